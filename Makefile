@@ -1,0 +1,41 @@
+# Two commands from a bare clone, with nothing but Python >= 3.11 and make:
+#   make tables   train what the tables need and write them under results/
+#   make test     run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: tables test lint lock clean
+.DELETE_ON_ERROR:
+
+tables: $(VENV)/installed
+	$(BIN)/python run_all.py $(ARGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The lock is installed by hash. The package itself is linked, so that an edit needs no new installation.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; say make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
+lock:
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	  --upgrade --extra dev pyproject.toml -o requirements.lock
+	sed '/- pip:$$/q' environment.yml > environment.tmp
+	grep -E '^[^ ]+==' requirements.lock | sed -E "s/ *\\\\$$//; s/^(.* ; .*)$$/\"\1\"/; s/^/      - /" >> environment.tmp
+	echo '      - -e .' >> environment.tmp
+	mv environment.tmp environment.yml
+
+clean:
+	rm -rf $(VENV) *.egg-info
