@@ -1,0 +1,133 @@
+"""Folders of images and masks: reading them into RGB and label codes, and saying what is wrong with them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+Pair = tuple[Path, Path]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """
+    Read an image as RGB, (H, W, 3) uint8; gray and palette images are converted.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, damaged, or has more than 8 bits per channel.
+    """
+    image = _open(path)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{path}: a 16-bit or floating-point image; save it with 8 bits per channel")
+    return np.asarray(image.convert("RGB"))
+
+
+def read_mask(path: Path, codes: Mapping[int, int]) -> np.ndarray:
+    """
+    Read an 8-bit mask, (H, W) uint8, translated from the file's codes into the project's.
+
+    Parameters
+    ----------
+    path : Path
+        A gray or palette PNG; of a palette image the indices count, not the colors.
+    codes : mapping of int to int
+        For every value the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, damaged, not 8-bit single-channel, or holds a value that `codes` lacks.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):
+        raise ValueError(f"{path}: a 16-bit mask; save its class codes as an 8-bit gray or palette PNG")
+    if image.mode not in ("L", "P"):
+        raise ValueError(
+            f"{path}: a mask of mode {image.mode}; save its class codes, not colors, as an 8-bit gray or palette PNG"
+        )
+    values = np.asarray(image)
+    table = np.full(256, -1, np.int16)
+    table[list(codes)] = list(codes.values())
+    translated = table[values]
+    if (translated < 0).any():
+        unknown = ", ".join(map(str, np.unique(values[translated < 0])[:5]))
+        raise ValueError(f"{path}: holds code {unknown}, which this data set does not define; correct the mask")
+    return translated.astype(np.uint8)
+
+
+def pair(image_folder: Path, mask_folder: Path) -> list[Pair]:
+    """Images and masks of equal stem, sorted; where one partner is missing, the path where it should be."""
+    images: dict[str, Path] = {}
+    for path in _listed(image_folder, IMAGE_SUFFIXES):
+        if path.stem in images:
+            raise ValueError(f"{path}: a second image beside {images[path.stem].name}; keep one of them")
+        images[path.stem] = path
+    masks = {path.stem: path for path in _listed(mask_folder, (".png",))}
+    stems = sorted(images.keys() | masks.keys())
+    return [
+        (images.get(stem, image_folder / f"{stem}.png"), masks.get(stem, mask_folder / f"{stem}.png")) for stem in stems
+    ]
+
+
+def read_pairs(
+    pairs: Iterable[Pair], codes: Mapping[int, int]
+) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, list[str]]]:
+    """Image, mask and problems of every pair in order; what could not be read is None and named in a problem."""
+    with ThreadPoolExecutor() as threads:
+        yield from threads.map(lambda two: _read_pair(two, codes), pairs)
+
+
+def check(pairs: Iterable[Pair], codes: Mapping[int, int]) -> list[str]:
+    """Read every file once and return one sentence per problem, each naming its file; empty if all is well."""
+    return [problem for _, _, problems in read_pairs(pairs, codes) for problem in problems]
+
+
+def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
+    """Raise a ValueError that tells the number of problems and shows the first few; pass silently without any."""
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:first])
+        more = f"\n  and {len(problems) - first} more" if len(problems) > first else ""
+        raise ValueError(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)} found{shown}{more}")
+
+
+def _read_pair(two: Pair, codes: Mapping[int, int]) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
+    image_path, mask_path = two
+    image = mask = None
+    problems = []
+    try:
+        image = read_image(image_path)
+    except FileNotFoundError:
+        problems.append(f"{mask_path}: a mask without its image {image_path}; add the image or remove the mask")
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        mask = read_mask(mask_path, codes)
+    except FileNotFoundError:
+        problems.append(f"{image_path}: an image without its mask {mask_path}; add the mask or remove the image")
+    except ValueError as error:
+        problems.append(str(error))
+    if image is not None and mask is not None and image.shape[:2] != mask.shape:
+        of_mask, of_image = (f"{shape[1]} x {shape[0]}" for shape in (mask.shape, image.shape))
+        problems.append(f"{mask_path}: a mask of {of_mask} pixels for an image of {of_image}; they must agree")
+    return image, mask, problems
+
+
+def _open(path: Path) -> Image.Image:
+    """The decoded image; Pillow's many ways to fail become one sentence."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be decoded ({error}); replace the file") from error
+
+
+def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))

@@ -1,0 +1,31 @@
+"""What several test modules share: where reference data lie and how to skip without them."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+GOLDEN = (SHARED / "golden", ROOT / "tests" / "golden")
+
+
+def shared(relative: str) -> Path:
+    """Path below the reference folder beside the checkout; skips the test where it is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"reference data not available: {relative}")
+    return path
+
+
+@cache
+def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and description of a golden vector computed with the original authors' code; skips where absent."""
+    for folder in GOLDEN:
+        if (folder / f"{name}.npz").exists():
+            with np.load(folder / f"{name}.npz") as arrays:
+                return dict(arrays), json.loads((folder / f"{name}.json").read_text())
+    pytest.skip(f"golden vector not available: {name}")

@@ -1,0 +1,178 @@
+"""Augmentation: labels move with the image, padding is void, and the draws have the documented distribution."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from agmm.data import augment
+from agmm.labels import UNLABELED, VOID
+
+
+def coded(count, height, width):
+    """Images whose channels are row + 1, column + 1 and a number per pixel; labels that repeat the number."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    number = (3 * rows + 7 * columns) % 200 + torch.arange(count)[:, None, None]
+    planes = ((rows + 1).expand(count, -1, -1), (columns + 1).expand(count, -1, -1), number + 1)
+    return torch.stack(planes, dim=-1).to(torch.uint8), number.to(torch.uint8)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7))
+@settings(max_examples=40, deadline=None)
+def test_dihedral_moves_labels_with_images(seed, count, height, width):
+    images, labels = coded(count, height, width)
+    turned, moved = augment.dihedral(images, labels, generator(seed))
+    assert moved.shape in {(count, height, width), (count, width, height)}
+    torch.testing.assert_close(turned[..., 2], moved + 1)
+    torch.testing.assert_close(moved.flatten(1).sort(1).values, labels.flatten(1).sort(1).values)
+
+
+def test_dihedral_reaches_each_of_the_eight_symmetries():
+    images, labels = coded(2, 4, 4)
+    plain = labels[0].numpy()
+    expected = {np.rot90(m, k).tobytes() for m in (plain, plain[:, ::-1]) for k in range(4)}
+    source = generator()
+    seen = []
+    for _ in range(160):
+        moved = augment.dihedral(images, labels, source)[1]
+        torch.testing.assert_close(moved[1], moved[0] + 1)  # one draw for the whole batch
+        seen.append(moved[0].numpy().tobytes())
+    assert set(seen) == expected
+    assert max(seen.count(one) for one in expected) < 45
+
+
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_crop_is_a_window_of_the_padded_image(seed, height, width, size):
+    images, labels = coded(3, height, width)
+    cropped, moved = augment.crop_flip(images, labels, size, generator(seed))
+    assert cropped.shape == (3, size, size, 3)
+    assert cropped.dtype == moved.dtype == torch.uint8
+    for b in range(3):
+        padded = np.full((max(height, size), max(width, size)), VOID, np.uint8)
+        padded[:height, :width] = labels[b]
+        windows = {
+            padded[y : y + size, x : x + size][:, ::step].tobytes()
+            for y in range(padded.shape[0] - size + 1)
+            for x in range(padded.shape[1] - size + 1)
+            for step in (1, -1)
+        }
+        assert moved[b].numpy().tobytes() in windows
+    void = moved == VOID
+    assert (cropped[void] == 0).all()
+    torch.testing.assert_close(cropped[..., 2][~void], moved[~void] + 1)
+
+
+def test_crop_and_flip_are_drawn_per_image_and_reach_everything():
+    images, labels = coded(400, 5, 6)
+    cropped, _ = augment.crop_flip(images, labels % 200, 4, generator())
+    first, last = cropped[:, 0, 0, 1].int(), cropped[:, 0, -1, 1].int()
+    mirrored = first > last
+    assert 0.4 < mirrored.float().mean() < 0.6
+    corners = set(zip(cropped[:, 0, 0, 0].tolist(), torch.minimum(first, last).tolist(), strict=True))
+    assert corners == {(y, x) for y in (1, 2) for x in (1, 2, 3)}
+
+
+def test_batch_augmentations_repeat_with_the_generator():
+    images, labels = coded(4, 9, 9)
+    for draw in (augment.dihedral, lambda i, m, g: augment.crop_flip(i, m, 5, g)):
+        for a, b in zip(draw(images, labels, generator(3)), draw(images, labels, generator(3)), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def halves(height, width):
+    """An image that is dark above and bright below, labeled 1 and 2 throughout."""
+    image = np.full((height, width, 3), 40, np.uint8)
+    image[height // 2 :] = 220
+    return image, np.where(image[..., 0] < 128, 1, 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (30, 30)])
+def test_official_scale_and_padding(shape):
+    """A crop larger than every enlargement shows the resized image whole in its upper left or right corner."""
+    image, labels = halves(*shape)
+    rng = np.random.default_rng(0)
+    longest, mirrored = [], 0
+    for _ in range(150):
+        picture, moved = augment.official(image, labels, 90, rng, color=False)
+        inside = moved != VOID
+        height, width = inside.any(1).sum(), inside.any(0).sum()
+        assert inside[:height].any(1).all()
+        assert inside.sum() == height * width
+        assert (picture[~inside] == 0).all()
+        long = max(height, width)
+        assert min(height, width) == int(min(shape) * long / max(shape) + 0.5)
+        longest.append(long / max(shape))
+        mirrored += not inside[0, 0]
+    assert 0.5 <= min(longest) < 0.6
+    assert 1.9 < max(longest) <= 2.0
+    assert 1.1 < np.mean(longest) < 1.4
+    assert 50 < mirrored < 100
+
+
+@given(st.integers(0, 10**6), st.integers(10, 40), st.integers(10, 40), st.integers(5, 50))
+@settings(max_examples=40, deadline=None)
+def test_official_labels_move_with_the_image(seed, height, width, crop):
+    image, labels = halves(height, width)
+    picture, moved = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
+    assert picture.shape == (crop, crop, 3)
+    assert moved.shape == (crop, crop)
+    assert picture.dtype == moved.dtype == np.uint8
+    assert (picture[moved == VOID] == 0).all()
+    # Only the rows at the border of the halves may mix, two of each side after enlargement by two.
+    wrong = ((moved == 1) & (picture[..., 0] > 128)) | ((moved == 2) & (picture[..., 0] < 128))
+    assert wrong.any(1).sum() <= 2
+
+
+def test_official_equals_pillow_step_by_step():
+    source = np.random.default_rng(1)
+    image = source.integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    labels = source.integers(0, 5, (30, 45), dtype=np.uint8)
+    picture, moved = augment.official(image, labels, 20, np.random.default_rng(7), color=False)
+    rng = np.random.default_rng(7)
+    long = int(rng.integers(22, 91))
+    short = int(30 * long / 45 + 0.5)
+    large = np.zeros((max(short, 20), max(long, 20), 3), np.uint8)
+    sparse = np.full(large.shape[:2], 255, np.uint8)
+    large[:short, :long] = np.asarray(Image.fromarray(image).resize((long, short), Image.BILINEAR))
+    sparse[:short, :long] = np.asarray(Image.fromarray(labels).resize((long, short), Image.NEAREST))
+    top, left = int(rng.integers(len(large) - 19)), int(rng.integers(large.shape[1] - 19))
+    step = -1 if rng.random() < 0.5 else 1
+    np.testing.assert_array_equal(picture, large[top : top + 20, left : left + 20][:, ::step])
+    np.testing.assert_array_equal(moved, sparse[top : top + 20, left : left + 20][:, ::step])
+
+
+def test_nearest_loses_single_pixel_labels_and_move_keeps_them():
+    image = np.zeros((40, 40, 3), np.uint8)
+    labels = np.full((40, 40), UNLABELED, np.uint8)
+    labels[4::8, 4::8] = 3
+    counts = {}
+    for clicks in ("nearest", "move"):
+        rng = np.random.default_rng(0)
+        results = [augment.official(image, labels, 80, rng, color=False, clicks=clicks)[1] for _ in range(100)]
+        counts[clicks] = np.array([(result == 3).sum() for result in results])
+    assert counts["move"].min() == 25  # enlarging repeats pixels
+    assert counts["nearest"].min() < 20
+
+
+def test_color_changes_leave_geometry_and_labels_alone():
+    source = np.random.default_rng(0)
+    image = source.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    labels = source.integers(0, 5, (20, 20), dtype=np.uint8)
+    unchanged = gray = 0
+    for seed in range(300):
+        plain, moved = augment.official(image, labels, 16, np.random.default_rng(seed), color=False)
+        colored, same = augment.official(image, labels, 16, np.random.default_rng(seed), color=True)
+        assert colored.shape == plain.shape
+        assert colored.dtype == np.uint8
+        np.testing.assert_array_equal(moved, same)
+        unchanged += np.array_equal(plain, colored)
+        gray += bool((colored == colored[..., :1]).all())
+    assert 0.06 < unchanged / 300 < 0.18  # 0.5 * 0.9 * 0.5 * 0.5, and additions that round to nothing
+    assert 0.05 < gray / 300 < 0.16
