@@ -1,0 +1,310 @@
+"""Evaluation: confusion matrix and IoU; predictions at several scales and from sliding windows."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+Predict = Callable[[Tensor], Tensor]
+"""images (B, 3, H, W) -> probabilities (B, K, H, W)"""
+
+
+def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by true and predicted class.
+
+    Parameters
+    ----------
+    predictions : integer tensor
+        Predicted classes, 0 … K-1 wherever the truth is a class.
+    truth : integer tensor of the same shape
+        True classes; pixels with any other code (``VOID``, ``UNLABELED``) are not counted.
+    num_classes : int
+        K.
+
+    Returns
+    -------
+    (K, K) int64 tensor
+        Rows are the truth, columns the prediction.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ; or, checked on the CPU only, a counted prediction is no class.
+    """
+    if predictions.shape != truth.shape:
+        raise ValueError(f"predictions {tuple(predictions.shape)} and truth {tuple(truth.shape)} differ in shape")
+    predictions, truth = predictions.long(), truth.long()
+    counted = (truth >= 0) & (truth < num_classes)
+    if predictions.device.type == "cpu" and (counted & ((predictions < 0) | (predictions >= num_classes))).any():
+        raise ValueError(f"predictions must lie in 0 … {num_classes - 1} wherever the truth is a class")
+    cells = num_classes * num_classes
+    cell = torch.where(counted, truth * num_classes + predictions, cells)
+    return torch.bincount(cell.flatten(), minlength=cells + 1)[:cells].view(num_classes, num_classes)
+
+
+def iou(confusion: Tensor) -> Tensor:
+    """Intersection over union per class.
+
+    Parameters
+    ----------
+    confusion : (K, K) tensor
+        Counted pixels; the order of rows and columns does not matter here.
+
+    Returns
+    -------
+    (K,) float64 tensor
+        In [0, 1]; NaN for a class that is neither in the truth nor in the predictions.
+    """
+    confusion = confusion.double()
+    intersection = confusion.diagonal()
+    return intersection / (confusion.sum(dim=0) + confusion.sum(dim=1) - intersection)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean IoU in per cent over the classes that occur; NaN if none does."""
+    return 100 * iou(confusion).nanmean().item()
+
+
+def to_input(
+    images: np.ndarray | Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Tensor:
+    """Network input from 8-bit images.
+
+    Parameters
+    ----------
+    images : (..., H, W, 3) uint8 array or tensor
+        RGB.
+    mean, std : three float, optional
+        Of the channels, in units of [0, 1]; together they normalize the result.
+
+    Returns
+    -------
+    (..., 3, H, W) float32 tensor
+        In [0, 1] or normalized, on the device of ``images``, channels last in memory.
+    """
+    pixels = images if isinstance(images, Tensor) else torch.tensor(images)
+    if pixels.dtype != torch.uint8 or pixels.shape[-1] != 3:
+        raise ValueError(f"images must be uint8 of shape (..., H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}")
+    if (mean is None) != (std is None):
+        raise ValueError("give both mean and std, or neither")
+    scaled = pixels.float() / 255
+    if mean is not None:
+        scaled = (scaled - scaled.new_tensor(mean)) / scaled.new_tensor(std)
+    return scaled.movedim(-1, -3)
+
+
+def predictor(net: nn.Module) -> Predict:
+    """Softmax probabilities, in float32, of a network that returns (features, logits)."""
+    return lambda images: net(images)[1].float().softmax(dim=1)
+
+
+def multi_scale(predict: Predict, images: Tensor, scales: Sequence[float] = SCALES, flip: bool = True) -> Tensor:
+    """Mean probabilities over rescaled and mirrored views.
+
+    As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
+    resized bilinearly with ``align_corners=True``, without antialiasing. An image and its mirror image form one batch.
+
+    Parameters
+    ----------
+    predict : callable
+        (B, 3, H', W') images -> (B, K, H', W') probabilities, for any size.
+    images : (B, 3, H, W) tensor
+        Network input.
+    scales : sequence of float
+        Sizes of the views relative to the images.
+    flip : bool
+        Add every scale's horizontal mirror image.
+
+    Returns
+    -------
+    (B, K, H, W) tensor
+    """
+    size = images.shape[-2:]
+    total = images.new_zeros(())
+    for scale in scales:
+        view = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
+        if flip:
+            straight, mirrored = predict(torch.cat([view, view.flip(-1)])).chunk(2)
+            probabilities = (straight + mirrored.flip(-1)) / 2
+        else:
+            probabilities = predict(view)
+        total = total + _resize(probabilities, size)
+    return total / len(scales)
+
+
+def tile_positions(height: int, width: int, tile: int, step: int | None = None) -> list[tuple[int, int]]:
+    """Top left corners (row, column) of the tiles that cover an image; the last of each direction ends at the border.
+
+    ``step`` defaults to a third of the tile, rounded up. It is computed as the AGMM authors do, in floating point, so
+    that a tile divisible by 3 gets one pixel more: 108 for 321.
+    """
+    step = math.ceil(tile * (1 - 2 / 3)) if step is None else step
+    if tile < 1 or not 1 <= step <= tile:
+        raise ValueError(f"tile must be positive and step in 1 … tile, not {tile} and {step}")
+
+    def starts(side: int) -> list[int]:
+        last = max(side - tile, 0)
+        return [*range(0, last, step), last]
+
+    return [(row, column) for row in starts(height) for column in starts(width)]
+
+
+def sliding_window(
+    predict: Predict,
+    images: Tensor,
+    tile: int,
+    *,
+    step: int | None = None,
+    double_softmax: bool = False,
+    batch: int = 8,
+) -> Tensor:
+    """Mean probabilities over square tiles with an overlap of two thirds.
+
+    An image smaller than the tile is padded with zeros on the right and at the bottom, and the result is cut back.
+    The AGMM authors' routine pads the wrong sides there, which shifts the prediction down or returns NaN; that is
+    not reproduced.
+
+    Parameters
+    ----------
+    predict : callable
+        (n, 3, tile, tile) images -> (n, K, tile, tile) probabilities.
+    images : (B, 3, H, W) tensor
+        Network input.
+    tile, step : int
+        Side of a tile and distance between tiles, see `tile_positions`.
+    double_softmax : bool
+        Apply softmax to every tile's probabilities once more, as the authors' routine does. It flattens them,
+        and the mean over tiles is no longer a mean of probabilities. Only for comparison.
+    batch : int
+        Tiles predicted at a time (at least one of every image).
+
+    Returns
+    -------
+    (B, K, H, W) tensor
+    """
+    height, width = images.shape[-2:]
+    images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))
+    positions = tile_positions(height, width, tile, step)
+    per_call = max(1, batch // len(images))
+    total: Tensor | None = None
+    count = images.new_zeros(images.shape[-2:])
+    for first in range(0, len(positions), per_call):
+        windows = [(slice(r, r + tile), slice(c, c + tile)) for r, c in positions[first : first + per_call]]
+        tiles = predict(torch.cat([images[..., rows, columns] for rows, columns in windows]))
+        if double_softmax:
+            tiles = tiles.softmax(dim=1)
+        if total is None:
+            total = tiles.new_zeros(len(images), tiles.shape[1], *images.shape[-2:])
+        for (rows, columns), probabilities in zip(windows, tiles.chunk(len(windows)), strict=True):
+            total[..., rows, columns] += probabilities
+            count[rows, columns] += 1
+    assert total is not None  # there is always a tile
+    return (total / count)[..., :height, :width]
+
+
+def center_crop(maps: Tensor, size: int) -> Tensor:
+    """Central ``size`` x ``size`` pixels of (..., H, W) images or labels; a smaller side is kept whole."""
+    height, width = maps.shape[-2:]
+    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
+    return maps[..., top : top + size, left : left + size]
+
+
+@torch.no_grad()
+def evaluate(
+    net: nn.Module,
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    num_classes: int,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    tile: int | None = None,
+    crop: int | None = None,
+) -> Tensor:
+    """Confusion matrix of a network over a data set.
+
+    Every image is read once; those of equal size are predicted together. The network is evaluated in eval mode and
+    returned in the mode it had. Mixed precision is up to the caller (``torch.autocast`` around the call).
+
+    Parameters
+    ----------
+    net : nn.Module
+        (B, 3, H, W) images -> (features, logits (B, K, H, W)), on ``device``.
+    images : sequence of (H, W, 3) uint8 arrays
+        RGB, of any sizes.
+    truths : sequence of (H, W) uint8 arrays
+        Classes; ``VOID`` is not counted.
+    num_classes : int
+        K.
+    batch_size : int
+        Images of equal size predicted at a time; with ``tile`` also the number of tiles.
+    device : torch.device or str
+        Where the network is.
+    mean, std : three float, optional
+        Normalization of the input, see `to_input`.
+    scales, flip
+        Views that are averaged, see `multi_scale`.
+    tile : int, optional
+        Predict every view from sliding windows of this side, see `sliding_window`.
+    crop : int, optional
+        Evaluate the center of every image only, as the AGMM authors do in early Cityscapes epochs.
+
+    Returns
+    -------
+    (K, K) int64 tensor
+        On the CPU; rows are the truth.
+    """
+    whole = predictor(net)
+
+    def predict(views: Tensor) -> Tensor:
+        return whole(views) if tile is None else sliding_window(whole, views, tile, batch=batch_size)
+
+    training = net.training
+    net.eval()
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    for batch, truth in _batches(images, truths, batch_size):
+        views, labels = to_input(batch.to(device), mean, std), truth.to(device)
+        if crop is not None:
+            views, labels = center_crop(views, crop), center_crop(labels, crop)
+        predictions = multi_scale(predict, views, scales, flip).argmax(dim=1)
+        confusion += confusion_matrix(predictions, labels, num_classes)
+    net.train(training)
+    return confusion.cpu()
+
+
+def _batches(
+    images: Sequence[np.ndarray], truths: Sequence[np.ndarray], batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images of equal size, each with its truth."""
+    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for pair in zip(images, truths, strict=True):
+        group = waiting.setdefault(pair[0].shape, [])
+        group.append(pair)
+        if len(group) == batch_size:
+            yield _stack(waiting.pop(pair[0].shape))
+    for group in waiting.values():
+        yield _stack(group)
+
+
+def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    images, truths = zip(*pairs, strict=True)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(truths))
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(size) == tuple(maps.shape[-2:]):
+        return maps
+    if min(size) < 1:
+        raise ValueError(f"a view of {size[0]} x {size[1]} pixels is left of an image: choose larger scales")
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)

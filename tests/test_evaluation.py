@@ -1,0 +1,349 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from torch import Tensor, nn
+
+from agmm import evaluation
+from agmm.labels import UNLABELED, VOID
+from tests.helpers import golden
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+STORED_AS_FLOAT32 = {"rtol": 1e-6, "atol": 1e-7}
+
+
+def tiny_network(arrays: dict[str, np.ndarray], dtype: torch.dtype = torch.float64):
+    """The network behind the golden vectors: images -> probabilities."""
+    w1, b1, w2, b2, w3, b3 = (torch.tensor(arrays[name], dtype=dtype) for name in ("w1", "b1", "w2", "b2", "w3", "b3"))
+
+    def predict(images: Tensor) -> Tensor:
+        y = F.conv2d(images, w1, b1, stride=2, padding=1).relu()
+        y = F.conv2d(y, w2, b2, padding=2, dilation=2).relu()
+        y = F.conv2d(y, w3, b3)
+        return F.interpolate(y, size=images.shape[-2:], mode="bilinear", align_corners=True).softmax(dim=1)
+
+    return predict
+
+
+class Thirds(nn.Module):
+    """(features, logits) that depend on one pixel's color only: exact under crops, tiles and flips."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        assert not self.training
+        self.calls.append(tuple(images.shape))
+        return images, 9 * images
+
+
+def random_split(sizes: list[tuple[int, int]], seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    truths = [rng.choice(np.array([0, 1, 2, VOID], np.uint8), size) for size in sizes]
+    return images, truths
+
+
+def confusion_by_loop(predictions: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
+    counts = np.zeros((num_classes, num_classes), int)
+    for p, t in zip(predictions.ravel(), truth.ravel(), strict=True):
+        if t < num_classes:
+            counts[t, p] += 1
+    return counts
+
+
+# --- confusion matrix and IoU
+
+
+@pytest.mark.parametrize(("data", "num_classes"), [("voc", 21), ("city", 19)])
+def test_metric_equals_the_official_one(data: str, num_classes: int) -> None:
+    arrays, _ = golden("eval_metric_iou")
+    predictions = torch.tensor(arrays[f"{data}_pred"])
+    truth = torch.tensor(arrays[f"{data}_gt"])
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for i, expected in enumerate(arrays[f"{data}_hist_after_each_image"]):
+        confusion += evaluation.confusion_matrix(predictions[i], truth[i], num_classes)
+        np.testing.assert_array_equal(confusion, expected)
+    np.testing.assert_allclose(evaluation.iou(confusion), arrays[f"{data}_iou"], rtol=1e-12)
+    assert evaluation.mean_iou(confusion) == pytest.approx(100 * arrays[f"{data}_miou"], rel=1e-12)
+
+    with_unlabeled = torch.tensor(arrays[f"{data}_gt_withK"])
+    np.testing.assert_array_equal(
+        evaluation.confusion_matrix(predictions, with_unlabeled, num_classes), arrays[f"{data}_hist_withK"]
+    )
+
+
+@given(st.integers(2, 7), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_metric_equals_sklearn(num_classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    predictions = rng.integers(0, num_classes, (2, 5, 6), dtype=np.uint8)
+    codes = np.array([*range(num_classes), VOID, UNLABELED], np.uint8)
+    truth = rng.choice(codes, predictions.shape)
+    confusion = evaluation.confusion_matrix(torch.tensor(predictions), torch.tensor(truth), num_classes)
+    np.testing.assert_array_equal(confusion, confusion_by_loop(predictions, truth, num_classes))
+
+    counted = truth < num_classes
+    if not counted.any():
+        assert np.isnan(evaluation.mean_iou(confusion))
+        return
+    pair = truth[counted].astype(int), predictions[counted].astype(int)
+    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(*pair, labels=range(num_classes)))
+    occurring = np.union1d(*pair).tolist()
+    expected = metrics.jaccard_score(*pair, labels=occurring, average=None)
+    np.testing.assert_allclose(evaluation.iou(confusion)[occurring], expected, rtol=1e-12)
+    assert evaluation.iou(confusion).isnan().sum() == num_classes - len(occurring)
+    assert evaluation.mean_iou(confusion) == pytest.approx(100 * expected.mean())
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, VOID])
+def test_prediction_that_is_no_class_is_refused_where_it_counts(wrong: int) -> None:
+    predictions = torch.tensor([[0, wrong]])
+    with pytest.raises(ValueError, match=r"predictions must lie in 0 … 2"):
+        evaluation.confusion_matrix(predictions, torch.tensor([[0, 1]]), 3)
+    counted = evaluation.confusion_matrix(predictions, torch.tensor([[0, VOID]]), 3)
+    assert counted.sum() == counted[0, 0] == 1
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        evaluation.confusion_matrix(torch.zeros(1, 4, 4).long(), torch.zeros(4, 4).long(), 3)
+
+
+# --- multi-scale
+
+
+@pytest.mark.parametrize("case", ["eval_ms_test_voc", "eval_ms_test_odd"])
+def test_multi_scale_equals_the_official_one(case: str) -> None:
+    arrays, info = golden(case)
+    assert list(evaluation.SCALES) == info["arguments"]["scales"]
+    predict = tiny_network(arrays)
+    image = torch.tensor(arrays["image"]).double()
+    sizes = []
+
+    def recorded(images: Tensor) -> Tensor:
+        sizes.append(list(images.shape[-2:]))
+        return predict(images)
+
+    probabilities = evaluation.multi_scale(recorded, image)
+    assert sizes == info["arguments"]["scaled_sizes"]
+    np.testing.assert_allclose(probabilities, arrays["ms_f64"], **EXACT)
+    np.testing.assert_array_equal(probabilities.argmax(dim=1), arrays["argmax"])
+    single = evaluation.multi_scale(predict, image, (1.0,), flip=False)
+    np.testing.assert_allclose(single, arrays["single_scale_f64_as_f32"], **STORED_AS_FLOAT32)
+
+    float32 = evaluation.multi_scale(tiny_network(arrays, torch.float32), torch.tensor(arrays["image"]))
+    np.testing.assert_allclose(float32, arrays["ms_f32"], rtol=1e-5, atol=2e-6)
+
+
+def test_multi_scale_averages_each_image_with_its_own_mirror_image() -> None:
+    arrays, _ = golden("eval_ms_test_odd")
+    predict = tiny_network(arrays)
+    images = torch.rand(3, 3, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    together = evaluation.multi_scale(predict, images, (0.5, 1.0))
+    for image, probabilities in zip(images, together, strict=True):
+        expected = torch.zeros(5, 20, 17, dtype=torch.float64)
+        for size in ((10, 8), (20, 17)):
+            view = F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)
+            for flipped in (False, True):
+                p = predict(view.flip(3)).flip(3) if flipped else predict(view)
+                expected += F.interpolate(p, size=(20, 17), mode="bilinear", align_corners=True)[0] / 4
+        np.testing.assert_allclose(probabilities, expected, **EXACT)
+
+
+def test_scale_that_leaves_no_pixel_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 x 2 pixels"):
+        evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), (0.25,))
+
+
+# --- sliding window
+
+
+def test_tiles_lie_where_the_official_ones_lie() -> None:
+    arrays, _ = golden("eval_slide_tile_tables")
+    for height, width, tile, step, count in arrays["summary"].tolist():
+        expected = arrays[f"tiles_{height}x{width}_tile{tile}"]
+        positions = evaluation.tile_positions(height, width, tile)
+        assert len(positions) == count
+        assert [[row, column, tile, tile] for row, column in positions] == expected.tolist()
+        assert positions == evaluation.tile_positions(height, width, tile, step)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.data())
+def test_tiles_cover_the_image_and_stay_inside(height: int, width: int, tile: int, data: st.DataObject) -> None:
+    step = data.draw(st.none() | st.integers(1, tile))
+    positions = evaluation.tile_positions(height, width, tile, step)
+    covered = np.zeros((max(height, tile), max(width, tile)), bool)
+    for row, column in positions:
+        assert 0 <= row <= covered.shape[0] - tile
+        assert 0 <= column <= covered.shape[1] - tile
+        covered[row : row + tile, column : column + tile] = True
+    assert covered.all()
+    assert len(set(positions)) == len(positions)
+
+
+@pytest.mark.parametrize("case", ["eval_slide_voc", "eval_slide_city"])
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_sliding_window_equals_the_official_one(case: str, batch: int) -> None:
+    arrays, info = golden(case)
+    image = torch.tensor(arrays["image"]).double()
+    tile = info["arguments"]["tile_size"][0]
+    predict = tiny_network(arrays)
+    double = evaluation.sliding_window(predict, image, tile, double_softmax=True, batch=batch)
+    np.testing.assert_allclose(double, arrays["probs_f64"], **EXACT)
+    single = evaluation.sliding_window(predict, image, tile, batch=batch)
+    np.testing.assert_allclose(single, arrays["probs_single_softmax_f64_as_f32"], **STORED_AS_FLOAT32)
+    differing = (single.argmax(dim=1) != torch.tensor(arrays["argmax"])).sum()
+    assert differing == info["arguments"]["pixels_where_argmax_of_double_and_single_softmax_differ"]
+
+
+def test_sliding_window_equals_a_loop_over_tiles() -> None:
+    arrays, _ = golden("eval_slide_voc")
+    predict = tiny_network(arrays)
+    images = torch.rand(2, 3, 23, 31, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for step in (None, 3, 10):
+        result = evaluation.sliding_window(predict, images, 13, step=step, batch=5)
+        for image, probabilities in zip(images, result, strict=True):
+            total, count = torch.zeros(21, 23, 31, dtype=torch.float64), torch.zeros(23, 31)
+            for r, c in evaluation.tile_positions(23, 31, 13, step):
+                total[:, r : r + 13, c : c + 13] += predict(image[None, :, r : r + 13, c : c + 13])[0]
+                count[r : r + 13, c : c + 13] += 1
+            np.testing.assert_allclose(probabilities, total / count, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["low", "narrow", "both"])
+def test_small_image_is_padded_right_and_below_unlike_the_official_defect(name: str) -> None:
+    arrays, info = golden("eval_slide_small_image")
+    predict = tiny_network(arrays)
+    image = torch.tensor(arrays[f"{name}_image"]).double()
+    tile = info["arguments"]["tile_size"][0]
+    height, width = image.shape[-2:]
+    result = evaluation.sliding_window(predict, image, tile)
+    padded = torch.zeros(1, 3, max(height, tile), max(width, tile), dtype=torch.float64)
+    padded[..., :height, :width] = image
+    expected = evaluation.sliding_window(predict, padded, tile) if name != "both" else predict(padded)
+    assert result.shape == (1, 5, height, width)
+    np.testing.assert_allclose(result, expected[..., :height, :width], **EXACT)
+    official = torch.tensor(arrays[f"{name}_probs_f64"])
+    assert not torch.allclose(evaluation.sliding_window(predict, image, tile, double_softmax=True), official)
+
+
+def test_image_of_a_single_pixel_has_a_prediction() -> None:
+    arrays, _ = golden("eval_slide_voc")
+    result = evaluation.sliding_window(tiny_network(arrays), torch.ones(1, 3, 1, 1, dtype=torch.float64), 33)
+    assert result.isfinite().all()
+    assert result.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("tile", "step"), [(0, None), (8, 0), (8, 9)])
+def test_tiles_that_leave_gaps_are_refused(tile: int, step: int | None) -> None:
+    with pytest.raises(ValueError, match="step in 1 … tile"):
+        evaluation.tile_positions(20, 20, tile, step)
+
+
+# --- whole data sets
+
+
+@pytest.mark.parametrize("mode", ["original", "center_crop", "sliding_window"])
+def test_modes_equal_the_official_evaluation(mode: str) -> None:
+    arrays, info = golden("eval_evaluate_modes")
+    num_classes, size = info["arguments"]["nclass"], info["arguments"]["crop_size"]
+    predict = tiny_network(arrays)  # one pixel is a tie in float32: the two best differ by 6e-9
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for i in range(3):
+        image, truth = torch.tensor(arrays[f"image{i}"]).double(), torch.tensor(arrays[f"mask{i}"])
+        if mode == "center_crop":
+            image, truth = evaluation.center_crop(image, size), evaluation.center_crop(truth, size)
+            assert truth.shape == (1, size, size)
+        if mode == "sliding_window":
+            probabilities = evaluation.sliding_window(predict, image, size, double_softmax=True)
+        else:
+            probabilities = predict(image)
+        confusion += evaluation.confusion_matrix(probabilities.argmax(dim=1), truth, num_classes)
+    np.testing.assert_allclose(evaluation.iou(confusion), arrays[f"iou_{mode}"], rtol=1e-12)
+    assert evaluation.mean_iou(confusion) == pytest.approx(arrays[f"miou_percent_{mode}"].item(), rel=1e-12)
+
+
+def test_center_crop_keeps_a_side_that_is_smaller() -> None:
+    maps = torch.arange(3 * 10).view(3, 10)
+    np.testing.assert_array_equal(evaluation.center_crop(maps, 4), maps[:, 3:7])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flip": True}, {"tile": 5}, {"tile": 5, "flip": True, "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}],
+)
+@pytest.mark.parametrize("batch_size", [1, 2, 10])
+def test_evaluate_equals_a_loop_over_images_of_any_size(options: dict, batch_size: int) -> None:
+    images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (4, 4), (7, 5)])
+    expected = sum(confusion_by_loop(i.argmax(axis=2), t, 3) for i, t in zip(images, truths, strict=True))
+    net = Thirds().train()
+    confusion = evaluation.evaluate(net, images, truths, 3, batch_size=batch_size, device="cpu", **options)
+    assert net.training
+    assert confusion.dtype == torch.int64
+    np.testing.assert_array_equal(confusion, expected)
+
+
+def test_evaluate_batches_images_of_equal_size_and_reads_each_once() -> None:
+    images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (7, 5)])
+
+    class Lazy:
+        reads = 0
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            image = images[index]
+            self.reads += 1
+            return image
+
+    net, lazy = Thirds(), Lazy()
+    evaluation.evaluate(net, lazy, truths, 3, batch_size=2, device="cpu")
+    assert lazy.reads == len(images)
+    assert net.calls == [(2, 3, 6, 8), (2, 3, 7, 5), (1, 3, 6, 8)]
+
+
+def test_evaluate_crops_image_and_truth_alike() -> None:
+    images, truths = random_split([(9, 8), (9, 8), (5, 12)])
+    confusion = evaluation.evaluate(Thirds(), images, truths, 3, batch_size=2, device="cpu", crop=4)
+    expected = np.zeros((3, 3), int)
+    for image, truth, (top, left) in zip(images, truths, [(2, 2), (2, 2), (0, 4)], strict=True):
+        center = slice(top, top + 4), slice(left, left + 4)
+        expected += confusion_by_loop(image.argmax(axis=2)[center], truth[center], 3)
+    np.testing.assert_array_equal(confusion, expected)
+
+
+def test_evaluate_refuses_images_without_truth() -> None:
+    images, truths = random_split([(6, 8), (6, 8)])
+    with pytest.raises(ValueError, match="shorter"):
+        evaluation.evaluate(Thirds(), images, truths[:1], 3, batch_size=1, device="cpu")
+
+
+# --- network input
+
+
+def test_input_is_scaled_and_normalized_per_channel() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    plain = evaluation.to_input(images)
+    assert plain.dtype == torch.float32
+    assert plain.shape == (2, 3, 4, 5)
+    assert plain.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(plain, images.transpose(0, 3, 1, 2) / 255, rtol=1e-6)
+    normalized = evaluation.to_input(torch.tensor(images[0]), evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD)
+    for channel, (mean, std) in enumerate(zip(evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD, strict=True)):
+        np.testing.assert_allclose(normalized[channel], (images[0, ..., channel] / 255 - mean) / std, atol=1e-5)
+
+
+def test_input_that_is_no_8_bit_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be uint8"):
+        evaluation.to_input(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match="must be uint8"):
+        evaluation.to_input(np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="both mean and std"):
+        evaluation.to_input(np.zeros((4, 4, 3), np.uint8), mean=evaluation.IMAGENET_MEAN)

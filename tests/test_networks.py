@@ -1,0 +1,362 @@
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from agmm import networks
+
+
+def build(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
+    torch.manual_seed(0)
+    return networks.build(name, num_classes, **options).eval()
+
+
+def skeleton(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
+    """The network without storage: enough for shapes and counts."""
+    with torch.device("meta"):
+        return networks.build(name, num_classes, **options).eval()
+
+
+def random_images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def conv_bn(in_channels: int, channels: int, kernel: int) -> int:
+    return in_channels * channels * kernel**2 + 2 * channels
+
+
+def sizes_of(modules: dict[str, nn.Module], net: nn.Module, images: Tensor) -> dict[str, list[int]]:
+    sizes: dict[str, list[int]] = {}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda _m, _i, out, name=name: sizes.update({name: list(out.shape[1:])}))
+    with torch.no_grad():
+        net(images)
+    return sizes
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> networks.Segmenter:
+    return build("resnet50", 21)
+
+
+# --- both networks
+
+
+@pytest.mark.parametrize(("name", "align_corners"), [("small", False), ("resnet50", True)])
+def test_every_interpolation_of_a_network_aligns_corners_alike(
+    name: str, align_corners: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, used = skeleton(name), []
+    original = F.interpolate
+
+    def recorded(maps: Tensor, **options) -> Tensor:
+        used.append((options["mode"], options["align_corners"]))
+        return original(maps, **options)
+
+    monkeypatch.setattr(F, "interpolate", recorded)
+    net(torch.empty(2, 3, 65, 49, device="meta"))
+    assert used == [("bilinear", align_corners)] * 2
+
+
+@pytest.mark.parametrize(("name", "align_corners"), [("small", False), ("resnet50", True)])
+def test_logits_are_the_classified_features_upsampled(name: str, align_corners: bool) -> None:
+    net, images = build(name), random_images(1, 3, 33, 41)
+    with torch.no_grad():
+        features, logits = net(images)
+        low = torch.einsum("bchw,kc->bkhw", features, net.head.classifier.weight[..., 0, 0])
+        low += net.head.classifier.bias[:, None, None]
+    expected = F.interpolate(low, size=(33, 41), mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert features.shape == (1, net.feature_channels, 9, 11)
+    assert features.min() == 0  # after a ReLU
+    assert (features > 0).any()
+
+
+@pytest.mark.parametrize("name", ["small", "resnet50"])
+def test_head_equals_its_description(name: str) -> None:
+    """ASPP, fusion in the order [low, ASPP] and classifier, written out with the same weights in eval mode."""
+    net = build(name)
+    head, align = net.head, name != "small"
+    low, high = torch.rand(1, net.head.reduce[0].in_channels, 12, 10), torch.rand(1, head.high_channels, 6, 5)
+    rates = (6, 12, 18) if name != "small" else (2, 4)
+
+    def unit(x: Tensor, module: nn.Sequential, rate: int = 0) -> Tensor:
+        y = F.conv2d(x, module[0].weight, padding=rate, dilation=max(rate, 1))
+        return (y / math.sqrt(1 + 1e-5)).relu()  # batch norm as initialized
+
+    with torch.no_grad():
+        branches = [unit(high, head.branches[0])]
+        branches += [unit(high, branch, rate) for branch, rate in zip(head.branches[1:], rates, strict=True)]
+        pooled = unit(high.mean(dim=(2, 3), keepdim=True), head.pooling[1])
+        branches.append(F.interpolate(pooled, size=(6, 5), mode="bilinear", align_corners=align))
+        aspp = unit(torch.cat(branches, dim=1), head.project[0])
+        aspp = F.interpolate(aspp, size=(12, 10), mode="bilinear", align_corners=align)
+        x = torch.cat([unit(low, head.reduce), aspp], dim=1)
+        x = unit(unit(x, head.fuse[0], 1), head.fuse[1], 1)
+        features, logits = head(low, high)
+        torch.testing.assert_close(features, x, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(logits, F.conv2d(x, head.classifier.weight, head.classifier.bias))
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_parameter_groups_part_the_parameters(name: str) -> None:
+    net = skeleton(name)
+    backbone, rest = networks.parameter_groups(net, 0.001, 10)
+    assert (backbone["lr"], rest["lr"]) == (0.001, 0.01)
+    assert [id(p) for p in backbone["params"]] == [id(p) for p in net.backbone.parameters()]
+    assert [id(p) for p in rest["params"]] == [id(p) for p in net.head.parameters()]
+    assert len(backbone["params"]) + len(rest["params"]) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_dropout_only_follows_the_aspp_projection(name: str) -> None:
+    dropouts = {key: m.p for key, m in skeleton(name).named_modules() if "Dropout" in type(m).__name__}
+    assert dropouts == {"head.project.1": 0.0 if name == "small" else 0.5}
+
+
+@pytest.mark.parametrize("name", ["small", "resnet50"])
+def test_initialization(name: str) -> None:
+    """Backbone: Kaiming normal, fan-out, residual branches alive. Head: PyTorch's default."""
+    net = build(name)
+    for module in net.backbone.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.eps, module.momentum) == (1e-5, 0.1)
+    for module in net.head.modules():
+        if isinstance(module, nn.Conv2d):
+            bound = 1 / math.sqrt(module.in_channels * module.kernel_size[0] ** 2)
+            assert 0.9 * bound < module.weight.abs().max().item() < 1.0001 * bound
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_only_the_classifier_has_a_bias_among_convolutions(name: str) -> None:
+    biased = [key for key, m in skeleton(name).named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    assert biased == ["head.classifier"]
+
+
+def test_state_dict_is_strict_about_the_architecture() -> None:
+    net, other = build("small"), build("small", num_classes=8)
+    clone = networks.build("small", 7).eval()
+    clone.load_state_dict(net.state_dict())
+    images = random_images(1, 3, 24, 24)
+    with torch.no_grad():
+        assert torch.equal(clone(images)[1], net(images)[1])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.load_state_dict(net.state_dict())
+
+
+# --- the small network
+
+
+def test_small_network_has_half_a_million_parameters() -> None:
+    net = build("small")
+    backbone = conv_bn(3, 16, 3) + 2 * conv_bn(16, 16, 3)
+    for before, after in ((16, 32), (32, 64), (64, 128)):
+        backbone += conv_bn(before, after, 3) + conv_bn(after, after, 3) + conv_bn(before, after, 1)
+    head = 2 * conv_bn(128, 64, 1) + 2 * conv_bn(128, 64, 3) + conv_bn(4 * 64, 64, 1) + conv_bn(32, 16, 1)
+    head += conv_bn(16 + 64, 32, 3) + conv_bn(32, 32, 3) + 32 * 7 + 7
+    assert (count(net.backbone), count(net.head)) == (backbone, head)
+    assert round(count(net) / 1e6, 2) == 0.52
+
+
+def test_small_network_stages() -> None:
+    net = build("small")
+    stages = dict(net.backbone.named_children())
+    assert sizes_of(stages, net, random_images(1, 3, 64, 48)) == {
+        "stem": [16, 32, 24],
+        "stage1": [16, 32, 24],
+        "stage2": [32, 16, 12],
+        "stage3": [64, 8, 6],
+        "stage4": [128, 8, 6],
+    }
+    dilations = {m.dilation for m in net.backbone.stage4.residual.modules() if isinstance(m, nn.Conv2d)}
+    assert dilations == {(2, 2)}
+
+
+def test_residual_block_adds_its_shortcut() -> None:
+    block = networks.ResidualBlock(4, 4).eval()
+    nn.init.zeros_(block.residual[1].weight)
+    x = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(block(x), x.relu())
+
+
+@pytest.mark.parametrize(("stem", "feature_channels"), [(8, 16), (24, 64)])
+def test_small_network_of_other_widths(stem: int, feature_channels: int) -> None:
+    net = build("small", stem=stem, feature_channels=feature_channels)
+    features, logits = net(random_images(2, 3, 61, 75))
+    assert features.shape == (2, feature_channels, 16, 19)
+    assert logits.shape == (2, 7, 61, 75)
+    assert net.provenance == f"small network, stem {stem}, {feature_channels} features, random weights"
+
+
+def test_memory_format_does_not_change_the_result() -> None:
+    net, images = build("small"), random_images(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = net(images)[1]
+        net = net.to(memory_format=torch.channels_last)
+        features, logits = net(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert features.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    net = build("small").train()
+    net(random_images(2, 3, 32, 32))[1].square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+# --- the paper's networks
+
+
+def test_resnet_sizes_at_the_papers_crop(resnet50: networks.Segmenter) -> None:
+    modules = {f"stage {i}": getattr(resnet50.backbone, f"layer{i}") for i in (1, 2, 3, 4)}
+    modules |= {"aspp": resnet50.head.project, "low": resnet50.head.reduce, "features": resnet50.head.fuse}
+    assert sizes_of(modules, resnet50, random_images(1, 3, 321, 321)) == {
+        "stage 1": [256, 81, 81],
+        "stage 2": [512, 41, 41],
+        "stage 3": [1024, 41, 41],
+        "stage 4": [2048, 41, 41],
+        "aspp": [256, 41, 41],
+        "low": [48, 81, 81],
+        "features": [256, 81, 81],
+    }
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet101", (3, 4, 23, 3))])
+@pytest.mark.parametrize(("multi_grid", "last"), [((1, 1, 1), (2, 4, 4)), ((2, 2, 4), (4, 8, 16))])
+def test_resnet_dilations(name: str, blocks: tuple, multi_grid: tuple, last: tuple) -> None:
+    backbone = skeleton(name, multi_grid=multi_grid, rates=(12, 24, 36)).backbone
+    stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
+    assert tuple(len(stage) for stage in stages) == blocks
+    expected = ((1,) * blocks[0], (1,) * blocks[1], (1, *(2,) * (blocks[2] - 1)), last)
+    for stage, dilations, stride in zip(stages, expected, (1, 2, 1, 1), strict=True):
+        convolutions = [block.conv2 for block in stage]
+        assert [c.dilation for c in convolutions] == [(d, d) for d in dilations]
+        assert [c.padding for c in convolutions] == [(d, d) for d in dilations]
+        assert [c.stride for c in convolutions] == [(stride, stride), *[(1, 1)] * (len(stage) - 1)]
+
+
+def test_resnet_equals_torchvision_with_a_deep_stem(resnet50: networks.Segmenter) -> None:
+    reference = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True], norm_layer=nn.BatchNorm2d)
+    stem: list[nn.Module] = []
+    for before, after, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
+        stem += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    reference.conv1 = nn.Sequential(*stem[:-2])
+    reference.bn1 = stem[-2]
+    reference.layer1[0].conv1 = nn.Conv2d(128, 64, 1, bias=False)
+    reference.layer1[0].downsample[0] = nn.Conv2d(128, 256, 1, bias=False)
+    reference.fc = nn.Identity()
+    reference.load_state_dict(resnet50.backbone.state_dict())
+    reference.eval()
+    images = random_images(1, 3, 65, 57)
+    with torch.no_grad():
+        x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+        low = reference.layer1(x)
+        high = reference.layer4(reference.layer3(reference.layer2(low)))
+        ours = resnet50.backbone(images)
+    torch.testing.assert_close(ours[0], low)
+    torch.testing.assert_close(ours[1], high)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_resnet_state_is_that_of_the_classification_weights(name: str) -> None:
+    with torch.device("meta"):
+        classifier = timm.create_model(networks.DEEP_STEM[name], num_classes=0)
+    expected = {key: value.shape for key, value in classifier.state_dict().items()}
+    assert {key: value.shape for key, value in skeleton(name).backbone.state_dict().items()} == expected
+
+
+def test_multi_grid_and_rates_change_no_parameter_but_the_result(resnet50: networks.Segmenter) -> None:
+    city = networks.build("resnet50", 21, rates=(12, 24, 36), multi_grid=(2, 2, 4)).eval()
+    city.load_state_dict(resnet50.state_dict())
+    assert [branch[0].dilation for branch in city.head.branches] == [(1, 1), (12, 12), (24, 24), (36, 36)]
+    images = random_images(1, 3, 65, 65)
+    with torch.no_grad():
+        assert not torch.allclose(city(images)[1], resnet50(images)[1])
+
+
+# --- weights and options
+
+
+def test_weights_that_cannot_be_loaded_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_args, pretrained: bool, **_options) -> nn.Module:
+        assert pretrained
+        raise OSError("[Errno -3] Temporary failure in name resolution")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(RuntimeError, match=r"resnet101s\.gluon_in1k could not be loaded: .*init='scratch'"):
+        networks.build("resnet101", 21, init="imagenet")
+
+
+def test_provenance_names_stem_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert skeleton("resnet101").provenance == "timm resnet101s, deep stem, random weights"
+    create, asked = timm.create_model, []
+
+    def without_download(name: str, pretrained: bool, **options) -> nn.Module:
+        asked.append((name, pretrained))
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", without_download)
+    assert skeleton("resnet50", init="imagenet").provenance == "timm resnet50s.gluon_in1k, deep stem"
+    skeleton("resnet50")
+    assert asked == [("resnet50s.gluon_in1k", True), ("resnet50s.gluon_in1k", False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("resnet18", {}, "unknown network 'resnet18': choose one of small, resnet50, resnet101"),
+        ("small", {"num_classes": 255}, "num_classes must be between 1 and 254"),
+        ("small", {"init": "random"}, "unknown init 'random'"),
+        ("small", {"init": "imagenet"}, "belong to the ResNets"),
+        ("small", {"rates": (12, 24, 36)}, "belong to the ResNets"),
+        ("small", {"multi_grid": (2, 2, 4)}, "belong to the ResNets"),
+        ("resnet50", {"stem": 24}, "belong to the network 'small'"),
+        ("resnet50", {"feature_channels": 64}, "belong to the network 'small'"),
+        ("resnet50", {"multi_grid": (2, 2)}, "three positive integers"),
+        ("resnet50", {"rates": (0, 6, 12)}, "three positive integers"),
+    ],
+)
+def test_bad_options_are_refused(name: str, options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        networks.build(name, **{"num_classes": 7} | options)
+
+
+def test_options_may_come_from_json() -> None:
+    assert skeleton("small", rates=[6, 12, 18], multi_grid=[1, 1, 1]).feature_channels == 32
+    assert skeleton("resnet50", rates=[6, 12, 18], multi_grid=[1, 1, 1]).feature_channels == 256
+
+
+# --- tags
+
+
+def test_tag_classifier_pools_by_the_maximum_and_hands_over_its_backbone() -> None:
+    net = build("small")
+    tagger = networks.TagClassifier(net, 6).eval()
+    images = random_images(2, 3, 32, 48)
+    with torch.no_grad():
+        high = net.backbone(images)[1]
+        expected = high.flatten(2).max(dim=2).values @ tagger.classifier.weight.T + tagger.classifier.bias
+        torch.testing.assert_close(tagger(images), expected)
+    before = net.head.classifier.weight.clone()
+    optimizer = torch.optim.SGD(tagger.parameters(), lr=0.1)
+    F.binary_cross_entropy_with_logits(tagger(images), torch.ones(2, 6)).backward()
+    optimizer.step()
+
+    fresh = networks.build("small", 7).eval()
+    fresh.backbone.load_state_dict(tagger.backbone.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fresh.backbone(images)[1], tagger.backbone(images)[1])
+        assert not torch.allclose(fresh.backbone(images)[1], high)
+    assert torch.equal(net.head.classifier.weight, before)
