@@ -1,0 +1,95 @@
+"""Data sets by name, and their simulated sparse labels."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agmm import labels, storage
+from agmm.data import Split, camvid, shapes
+
+EMBEDDED = ("shapes",)
+
+
+def load(
+    dataset: str,
+    split: str,
+    *,
+    count: int | None = None,
+    size: tuple[int, int] | None = None,
+    data_root: str | Path | None = None,
+    cache: Path | None = None,
+) -> Split:
+    """One split of a data set.
+
+    Parameters
+    ----------
+    dataset : {"shapes", "camvid"}
+    split : str
+        ``"train"``, ``"test"`` and, for shapes, ``"pretrain"``; the test split of CamVid is its val folder.
+    count : int, optional
+        Number of images of the embedded data set.
+    size : (H, W), optional
+        Size that the images of a folder are brought to.
+    data_root : path, optional
+        Folder of the data set; the embedded one needs none.
+    cache : Path, optional
+        Folder for generated data.
+
+    Raises
+    ------
+    ValueError
+        If a data root is needed and missing, or the data set unknown.
+    """
+    if dataset == "shapes":
+        if count is None:
+            raise ValueError("the embedded data set needs a number of images")
+        return shapes.make(split, count, seed=0, cache=cache)
+    if dataset == "camvid":
+        if split == "pretrain":
+            raise ValueError("CamVid has no images for tag pretraining; use init='scratch' or 'imagenet'")
+        if not data_root:
+            raise ValueError("CamVid is read from a folder of yours: name it with --data-root (or data_root=…)")
+        return camvid.load(Path(data_root), {"train": "train", "test": "val"}[split], size=size)
+    raise ValueError(f"unknown data set {dataset!r}; known: shapes, camvid")
+
+
+def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
+    """Simulate the sparse labels of every image of a split.
+
+    The labels of an image depend on ``seed``, the data set, the image's id, form and options only.
+
+    Returns
+    -------
+    (N, H, W) uint8
+    """
+    key = json.dumps([split.dataset, split.ids, split.truth[0].shape, form, options, seed])
+    name = f"labels-{split.dataset}-{form}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.npy"
+    if cache is not None and (cache / name).exists():
+        return np.load(cache / name)
+    detail = f"{form}|{json.dumps(options, sort_keys=True)}"
+    simulated = np.stack(
+        [
+            labels.simulate(
+                form,
+                truth,
+                labels.generator(seed, split.dataset, image_id, detail),
+                instances=None if split.instances is None else split.instances[i],
+                background=split.background,
+                **options,
+            )
+            for i, (image_id, truth) in enumerate(zip(split.ids, split.truth, strict=True))
+        ]
+    )
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        # np.save appends .npy to names without it, hence the file object.
+        storage.write(cache / name, lambda path: _save(path, simulated))
+    return simulated
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, array)

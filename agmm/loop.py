@@ -1,0 +1,256 @@
+"""The training loop: one for a CPU, one GPU and ``torchrun``; checkpoints, resume, distributed averaging.
+
+Every random choice of an epoch follows from the run's seed and the epoch's number, so a run that is resumed at an epoch
+boundary repeats an uninterrupted one, on a CPU to the last bit.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from agmm import losses, objectives, storage
+
+if TYPE_CHECKING:
+    from agmm.runs import Run
+
+LOOK_EVERY = 20
+"""Steps between two looks at the loss; each look waits for the device."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a number any more; the message names run, epoch and step."""
+
+
+@dataclass
+class Batch:
+    """One microbatch on its device.
+
+    Attributes
+    ----------
+    images : Tensor (B, 3, H, W)
+    labels : Tensor (B, H, W) int64
+    image_classes : Tensor (B, K) bool
+    counts : Counts or None
+        Divisors of the losses' means where they extend over the effective batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    image_classes: Tensor
+    counts: losses.Counts | None
+
+
+@dataclass
+class Progress:
+    """State of a run at an epoch boundary."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
+
+
+def fit(
+    run: "Run",
+    net: nn.Module,
+    groups: list[dict[str, Any]],
+    batches: Callable[[int], Iterator[list[Batch]]],
+    steps: int,
+    loss: Callable[[nn.Module, Batch], objectives.Output],
+    measure: Callable[[], dict[str, float]],
+    folder: Path,
+) -> Progress:
+    """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one.
+
+    Parameters
+    ----------
+    run : Run
+    net : Module
+    groups : list of dict
+        Parameter groups with their base learning rates.
+    batches : callable
+        Epoch (from 0) to the microbatches of each of its steps.
+    steps : int
+        Steps per epoch.
+    loss : callable
+        Module and microbatch to the objective's output.
+    measure : callable
+        Further columns of the history, called after every epoch.
+    folder : Path
+        Receives history.csv, log.txt and checkpoint.pt.
+
+    Raises
+    ------
+    TrainingDiverged
+        If the loss becomes NaN or infinite; the checkpoint of the last good epoch is kept.
+    """
+    optimizer = _optimizer(run, groups)
+    progress, history = _load_checkpoint(folder / "checkpoint.pt", net, optimizer)
+    module = _distributed(net)
+    log(
+        folder,
+        f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: epoch {progress.epoch} of {run.epochs}",
+    )
+    while progress.epoch < run.epochs:
+        started = time.perf_counter()
+        net.train()
+        torch.manual_seed(mix(run.seed, progress.epoch))
+        sums: dict[str, Tensor] = {}
+        for step, batch in enumerate(batches(progress.epoch)):
+            rate = schedule(run, progress.epoch * steps + step, run.epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate
+            for i, micro in enumerate(batch):
+                with _accumulating(module, i < len(batch) - 1):
+                    output = loss(module, micro)
+                    (output.loss / len(batch)).backward()
+                for name, value in ({"loss": output.loss} | output.terms).items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batch)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step % LOOK_EVERY == LOOK_EVERY - 1 or step == steps - 1:
+                _check_finite(sums, run, folder, progress.epoch, step)
+        progress.train_seconds += time.perf_counter() - started
+
+        row: dict[str, float] = {"epoch": progress.epoch + 1, "lr": run.lr * rate}
+        row |= {name: value.item() / steps for name, value in sums.items()} | measure()
+        history.append(row)
+        progress.epoch += 1
+        _keep_best(run, net, row, progress, folder)
+        progress.seconds += time.perf_counter() - started
+        if is_main():
+            storage.write(folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
+            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            storage.write(
+                folder / "checkpoint.pt", lambda path: torch.save(state | {"progress": asdict(progress)}, path)
+            )
+            log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    if run.selection == "best":
+        net.load_state_dict(safetensors.torch.load_file(folder / "best.safetensors"))
+    return progress
+
+
+def schedule(run: "Run", step: int, steps: int) -> float:
+    """Factor of the learning rate at a step (from 0): linear warm-up, then poly decay per step (AGMM, Sec. 4.1)."""
+    if step < run.warmup:
+        return (step + 1) / run.warmup
+    return (1 - step / steps) ** run.power
+
+
+def mix(seed: int, epoch: int) -> int:
+    """One seed from a run's seed and an epoch."""
+    return seed * 1_000_003 + epoch
+
+
+def is_main() -> bool:
+    """True for the one process that writes files."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def log(folder: Path, line: str) -> None:
+    """Append a line with the time to the run's log.txt."""
+    if is_main():
+        with open(folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+
+def _optimizer(run: "Run", groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    groups = [group | {"initial_lr": group["lr"]} for group in groups]
+    if run.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, weight_decay=run.weight_decay)
+    return torch.optim.AdamW(groups, lr=run.lr, weight_decay=run.weight_decay)
+
+
+def _save_checkpoint(
+    folder: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    history: list[dict[str, float]],
+) -> None:
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    storage.write(folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
+    storage.write(folder / "checkpoint.pt", lambda path: torch.save(state | {"history": history}, path))
+
+
+def _load_checkpoint(
+    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, list[dict[str, float]]]:
+    if not path.exists():
+        return Progress(), []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"]), state["history"]
+    except Exception as error:
+        raise ValueError(f"{path} is damaged; delete it to train this run from its start") from error
+
+
+def _distributed(net: nn.Module) -> nn.Module:
+    """Wrap the network where ``torchrun`` started several processes."""
+    if not dist.is_initialized():
+        return net
+    device = next(net.parameters()).device
+    if device.type == "cuda":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients are exchanged once per step, after the last microbatch."""
+    return module.no_sync() if more and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def _check_finite(sums: dict[str, Tensor], run: "Run", folder: Path, epoch: int, step: int) -> None:
+    if math.isfinite(sums["loss"].item()):
+        return
+    wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
+    raise TrainingDiverged(
+        f"the loss of run {run.id} is not a number (terms: {', '.join(wrong)}) at epoch {epoch + 1}, step {step + 1}; "
+        f"{f'the checkpoint of epoch {epoch} is kept in {folder}' if epoch else 'no epoch was finished'}; "
+        f"try a learning rate below {run.lr}"
+    )
+
+
+def _keep_best(run: "Run", net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:
+    if run.selection == "best" and row["test_miou"] > progress.best:
+        progress.best, progress.best_epoch = row["test_miou"], progress.epoch
+        if is_main():
+            save_weights(net, folder / "best.safetensors")
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """State dict as safetensors."""
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    storage.write(path, lambda temporary: safetensors.torch.save_file(state, temporary))
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Inverse of `save_weights`."""
+    net.load_state_dict(safetensors.torch.load_file(path))
+
+
+def join_torchrun(device: torch.device) -> None:
+    """Join the process group that ``torchrun`` announces; nothing in a plain process."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def wait_for_all() -> None:
+    """Let no process of ``torchrun`` go on before the files of the main one are written."""
+    if dist.is_initialized():
+        dist.barrier()

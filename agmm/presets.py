@@ -1,0 +1,159 @@
+"""The scale of everything: what a `Run` looks like at each preset."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agmm.runs import Init, Run
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A template run with the weak-label settings that go with it.
+
+    Attributes
+    ----------
+    run : Run
+        Template; tables change its method, labels, initialization and seed.
+    labels : dict of str to dict
+        Options of each label form at this image size.
+    inits : tuple of str
+        Initializations that make sense here, the default first.
+    seconds : float
+        Rough time of one run on one core of a laptop (or one GPU where ``gpu``), for estimates made before any run.
+    seeds : int
+        Seeds that ``run_all.py`` trains by default.
+    needs : str
+        What a user must bring.
+    """
+
+    run: Run
+    labels: dict[str, dict[str, Any]]
+    inits: tuple[Init, ...]
+    seconds: float
+    seeds: int
+    needs: str
+
+    def at(
+        self, labels: str, method: str = "Baseline", *, init: Init | None = None, seed: int = 0, **options: Any
+    ) -> Run:
+        """The run of one table cell."""
+        return replace(
+            self.run,
+            method=method,
+            options=tuple(options.items()),
+            labels=labels,
+            label_options=tuple(self.labels[labels].items()),
+            init=init or self.inits[0],
+            seed=seed,
+        )
+
+
+# One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.
+_SHAPES_LABELS: dict[str, dict[str, Any]] = {
+    "points": {"placement": "inside", "width": 1, "background_points": 1},
+    "points_uniform": {"placement": "uniform", "width": 1, "background_points": 1},
+    "scribbles": {"width": 1},
+    "full": {},
+}
+_QUICK = Run(
+    preset="quick",
+    dataset="shapes",
+    train_images=1000,
+    test_images=300,
+    network="small",
+    network_options=(("stem", 16), ("feature_channels", 32)),
+    init="tags",
+    epochs=14,
+    batch_size=16,
+    microbatch=16,
+    augmentation="dihedral",
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=1e-2,
+    warmup=50,
+)
+# Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
+_CAMVID_LABELS: dict[str, dict[str, Any]] = {
+    "points": {"placement": "human", "width": 3},
+    "scribbles": {"width": 3},
+    "clicks20": {"n": 20},
+    "clicks50": {"n": 50},
+    "clicks100": {"n": 100},
+    "full": {},
+}
+_CAMVID = replace(
+    _QUICK,
+    preset="camvid",
+    dataset="camvid",
+    image_size=(180, 240),
+    train_images=None,
+    test_images=None,
+    network_options=(("stem", 24), ("feature_channels", 64)),
+    init="scratch",
+    epochs=10,
+    batch_size=8,
+    microbatch=8,
+    crop=176,
+    augmentation="crop_flip",
+    history_images=100,
+)
+
+PRESETS = {
+    "smoke": Preset(
+        run=replace(
+            _QUICK,
+            preset="smoke",
+            train_images=32,
+            test_images=16,
+            network_options=(("stem", 8), ("feature_channels", 16)),
+            epochs=2,
+            warmup=1,
+            history_images=8,
+            pretrain_images=32,
+            pretrain_epochs=1,
+        ),
+        labels=_SHAPES_LABELS,
+        inits=("tags", "scratch"),
+        seconds=1,
+        seeds=1,
+        needs="nothing: a handful of embedded images, for tests",
+    ),
+    "quick": Preset(
+        run=_QUICK,
+        labels=_SHAPES_LABELS,
+        inits=("tags", "scratch"),
+        seconds=60,
+        seeds=1,
+        needs="nothing: embedded images, a small network, about a CPU minute a run",
+    ),
+    "camvid": Preset(
+        run=_CAMVID,
+        labels=_CAMVID_LABELS,
+        inits=("scratch",),
+        seconds=240,
+        seeds=1,
+        needs="--data-root with CamVid (train, trainannot, val, valannot); a patient CPU",
+    ),
+    "camvid_r50": Preset(
+        run=replace(
+            _CAMVID,
+            preset="camvid_r50",
+            image_size=(360, 480),
+            network="resnet50",
+            network_options=(),
+            epochs=40,
+            crop=360,
+            optimizer="sgd",
+            lr=0.01,
+            weight_decay=1e-4,
+            precision="bfloat16",
+            normalize=True,
+        ),
+        labels=_CAMVID_LABELS,
+        inits=("scratch", "imagenet"),
+        seconds=600,
+        seeds=3,
+        needs="--data-root with CamVid; one GPU",
+    ),
+}
+"""`quick` is the default. The network and the data of `smoke` and `quick` were chosen because the effects show."""

@@ -1,0 +1,244 @@
+"""One training: its immutable description, its identity, its folder, and train-or-load."""
+
+import hashlib
+import json
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from filelock import FileLock
+
+from agmm import loop, objectives, training
+from agmm.storage import writable, write_json
+from agmm.training import Result
+
+__all__ = ["Init", "Options", "Result", "Run", "load_history", "load_result", "run"]
+
+SCHEMA = 1
+"""Raised when a fix changes what a run computes; part of every run's identity."""
+
+Options = tuple[tuple[str, Any], ...]
+Init = Literal["scratch", "tags", "imagenet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that changes the result of one training (and nothing else: no devices, workers or paths).
+
+    Attributes
+    ----------
+    preset : str
+        The preset it belongs to, and the folder below ``results/``.
+    dataset, image_size, train_images, test_images
+        ``"shapes"`` (with counts) or ``"camvid"``; size (H, W) the images are brought to.
+    labels, label_options
+        Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision.
+    normalize : bool
+        Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1].
+    method, options
+        Objective and its options (see `agmm.objectives.build`); ``"ImageTags"`` trains a backbone on image tags.
+    network, network_options
+        See `agmm.networks.build`.
+    init : {"scratch", "tags", "imagenet"}
+        Start of the backbone; ``"tags"`` is a run of its own that others share (`requires`).
+    epochs, batch_size, microbatch, crop, augmentation
+        ``batch_size`` is the effective batch over all devices and accumulation steps of ``microbatch`` images each.
+    optimizer, lr, head_factor, weight_decay, momentum, warmup, power
+        Poly schedule per step: ``lr (1 - t/T)^power`` after ``warmup`` linear steps.
+    loss_scope : {"microbatch", "effective"}
+        What averages over labeled pixels extend over.
+    precision : {"float32", "bfloat16"}
+        Autocast of the network on a GPU; the branch and the losses are always float32.
+    selection : {"last", "best"}
+        Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
+    scales, flip, tile
+        Test-time protocol.
+    history_images : int
+        Training images on which the per-epoch curves of P and G are measured (0: no curves).
+    pretrain_images, pretrain_epochs
+        Scale of the pretraining where ``init="tags"``.
+    threads : int
+        Threads on a CPU, as they change the order of sums.
+    seed : int
+        Changes labels, head initialization and data order. Data generation and pretraining have their own seeds.
+    """
+
+    preset: str
+    dataset: str
+    method: str = "Baseline"
+    options: Options = ()
+    labels: str = "points"
+    label_options: Options = ()
+    normalize: bool = False
+    image_size: tuple[int, int] | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    network: str = "small"
+    network_options: Options = ()
+    init: Init = "scratch"
+    epochs: int = 14
+    batch_size: int = 16
+    microbatch: int = 16
+    crop: int | None = None
+    augmentation: str = "dihedral"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 2e-3
+    head_factor: float = 1.0
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    warmup: int = 0
+    power: float = 0.9
+    loss_scope: Literal["microbatch", "effective"] = "microbatch"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    selection: Literal["last", "best"] = "last"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    tile: int | None = None
+    history_images: int = 200
+    pretrain_images: int = 4000
+    pretrain_epochs: int = 12
+    threads: int = 1
+    seed: int = 0
+    schema: int = field(default=SCHEMA)
+
+    def __post_init__(self) -> None:
+        for name in ("options", "label_options", "network_options"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+        for name in ("image_size", "scales"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        if self.batch_size % self.microbatch:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of microbatch {self.microbatch}")
+        if self.method != "ImageTags":
+            objectives.build(self.method, 2, **dict(self.options))
+
+    @property
+    def id(self) -> str:
+        """Ten hexadecimal digits over every field; defaults of the objective are spelled out first."""
+        described = self.to_dict()
+        if self.method != "ImageTags":
+            objective = objectives.build(self.method, 2, **dict(self.options))
+            described["options"] = {k: v for k, v in asdict(objective).items() if k != "num_classes"}
+        text = json.dumps(described, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("options", "label_options", "network_options"):
+            plain[name] = dict(plain[name])
+        return plain
+
+    @staticmethod
+    def from_dict(plain: dict[str, Any]) -> "Run":
+        """Inverse of `to_dict`; unknown or missing fields are refused."""
+        known = {f.name for f in fields(Run)}
+        if unknown := sorted(set(plain) - known):
+            raise ValueError(f"unknown field of a run: {', '.join(unknown)}")
+        return Run(**plain)
+
+    @property
+    def requires(self) -> "Run | None":
+        """The run that must be complete before this one: the tag pretraining of its backbone."""
+        if self.init != "tags":
+            return None
+        return replace(
+            self,
+            method="ImageTags",
+            options=(),
+            labels="tags",
+            label_options=(),
+            init="scratch",
+            train_images=self.pretrain_images,
+            epochs=self.pretrain_epochs,
+            batch_size=2 * self.batch_size,
+            microbatch=2 * self.batch_size,
+            loss_scope="microbatch",
+            selection="last",
+            history_images=0,
+            seed=0,
+        )
+
+    def folder(self, results: str | Path = "results") -> Path:
+        """Where the run's files lie."""
+        return Path(results) / self.preset / "runs" / self.id
+
+
+def _frozen(options: Any) -> Options:
+    """Options as sorted pairs with tuples for lists, whatever they came as."""
+    pairs = options.items() if isinstance(options, dict) else options
+    return tuple(sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in pairs))
+
+
+def load_result(run: Run, results: str | Path = "results") -> Result | None:
+    """Result of a run if it is complete, else None."""
+    path = run.folder(results) / "result.json"
+    try:
+        return Result(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete the folder to train the run again") from error
+
+
+def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:
+    """Training curves, a row per epoch."""
+    return pd.read_csv(run.folder(results) / "history.csv")
+
+
+def run(
+    run: Run, *, results: str | Path = "results", data_root: str | Path | None = None, device: str = "auto"
+) -> Result:
+    """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
+
+    Two processes that ask for the same run train it once: the second waits for the first.
+
+    Parameters
+    ----------
+    run : Run
+    results : path
+        Folder that holds ``<preset>/runs/<id>``.
+    data_root : path, optional
+        Where the data set lies; the embedded one needs none.
+    device : str
+        ``"auto"`` takes a GPU where there is one.
+
+    Raises
+    ------
+    agmm.storage.StorageError
+        If the results folder cannot be written.
+    agmm.loop.TrainingDiverged
+        If the loss becomes NaN or infinite.
+    """
+    if (done := load_result(run, results)) is not None:
+        return done
+    pretrained = None
+    if run.requires is not None:
+        _train(run.requires, Path(results), data_root, device, None)
+        pretrained = run.requires.folder(results) / "model.safetensors"
+    return _train(run, Path(results), data_root, device, pretrained)
+
+
+def _train(run: Run, results: Path, data_root: str | Path | None, device: str, pretrained: Path | None) -> Result:
+    if (done := load_result(run, results)) is not None:
+        return done
+    folder = run.folder(results)
+    with writable(folder), _lock(folder):
+        # Another process may have finished it while this one waited.
+        if (done := load_result(run, results)) is not None:
+            return done
+        write_json(folder / "run.json", run.to_dict())
+        result = training.train(
+            run, folder, cache=results / "cache", data_root=data_root, device=device, pretrained=pretrained
+        )
+        if loop.is_main():
+            write_json(folder / "result.json", asdict(result))
+    return result
+
+
+def _lock(folder: Path) -> AbstractContextManager[object]:
+    """One process at a time, freed by the operating system if it dies; the processes of one ``torchrun`` share it."""
+    return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else nullcontext()

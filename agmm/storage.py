@@ -1,0 +1,55 @@
+"""Files that are either complete or absent, and one sentence when the disk says no."""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space and run again, everything finished so far is kept",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again, everything finished so far is kept",
+    errno.EROFS: "it is read-only; choose another folder with --results",
+    errno.EACCES: "permission denied; choose another folder with --results",
+    errno.EPERM: "operation not permitted; choose another folder with --results",
+}
+
+
+class StorageError(RuntimeError):
+    """A folder cannot be written; the message says which and what to do."""
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and turn the operating system's refusals inside the block into a `StorageError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        raise StorageError(f"cannot write to {folder}: {_REMEDIES[error.errno]}") from error
+
+
+def write(path: Path, save: Callable[[Path], object]) -> None:
+    """Let ``save`` write a temporary file beside ``path``, then move it there in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic `Path.write_text`."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, indented JSON; NaN is refused as no JSON reader must accept it."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,122 @@
+"""Runs: identity, folders, train-or-load, two processes, damaged files."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import agmm
+from agmm import runs
+from agmm.presets import PRESETS
+from agmm.storage import StorageError
+from tests.helpers import ROOT
+
+SMOKE = PRESETS["smoke"]
+TINY = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=1, history_images=4)
+
+
+def test_identity_survives_json() -> None:
+    run = SMOKE.at("points", "AGMM", terms=("seg", "self"), sigma=0.5)
+    again = agmm.Run.from_dict(json.loads(json.dumps(run.to_dict())))
+    assert again == run
+    assert hash(again) == hash(run)
+    assert again.id == run.id
+
+
+def test_identity_does_not_depend_on_spelling_out_a_default() -> None:
+    assert SMOKE.at("points", "AGMM").id == SMOKE.at("points", "AGMM", variant="official", lambda_gmm=1.0).id
+    assert SMOKE.at("points", "AGMM").id != SMOKE.at("points", "AGMM", lambda_gmm=0.5).id
+
+
+@given(
+    field=st.sampled_from(["seed", "epochs", "lr", "batch_size", "init", "labels", "schema", "threads", "pretrain_epochs"]),
+    delta=st.integers(1, 5),
+)
+def test_every_field_changes_the_identity(field: str, delta: int) -> None:
+    changes = {
+        "init": "scratch",
+        "labels": "full",
+        "batch_size": 16 * (1 + delta),
+        "lr": 0.002 * (1 + delta),
+    }
+    value = changes.get(field, getattr(SMOKE.run, field) + delta if field not in changes else None)
+    assert replace(SMOKE.run, **{field: value}).id != SMOKE.run.id
+
+
+def test_identity_is_the_same_in_another_process() -> None:
+    code = "from agmm.presets import PRESETS; print(PRESETS['quick'].at('scribbles', 'LabelAssignment').id)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == PRESETS["quick"].at("scribbles", "LabelAssignment").id
+
+
+def test_runs_that_share_a_pretraining_require_the_same_run() -> None:
+    first, second = SMOKE.at("points", seed=1), SMOKE.at("scribbles", "AGMM", seed=2)
+    assert first.requires is not None
+    assert first.requires == second.requires
+    assert first.requires.requires is None
+    assert SMOKE.at("points", init="scratch").requires is None
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch_size": 10}, "batch_size 10 is not a multiple of microbatch 16"),
+        ({"method": "Magic"}, "method is 'Magic'; known: Baseline, AGMM, LabelAssignment"),
+        ({"method": "AGMM", "options": {"sgima": 1.0}}, "option of AGMM is 'sgima'"),
+        ({"method": "AGMM", "options": {"sigma": -1.0}}, "sigma must be positive"),
+    ],
+)
+def test_impossible_runs_are_refused_with_a_sentence(change: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(SMOKE.run, **change)
+
+
+def test_unknown_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown field of a run: epoch"):
+        agmm.Run.from_dict({"preset": "smoke", "dataset": "shapes", "epoch": 3})
+
+
+def test_a_complete_run_is_loaded_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = agmm.run(TINY, results=tmp_path)
+    monkeypatch.setattr(runs.training, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert agmm.run(TINY, results=tmp_path) == trained
+    folder = TINY.folder(tmp_path)
+    files = {path.name for path in folder.iterdir()}
+    assert {"run.json", "history.csv", "result.json", "model.safetensors", "environment.json", "log.txt"} <= files
+    assert "checkpoint.pt" not in files
+    assert agmm.Run.from_dict(json.loads((folder / "run.json").read_text())) == TINY
+    history = runs.load_history(TINY, tmp_path)
+    assert list(history["epoch"]) == [1]
+    assert {"loss", "seg", "self", "spar", "con", "absent", "p_miou", "p_restricted_miou", "g_miou"} <= set(history)
+
+
+def test_damaged_result_is_named(tmp_path: Path) -> None:
+    folder = TINY.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"run_id": ')
+    with pytest.raises(ValueError, match="result.json is damaged"):
+        agmm.run(TINY, results=tmp_path)
+
+
+def test_results_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises((StorageError, NotADirectoryError)):
+        agmm.run(TINY, results=tmp_path / "file")
+
+
+def _train_in_process(results: str) -> float:
+    return agmm.run(TINY, results=results).seconds
+
+
+def test_two_processes_train_a_run_once(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.map(_train_in_process, [str(tmp_path)] * 2)
+    assert first == second, "wall times differ: it was trained twice"
+    starts = [line for line in (TINY.folder(tmp_path) / "log.txt").read_text().splitlines() if "epoch 0 of" in line]
+    assert len(starts) == 1
