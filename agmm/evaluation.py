@@ -219,8 +219,8 @@ def center_crop(maps: Tensor, size: int) -> Tensor:
 @torch.no_grad()
 def evaluate(
     net: nn.Module,
-    images: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray],
+    truths: np.ndarray | Sequence[np.ndarray],
     num_classes: int,
     *,
     batch_size: int,

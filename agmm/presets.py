@@ -14,8 +14,8 @@ class Preset:
     ----------
     run : Run
         Template; tables change its method, labels, initialization and seed.
-    labels : dict of str to dict
-        Options of each label form at this image size.
+    labels : dict of str to (str, dict)
+        Form and options of each kind of weak label at this image size, see `agmm.labels.simulate`.
     inits : tuple of str
         Initializations that make sense here, the default first.
     seconds : float
@@ -27,7 +27,7 @@ class Preset:
     """
 
     run: Run
-    labels: dict[str, dict[str, Any]]
+    labels: dict[str, tuple[str, dict[str, Any]]]
     inits: tuple[Init, ...]
     seconds: float
     seeds: int
@@ -36,24 +36,25 @@ class Preset:
     def at(
         self, labels: str, method: str = "Baseline", *, init: Init | None = None, seed: int = 0, **options: Any
     ) -> Run:
-        """The run of one table cell."""
+        """The run of one table cell; ``labels`` is one of this preset's kinds."""
+        form, label_options = self.labels[labels]
         return replace(
             self.run,
             method=method,
             options=tuple(options.items()),
-            labels=labels,
-            label_options=tuple(self.labels[labels].items()),
+            labels=form,
+            label_options=tuple(label_options.items()),
             init=init or self.inits[0],
             seed=seed,
         )
 
 
 # One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.
-_SHAPES_LABELS: dict[str, dict[str, Any]] = {
-    "points": {"placement": "inside", "width": 1, "background_points": 1},
-    "points_uniform": {"placement": "uniform", "width": 1, "background_points": 1},
-    "scribbles": {"width": 1},
-    "full": {},
+_SHAPES_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "points": ("points", {"placement": "inside", "width": 1, "background_points": 1}),
+    "points_uniform": ("points", {"placement": "uniform", "width": 1, "background_points": 1}),
+    "scribbles": ("scribbles", {"width": 1}),
+    "full": ("full", {}),
 }
 _QUICK = Run(
     preset="quick",
@@ -73,13 +74,13 @@ _QUICK = Run(
     warmup=50,
 )
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
-_CAMVID_LABELS: dict[str, dict[str, Any]] = {
-    "points": {"placement": "human", "width": 3},
-    "scribbles": {"width": 3},
-    "clicks20": {"n": 20},
-    "clicks50": {"n": 50},
-    "clicks100": {"n": 100},
-    "full": {},
+_CAMVID_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "points": ("points", {"placement": "human", "width": 3}),
+    "scribbles": ("scribbles", {"width": 3}),
+    "clicks20": ("clicks", {"n": 20}),
+    "clicks50": ("clicks", {"n": 50}),
+    "clicks100": ("clicks", {"n": 100}),
+    "full": ("full", {}),
 }
 _CAMVID = replace(
     _QUICK,

@@ -258,8 +258,9 @@ def training_curves(
     """
     net.eval()
     matrices: dict[str, Tensor] = {}
-    for chosen in torch.arange(min(run.history_images, len(data))).split(50):
-        part = slice(int(chosen[0]), int(chosen[-1]) + 1)
+    images = min(run.history_images, len(data))
+    for start in range(0, images, 50):
+        part = slice(start, min(start + 50, images))
         truth = torch.from_numpy(np.asarray(data.truth[part])).to(device)
         label = torch.from_numpy(sparse[part]).to(device).long()
         with _autocast(run, device):

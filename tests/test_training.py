@@ -93,7 +93,7 @@ def test_pretraining_is_trained_first_and_shared(tmp_path: Path) -> None:
 
 def test_seed_changes_labels_and_order_but_not_images() -> None:
     split = sets.load("shapes", "train", count=16)
-    options = dict(SMOKE.labels["points"])
+    options = dict(SMOKE.at("points").label_options)
     zero, one = (sets.sparse_labels(split, "points", options, seed) for seed in (0, 1))
     assert (zero != one).any()
     assert (zero == sets.sparse_labels(split, "points", options, 0)).all()

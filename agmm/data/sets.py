@@ -59,7 +59,8 @@ def load(
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
     """Simulate the sparse labels of every image of a split.
 
-    The labels of an image depend on ``seed``, the data set, the image's id, form and options only.
+    The labels of an image depend on ``seed``, the data set, the image's id, form and options only; options that nest (the
+    number of clicks, the length of scribbles) share their random numbers.
 
     Returns
     -------
@@ -69,13 +70,12 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     name = f"labels-{split.dataset}-{form}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
-    detail = f"{form}|{json.dumps(options, sort_keys=True)}"
     simulated = np.stack(
         [
             labels.simulate(
                 form,
                 truth,
-                labels.generator(seed, split.dataset, image_id, detail),
+                labels.generator(seed, split.dataset, image_id, form),
                 instances=None if split.instances is None else split.instances[i],
                 background=split.background,
                 **options,

@@ -1,0 +1,185 @@
+"""Geometry of labels: the regions of a mask, places inside them, paths and strokes through them.
+
+Knows nothing of label codes; ``inside`` is always a boolean (h, w) window. Positions are (row, column).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.graph import MCP_Geometric
+
+PLACEMENTS = ("human", "center", "random", "inside", "uniform")
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """An object or component: its class, and its pixels within a window that leaves a pixel around where it can."""
+
+    code: int
+    window: tuple[slice, ...]
+    inside: np.ndarray
+
+    @property
+    def area(self) -> int:
+        return int(np.count_nonzero(self.inside))
+
+
+def margin(window: tuple[slice, ...]) -> tuple[slice, ...]:
+    return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in window)
+
+
+def components(mask: np.ndarray, code: int, smallest: float) -> list[Region]:
+    numbered, _ = ndimage.label(mask == code)
+    areas = np.bincount(numbered.ravel())
+    return [
+        Region(code, margin(window), numbered[margin(window)] == number)
+        for number, window in enumerate(ndimage.find_objects(numbered), start=1)
+        if areas[number] >= smallest
+    ]
+
+
+def tight_box(region: Region) -> tuple[int, int, int, int]:
+    rows, columns = (np.flatnonzero(region.inside.any(axis=axis)) for axis in (1, 0))
+    top, left = (part.start or 0 for part in region.window)
+    return top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1
+
+
+def depth_inside(inside: np.ndarray) -> np.ndarray:
+    """Distance of every pixel to the region's complement; beyond the window is outside."""
+    return ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+
+
+def peak(values: np.ndarray) -> np.ndarray:
+    return np.array(np.unravel_index(values.argmax(), values.shape))
+
+
+def place(inside: np.ndarray, rng: np.random.Generator, placement: str) -> np.ndarray:
+    """Row and column of a click in a region."""
+    depth = depth_inside(inside)
+    center, deepest = peak(depth), depth.max()
+    if placement == "center":
+        return center
+    if placement == "human":
+        for _ in range(20):
+            position = np.rint(center + rng.normal(0, 0.35 * deepest, 2)).astype(int)
+            if holds(inside, position):
+                return position
+        return center
+    least = {"random": 0.3, "inside": 0.5, "uniform": 0.0}[placement] * deepest
+    candidates = np.argwhere(inside & (depth >= least))
+    return candidates[rng.integers(len(candidates))]
+
+
+def spread_out(inside: np.ndarray, rng: np.random.Generator, placement: str, count: int) -> np.ndarray:
+    """Up to ``count`` different clicks on the background: see ``points``."""
+    depth = depth_inside(inside)
+    if placement in ("inside", "uniform"):
+        candidates = np.argwhere(inside & (depth >= (0.5 if placement == "inside" else 0.0) * depth.max()))
+        return candidates[rng.choice(len(candidates), min(count, len(candidates)), replace=False)]
+    numbered, _ = ndimage.label(inside)
+    largest = 1 + np.bincount(numbered.ravel())[1:].argmax()
+    chosen = [peak(np.where(numbered == largest, depth, 0))][:count]
+    apart = np.inf
+    candidates = np.argwhere(depth >= 5) if depth.max() >= 5 else np.argwhere(inside)
+    while 0 < len(chosen) < count:
+        apart = np.minimum(apart, np.linalg.norm(candidates - chosen[-1], axis=1))
+        spread = candidates[apart >= max(1, min(inside.shape) / 4)]
+        spread = spread if len(spread) else candidates[apart > 0]
+        if not len(spread):
+            break
+        chosen.append(spread[rng.integers(len(spread))])
+    return np.array(chosen).reshape(-1, 2)
+
+
+def holds(inside: np.ndarray, position: np.ndarray) -> bool:
+    return bool((position >= 0).all() and (position < inside.shape).all() and inside[tuple(position)])
+
+
+def stroke(shape: tuple[int, ...], path: Sequence[np.ndarray] | np.ndarray, width: float) -> np.ndarray:
+    """Pixels whose centers are within width / 2 of the polyline: (h, w) bool. A single vertex makes a disc.
+
+    Unlike a rasterized line, a part of the path always draws a part of the pixels.
+    """
+    if width < 1:
+        raise ValueError(f"the width is {width} pixels; it must be at least 1")
+    drawn = np.zeros(shape, bool)
+    path = np.asarray(path, float)
+    reach = width / 2 + 1e-9
+    for start, end in zip(path, np.vstack([path[1:], path[-1:]]), strict=True):
+        low = np.maximum(np.ceil(np.minimum(start, end) - reach), 0).astype(int)
+        high = np.maximum(np.floor(np.maximum(start, end) + reach) + 1, 0).astype(int)
+        rows, columns = np.ogrid[low[0] : min(high[0], shape[0]), low[1] : min(high[1], shape[1])]
+        down, right = end - start
+        along = ((rows - start[0]) * down + (columns - start[1]) * right) / max(down**2 + right**2, 1e-12)
+        along = np.clip(along, 0, 1)
+        near = (rows - start[0] - along * down) ** 2 + (columns - start[1] - along * right) ** 2 <= reach**2
+        drawn[low[0] : high[0], low[1] : high[1]] |= near
+    return drawn
+
+
+def part_of(path: np.ndarray, start: float, end: float) -> np.ndarray:
+    """The stretch of a polyline between two shares of its length."""
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    start, end = start * arc[-1], end * arc[-1]
+    ends = np.stack([np.interp([start, end], arc, path[:, axis]) for axis in (0, 1)], axis=1)
+    return np.vstack([ends[:1], path[(arc > start) & (arc < end)], ends[1:]])
+
+
+def scribble(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vertices (M, 2) of a stroke through a region, a single one if it is small."""
+    depth = depth_inside(inside)
+    path = _medial_path(depth) if np.count_nonzero(inside) >= 64 else np.empty((0, 2))
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    if arc[-1] < 8:
+        return place(inside, rng, "human")[None]
+    stations = np.linspace(0.1 * arc[-1], 0.9 * arc[-1], 1 + max(1, round(0.8 * arc[-1] / 8)))
+    vertices = path[np.searchsorted(arc, stations)]
+    spread = np.minimum(1.5, 0.25 * depth[tuple(vertices.T)])
+    jittered = np.rint(vertices + rng.normal(size=vertices.shape) * spread[:, None]).astype(int)
+    kept = [position for position in jittered if holds(inside, position)]
+    return np.array(kept) if kept else vertices[:1]
+
+
+def _medial_path(depth: np.ndarray) -> np.ndarray:
+    """Pixels (M, 2) of the longest cheapest path, where steps are the cheaper the deeper they are in the region."""
+    graph = MCP_Geometric(np.where(depth >= min(3, 0.5 * depth.max()), (depth + 1) ** -2.0, -1))
+    start = end = tuple(peak(depth))
+    for _ in range(2):  # the farthest pixel from the pole, then the farthest from there
+        start = end
+        costs, _unused = graph.find_costs([start])
+        end = tuple(peak(np.where(np.isfinite(costs), costs, -1)))
+    return np.array(graph.traceback(end))
+
+
+def innermost(inside: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` pixels farthest from the region's boundary; ties by row and column."""
+    depth = np.ones(inside.shape) if inside.all() else ndimage.distance_transform_edt(inside)
+    pixels = np.flatnonzero(inside)
+    chosen = np.zeros(inside.shape, bool)
+    chosen.flat[pixels[np.argsort(-depth.flat[pixels], kind="stable")[:count]]] = True
+    return chosen
+
+
+def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Random rectangles inside a region, at most ``count`` pixels together."""
+    chosen = np.zeros(inside.shape, bool)
+    pixels = np.argwhere(inside)
+    for _ in range(64):
+        rest = count - int(chosen.sum())
+        if not rest:
+            break
+        row, column = pixels[rng.integers(len(pixels))]
+        stretch = np.exp(rng.uniform(-0.7, 0.7))
+        height = max(1, math.floor(min(rest, math.sqrt(rest) * stretch)))
+        width = max(1, rest // height)
+        while True:
+            top, left = max(0, row - height // 2), max(0, column - width // 2)
+            part = slice(top, top + height), slice(left, left + width)
+            if inside[part].all():
+                break
+            height, width = max(1, 3 * height // 4), max(1, 3 * width // 4)
+        chosen[part] = True
+    return chosen

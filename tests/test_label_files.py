@@ -1,0 +1,315 @@
+"""Readers of published label files: real clicks and masks, a round trip per source, one sentence per bad file."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agmm.data import label_files
+from agmm.data.label_files import Click, ClickAgreement, Scribble
+from agmm.labels import UNLABELED, VOID, image_classes, paint_boxes
+from tests.helpers import shared
+
+# For each source: values as published -> our codes, straight from the sources' descriptions.
+ROUND_TRIPS = {
+    "voc": {0: 0, 1: 1, 20: 20, 255: VOID},
+    "rloss_scribbles": {0: 0, 20: 20, 255: UNLABELED, 254: VOID},
+    "spml": {0: 0, 20: 20, 21: UNLABELED, 254: UNLABELED, 255: UNLABELED},
+    "agmm_voc": {0: 0, 20: 20, 21: UNLABELED, 255: VOID},
+    "agmm_cityscapes": {0: 0, 18: 18, 19: UNLABELED, 255: VOID},
+    "tel_cityscapes": {
+        7: 0,
+        8: 1,
+        11: 2,
+        17: 5,
+        24: 11,
+        28: 15,
+        31: 16,
+        33: 18,
+        0: UNLABELED,
+        9: UNLABELED,
+        255: UNLABELED,
+    },
+    "tel_ade20k": {0: UNLABELED, 1: 0, 2: 1, 150: 149},
+}
+UNKNOWN = {"voc": 200, "rloss_scribbles": 21, "agmm_voc": 22, "agmm_cityscapes": 20, "tel_ade20k": 151}
+
+
+def save(path, index, mode="L"):
+    image = Image.fromarray(np.asarray(index, np.uint8))
+    if mode == "P":
+        image.putpalette([(value * 7) % 256 for value in range(768)])
+    image.save(path)
+    return path
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def sentence(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# --- PNG files --------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_has_a_round_trip():
+    assert ROUND_TRIPS.keys() == label_files.CODES.keys()
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("source", ROUND_TRIPS)
+def test_png_codes_are_translated(tmp_path, source, mode):
+    published = np.array([list(ROUND_TRIPS[source])] * 3)
+    labels = label_files.read_labels(save(tmp_path / "a.png", published, mode), source, size=published.shape)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, [list(ROUND_TRIPS[source].values())] * 3)
+
+
+@pytest.mark.parametrize("source", UNKNOWN)
+def test_unknown_codes_are_named(tmp_path, source):
+    path = save(tmp_path / "odd.png", [[0, UNKNOWN[source]]])
+    with pytest.raises(ValueError, match=f"odd.png holds code {UNKNOWN[source]}") as error:
+        label_files.read_labels(path, source)
+    assert repr(source) in sentence(error)
+
+
+def test_cityscapes_ids_are_the_evaluated_ones():
+    translated = label_files.CODES["tel_cityscapes"]
+    assert (translated < UNLABELED).sum() == 19
+    assert sorted(translated[translated < UNLABELED]) == list(range(19))
+    assert (np.diff(translated[list(label_files.CITYSCAPES_LABEL_IDS)].astype(int)) == 1).all()
+
+
+def test_bad_png_files_get_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone.png does not exist") as error:
+        label_files.read_index(tmp_path / "gone.png")
+    sentence(error)
+    with pytest.raises(FileNotFoundError):
+        label_files.read_index(tmp_path)
+
+    text = write(tmp_path / "text.png", "no image")
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 9, (50, 50))).read_bytes()[:300])
+    Image.new("RGB", (3, 2)).save(tmp_path / "rgb.png")
+    Image.new("RGBA", (3, 2)).save(tmp_path / "rgba.png")
+    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "deep.png")
+    for path, message in [
+        (text, "text.png cannot be read as an image"),
+        (cut, "cut.png cannot be read as an image"),
+        (tmp_path / "rgb.png", r"rgb.png holds colors \(mode RGB\)"),
+        (tmp_path / "rgba.png", r"rgba.png holds colors \(mode RGBA\)"),
+        (tmp_path / "deep.png", "deep.png has more than 8 bits"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            label_files.read_index(path)
+        sentence(error)
+    with pytest.raises(ValueError, match="small.png is for 3 x 2 pixels, its image has 5 x 4"):
+        label_files.read_index(save(tmp_path / "small.png", np.zeros((2, 3))), size=(4, 5))
+    with pytest.raises(ValueError, match="unknown source of labels 'coco'; choose one of voc"):
+        label_files.read_labels(tmp_path / "small.png", "coco")
+
+
+def test_empty_labels_are_noticed():
+    annotated, empty = np.zeros((2, 2), np.uint8), np.full((2, 2), UNLABELED, np.uint8)
+    label_files.check_annotated([annotated] * 99 + [empty], "agmm_voc")
+    with pytest.raises(ValueError, match="2 of 100 labels of 'agmm_voc' annotate nothing"):
+        label_files.check_annotated(iter([annotated] * 98 + [empty] * 2), "agmm_voc")
+
+
+# --- Points -----------------------------------------------------------------------------------------------------------
+
+
+def test_published_clicks_agree_with_real_masks_as_counted_before():
+    folder = shared("data/voc_masks")
+    clicks = label_files.read_clicks(folder / "voc_whats_the_point.json")
+    found, annotated = ClickAgreement(), []
+    for image_id, of_image in clicks.items():
+        mask = label_files.read_labels(folder / "SegmentationClassAug" / f"{image_id}.png", "voc")
+        found += label_files.click_agreement(of_image, mask)
+        annotated.append(label_files.draw_clicks(of_image, mask.shape))
+    assert len(clicks) == 301
+    assert found == ClickAgreement(agree=717, background=106, void=28, other_class=19, outside=1)
+    label_files.check_annotated(annotated, "What's the Point")
+
+
+def test_background_clicks_come_last_and_are_drawn_on_top():
+    folder = shared("data/voc_masks")
+    foreground = label_files.read_clicks(folder / "voc_whats_the_point.json")
+    both = label_files.read_clicks(
+        folder / "voc_whats_the_point.json", folder / "voc_whats_the_point_bg_from_scribbles.json"
+    )
+    assert both.keys() == foreground.keys()
+    for image_id, clicks in both.items():
+        number = len(foreground[image_id])
+        assert clicks[:number] == foreground[image_id]
+        assert {click.code for click in clicks[number:]} <= {0}
+    drawn = label_files.draw_clicks(both["2007_000032"], (281, 500))
+    assert image_classes(drawn, 21).nonzero()[0].tolist() == [0, 1, 15]
+    assert drawn[136, 229] == 1
+    assert drawn[55, 75] == 0
+
+
+def test_clicks_are_discs_at_their_place():
+    clicks = [Click(10.6, 5.2, 3), Click(11.4, 5.4, 7), Click(0.2, 19.9, 1), Click(99, 3, 2)]
+    single = label_files.draw_clicks(clicks, (20, 30), width=1)
+    expected = np.full((20, 30), UNLABELED)
+    expected[5, 10], expected[5, 11], expected[19, 0] = 3, 7, 1
+    np.testing.assert_array_equal(single, expected)
+    wide = label_files.draw_clicks(clicks, (20, 30))
+    assert 9 <= (wide == 7).sum() <= 12
+    rows, columns = np.nonzero((wide == 3) | (wide == 7))
+    assert (np.abs(rows - 5) <= 2).all()
+    assert (columns >= 9).all()
+    assert (columns <= 13).all()
+    assert not (wide == 2).any()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "holds a JSON list"),
+        ('{"a": 3}', "image a: clicks are a int"),
+        ('{"a": [{"x": 1, "cls": 2}]}', "image a: a click needs numbers x, y and cls"),
+        ('{"a": [{"x": "left", "y": 1, "cls": 2}]}', "needs numbers"),
+        ('{"a": [7]}', "needs numbers"),
+        ('{"a": [{"x": 1, "y": NaN, "cls": 2}]}', "coordinates are pixels"),
+        ('{"a": [{"x": 1, "y": 1e300, "cls": 2}]}', "coordinates are pixels"),
+        ('{"a": [{"x": 1, "y": 1, "cls": 21}]}', "has cls 21; it must be 1 … 20"),
+        ('{"a": [{"x": 1, "y": 1, "cls": 0}]}', "has cls 0"),
+        ('{"a": [{"x": 1, "y": 1, "cls": "cat"}]}', "has cls cat"),
+    ],
+)
+def test_bad_click_files_get_one_sentence(tmp_path, content, message):
+    path = write(tmp_path / "clicks.json", content)
+    with pytest.raises(ValueError, match=f"clicks.json.*{message}") as error:
+        label_files.read_clicks(path)
+    sentence(error)
+    with pytest.raises(FileNotFoundError, match="none.json"):
+        label_files.read_clicks(tmp_path / "none.json")
+
+
+def test_images_of_one_file_only_are_kept(tmp_path):
+    foreground = write(tmp_path / "f.json", json.dumps({"a": [{"x": 1.5, "y": 2, "cls": 15, "rank": 1}]}))
+    background = write(tmp_path / "b.json", json.dumps({"b": [{"x": 3, "y": 4, "cls": 0}]}))
+    found = label_files.read_clicks(foreground, background)
+    assert found == {"a": (Click(1.5, 2.0, 15),), "b": (Click(3.0, 4.0, 0),)}
+    with pytest.raises(ValueError, match="it must be 0 … 0"):
+        label_files.read_clicks(foreground, foreground)
+
+
+# --- XML files --------------------------------------------------------------------------------------------------------
+
+SIZE = "<size><width>500</width><height>375</height></size>"
+
+
+def polygon(tag, *points):
+    listed = "".join(f"<point><X>{x}</X><Y>{y}</Y></point>" for x, y in points)
+    return f"<polygon><tag>{tag}</tag>{listed}</polygon>"
+
+
+def box(name, *sides):
+    listed = "".join(
+        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
+    )
+    return f"<object><name>{name}</name><difficult>1</difficult><bndbox>{listed}</bndbox></object>"
+
+
+def annotation(path, *parts, size=SIZE):
+    return write(path, f"<?xml version='1.0' encoding='utf-8'?><annotation>{size}{''.join(parts)}</annotation>")
+
+
+def test_scribbles_are_lines_of_width_3_in_file_order(tmp_path):
+    lines = [
+        polygon("background", (10, 20), (60, 20)),
+        polygon("plane", (30, 5), (30, 40)),
+        polygon("monitor", (90, 90)),
+    ]
+    size, scribbles = label_files.read_scribbles(annotation(tmp_path / "a.xml", *lines), size=(375, 500))
+    assert size == (375, 500)
+    assert scribbles[0] == Scribble(0, ((10, 20), (60, 20)))
+    assert [scribble.code for scribble in scribbles] == [0, 1, 20]
+    drawn = label_files.draw_scribbles(scribbles, size)
+    assert (drawn[19:22, 10:28] == 0).all()
+    assert (drawn[7:39, 29:32] == 1).all()  # drawn later, so on top of the crossing
+    assert (drawn[:, 45] != UNLABELED).sum() == 3
+    assert drawn[90, 90] == 20
+    assert 9 <= (drawn == 20).sum() <= 12
+    thin = label_files.draw_scribbles(scribbles, size, width=1)
+    assert ((thin == 0).sum(), (thin == 1).sum(), (thin == 20).sum()) == (50, 36, 1)
+
+
+def test_a_box_of_the_whole_image_covers_it_exactly(tmp_path):
+    found = label_files.read_boxes(annotation(tmp_path / "a.xml", box("person", 1, 1, 500, 375)), size=(375, 500))
+    assert found.corners.tolist() == [[0, 0, 375, 500]]
+    assert (paint_boxes(found.size, found.codes, found.corners) == 15).all()
+
+
+def test_boxes_are_translated_cut_and_painted(tmp_path):
+    objects = [
+        box("tvmonitor", 11, 21, 20, 40),
+        box("aeroplane", "45.7", "30.2", "99.9", "300"),
+        box("cat", 0, 1, 600, 9),
+    ]
+    found = label_files.read_boxes(annotation(tmp_path / "a.xml", *objects))
+    assert found.codes == (20, 1, 8)
+    assert found.corners.tolist() == [[20, 10, 40, 20], [29, 45, 300, 100], [0, 0, 9, 500]]
+    painted = paint_boxes(found.size, found.codes, found.corners)
+    assert [(painted == code).sum() for code in (20, 1, 8)] == [200, 271 * 55, 9 * 500]
+    empty = label_files.read_boxes(annotation(tmp_path / "b.xml"))
+    assert empty.corners.shape == (0, 4)
+    assert (paint_boxes(empty.size, empty.codes, empty.corners) == 0).all()
+
+
+ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x;</annotation>"
+
+
+@pytest.mark.parametrize("reader", [label_files.read_scribbles, label_files.read_boxes])
+def test_bad_xml_files_get_one_sentence(tmp_path, reader):
+    path = tmp_path / "a.xml"
+    for text, message in [
+        ("<annotation>", "a.xml is not valid UTF-8 XML"),
+        (ENTITY, "a.xml declares a document type"),
+        ("<annotation/>", "a.xml: annotation has no size/height"),
+        (
+            f"<annotation>{SIZE.replace('375', 'tall')}</annotation>",
+            "a.xml: size/height is 'tall'; it must be a number",
+        ),
+        (f"<annotation>{SIZE.replace('375', 'inf')}</annotation>", "size/height is 'inf'"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            reader(write(path, text))
+        sentence(error)
+    path.write_bytes(ENTITY.encode("utf-16"))
+    with pytest.raises(ValueError, match="not valid UTF-8 XML"):
+        reader(path)
+    with pytest.raises(ValueError, match="a.xml is for 500 x 375 pixels, its image has 4 x 3"):
+        reader(annotation(path), size=(3, 4))
+    with pytest.raises(FileNotFoundError, match="b.xml"):
+        reader(tmp_path / "b.xml")
+
+
+def test_bad_objects_get_one_sentence(tmp_path):
+    path = tmp_path / "a.xml"
+    for reader, part, message in [
+        (
+            label_files.read_scribbles,
+            polygon("unicorn", (1, 1)),
+            "unknown class 'unicorn' in tag; known are background",
+        ),
+        (label_files.read_scribbles, polygon("cat"), "a polygon has no point"),
+        (label_files.read_scribbles, polygon("cat", ("a", 1)), "X is 'a'"),
+        (label_files.read_boxes, box("background", 1, 1, 2, 2), "unknown class 'background' in name"),
+        (label_files.read_boxes, box("cat", 40, 1, 20, 9), "holds no pixel"),
+        (label_files.read_boxes, box("cat", 501, 1, 520, 9), "holds no pixel"),
+        (label_files.read_boxes, "<object><name>cat</name></object>", "object has no bndbox/ymin"),
+    ]:
+        with pytest.raises(ValueError, match=f"a.xml.*{message}") as error:
+            reader(annotation(path, part))
+        sentence(error)
