@@ -284,7 +284,7 @@ def evaluate(
 
 
 def _batches(
-    images: Sequence[np.ndarray], truths: Sequence[np.ndarray], batch_size: int
+    images: np.ndarray | Sequence[np.ndarray], truths: np.ndarray | Sequence[np.ndarray], batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images of equal size, each with its truth."""
     waiting: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray]]] = {}

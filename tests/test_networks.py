@@ -124,16 +124,16 @@ def test_dropout_only_follows_the_aspp_projection(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["small", "resnet50"])
 def test_initialization(name: str) -> None:
-    """Backbone: Kaiming normal, fan-out, residual branches alive. Head: PyTorch's default."""
+    """ResNet backbone: Kaiming normal, fan-out, residual branches alive. Head and small network: PyTorch's default."""
     net = build(name)
     for module in net.backbone.modules():
-        if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
+        if name != "small" and isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2
             assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
         if isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert (module.eps, module.momentum) == (1e-5, 0.1)
-    for module in net.head.modules():
+    for module in (net if name == "small" else net.head).modules():
         if isinstance(module, nn.Conv2d):
             bound = 1 / math.sqrt(module.in_channels * module.kernel_size[0] ** 2)
             assert 0.9 * bound < module.weight.abs().max().item() < 1.0001 * bound
