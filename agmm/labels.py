@@ -99,9 +99,10 @@ def points(
     placement : {"human", "center", "random", "inside", "uniform"}
         With D the distance to the region's complement, the image's border included. ``"center"``: largest D;
         ``"human"``: a Gaussian step of 0.35 max D away from there; ``"random"``: uniform where D >= 0.3 max D;
-        ``"inside"``: uniform where D >= 0.5 max D; ``"uniform"``: anywhere. The last two hold for the background as
-        well; with the others its first click is at the center of its largest component, the following ones are
-        uniform where D >= 5 and, if possible, a quarter of the shorter side apart.
+        ``"inside"``: uniform where the distance to other regions, the image's border not included, is at least half
+        of its maximum; ``"uniform"``: anywhere. The last two hold for the background as well; with the others its
+        first click is at the center of its largest component, the following ones are uniform where D >= 5 and, if
+        possible, a quarter of the shorter side apart.
     width : float
         Diameter of the disc drawn at a click, clipped to the object; 1 is the single pixel.
     background_points : int, optional

@@ -68,17 +68,25 @@ def place(inside: np.ndarray, rng: np.random.Generator, placement: str) -> np.nd
             if holds(inside, position):
                 return position
         return center
-    least = {"random": 0.3, "inside": 0.5, "uniform": 0.0}[placement] * deepest
-    candidates = np.argwhere(inside & (depth >= least))
+    if placement == "random":
+        candidates = np.argwhere(inside & (depth >= 0.3 * deepest))
+    else:
+        candidates = _well_inside(inside, 0.5 if placement == "inside" else 0.0)
     return candidates[rng.integers(len(candidates))]
+
+
+def _well_inside(inside: np.ndarray, share: float) -> np.ndarray:
+    """Pixels (M, 2) whose distance to the other regions is at least a share of the largest; the image's edge is none."""
+    depth = np.ones(inside.shape) if inside.all() else ndimage.distance_transform_edt(inside)
+    return np.argwhere(inside & (depth >= share * depth.max()))
 
 
 def spread_out(inside: np.ndarray, rng: np.random.Generator, placement: str, count: int) -> np.ndarray:
     """Up to ``count`` different clicks on the background: see ``points``."""
-    depth = depth_inside(inside)
     if placement in ("inside", "uniform"):
-        candidates = np.argwhere(inside & (depth >= (0.5 if placement == "inside" else 0.0) * depth.max()))
+        candidates = _well_inside(inside, 0.5 if placement == "inside" else 0.0)
         return candidates[rng.choice(len(candidates), min(count, len(candidates)), replace=False)]
+    depth = depth_inside(inside)
     numbered, _ = ndimage.label(inside)
     largest = 1 + np.bincount(numbered.ravel())[1:].argmax()
     chosen = [peak(np.where(numbered == largest, depth, 0))][:count]

@@ -158,8 +158,8 @@ def test_bad_arguments_get_one_sentence(arguments, message):
 # --- Points -----------------------------------------------------------------------------------------------------------
 
 
-def brute_force_depth(region: np.ndarray) -> np.ndarray:
-    padded = np.pad(region, 1)
+def brute_force_depth(region: np.ndarray, edge_is_outside: bool = True) -> np.ndarray:
+    padded = np.pad(region, 1, constant_values=not edge_is_outside)
     outside = np.argwhere(~padded) - 1
     depth = np.zeros(region.shape)
     for row, column in np.argwhere(region):
@@ -172,7 +172,7 @@ def test_points_are_uniform_where_the_object_is_deep_enough(placement, share):
     mask = np.zeros((16, 14), np.uint8)
     mask[2:12, 3:14] = 1
     mask[2:5, 3:6] = 0
-    depth = brute_force_depth(mask == 1)
+    depth = brute_force_depth(mask == 1, edge_is_outside=placement != "inside")
     allowed = (depth >= share * depth.max()) & (mask == 1)
     hits = np.zeros(mask.shape)
     generator, draws = np.random.default_rng(0), 200 * int(allowed.sum())
