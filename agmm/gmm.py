@@ -1,0 +1,254 @@
+"""The Gaussian mixture of a batch: class means, distances, spreads and scores.
+
+Every class with at least one labeled pixel in a crop gives one Gaussian, centered at the mean feature of its labeled
+pixels. All functions work on *components*: the present classes of each image, packed into ``N`` slots, where ``N`` is
+the largest number of present classes of any image in the batch. Absent classes are never computed.
+
+Shapes: B batch, K classes, C feature channels, (h, w) feature grid, (H, W) label grid, N component slots.
+Section and equation numbers refer to "Sparsely Annotated Semantic Segmentation with Adaptive Gaussian Mixtures"
+(CVPR 2023); "official code" is the authors' release.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agmm.fused import mean_absolute_difference, means_and_differences
+from agmm.labels import UNLABELED, VOID
+
+EPS = 1e-6
+NO_MASS = 1e-3
+Sigma = float | Literal["adaptive", "code_a", "code_b"] | None
+
+
+@dataclass(frozen=True)
+class Components:
+    """The present classes of a batch, one slot each, and their L labeled pixels.
+
+    Attributes
+    ----------
+    classes : Tensor (B, N) int64
+        Class code of each slot, ascending within an image; arbitrary but distinct codes in empty slots.
+    filled : Tensor (B, N) bool
+        False for the empty slots of images with fewer than N present classes.
+    counts : Tensor (B, N) int64
+        Labeled pixels of each slot's class in the crop; 0 in empty slots.
+    per_image : tuple of B ints
+        Number of present classes of each image.
+    num_classes : int
+        K.
+    image, position, slot : Tensor (L,) int64
+        Image, flat position in the (H, W) label and slot of every labeled pixel.
+    """
+
+    classes: Tensor
+    filled: Tensor
+    counts: Tensor
+    per_image: tuple[int, ...]
+    num_classes: int
+    image: Tensor
+    position: Tensor
+    slot: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """(B, K) bool."""
+        return self.to_classes(self.filled)
+
+    def to_classes(self, slots: Tensor) -> Tensor:
+        """Spread (B, N, …) slot values over the class axis: (B, K, …), zero for absent classes."""
+        trailing = slots.shape[2:]
+        keep = self.filled.reshape(*self.filled.shape, *(1,) * len(trailing))
+        index = self.classes.reshape(keep.shape).expand(-1, -1, *trailing)
+        spread = slots.new_zeros(slots.shape[0], self.num_classes, *trailing)
+        return spread.scatter(1, index, slots * keep if slots.dtype != torch.bool else slots & keep)
+
+    def from_classes(self, values: Tensor) -> Tensor:
+        """Take the slots' classes from (B, K, …): (B, N, …)."""
+        trailing = values.shape[2:]
+        index = self.classes.reshape(*self.classes.shape, *(1,) * len(trailing)).expand(-1, -1, *trailing)
+        return values.gather(1, index)
+
+
+def labeled_pixels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, flat position and class of the L labeled pixels of (B, H, W) labels: three (L,) int64."""
+    flat = labels.flatten(1)
+    image, position = ((flat >= 0) & (flat < num_classes)).nonzero(as_tuple=True)
+    return image, position, flat[image, position]
+
+
+def components(labels: Tensor, num_classes: int) -> Components:
+    """Find the classes that have a labeled pixel in each crop.
+
+    Parameters
+    ----------
+    labels : Tensor (B, H, W) int64
+        Sparse labels in the codes of `agmm.labels`.
+    num_classes : int
+        K.
+    """
+    batch = labels.shape[0]
+    image, position, target = labeled_pixels(labels, num_classes)
+    code = image * num_classes + target
+    counts = torch.bincount(code, minlength=batch * num_classes).view(batch, num_classes)
+    present = counts > 0
+    per_image = tuple(present.sum(1).tolist())
+    slots = max(per_image, default=0) or 1
+    # A stable sort on "absent" puts present classes first, in ascending order of their codes.
+    classes = (~present).to(torch.uint8).sort(dim=1, stable=True).indices[:, :slots]
+    slot = (present.cumsum(1) - 1).flatten()[code]
+    counts = counts.gather(1, classes)
+    return Components(classes, counts > 0, counts, per_image, num_classes, image, position, slot)
+
+
+def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean feature of the labeled pixels of every class and image (Eq. 4).
+
+    Features are compared with labels at label resolution (bilinear, ``align_corners=False``), as in the official code.
+    The upsampled features are never formed: their weighted sum equals a sum over the feature grid with the weights of
+    the adjoint interpolation.
+
+    Parameters
+    ----------
+    features : Tensor (B, C, h, w)
+    labels : Tensor (B, H, W) int64
+    num_classes : int
+
+    Returns
+    -------
+    means : Tensor (B, K, C)
+        Zero for absent classes.
+    present : Tensor (B, K) bool
+    """
+    parts = components(labels, num_classes)
+    return parts.to_classes(component_means(features, labels, parts)), parts.present
+
+
+def component_means(features: Tensor, labels: Tensor, parts: Components) -> Tensor:
+    """`class_means` of the present classes only: (B, N, C), zero in empty slots."""
+    return _mean_weights(labels, parts, features) @ features.flatten(2).transpose(1, 2)
+
+
+def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
+    """Mean over channels of ``|f - mu|`` (Eq. 6 as the official code reads it).
+
+    Parameters
+    ----------
+    features : Tensor (B, C, h, w)
+    means : Tensor (B, N, C)
+    parts : Components
+
+    Returns
+    -------
+    Tensor (B, N, h, w)
+        0 in empty slots.
+    """
+    d = mean_absolute_difference(features.flatten(2), means, parts.per_image)
+    return d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
+
+
+def means_and_distances(features: Tensor, labels: Tensor, parts: Components) -> tuple[Tensor, Tensor]:
+    """`component_means` and `distances` to them, at the cost of one."""
+    weights = _mean_weights(labels, parts, features)
+    means, d = means_and_differences(features.flatten(2), weights, parts.per_image)
+    return means, d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
+
+
+def validity(labels: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Share of each feature cell that is not ``VOID``: (B, 1, h, w), fractional at the padding border."""
+    return _resize((labels != VOID).unsqueeze(1).to(dtype), size)
+
+
+def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, parts: Components, sigma: str) -> Tensor:
+    """Per-image, per-class standard deviation: (B, N).
+
+    ``"adaptive"`` is Eq. 5: the distances of *unlabeled* pixels, weighted by the segmentation's probability of the
+    class; 1 where that weight vanishes. ``"code_a"`` and ``"code_b"`` are the two versions left commented out in the
+    official code: over all valid pixels, weighted and unweighted.
+
+    Parameters
+    ----------
+    d : Tensor (B, N, h, w)
+    logits : Tensor (B, K, H, W)
+    labels : Tensor (B, H, W) int64
+    image_classes : Tensor (B, K) bool
+    parts : Components
+    sigma : {"adaptive", "code_a", "code_b"}
+    """
+    size = d.shape[-2:]
+    if sigma == "code_b":
+        valid = validity(labels, size, d.dtype).sum((2, 3))
+        variance = (d.square().sum((2, 3)) / valid.clamp_min(EPS) + EPS) * (valid > 0)
+    else:
+        chosen = logits.gather(1, _expand(parts.classes, logits)) - logits.logsumexp(1, keepdim=True)
+        q = chosen.exp() * parts.from_classes(image_classes)[..., None, None]
+        q = _resize(q, size)
+        if sigma == "adaptive":
+            weight = q * _resize((labels == UNLABELED).unsqueeze(1).to(d.dtype), size)
+        else:
+            weight = q * validity(labels, size, d.dtype)
+        mass = weight.sum((2, 3))
+        variance = (weight * d.square()).sum((2, 3)) / (mass + EPS)
+        if sigma == "adaptive":
+            variance = torch.where(mass < NO_MASS, 1.0, variance)
+    # The root has infinite slope at 0: empty slots and single-point components must not reach it.
+    safe = parts.filled & (variance > 0)
+    return torch.where(safe, variance, 1.0).sqrt() * safe
+
+
+def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts: Components) -> Tensor:
+    """Mixture scores G (Eq. 7): one Gaussian bell per component, upsampled to the label grid.
+
+    Parameters
+    ----------
+    d : Tensor (B, N, h, w)
+    sigma : Tensor (B, N), float or None
+        None is the official ``exp(-d^2)``; a float is used as it is; with a tensor (estimated) 1e-6 is added to
+        ``2 sigma^2`` as in the official code.
+    size : (H, W)
+    parts : Components
+
+    Returns
+    -------
+    Tensor (B, N, H, W)
+        In [0, 1]; exactly 0 in empty slots.
+    """
+    if sigma is None:
+        exponent = -d.square()
+    elif isinstance(sigma, Tensor):
+        exponent = -d.square() / (2 * sigma.square() + EPS)[..., None, None]
+    else:
+        exponent = -d.square() / (2 * sigma**2)
+    return _resize(exponent.exp() * parts.filled[..., None, None], size)
+
+
+def _mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
+    """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
+    height, width = labels.shape[-2:]
+    h, w = features.shape[-2:]
+    base = (parts.image * parts.classes.shape[1] + parts.slot) * (h * w)
+    share = 1 / (parts.counts[parts.image, parts.slot].to(features.dtype) + EPS)
+    weights = features.new_zeros(parts.classes.numel() * h * w)
+    for row, row_weight in _taps(parts.position // width, height, h, features.dtype):
+        for column, column_weight in _taps(parts.position % width, width, w, features.dtype):
+            weights.index_add_(0, base + row * w + column, row_weight * column_weight * share)
+    return weights.view(*parts.classes.shape, h * w)
+
+
+def _taps(coordinate: Tensor, fine: int, coarse: int, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The two coarse cells, and their weights, that bilinear upsampling mixes at a fine coordinate."""
+    source = ((coordinate.to(dtype) + 0.5) * (coarse / fine) - 0.5).clamp_min(0)
+    low = source.to(torch.int64).clamp_max(coarse - 1)
+    weight = source - low
+    return (low, 1 - weight), ((low + 1).clamp_max(coarse - 1), weight)
+
+
+def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _expand(classes: Tensor, like: Tensor) -> Tensor:
+    return classes[..., None, None].expand(-1, -1, *like.shape[2:])

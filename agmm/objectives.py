@@ -1,0 +1,299 @@
+"""What one row of a table trains: combinations of the loss terms.
+
+Each objective is a frozen data class that is called with ``(features, logits, labels, image_classes)`` and returns an
+`Output`. It has no parameters of its own, so its fields describe it completely.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agmm import fused, gmm, losses
+from agmm.labels import UNLABELED, VOID
+
+TERMS = ("seg", "self", "spar", "con", "absent")
+Variant = Literal["official", "paper"]
+
+
+@dataclass
+class Output:
+    """Loss of one (micro)batch.
+
+    Attributes
+    ----------
+    loss : Tensor ()
+        To back-propagate.
+    terms : dict of str to Tensor ()
+        Exactly the requested terms, unweighted.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    _scores: Callable[[], Tensor] | None = field(default=None, repr=False)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """Mixture scores G of all classes, (B, K, H, W); formed on access, as training itself never needs them."""
+        if self._scores is None:
+            raise AttributeError("this objective has no mixture, hence no scores")
+        return self._scores()
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Partial cross-entropy alone (Eq. 3).
+
+    Parameters
+    ----------
+    num_classes : int
+    """
+
+    num_classes: int
+
+    def __call__(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        counts: losses.Counts | None = None,
+    ) -> Output:
+        """See `AGMM.__call__`; ``features`` and ``image_classes`` are not used."""
+        check_labels(labels, self.num_classes)
+        with torch.autocast(logits.device.type, enabled=False):
+            counts = counts or losses.count(labels, self.num_classes)
+            seg = losses.partial_cross_entropy(_full_precision(logits), labels, counts)
+        return Output(seg, {"seg": seg})
+
+
+@dataclass(frozen=True)
+class AGMM:
+    """Segmentation and Gaussian mixture supervise each other (CVPR 2023).
+
+    Parameters
+    ----------
+    num_classes : int
+    variant : {"official", "paper"}
+        What the released code computes, or the equations as printed.
+    sigma : float, {"adaptive", "code_a", "code_b"} or None
+        Spread of the Gaussians: one value for all, estimated (see `agmm.gmm.spread`), or the variant's own:
+        ``exp(-d^2)`` (official), Eq. 5 (paper).
+    detach_sigma : bool
+        Whether an estimated spread carries no gradient.
+    con_vectors : {"sum", "mean"}
+        See `agmm.losses.contrast_batch`; official variant only.
+    self_reduction : {"mean", "sum"}
+        Reduction of the self-supervision over an image's present classes.
+    lambda_gmm : float
+        Weight of all terms but ``seg``.
+    terms : tuple of str, optional
+        Subset of seg, self, spar, con, absent. Default: all five (official), the first four (paper), seg and self
+        with ``stop_gradient``.
+    stop_gradient : bool
+        Detach the features before the branch, so that the mixture teaches the segmentation only.
+    """
+
+    num_classes: int
+    variant: Variant = "official"
+    sigma: gmm.Sigma = None
+    detach_sigma: bool = True
+    con_vectors: Literal["sum", "mean"] = "sum"
+    self_reduction: Literal["mean", "sum"] = "mean"
+    lambda_gmm: float = 1.0
+    terms: tuple[str, ...] | None = None
+    stop_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("variant", self.variant, ("official", "paper"))
+        _one_of("con_vectors", self.con_vectors, ("sum", "mean"))
+        _one_of("self_reduction", self.self_reduction, ("mean", "sum"))
+        if isinstance(self.sigma, str):
+            _one_of("sigma", self.sigma, ("adaptive", "code_a", "code_b"))
+        elif self.sigma is not None and not self.sigma > 0:
+            raise ValueError(f"sigma must be positive, not {self.sigma}")
+        default = ("seg", "self", "spar", "con", "absent") if self.variant == "official" else TERMS[:4]
+        terms = self.terms if self.terms is not None else ("seg", "self") if self.stop_gradient else default
+        for term in terms:
+            _one_of("terms", term, TERMS)
+        object.__setattr__(self, "terms", tuple(term for term in TERMS if term in terms))
+
+    def __call__(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        counts: losses.Counts | None = None,
+    ) -> Output:
+        """Loss of a batch.
+
+        Parameters
+        ----------
+        features : Tensor (B, C, h, w)
+            Input of the classifier.
+        logits : Tensor (B, K, H, W)
+            Before softmax, at label resolution.
+        labels : Tensor (B, H, W) int64
+            Sparse labels: 0 … K-1, ``UNLABELED`` or ``VOID``.
+        image_classes : Tensor (B, K) bool
+            Classes annotated anywhere in the uncropped image.
+        counts : Counts, optional
+            Divisors of the means; default: of this batch.
+
+        Returns
+        -------
+        Output
+        """
+        check_labels(labels, self.num_classes)
+        assert self.terms is not None
+        with torch.autocast(logits.device.type, enabled=False):
+            features, logits = _full_precision(features), _full_precision(logits)
+            counts = counts or losses.count(labels, self.num_classes)
+            official = self.variant == "official"
+            terms: dict[str, Tensor] = {}
+            if {"self", "spar", "con"} & set(self.terms):
+                parts, means, g = self.mixture(features, logits, labels, image_classes)
+                dtype = g.dtype
+                if "spar" in self.terms:
+                    weight = losses.self_weight(parts, True, "mean", dtype)
+                    terms["spar"] = losses.sparse_supervision(g, parts, weight, counts, negatives=official)
+                if "con" in self.terms:
+                    terms["con"] = (
+                        losses.contrast_batch(means, parts, self.con_vectors)
+                        if official
+                        else losses.contrast_image(means, parts)
+                    )
+                weight = losses.self_weight(parts, official, self.self_reduction, dtype)
+                slots: tuple[Tensor, ...] = (g, parts.classes, weight) if "self" in self.terms else ()
+                dense_scores: Callable[[], Tensor] = partial(parts.to_classes, g)
+            else:
+                slots = ()
+                dense_scores = partial(self._dense_scores, features, logits, labels, image_classes)
+            terms |= self._segmentation_terms(logits, labels, image_classes, slots, counts)
+        terms = {name: terms[name] for name in self.terms}
+        loss = sum((t if name == "seg" else self.lambda_gmm * t for name, t in terms.items()), logits.new_zeros(()))
+        return Output(loss, terms, dense_scores)
+
+    def mixture(
+        self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
+    ) -> tuple[gmm.Components, Tensor, Tensor]:
+        """Components, class means (B, N, C) and mixture scores (B, N, H, W) of a batch."""
+        if self.stop_gradient:
+            features, logits = features.detach(), logits.detach()
+        parts = gmm.components(labels, self.num_classes)
+        means, d = gmm.means_and_distances(features, labels, parts)
+        if self.variant == "official" or self.sigma in ("code_a", "code_b"):
+            d = d * gmm.validity(labels, (d.shape[2], d.shape[3]), d.dtype)
+        sigma = "adaptive" if self.sigma is None and self.variant == "paper" else self.sigma
+        if not isinstance(sigma, str):
+            return parts, means, gmm.scores(d, sigma, labels.shape[-2:], parts)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_sigma):
+            spread = gmm.spread(d, logits, labels, image_classes, parts, sigma)
+        return parts, means, gmm.scores(d, spread, labels.shape[-2:], parts)
+
+    def _dense_scores(self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
+            parts, _, g = self.mixture(features, logits, labels, image_classes)
+            return parts.to_classes(g)
+
+    def _segmentation_terms(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        slots: tuple[Tensor, ...],
+        counts: losses.Counts,
+    ) -> dict[str, Tensor]:
+        """The requested ones of seg, self and absent, which read the logits."""
+        assert self.terms is not None
+        if not slots and "absent" not in self.terms:
+            return {"seg": losses.partial_cross_entropy(logits, labels, counts)} if "seg" in self.terms else {}
+        batch, _, height, width = logits.shape
+        empty = logits.new_zeros(batch, 0, height, width), labels.new_zeros(batch, 0), logits.new_zeros(batch, 0)
+        g, classes, weight = slots or empty
+        outside = ~image_classes if "absent" in self.terms else None
+        labeled = gmm.labeled_pixels(labels, self.num_classes) if "seg" in self.terms else None
+        seg, self_, absent = fused.segmentation_terms(logits, g, labels, classes, weight, outside, labeled, gmm.EPS)
+        return {"seg": seg / counts.labeled, "self": self_ / counts.valid, "absent": absent / counts.valid}
+
+
+@dataclass(frozen=True)
+class LabelAssignment:
+    """The hard, online rival of the mixture (Eq. 13): confident pixels are assigned a class and trained on it.
+
+    Parameters
+    ----------
+    num_classes : int
+    absent : bool
+        Add the absent-class term of the official code.
+    """
+
+    num_classes: int
+    absent: bool = False
+
+    def __call__(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        counts: losses.Counts | None = None,
+    ) -> Output:
+        """See `AGMM.__call__`; the terms are seg, assign and, if asked for, absent."""
+        names = ("seg", "absent") if self.absent else ("seg",)
+        output = AGMM(self.num_classes, terms=names)(features, logits, labels, image_classes, counts)
+        with torch.no_grad():
+            parts, d, sigma = self.distances(_full_precision(features), _full_precision(logits), labels, image_classes)
+            target = losses.assign_labels(d, sigma, labels, parts)
+        here = losses.count(target, self.num_classes)
+        assign = losses.partial_cross_entropy(_full_precision(logits), target, here)
+        return Output(output.loss + assign, output.terms | {"assign": assign})
+
+    def distances(
+        self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
+    ) -> tuple[gmm.Components, Tensor, Tensor]:
+        """Components, distances at label resolution (B, N, H, W) and spreads (B, N) of the paper's variant."""
+        parts = gmm.components(labels, self.num_classes)
+        d = gmm.distances(features, gmm.component_means(features, labels, parts), parts)
+        sigma = gmm.spread(d, logits, labels, image_classes, parts, "adaptive")
+        return parts, F.interpolate(d, size=labels.shape[-2:], mode="bilinear", align_corners=False), sigma
+
+
+METHODS = {"Baseline": Baseline, "AGMM": AGMM, "LabelAssignment": LabelAssignment}
+Objective = Baseline | AGMM | LabelAssignment
+
+
+def build(method: str, num_classes: int, **options: Any) -> Objective:
+    """Objective by name; unknown names and options are refused with the list of known ones."""
+    _one_of("method", method, tuple(METHODS))
+    known = tuple(f.name for f in fields(METHODS[method]) if f.name != "num_classes")
+    for name in options:
+        _one_of(f"option of {method}", name, known)
+    return METHODS[method](num_classes, **options)
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse label codes other than 0 … K-1, 254 and 255; CPU tensors only, as a look at a GPU's would stall it."""
+    if labels.device.type != "cpu" or not labels.numel():
+        return
+    wrong = (labels < 0) | ((labels >= num_classes) & (labels < UNLABELED)) | (labels > VOID)
+    if wrong.any():
+        code = int(labels[wrong][0])
+        raise ValueError(
+            f"label code {code} is neither a class (0 … {num_classes - 1}), UNLABELED ({UNLABELED}) nor VOID ({VOID}); "
+            "translate the label files' codes when reading them"
+        )
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; known: {', '.join(map(str, allowed))}")

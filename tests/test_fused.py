@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from agmm import fused, gmm, losses
+from agmm.labels import VOID
+from tests.loops import problems, random_problem
+
+BLOCKS = (1, 7, 50, 400, 2000)
+
+
+def close(found, expected, tolerance=1e-12):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture
+def inputs():
+    """Arguments of `segmentation_terms` that require gradients where they can."""
+    problem = random_problem()
+    _, logits, labels, image_classes = problem.tensors()
+    parts = gmm.components(labels, problem.num_classes)
+    generator = torch.Generator().manual_seed(0)
+    g = torch.rand(*parts.classes.shape, *labels.shape[1:], generator=generator, dtype=torch.float64)
+    weight = losses.self_weight(parts, True, "mean", torch.float64)
+    labeled = gmm.labeled_pixels(labels, problem.num_classes)
+    return logits, g.requires_grad_(), labels, parts.classes, weight, ~image_classes, labeled, gmm.EPS
+
+
+def plain_terms(logits, g, labels, classes, weight, absent, labeled, eps):
+    """The same three sums in plain operations."""
+    log_p, valid = logits.log_softmax(1), (labels != VOID)[:, None]
+    p = log_p.exp()
+    chosen = torch.stack([p[b, codes] for b, codes in enumerate(classes)])
+    cross = -g * (chosen + eps).log() - (1 - g) * (1 - chosen + eps).log()
+    seg = -sum(log_p.flatten(2)[i, k, x] for i, x, k in zip(*labeled, strict=True))
+    outside = -(1 - p + eps).log() * absent[..., None, None] * valid
+    return seg, (cross * weight[..., None, None] * valid).sum(), outside.sum()
+
+
+def with_gradients(function, arguments, upstream=(0.7, 1.3, 0.4)):
+    values = function(*arguments)
+    loss = sum(u * v for u, v in zip(upstream, values, strict=True))
+    return *values, *torch.autograd.grad(loss, arguments[:2])
+
+
+def test_segmentation_terms_equal_plain_operations(inputs):
+    close(with_gradients(fused.segmentation_terms, inputs), with_gradients(plain_terms, inputs))
+
+
+@settings(deadline=None, max_examples=40)
+@given(problems())
+def test_segmentation_terms_equal_the_loss_functions(problem):
+    _, logits, labels, image_classes = problem.tensors()
+    parts = gmm.components(labels, problem.num_classes)
+    counts = losses.count(labels, problem.num_classes)
+    weight = losses.self_weight(parts, False, "mean", torch.float64)
+    g = torch.rand(*parts.classes.shape, *labels.shape[1:], dtype=torch.float64, requires_grad=True)
+
+    def by_functions(logits, g):
+        p = logits.softmax(1)
+        return (
+            losses.partial_cross_entropy(logits, labels, counts),
+            losses.self_supervision(g, parts.from_classes(p), labels, weight, counts),
+            losses.absent_classes(p, labels, image_classes, counts),
+        )
+
+    def at_once(logits, g):
+        labeled = gmm.labeled_pixels(labels, problem.num_classes)
+        seg, self_, absent = fused.segmentation_terms(
+            logits, g, labels, parts.classes, weight, ~image_classes, labeled, gmm.EPS
+        )
+        return seg / counts.labeled, self_ / counts.valid, absent / counts.valid
+
+    close(with_gradients(at_once, (logits, g)), with_gradients(by_functions, (logits, g)), 1e-10)
+
+
+def test_terms_left_out_are_zero_and_have_no_gradient(inputs):
+    logits, g, labels, classes, weight, absent, labeled, eps = inputs
+    without = fused.segmentation_terms(logits, g, labels, classes, weight, None, None, eps)
+    full = fused.segmentation_terms(logits, g, labels, classes, weight, absent, labeled, eps)
+    assert without[0] == without[2] == 0
+    assert without[1] == full[1]
+    for term in (0, 2):
+        assert not torch.autograd.grad(without[term], logits, retain_graph=True)[0].any()
+
+
+def test_a_confident_wrong_prediction_has_a_finite_loss_and_gradient():
+    """All mass on one absent class: the product over classes must neither underflow nor lose its gradient."""
+    logits = torch.full((1, 150, 2, 2), -200.0).requires_grad_()
+    with torch.no_grad():
+        logits[:, 3] = 200
+    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    absent = torch.ones(1, 150, dtype=torch.bool)
+    empty = torch.zeros(1, 0, 2, 2), labels, torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0)
+    _, _, value = fused.segmentation_terms(logits, *empty, absent, None, 1e-6)
+    assert value.item() == pytest.approx(4 * -np.log(1e-6), rel=0.01)
+    assert torch.autograd.grad(value, logits)[0].isfinite().all()
+
+
+def test_segmentation_terms_gradcheck(inputs):
+    logits, g, labels, classes, weight, absent, labeled, eps = inputs
+    logits, g = logits[:, :, :4, :3].detach().requires_grad_(), g[:, :, :4, :3].detach().requires_grad_()
+    labels = labels[:, :4, :3].clone()
+    labels[0, 0, 0], labels[0, 1, 1] = int(classes[0, 0]), VOID
+    labeled = gmm.labeled_pixels(labels, 5)
+    assert torch.autograd.gradcheck(
+        lambda z, g: fused.segmentation_terms(z, g, labels, classes, weight, absent, labeled, eps), (logits, g)
+    )
+
+
+def test_difference_gradchecks():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.rand(2, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    means = torch.rand(2, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(2, 2, 5, generator=generator, dtype=torch.float64)
+    weights[:, :, 1::2] = 0
+    assert torch.autograd.gradcheck(lambda f, m: fused.mean_absolute_difference(f, m, (2, 2)), (features, means))
+    assert torch.autograd.gradcheck(lambda f: fused.means_and_differences(f, weights, (2, 2)), (features,))
+
+
+def test_the_kink_has_slope_zero():
+    features = torch.tensor([[[1.0, 2.0]]], requires_grad=True)
+    means = torch.tensor([[[1.0]]], requires_grad=True)
+    d = fused.mean_absolute_difference(features, means, (1,))
+    gradients = torch.autograd.grad(d.sum(), (features, means))
+    assert d.tolist() == [[[0, 1]]]
+    assert [g.flatten().tolist() for g in gradients] == [[0, 1], [-1]]
+
+
+def test_second_derivatives_are_refused(inputs):
+    features = torch.rand(2, 3, 5, requires_grad=True)
+    means = torch.rand(2, 2, 3, requires_grad=True)
+    for value, leaf in (
+        (fused.mean_absolute_difference(features, means, (2, 2)).square().sum(), features),
+        (fused.means_and_differences(features, torch.rand(2, 2, 5), (2, 2))[1].square().sum(), features),
+        (fused.segmentation_terms(*inputs)[1].square(), inputs[0]),
+    ):
+        (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_do_not_change_segmentation_terms(inputs, block, monkeypatch):
+    whole = with_gradients(fused.segmentation_terms, inputs)
+    monkeypatch.setitem(fused.BLOCK, "cpu", block)
+    close(with_gradients(fused.segmentation_terms, inputs), whole)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("per_image", [(3, 1, 0, 2), (3, 3, 3, 3)])
+def test_blocks_do_not_change_differences(per_image, block, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.rand(4, 6, 35, generator=generator, dtype=torch.float64, requires_grad=True)
+    filled = torch.arange(3) < torch.tensor(per_image)[:, None]
+    weights = torch.rand(4, 3, 35, generator=generator, dtype=torch.float64) * filled[..., None]
+    upstream = torch.rand(4, 3, 35, generator=generator, dtype=torch.float64) * filled[..., None]
+
+    def run():
+        means, d = fused.means_and_differences(features, weights, per_image)
+        plain = (features.unsqueeze(1) - means.unsqueeze(3)).abs().mean(2)
+        close([d[filled]], [plain[filled]])
+        return means, d * filled[..., None], *torch.autograd.grad((d * upstream).sum() + means.sum(), features)
+
+    assert fused.BLOCK["cpu"] > features.numel()
+    whole = run()
+    monkeypatch.setitem(fused.BLOCK, "cpu", block)
+    close(run(), whole)
+
+
+def test_any_memory_layout_gives_the_same_numbers(inputs):
+    logits, g, *rest = inputs
+
+    def laid_out(x):
+        yield x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+        yield x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
+        yield torch.cat([x.detach()] * 2, 3)[..., : x.shape[3]].requires_grad_()
+
+    expected = with_gradients(fused.segmentation_terms, inputs)
+    for z, s in zip(laid_out(logits), laid_out(g), strict=True):
+        assert not z.is_contiguous()
+        close(with_gradients(fused.segmentation_terms, (z, s, *rest)), expected)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("shape", [(5, 3, 11), (1, 60, 100), (3, 0, 4), (2, 7, 1)])
+def test_blocks_cover_every_pixel_once_and_stay_small(shape, block, monkeypatch):
+    monkeypatch.setitem(fused.BLOCK, "cpu", block)
+    visits = torch.zeros(shape[0], shape[2])
+    for images, pixels in fused._blocks(torch.empty(shape)):
+        visits[images, pixels] += 1
+        assert visits[images, pixels].numel() * shape[1] <= max(block, shape[1])
+    assert (visits == 1).all()

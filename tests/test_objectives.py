@@ -1,0 +1,525 @@
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from agmm import gmm, losses, objectives
+from agmm.labels import UNLABELED, VOID
+from agmm.objectives import AGMM, Baseline, LabelAssignment
+from tests import loops
+from tests.helpers import golden
+from tests.loops import Problem, problems, random_problem
+
+GOLDEN = (
+    "agmm_city_points",
+    "agmm_corner_class_in_one_image",
+    "agmm_corner_image_all_padding",
+    "agmm_corner_no_label_in_batch",
+    "agmm_corner_nothing_left_in_one_image",
+    "agmm_corner_one_class_in_batch",
+    "agmm_corner_padding_all_sides",
+    "agmm_corner_single_pixel_per_class",
+    "agmm_small_all_outputs",
+    "agmm_small_signed_far",
+    "agmm_voc_points_b4",
+    "agmm_voc_points_c64",
+    "agmm_voc_scribble_c16",
+)
+VARIANTS = ("official", "paper")
+TERMS = objectives.TERMS
+
+
+def golden_problem(arrays, info):
+    """Inputs of the original code in our label codes."""
+    labels = arrays["mask"].astype(np.int64)
+    labels[labels == info["arguments"]["unlabelled_value"]] = UNLABELED
+    return Problem(arrays["feat"], arrays["pred"], labels, arrays["cls_label"] > 0)
+
+
+def relative(found, expected):
+    """Relative L2 difference; where the original gives NaN, ours must be finite and is not compared."""
+    found, expected = (np.asarray(torch.as_tensor(x).detach(), dtype=np.float64).ravel() for x in (found, expected))
+    assert np.isfinite(found).all()
+    if expected.size == 1 and np.isnan(expected).all():  # one NaN stands for an array of them
+        return 0.0
+    expected = np.where(np.isnan(expected), found, expected)
+    return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-300)
+
+
+def outputs(output, features, logits):
+    """What the golden vectors hold, by their names."""
+    gradients = torch.autograd.grad(output.loss, (features, logits), retain_graph=True)
+    return {
+        "seg_loss": output.terms["seg"],
+        "cls_loss": output.terms["absent"],
+        "proto_loss": output.terms["con"],
+        "gmm_loss": output.terms["self"] + output.terms["spar"],
+        "total_loss": output.loss,
+        "res": output.scores,
+        "grad_feat": gradients[0],
+        "grad_logits": gradients[1],
+    }
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_vectors_in_float64(name):
+    arrays, info = golden(name)
+    features, logits, labels, image_classes = golden_problem(arrays, info).tensors()
+    found = outputs(AGMM(logits.shape[1])(features, logits, labels, image_classes), features, logits)
+    means, present = gmm.class_means(features, labels, logits.shape[1])
+    found["prototypes"] = means
+    assert np.array_equal(present, arrays["cur_cls_label"].reshape(present.shape) > 0)
+    compared = 0
+    for key, value in found.items():
+        for suffix, tolerance in (("f64pure", 1e-9), ("f64pure_as_f32", 1e-6), ("f64", 1e-6)):
+            if f"{key}_{suffix}" in arrays:
+                assert relative(value, arrays[f"{key}_{suffix}"]) < tolerance, f"{key}_{suffix}"
+                compared += 1
+    assert compared >= len(found)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_vectors_in_float32(name):
+    arrays, info = golden(name)
+    features, logits, labels, image_classes = golden_problem(arrays, info).tensors(torch.float32)
+    found = outputs(AGMM(logits.shape[1])(features, logits, labels, image_classes), features, logits)
+    for key, value in found.items():
+        tolerance = 5e-3 if key == "grad_feat" else 2e-5
+        if f"{key}_f32" in arrays:
+            assert relative(value, arrays[f"{key}_f32"]) < tolerance, key
+
+
+def test_golden_gradients_of_single_terms():
+    arrays, info = golden("agmm_small_all_outputs")
+    features, logits, labels, image_classes = golden_problem(arrays, info).tensors()
+    terms = AGMM(logits.shape[1])(features, logits, labels, image_classes).terms
+    originals = {
+        "seg": terms["seg"],
+        "cls": terms["absent"],
+        "proto": terms["con"],
+        "gmm": terms["self"] + terms["spar"],
+    }
+    compared = 0
+    for key, loss in originals.items():
+        for short, leaf in (("feat", features), ("logits", logits)):
+            expected = arrays.get(f"grad_{short}_of_{key}_loss_f64pure")
+            if expected is not None:
+                gradient = torch.autograd.grad(loss, leaf, retain_graph=True)[0]
+                assert relative(gradient, expected) < 1e-9, (key, short)
+                compared += 1
+    assert compared == 5
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize(("letter", "sigma"), [("A", "code_a"), ("B", "code_b")])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_vectors_of_the_commented_out_spreads(name, letter, sigma, detach):
+    arrays, info = golden(name)
+    features, logits, labels, image_classes = golden_problem(arrays, info).tensors()
+    objective = AGMM(logits.shape[1], sigma=sigma, detach_sigma=detach)
+    found = outputs(objective(features, logits, labels, image_classes), features, logits)
+    prefix = f"commented_out_variant{letter}__"
+    compared = 0
+    for key in ("res", "gmm_loss", "total_loss"):
+        for suffix, tolerance in (("", 1e-9), ("_as_f32", 1e-6)):
+            if prefix + key + suffix in arrays:
+                assert relative(found[key], arrays[prefix + key + suffix]) < tolerance, key
+                compared += 1
+    prefix = prefix.replace("__", "_detach" if detach else "_nodetach")
+    for key in ("grad_feat", "grad_logits"):
+        for suffix, tolerance in (("", 1e-9), ("_as_f32", 1e-6)):
+            # Where the original gradient is NaN, the vectors also hold the finite one of the same formula.
+            for safe in ("", "_nansafe"):
+                expected = arrays.get(f"{prefix}{safe}__{key}{suffix}")
+                if expected is not None:
+                    assert relative(found[key], expected) < tolerance, (key, safe)
+                    compared += 1
+    assert compared >= 4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sigma", [None, 0.4, "adaptive", "code_a", "code_b"])
+@settings(deadline=None, max_examples=15)
+@given(problem=problems())
+def test_all_terms_equal_loops(variant, sigma, problem):
+    features, logits, labels, image_classes = problem.tensors()
+    objective = AGMM(problem.num_classes, variant=variant, sigma=sigma, terms=TERMS)
+    output = objective(features, logits, labels, image_classes)
+    expected = loops.terms(problem, variant, sigma)
+    for name in TERMS:
+        np.testing.assert_allclose(output.terms[name].item(), expected[name], rtol=1e-8, atol=1e-9, err_msg=name)
+    np.testing.assert_allclose(output.loss.item(), sum(expected.values()), rtol=1e-8, atol=1e-9)
+    _, _, g = loops.mixture(problem, variant, sigma)
+    np.testing.assert_allclose(output.scores.detach().numpy(), g, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"con_vectors": "mean"}, {"self_reduction": "sum"}])
+def test_options_of_the_terms_equal_loops(options):
+    problem = random_problem()
+    output = AGMM(5, **options)(*problem.tensors())
+    expected = loops.terms(problem, **options)
+    for name in TERMS:
+        assert output.terms[name].item() == pytest.approx(expected[name], rel=1e-9)
+
+
+def corner(name):
+    """The rows of the table of corner cases."""
+    problem = random_problem(batch=2)
+    labels = problem.labels
+    if name == "no label":
+        labels[labels < UNLABELED] = UNLABELED
+    elif name == "padding only":
+        labels[:] = VOID
+    elif name == "one image of padding":
+        labels[0] = VOID
+    elif name == "one image without label":
+        labels[0][labels[0] < UNLABELED] = UNLABELED
+    elif name == "one class":
+        labels[labels < UNLABELED] = 2
+        problem.image_classes[:] = np.arange(5) == 2
+    elif name == "one pixel per class":
+        labels[labels < UNLABELED] = UNLABELED
+        labels[:, 3, 5], labels[:, 8, 2] = 0, 4  # grid 5 x 7 of 17 x 23
+        labels[1, 10, 10] = 1
+    elif name == "a grid point labeled":
+        problem = random_problem(batch=2, grid=(6, 6), size=(18, 18))
+        problem.labels[problem.labels < UNLABELED] = UNLABELED
+        problem.labels[:, 1, 1], problem.labels[:, 7, 4] = 0, 3
+    elif name == "everything labeled":
+        labels[:] = np.arange(labels.size).reshape(labels.shape) % 5
+    elif name == "features all equal":
+        problem.features[:] = 1.0
+    elif name == "features all zero":
+        problem.features[:] = 0.0
+    elif name == "confident segmentation":
+        problem.logits[:] *= 1e4
+    return problem
+
+
+CORNERS = (
+    "no label",
+    "padding only",
+    "one image of padding",
+    "one image without label",
+    "one class",
+    "one pixel per class",
+    "a grid point labeled",
+    "everything labeled",
+    "features all equal",
+    "features all zero",
+    "confident segmentation",
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma", [None, 0.5, "adaptive", "code_a", "code_b"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", CORNERS)
+def test_corner_cases_are_finite(name, variant, sigma, dtype):
+    for detach in (True, False):
+        features, logits, labels, image_classes = corner(name).tensors(dtype)
+        objective = AGMM(5, variant=variant, sigma=sigma, detach_sigma=detach, terms=TERMS)
+        output = objective(features, logits, labels, image_classes)
+        assert output.loss.isfinite()
+        assert output.scores.isfinite().all()
+        for gradient in torch.autograd.grad(output.loss, (features, logits)):
+            assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_corner_cases_of_label_assignment_are_finite(name):
+    features, logits, labels, image_classes = corner(name).tensors(torch.float32)
+    output = LabelAssignment(5, absent=True)(features, logits, labels, image_classes)
+    assert output.loss.isfinite()
+    assert torch.autograd.grad(output.loss, logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_labels_the_mixture_is_silent(variant):
+    features, logits, labels, image_classes = corner("no label").tensors()
+    output = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes)
+    for name in ("seg", "self", "spar", "con"):
+        assert output.terms[name].item() == 0
+    assert output.terms["absent"].item() == pytest.approx(loops.absent(corner("no label")))
+    mixture = sum(output.terms[name] for name in ("self", "spar", "con"))
+    for gradient in torch.autograd.grad(mixture, (features, logits), allow_unused=True):
+        assert gradient is not None
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_only_is_zero_everywhere(variant):
+    features, logits, labels, image_classes = corner("padding only").tensors()
+    output = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes)
+    assert all(term.item() == 0 for term in output.terms.values())
+    for gradient in torch.autograd.grad(output.loss, (features, logits)):
+        assert not gradient.any()
+
+
+def test_one_class_has_no_contrast():
+    for variant in VARIANTS:
+        assert AGMM(5, variant=variant)(*corner("one class").tensors()).terms["con"].item() == 0
+
+
+def test_the_labeled_grid_point_has_score_one():
+    problem = corner("a grid point labeled")
+    g = AGMM(5)(*problem.tensors()).scores
+    assert g[0, 0, 1, 1].item() == pytest.approx(1, abs=1e-9)
+    assert g[0, 3, 7, 4].item() == pytest.approx(1, abs=1e-9)
+
+
+def test_a_class_cropped_away_is_not_pushed_down():
+    """It is in image_classes but not present: out of reach for absent, self and spar alike."""
+    problem = random_problem(batch=1)
+    cropped = int(np.flatnonzero(~problem.image_classes[0])[0])
+    before = AGMM(5)(*problem.tensors()).terms
+    problem.image_classes[0, cropped] = True
+    features, logits, labels, image_classes = problem.tensors()
+    output = AGMM(5)(features, logits, labels, image_classes)
+    assert output.terms["absent"] < before["absent"]
+    assert output.terms["self"] == before["self"]
+    assert output.terms["spar"] == before["spar"]
+    assert not output.scores[0, cropped].any()
+
+
+def test_an_additional_class_changes_only_what_reads_all_logits():
+    problem = random_problem()
+    logits = np.concatenate([problem.logits, np.full_like(problem.logits[:, :1], -50)], 1)
+    wider = replace(
+        problem, logits=logits, image_classes=np.concatenate([problem.image_classes, np.zeros((3, 1), bool)], 1)
+    )
+    before, after = AGMM(5)(*problem.tensors()), AGMM(6)(*wider.tensors())
+    assert torch.equal(after.scores[:, :5], before.scores)
+    assert not after.scores[:, 5].any()
+    for name in TERMS:  # the new class has probability exp(-50)
+        assert after.terms[name].item() == pytest.approx(before.terms[name].item(), rel=1e-5)
+
+
+def test_fixed_sigma_of_one_over_root_two_is_the_official_form():
+    problem = random_problem()
+    problem.labels[problem.labels == VOID] = UNLABELED
+    inputs = problem.tensors()
+    official, paper = AGMM(5)(*inputs).scores, AGMM(5, variant="paper", sigma=0.5**0.5)(*inputs).scores
+    torch.testing.assert_close(paper, official, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_permuted_images_give_permuted_scores(variant):
+    problem, order = random_problem(), np.array([2, 0, 1])
+    moved = Problem(problem.features[order], problem.logits[order], problem.labels[order], problem.image_classes[order])
+    before, after = (AGMM(5, variant=variant)(*p.tensors()) for p in (problem, moved))
+    torch.testing.assert_close(after.scores, before.scores[torch.tensor(order)])
+    torch.testing.assert_close(after.terms, before.terms)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_permuted_classes_give_the_same_terms(variant):
+    problem, new_code = random_problem(), np.array([3, 0, 4, 1, 2])
+    labels = problem.labels.copy()
+    labels[problem.labels < 5] = new_code[problem.labels[problem.labels < 5]]
+    old_code = np.argsort(new_code)
+    moved = Problem(problem.features, problem.logits[:, old_code], labels, problem.image_classes[:, old_code])
+    before, after = (AGMM(5, variant=variant, terms=TERMS)(*p.tensors()) for p in (problem, moved))
+    torch.testing.assert_close(after.scores, before.scores[:, torch.tensor(old_code)])
+    torch.testing.assert_close(after.terms, before.terms)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flipped_inputs_give_flipped_scores(variant):
+    problem = random_problem()
+    flipped = Problem(
+        *(np.ascontiguousarray(x[..., ::-1]) for x in (problem.features, problem.logits, problem.labels)),
+        problem.image_classes,
+    )
+    before, after = (AGMM(5, variant=variant, terms=TERMS)(*p.tensors()) for p in (problem, flipped))
+    torch.testing.assert_close(after.scores.flip(3), before.scores)
+    torch.testing.assert_close(after.terms, before.terms)
+
+
+def test_a_constant_shift_of_the_features_changes_nothing_in_print():
+    problem = random_problem()
+    shifted = replace(problem, features=problem.features + np.arange(6)[:, None, None])
+    before, after = (AGMM(5, variant="paper", terms=TERMS)(*p.tensors()) for p in (problem, shifted))
+    torch.testing.assert_close(after.scores, before.scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.terms, before.terms, rtol=1e-4, atol=1e-4)
+
+
+def test_scaled_features_leave_adaptive_scores_alone():
+    problem = random_problem()
+    scaled = replace(problem, features=3 * problem.features)
+    before, after = (AGMM(5, variant="paper")(*p.tensors()) for p in (problem, scaled))
+    torch.testing.assert_close(after.scores, before.scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stop_gradient_teaches_the_segmentation_only(variant):
+    features, logits, labels, image_classes = random_problem().tensors()
+    stopped = AGMM(5, variant=variant, stop_gradient=True)(features, logits, labels, image_classes)
+    full = AGMM(5, variant=variant)(features, logits, labels, image_classes)
+    assert list(stopped.terms) == ["seg", "self"]
+    through_features, through_logits = torch.autograd.grad(
+        stopped.terms["self"], (features, logits), allow_unused=True, retain_graph=True
+    )
+    assert through_features is None
+    expected = torch.autograd.grad(full.terms["self"], logits, retain_graph=True)[0]
+    torch.testing.assert_close(through_logits, expected)
+    assert torch.autograd.grad(full.terms["self"], features)[0].any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("terms", [("seg",), ("absent",), ("con",), ("spar", "seg"), ("self", "absent"), TERMS])
+def test_output_holds_exactly_the_requested_terms(variant, terms):
+    inputs = random_problem().tensors()
+    everything = AGMM(5, variant=variant, terms=TERMS)(*inputs)
+    output = AGMM(5, variant=variant, terms=terms, lambda_gmm=0.25)(*inputs)
+    assert set(output.terms) == set(terms)
+    for name in terms:
+        torch.testing.assert_close(output.terms[name], everything.terms[name])
+    weighted = sum(value * (1 if name == "seg" else 0.25) for name, value in output.terms.items())
+    torch.testing.assert_close(output.loss, weighted)
+    torch.testing.assert_close(output.scores, everything.scores)
+
+
+def test_default_terms():
+    assert AGMM(5).terms == TERMS
+    assert AGMM(5, variant="paper").terms == ("seg", "self", "spar", "con")
+    assert AGMM(5, stop_gradient=True).terms == ("seg", "self")
+    assert AGMM(5, stop_gradient=True, terms=("con",)).terms == ("con",)
+
+
+def test_baseline_is_partial_cross_entropy_alone():
+    problem = random_problem()
+    output = Baseline(5)(*problem.tensors())
+    assert output.loss.item() == pytest.approx(loops.seg(problem))
+    assert list(output.terms) == ["seg"]
+    with pytest.raises(AttributeError, match="no mixture"):
+        _ = output.scores
+
+
+@settings(deadline=None, max_examples=30)
+@given(problems())
+def test_label_assignment_is_cross_entropy_against_the_assigned_labels(problem):
+    features, logits, labels, image_classes = problem.tensors()
+    output = LabelAssignment(problem.num_classes)(features, logits, labels, image_classes)
+    assert list(output.terms) == ["seg", "assign"]
+    assigned = replace(problem, labels=loops.assign(problem))
+    assert output.terms["seg"].item() == pytest.approx(loops.seg(problem))
+    assert output.terms["assign"].item() == pytest.approx(loops.seg(assigned))
+    assert output.loss.item() == pytest.approx(loops.seg(problem) + loops.seg(assigned))
+    assert torch.autograd.grad(output.loss, features, allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sigma_is_detached_unless_asked(variant):
+    features, logits, labels, image_classes = random_problem().tensors()
+    gradients = []
+    for detach in (True, False):
+        objective = AGMM(5, variant=variant, sigma="adaptive", detach_sigma=detach, terms=("spar",))
+        loss = objective(features, logits, labels, image_classes).loss
+        gradients.append(torch.autograd.grad(loss, (features, logits), allow_unused=True))
+    assert gradients[0][1] is None
+    assert gradients[1][1].any()
+    assert not torch.allclose(gradients[0][0], gradients[1][0])
+
+
+def test_counts_of_a_larger_batch_replace_those_of_the_microbatch():
+    problem = random_problem()
+    counts = losses.Counts(torch.tensor(50.0), torch.tensor(2000.0))
+    own, other = AGMM(5)(*problem.tensors()), AGMM(5)(*problem.tensors(), counts=counts)
+    here = losses.count(torch.tensor(problem.labels), 5)
+    for name in TERMS:
+        factor = {"con": 1, "seg": here.labeled / 50, "spar": here.labeled / 50}.get(name, here.valid / 2000)
+        torch.testing.assert_close(other.terms[name], own.terms[name] * factor)
+    seg = Baseline(5)(*problem.tensors(), counts=counts).loss
+    torch.testing.assert_close(seg, own.terms["seg"] * here.labeled / 50)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_microbatches_with_shared_counts_add_up(variant):
+    problem = random_problem()
+    features, logits, labels, image_classes = problem.tensors()
+    whole = AGMM(5, variant=variant, terms=("seg", "self", "spar", "absent"))
+    counts = losses.count(labels, 5)
+    expected = whole(features, logits, labels, image_classes).terms
+    parts = [
+        whole(features[i : i + 1], logits[i : i + 1], labels[i : i + 1], image_classes[i : i + 1], counts).terms
+        for i in range(3)
+    ]
+    for name, value in expected.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_differentiating_twice_through_one_graph_gives_the_same(variant):
+    features, logits, labels, image_classes = random_problem().tensors()
+    loss = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes).loss
+    first = torch.autograd.grad(loss, (features, logits), retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, (features, logits)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_channels_last_inputs_give_the_same(variant):
+    features, logits, labels, image_classes = random_problem().tensors()
+    objective = AGMM(5, variant=variant, terms=TERMS)
+    results = []
+    for f, z in (
+        (features, logits),
+        tuple(x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for x in (features, logits)),
+    ):
+        output = objective(f, z, labels, image_classes)
+        results.append((output.loss, output.scores, *torch.autograd.grad(output.loss, (f, z))))
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("objective", [Baseline(5), AGMM(5), AGMM(5, variant="paper"), LabelAssignment(5)])
+def test_half_precision_inputs_are_computed_in_float32(objective):
+    features, logits, labels, image_classes = random_problem().tensors(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = objective(features, logits, labels, image_classes)
+        gradient = torch.autograd.grad(output.loss, logits)[0]
+    expected = objective(features.float(), logits.float(), labels, image_classes)
+    assert output.loss.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(output.terms, expected.terms, rtol=1e-6, atol=1e-7)
+    if isinstance(objective, AGMM):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(output.scores, expected.scores, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("code", [200, 5, 253, -1, 256])
+def test_other_label_codes_are_refused(code):
+    problem = random_problem()
+    problem.labels[1, 4, 4] = code
+    for objective in (Baseline(5), AGMM(5), LabelAssignment(5)):
+        with pytest.raises(ValueError, match=f"label code {code} is neither"):
+            objective(*problem.tensors())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"variant": "offical"}, "variant is 'offical'; known: official, paper"),
+        ({"sigma": "code_c"}, "sigma is 'code_c'; known: adaptive, code_a, code_b"),
+        ({"sigma": -0.5}, "sigma must be positive, not -0.5"),
+        ({"sigma": 0.0}, "sigma must be positive, not 0.0"),
+        ({"con_vectors": "max"}, "con_vectors is 'max'; known: sum, mean"),
+        ({"self_reduction": "max"}, "self_reduction is 'max'; known: mean, sum"),
+        ({"terms": ("seg", "spare")}, "terms is 'spare'; known: seg, self, spar, con, absent"),
+        ({"lamda": 1}, "option of AGMM is 'lamda'; known: variant, sigma, "),
+    ],
+)
+def test_unknown_options_are_refused_with_the_known_ones(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        objectives.build("AGMM", 5, **options)
+
+
+def test_build_by_name():
+    assert objectives.build("AGMM", 7, variant="paper", sigma=0.5) == AGMM(7, variant="paper", sigma=0.5)
+    assert objectives.build("Baseline", 7) == Baseline(7)
+    with pytest.raises(ValueError, match="method is 'AGNM'; known: Baseline, AGMM, LabelAssignment"):
+        objectives.build("AGNM", 7)
+    with pytest.raises(FrozenInstanceError):
+        AGMM(7).sigma = 1.0
