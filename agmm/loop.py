@@ -126,17 +126,13 @@ def fit(
         progress.train_seconds += time.perf_counter() - started
 
         row: dict[str, float] = {"epoch": progress.epoch + 1, "lr": run.lr * rate}
-        row |= {name: value.item() / steps for name, value in sums.items()} | measure()
+        row |= {name: _over_processes(value).item() / steps for name, value in sums.items()} | measure()
         history.append(row)
         progress.epoch += 1
         _keep_best(run, net, row, progress, folder)
         progress.seconds += time.perf_counter() - started
         if is_main():
-            storage.write(folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
-            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-            storage.write(
-                folder / "checkpoint.pt", lambda path: torch.save(state | {"progress": asdict(progress)}, path)
-            )
+            _save_checkpoint(folder, net, optimizer, progress, history)
             log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
     if run.selection == "best":
         net.load_state_dict(safetensors.torch.load_file(folder / "best.safetensors"))
@@ -224,6 +220,14 @@ def _check_finite(sums: dict[str, Tensor], run: "Run", folder: Path, epoch: int,
         f"{f'the checkpoint of epoch {epoch} is kept in {folder}' if epoch else 'no epoch was finished'}; "
         f"try a learning rate below {run.lr}"
     )
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """Mean over the processes of ``torchrun``."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
 
 
 def _keep_best(run: "Run", net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:

@@ -76,7 +76,7 @@ def place(inside: np.ndarray, rng: np.random.Generator, placement: str) -> np.nd
 
 
 def _well_inside(inside: np.ndarray, share: float) -> np.ndarray:
-    """Pixels (M, 2) whose distance to the other regions is at least a share of the largest; the image's edge is none."""
+    """Pixels (M, 2) at least a share of the largest distance away from other regions; the image's edge is none."""
     depth = np.ones(inside.shape) if inside.all() else ndimage.distance_transform_edt(inside)
     return np.argwhere(inside & (depth >= share * depth.max()))
 

@@ -117,11 +117,16 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits over every field; defaults of the objective are spelled out first."""
-        described = self.to_dict()
+        """Ten hexadecimal digits over the schema and every field that differs from its default.
+
+        Defaults are left out so that a field added later does not rename the runs that do not use it.
+        """
+        described: dict[str, Any] = {"preset": self.preset, "dataset": self.dataset, "schema": self.schema}
+        described |= {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if self.method != "ImageTags":
-            objective = objectives.build(self.method, 2, **dict(self.options))
-            described["options"] = {k: v for k, v in asdict(objective).items() if k != "num_classes"}
+            objective = asdict(objectives.build(self.method, 2, **dict(self.options)))
+            default = asdict(objectives.build(self.method, 2))
+            described["options"] = {name: value for name, value in objective.items() if value != default[name]}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -35,7 +35,7 @@ def test_identity_does_not_depend_on_spelling_out_a_default() -> None:
 
 
 @given(
-    field=st.sampled_from(["seed", "epochs", "lr", "batch_size", "init", "labels", "schema", "threads", "pretrain_epochs"]),
+    field=st.sampled_from(["seed", "epochs", "lr", "batch_size", "init", "labels", "schema", "pretrain_epochs"]),
     delta=st.integers(1, 5),
 )
 def test_every_field_changes_the_identity(field: str, delta: int) -> None:

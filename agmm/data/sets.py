@@ -59,8 +59,8 @@ def load(
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
     """Simulate the sparse labels of every image of a split.
 
-    The labels of an image depend on ``seed``, the data set, the image's id, form and options only; options that nest (the
-    number of clicks, the length of scribbles) share their random numbers.
+    The labels of an image depend on ``seed``, the data set, the image's id, form and options only; options that nest
+    (the number of clicks, the length of scribbles) share their random numbers.
 
     Returns
     -------

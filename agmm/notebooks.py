@@ -1,0 +1,78 @@
+"""Notebooks: their parameters, and their execution by the interpreter that runs now."""
+
+import ast
+import logging
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+
+def parameters(path: Path) -> dict[str, Any]:
+    """Defaults in the notebook's one cell tagged ``parameters``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such notebook.
+    ValueError
+        If it has no parameters cell, several, or one that is more than plain literals.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no notebook {path}; run from a checkout of the repository")
+    tagged = [
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if "parameters" in cell.get("metadata", {}).get("tags", [])
+    ]
+    if len(tagged) != 1:
+        raise ValueError(f"{path} has {len(tagged)} cells tagged parameters, not one")
+    found = {}
+    for statement in ast.parse(tagged[0].source).body:
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            raise ValueError(f"{path}: the parameters cell holds more than plain assignments")
+        found[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return found
+
+
+def check(path: Path, given: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not declare, as papermill would only warn about them."""
+    known = parameters(path)
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{path} does not declare the parameter {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def execute(path: Path, target: Path, given: dict[str, Any]) -> None:
+    """Execute a notebook in its own folder with papermill; the copy with outputs is kept even if a cell fails.
+
+    Raises
+    ------
+    papermill.PapermillExecutionError
+        If a cell fails.
+    """
+    import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        """A kernel called python3 in the user's home may belong to another environment; this one never does."""
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            spec = get_kernel_dict()
+            # Errors only: the kernel's remark on unencrypted local sockets is nothing a reader could act on.
+            return KernelSpec(**spec | {"argv": [*spec["argv"], "--log-level=ERROR"]})
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(path),
+        str(target),
+        parameters=given,
+        kernel_name="python3",
+        language="python",
+        cwd=str(path.parent),
+        progress_bar=False,
+        kernel_manager_class=ThisInterpreter,
+    )

@@ -1,0 +1,308 @@
+"""Many trainings: what must come first, a process for each, how long it will take, and what happens when one fails."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import statistics
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from agmm import loop
+from agmm import runs as training_runs
+from agmm.presets import PRESETS
+from agmm.runs import Run
+
+Report = Callable[[str], object]
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """Runs without repetitions, those that others require first."""
+    runs = list(runs)
+    required = [run.requires for run in runs if run.requires is not None]
+    return list({run.id: run for run in [*required, *runs]}.values())
+
+
+def missing(runs: Iterable[Run], results: str | Path) -> list[Run]:
+    """Those that are not complete."""
+    return [run for run in runs if not (run.folder(results) / "result.json").exists()]
+
+
+def train_all(
+    runs: Iterable[Run],
+    *,
+    results: str | Path = "results",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
+    report: Report = print,
+) -> dict[str, str]:
+    """Train what is missing, several runs at a time, and go on past failures.
+
+    A run that requires another one waits for it; otherwise the longest come first. A run whose process dies is tried
+    once more in a fresh one.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+    results, data_root, device
+        See `agmm.run`; ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
+    jobs : int, optional
+        Processes; see `default_jobs`.
+    report : callable
+        Receives a line per finished run.
+
+    Returns
+    -------
+    dict of str to str
+        Identity of every run that failed -> why.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After the processes have been ended; what they had finished, checkpoints included, is kept.
+    """
+    sweep = _Sweep(runs, results, report)
+    if not sweep.waiting:
+        return {}
+    devices = _devices(device, min(jobs or default_jobs(device), sweep.total))
+    strangers = set(multiprocessing.active_children())
+    with _one_thread():
+        # A pool per process: when one breaks, it is known whose run it was.
+        pools = [_pool() for _ in devices]
+        try:
+            while sweep.waiting or sweep.running:
+                for slot in set(range(len(pools))) - sweep.busy():
+                    if (run := sweep.next()) is not None:
+                        job = _submit(pools, slot, run, str(results), data_root, devices[slot])
+                        sweep.running[job] = run, slot
+                for job in wait(sweep.running, return_when=FIRST_COMPLETED).done:
+                    slot = sweep.settle(job, len(pools))
+                    if isinstance(job.exception(), BrokenProcessPool):
+                        pools[slot] = _pool()
+        except KeyboardInterrupt:
+            for child in set(multiprocessing.active_children()) - strangers:
+                child.kill()
+            raise
+        finally:
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
+    return sweep.failed
+
+
+class _Sweep:
+    """Where a sweep stands: runs by identity that wait, running jobs with their run and slot, failures."""
+
+    def __init__(self, runs: Iterable[Run], results: str | Path, report: Report) -> None:
+        self.results, self.report = results, report
+        self.measured = measure(results)
+        todo = sorted(missing(distinct(runs), results), key=lambda run: -estimate(run, self.measured))
+        self.waiting = {run.id: run for run in todo}
+        self.running: dict[Future[str | None], tuple[Run, int]] = {}
+        self.failed: dict[str, str] = {}
+        self.retried: set[str] = set()
+        self.total = len(todo)
+
+    def busy(self) -> set[int]:
+        """Slots that train."""
+        return {slot for _, slot in self.running.values()}
+
+    def next(self) -> Run | None:
+        """Take the next run that requires nothing unfinished; what others require comes first."""
+        unfinished = {*self.waiting, *(run.id for run, _ in self.running.values())}
+        ready = [run for run in self.waiting.values() if run.requires is None or run.requires.id not in unfinished]
+        ready.sort(key=lambda run: run.method != "ImageTags")
+        return self.waiting.pop(ready[0].id) if ready else None
+
+    def settle(self, job: "Future[str | None]", jobs: int) -> int:
+        """Book a finished job; returns its slot."""
+        run, slot = self.running.pop(job)
+        error = job.exception()
+        died = isinstance(error, BrokenProcessPool)
+        problem = "its process died (killed, or out of memory)" if died else str(error) if error else job.result()
+        if died and run.id not in self.retried:
+            self.retried.add(run.id)
+            self.waiting[run.id] = run
+            self.report(f"{describe(run)}: {problem}; once more")
+        elif problem is not None:
+            self.fail(run, problem)
+        else:
+            self.finish(run, jobs)
+        return slot
+
+    def finish(self, run: Run, jobs: int) -> None:
+        """Book a success."""
+        result = training_runs.load_result(run, self.results)
+        assert result is not None
+        self.measured.setdefault(_kind(run), []).append(result.seconds)
+        left = [*self.waiting.values(), *(busy for busy, _ in self.running.values())]
+        eta = f" · ETA {duration(forecast(left, self.measured, jobs))}" if left else ""
+        self.report(f"{self.counter()} {describe(run)}: {result.miou:.1f} ({duration(result.seconds)}){eta}")
+
+    def fail(self, run: Run, problem: str) -> None:
+        """Book a failure, and that of the runs that require this one."""
+        self.failed[run.id] = f"{describe(run)}: {problem}"
+        self.report(f"{self.counter()} {self.failed[run.id]}")
+        for other in list(self.waiting.values()):
+            if other.requires is not None and other.requires.id == run.id:
+                self.fail(self.waiting.pop(other.id), "not trained, as its pretraining failed")
+
+    def counter(self) -> str:
+        """How many runs are settled, of how many."""
+        return f"[{self.total - len(self.waiting) - len(self.running)}/{self.total}]"
+
+
+def default_jobs(device: str = "auto") -> int:
+    """A process per GPU, or per CPU core that this process may use."""
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.device_count() if device in ("auto", "cuda") else 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(run: Run) -> str:
+    """A run in a few words."""
+    if run.method == "ImageTags":
+        return f"pretraining on image tags ({run.dataset})"
+    options = dict(run.options)
+    words = [run.method]
+    words += [name for name in (options.get("variant"), "+".join(options.get("terms", ()))) if name]
+    words += [name for name in ("stop_gradient", "absent") if options.get(name)]
+    words += [f"{k} {v}" for k, v in options.items() if k not in ("variant", "terms", "stop_gradient", "absent")]
+    return " ".join([*words, run.labels, f"init {run.init}", f"seed {run.seed}"])
+
+
+Kind = tuple[str, int, bool]
+
+
+def measure(results: str | Path) -> dict[Kind, list[float]]:
+    """Seconds of all complete runs, by preset, number of epochs and whether it is a pretraining."""
+    measured: dict[Kind, list[float]] = {}
+    for path in Path(results).glob("*/runs/*/result.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            run = json.loads((path.parent / "run.json").read_text())
+            kind = run["preset"], run["epochs"], run["method"] == "ImageTags"
+            measured.setdefault(kind, []).append(json.loads(path.read_text())["seconds"])
+    return measured
+
+
+def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
+    """Expected seconds: median of the runs of the same kind, else what the preset says."""
+    known = measured.get(_kind(run))
+    return statistics.median(known) if known else PRESETS[run.preset].seconds if run.preset in PRESETS else 60.0
+
+
+def forecast(runs: Iterable[Run], measured: dict[Kind, list[float]], jobs: int) -> float:
+    """Expected seconds of several runs on ``jobs`` processes: required ones first, then the rest in parallel."""
+    runs = list(runs)
+    ids = {run.id for run in runs}
+    first = {need.id for run in runs if (need := run.requires) is not None} & ids
+    total = 0.0
+    for part in ([run for run in runs if run.id in first], [run for run in runs if run.id not in first]):
+        seconds = [estimate(run, measured) for run in part]
+        total += max(sum(seconds) / jobs, max(seconds, default=0.0))
+    return total
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a reader would choose."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def set_aside(runs: Iterable[Run], results: str | Path) -> list[Path]:
+    """Move the runs' folders to ``<results>/<preset>/replaced`` so that they are trained again; returns the new places.
+
+    Raises
+    ------
+    ValueError
+        If another process is training one of them; nothing has been moved then.
+    """
+    folders = [run.folder(results) for run in runs if run.folder(results).exists()]
+    with contextlib.ExitStack() as locks:
+        for folder in folders:
+            try:
+                locks.enter_context(FileLock(folder / "lock", timeout=0))
+            except Timeout:
+                raise ValueError(f"{folder} is being trained by another process; wait for it or end it") from None
+        moved = []
+        for folder in folders:
+            target = folder.parents[1] / "replaced" / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            moved.append(folder.rename(target))
+    return moved
+
+
+def _train(run: Run, results: str, data_root: str | Path | None, device: str) -> str | None:
+    """In a process of its own: None, or what went wrong. Exceptions stay here, as not all survive pickling."""
+    try:
+        training_runs.run(run, results=results, data_root=data_root, device=device)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            loop.log(run.folder(results), traceback.format_exc())
+        expected = isinstance(error, ValueError | OSError | RuntimeError)
+        return str(error) if expected else f"{type(error).__name__}: {error}"
+    return None
+
+
+def _start() -> None:
+    """Of a process: Ctrl-C is the parent's business, and no training outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_start)
+
+
+def _submit(
+    pools: list[ProcessPoolExecutor], slot: int, run: Run, results: str, data_root: str | Path | None, device: str
+) -> "Future[str | None]":
+    """Submit to the slot's process, or to a new one if it died while it had nothing to do."""
+    try:
+        return pools[slot].submit(_train, run, results, data_root, device)
+    except BrokenProcessPool:
+        pools[slot] = _pool()
+        return pools[slot].submit(_train, run, results, data_root, device)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for the numeric libraries of processes started inside; they read it when they are loaded."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _devices(device: str, jobs: int) -> list[str]:
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return [f"cuda:{i % torch.cuda.device_count()}" for i in range(jobs)]
+    return [device] * jobs
+
+
+def _kind(run: Run) -> Kind:
+    return run.preset, run.epochs, run.method == "ImageTags"

@@ -1,0 +1,93 @@
+"""Rows of every table and figure: which runs they need, and how the results are set beside the published numbers."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from agmm import sweep
+from agmm.presets import PRESETS, Preset
+from agmm.runs import Run
+from agmm.tables import agmm
+from agmm.tables.aggregate import collect, curves, markdown, write
+from agmm.tables.cells import Cell, Table
+
+__all__ = [
+    "GROUPS",
+    "TABLES",
+    "Cell",
+    "Table",
+    "collect",
+    "curves",
+    "markdown",
+    "needed",
+    "preset",
+    "select",
+    "train",
+    "write",
+]
+
+TABLES: dict[str, Table] = agmm.TABLES
+GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(agmm.TABLES)}
+
+
+def select(names: Iterable[str]) -> list[str]:
+    """Names of tables from names of tables and groups; ValueError with close matches for unknown ones."""
+    chosen: dict[str, None] = {}
+    for name in names:
+        _known("table", name, (*TABLES, *GROUPS))
+        chosen |= dict.fromkeys(GROUPS.get(name, (name,)))
+    return list(chosen)
+
+
+def preset(name: str) -> Preset:
+    """Preset by name; ValueError with close matches for an unknown one."""
+    _known("preset", name, tuple(PRESETS))
+    return PRESETS[name]
+
+
+def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
+    """Distinct runs of some tables for the seeds 0 … ``seeds`` - 1, what others start from first."""
+    runs = [
+        replace(cell.run, seed=seed)
+        for name in names
+        for cell in TABLES[name].cells(PRESETS[preset])
+        if cell.run is not None
+        for seed in range(seeds)
+    ]
+    return sweep.distinct(runs)
+
+
+def train(
+    name: str,
+    preset: str,
+    seeds: int,
+    results: str | Path = "results",
+    data_root: str | Path | None = None,
+    *,
+    device: str = "auto",
+    jobs: int | None = None,
+    report: Callable[[str], object] = print,
+) -> None:
+    """Train what a table still lacks; nothing where all its runs are complete.
+
+    Raises
+    ------
+    RuntimeError
+        If a run failed, after all others have been trained.
+    """
+    runs = needed([name], preset, seeds)
+    failed = sweep.train_all(
+        runs, results=results, data_root=data_root or None, device=device, jobs=jobs, report=report
+    )
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed.values())}")
+    report(f"all {len(runs)} runs of {name} are complete")
+
+
+def _known(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if name in known:
+        return
+    close = get_close_matches(name, known, 3, 0.5)
+    remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    raise ValueError(f"unknown {kind} {name!r}; {remedy}")

@@ -1,0 +1,176 @@
+"""Regenerate the papers' tables: train what they need, write them, execute their notebooks.
+
+    python run_all.py                                   every table at the preset `quick`
+    python run_all.py --only agmm_table1 --seeds 3      one table, three seeds
+    python run_all.py --preset camvid --data-root PATH  real road scenes
+
+Whatever is complete is not trained again; an interrupted command resumes when it is repeated.
+"""
+
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from agmm.runs import Run
+
+ROOT = Path(__file__).resolve().parent
+say = partial(print, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One sentence per mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"run_all.py: {message}; --help explains the options\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 1 if a run or a table failed, 2 after a mistake of the user, 130 after Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        return regenerate(args)
+    except KeyboardInterrupt:
+        print("run_all.py: interrupted; the same command resumes from the last finished epochs", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parsed = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parsed.add_argument
+    add("--list", action="store_true", help="show tables, groups and presets, then stop")
+    add("--only", nargs="+", metavar="NAME", help="tables or groups (default: all)")
+    add("--preset", default="quick", help="scale of everything (default: quick)")
+    add("--seeds", type=_positive, metavar="N", help="train the seeds 0 … N-1 (default: the preset's)")
+    add("--jobs", type=_positive, metavar="N", help="trainings at a time (default: one per GPU or CPU core)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
+    add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
+    add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
+    add("--force", action="store_true", help="train the selected runs again; their folders are moved, not deleted")
+    add("--no-notebooks", action="store_true", help="write the tables only")
+    return parsed
+
+
+def regenerate(args: argparse.Namespace) -> int:
+    """Check, train, write."""
+    # Here, because a mistyped option should not wait seconds for torch.
+    from agmm import sweep, tables
+
+    if args.list:
+        return show_list()
+    try:
+        names = tables.select(args.only or tables.TABLES)
+        seeds = args.seeds or tables.preset(args.preset).seeds
+        runs = tables.needed(names, args.preset, seeds)
+        jobs = args.jobs or sweep.default_jobs(args.device)
+        todo = runs if args.force else sweep.missing(runs, args.results)
+        announce(args, names, runs, todo, jobs)
+        if args.dry_run:
+            return 0
+        check(args, names, seeds, todo)
+        if args.force:
+            moved = sweep.set_aside(runs, args.results)
+            say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
+    except (ValueError, OSError) as error:
+        print(f"run_all.py: {error}", file=sys.stderr)
+        return 2
+    failed = sweep.train_all(
+        runs, results=args.results, data_root=args.data_root, device=args.device, jobs=jobs, report=say
+    )
+    return write(args, names, seeds, failed)
+
+
+def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
+    """How many runs, how many of them cached, how long; every run with --dry-run."""
+    from agmm import sweep
+
+    seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
+    processes = f"{jobs} process{'es' if jobs > 1 else ''}"
+    about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
+    say(f"{', '.join(names)}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
+    for run in runs if args.dry_run else ():
+        say(f"  {run.id}  {'to train' if run in todo else 'cached  '}  {sweep.describe(run)}")
+
+
+def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Run]") -> None:
+    """Whatever could fail after hours fails now."""
+    from agmm import notebooks, tables, training
+    from agmm.data import camvid
+
+    for name in names if not args.no_notebooks else ():
+        notebooks.check(ROOT / tables.TABLES[name].notebook, parameters(args, seeds))
+    try:
+        args.results.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.results).close()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {args.results} ({error.strerror}); choose another folder with --results"
+        ) from None
+    if not todo:
+        return
+    training.choose_device(args.device)
+    if any(run.dataset == "camvid" for run in todo):
+        if args.data_root is None:
+            raise ValueError(f"the preset {args.preset} reads CamVid; name its folder with --data-root")
+        if problems := camvid.check(args.data_root):
+            more = f" (and {len(problems) - 1} more files)" if problems[1:] else ""
+            raise ValueError(f"{problems[0]}{more}")
+
+
+def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str]) -> int:
+    """Write every table and execute its notebook, whatever becomes of the others; then sum up."""
+    from agmm import notebooks, tables
+
+    broken = dict(failed)
+    for name in names:
+        table = tables.TABLES[name]
+        incomplete = [run for run in tables.needed([name], args.preset, seeds) if run.id in failed]
+        try:
+            _, markdown = tables.write(table, args.preset, args.results)
+            say(f"{name}: {markdown}")
+            if incomplete:
+                say(f"{name}: {len(incomplete)} runs failed; their cells are blank and the notebook was not executed")
+            elif not args.no_notebooks:
+                target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
+                notebooks.execute(ROOT / table.notebook, target, parameters(args, seeds))
+                say(f"{name}: {target}")
+        except Exception as error:  # a failing table must not take the others along
+            broken[name] = f"{name}: {type(error).__name__}: {error}"
+    for sentence in broken.values():
+        print(f"failed: {sentence}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:
+    """What every notebook is given."""
+    data_root = str(args.data_root.resolve()) if args.data_root else ""
+    return {"preset": args.preset, "seeds": seeds, "results": str(args.results.resolve()), "data_root": data_root}
+
+
+def show_list() -> int:
+    """Tables, groups and presets."""
+    from agmm import tables
+    from agmm.presets import PRESETS
+
+    for table in tables.TABLES.values():
+        say(f"{table.name:20} {table.paper}, {table.title}")
+    for group, members in tables.GROUPS.items():
+        say(f"{group:20} group: {', '.join(members)}")
+    for name, preset in PRESETS.items():
+        say(f"--preset {name:11} {preset.needs}")
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

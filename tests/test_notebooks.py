@@ -1,0 +1,109 @@
+"""Notebooks: thin, clean, with one parameters cell, and executed by this interpreter."""
+
+import ast
+import json
+import re
+import statistics
+import sys
+
+import nbformat
+import pytest
+
+from agmm import notebooks, tables
+from tests.helpers import ROOT
+
+PATHS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+GIVEN = {"preset", "seeds", "results", "data_root"}
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_every_table_has_its_notebook():
+    assert {ROOT / table.notebook for table in tables.TABLES.values()} <= set(PATHS)
+
+
+@pytest.mark.parametrize("table", tables.TABLES.values(), ids=lambda table: table.name)
+def test_parameters_are_those_that_are_passed(table):
+    assert set(notebooks.parameters(ROOT / table.notebook)) == GIVEN
+    assert f'tables.TABLES["{table.name}"]' in (ROOT / table.notebook).read_text().replace('\\"', '"')
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+class TestEveryNotebook:
+    def test_valid_and_titled(self, path):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert notebook.cells[0].cell_type == "markdown"
+        assert notebook.cells[0].source.startswith("# ")
+        assert notebook.metadata["kernelspec"]["name"] == "python3"
+
+    def test_parameters_are_used(self, path):
+        """A parameter that is declared and never read would be set in vain."""
+        declared = notebooks.parameters(path)
+        code = "\n".join(cell.source for cell in code_cells(path) if "parameters" not in cell.metadata.get("tags", []))
+        read = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+        assert set(declared) <= read
+
+    def test_no_outputs(self, path):
+        assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(path))
+
+    def test_deterministic_ids(self, path):
+        ids = [cell["id"] for cell in json.loads(path.read_text())["cells"]]
+        assert len(set(ids)) == len(ids)
+        assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*-\d\d", name) for name in ids)
+
+    def test_thin(self, path):
+        lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
+        assert statistics.median(lengths) <= 8
+        nodes = [node for cell in code_cells(path) for node in ast.walk(ast.parse(cell.source))]
+        assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in nodes)
+
+
+def write(path, *cells):
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    for source, tags in cells:
+        notebook.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": tags}))
+    nbformat.write(notebook, path)
+
+
+def test_unknown_parameter(tmp_path):
+    write(tmp_path / "a.ipynb", ("epochs = 3", ["parameters"]))
+    notebooks.check(tmp_path / "a.ipynb", {"epochs": 4})
+    with pytest.raises(ValueError, match="does not declare the parameter epoch; it has epochs"):
+        notebooks.check(tmp_path / "a.ipynb", {"epoch": 4})
+
+
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        ([("x = 1", [])], "has 0 cells tagged parameters"),
+        ([("x = 1", ["parameters"])] * 2, "has 2 cells tagged parameters"),
+        ([("x: int = 1", ["parameters"])], "more than plain assignments"),
+    ],
+)
+def test_bad_parameters_cell(tmp_path, cells, sentence):
+    write(tmp_path / "a.ipynb", *cells)
+    with pytest.raises(ValueError, match=sentence):
+        notebooks.parameters(tmp_path / "a.ipynb")
+
+
+def test_missing_notebook(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no notebook"):
+        notebooks.parameters(tmp_path / "a.ipynb")
+
+
+def test_executed_by_this_interpreter(tmp_path, monkeypatch):
+    """Even where a kernel of the same name belongs to another environment; and in the notebook's own folder."""
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "other", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    (tmp_path / "source").mkdir()
+    path, target = tmp_path / "source" / "a.ipynb", tmp_path / "out" / "a.ipynb"
+    write(path, ("x = 1", ["parameters"]), ("import os, sys\nprint(sys.executable, os.getcwd(), x)", []))
+    notebooks.execute(path, target, {"x": 5})
+    printed = code_cells(target)[-1].outputs[0]["text"]
+    assert printed.split() == [sys.executable, str(path.parent), "5"]

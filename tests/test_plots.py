@@ -1,0 +1,56 @@
+"""Figures: the files, and that what is drawn is what the table of curves says."""
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from PIL import Image
+
+mpl.use("Agg")
+
+from agmm import plots  # noqa: E402
+
+
+@pytest.fixture
+def curves():
+    values = {
+        ("Baseline", "P"): [10.0, 20.0, 30.0],
+        ("AGMM", "P"): [20.0, 40.0, 50.0],
+        ("AGMM", "P among labeled classes"): [30.0, 45.0, 52.0],
+        ("AGMM", "G"): [40.0, 48.0, 51.0],
+    }
+    rows = [
+        {"row": row, "curve": curve, "epoch": epoch, "n_seeds": 2, "mean": value, "std": 1.0}
+        for (row, curve), series in values.items()
+        for epoch, value in enumerate(series, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_training_curves(curves, tmp_path):
+    figure = plots.training_curves(curves, tmp_path / "figures" / "curves")
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert written == {"curves.pdf", "curves.png", "curves.csv"}
+    assert (tmp_path / "figures" / "curves.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(tmp_path / "figures" / "curves.png") as image:
+        assert image.width == round(plots.WIDTH * 200)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures" / "curves.csv"), curves)
+
+    top, bottom = figure.axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in top.lines}
+    assert drawn["Baseline: P"] == [10.0, 20.0, 30.0]
+    assert drawn["G"] == [40.0, 48.0, 51.0]
+    leads = [list(line.get_ydata()) for line in bottom.lines[:2]]
+    assert leads == [[20.0, 8.0, 1.0], [10.0, 3.0, -1.0]]
+
+
+def test_colors_are_distinct(curves, tmp_path):
+    """In color, and in line style or gray value for those who see no color."""
+    figure = plots.training_curves(curves, tmp_path / "curves")
+    looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
+    assert len({color for color, _ in looks}) == len(set(looks)) == 4
+
+
+def test_nothing_to_draw(tmp_path):
+    empty = pd.DataFrame(columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
+    with pytest.raises(ValueError, match="no training curves yet"):
+        plots.training_curves(empty, tmp_path / "curves")

@@ -1,0 +1,206 @@
+"""The command line: plans, sentences for mistakes, and the whole way at the smoke preset."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+import run_all
+from agmm import notebooks, sweep, tables
+from agmm.presets import PRESETS
+from tests.helpers import ROOT
+from tests.test_tables import complete
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "run_all.py"), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def sentence(capfd, *args: object) -> str:
+    """What a mistaken call says on its way out with code 2."""
+    assert run_all.main([str(arg) for arg in args]) == 2
+    printed = capfd.readouterr().err
+    assert printed.startswith("run_all.py: ")
+    assert printed.count("\n") == 1
+    return printed
+
+
+# --- Plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_counts_what_is_cached(tmp_path, capfd):
+    cell = tables.TABLES["agmm_table1"].cells(PRESETS["smoke"])[0]
+    complete(tmp_path, cell.run, 50.0)
+    args = ["--preset", "smoke", "--only", "agmm_table1", "--results", str(tmp_path), "--dry-run", "--jobs", "3"]
+    assert run_all.main(args) == 0
+    printed = capfd.readouterr().out.splitlines()
+    runs = tables.needed(["agmm_table1"], "smoke", 1)
+    assert printed[0].startswith(f"agmm_table1: {len(runs)} runs, 1 cached, about ")
+    assert printed[0].endswith("on 3 processes")
+    assert [line.split()[0] for line in printed[1:]] == [run.id for run in runs]
+    assert [line.split()[0] for line in printed[1:] if " cached " in line] == [cell.run.id]
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    assert run_all.main(["--results", str(tmp_path / "none"), "--dry-run", "--seeds", "3"]) == 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_list(capfd):
+    assert run_all.main(["--list"]) == 0
+    printed = capfd.readouterr().out
+    assert all(name in printed for name in (*tables.TABLES, *tables.GROUPS, *PRESETS))
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "two"], ["--jobs", "0"], ["--what"]])
+def test_options_are_refused_at_once(args):
+    """Without waiting for torch: a second would be plenty."""
+    started = time.monotonic()
+    process = start(*args)
+    _, printed = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert printed.count("\n") == 1
+    assert args[0] in printed
+    assert time.monotonic() - started < 2
+
+
+def test_unknown_names(capfd, tmp_path):
+    assert "did you mean agmm_table1" in sentence(capfd, "--only", "agmm_tabl1", "--results", tmp_path)
+    assert "did you mean quick" in sentence(capfd, "--preset", "quik", "--results", tmp_path)
+
+
+def test_missing_data_root(capfd, tmp_path):
+    args = ["--preset", "camvid", "--results", tmp_path]
+    assert "--data-root" in sentence(capfd, *args)
+    assert "no folder" in sentence(capfd, *args, "--data-root", tmp_path / "nowhere")
+
+
+def test_results_that_cannot_be_written(capfd, tmp_path):
+    (tmp_path / "file").touch()
+    printed = sentence(capfd, "--preset", "smoke", "--results", tmp_path / "file")
+    assert "choose another folder with --results" in printed
+    if os.geteuid():
+        (tmp_path / "closed").mkdir(mode=0o500)
+        printed = sentence(capfd, "--preset", "smoke", "--results", tmp_path / "closed")
+        assert "choose another folder with --results" in printed
+
+
+def test_missing_gpu(capfd, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert "torch sees no GPU" in sentence(capfd, "--preset", "smoke", "--device", "cuda", "--results", tmp_path)
+
+
+def test_parameter_that_a_notebook_lacks(capfd, tmp_path, monkeypatch):
+    """papermill would only warn, and the run would go on with the default."""
+    given = run_all.parameters
+    monkeypatch.setattr(run_all, "parameters", lambda *args: given(*args) | {"epochs": 3})
+    printed = sentence(capfd, "--preset", "smoke", "--results", tmp_path)
+    assert "does not declare the parameter epochs" in printed
+
+
+# --- Failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_failing_table_leaves_the_others(capfd, tmp_path, monkeypatch):
+    def execute(path: Path, target: Path, given: dict) -> None:
+        if path.stem == "table1":
+            raise RuntimeError("cell 3 failed")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+
+    monkeypatch.setattr(sweep, "train_all", lambda *args, **options: {})
+    monkeypatch.setattr(notebooks, "execute", execute)
+    assert run_all.main(["--preset", "smoke", "--results", str(tmp_path)]) == 1
+    assert "failed: agmm_table1: RuntimeError: cell 3 failed" in capfd.readouterr().err
+    for name in tables.TABLES:
+        assert (tmp_path / "smoke" / "tables" / f"{name}.md").exists()
+        assert (tmp_path / "smoke" / "notebooks" / f"{name}.ipynb").exists() == (name != "agmm_table1")
+
+
+def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
+    """The table is written with a blank; its notebook, which would try the run again, is not executed."""
+    cells = tables.TABLES["agmm_table2"].cells(PRESETS["smoke"])
+    lost = next(cell.run for cell in cells if cell.row == "AGMM (SG)")
+
+    def train_all(runs, **options):
+        for run in runs:
+            if run.id != lost.id:
+                complete(tmp_path, run, 50.0)
+        return {lost.id: "it diverged"}
+
+    executed = []
+    monkeypatch.setattr(sweep, "train_all", train_all)
+    monkeypatch.setattr(notebooks, "execute", lambda path, target, given: executed.append(path.stem))
+    args = ["--preset", "smoke", "--results", str(tmp_path), "--only", "agmm_table2", "agmm_table1"]
+    assert run_all.main(args) == 1
+    assert executed == ["table1"]
+    assert "failed: it diverged" in capfd.readouterr().err
+    frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmm_table2.csv", keep_default_na=False)
+    trained = frame[~frame["row"].str.contains("MT")]
+    blank = trained[trained["ours_mean"] == ""]
+    assert list(zip(blank["row"], blank["column"], blank["absent"], strict=True)) == [("AGMM (SG)", "point", False)]
+
+
+def test_force_moves_the_selected_runs_only(tmp_path, monkeypatch):
+    runs = tables.needed(["agmm_supp_figure2"], "smoke", 1)
+    other = replace(runs[-1], seed=7)
+    for run in (*runs, other):
+        complete(tmp_path, run, 50.0)
+    seen = []
+    monkeypatch.setattr(sweep, "train_all", lambda runs, **options: seen.extend(sweep.missing(runs, tmp_path)) or {})
+    args = ["--preset", "smoke", "--results", str(tmp_path), "--only", "agmm_supp_figure2", "--no-notebooks", "--force"]
+    run_all.main(args)
+    assert {run.id for run in seen} == {run.id for run in runs}
+    assert len(list((tmp_path / "smoke" / "replaced").iterdir())) == len(runs)
+    assert sweep.missing([other], tmp_path) == []
+
+
+# --- The whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_resumed_and_cached(tmp_path):
+    """Ctrl-C after the first runs; the same command finishes; a third time nothing is left to train."""
+    args = ["--preset", "smoke", "--only", "agmm_table1", "--results", tmp_path, "--jobs", "2"]
+    process = start(*args)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[3/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip() == "run_all.py: interrupted; the same command resumes from the last finished epochs"
+    kept = len(list(tmp_path.glob("smoke/runs/*/result.json")))
+    assert kept >= 3
+
+    runs = tables.needed(["agmm_table1"], "smoke", 1)
+    process = start(*args)
+    printed, said = process.communicate(timeout=300)
+    assert (process.returncode, said) == (0, "")
+    assert f"{len(runs)} runs, {kept} cached" in printed
+    assert str(tmp_path / "smoke" / "tables" / "agmm_table1.md") in printed
+    frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmm_table1.csv", keep_default_na=False)
+    trained = frame[~frame["row"].str.endswith("MT")]
+    assert (trained["n_seeds"] == 1).all()
+    assert (frame.loc[frame["row"].str.endswith("MT"), "ours_mean"] == "").all()
+    notebook = nbformat.read(tmp_path / "smoke" / "notebooks" / "agmm_table1.ipynb", as_version=4)
+    shown = [str(output) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("L_seg + L_self + L_spar" in text for text in shown)
+
+    process = start(*args, "--dry-run")
+    printed, _ = process.communicate(timeout=60)
+    assert f"{len(runs)} runs, {len(runs)} cached\n" in printed

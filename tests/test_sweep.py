@@ -1,0 +1,161 @@
+"""Many trainings: order, failures, dying processes, estimates."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agmm import sweep
+from agmm.presets import PRESETS
+from tests.test_tables import complete
+
+SMOKE = PRESETS["smoke"]
+FINE, REFUSED, DIES_ONCE, DIES = (replace(SMOKE.run, init="scratch", seed=seed) for seed in range(4))
+
+
+def fake(run, results, data_root, device):
+    """Stands in for a training, in a process of its own."""
+    with open(Path(results) / "order.txt", "a") as file:
+        file.write(f"{run.id} {os.environ['OMP_NUM_THREADS']}\n")
+    if run.seed == REFUSED.seed and run.init == "scratch" and run.method != "ImageTags":
+        return "no such thing"
+    marker = Path(results) / f"died-{run.id}"
+    if run.id == DIES.id or (run.id == DIES_ONCE.id and not marker.exists()):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    complete(results, run, 50.0)
+    return None
+
+
+def fail(run, results, data_root, device):
+    return "disk on fire"
+
+
+def test_goes_on_past_failures_and_deaths(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_train", fake)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    tagged = [replace(SMOKE.run, init="tags", seed=seed) for seed in (0, 1)]
+    lines: list[str] = []
+    failed = sweep.train_all(
+        [DIES, DIES_ONCE, REFUSED, FINE, *tagged], results=tmp_path, device="cpu", jobs=2, report=lines.append
+    )
+    assert set(failed) == {REFUSED.id, DIES.id}
+    assert "no such thing" in failed[REFUSED.id]
+    assert "its process died" in failed[DIES.id]
+    assert sweep.missing([DIES_ONCE, FINE, *tagged], tmp_path) == []
+
+    started = [line.split() for line in (tmp_path / "order.txt").read_text().splitlines()]
+    order = [run_id for run_id, _ in started]
+    assert {threads for _, threads in started} == {"1"}
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert order.count(DIES.id) == order.count(DIES_ONCE.id) == 2
+    assert order.count(tagged[0].requires.id) == 1
+    assert order.index(tagged[0].requires.id) < min(order.index(run.id) for run in tagged)
+    # 6 runs and one pretraining, settled once each.
+    assert [line.split("]")[0] for line in lines if line.startswith("[")] == [f"[{i}/7" for i in range(1, 8)]
+    assert sum("once more" in line for line in lines) == 2
+
+
+def test_failed_pretraining_fails_its_dependents(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_train", fail)
+    run = replace(SMOKE.run, init="tags")
+    failed = sweep.train_all([run], results=tmp_path, device="cpu", report=lambda line: None)
+    assert set(failed) == {run.id, run.requires.id}
+    assert "its pretraining failed" in failed[run.id]
+
+
+def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):
+    complete(tmp_path, FINE, 1.0)
+    monkeypatch.setattr(sweep, "_pool", None)
+    assert sweep.train_all([FINE], results=tmp_path) == {}
+
+
+def test_training_error_becomes_a_sentence(tmp_path):
+    run = replace(PRESETS["camvid"].run, seed=5)
+    problem = sweep._train(run, str(tmp_path), None, "cpu")
+    assert problem is not None
+    assert "--data-root" in problem
+    assert "Traceback" in (run.folder(tmp_path) / "log.txt").read_text()
+
+
+def test_estimates(tmp_path):
+    """The median of comparable runs, else the preset's own figure."""
+    quick = PRESETS["quick"].at("points")
+    assert sweep.estimate(quick, {}) == PRESETS["quick"].seconds
+    for seed, seconds in enumerate((10.0, 30.0, 500.0)):
+        run = replace(quick, seed=seed)
+        complete(tmp_path, run, 50.0)
+        path = run.folder(tmp_path) / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
+    measured = sweep.measure(tmp_path)
+    assert sweep.estimate(replace(quick, seed=9), measured) == 30.0
+    assert sweep.estimate(replace(quick, epochs=99), measured) == PRESETS["quick"].seconds
+    # The pretraining (60 s) comes first, then three runs on two processes.
+    runs = sweep.distinct(replace(quick, seed=seed) for seed in (9, 10, 11))
+    assert sweep.forecast(runs, measured, 2) == 60 + 45
+    assert sweep.forecast(runs[-1:], measured, 2) == 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (1500, "25 min"), (9000, "2.5 h")]
+)
+def test_duration(seconds, text):
+    assert sweep.duration(seconds) == text
+
+
+def test_set_aside(tmp_path):
+    complete(tmp_path, FINE, 1.0)
+    (moved,) = sweep.set_aside([FINE, REFUSED], tmp_path)
+    assert (moved / "result.json").exists()
+    assert moved.parent == tmp_path / "smoke" / "replaced"
+    assert not FINE.folder(tmp_path).exists()
+
+
+def test_set_aside_spares_a_running_training(tmp_path):
+    from filelock import FileLock
+
+    complete(tmp_path, FINE, 1.0)
+    complete(tmp_path, REFUSED, 1.0)
+    with FileLock(REFUSED.folder(tmp_path) / "lock"), pytest.raises(ValueError, match="another process"):
+        sweep.set_aside([FINE, REFUSED], tmp_path)
+    assert (FINE.folder(tmp_path) / "result.json").exists()
+
+
+def test_workers_do_not_outlive_their_parent(tmp_path):
+    """Kill -9 on the parent; the process that trains goes too."""
+    import subprocess
+    import sys
+
+    code = (
+        "import tests.test_sweep as t, sys; from agmm import sweep; sweep._train = t.sleep; "
+        "__name__ == '__main__' and sweep.train_all([t.FINE], results=sys.argv[1], device='cpu', jobs=1)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not pid.exists() or not pid.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while Path(f"/proc/{pid.read_text()}").exists():
+        assert time.monotonic() < deadline, "the worker is still there"
+        time.sleep(0.05)
+
+
+def sleep(run, results, data_root, device):
+    (Path(results) / "pid").write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def test_runs_are_dealt_out_over_gpus(monkeypatch):
+    monkeypatch.setattr(sweep.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    assert sweep.default_jobs("auto") == 2
+    assert sweep._devices("auto", 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert sweep._devices("cuda:1", 2) == ["cuda:1", "cuda:1"]
+    assert sweep._devices("cpu", 2) == ["cpu", "cpu"]

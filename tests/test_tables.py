@@ -1,0 +1,292 @@
+"""Tables: every run of the paper once, numbers aggregated as by hand, nothing invented."""
+
+import json
+import re
+import statistics
+from dataclasses import asdict, replace
+
+import pandas as pd
+import pytest
+
+from agmm import Result, Run, tables
+from agmm.presets import PRESETS
+from agmm.tables import aggregate
+from tests.helpers import ROOT, shared
+
+PUBLISHED = ROOT / "agmm" / "tables" / "published"
+ABLATION = ("agmm_table1", "agmm_table2")
+
+
+def complete(results, run: Run, miou: float, **details: object) -> None:
+    """A result written by hand."""
+    folder = run.folder(results)
+    folder.mkdir(parents=True)
+    details = {"train_images": 32, "test_images": 16, "coverage": 0.875} | details
+    result = Result(run.id, miou, [miou], [[1]], 2, 3.0, 100.0, 500.0, details)
+    (folder / "run.json").write_text(json.dumps(run.to_dict()))
+    (folder / "result.json").write_text(json.dumps(asdict(result)))
+
+
+def curve(results, run: Run, **columns: list[float]) -> None:
+    """A history written by hand."""
+    epochs = len(next(iter(columns.values())))
+    pd.DataFrame({"epoch": range(1, epochs + 1)} | columns).to_csv(run.folder(results) / "history.csv", index=False)
+
+
+def find(table: str, row: str, column: str = "point", preset: str = "smoke", **fields: object) -> tables.Cell:
+    cells = [
+        cell
+        for cell in tables.TABLES[table].cells(PRESETS[preset])
+        if (cell.row, cell.column) == (row, column) and all(getattr(cell, k) == v for k, v in fields.items())
+    ]
+    assert len(cells) == 1
+    return cells[0]
+
+
+# --- Rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ABLATION)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_training_of_the_paper_once(name, preset):
+    """The ids are exactly those that the list of trainings assigns to this table, with the right labels and method."""
+    listed = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
+    listed = listed[listed["used_in"].str.split().apply(lambda used: name in used)]
+    cells = [c for c in tables.TABLES[name].cells(PRESETS[preset]) if not c.training_id.startswith("extra:")]
+    assert sorted(c.training_id for c in cells) == sorted(listed.index)
+    for cell in cells:
+        line = listed.loc[cell.training_id]
+        assert cell.column == line["labels"]
+        assert cell.labels == line["labels"] + "s"
+        assert cell.method.lower() == line["method"].replace(" ", "").lower()
+        assert (cell.run is None) == ("(MT)" in line["variant"])
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_cells_describe_their_runs(name, preset):
+    """Descriptions agree with what the objective really does, and no two cells of a table coincide."""
+    cells = tables.TABLES[name].cells(PRESETS[preset])
+    keys = [tuple(getattr(cell, field) for field in aggregate.KEY) for cell in cells]
+    assert len(set(keys)) == len(keys)
+    for cell in cells:
+        assert cell.training_id.startswith("extra:") or re.fullmatch(r"O\d{3}", cell.training_id)
+        assert cell.training_id != "extra:"
+        assert cell.metric in aggregate.METRICS
+        if cell.run is None:
+            continue
+        assert (cell.run.seed, cell.run.preset, cell.run.labels) == (0, preset, cell.labels)
+        options = dict(cell.run.options)
+        assert cell.absent == ("absent" in options.get("terms", ()) or options.get("absent", False))
+        assert cell.init == cell.run.init
+
+
+@pytest.mark.parametrize(
+    ("row", "terms"),
+    [
+        ("L_seg + L_self", {"seg", "self"}),
+        ("L_seg + L_self + L_spar", {"seg", "self", "spar"}),
+        ("L_seg + L_self + L_spar + L_con", {"seg", "self", "spar", "con"}),
+    ],
+)
+@pytest.mark.parametrize(("variant", "absent"), [("official", True), ("official", False), ("paper", False)])
+def test_ablation_switches(row, terms, variant, absent):
+    cell = find("agmm_table1", row, variant=variant, absent=absent, init="tags")
+    assert set(dict(cell.run.options)["terms"]) == terms | ({"absent"} if absent else set())
+    assert cell.published is not None
+
+
+def test_baseline_has_nothing_but_its_loss():
+    cell = find("agmm_table1", "L_seg", init="tags")
+    assert (cell.run.method, cell.run.options, cell.absent) == ("Baseline", (), False)
+    assert cell.run.id == find("agmm_table2", "Baseline").run.id
+
+
+def test_stop_gradient_drops_spar_and_con():
+    for absent in (False, True):
+        options = dict(find("agmm_table2", "AGMM (SG)", absent=absent).run.options)
+        assert options["stop_gradient"]
+        assert set(options["terms"]) == {"seg", "self"} | ({"absent"} if absent else set())
+
+
+def test_released_code_is_the_default_objective():
+    """Spelling out the terms of the released code does not make another run of it."""
+    run = PRESETS["quick"].at("points", "AGMM")
+    assert find("agmm_table2", "AGMM", preset="quick", absent=True).run.id == run.id
+
+
+def test_from_scratch_only_beside_a_pretrained_start():
+    for preset, count in {"smoke": 8, "quick": 8, "camvid": 0}.items():
+        cells = tables.TABLES["agmm_table1"].cells(PRESETS[preset])
+        assert sum(cell.training_id == "extra:from scratch" for cell in cells) == count
+    assert {cell.init for cell in cells} == {"scratch"}
+
+
+@pytest.mark.parametrize("name", ABLATION)
+def test_published_numbers(name):
+    """Each printed row once per objective, its values read independently of the code under test."""
+    printed = pd.read_csv(PUBLISHED / f"{name}.csv")
+    values = printed.set_index(["row", "supervision"])["value"]
+    for cell in tables.TABLES[name].cells(PRESETS["quick"]):
+        if cell.published is None:
+            assert cell.published_source == ""
+            continue
+        row = int(re.search(r"row (\d+)", cell.published_source)[1])
+        assert cell.published == values[row, cell.column]
+        if name == "agmm_table1":
+            line = printed[printed["row"] == row].iloc[0]
+            marks = [term for term in ("self", "spar", "con") if line[f"l_{term}"]]
+            assert [term for term in ("self", "spar", "con") if f"L_{term}" in cell.row] == marks
+            assert ("MT" in cell.row) == line["mt"]
+        else:
+            assert cell.row == printed.loc[printed["row"] == row, "method"].iloc[0]
+
+
+def test_headline_numbers():
+    assert find("agmm_table1", "L_seg", "scribble", init="tags").published == 67.3
+    assert find("agmm_table2", "AGMM", absent=True).published == 69.6
+
+
+def test_package_data_are_the_reference_files():
+    for path in sorted(PUBLISHED.glob("*.csv")):
+        folder = "paper" if path.stem == "training_runs" else "paper/tables"
+        assert path.read_bytes() == shared(f"{folder}/{path.name}").read_bytes()
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_needed_runs_are_distinct_and_ordered():
+    runs = tables.needed(tables.TABLES, "quick", 2)
+    ids = [run.id for run in runs]
+    assert len(set(ids)) == len(ids)
+    assert runs[0].method == "ImageTags"
+    assert sum(run.method == "ImageTags" for run in runs) == 1
+    for name in tables.TABLES:
+        for cell in tables.TABLES[name].cells(PRESETS["quick"]):
+            assert cell.run is None or {cell.run.id, replace(cell.run, seed=1).id} <= set(ids)
+    trained = [run for run in runs if run.method != "ImageTags"]
+    assert sorted(run.seed for run in trained) == [0] * (len(trained) // 2) + [1] * (len(trained) // 2)
+
+
+def test_select():
+    assert tables.select(["agmm"]) == list(tables.TABLES)
+    assert tables.select(["agmm_table2", "agmm_table2"]) == ["agmm_table2"]
+    with pytest.raises(ValueError, match="unknown table 'agmm_tabel2'; did you mean agmm_table2"):
+        tables.select(["agmm_tabel2"])
+    with pytest.raises(ValueError, match="known: smoke, quick"):
+        tables.preset("zzz")
+
+
+# --- Aggregation ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_trained_nothing_printed(tmp_path):
+    for name, table in tables.TABLES.items():
+        frame = tables.collect(table, "quick", tmp_path)
+        assert list(frame.columns) == aggregate.COLUMNS
+        assert (frame["table"] == name).all()
+        assert (frame["n_seeds"] == 0).all()
+        assert frame[["ours_mean", "ours_std"]].isna().all(axis=None)
+        text = tables.markdown(table, "quick", tmp_path)
+        assert "nan" not in text.lower()
+        assert "seeds found: none" in text
+        assert tables.curves(table, "quick", tmp_path).empty
+
+
+def test_aggregation_by_hand(tmp_path):
+    """Seeds 0, 1 and 3 of one cell and one seed of another; an unfinished run counts for nothing."""
+    cell = find("agmm_table1", "L_seg + L_self", absent=True)
+    values = {0: 50.0, 1: 53.5, 3: 51.25}
+    for seed, value in values.items():
+        complete(tmp_path, replace(cell.run, seed=seed), value)
+    alone = find("agmm_table1", "L_seg", "scribble", init="tags")
+    complete(tmp_path, alone.run, 44.4)
+    replace(cell.run, seed=2).folder(tmp_path).mkdir()
+
+    frame = tables.collect(tables.TABLES["agmm_table1"], "smoke", tmp_path)
+    filled = frame[frame["n_seeds"] > 0].set_index("n_seeds")
+    assert sorted(filled.index) == [1, 3]
+    three, one = filled.loc[3], filled.loc[1]
+    assert three["ours_mean"] == pytest.approx(statistics.fmean(values.values()))
+    assert three["ours_std"] == pytest.approx(statistics.stdev(values.values()))
+    assert three["seeds"] == "0 1 3"
+    assert three["run_ids"].split() == [replace(cell.run, seed=seed).id for seed in values]
+    assert one["ours_mean"] == 44.4
+    assert pd.isna(one["ours_std"])
+
+    text = tables.markdown(tables.TABLES["agmm_table1"], "smoke", tmp_path)
+    assert "| L_seg + L_self | released code | 68.5 | 51.6 ± 1.8 (3) | 75.2 |  |" in text
+    assert "| L_seg |  | 59.2 |  | 67.3 | 44.4 (1) |" in text
+    assert "| L_seg + MT ¹ |  | 66.3 |  | 72.4 |  |" in text
+    assert "seeds found: 0, 1, 3" in text
+    assert "a demonstration, not evidence" in text
+
+
+def test_written_files_hold_the_same_numbers(tmp_path):
+    cell = find("agmm_table2", "Label Assignment", absent=False)
+    complete(tmp_path, cell.run, 100 / 3)
+    table = tables.TABLES["agmm_table2"]
+    csv, markdown = tables.write(table, "smoke", tmp_path)
+    assert csv == tmp_path / "smoke" / "tables" / "agmm_table2.csv"
+    read = pd.read_csv(csv, keep_default_na=False, dtype=str)
+    assert list(read["ours_mean"][read["ours_mean"] != ""].astype(float)) == [100 / 3]
+    assert markdown.read_text().rstrip("\n") == tables.markdown(table, "smoke", tmp_path)
+    assert {path.name for path in csv.parent.iterdir()} == {csv.name, markdown.name}
+
+
+def test_committed_reference_stands_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(aggregate, "REFERENCE", tmp_path / "reference")
+    table = tables.TABLES["agmm_table2"]
+    cell = find("agmm_table2", "AGMM", absent=True)
+    other = tmp_path / "other"
+    for seed, value in enumerate((60.0, 62.0)):
+        complete(other, replace(cell.run, seed=seed), value)
+    tables.write(table, "smoke", other)
+    (tmp_path / "reference" / "smoke").mkdir(parents=True)
+    (other / "smoke" / "tables").rename(tmp_path / "reference" / "smoke" / "tables")
+    complete(tmp_path, cell.run, 61.5)
+    text = tables.markdown(table, "smoke", tmp_path)
+    assert "| AGMM | released code | 69.6 | 61.5 (1) | 61.0 ± 1.4 (2) | 76.4 |  |  |" in text
+
+
+def test_camvid_prints_label_coverage(tmp_path):
+    cell = find("agmm_table1", "L_seg", preset="camvid")
+    complete(tmp_path, cell.run, 30.0, coverage=0.875)
+    text = tables.markdown(tables.TABLES["agmm_table1"], "camvid", tmp_path)
+    assert "points 87.5 %" in text
+    assert "Embedded data" not in text
+
+
+def test_curves_of_the_supplement(tmp_path):
+    """Lead of G at the first and last epoch, and mean curves over seeds, against numbers worked out by hand."""
+    cell = find("agmm_supp_figure2", "AGMM", "G")
+    for seed, shift in enumerate((0.0, 2.0)):
+        run = replace(cell.run, seed=seed)
+        complete(tmp_path, run, 50.0)
+        p, restricted, g = [20.0, 40.0], [30.0, 45.0], [35.0 + shift, 44.0 + shift]
+        curve(tmp_path, run, p_miou=p, p_restricted_miou=restricted, g_miou=g)
+    baseline = find("agmm_supp_figure2", "Baseline", "P")
+    complete(tmp_path, baseline.run, 40.0)
+    curve(tmp_path, baseline.run, p_miou=[10.0, 25.0], p_restricted_miou=[20.0, 30.0])
+
+    table = tables.TABLES["agmm_supp_figure2"]
+    frame = tables.collect(table, "smoke", tmp_path)
+    ours = frame.dropna(subset="ours_mean").set_index(["row", "column"])["ours_mean"].to_dict()
+    assert ours == pytest.approx(
+        {
+            ("Baseline", "P"): 25.0,
+            ("Baseline", "P among labeled classes"): 30.0,
+            ("AGMM", "P"): 40.0,
+            ("AGMM", "P among labeled classes"): 45.0,
+            ("AGMM", "G"): 45.0,
+            ("AGMM", "G - P, first epoch"): 16.0,
+            ("AGMM", "G - P, last epoch"): 5.0,
+        }
+    )
+    curves = tables.curves(table, "smoke", tmp_path).set_index(["row", "curve", "epoch"])
+    assert set(curves.index.droplevel("epoch")) == {(row, column) for row, column in ours if "-" not in column}
+    assert curves.loc[("AGMM", "G", 1), "mean"] == 36.0
+    assert curves.loc[("AGMM", "G", 1), "std"] == pytest.approx(2**0.5)
+    assert curves.loc[("AGMM", "G", 1), "n_seeds"] == 2
+    assert pd.isna(curves.loc[("Baseline", "P", 2), "std"])
