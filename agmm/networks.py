@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -265,6 +264,8 @@ def _resnet(
     if len(rates) != 3 or len(multi_grid) != 3 or min(*rates, *multi_grid) < 1:
         raise ValueError(f"rates and multi_grid are three positive integers each, not {rates} and {multi_grid}")
     tag = DEEP_STEM[name]
+    import timm  # takes seconds, and the small network does without
+
     # Zero-initialized residual branches are timm's default, not the paper's.
     options: dict[str, Any] = {
         "features_only": True,

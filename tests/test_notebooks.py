@@ -30,6 +30,11 @@ def test_parameters_are_those_that_are_passed(table):
     assert f'tables.TABLES["{table.name}"]' in (ROOT / table.notebook).read_text().replace('\\"', '"')
 
 
+def test_results_lie_in_the_checkout():
+    """The notebooks' default, whether they are opened in their folder or executed from the root."""
+    assert tables.RESULTS == ROOT / "results"
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 class TestEveryNotebook:
     def test_valid_and_titled(self, path):

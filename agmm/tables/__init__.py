@@ -9,11 +9,12 @@ from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
 from agmm.tables import agmm
-from agmm.tables.aggregate import collect, curves, markdown, write
+from agmm.tables.aggregate import RESULTS, collect, curves, markdown, write
 from agmm.tables.cells import Cell, Table
 
 __all__ = [
     "GROUPS",
+    "RESULTS",
     "TABLES",
     "Cell",
     "Table",

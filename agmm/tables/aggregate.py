@@ -16,8 +16,12 @@ from agmm.tables.cells import Cell, Table
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""
 
-REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
-"""Committed results of a checkout; the column is left out where there are none."""
+_CHECKOUT = Path(__file__).resolve().parents[2]
+RESULTS = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / "results"
+"""The checkout's results folder, from wherever a notebook is executed; below the current folder without a checkout."""
+
+REFERENCE = RESULTS / "reference"
+"""Committed results; the column is left out where there are none."""
 
 KEY = ["row", "column", "method", "variant", "absent", "init", "dataset", "labels", "protocol", "metric"]
 COLUMNS = [
