@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: tables test lint lock clean
+.PHONY: tables test lint reference lock clean
 .DELETE_ON_ERROR:
 
 tables: $(VENV)/installed
@@ -27,6 +27,14 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+# For maintainers: copy the tables, figures and small records of the runs of a preset to results/reference/, without
+# weights, caches and executed notebooks.
+PRESET ?= quick
+reference:
+	mkdir -p results/reference/$(PRESET)
+	cd results/$(PRESET) && find tables figures runs -type f \( -name '*.csv' -o -name '*.md' -o -name '*.json' -o -name 'log.txt' \
+	  -o -name '*.png' -o -name '*.pdf' \) | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
 
 # For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
 lock:

@@ -1,7 +1,8 @@
 """Weakly-supervised segmentation with Gaussian mixtures: the papers' methods, runs and tables."""
 
 from agmm.labels import UNLABELED, VOID
-from agmm.runs import Result, Run, run
+from agmm.runs import Result, Run
+from agmm.training import run
 
 __all__ = ["UNLABELED", "VOID", "Result", "Run", "run"]
 __version__ = "0.1.0"

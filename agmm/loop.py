@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import safetensors.torch
@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from agmm import losses, objectives, storage
-
-if TYPE_CHECKING:
-    from agmm.runs import Run
+from agmm.runs import Run
 
 LOOK_EVERY = 20
 """Steps between two looks at the loss; each look waits for the device."""
@@ -64,7 +62,7 @@ class Progress:
 
 
 def fit(
-    run: "Run",
+    run: Run,
     net: nn.Module,
     groups: list[dict[str, Any]],
     batches: Callable[[int], Iterator[list[Batch]]],
@@ -139,7 +137,7 @@ def fit(
     return progress
 
 
-def schedule(run: "Run", step: int, steps: int) -> float:
+def schedule(run: Run, step: int, steps: int) -> float:
     """Factor of the learning rate at a step (from 0): linear warm-up, then poly decay per step (AGMM, Sec. 4.1)."""
     if step < run.warmup:
         return (step + 1) / run.warmup
@@ -163,7 +161,7 @@ def log(folder: Path, line: str) -> None:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
-def _optimizer(run: "Run", groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _optimizer(run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     groups = [group | {"initial_lr": group["lr"]} for group in groups]
     if run.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, weight_decay=run.weight_decay)
@@ -211,7 +209,7 @@ def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextMa
     return module.no_sync() if more and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def _check_finite(sums: dict[str, Tensor], run: "Run", folder: Path, epoch: int, step: int) -> None:
+def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, step: int) -> None:
     if math.isfinite(sums["loss"].item()):
         return
     wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
@@ -230,7 +228,7 @@ def _over_processes(value: Tensor) -> Tensor:
     return value
 
 
-def _keep_best(run: "Run", net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:
+def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:
     if run.selection == "best" and row["test_miou"] > progress.best:
         progress.best, progress.best_epoch = row["test_miou"], progress.epoch
         if is_main():

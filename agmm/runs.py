@@ -1,21 +1,14 @@
-"""One training: its immutable description, its identity, its folder, and train-or-load."""
+"""One training: its immutable description, its identity, its folder, and the result found there."""
 
 import hashlib
 import json
-import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from filelock import FileLock
 
-from agmm import loop, objectives, training
-from agmm.storage import writable, write_json
-from agmm.training import Result
-
-__all__ = ["Init", "Options", "Result", "Run", "load_history", "load_result", "run"]
+from agmm import objectives
 
 SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
@@ -178,6 +171,42 @@ def _frozen(options: Any) -> Options:
     return tuple(sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in pairs))
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a complete run reports (``result.json``).
+
+    Attributes
+    ----------
+    run_id : str
+    miou : float
+        Mean IoU on the test split in per cent; for ``"ImageTags"`` the share of correct tags in per cent.
+    iou : list of float or None
+        Per class in per cent; None where the class never occurs.
+    confusion : list of list of int
+        (K, K), truth by prediction.
+    epoch : int
+        Epoch of the reported model, from 1.
+    seconds : float
+        Wall time of training and evaluation, earlier attempts at the same run included.
+    images_per_second : float
+        Training throughput without evaluation.
+    peak_memory_mb : float
+        Of the process (CPU) or of the device's allocations (GPU).
+    details : dict
+        Provenance of the network and its weights, coverage of the labels, device.
+    """
+
+    run_id: str
+    miou: float
+    iou: list[float | None]
+    confusion: list[list[int]]
+    epoch: int
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+    details: dict[str, Any]
+
+
 def load_result(run: Run, results: str | Path = "results") -> Result | None:
     """Result of a run if it is complete, else None."""
     path = run.folder(results) / "result.json"
@@ -192,58 +221,3 @@ def load_result(run: Run, results: str | Path = "results") -> Result | None:
 def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:
     """Training curves, a row per epoch."""
     return pd.read_csv(run.folder(results) / "history.csv")
-
-
-def run(
-    run: Run, *, results: str | Path = "results", data_root: str | Path | None = None, device: str = "auto"
-) -> Result:
-    """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
-
-    Two processes that ask for the same run train it once: the second waits for the first.
-
-    Parameters
-    ----------
-    run : Run
-    results : path
-        Folder that holds ``<preset>/runs/<id>``.
-    data_root : path, optional
-        Where the data set lies; the embedded one needs none.
-    device : str
-        ``"auto"`` takes a GPU where there is one.
-
-    Raises
-    ------
-    agmm.storage.StorageError
-        If the results folder cannot be written.
-    agmm.loop.TrainingDiverged
-        If the loss becomes NaN or infinite.
-    """
-    if (done := load_result(run, results)) is not None:
-        return done
-    pretrained = None
-    if run.requires is not None:
-        _train(run.requires, Path(results), data_root, device, None)
-        pretrained = run.requires.folder(results) / "model.safetensors"
-    return _train(run, Path(results), data_root, device, pretrained)
-
-
-def _train(run: Run, results: Path, data_root: str | Path | None, device: str, pretrained: Path | None) -> Result:
-    if (done := load_result(run, results)) is not None:
-        return done
-    folder = run.folder(results)
-    with writable(folder), _lock(folder):
-        # Another process may have finished it while this one waited.
-        if (done := load_result(run, results)) is not None:
-            return done
-        write_json(folder / "run.json", run.to_dict())
-        result = training.train(
-            run, folder, cache=results / "cache", data_root=data_root, device=device, pretrained=pretrained
-        )
-        if loop.is_main():
-            write_json(folder / "result.json", asdict(result))
-    return result
-
-
-def _lock(folder: Path) -> AbstractContextManager[object]:
-    """One process at a time, freed by the operating system if it dies; the processes of one ``torchrun`` share it."""
-    return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else nullcontext()

@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from agmm import loop
-from agmm import runs as training_runs
+from agmm import loop, training
 from agmm.presets import PRESETS
-from agmm.runs import Run
+from agmm.runs import Run, load_result
 
 Report = Callable[[str], object]
 _ENVIRONMENT = {
@@ -146,7 +145,7 @@ class _Sweep:
 
     def finish(self, run: Run, jobs: int) -> None:
         """Book a success."""
-        result = training_runs.load_result(run, self.results)
+        result = load_result(run, self.results)
         assert result is not None
         self.measured.setdefault(_kind(run), []).append(result.seconds)
         left = [*self.waiting.values(), *(busy for busy, _ in self.running.values())]
@@ -250,7 +249,7 @@ def set_aside(runs: Iterable[Run], results: str | Path) -> list[Path]:
 def _train(run: Run, results: str, data_root: str | Path | None, device: str) -> str | None:
     """In a process of its own: None, or what went wrong. Exceptions stay here, as not all survive pickling."""
     try:
-        training_runs.run(run, results=results, data_root=data_root, device=device)
+        training.run(run, results=results, data_root=data_root, device=device)
     except Exception as error:
         with contextlib.suppress(OSError):
             loop.log(run.folder(results), traceback.format_exc())

@@ -1,73 +1,85 @@
-"""One run from data to result: what is trained, on which batches, and what is measured. The loop is `agmm.loop`."""
+"""One run from data to result: train or load it, on which batches, and what is measured. The loop is `agmm.loop`."""
 
 import contextlib
 import math
 import os
-import platform
-import resource
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import evaluation, gmm, labels, loop, losses, networks, objectives, storage
+from agmm import environment, evaluation, gmm, labels, loop, losses, networks, objectives, storage
 from agmm.data import Split, augment, sets
 from agmm.loop import Batch
-
-if TYPE_CHECKING:
-    from agmm.runs import Run
+from agmm.runs import Result, Run, load_result
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a complete run reports (``result.json``).
+def run(
+    run: Run, *, results: str | Path = "results", data_root: str | Path | None = None, device: str = "auto"
+) -> Result:
+    """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
 
-    Attributes
+    Two processes that ask for the same run train it once: the second waits for the first.
+
+    Parameters
     ----------
-    run_id : str
-    miou : float
-        Mean IoU on the test split in per cent; for ``"ImageTags"`` the share of correct tags in per cent.
-    iou : list of float or None
-        Per class in per cent; None where the class never occurs.
-    confusion : list of list of int
-        (K, K), truth by prediction.
-    epoch : int
-        Epoch of the reported model, from 1.
-    seconds : float
-        Wall time of training and evaluation, earlier attempts at the same run included.
-    images_per_second : float
-        Training throughput without evaluation.
-    peak_memory_mb : float
-        Of the process (CPU) or of the device's allocations (GPU).
-    details : dict
-        Provenance of the network and its weights, coverage of the labels, device.
-    """
+    run : Run
+    results : path
+        Folder that holds ``<preset>/runs/<id>``.
+    data_root : path, optional
+        Where the data set lies; the embedded one needs none.
+    device : str
+        ``"auto"`` takes a GPU where there is one.
 
-    run_id: str
-    miou: float
-    iou: list[float | None]
-    confusion: list[list[int]]
-    epoch: int
-    seconds: float
-    images_per_second: float
-    peak_memory_mb: float
-    details: dict[str, Any]
+    Raises
+    ------
+    agmm.storage.StorageError
+        If the results folder cannot be written.
+    agmm.loop.TrainingDiverged
+        If the loss becomes NaN or infinite.
+    """
+    if (done := load_result(run, results)) is not None:
+        return done
+    pretrained = None
+    if run.requires is not None:
+        _train(run.requires, Path(results), data_root, device, None)
+        pretrained = run.requires.folder(results) / "model.safetensors"
+    return _train(run, Path(results), data_root, device, pretrained)
+
+
+def _train(run: Run, results: Path, data_root: str | Path | None, device: str, pretrained: Path | None) -> Result:
+    if (done := load_result(run, results)) is not None:
+        return done
+    folder = run.folder(results)
+    with storage.writable(folder), _lock(folder):
+        # Another process may have finished it while this one waited.
+        if (done := load_result(run, results)) is not None:
+            return done
+        storage.write_json(folder / "run.json", run.to_dict())
+        result = train(run, folder, cache=results / "cache", data_root=data_root, device=device, pretrained=pretrained)
+        if loop.is_main():
+            storage.write_json(folder / "result.json", asdict(result))
+    return result
+
+
+def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """One process at a time, freed by the operating system if it dies; the processes of one ``torchrun`` share it."""
+    return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
 
 def train(
-    run: "Run",
+    run: Run,
     folder: Path,
     *,
     cache: Path | None = None,
@@ -116,7 +128,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def _train_segmenter(
-    run: "Run",
+    run: Run,
     folder: Path,
     device: torch.device,
     cache: Path | None,
@@ -155,7 +167,8 @@ def _train_segmenter(
     found = labels.coverage(sparse, data.truth, data.num_classes)
     details = {
         "network": net.provenance,
-        "device": _device_name(device),
+        "init": f"{run.init}, run {run.requires.id}" if run.requires else run.init,
+        "device": environment.device_name(device),
         "test_images": len(test),
         "train_images": len(data),
         "labeled_share": float(found.pixel_share),
@@ -168,7 +181,7 @@ def _train_segmenter(
     return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
 
 
-def _train_image_tags(run: "Run", folder: Path, device: torch.device, cache: Path | None) -> Result:
+def _train_image_tags(run: Run, folder: Path, device: torch.device, cache: Path | None) -> Result:
     """Pretrain the backbone to predict image tags: the embedded counterpart of ImageNet weights."""
     data = sets.load(run.dataset, "pretrain", count=run.train_images, cache=cache)
     test = sets.load(run.dataset, "test", count=run.test_images, cache=cache)
@@ -191,11 +204,11 @@ def _train_image_tags(run: "Run", folder: Path, device: torch.device, cache: Pat
     with torch.no_grad():
         logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
     accuracy = 100 * ((logits > 0) == test_tags).float().mean().item()
-    details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": _device_name(device)}
+    details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": environment.device_name(device)}
     return _finish(run, folder, segmenter.backbone, progress, len(data), accuracy, [], [], details, device)
 
 
-def build_network(run: "Run", num_classes: int) -> networks.Segmenter:
+def build_network(run: Run, num_classes: int) -> networks.Segmenter:
     """Network of a run with the head initialization of its seed."""
     torch.manual_seed(run.seed)
     init = "imagenet" if run.init == "imagenet" else "scratch"
@@ -212,7 +225,7 @@ class _Tensors:
 
 
 def _fit(
-    run: "Run", net: nn.Module, groups: list[dict[str, Any]], data: _Tensors, loss: Any, measure: Any, folder: Path
+    run: Run, net: nn.Module, groups: list[dict[str, Any]], data: _Tensors, loss: Any, measure: Any, folder: Path
 ) -> loop.Progress:
     steps = len(data.images) // run.batch_size
     if not steps:
@@ -220,7 +233,7 @@ def _fit(
     return loop.fit(run, net, groups, partial(_batches, run, data), steps, loss, measure, folder)
 
 
-def _batches(run: "Run", data: _Tensors, epoch: int) -> Iterator[list[Batch]]:
+def _batches(run: Run, data: _Tensors, epoch: int) -> Iterator[list[Batch]]:
     """The microbatches of every effective batch of an epoch; under ``torchrun``, those of this process.
 
     Every process draws the whole effective batch from the same generator and keeps its share, so the data do not depend
@@ -249,7 +262,7 @@ def _batches(run: "Run", data: _Tensors, epoch: int) -> Iterator[list[Batch]]:
 
 @torch.no_grad()
 def training_curves(
-    net: nn.Module, objective: objectives.Objective, data: Split, sparse: np.ndarray, run: "Run", device: torch.device
+    net: nn.Module, objective: objectives.Objective, data: Split, sparse: np.ndarray, run: Run, device: torch.device
 ) -> dict[str, float]:
     """mIoU on training images of P, of P restricted to the labeled classes, and of G (supplement, Fig. 2).
 
@@ -277,7 +290,7 @@ def training_curves(
     return {name: evaluation.mean_iou(matrix) for name, matrix in matrices.items()}
 
 
-def _evaluate(net: nn.Module, test: Split, run: "Run", device: torch.device) -> Tensor:
+def _evaluate(net: nn.Module, test: Split, run: Run, device: torch.device) -> Tensor:
     with _autocast(run, device):
         return evaluation.evaluate(
             net,
@@ -294,7 +307,7 @@ def _evaluate(net: nn.Module, test: Split, run: "Run", device: torch.device) -> 
 
 
 def _finish(
-    run: "Run",
+    run: Run,
     folder: Path,
     net: nn.Module,
     progress: loop.Progress,
@@ -309,7 +322,7 @@ def _finish(
     per_epoch = images // run.batch_size * run.batch_size
     if loop.is_main():
         loop.save_weights(net, folder / "model.safetensors")
-        storage.write_json(folder / "environment.json", environment(device))
+        storage.write_json(folder / "environment.json", environment.describe(device))
         for name in ("checkpoint.pt", "best.safetensors"):
             (folder / name).unlink(missing_ok=True)
         loop.log(folder, f"done: {score:.2f} on the test split")
@@ -322,66 +335,20 @@ def _finish(
         epoch=progress.best_epoch or progress.epoch,
         seconds=progress.seconds,
         images_per_second=run.epochs * per_epoch / progress.train_seconds,
-        peak_memory_mb=_peak_memory_mb(device),
+        peak_memory_mb=environment.peak_memory_mb(device),
         details=details,
     )
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and commit."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
-        "packages": {
-            name: _version(name) for name in ("agmm", "torch", "torchvision", "timm", "numpy", "scikit-image")
-        },
-        "commit": _commit(),
-    }
-
-
-def _version(package: str) -> str:
-    with contextlib.suppress(PackageNotFoundError):
-        return version(package)
-    return "not installed"
-
-
-def _commit() -> str:
-    """Commit of the checkout that the package is imported from, with a mark where files were changed."""
-    here = Path(__file__).parent
-    git = partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
-    try:
-        commit = git(["git", "rev-parse", "HEAD"])
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"])
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    if commit.returncode:
-        return "unknown"
-    return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _images(split: Split, part: slice = slice(None)) -> Tensor:
     return torch.from_numpy(np.asarray(split.images[part]))
 
 
-def _normalization(run: "Run") -> dict[str, Any]:
+def _normalization(run: Run) -> dict[str, Any]:
     return IMAGENET if run.normalize else {}
 
 
-def _autocast(run: "Run", device: torch.device) -> torch.autocast:
+def _autocast(run: Run, device: torch.device) -> torch.autocast:
     mixed = run.precision == "bfloat16" and device.type == "cuda"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 

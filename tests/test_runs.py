@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agmm
-from agmm import runs
+from agmm import runs, training
 from agmm.presets import PRESETS
 from agmm.storage import StorageError
 from tests.helpers import ROOT
@@ -84,7 +84,7 @@ def test_unknown_field_is_refused() -> None:
 
 def test_a_complete_run_is_loaded_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = agmm.run(TINY, results=tmp_path)
-    monkeypatch.setattr(runs.training, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
     assert agmm.run(TINY, results=tmp_path) == trained
     folder = TINY.folder(tmp_path)
     files = {path.name for path in folder.iterdir()}

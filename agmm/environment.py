@@ -1,0 +1,59 @@
+"""What a run ran on: versions, device, commit, memory."""
+
+import contextlib
+import os
+import platform
+import resource
+import subprocess
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Versions, device and commit."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "packages": {
+            name: _version(name) for name in ("agmm", "torch", "torchvision", "timm", "numpy", "scikit-image")
+        },
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return "not installed"
+
+
+def _commit() -> str:
+    """Commit of the checkout that the package is imported from, with a mark where files were changed."""
+    here = Path(__file__).parent
+    git = partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
+    try:
+        commit = git(["git", "rev-parse", "HEAD"])
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"])
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    if commit.returncode:
+        return "unknown"
+    return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
