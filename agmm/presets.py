@@ -76,7 +76,6 @@ _QUICK = Run(
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
     "points": ("points", {"placement": "human", "width": 3}),
-    "scribbles": ("scribbles", {"width": 3}),
     "clicks20": ("clicks", {"n": 20}),
     "clicks50": ("clicks", {"n": 50}),
     "clicks100": ("clicks", {"n": 100}),
@@ -96,7 +95,7 @@ _CAMVID = replace(
     microbatch=8,
     crop=176,
     augmentation="crop_flip",
-    history_images=100,
+    history_images=50,
 )
 
 PRESETS = {

@@ -22,7 +22,7 @@ from agmm.data import Split, augment, sets
 from agmm.loop import Batch
 from agmm.runs import Result, Run, load_result
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
 
 
 def run(
@@ -55,6 +55,8 @@ def run(
     if run.requires is not None:
         _train(run.requires, Path(results), data_root, device, None)
         pretrained = run.requires.folder(results) / "model.safetensors"
+        if not pretrained.exists():
+            raise ValueError(f"{pretrained} is missing; delete its folder to train the pretraining again")
     return _train(run, Path(results), data_root, device, pretrained)
 
 

@@ -9,7 +9,7 @@ from agmm.tables.cells import Cell, Table, describe, published
 
 PAPER = "AGMM (CVPR 2023)"
 COLUMNS = {"point": "points", "scribble": "scribbles"}
-"""Printed column -> form of the labels."""
+"""Printed column -> kind of labels; a preset without that kind leaves the column out."""
 
 # Printed row -> its loss terms, its number in Table 1, and its run for points and for scribbles.
 _ABLATION: dict[str, tuple[tuple[str, ...], int, tuple[str, str]]] = {
@@ -105,6 +105,8 @@ def _cells(preset: Preset, table: str, rows: Iterable[_Row]) -> tuple[Cell, ...]
     cells = []
     for row in rows:
         for column, training_id in zip(COLUMNS, row.ids, strict=True):
+            if COLUMNS[column] not in preset.labels:
+                continue
             run = preset.at(COLUMNS[column], row.method, init=row.init, **row.options)
             value, source = published(table, row.printed, column) if row.printed else (None, "")
             cells.append(
