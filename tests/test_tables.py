@@ -52,6 +52,7 @@ def test_every_training_of_the_paper_once(name, preset):
     """The ids are exactly those that the list of trainings assigns to this table, with the right labels and method."""
     listed = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
     listed = listed[listed["used_in"].str.split().apply(lambda used: name in used)]
+    listed = listed[(listed["labels"] + "s").isin(PRESETS[preset].labels)]
     cells = [c for c in tables.TABLES[name].cells(PRESETS[preset]) if not c.training_id.startswith("extra:")]
     assert sorted(c.training_id for c in cells) == sorted(listed.index)
     for cell in cells:
