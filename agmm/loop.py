@@ -5,6 +5,7 @@ boundary repeats an uninterrupted one, on a CPU to the last bit.
 """
 
 import contextlib
+import io
 import math
 import os
 import time
@@ -176,8 +177,10 @@ def _save_checkpoint(
     history: list[dict[str, float]],
 ) -> None:
     state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
-    storage.write(folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
-    storage.write(folder / "checkpoint.pt", lambda path: torch.save(state | {"history": history}, path))
+    storage.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    buffer = io.BytesIO()
+    torch.save(state | {"history": history}, buffer)
+    storage.write(folder / "checkpoint.pt", buffer.getvalue())
 
 
 def _load_checkpoint(
@@ -238,7 +241,7 @@ def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progre
 def save_weights(net: nn.Module, path: Path) -> None:
     """State dict as safetensors."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    storage.write(path, lambda temporary: safetensors.torch.save_file(state, temporary))
+    storage.write(path, safetensors.torch.save(state))
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Figures: one style, vector and PNG, the numbers in a CSV beside them."""
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,8 +28,9 @@ def save(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
         for ending in ("pdf", "png"):
             # A fixed date keeps the files of equal figures equal.
             metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-            path = stem.parent / f"{stem.name}.{ending}"
-            storage.write(path, lambda temporary: figure.savefig(temporary, format=ending, metadata=metadata))  # noqa: B023
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, metadata=metadata)
+            storage.write(stem.parent / f"{stem.name}.{ending}", buffer.getvalue())
         storage.write_text(stem.parent / f"{stem.name}.csv", data.to_csv(index=False))
 
 

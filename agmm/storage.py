@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,16 @@ def writable(folder: Path) -> Iterator[None]:
         raise StorageError(f"cannot write to {folder}: {_REMEDIES[error.errno]}") from error
 
 
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` write a temporary file beside ``path``, then move it there in one step."""
+def write(path: Path, data: bytes) -> None:
+    """Write a temporary file beside ``path``, then move it there in one step.
+
+    Callers serialize in memory: libraries that write files themselves hide a full disk behind errors of their own.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save(temporary)
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -46,8 +50,8 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomic `Path.write_text`."""
-    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """`write` in UTF-8."""
+    write(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Data sets by name, and their simulated sparse labels."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     )
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
-        # np.save appends .npy to names without it, hence the file object.
-        storage.write(cache / name, lambda path: _save(path, simulated))
+        buffer = io.BytesIO()
+        np.save(buffer, simulated)
+        storage.write(cache / name, buffer.getvalue())
     return simulated
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, array)

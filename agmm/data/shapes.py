@@ -5,9 +5,8 @@ packages. It demonstrates the methods in minutes on a CPU; it is no evidence for
 """
 
 import colorsys
+import io
 import math
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from agmm import storage
 from agmm.data import Split
 
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross", "star")
@@ -265,13 +265,7 @@ def _read(file: Path, count: int, size: int) -> dict[str, Any] | None:
 
 
 def _write(file: Path, arrays: dict[str, Any]) -> None:
-    """Write under a temporary name and rename, so that another process never reads half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    storage.write(file, buffer.getvalue())
