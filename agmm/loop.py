@@ -252,6 +252,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
 def join_torchrun(device: torch.device) -> None:
     """Join the process group that ``torchrun`` announces; nothing in a plain process."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
