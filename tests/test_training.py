@@ -40,7 +40,7 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    run = replace(SCRATCH, epochs=12, train_images=64)
+    run = replace(SCRATCH, epochs=20, train_images=64)
     agmm.run(run, results=tmp_path / "whole")
     chance = random.Random(0)
     kills = 0
@@ -50,7 +50,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
             time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, 0.15))
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         assert attempt or checkpoint.exists()
