@@ -123,8 +123,8 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
 
 
 def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str]) -> int:
-    """Write every table and execute its notebook, whatever becomes of the others; then sum up."""
-    from agmm import notebooks, tables
+    """Write every table, execute its notebook, whatever becomes of the others, and judge the claims; then sum up."""
+    from agmm import claims, notebooks, tables
 
     broken = dict(failed)
     for name in names:
@@ -141,6 +141,10 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
                 say(f"{name}: {target}")
         except Exception as error:  # a failing table must not take the others along
             broken[name] = f"{name}: {type(error).__name__}: {error}"
+    try:
+        say(f"claims: {claims.write(args.preset, args.results)}")
+    except Exception as error:
+        broken["claims"] = f"claims: {type(error).__name__}: {error}"
     for sentence in broken.values():
         print(f"failed: {sentence}", file=sys.stderr)
     return 1 if broken else 0

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agmm.labels import UNLABELED
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -216,6 +218,16 @@ def center_crop(maps: Tensor, size: int) -> Tensor:
     return maps[..., top : top + size, left : left + size]
 
 
+def as_tested(net: nn.Module, *, batch_size: int, scales: Sequence[float], flip: bool, tile: int | None) -> Predict:
+    """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`."""
+    whole = predictor(net)
+
+    def view(images: Tensor) -> Tensor:
+        return whole(images) if tile is None else sliding_window(whole, images, tile, batch=batch_size)
+
+    return lambda images: multi_scale(view, images, scales, flip)
+
+
 @torch.no_grad()
 def evaluate(
     net: nn.Module,
@@ -265,11 +277,7 @@ def evaluate(
     (K, K) int64 tensor
         On the CPU; rows are the truth.
     """
-    whole = predictor(net)
-
-    def predict(views: Tensor) -> Tensor:
-        return whole(views) if tile is None else sliding_window(whole, views, tile, batch=batch_size)
-
+    predict = as_tested(net, batch_size=batch_size, scales=scales, flip=flip, tile=tile)
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -277,10 +285,56 @@ def evaluate(
         views, labels = to_input(batch.to(device), mean, std), truth.to(device)
         if crop is not None:
             views, labels = center_crop(views, crop), center_crop(labels, crop)
-        predictions = multi_scale(predict, views, scales, flip).argmax(dim=1)
+        predictions = predict(views).argmax(dim=1)
         confusion += confusion_matrix(predictions, labels, num_classes)
     net.train(training)
     return confusion.cpu()
+
+
+@torch.no_grad()
+def pseudo_labels(
+    predict: Predict,
+    images: np.ndarray | Sequence[np.ndarray],
+    sparse: np.ndarray,
+    image_classes: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Dense hard labels of training images for a second stage (AGMM, Sec. 4.3: multi-stage training).
+
+    The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
+    of an image names, and keep the annotation where there is one; ``VOID`` stays.
+
+    Parameters
+    ----------
+    predict : callable
+        The first stage, see `as_tested`.
+    images : sequence of (H, W, 3) uint8 arrays
+    sparse : (N, H, W) uint8 array
+        Annotation in the codes of `agmm.labels`.
+    image_classes : (N, K) bool array
+        An image that names none is not restricted.
+    batch_size : int
+        Images predicted at a time.
+    device, mean, std
+        As in `evaluate`.
+
+    Returns
+    -------
+    (N, H, W) uint8 array
+    """
+    dense = sparse.copy()
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        probabilities = predict(to_input(torch.from_numpy(np.asarray(images[part])).to(device), mean, std))
+        outside = torch.from_numpy(~image_classes[part]).to(device)
+        outside &= ~outside.all(dim=1, keepdim=True)
+        best = probabilities.masked_fill(outside[..., None, None], -1).argmax(dim=1).cpu().numpy()
+        dense[part] = np.where(sparse[part] == UNLABELED, best, sparse[part])
+    return dense
 
 
 def _batches(

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from agmm import storage
 
+START = {"tags": "from tag pretraining", "imagenet": "from ImageNet", "scratch": "from scratch"}
 WIDTH = 7.0
 """Inches: the text width of a two-column paper."""
 
@@ -32,6 +34,82 @@ def save(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
             figure.savefig(buffer, format=ending, metadata=metadata)
             storage.write(stem.parent / f"{stem.name}.{ending}", buffer.getvalue())
         storage.write_text(stem.parent / f"{stem.name}.csv", data.to_csv(index=False))
+
+
+def sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
+    """mIoU over one hyperparameter: a panel per kind of labels, a line per objective, the published numbers in gray.
+
+    Parameters
+    ----------
+    values : DataFrame
+        See `agmm.tables.sweep_values`.
+    symbol : str
+        Name of the hyperparameter.
+    stem : Path
+        Folder and name of the files to write, without ending.
+    """
+    style()
+    columns = values["column"].unique()
+    figure, axes = plt.subplots(1, len(columns), figsize=(WIDTH, 2.6), squeeze=False, sharex=True)
+    for axis, column in zip(axes[0], columns, strict=True):
+        panel = values[values["column"] == column]
+        for number, (objective, line) in enumerate(panel.groupby("objective", sort=False)):
+            fixed, color = line.dropna(subset=["value", "mean"]).sort_values("value"), f"C{number}"
+            if len(fixed):
+                axis.plot(fixed["value"], fixed["mean"], "o-", ms=3, color=color, label=objective)
+                axis.fill_between(fixed["value"], *_band(fixed), color=color, alpha=0.2, lw=0)
+            for _, level in line[line["value"].isna()].dropna(subset="mean").iterrows():
+                axis.axhline(level["mean"], color=color, ls="--", lw=1, label=f"{objective}, {level['row']}")
+        printed = panel.dropna(subset=["value", "published"]).drop_duplicates("value").sort_values("value")
+        axis.plot(printed["value"], printed["published"], "s:", ms=3, color="0.6", label="published (VOC)")
+        axis.set(title=column, xlabel=symbol)
+    axes[0, 0].set_ylabel("mIoU (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    save(figure, values, stem)
+    return figure
+
+
+def gains(values: pd.DataFrame, stem: Path) -> Figure:
+    """Points above the baseline: bars are means over seeds, dots single seeds; a panel per labels and initialization.
+
+    Parameters
+    ----------
+    values : DataFrame
+        See `agmm.tables.gains`.
+    stem : Path
+        Folder and name of the files to write, without ending.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw.
+    """
+    if values.empty:
+        raise ValueError("there are no gains yet; train the runs of this figure first")
+    style()
+    values = values.assign(bar=values["row"] + values["objective"].map({"": ""}).fillna("\n" + values["objective"]))
+    columns, inits = values["column"].unique(), values["init"].unique()
+    bars = list(values["bar"].unique())
+    size = (WIDTH, 0.4 + (0.5 + 0.27 * len(bars)) * len(inits))
+    figure, axes = plt.subplots(len(inits), len(columns), figsize=size, squeeze=False, sharex=True, sharey=True)
+    for line, init in zip(axes, inits, strict=True):
+        for axis, column in zip(line, columns, strict=True):
+            panel = values[(values["column"] == column) & (values["init"] == init)]
+            common: dict[str, Any] = {"data": panel, "x": "gain", "y": "bar", "order": bars, "ax": axis}
+            sns.barplot(**common, errorbar=None, color="C0", alpha=0.6)
+            sns.stripplot(**common, color="0.2", size=3, jitter=False)
+            axis.axvline(0, color="0.7", lw=0.8)
+            axis.set(title=f"{column}, {START[init]}", xlabel="", ylabel="")
+            axis.tick_params(axis="y", labelsize=6)
+    for axis in axes[-1]:
+        axis.set_xlabel("mIoU above the baseline (points)")
+    save(figure, values, stem)
+    return figure
+
+
+def _band(line: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+    spread = line["std"].fillna(0)
+    return line["mean"] - spread, line["mean"] + spread
 
 
 def training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Baseline") -> Figure:
@@ -84,5 +162,4 @@ def training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Baseline"
 def _line(axis: Axes, curves: pd.DataFrame, row: str, curve: str, look: tuple[str, str], label: str) -> None:
     part = curves[(curves["row"] == row) & (curves["curve"] == curve)]
     axis.plot(part["epoch"], part["mean"], color=look[0], ls=look[1], label=label)
-    spread = part["std"].fillna(0)
-    axis.fill_between(part["epoch"], part["mean"] - spread, part["mean"] + spread, color=look[0], alpha=0.2, lw=0)
+    axis.fill_between(part["epoch"], *_band(part), color=look[0], alpha=0.2, lw=0)

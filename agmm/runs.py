@@ -14,6 +14,7 @@ SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
 
 Options = tuple[tuple[str, Any], ...]
+_PAIRS = ("options", "teacher_options", "label_options", "network_options")
 Init = Literal["scratch", "tags", "imagenet"]
 
 
@@ -29,6 +30,8 @@ class Run:
         ``"shapes"`` (with counts) or ``"camvid"``; size (H, W) the images are brought to.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision.
+    teacher_method, teacher_options
+        Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
     normalize : bool
         Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1].
     method, options
@@ -65,6 +68,8 @@ class Run:
     options: Options = ()
     labels: str = "points"
     label_options: Options = ()
+    teacher_method: str = ""
+    teacher_options: Options = ()
     normalize: bool = False
     image_size: tuple[int, int] | None = None
     train_images: int | None = None
@@ -98,7 +103,7 @@ class Run:
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        for name in ("options", "label_options", "network_options"):
+        for name in _PAIRS:
             object.__setattr__(self, name, _frozen(getattr(self, name)))
         for name in ("image_size", "scales"):
             value = getattr(self, name)
@@ -120,13 +125,15 @@ class Run:
             objective = asdict(objectives.build(self.method, 2, **dict(self.options)))
             default = asdict(objectives.build(self.method, 2))
             described["options"] = {name: value for name, value in objective.items() if value != default[name]}
+        if self.teacher is not None:
+            described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("options", "label_options", "network_options"):
+        for name in _PAIRS:
             plain[name] = dict(plain[name])
         return plain
 
@@ -139,14 +146,21 @@ class Run:
         return Run(**plain)
 
     @property
-    def requires(self) -> "Run | None":
-        """The run that must be complete before this one: the tag pretraining of its backbone."""
+    def requires(self) -> "tuple[Run, ...]":
+        """The runs that must be complete before this one."""
+        return tuple(run for run in (self.pretraining, self.teacher) if run is not None)
+
+    @property
+    def pretraining(self) -> "Run | None":
+        """The run that trains this one's backbone on image tags."""
         if self.init != "tags":
             return None
         return replace(
             self,
             method="ImageTags",
             options=(),
+            teacher_method="",
+            teacher_options=(),
             labels="tags",
             label_options=(),
             init="scratch",
@@ -159,6 +173,19 @@ class Run:
             history_images=0,
             seed=0,
         )
+
+    @property
+    def teacher(self) -> "Run | None":
+        """The first stage, whose predictions this run learns."""
+        if not self.teacher_method:
+            return None
+        return replace(
+            self, method=self.teacher_method, options=self.teacher_options, teacher_method="", teacher_options=()
+        )
+
+    def second_stage(self) -> "Run":
+        """The run that trains a fresh network, by cross-entropy alone, on this one's predictions (MT)."""
+        return replace(self, method="Baseline", options=(), teacher_method=self.method, teacher_options=self.options)
 
     def folder(self, results: str | Path = "results") -> Path:
         """Where the run's files lie."""

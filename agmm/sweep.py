@@ -30,10 +30,12 @@ _ENVIRONMENT = {
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Runs without repetitions, those that others require first."""
-    runs = list(runs)
-    required = [run.requires for run in runs if run.requires is not None]
-    return list({run.id: run for run in [*required, *runs]}.values())
+    """Runs without repetitions, with those that they require before them."""
+    ordered: dict[str, Run] = {}
+    for run in runs:
+        if run.id not in ordered:
+            ordered |= {one.id: one for one in [*distinct(run.requires), run] if one.id not in ordered}
+    return list(ordered.values())
 
 
 def missing(runs: Iterable[Run], results: str | Path) -> list[Run]:
@@ -123,8 +125,9 @@ class _Sweep:
     def next(self) -> Run | None:
         """Take the next run that requires nothing unfinished; what others require comes first."""
         unfinished = {*self.waiting, *(run.id for run, _ in self.running.values())}
-        ready = [run for run in self.waiting.values() if run.requires is None or run.requires.id not in unfinished]
-        ready.sort(key=lambda run: run.method != "ImageTags")
+        ready = [run for run in self.waiting.values() if not unfinished & {need.id for need in run.requires}]
+        needed = {need.id for run in self.waiting.values() for need in run.requires}
+        ready.sort(key=lambda run: run.id not in needed)
         return self.waiting.pop(ready[0].id) if ready else None
 
     def settle(self, job: "Future[str | None]", jobs: int) -> int:
@@ -157,8 +160,8 @@ class _Sweep:
         self.failed[run.id] = f"{describe(run)}: {problem}"
         self.report(f"{self.counter()} {self.failed[run.id]}")
         for other in list(self.waiting.values()):
-            if other.requires is not None and other.requires.id == run.id:
-                self.fail(self.waiting.pop(other.id), "not trained, as its pretraining failed")
+            if other.id in self.waiting and run.id in {need.id for need in other.requires}:
+                self.fail(self.waiting.pop(other.id), "not trained, as a run that it starts from failed")
 
     def counter(self) -> str:
         """How many runs are settled, of how many."""
@@ -176,6 +179,8 @@ def describe(run: Run) -> str:
     """A run in a few words."""
     if run.method == "ImageTags":
         return f"pretraining on image tags ({run.dataset})"
+    if run.teacher is not None:
+        return f"second stage of {describe(run.teacher)}"
     options = dict(run.options)
     words = [run.method]
     words += [name for name in (options.get("variant"), "+".join(options.get("terms", ()))) if name]
@@ -205,15 +210,15 @@ def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
 
 
 def forecast(runs: Iterable[Run], measured: dict[Kind, list[float]], jobs: int) -> float:
-    """Expected seconds of several runs on ``jobs`` processes: required ones first, then the rest in parallel."""
+    """Expected seconds of several runs on ``jobs`` processes: what others require first, the rest in parallel."""
     runs = list(runs)
-    ids = {run.id for run in runs}
-    first = {need.id for run in runs if (need := run.requires) is not None} & ids
-    total = 0.0
-    for part in ([run for run in runs if run.id in first], [run for run in runs if run.id not in first]):
-        seconds = [estimate(run, measured) for run in part]
-        total += max(sum(seconds) / jobs, max(seconds, default=0.0))
-    return total
+    given = {run.id for run in runs}
+    stages: dict[str, int] = {}
+    seconds: dict[int, list[float]] = {}
+    for run in (run for run in distinct(runs) if run.id in given):
+        stages[run.id] = 1 + max((stages[need.id] for need in run.requires if need.id in stages), default=-1)
+        seconds.setdefault(stages[run.id], []).append(estimate(run, measured))
+    return sum(max(sum(stage) / jobs, max(stage)) for stage in seconds.values())
 
 
 def duration(seconds: float) -> str:

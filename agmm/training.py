@@ -49,27 +49,21 @@ def run(
     agmm.loop.TrainingDiverged
         If the loss becomes NaN or infinite.
     """
-    if (done := load_result(run, results)) is not None:
-        return done
-    pretrained = None
-    if run.requires is not None:
-        _train(run.requires, Path(results), data_root, device, None)
-        pretrained = run.requires.folder(results) / "model.safetensors"
-        if not pretrained.exists():
-            raise ValueError(f"{pretrained} is missing; delete its folder to train the pretraining again")
-    return _train(run, Path(results), data_root, device, pretrained)
+    return _complete(run, Path(results), data_root, device)
 
 
-def _train(run: Run, results: Path, data_root: str | Path | None, device: str, pretrained: Path | None) -> Result:
+def _complete(run: Run, results: Path, data_root: str | Path | None, device: str) -> Result:
     if (done := load_result(run, results)) is not None:
         return done
+    for need in run.requires:
+        _complete(need, results, data_root, device)
     folder = run.folder(results)
     with storage.writable(folder), _lock(folder):
         # Another process may have finished it while this one waited.
         if (done := load_result(run, results)) is not None:
             return done
         storage.write_json(folder / "run.json", run.to_dict())
-        result = train(run, folder, cache=results / "cache", data_root=data_root, device=device, pretrained=pretrained)
+        result = train(run, results, data_root, device)
         if loop.is_main():
             storage.write_json(folder / "result.json", asdict(result))
     return result
@@ -80,30 +74,21 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
 
-def train(
-    run: Run,
-    folder: Path,
-    *,
-    cache: Path | None = None,
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    pretrained: Path | None = None,
-) -> Result:
-    """Train one run, resuming from ``folder/checkpoint.pt`` if there is one.
+def train(run: Run, results: Path, data_root: str | Path | None = None, device: str = "auto") -> Result:
+    """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
+
+    Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors and
+    environment.json.
 
     Parameters
     ----------
     run : Run
-    folder : Path
-        Receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors and environment.json.
-    cache : Path, optional
-        Folder for generated data and simulated labels.
+    results : Path
+        Folder that holds ``<preset>/runs/<id>`` and ``cache``, for generated data and simulated labels.
     data_root : path, optional
         Folder of the data set.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` …
-    pretrained : Path, optional
-        ``model.safetensors`` of the run that `Run.requires`.
 
     Raises
     ------
@@ -114,8 +99,8 @@ def train(
     loop.join_torchrun(where)
     with _threads(run.threads, where):
         if run.method == "ImageTags":
-            return _train_image_tags(run, folder, where, cache)
-        return _train_segmenter(run, folder, where, cache, data_root, pretrained)
+            return _train_image_tags(run, results, where)
+        return _train_segmenter(run, results, data_root, where)
 
 
 def choose_device(device: str) -> torch.device:
@@ -129,26 +114,20 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _train_segmenter(
-    run: Run,
-    folder: Path,
-    device: torch.device,
-    cache: Path | None,
-    data_root: str | Path | None,
-    pretrained: Path | None,
-) -> Result:
+def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, device: torch.device) -> Result:
+    folder, cache = run.folder(results), results / "cache"
     load = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root, cache=cache)
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
     sparse = sets.sparse_labels(data, run.labels, dict(run.label_options), run.seed, cache)
+    classes = np.stack([labels.image_classes(s, data.num_classes) for s in sparse])
     objective = objectives.build(run.method, data.num_classes, **dict(run.options))
     net = build_network(run, data.num_classes)
-    if pretrained is not None:
-        loop.load_weights(net.backbone, pretrained)
+    if run.pretraining is not None:
+        loop.load_weights(net.backbone, _weights(run.pretraining, results))
     net.to(device).to(memory_format=torch.channels_last)
+    targets = sparse if run.teacher is None else _pseudo_labels(run.teacher, results, data, sparse, classes, device)
     tensors = _Tensors(
-        _images(data).to(device),
-        torch.from_numpy(sparse).to(device),
-        torch.from_numpy(np.stack([labels.image_classes(s, data.num_classes) for s in sparse])).to(device),
+        _images(data).to(device), torch.from_numpy(targets).to(device), torch.from_numpy(classes).to(device)
     )
 
     def loss(module: nn.Module, batch: Batch) -> objectives.Output:
@@ -169,7 +148,7 @@ def _train_segmenter(
     found = labels.coverage(sparse, data.truth, data.num_classes)
     details = {
         "network": net.provenance,
-        "init": f"{run.init}, run {run.requires.id}" if run.requires else run.init,
+        "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
         "device": environment.device_name(device),
         "test_images": len(test),
         "train_images": len(data),
@@ -183,8 +162,36 @@ def _train_segmenter(
     return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
 
 
-def _train_image_tags(run: Run, folder: Path, device: torch.device, cache: Path | None) -> Result:
+def _pseudo_labels(
+    teacher: Run, results: Path, data: Split, sparse: np.ndarray, classes: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Labels of a second stage: what the first one predicts for its training images, by its test procedure."""
+    net = build_network(teacher, data.num_classes)
+    loop.load_weights(net, _weights(teacher, results))
+    net.to(device).to(memory_format=torch.channels_last)
+    with _autocast(teacher, device):
+        return evaluation.pseudo_labels(
+            net,
+            data.images,
+            sparse,
+            classes,
+            device=device,
+            **_test_options(teacher, device),
+            **_normalization(teacher),
+        )
+
+
+def _weights(run: Run, results: Path) -> Path:
+    """Weights of a complete run; ValueError where they have been deleted."""
+    path = run.folder(results) / "model.safetensors"
+    if not path.exists():
+        raise ValueError(f"{path} is missing, and another run starts from it; delete its folder to train it again")
+    return path
+
+
+def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
     """Pretrain the backbone to predict image tags: the embedded counterpart of ImageNet weights."""
+    folder, cache = run.folder(results), results / "cache"
     data = sets.load(run.dataset, "pretrain", count=run.train_images, cache=cache)
     test = sets.load(run.dataset, "test", count=run.test_images, cache=cache)
     segmenter = build_network(run, data.num_classes)
@@ -299,13 +306,15 @@ def _evaluate(net: nn.Module, test: Split, run: Run, device: torch.device) -> Te
             test.images,
             test.truth,
             test.num_classes,
-            batch_size=50 if device.type == "cpu" else 16,
             device=device,
-            scales=run.scales,
-            flip=run.flip,
-            tile=run.tile,
+            **_test_options(run, device),
             **_normalization(run),
         )
+
+
+def _test_options(run: Run, device: torch.device) -> dict[str, Any]:
+    batch_size = 50 if device.type == "cpu" else 16
+    return {"batch_size": batch_size, "scales": run.scales, "flip": run.flip, "tile": run.tile}
 
 
 def _finish(

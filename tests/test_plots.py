@@ -54,3 +54,27 @@ def test_nothing_to_draw(tmp_path):
     empty = pd.DataFrame(columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
     with pytest.raises(ValueError, match="no training curves yet"):
         plots.training_curves(empty, tmp_path / "curves")
+
+
+def test_sweep(tmp_path):
+    lines = [("a", 0.1, 50.0, 69.0), ("a", 1.0, 60.0, 69.5), ("a", None, 55.0, 69.6), ("b", 0.1, None, 69.0)]
+    values = pd.DataFrame(
+        {
+            "column": column,
+            "objective": objective,
+            "row": "σ by Eq. 5" if value is None else f"σ = {value}",
+            "value": value,
+            "n_seeds": 2,
+            "mean": mean,
+            "std": 1.0,
+            "published": published,
+        }
+        for column in ("point", "scribble")
+        for objective, value, mean, published in lines
+    )
+    figure = plots.sweep(values, "σ", tmp_path / "sweep")
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.pdf", "sweep.png", "sweep.csv"}
+    for axis in figure.axes:
+        drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
+        assert drawn.pop("a, σ by Eq. 5")[1] == [55.0, 55.0]
+        assert drawn == {"a": ([0.1, 1.0], [50.0, 60.0]), "published (VOC)": ([0.1, 1.0], [69.0, 69.5])}

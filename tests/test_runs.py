@@ -57,10 +57,21 @@ def test_identity_is_the_same_in_another_process() -> None:
 
 def test_runs_that_share_a_pretraining_require_the_same_run() -> None:
     first, second = SMOKE.at("points", seed=1), SMOKE.at("scribbles", "AGMM", seed=2)
-    assert first.requires is not None
-    assert first.requires == second.requires
-    assert first.requires.requires is None
-    assert SMOKE.at("points", init="scratch").requires is None
+    assert first.requires == second.requires == (first.pretraining,)
+    assert first.pretraining is not None
+    assert first.pretraining.requires == ()
+    assert SMOKE.at("points", init="scratch").requires == ()
+
+
+def test_second_stage_requires_its_teacher_and_shares_its_pretraining() -> None:
+    teacher = SMOKE.at("points", "AGMM", seed=1, lambda_gmm=0.5)
+    second = teacher.second_stage()
+    assert (second.method, second.options, second.seed) == ("Baseline", (), 1)
+    assert second.teacher == teacher
+    assert second.requires == (teacher.pretraining, teacher)
+    assert runs.Run.from_dict(json.loads(json.dumps(second.to_dict()))) == second
+    others = [SMOKE.at("points", seed=1), SMOKE.at("points", "AGMM", seed=1).second_stage(), teacher]
+    assert len({second.id, *(run.id for run in others)}) == 4
 
 
 @pytest.mark.parametrize(

@@ -53,19 +53,36 @@ def test_goes_on_past_failures_and_deaths(tmp_path, monkeypatch):
     assert {threads for _, threads in started} == {"1"}
     assert "OMP_NUM_THREADS" not in os.environ
     assert order.count(DIES.id) == order.count(DIES_ONCE.id) == 2
-    assert order.count(tagged[0].requires.id) == 1
-    assert order.index(tagged[0].requires.id) < min(order.index(run.id) for run in tagged)
+    assert order.count(tagged[0].pretraining.id) == 1
+    assert order.index(tagged[0].pretraining.id) < min(order.index(run.id) for run in tagged)
     # 6 runs and one pretraining, settled once each.
     assert [line.split("]")[0] for line in lines if line.startswith("[")] == [f"[{i}/7" for i in range(1, 8)]
     assert sum("once more" in line for line in lines) == 2
 
 
-def test_failed_pretraining_fails_its_dependents(tmp_path, monkeypatch):
+def test_failure_fails_what_depends_on_it(tmp_path, monkeypatch):
+    """A pretraining takes its runs along, and these their second stages."""
     monkeypatch.setattr(sweep, "_train", fail)
     run = replace(SMOKE.run, init="tags")
-    failed = sweep.train_all([run], results=tmp_path, device="cpu", report=lambda line: None)
-    assert set(failed) == {run.id, run.requires.id}
-    assert "its pretraining failed" in failed[run.id]
+    second = run.second_stage()
+    failed = sweep.train_all([second], results=tmp_path, device="cpu", report=lambda line: None)
+    assert set(failed) == {run.pretraining.id, run.id, second.id}
+    for dependent in (run, second):
+        assert "a run that it starts from failed" in failed[dependent.id]
+
+
+def test_stages_follow_each_other_in_order_and_forecast():
+    teacher = replace(SMOKE.run, init="tags")
+    runs = [teacher.second_stage(), teacher, replace(teacher, seed=1)]
+    ordered = sweep.distinct(runs)
+    assert ordered == [teacher.pretraining, teacher, teacher.second_stage(), replace(teacher, seed=1)]
+    seconds = {run.id: float(10**i) for i, run in enumerate(ordered)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "estimate", lambda run, measured: seconds[run.id])
+        # The pretraining, then both first stages on two processes, then the second stage.
+        assert sweep.forecast(ordered, {}, 2) == 1 + 1000 + 100
+        # What is complete already is not among the runs and costs nothing.
+        assert sweep.forecast([teacher.second_stage()], {}, 2) == 100
 
 
 def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):

@@ -81,14 +81,43 @@ def test_training_lowers_the_loss_and_beats_a_constant_prediction(tmp_path: Path
 
 def test_pretraining_is_trained_first_and_shared(tmp_path: Path) -> None:
     run = replace(SMOKE.at("points"), epochs=1)
-    assert run.requires is not None
+    assert run.pretraining is not None
     agmm.run(run, results=tmp_path)
-    pretrained = _weights(run.requires, tmp_path)
+    pretrained = _weights(run.pretraining, tmp_path)
     net = training.build_network(run, 7)
     assert net.backbone.state_dict().keys() == pretrained.keys()
-    stamp = (run.requires.folder(tmp_path) / "result.json").stat().st_mtime_ns
+    stamp = (run.pretraining.folder(tmp_path) / "result.json").stat().st_mtime_ns
     agmm.run(replace(run, seed=1), results=tmp_path)
-    assert (run.requires.folder(tmp_path) / "result.json").stat().st_mtime_ns == stamp
+    assert (run.pretraining.folder(tmp_path) / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels are the first stage's predictions among the labeled classes, and weak labels where there are any."""
+    teacher = replace(SCRATCH, method="Baseline", options=(), epochs=1)
+    seen = []
+    fit = training._fit
+
+    def watched(run, net, groups, data, *rest):
+        seen.append((run, data))
+        return fit(run, net, groups, data, *rest)
+
+    monkeypatch.setattr(training, "_fit", watched)
+    agmm.run(teacher.second_stage(), results=tmp_path)
+    (first, weak), (_, dense) = seen
+    assert first == teacher
+    net = training.build_network(teacher, 7)
+    net.load_state_dict(_weights(teacher, tmp_path))
+    net.eval()
+    for image, sparse, target in zip(weak.images, weak.labels, dense.labels, strict=True):
+        with torch.no_grad():
+            logits = net(image.permute(2, 0, 1)[None] / 255)[1][0]
+        classes = sparse[sparse < 7].unique().long()
+        expected = classes[logits[classes].argmax(0)]
+        labeled = sparse < 7
+        assert (target[labeled] == sparse[labeled]).all()
+        agrees = (target == expected)[~labeled].float().mean()
+        assert agrees > 0.99  # logits of two classes may round alike
+    assert (dense.labels < 7).all()
 
 
 def test_seed_changes_labels_and_order_but_not_images() -> None:

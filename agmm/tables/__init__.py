@@ -9,7 +9,7 @@ from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
 from agmm.tables import agmm
-from agmm.tables.aggregate import RESULTS, collect, curves, markdown, write
+from agmm.tables.aggregate import RESULTS, collect, curves, gains, markdown, sweep_values, write
 from agmm.tables.cells import Cell, Table
 
 __all__ = [
@@ -20,10 +20,12 @@ __all__ = [
     "Table",
     "collect",
     "curves",
+    "gains",
     "markdown",
     "needed",
     "preset",
     "select",
+    "sweep_values",
     "train",
     "write",
 ]

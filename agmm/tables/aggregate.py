@@ -128,6 +128,45 @@ def curves(table: Table, preset: str, results: str | Path = "results") -> pd.Dat
     return groups.agg(n_seeds="size", mean="mean", std="std").reset_index()
 
 
+def sweep_values(table: Table, preset: str, results: str | Path, symbol: str) -> pd.DataFrame:
+    """A table over one hyperparameter, whose rows are named ``<symbol> = <value>``.
+
+    Returns
+    -------
+    DataFrame
+        Columns column, objective, row, value (missing for rows with another name, such as an estimated one), n_seeds,
+        mean, std, published; mIoU in per cent.
+    """
+    cells = table.cells(PRESETS[preset])
+    frame = collect(table, preset, results).rename(columns={"ours_mean": "mean", "ours_std": "std"})
+    frame["objective"] = [cell.objective for cell in cells]
+    frame["value"] = pd.to_numeric(frame["row"].str.removeprefix(f"{symbol} = "), errors="coerce")
+    return frame[["column", "objective", "row", "value", "n_seeds", "mean", "std", "published"]]
+
+
+def gains(table: Table, preset: str, results: str | Path, baseline: str) -> pd.DataFrame:
+    """Points of mIoU above the row ``baseline`` of the same column and initialization, paired over seeds.
+
+    Returns
+    -------
+    DataFrame
+        Columns column, init, row, objective, seed, gain.
+    """
+    cells = [cell for cell in table.cells(PRESETS[preset]) if cell.run is not None]
+    start = {(cell.column, cell.init): cell.run for cell in cells if cell.row == baseline}
+    rows = []
+    for cell in cells:
+        base = start[cell.column, cell.init]
+        assert cell.run is not None
+        assert base is not None
+        seeds = {run.seed for run in complete_seeds(base, results)}
+        for run in complete_seeds(cell.run, results) if cell.run != base else []:
+            if run.seed in seeds:
+                gain = _miou(run, Path(results)) - _miou(replace(base, seed=run.seed), Path(results))
+                rows.append([cell.column, cell.init, cell.row, cell.objective, run.seed, gain])
+    return pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "gain"])
+
+
 def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:
     """Write ``<results>/<preset>/tables/<name>.csv`` and ``.md`` and return both paths."""
     folder = Path(results) / preset / "tables"
@@ -196,7 +235,7 @@ def _footnotes(cells: Iterable[Cell], frame: pd.DataFrame, preset: str, results:
         shares = ", ".join(f"{form} {100 * found['coverage']:.1f} %" for form, found in details.items())
         notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
     if any(cell.run is None for cell in cells):
-        notes.append("¹ Multi-stage training: not in this version.")
+        notes.append("¹ Not in this version.")
     return notes
 
 

@@ -1,14 +1,14 @@
 """What a table is made of: cells, each a run and the number that the paper prints for it."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from agmm.presets import Preset
-from agmm.runs import Run
+from agmm.runs import Init, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Cell:
     training_id : str
         Run of ``published/training_runs.csv`` that this is (``"O012"``), or ``"extra:<reason>"``.
     run : Run or None
-        What is trained, with seed 0; None where the method is not in this version.
+        What is trained, with seed 0; None where the method is not in this version or the number is quoted.
     method, variant, absent, init, dataset, labels, protocol
         Description of the run, also where there is none yet; ``variant`` is empty for methods without variants.
     metric : str
@@ -60,6 +60,32 @@ class Cell:
         return name
 
 
+class Column(NamedTuple):
+    """A column as printed, the kind of labels in it, and what singles it out in the published file."""
+
+    label: str
+    labels: str
+    printed: dict[str, str] | None = None
+    """Default: the label is the kind of supervision."""
+
+
+class Row(NamedTuple):
+    """A row to be set in every column.
+
+    ``ids`` are the trainings of the columns, one for all if there is just one; ``printed`` is what singles the row out
+    in the published file, None where the paper has no such row.
+    """
+
+    label: str
+    ids: tuple[str, ...]
+    printed: dict[str, str] | None = None
+    method: str = "Baseline"
+    options: dict[str, Any] = {}
+    init: Init | None = None
+    second_stage: bool = False
+    pending: bool = False
+
+
 @dataclass(frozen=True)
 class Table:
     """A table or figure of a paper.
@@ -82,8 +108,36 @@ class Table:
     cells: Callable[[Preset], tuple[Cell, ...]]
 
 
+def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Cell, ...]:
+    """Rows times columns; a preset without a column's kind of labels leaves the column out."""
+    made = []
+    for row in rows:
+        ids = row.ids * len(columns) if len(row.ids) == 1 else row.ids
+        for column, training_id in zip(columns, ids, strict=True):
+            if column.labels not in preset.labels:
+                continue
+            run = preset.at(column.labels, row.method, init=row.init, **row.options)
+            run = run.second_stage() if row.second_stage else run
+            where = column.printed or {"supervision": column.label}
+            value, source = published(table, **where, **row.printed) if row.printed else (None, "")
+            made.append(
+                Cell(
+                    row=row.label,
+                    column=column.label,
+                    training_id=training_id,
+                    run=None if row.pending else run,
+                    published=value,
+                    published_source=source,
+                    **describe(run),
+                )
+            )
+    return tuple(made)
+
+
 def describe(run: Run) -> dict[str, Any]:
-    """The descriptive fields of a run's cells."""
+    """The descriptive fields of a run's cells; those of a second stage tell of its first."""
+    if run.teacher is not None:
+        return describe(run.teacher) | {"protocol": f"second stage, {protocol(run)}"}
     options = dict(run.options)
     return {
         "method": run.method,
@@ -105,28 +159,27 @@ def protocol(run: Run) -> str:
     return ", ".join(parts)
 
 
-def published(table: str, row: int, column: str) -> tuple[float, str]:
+def published(table: str, **where: str) -> tuple[float, str]:
     """Number printed in a paper, with its source.
 
     Parameters
     ----------
     table : str
         Name of a file in ``published/``, without its ending.
-    row : int
-        Printed row, from 1.
-    column : str
-        Kind of supervision as in that file.
+    **where : str
+        Values of that file's columns that single out one line, such as ``row="3", supervision="point"``.
 
     Raises
     ------
     KeyError
-        If the table prints no such number.
+        If they fit no line, or several.
     """
-    for line in _lines(table):
-        if line["row"] == str(row) and line["supervision"] == column:
-            place = f"{line['paper']} {line['table']}, row {row}"
-            return float(line["value"]), f"{place} ({line['dataset']} {line['split']}, {line['backbone']})"
-    raise KeyError(f"{table} prints no number for row {row} and {column}")
+    lines = [line for line in _lines(table) if all(line[name] == value for name, value in where.items())]
+    if len(lines) != 1:
+        raise KeyError(f"{table} prints {len(lines)} numbers for {where}")
+    (line,) = lines
+    place = f"{line['paper']} {line['table']}, row {line['row']}"
+    return float(line["value"]), f"{place} ({line['dataset']} {line['split']}, {line['backbone']})"
 
 
 @cache
