@@ -173,6 +173,7 @@ def _train_segmenter(
         "device": environment.device_name(device),
         "test_images": len(test),
         "train_images": len(data),
+        "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
         "coverage": float(found.pair_share),
