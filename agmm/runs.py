@@ -27,9 +27,12 @@ class Run:
     preset : str
         The preset it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
-        ``"shapes"`` (with counts) or ``"camvid"``; size (H, W) the images are brought to.
+        ``"shapes"`` (with counts), ``"camvid"`` (with the size (H, W) that images are brought to), ``"voc"`` or
+        ``"cityscapes"``.
     labels, label_options
-        Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision.
+    labels, label_options
+        Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
+        option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`).
     teacher_method, teacher_options
         Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
     normalize : bool

@@ -152,6 +152,7 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
         "device": environment.device_name(device),
         "test_images": len(test),
         "train_images": len(data),
+        "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
         "coverage": float(found.pair_share),

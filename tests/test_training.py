@@ -64,6 +64,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_same_seed_repeats_and_another_seed_does_not(tmp_path: Path) -> None:
     first = agmm.run(SCRATCH, results=tmp_path / "a")
+    assert first.details["label_source"] == "simulated from dense masks and objects"
     assert agmm.run(SCRATCH, results=tmp_path / "b").confusion == first.confusion
     assert _same(_weights(SCRATCH, tmp_path / "a"), _weights(SCRATCH, tmp_path / "b"))
     other = replace(SCRATCH, seed=1)

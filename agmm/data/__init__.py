@@ -1,9 +1,62 @@
 """Data sets: what a training needs from one, whichever it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class OnDemand(Sequence[np.ndarray]):
+    """Arrays that are made when they are asked for and never kept: what is too large for memory is read from disk.
+
+    Attributes
+    ----------
+    read : callable
+        Key to array; can be pickled, so that other processes can read too.
+    keys : sequence
+        One key per array: paths, as a rule.
+    """
+
+    read: Callable[[Any], np.ndarray]
+    keys: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "OnDemand": ...
+
+    def __getitem__(self, index: int | slice) -> "np.ndarray | OnDemand":
+        if isinstance(index, slice):
+            return OnDemand(self.read, self.keys[index])
+        return self.read(self.keys[index])
+
+
+@dataclass(frozen=True)
+class Published:
+    """Sparse labels that came as files, as opposed to simulated ones.
+
+    Attributes
+    ----------
+    form : str
+        The form of `agmm.labels` that they are: ``"points"``, ``"scribbles"``.
+    name : str
+        Short name, by which a run can insist on them.
+    description : str
+        For records and captions.
+    maps : sequence of (H, W) uint8 arrays
+        0 … K-1, ``UNLABELED`` or ``VOID``, one map per image of the split.
+    """
+
+    form: str
+    name: str
+    description: str
+    maps: Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -19,13 +72,15 @@ class Split:
     ids : tuple of str
         One name per image.
     images : sequence of (H, W, 3) uint8 arrays
-        RGB images; one (N, H, W, 3) array when all have one size.
+        RGB images; one (N, H, W, 3) array when all have one size and fit into memory, else `OnDemand`.
     truth : sequence of (H, W) uint8 arrays
         Dense masks, 0 … K-1 or ``VOID``. For evaluation and for simulating sparse labels; never used in a loss.
     background : int or None
         Code of the class that means "background", None where every class is a thing or stuff of its own.
     instances : sequence of (H, W) uint8 arrays, optional
-        Object masks: 0 for none, 1, 2 … for the objects of an image.
+        Object masks: 0 or ``VOID`` for none, 1, 2 … for the objects of an image.
+    published : tuple of Published
+        Sparse labels found beside the images, those preferred of each form first.
     """
 
     dataset: str
@@ -35,6 +90,7 @@ class Split:
     truth: np.ndarray | Sequence[np.ndarray]
     background: int | None
     instances: np.ndarray | Sequence[np.ndarray] | None = None
+    published: tuple[Published, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -5,7 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import scipy.io
 from PIL import Image
+
+from agmm.labels import VOID
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -34,7 +37,7 @@ def read_mask(path: Path, codes: Mapping[int, int]) -> np.ndarray:
     Parameters
     ----------
     path : Path
-        A gray or palette PNG; of a palette image the indices count, not the colors.
+        A gray or palette PNG; of a palette image the indices count, not the colors. Or a class mask of SBD (``.mat``).
     codes : mapping of int to int
         For every value the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``.
 
@@ -43,14 +46,7 @@ def read_mask(path: Path, codes: Mapping[int, int]) -> np.ndarray:
     FileNotFoundError, ValueError
         If the file is missing, damaged, not 8-bit single-channel, or holds a value that `codes` lacks.
     """
-    image = _open(path)
-    if image.mode.startswith("I"):
-        raise ValueError(f"{path}: a 16-bit mask; save its class codes as an 8-bit gray or palette PNG")
-    if image.mode not in ("L", "P"):
-        raise ValueError(
-            f"{path}: a mask of mode {image.mode}; save its class codes, not colors, as an 8-bit gray or palette PNG"
-        )
-    values = np.asarray(image)
+    values = read_sbd(path, "GTcls") if path.suffix == ".mat" else _read_index(path)
     table = np.full(256, -1, np.int16)
     table[list(codes)] = list(codes.values())
     translated = table[values]
@@ -58,6 +54,32 @@ def read_mask(path: Path, codes: Mapping[int, int]) -> np.ndarray:
         unknown = ", ".join(map(str, np.unique(values[translated < 0])[:5]))
         raise ValueError(f"{path}: holds code {unknown}, which this data set does not define; correct the mask")
     return translated.astype(np.uint8)
+
+
+def read_sbd(path: Path, struct: str) -> np.ndarray:
+    """
+    Read a mask of the Semantic Boundaries Dataset, (H, W) uint8: ``"GTcls"`` holds classes, ``"GTinst"`` objects.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing or is no such MATLAB file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        values = np.asarray(scipy.io.loadmat(path, variable_names=[struct])[struct]["Segmentation"][0, 0])
+    except Exception as error:  # a damaged file may fail anywhere in the parser
+        raise ValueError(f"{path}: cannot be read as {struct} of SBD ({error}); replace the file") from error
+    if values.ndim != 2 or values.dtype.kind not in "ui" or not ((values >= 0) & (values <= VOID)).all():
+        raise ValueError(f"{path}: {struct} holds {values.dtype} of shape {values.shape}, no mask; replace the file")
+    return values.astype(np.uint8)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, without decoding it; raises as `read_image`."""
+    width, height = _open(path, decode=False).size
+    return height, width
 
 
 def pair(image_folder: Path, mask_folder: Path) -> list[Pair]:
@@ -117,11 +139,23 @@ def _read_pair(two: Pair, codes: Mapping[int, int]) -> tuple[np.ndarray | None, 
     return image, mask, problems
 
 
-def _open(path: Path) -> Image.Image:
+def _read_index(path: Path) -> np.ndarray:
+    image = _open(path)
+    if image.mode.startswith("I"):
+        raise ValueError(f"{path}: a 16-bit mask; save its class codes as an 8-bit gray or palette PNG")
+    if image.mode not in ("L", "P"):
+        raise ValueError(
+            f"{path}: a mask of mode {image.mode}; save its class codes, not colors, as an 8-bit gray or palette PNG"
+        )
+    return np.asarray(image)
+
+
+def _open(path: Path, decode: bool = True) -> Image.Image:
     """The decoded image; Pillow's many ways to fail become one sentence."""
     try:
         with Image.open(path) as image:
-            image.load()
+            if decode:
+                image.load()
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None

@@ -3,15 +3,26 @@
 import hashlib
 import io
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from agmm import labels, storage
-from agmm.data import Split, camvid, shapes
+from agmm.data import OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, voc
 
 EMBEDDED = ("shapes",)
+FOLDERS = {"camvid": "CamVid", "voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
+"""Data sets that are read from a folder of the user's."""
+
+LABELS_VERSION = 1
+"""Raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again."""
+
+PUBLISHED_AS = {"width": 3, "length": 1.0}
+"""How published labels are drawn; whoever asks for other strokes gets simulated ones."""
 
 
 def load(
@@ -27,13 +38,13 @@ def load(
 
     Parameters
     ----------
-    dataset : {"shapes", "camvid"}
+    dataset : {"shapes", "camvid", "voc", "cityscapes"}
     split : str
-        ``"train"``, ``"test"`` and, for shapes, ``"pretrain"``; the test split of CamVid is its val folder.
+        ``"train"``, ``"test"`` and, for shapes, ``"pretrain"``; the test split of all others is their val.
     count : int, optional
         Number of images of the embedded data set.
     size : (H, W), optional
-        Size that the images of a folder are brought to.
+        Size that the images of CamVid are brought to; VOC and Cityscapes are read at their own.
     data_root : path, optional
         Folder of the data set; the embedded one needs none.
     cache : Path, optional
@@ -48,17 +59,23 @@ def load(
         if count is None:
             raise ValueError("the embedded data set needs a number of images")
         return shapes.make(split, count, seed=0, cache=cache)
+    if dataset not in FOLDERS:
+        raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*EMBEDDED, *FOLDERS))}")
+    title = FOLDERS[dataset]
+    if split == "pretrain":
+        raise ValueError(f"{title} has no images for tag pretraining; use init='scratch' or 'imagenet'")
+    if not data_root:
+        raise ValueError(f"{title} is read from a folder of yours: name it with --data-root (or data_root=…)")
+    root, part = Path(data_root), {"train": "train", "test": "val"}[split]
     if dataset == "camvid":
-        if split == "pretrain":
-            raise ValueError("CamVid has no images for tag pretraining; use init='scratch' or 'imagenet'")
-        if not data_root:
-            raise ValueError("CamVid is read from a folder of yours: name it with --data-root (or data_root=…)")
-        return camvid.load(Path(data_root), {"train": "train", "test": "val"}[split], size=size)
-    raise ValueError(f"unknown data set {dataset!r}; known: shapes, camvid")
+        return camvid.load(root, part, size=size)
+    if size is not None:
+        raise ValueError(f"{title} is read at its own size; leave image_size out and choose a crop")
+    return voc.load(root, part) if dataset == "voc" else cityscapes.load(root, part)
 
 
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
-    """Simulate the sparse labels of every image of a split.
+    """Simulate the sparse labels of every image of a split in memory.
 
     The labels of an image depend on ``seed``, the data set, the image's id, form and options only; options that nest
     (the number of clicks, the length of scribbles) share their random numbers.
@@ -67,26 +84,113 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     -------
     (N, H, W) uint8
     """
+    if isinstance(split.truth, OnDemand):
+        raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
+    _published(split, form, options)  # raises where files are insisted on, which no data set in memory has
     key = json.dumps([split.dataset, split.ids, split.truth[0].shape, form, options, seed])
     name = f"labels-{split.dataset}-{form}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
-    simulated = np.stack(
-        [
-            labels.simulate(
-                form,
-                truth,
-                labels.generator(seed, split.dataset, image_id, form),
-                instances=None if split.instances is None else split.instances[i],
-                background=split.background,
-                **options,
-            )
-            for i, (image_id, truth) in enumerate(zip(split.ids, split.truth, strict=True))
-        ]
-    )
+    simulated = np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.save(buffer, simulated)
         storage.write(cache / name, buffer.getvalue())
     return simulated
+
+
+def labels_on_demand(
+    split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None
+) -> np.ndarray | Sequence[np.ndarray]:
+    """The sparse labels of every image of a split, read or simulated when asked for.
+
+    Parameters
+    ----------
+    split : Split
+    form, options
+        As in `agmm.labels.simulate`. A further option ``source`` is ``"auto"`` (the default: published labels where the
+        split has them, else simulated ones), ``"published"``, ``"simulated"``, or the name of a publisher.
+    seed : int
+        Of simulated labels.
+    cache : Path, optional
+        Folder in which simulated labels are kept, a PNG per image.
+
+    Returns
+    -------
+    sequence of (H, W) uint8 arrays
+        One per image; what they are says `label_source`.
+
+    Raises
+    ------
+    ValueError
+        If published labels are insisted on and there are none.
+    """
+    if (published := _published(split, form, options)) is not None:
+        return published.maps
+    if form == "full":
+        return split.truth
+    folder = None
+    if cache is not None:
+        described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
+        described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
+        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.write_json(folder / "labels.json", described)
+    return OnDemand(partial(_kept, split, form, options, seed, folder), range(len(split)))
+
+
+def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
+    """Where the labels of a split come from, in words for records and captions."""
+    if (published := _published(split, form, options)) is not None:
+        return f"published: {published.description}"
+    if form == "full":
+        return "dense masks"
+    return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
+
+
+def _published(split: Split, form: str, options: dict[str, Any]) -> Published | None:
+    """The labels to be read from files, None where they are to be simulated."""
+    wanted = options.get("source", "auto")
+    drawn_alike = all(options.get(name, value) == value for name, value in PUBLISHED_AS.items())
+    for found in split.published:
+        if drawn_alike and found.form == form and wanted in ("auto", "published", found.name):
+            return found
+    if wanted in ("auto", "simulated"):
+        return None
+    there = ", ".join(found.name for found in split.published if found.form == form)
+    raise ValueError(
+        f"{form} with {options} are asked for, but published files of {split.dataset} hold {there or 'no ' + form}, "
+        "3 pixels wide and whole; put the files below the data root or ask for source='simulated'"
+    )
+
+
+def _kept(split: Split, form: str, options: dict[str, Any], seed: int, folder: Path | None, index: int) -> np.ndarray:
+    """Simulated labels of one image, from its file if there is a sound one."""
+    if folder is None:
+        return _simulate(split, form, options, seed, index)
+    path = folder / f"{split.ids[index]}.png"
+    try:
+        return label_files.read_index(path)
+    except (FileNotFoundError, ValueError):
+        simulated = _simulate(split, form, options, seed, index)
+    buffer = io.BytesIO()
+    Image.fromarray(simulated).save(buffer, "PNG")
+    storage.write(path, buffer.getvalue())
+    return simulated
+
+
+def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index: int) -> np.ndarray:
+    return labels.simulate(
+        form,
+        split.truth[index],
+        labels.generator(seed, split.dataset, split.ids[index], form),
+        instances=None if split.instances is None else split.instances[index],
+        background=split.background,
+        **_without_source(options),
+    )
+
+
+def _without_source(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "source"}

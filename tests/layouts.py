@@ -1,0 +1,109 @@
+"""Tiny data sets in exactly the layouts that the public ones are published in."""
+
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from agmm.data import voc
+
+VOC_TRAIN = ("2007_000032", "2007_000039")
+VOC_VAL = ("2007_000033", "2007_000042")
+# Two images of VOC's val are among those of SBD, one of VOC's train as well.
+SBD_TRAIN = ("2007_000032", "2007_000033", "2008_000002")
+SBD_VAL = ("2007_000042", "2008_000008")
+TRAIN_AUG = ("2007_000032", "2007_000039", "2008_000002", "2008_000008")
+
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+def size(name: str) -> tuple[int, int]:
+    """Height and width: no two images are equally large."""
+    return 30 + int(name[-2:]) % 7, 40 + int(name[-2:])
+
+
+def sbd_masks(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and objects: two touching objects of one class on background, no void."""
+    classes, objects = np.zeros((2, *size(name)), np.uint8)
+    code = 1 + int(name[-2:]) % 20
+    classes[5:20, 5:30] = code
+    objects[5:20, 5:18], objects[5:20, 18:30] = 1, 2
+    return classes, objects
+
+
+def voc_masks(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """As SBD's, with a void border around the objects."""
+    classes, objects = sbd_masks(name)
+    void = np.zeros(size(name), bool)
+    void[4:21, 4:31] = True
+    void[6:19, 6:29] = False
+    classes[void] = objects[void] = 255
+    return classes, objects
+
+
+def save_index(path: Path, index: np.ndarray, palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(index, np.uint8))
+    if palette:
+        image.putpalette([value for color in voc.PALETTE for value in color] + [0] * (3 * (256 - 21)))
+    image.save(path)
+
+
+def write_voc2012(root: Path) -> Path:
+    """``VOCdevkit/VOC2012`` as the archive extracts."""
+    folder = root / "VOCdevkit" / "VOC2012"
+    for part in ("JPEGImages", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True)
+    for name in {*VOC_TRAIN, *VOC_VAL, *SBD_TRAIN, *SBD_VAL}:
+        noise = np.random.default_rng(int(name[-4:])).integers(0, 256, (*size(name), 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "JPEGImages" / f"{name}.jpg")
+    for name in VOC_TRAIN + VOC_VAL:
+        for kind, mask in zip(("SegmentationClass", "SegmentationObject"), voc_masks(name), strict=True):
+            save_index(folder / kind / f"{name}.png", mask, palette=True)
+    for split, names in {"train": VOC_TRAIN, "val": VOC_VAL, "trainval": sorted(VOC_TRAIN + VOC_VAL)}.items():
+        (folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return folder
+
+
+def write_sbd(root: Path) -> Path:
+    """``benchmark_RELEASE/dataset`` as the archive extracts, without its images."""
+    folder = root / "benchmark_RELEASE" / "dataset"
+    for part in ("cls", "inst"):
+        (folder / part).mkdir(parents=True)
+    for split, names in {"train": SBD_TRAIN, "val": SBD_VAL}.items():
+        (folder / f"{split}.txt").write_text("\n".join(names))  # the last line ends without a newline
+        for name in names:
+            classes, objects = sbd_masks(name)
+            present = np.array([[classes.max()]], np.uint8)
+            boundaries = np.zeros((20, 1), object)
+            for struct, mask, key in (("GTcls", classes, "CategoriesPresent"), ("GTinst", objects, "Categories")):
+                content = {"Boundaries": boundaries, "Segmentation": mask, key: present}
+                scipy.io.savemat(folder / struct[2:] / f"{name}.mat", {struct: content}, do_compression=True)
+    return folder
+
+
+def write_cityscapes(root: Path, scale: int = 1) -> dict[str, np.ndarray]:
+    """``leftImg8bit`` and ``gtFine`` with all kinds of files, 32 times smaller than in life at a scale of 1.
+
+    Returns the label ids of every image; the images hold them in their red channel.
+    """
+    shape = 32 * scale, 64 * scale
+    written = {}
+    for place in (
+        "train/aachen/aachen_000000_000019",
+        "train/ulm/ulm_000001_000019",
+        "val/lindau/lindau_000000_000019",
+    ):
+        split, city, name = place.split("/")
+        ids = np.random.default_rng(len(city)).integers(0, 34, (32, 64), dtype=np.uint8)
+        ids = ids.repeat(scale, axis=0).repeat(scale, axis=1)
+        truth = root / "gtFine" / split / city
+        save_index(truth / f"{name}_gtFine_labelIds.png", ids)
+        Image.fromarray(ids.astype(np.uint16)).save(truth / f"{name}_gtFine_instanceIds.png")
+        Image.new("RGBA", shape[::-1]).save(truth / f"{name}_gtFine_color.png")
+        (truth / f"{name}_gtFine_polygons.json").write_text("{}")
+        image = np.stack([ids, ids * 0, 255 - ids], axis=-1)
+        save_index(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image)
+        written[name] = ids
+    return written

@@ -1,0 +1,390 @@
+"""PASCAL VOC with SBD: which images, which masks, which labels, and what is said when something is missing."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+from torch import nn
+
+from agmm import evaluation, labels
+from agmm.data import OnDemand, files, label_files, sets, voc
+from agmm.labels import UNLABELED, VOID
+from tests import layouts
+from tests.helpers import shared
+
+pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not")
+
+
+@pytest.fixture
+def root(tmp_path):
+    layouts.write_voc2012(tmp_path)
+    layouts.write_sbd(tmp_path)
+    return tmp_path
+
+
+def write_clicks(root, names=layouts.TRAIN_AUG):
+    foreground = {name: [{"x": 10.4, "y": 8.7, "cls": 1 + int(name[-2:]) % 20, "rank": 1}] for name in names}
+    background = {name: [{"x": 35.0, "y": 25.0, "cls": 0}] for name in names}
+    for path, content in zip(voc.CLICKS, (foreground, background), strict=True):
+        (root / path).write_text(json.dumps(content))
+
+
+def write_scribbles(root, name):
+    height, width = layouts.size(name)
+    points = "".join(f"<point><X>{x}</X><Y>10</Y></point>" for x in (8, 25))
+    text = (
+        f"<annotation><size><width>{width}</width><height>{height}</height></size>"
+        f"<polygon><tag>plane</tag>{points}</polygon></annotation>"
+    )
+    folder = root / "scribbles" / "scribblesup"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.xml").write_text(text)
+
+
+# --- Images and masks -------------------------------------------------------------------------------------------------
+
+
+def test_palette_is_the_published_one():
+    assert len(voc.PALETTE) == len(voc.CLASS_NAMES) == 21
+    assert [voc.PALETTE[k] for k in (0, 1, 15, 20)] == [(0, 0, 0), (128, 0, 0), (192, 128, 128), (0, 64, 128)]
+
+
+def test_training_images_are_those_of_both_data_sets_without_val(root):
+    train, val = voc.load(root, "train"), voc.load(root, "val")
+    assert train.ids == layouts.TRAIN_AUG
+    assert val.ids == layouts.VOC_VAL
+    assert (train.dataset, train.num_classes, train.background) == ("voc", 21, 0)
+
+
+def test_vocs_own_mask_is_preferred(root):
+    train, val = voc.load(root, "train"), voc.load(root, "val")
+    for name, mask in zip(train.ids, train.truth, strict=True):
+        expected = layouts.voc_masks(name) if name in layouts.VOC_TRAIN else layouts.sbd_masks(name)
+        np.testing.assert_array_equal(mask, expected[0])
+        assert (mask == VOID).any() == (name in layouts.VOC_TRAIN)
+    for name, mask in zip(val.ids, val.truth, strict=True):
+        np.testing.assert_array_equal(mask, layouts.voc_masks(name)[0])
+
+
+def test_images_have_their_own_sizes(root):
+    train = voc.load(root, "train")
+    assert [image.shape for image in train.images] == [(*layouts.size(name), 3) for name in train.ids]
+    path = root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{train.ids[2]}.jpg"
+    np.testing.assert_array_equal(train.images[2], np.asarray(Image.open(path)))
+
+
+def test_objects_come_from_both_data_sets(root):
+    train = voc.load(root, "train")
+    for i, name in enumerate(train.ids):
+        expected = layouts.voc_masks(name) if name in layouts.VOC_TRAIN else layouts.sbd_masks(name)
+        np.testing.assert_array_equal(train.instances[i], expected[1])
+
+
+def test_a_folder_of_augmented_masks_takes_the_place_of_sbd(tmp_path):
+    folder = layouts.write_voc2012(tmp_path)
+    for name in layouts.TRAIN_AUG + layouts.VOC_VAL:
+        layouts.save_index(folder / "SegmentationClassAug" / f"{name}.png", layouts.sbd_masks(name)[0])
+    for root in (tmp_path, tmp_path / "VOCdevkit", folder):
+        train, val = voc.load(root, "train"), voc.load(root, "val")
+        assert (train.ids, val.ids) == (layouts.TRAIN_AUG, layouts.VOC_VAL)
+        assert train.instances is None, "no objects are known for two of the images"
+        np.testing.assert_array_equal(train.truth[2], layouts.sbd_masks(train.ids[2])[0])
+        assert (train.truth[0] == VOID).any()
+
+
+def test_a_folder_as_torchvision_leaves_it(tmp_path):
+    layouts.write_voc2012(tmp_path)
+    layouts.write_sbd(tmp_path).rename(tmp_path / "sbd")
+    assert voc.load(tmp_path, "train").ids == layouts.TRAIN_AUG
+
+
+def test_other_numbers_of_images_warn(root):
+    with pytest.warns(UserWarning, match="VOC train in .* has 4 images, not 10582"):
+        voc.load(root, "train")
+    with pytest.warns(UserWarning, match="VOC val in .* has 2 images, not 1449"):
+        voc.load(root, "val")
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(root):
+    (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2008_000002.jpg").write_text("no image")
+    (root / "benchmark_RELEASE" / "dataset" / "cls" / "2008_000008.mat").write_bytes(b"no mask")
+    train = voc.load(root, "train")
+    assert train.images[0].shape == (*layouts.size(train.ids[0]), 3)
+    with pytest.raises(ValueError, match="2008_000002.jpg: cannot be decoded"):
+        train.images[2]
+    with pytest.raises(ValueError, match="2008_000008.mat: cannot be read as GTcls of SBD") as error:
+        train.truth[3]
+    assert "\n" not in str(error.value)
+    assert [
+        str(path.name) in problem for path, problem in zip(train.images.keys[2:], voc.check(root), strict=True)
+    ] == [
+        True,
+        False,
+    ]
+
+
+def test_on_demand_is_a_sequence():
+    numbers = OnDemand(np.square, range(5))
+    assert len(numbers) == 5
+    assert numbers[-1] == 16
+    assert list(numbers[1:3]) == [1, 4]
+    assert isinstance(numbers[1:3], OnDemand)
+    with pytest.raises(IndexError):
+        numbers[5]
+
+
+def test_splits_can_be_sent_to_other_processes(root):
+    write_clicks(root)
+    train = voc.load(root, "train")
+    again = pickle.loads(pickle.dumps(train))
+    np.testing.assert_array_equal(again.images[1], train.images[1])
+    np.testing.assert_array_equal(again.published[0].maps[1], train.published[0].maps[1])
+
+
+def test_evaluation_takes_images_of_many_sizes(root):
+    class Right(nn.Module):
+        def forward(self, images):
+            (truth,) = (t for t in map(torch.from_numpy, val.truth) if t.shape == images.shape[-2:])
+            return images, nn.functional.one_hot(truth.long().clamp(max=20), 21).movedim(-1, 0)[None].float()
+
+    val = voc.load(root, "val")
+    confusion = evaluation.evaluate(Right(), val.images, val.truth, 21, batch_size=4, device="cpu")
+    assert evaluation.mean_iou(confusion) == 100
+    assert confusion.sum() == sum(int((mask != VOID).sum()) for mask in val.truth)
+
+
+# --- Labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_without_published_files_labels_are_simulated_and_called_so(root, tmp_path):
+    train = voc.load(root, "train")
+    assert train.published == ()
+    assert sets.label_source(train, "points", {}) == "simulated from dense masks and objects"
+    maps = sets.labels_on_demand(train, "points", {"placement": "center"}, 0)
+    for i, sparse in enumerate(maps):
+        annotated = sparse < UNLABELED
+        assert (sparse[annotated] == train.truth[i][annotated]).all()
+        objects = train.instances[i]
+        assert {1, 2} <= set(objects[annotated].tolist()), "each of two touching objects has a click"
+
+
+def test_simulated_labels_are_kept_as_files(root, tmp_path):
+    train, cache = voc.load(root, "train"), tmp_path / "cache"
+    first = sets.labels_on_demand(train, "points", {}, 0, cache)
+    (folder,) = cache.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["labels.json"], "nothing is simulated before it is asked for"
+    expected = [np.array(one) for one in sets.labels_on_demand(train, "points", {}, 0)]
+    for _ in range(2):
+        for i in range(len(train)):
+            np.testing.assert_array_equal(first[i], expected[i])
+    assert {path.stem for path in folder.glob("*.png")} == set(train.ids)
+
+    marked = np.full(layouts.size(train.ids[0]), 7, np.uint8)
+    layouts.save_index(folder / f"{train.ids[0]}.png", marked)
+    (folder / f"{train.ids[1]}.png").write_bytes(b"damaged")
+    again = sets.labels_on_demand(train, "points", {"source": "simulated"}, 0, cache)
+    np.testing.assert_array_equal(again[0], marked)
+    np.testing.assert_array_equal(again[1], expected[1])
+
+    other = sets.labels_on_demand(train, "points", {}, 1, cache)
+    assert any((one != two).any() for one, two in zip(other, expected, strict=True))
+
+
+def test_dense_labels_are_the_truth(root):
+    train = voc.load(root, "train")
+    assert sets.labels_on_demand(train, "full", {}, 0) is train.truth
+    assert sets.label_source(train, "full", {}) == "dense masks"
+
+
+def test_published_clicks_are_drawn(root):
+    write_clicks(root)
+    train = voc.load(root, "train")
+    assert sets.label_source(train, "points", {"width": 3}).startswith("published: What's the Point clicks and backgr")
+    for name, sparse in zip(train.ids, sets.labels_on_demand(train, "points", {"width": 3}, 0), strict=True):
+        assert sparse.shape == layouts.size(name)
+        assert labels.image_classes(sparse, 21).nonzero()[0].tolist() == [0, 1 + int(name[-2:]) % 20]
+        assert (sparse[8, 10], sparse[25, 35]) == (1 + int(name[-2:]) % 20, 0)
+    assert voc.load(root, "val").published == ()
+    assert voc.check(root) == []
+
+
+def test_a_run_can_insist_on_a_source(root):
+    write_clicks(root)
+    train = voc.load(root, "train")
+    assert sets.label_source(train, "points", {"source": "simulated"}).startswith("simulated")
+    assert sets.label_source(train, "points", {"width": 1}).startswith("simulated")
+    assert sets.label_source(train, "scribbles", {}).startswith("simulated")
+    for source in ("published", "whats_the_point"):
+        assert sets.label_source(train, "points", {"source": source}).startswith("published")
+    for form, options, message in [
+        (
+            "points",
+            {"source": "agmm_voc"},
+            "points with .* are asked for, but published files of voc hold whats_the_po",
+        ),
+        ("points", {"source": "published", "width": 1}, "3 pixels wide"),
+        ("scribbles", {"source": "published"}, "hold no scribbles.*ask for source='simulated'"),
+    ]:
+        for call in (sets.label_source, lambda *args: sets.labels_on_demand(*args, 0)):
+            with pytest.raises(ValueError, match=message) as error:
+                call(train, form, options)
+            assert "\n" not in str(error.value)
+
+
+def test_published_scribbles_are_drawn_and_preferred_to_drawings(root):
+    for name in layouts.TRAIN_AUG:
+        write_scribbles(root, name)
+        drawing = np.full(layouts.size(name), 255)
+        drawing[2, 3] = 5
+        layouts.save_index(root / "scribbles" / "rloss_scribbles" / f"{name}.png", drawing, palette=True)
+    train = voc.load(root, "train")
+    assert [found.name for found in train.published] == ["scribblesup", "rloss_scribbles"]
+    sparse = sets.labels_on_demand(train, "scribbles", {}, 0)[1]
+    assert sparse.shape == layouts.size(train.ids[1])
+    assert (sparse[9:12, 8:26] == 1).all()
+    sparse = sets.labels_on_demand(train, "scribbles", {"source": "rloss_scribbles"}, 0)[1]
+    assert (sparse[2, 3], (sparse == UNLABELED).sum()) == (5, sparse.size - 1)
+    assert voc.check(root) == []
+
+
+def test_the_same_code_means_what_its_publisher_says(root):
+    for name in layouts.TRAIN_AUG:
+        points = np.full(layouts.size(name), 21)
+        points[2, 3], points[0, 0] = 20, 255
+        layouts.save_index(root / "points" / "agmm_voc" / f"{name}.png", points)
+    train = voc.load(root, "train")
+    sparse = sets.labels_on_demand(train, "points", {"source": "published"}, 0)[0]
+    assert (sparse[2, 3], sparse[0, 0], sparse[1, 1]) == (20, VOID, UNLABELED)
+
+
+def test_incomplete_published_labels_are_refused(root):
+    write_clicks(root)
+    (root / voc.CLICKS[1]).unlink()
+    with pytest.raises(FileNotFoundError, match="bg_from_scribbles.json does not exist"):
+        voc.load(root, "train")
+    voc.load(root, "val")
+    write_clicks(root, layouts.TRAIN_AUG[:3])
+    with pytest.raises(ValueError, match="list 3 of 4 training images; get the whole files"):
+        voc.load(root, "train")
+    write_clicks(root)
+    write_scribbles(root, layouts.TRAIN_AUG[0])
+    with pytest.raises(ValueError, match="scribblesup: 3 of 4 training images have no labels, 2007_000039.xml first"):
+        voc.load(root, "train")
+
+
+def test_check_names_bad_published_files(root):
+    for name in layouts.TRAIN_AUG:
+        write_scribbles(root, name)
+        layouts.save_index(root / "points" / "agmm_voc" / f"{name}.png", np.full(layouts.size(name), 21))
+    (root / "scribbles" / "scribblesup" / "2008_000002.xml").write_text("<annotation")
+    layouts.save_index(root / "points" / "agmm_voc" / "2008_000002.png", np.full((3, 3), 21))
+    problems = voc.check(root)
+    for problem, message in zip(
+        problems,
+        ["2008_000002.png is for 3 x 3 pixels", "3 of 3 labels of 'agmm_voc' annotate nothing", "is not valid UTF-8"],
+        strict=True,
+    ):
+        assert message in problem
+
+
+def test_real_clicks_and_masks(tmp_path):
+    folder = shared("data/voc_masks")
+    clicks = label_files.read_clicks(*(folder / name for name in voc.CLICKS))
+    names = sorted(path.stem for path in (folder / "SegmentationClassAug").iterdir())[:40]
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    for part in ("JPEGImages", "ImageSets/Segmentation"):
+        (base / part).mkdir(parents=True)
+    (base / "SegmentationClassAug").symlink_to(folder / "SegmentationClassAug")
+    for path in (folder / "SegmentationClassAug").iterdir():
+        height, width = files.read_size(path)
+        Image.new("L", (width, height)).save(base / "JPEGImages" / f"{path.stem}.jpg")
+    for part, listed in (("train", names[:20]), ("val", names[20:])):
+        (base / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(listed))
+    for name in voc.CLICKS:
+        (tmp_path / name).symlink_to(folder / name)
+
+    train = voc.load(tmp_path, "train")
+    assert not set(train.ids) & set(names[20:])
+    sparse = sets.labels_on_demand(train, "points", {}, 0)
+    for i in range(0, len(train), 40):
+        np.testing.assert_array_equal(sparse[i], label_files.draw_clicks(clicks[train.ids[i]], train.truth[i].shape))
+    simulated = sets.labels_on_demand(train, "scribbles", {}, 0)
+    for i in (0, 200):
+        annotated = simulated[i] < UNLABELED
+        assert annotated.any()
+        assert (simulated[i][annotated] == train.truth[i][annotated]).all()
+
+
+# --- What is missing --------------------------------------------------------------------------------------------------
+
+
+def test_missing_folders_name_the_layout_and_the_command(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="no folder VOCdevkit/VOC2012 in .* must hold VOCdevkit/VOC2012 with JPEG"
+    ):
+        voc.load(tmp_path, "train")
+    layouts.write_voc2012(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no masks of SBD .*agmm.data.download voc --data-root .*fetches them"):
+        voc.load(tmp_path, "train")
+    voc.load(tmp_path, "val")
+    (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="val.txt: no such file"):
+        voc.load(tmp_path, "val")
+    with pytest.raises(ValueError, match="unknown split 'test', choose one of train, val"):
+        voc.load(tmp_path, "test")
+
+
+def test_missing_images_and_masks_are_named(root):
+    (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2008_000002.jpg").unlink()
+    (root / "benchmark_RELEASE" / "dataset" / "cls" / "2008_000008.mat").unlink()
+    with pytest.raises(ValueError, match="extract its archives again: 2 problems found") as error:
+        voc.load(root, "train")
+    assert "there is no JPEGImages/2008_000002.jpg" in str(error.value)
+    assert "2008_000008: listed, but there is no mask" in str(error.value)
+
+
+def test_masks_of_other_kinds_are_refused(root):
+    path = root / "benchmark_RELEASE" / "dataset" / "cls" / "2008_000008.mat"
+    truth = voc.load(root, "train").truth
+    for content, message in [
+        ({"GTinst": {"Segmentation": np.zeros((3, 3), np.uint8)}}, "cannot be read as GTcls"),
+        ({"GTcls": {"Segmentation": np.zeros((3, 3))}}, "GTcls holds float64 of shape"),
+        ({"GTcls": {"Segmentation": np.full((3, 3), -1, np.int16)}}, "GTcls holds int16 of shape"),
+        ({"GTcls": {"Segmentation": np.full((3, 3), 30, np.uint8)}}, "holds code 30"),
+    ]:
+        scipy.io.savemat(path, content)
+        with pytest.raises(ValueError, match=f"2008_000008.mat: {message}"):
+            truth[3]
+
+
+# --- By name ----------------------------------------------------------------------------------------------------------
+
+
+def test_loads_by_name(root):
+    assert sets.load("voc", "train", data_root=root).ids == layouts.TRAIN_AUG
+    assert sets.load("voc", "test", data_root=str(root)).ids == layouts.VOC_VAL
+    for options, message in [
+        ({"data_root": None}, "PASCAL VOC is read from a folder of yours: name it with --data-root"),
+        ({"data_root": root, "size": (32, 32)}, "read at its own size"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sets.load("voc", "train", **options)
+    with pytest.raises(ValueError, match="PASCAL VOC has no images for tag pretraining"):
+        sets.load("voc", "pretrain", data_root=root)
+    with pytest.raises(ValueError, match="unknown data set 'coco'; known: shapes, camvid, voc, cityscapes"):
+        sets.load("coco", "train", data_root=root)
+
+
+def test_arrays_of_labels_are_for_data_in_memory(root):
+    with pytest.raises(ValueError, match="the 4 images of voc stay on disk; use labels_on_demand"):
+        sets.sparse_labels(voc.load(root, "train"), "points", {}, 0)
+    shapes = sets.load("shapes", "train", count=2)
+    with pytest.raises(ValueError, match="published files of shapes hold no points"):
+        sets.sparse_labels(shapes, "points", {"source": "published"}, 0)
+    plain = sets.sparse_labels(shapes, "points", {}, 0)
+    np.testing.assert_array_equal(plain, sets.sparse_labels(shapes, "points", {"source": "simulated"}, 0))
+    np.testing.assert_array_equal(plain, np.stack(list(sets.labels_on_demand(shapes, "points", {}, 0))))
