@@ -1,9 +1,20 @@
 """The scale of everything: what a `Run` looks like at each preset."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from agmm.runs import Init, Run
+
+
+class Kind(NamedTuple):
+    """A kind of weak labels: form and options (see `agmm.labels.simulate`), and the run it belongs to.
+
+    The tables of a paper are about several data sets; ``run`` is the template of those that are not the preset's first.
+    """
+
+    form: str
+    options: dict[str, Any]
+    run: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -14,8 +25,8 @@ class Preset:
     ----------
     run : Run
         Template; tables change its method, labels, initialization and seed.
-    labels : dict of str to (str, dict)
-        Form and options of each kind of weak label at this image size, see `agmm.labels.simulate`.
+    labels : dict of str to Kind
+        The kinds of weak labels at this image size.
     inits : tuple of str
         Initializations that make sense here, the default first.
     seconds : float
@@ -27,7 +38,7 @@ class Preset:
     """
 
     run: Run
-    labels: dict[str, tuple[str, dict[str, Any]]]
+    labels: dict[str, Kind]
     inits: tuple[Init, ...]
     seconds: float
     seeds: int
@@ -37,24 +48,25 @@ class Preset:
         self, labels: str, method: str = "Baseline", *, init: Init | None = None, seed: int = 0, **options: Any
     ) -> Run:
         """The run of one table cell; ``labels`` is one of this preset's kinds."""
-        form, label_options = self.labels[labels]
+        kind = self.labels[labels]
+        template = kind.run or self.run
         return replace(
-            self.run,
+            template,
             method=method,
             options=tuple(options.items()),
-            labels=form,
-            label_options=tuple(label_options.items()),
-            init=init or self.inits[0],
+            labels=kind.form,
+            label_options=tuple(kind.options.items()),
+            init=init or template.init,
             seed=seed,
         )
 
 
 # One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.
-_SHAPES_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "points": ("points", {"placement": "inside", "width": 1, "background_points": 1}),
-    "points_uniform": ("points", {"placement": "uniform", "width": 1, "background_points": 1}),
-    "scribbles": ("scribbles", {"width": 1}),
-    "full": ("full", {}),
+_SHAPES_LABELS = {
+    "points": Kind("points", {"placement": "inside", "width": 1, "background_points": 1}),
+    "points_uniform": Kind("points", {"placement": "uniform", "width": 1, "background_points": 1}),
+    "scribbles": Kind("scribbles", {"width": 1}),
+    "full": Kind("full", {}),
 }
 _QUICK = Run(
     preset="quick",
@@ -74,12 +86,11 @@ _QUICK = Run(
     warmup=50,
 )
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
-_CAMVID_LABELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "points": ("points", {"placement": "human", "width": 3}),
-    "clicks20": ("clicks", {"n": 20}),
-    "clicks50": ("clicks", {"n": 50}),
-    "clicks100": ("clicks", {"n": 100}),
-    "full": ("full", {}),
+_CAMVID_LABELS = {
+    "points": Kind("points", {"placement": "human", "width": 3}),
+    **{f"clicks{n}": Kind("clicks", {"n": n}) for n in (20, 50, 100)},
+    "clicks_full": Kind("full", {}),
+    "full": Kind("full", {}),
 }
 _CAMVID = replace(
     _QUICK,

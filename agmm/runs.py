@@ -30,7 +30,6 @@ class Run:
         ``"shapes"`` (with counts), ``"camvid"`` (with the size (H, W) that images are brought to), ``"voc"`` or
         ``"cityscapes"``.
     labels, label_options
-    labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
         option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`).
     teacher_method, teacher_options

@@ -8,9 +8,10 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm
-from agmm.tables.aggregate import RESULTS, collect, curves, gains, markdown, sweep_values, write
+from agmm.tables import agmm, agmm_cityscapes, agmm_voc
+from agmm.tables.aggregate import RESULTS, collect, curves, gains, sweep_values
 from agmm.tables.cells import Cell, Table
+from agmm.tables.printed import markdown, write
 
 __all__ = [
     "GROUPS",
@@ -30,8 +31,8 @@ __all__ = [
     "write",
 ]
 
-TABLES: dict[str, Table] = agmm.TABLES
-GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(agmm.TABLES)}
+TABLES: dict[str, Table] = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES
+GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(TABLES)}
 
 
 def select(names: Iterable[str]) -> list[str]:

@@ -1,17 +1,16 @@
 """From complete runs to a table: the long form, and the form that the paper prints."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from agmm import storage
+from agmm.data import sets
 from agmm.presets import PRESETS
 from agmm.runs import Run, load_history, load_result
-from agmm.tables.cells import Cell, Table
+from agmm.tables.cells import CLASS_IOU, Table
 
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""
@@ -19,9 +18,6 @@ SEEDS = range(32)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / "results"
 """The checkout's results folder, from wherever a notebook is executed; below the current folder without a checkout."""
-
-REFERENCE = RESULTS / "reference"
-"""Committed results; the column is left out where there are none."""
 
 KEY = ["row", "column", "method", "variant", "absent", "init", "dataset", "labels", "protocol", "metric"]
 COLUMNS = [
@@ -64,6 +60,20 @@ METRICS: dict[str, Callable[[Run, Path], float]] = {
 """Metric -> how it is read from a complete run, in per cent."""
 
 
+def read(metric: str) -> Callable[[Run, Path], float]:
+    """How a metric is read from a complete run: one of `METRICS`, or ``"IoU: <class>"`` in per cent."""
+    if not metric.startswith(CLASS_IOU):
+        return METRICS[metric]
+
+    def class_iou(run: Run, results: Path) -> float:
+        result = load_result(run, results)
+        assert result is not None
+        iou = result.iou[sets.class_names(run.dataset).index(metric.removeprefix(CLASS_IOU))]
+        return math.nan if iou is None else iou
+
+    return class_iou
+
+
 def complete_seeds(run: Run, results: str | Path) -> list[Run]:
     """The run's complete repetitions over seeds."""
     repeated = (replace(run, seed=seed) for seed in SEEDS)
@@ -88,7 +98,7 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
     rows = []
     for cell in table.cells(PRESETS[preset]):
         runs = complete_seeds(cell.run, results) if cell.run else []
-        values = pd.Series([METRICS[cell.metric](run, Path(results)) for run in runs], dtype=float)
+        values = pd.Series([read(cell.metric)(run, Path(results)) for run in runs], dtype=float)
         fields = asdict(replace(cell, run=None))
         rows.append(
             {name: fields[name] for name in (*KEY, "published", "published_source")}
@@ -165,98 +175,3 @@ def gains(table: Table, preset: str, results: str | Path, baseline: str) -> pd.D
                 gain = _miou(run, Path(results)) - _miou(replace(base, seed=run.seed), Path(results))
                 rows.append([cell.column, cell.init, cell.row, cell.objective, run.seed, gain])
     return pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "gain"])
-
-
-def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:
-    """Write ``<results>/<preset>/tables/<name>.csv`` and ``.md`` and return both paths."""
-    folder = Path(results) / preset / "tables"
-    frame = collect(table, preset, results)
-    with storage.writable(folder):
-        storage.write_text(folder / f"{table.name}.csv", frame.to_csv(index=False))
-        storage.write_text(folder / f"{table.name}.md", markdown(table, preset, results, frame) + "\n")
-    return folder / f"{table.name}.csv", folder / f"{table.name}.md"
-
-
-def markdown(table: Table, preset: str, results: str | Path = "results", frame: pd.DataFrame | None = None) -> str:
-    """A table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
-    frame = collect(table, preset, results) if frame is None else frame
-    cells = table.cells(PRESETS[preset])
-    reference = _reference(table, preset)
-    columns = list(dict.fromkeys(cell.column for cell in cells))
-    kinds = ["published (VOC)"] if frame["published"].notna().any() else []
-    kinds += ["ours"] + (["reference"] if reference else [])
-    printed: dict[tuple[str, str, str], dict[str, str]] = {}
-    for cell, (_, line) in zip(cells, frame.iterrows(), strict=True):
-        init = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
-        numbers = {
-            "published (VOC)": _number(line["published"]),
-            "ours": _number(line["ours_mean"], line["ours_std"], line["n_seeds"]),
-            "reference": reference.get(_key(line), ""),
-        }
-        name = cell.row + (" ¹" if cell.run is None else "")
-        entry = printed.setdefault((name, cell.objective, init), {})
-        entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
-    heads = ["row", "objective", *(f"{column}, {kind}" for column in columns for kind in kinds)]
-    lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", "", _line(heads), _line(["---"] * len(heads))]
-    for (name, objective, init), entry in printed.items():
-        about = ", ".join(part for part in (objective, init) if part)
-        lines.append(_line([name, about, *(entry.get(head, "") for head in heads[2:])]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in _footnotes(cells, frame, preset, results))])
-
-
-def _footnotes(cells: Iterable[Cell], frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:
-    details: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        if cell.run and cell.labels not in details and (found := complete_seeds(cell.run, results)):
-            result = load_result(found[0], results)
-            details |= {cell.labels: result.details} if result else {}
-    metrics = "mean IoU on the test split" if "mIoU" in set(frame["metric"]) else "mean IoU on training images"
-    sizes = next((f", {d['train_images']} training and {d['test_images']} test images" for d in details.values()), "")
-    seeds = sorted({int(seed) for text in frame["seeds"] for seed in str(text).split()})
-    template = PRESETS[preset].run
-    notes = [
-        f"Ours: {metrics} in per cent, data set `{template.dataset}`{sizes}; {', '.join(frame['protocol'].unique())}."
-    ]
-    notes.append(
-        f"Mean ± standard deviation over seeds (number of seeds); seeds found: {', '.join(map(str, seeds)) or 'none'}. "
-        "A seed changes labels, head initialization and data order; data and pretraining are fixed. Blank: not trained."
-    )
-    if frame["published"].notna().any():
-        notes.append(
-            "Published: PASCAL VOC 2012 val, ResNet-101 with ImageNet weights. Another data set and network than ours: "
-            "for orientation, not for subtraction."
-        )
-    if template.dataset == "shapes":
-        notes.append(
-            "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
-            "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")
-        )
-    elif details:
-        shares = ", ".join(f"{form} {100 * found['coverage']:.1f} %" for form, found in details.items())
-        notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
-    if any(cell.run is None for cell in cells):
-        notes.append("¹ Not in this version.")
-    return notes
-
-
-def _reference(table: Table, preset: str) -> dict[tuple[str, ...], str]:
-    path = REFERENCE / preset / "tables" / f"{table.name}.csv"
-    if not path.exists():
-        return {}
-    frame = pd.read_csv(path, keep_default_na=False, na_values={"ours_mean": "", "ours_std": ""})
-    return {_key(line): _number(line["ours_mean"], line["ours_std"], line["n_seeds"]) for _, line in frame.iterrows()}
-
-
-def _key(line: "pd.Series[Any]") -> tuple[str, ...]:
-    return tuple(str(line[name]) for name in KEY)
-
-
-def _number(mean: float, std: float = math.nan, count: int = 0) -> str:
-    if math.isnan(mean):
-        return ""
-    spread = "" if math.isnan(std) else f" ± {std:.1f}"
-    return f"{mean:.1f}{spread}" + (f" ({count})" if count else "")
-
-
-def _line(fields: list[str]) -> str:
-    return f"| {' | '.join(fields)} |"

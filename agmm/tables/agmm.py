@@ -1,5 +1,7 @@
 """Tables and figures of AGMM (CVPR 2023) and its supplement, on VOC in the paper."""
 
+from typing import Any
+
 from agmm.presets import Preset
 from agmm.tables.cells import Cell, Column, Row, Table, cells, describe
 
@@ -7,14 +9,16 @@ PAPER = "AGMM (CVPR 2023)"
 COLUMNS = (Column("point", "points"), Column("scribble", "scribbles"))
 
 # Printed row -> its loss terms, its number in Table 1, and its run for points and for scribbles.
-_ABLATION: dict[str, tuple[tuple[str, ...], str, tuple[str, str]]] = {
+ABLATION: dict[str, tuple[tuple[str, ...], str, tuple[str, str]]] = {
     "L_seg + L_self": (("seg", "self"), "3", ("O003", "O009")),
     "L_seg + L_self + L_spar": (("seg", "self", "spar"), "4", ("O004", "O010")),
     "L_seg + L_self + L_spar + L_con": (("seg", "self", "spar", "con"), "5", ("O005", "O011")),
 }
 _FULL = "L_seg + L_self + L_spar + L_con"
-_TERMS = _ABLATION[_FULL][0]
-_WITHOUT = "extra:without the absent-class loss"
+_TERMS = ABLATION[_FULL][0]
+AS_RELEASED: dict[str, Any] = {"variant": "official", "terms": (*_TERMS, "absent")}
+WITHOUT_ABSENT: dict[str, Any] = {"variant": "official", "terms": _TERMS}
+WITHOUT = "extra:without the absent-class loss"
 _PRINTED = "extra:equations as printed"
 _ALONE = "extra:absent-class loss alone"
 _BOTH = "extra:equations as printed, with the absent-class loss"
@@ -28,11 +32,11 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
     """
     rows = [Row("L_seg", ("O001", "O007"), {"row": "1"})]
     rows.append(Row("L_seg + MT", ("O002", "O008"), {"row": "2"}, second_stage=True))
-    rows += [_agmm(label, (*terms, "absent"), ids, n) for label, (terms, n, ids) in _ABLATION.items()]
+    rows += [_agmm(label, (*terms, "absent"), ids, n) for label, (terms, n, ids) in ABLATION.items()]
     full = _agmm(_FULL + " + MT", (*_TERMS, "absent"), ("O006", "O012"), "6")
     rows.append(full._replace(second_stage=True))
-    rows += [_agmm(label, terms, (_WITHOUT,), n) for label, (terms, n, _) in _ABLATION.items()]
-    rows += [_agmm(label, terms, (_PRINTED,), n, "paper") for label, (terms, n, _) in _ABLATION.items()]
+    rows += [_agmm(label, terms, (WITHOUT,), n) for label, (terms, n, _) in ABLATION.items()]
+    rows += [_agmm(label, terms, (_PRINTED,), n, "paper") for label, (terms, n, _) in ABLATION.items()]
     rows.append(_agmm(_FULL, (*_TERMS, "absent"), (_BOTH,), None, "paper"))
     alone = _agmm("L_seg + L_absent", ("seg", "absent"), (_ALONE,))
     rows.append(alone)
@@ -54,7 +58,7 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
         Row("AGMM (SG)", ("O014", "O016"), {"row": "4"}, "AGMM", sg | {"terms": ("seg", "self")}),
         Row("AGMM (SG)", with_absent, {"row": "4"}, "AGMM", sg | {"terms": ("seg", "self", "absent")}),
         _agmm("AGMM", (*_TERMS, "absent"), ("O005", "O011"), "5"),
-        _agmm("AGMM", _TERMS, (_WITHOUT,), "5"),
+        _agmm("AGMM", _TERMS, (WITHOUT,), "5"),
     ]
     return cells(preset, "agmm_table2", rows, COLUMNS)
 
@@ -73,8 +77,7 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
         for sigma, identity in zip(sigmas, ids, strict=True):
             rows.append(Row(f"σ = {sigma}", identity, {"sigma": str(sigma)}, "AGMM", options | {"sigma": sigma}))
         rows.append(Row("σ by Eq. 5", (last,), adaptive, "AGMM", options))
-    released = {"variant": "official", "terms": (*_TERMS, "absent")}
-    rows.append(Row("no σ: exp(-d²)", ("O005", "O011"), adaptive, "AGMM", released))
+    rows.append(Row("no σ: exp(-d²)", ("O005", "O011"), adaptive, "AGMM", AS_RELEASED))
     return cells(preset, "agmm_table3", rows, COLUMNS)
 
 
@@ -90,7 +93,7 @@ def supp_table1(preset: Preset) -> tuple[Cell, ...]:
             rows.append(
                 Row(
                     f"λ = {weight}",
-                    ids if "absent" in terms else (_WITHOUT,),
+                    ids if "absent" in terms else (WITHOUT,),
                     {"lambda": str(weight)},
                     "AGMM",
                     options,
@@ -109,7 +112,7 @@ def absent(preset: Preset) -> tuple[Cell, ...]:
         default = init == preset.inits[0]
         scratch = ("extra:from scratch",)
         corners = [Row("baseline", ("O001", "O007")), _agmm("+ absent-class loss", ("seg", "absent"), (_ALONE,))]
-        for variant, ids, without in (("official", ("O005", "O011"), _WITHOUT), ("paper", (_BOTH,), _PRINTED)):
+        for variant, ids, without in (("official", ("O005", "O011"), WITHOUT), ("paper", (_BOTH,), _PRINTED)):
             corners.append(_agmm("+ mixture", _TERMS, (without,), None, variant))
             corners.append(_agmm("+ both", (*_TERMS, "absent"), ids, None, variant))
         rows += [row._replace(init=init, ids=row.ids if default else scratch) for row in corners]
@@ -124,8 +127,8 @@ def supp_figure2(preset: Preset) -> tuple[Cell, ...]:
     """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
     rows = {
         "Baseline": (preset.at("points"), "O001"),
-        "AGMM": (preset.at("points", "AGMM", variant="official", terms=(*_TERMS, "absent")), "O005"),
-        "AGMM without L_absent": (preset.at("points", "AGMM", variant="official", terms=_TERMS), _WITHOUT),
+        "AGMM": (preset.at("points", "AGMM", **AS_RELEASED), "O005"),
+        "AGMM without L_absent": (preset.at("points", "AGMM", **WITHOUT_ABSENT), WITHOUT),
     }
     columns = ["P", "P among labeled classes", "G", "G - P, first epoch", "G - P, last epoch"]
     return tuple(

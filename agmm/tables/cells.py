@@ -10,6 +10,12 @@ from typing import Any, NamedTuple
 from agmm.presets import Preset
 from agmm.runs import Init, Run
 
+QUOTED = "quoted"
+"""Training id of numbers that the authors of a paper took from others."""
+
+CLASS_IOU = "IoU: "
+"""Prefix of the metric of one class."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -20,13 +26,15 @@ class Cell:
     row, column : str
         Labels as the paper prints them.
     training_id : str
-        Run of ``published/training_runs.csv`` that this is (``"O012"``), or ``"extra:<reason>"``.
+        Run of ``published/training_runs.csv`` that this is (``"O012"``), ``"extra:<reason>"``, or `QUOTED`.
     run : Run or None
         What is trained, with seed 0; None where the method is not in this version or the number is quoted.
     method, variant, absent, init, dataset, labels, protocol
         Description of the run, also where there is none yet; ``variant`` is empty for methods without variants.
     metric : str
-        Key of `agmm.tables.aggregate.METRICS`.
+        See `agmm.tables.aggregate.read`.
+    note : str
+        What is said of the row beside its objective, such as where a quoted number comes from.
     published : float or None
         As printed, in per cent, on the paper's data set.
     published_source : str
@@ -47,6 +55,7 @@ class Cell:
     metric: str = "mIoU"
     published: float | None = None
     published_source: str = ""
+    note: str = ""
 
     @property
     def objective(self) -> str:
@@ -70,7 +79,7 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row to be set in every column.
+    """A row to be set in every column; where the paper prints nothing in one, its id is empty and the cell left out.
 
     ``ids`` are the trainings of the columns, one for all if there is just one; ``printed`` is what singles the row out
     in the published file, None where the paper has no such row.
@@ -99,6 +108,8 @@ class Table:
         Path from the repository's root.
     cells : callable
         Preset to the cells, in the order in which the rows are printed.
+    data, published_on : str
+        What the published numbers were measured on, in a word and in full.
     """
 
     name: str
@@ -106,6 +117,8 @@ class Table:
     paper: str
     notebook: str
     cells: Callable[[Preset], tuple[Cell, ...]]
+    data: str = "VOC"
+    published_on: str = "PASCAL VOC 2012 val, ResNet-101 with ImageNet weights"
 
 
 def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Cell, ...]:
@@ -114,7 +127,7 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
     for row in rows:
         ids = row.ids * len(columns) if len(row.ids) == 1 else row.ids
         for column, training_id in zip(columns, ids, strict=True):
-            if column.labels not in preset.labels:
+            if column.labels not in preset.labels or not training_id:
                 continue
             run = preset.at(column.labels, row.method, init=row.init, **row.options)
             run = run.second_stage() if row.second_stage else run
@@ -174,15 +187,16 @@ def published(table: str, **where: str) -> tuple[float, str]:
     KeyError
         If they fit no line, or several.
     """
-    lines = [line for line in _lines(table) if all(line[name] == value for name, value in where.items())]
-    if len(lines) != 1:
-        raise KeyError(f"{table} prints {len(lines)} numbers for {where}")
-    (line,) = lines
+    found = [line for line in lines(table) if all(line[name] == value for name, value in where.items())]
+    if len(found) != 1:
+        raise KeyError(f"{table} prints {len(found)} numbers for {where}")
+    (line,) = found
     place = f"{line['paper']} {line['table']}, row {line['row']}"
     return float(line["value"]), f"{place} ({line['dataset']} {line['split']}, {line['backbone']})"
 
 
 @cache
-def _lines(name: str) -> tuple[dict[str, str], ...]:
+def lines(name: str) -> tuple[dict[str, str], ...]:
+    """Lines of a file in ``published/``, without its ending."""
     text = (files("agmm.tables") / "published" / f"{name}.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))

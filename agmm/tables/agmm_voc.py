@@ -1,0 +1,95 @@
+"""AGMM on VOC: among other methods (Table 4) and class by class (supplementary Table 3)."""
+
+from agmm.data import sets
+from agmm.presets import Preset
+from agmm.tables.agmm import AS_RELEASED, COLUMNS, PAPER, WITHOUT, WITHOUT_ABSENT
+from agmm.tables.cells import CLASS_IOU, QUOTED, Cell, Column, Row, Table, cells, describe, lines, published
+
+_ALL = (Column("full", "full"), *COLUMNS)
+
+
+def table4(preset: Preset) -> tuple[Cell, ...]:
+    """All methods of the paper's comparison: quoted numbers as quoted, and what the authors trained, trained."""
+    network = {"network_id": "3"}
+    ours = [
+        Row("DeepLabV3+", ("O027", "O001", "O007"), network | {"method": "DeeplabV3+"}),
+        Row("TEL", ("", "extra:TEL on points", "O028"), network | {"method": "TEL"}, pending=True),
+        Row("AGMM", ("", "O005", "O011"), network | {"method": "AGMM"}, "AGMM", AS_RELEASED),
+        Row("AGMM", ("", WITHOUT, WITHOUT), network | {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
+    ]
+    trained = {("DeeplabV3+", "3"), ("TEL", "3"), ("AGMM", "3")}
+    quoted = [line for line in lines("agmm_table4") if (line["method"], line["network_id"]) not in trained]
+    return (*(_quoted(line) for line in quoted), *cells(preset, "agmm_table4", ours, _ALL))
+
+
+def supp_table3(preset: Preset) -> tuple[Cell, ...]:
+    """Every class, points and scribbles; published numbers where the data set has VOC's classes."""
+    return per_class(preset, "agmm_supp_table3", COLUMNS, ("O005", "O011"), "voc")
+
+
+def per_class(
+    preset: Preset, table: str, columns: tuple[Column, ...], ids: tuple[str, ...], dataset: str
+) -> tuple[Cell, ...]:
+    """AGMM with and without the absent-class loss, a row per class and one for the mean."""
+    made = []
+    for column, training_id in zip(columns, ids, strict=True):
+        if column.labels not in preset.labels:
+            continue
+        for identity, options in ((training_id, AS_RELEASED), (WITHOUT, WITHOUT_ABSENT)):
+            run = preset.at(column.labels, "AGMM", **options)
+            same = run.dataset == dataset
+            for name in (*sets.class_names(run.dataset), "mIoU"):
+                where = column.printed or {"supervision": column.label}
+                value, source = published(table, **{"class": name}, **where) if same else (None, "")
+                made.append(
+                    Cell(
+                        row=name,
+                        column=column.label,
+                        training_id=identity,
+                        run=run,
+                        metric=name if name == "mIoU" else CLASS_IOU + name,
+                        published=value,
+                        published_source=source,
+                        **describe(run),
+                    )
+                )
+    order = {cell.row: rank for rank, cell in enumerate(made)}
+    return tuple(sorted(made, key=lambda cell: (order[cell.row], cell.variant, not cell.absent)))
+
+
+def _quoted(line: dict[str, str]) -> Cell:
+    about = [line["backbone"], line["publication"]]
+    about += [words for name, words in _EXTRAS.items() if line[name] == "true"]
+    return Cell(
+        row=f"{line['method']} ({line['backbone']})",
+        column=line["supervision"],
+        training_id=QUOTED,
+        run=None,
+        method=line["method"],
+        variant="",
+        absent=False,
+        init="",
+        dataset=line["dataset"],
+        labels=line["supervision"],
+        protocol="",
+        published=float(line["value"]),
+        published_source=f"{line['paper']} {line['table']}, row {line['row']}, quoted there",
+        note=f"quoted: {', '.join(about)}",
+    )
+
+
+_EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF"}
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("agmm_table4", "Table 4: all methods on VOC", PAPER, "notebooks/agmm/table4.ipynb", table4),
+        Table(
+            "agmm_supp_table3",
+            "Supplementary Table 3: classes of VOC",
+            PAPER,
+            "notebooks/agmm/supp_table3.ipynb",
+            supp_table3,
+        ),
+    )
+}
