@@ -107,6 +107,40 @@ def gains(values: pd.DataFrame, stem: Path) -> Figure:
     return figure
 
 
+def classes(frame: pd.DataFrame, stem: Path) -> Figure:
+    """IoU of every class as bars, a color per column of the table; AGMM as released.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Long form of a table whose rows are classes, see `agmm.tables.collect`.
+    stem : Path
+        Folder and name of the files to write, without ending.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw.
+    """
+    data = frame[frame["absent"]].dropna(subset="ours_mean")
+    if data.empty:
+        raise ValueError("there are no results yet; train the runs of this figure first")
+    style()
+    rows, columns = list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.4))
+    width = 0.8 / len(columns)
+    for number, column in enumerate(columns):
+        part = data[data["column"] == column].set_index("row").reindex(rows)
+        places = [place + (number - (len(columns) - 1) / 2) * width for place in range(len(rows))]
+        bars = {"color": f"C{number}", "alpha": 0.8, "label": column}
+        axis.bar(places, part["ours_mean"], width, yerr=part["ours_std"].fillna(0), error_kw={"lw": 0.8}, **bars)
+    axis.set_xticks(range(len(rows)), rows, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_ylabel("IoU (%)")
+    figure.legend(loc="outside upper right", ncols=len(columns))
+    save(figure, data, stem)
+    return figure
+
+
 def _band(line: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
     spread = line["std"].fillna(0)
     return line["mean"] - spread, line["mean"] + spread

@@ -78,3 +78,52 @@ def test_sweep(tmp_path):
         drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
         assert drawn.pop("a, σ by Eq. 5")[1] == [55.0, 55.0]
         assert drawn == {"a": ([0.1, 1.0], [50.0, 60.0]), "published (VOC)": ([0.1, 1.0], [69.0, 69.5])}
+
+
+def test_classes_draws_the_released_code(tmp_path):
+    rows = [
+        {
+            "row": row,
+            "column": column,
+            "absent": absent,
+            "ours_mean": value + 10 * (column == "scribble"),
+            "ours_std": 1.0,
+        }
+        for column in ("point", "scribble")
+        for row, value in (("disk", 50.0), ("mIoU", 60.0))
+        for absent in (True, False)
+    ]
+    figure = plots.classes(pd.DataFrame(rows), tmp_path / "classes")
+    heights = {
+        bars.get_label(): [bar.get_height() for bar in bars]
+        for bars in figure.axes[0].containers
+        if bars.get_label() in ("point", "scribble")
+    }
+    assert heights == {"point": [50.0, 60.0], "scribble": [60.0, 70.0]}
+    with pytest.raises(ValueError, match="no results yet"):
+        plots.classes(pd.DataFrame(rows).assign(ours_mean=float("nan")), tmp_path / "none")
+
+
+def test_gains_draws_a_panel_per_start(tmp_path):
+    rows = [
+        {
+            "column": column,
+            "init": init,
+            "row": "+ both",
+            "objective": "released code",
+            "seed": seed,
+            "gain": 5.0 + seed,
+        }
+        for column in ("point", "scribble")
+        for init in ("tags", "scratch")
+        for seed in (0, 1)
+    ]
+    figure = plots.gains(pd.DataFrame(rows), tmp_path / "gains")
+    assert [axis.get_title() for axis in figure.axes] == [
+        f"{column}, from {start}" for start in ("tag pretraining", "scratch") for column in ("point", "scribble")
+    ]
+    for axis in figure.axes:
+        assert [bar.get_width() for bar in axis.patches] == [5.5]
+        assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
+    with pytest.raises(ValueError, match="no gains yet"):
+        plots.gains(pd.DataFrame(rows[:0]), tmp_path / "none")

@@ -170,8 +170,9 @@ def holm(p: Sequence[float]) -> list[bool]:
 
 
 def _error(differences: Numbers) -> float:
-    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return error if error > 0 else SMALLEST_ERROR
+    if np.ptp(differences) < 1e-9:  # equal but for rounding
+        return SMALLEST_ERROR
+    return float(differences.std(ddof=1)) / math.sqrt(len(differences))
 
 
 def _too_few(differences: Numbers) -> Finding:
