@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from agmm import labels, storage
-from agmm.data import Split, camvid, shapes
+from agmm.data import Split, camvid, shapes, streets
 
-EMBEDDED = ("shapes",)
+EMBEDDED = {"shapes": shapes.make, "streets": streets.make}
 
 
 def load(
@@ -27,34 +27,36 @@ def load(
 
     Parameters
     ----------
-    dataset : {"shapes", "camvid"}
+    dataset : {"shapes", "streets", "camvid"}
     split : str
         ``"train"``, ``"test"`` and, for shapes, ``"pretrain"``; the test split of CamVid is its val folder.
     count : int, optional
-        Number of images of the embedded data set.
+        Number of images of an embedded data set.
     size : (H, W), optional
         Size that the images of a folder are brought to.
     data_root : path, optional
-        Folder of the data set; the embedded one needs none.
+        Folder of the data set; the embedded ones need none.
     cache : Path, optional
         Folder for generated data.
 
     Raises
     ------
     ValueError
-        If a data root is needed and missing, or the data set unknown.
+        If a data root is needed and missing, if the data set is unknown or has no such split.
     """
-    if dataset == "shapes":
+    if dataset == "streets" and split == "pretrain":
+        raise ValueError("streets has no images for tag pretraining, as nearly every image holds every class")
+    if dataset in EMBEDDED:
         if count is None:
-            raise ValueError("the embedded data set needs a number of images")
-        return shapes.make(split, count, seed=0, cache=cache)
+            raise ValueError("an embedded data set needs a number of images")
+        return EMBEDDED[dataset](split, count, seed=0, cache=cache)
     if dataset == "camvid":
         if split == "pretrain":
             raise ValueError("CamVid has no images for tag pretraining; use init='scratch' or 'imagenet'")
         if not data_root:
             raise ValueError("CamVid is read from a folder of yours: name it with --data-root (or data_root=…)")
         return camvid.load(Path(data_root), {"train": "train", "test": "val"}[split], size=size)
-    raise ValueError(f"unknown data set {dataset!r}; known: shapes, camvid")
+    raise ValueError(f"unknown data set {dataset!r}; known: {', '.join(EMBEDDED)}, camvid")
 
 
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
