@@ -98,7 +98,8 @@ def make(recipe: Recipe, split: str, count: int, size: int, seed: int, cache: Pa
         raise ValueError(f"{name}: need count >= 1, size >= 16, seed >= 0, got {count=}, {size=}, {seed=}")
     stem = f"{name}-v{recipe.version}-{split}-count{count}-size{size}-seed{seed}"
     file = None if cache is None else Path(cache) / f"{stem}.npz"
-    shapes = {"images": (count, size, size, 3)} | dict.fromkeys(recipe.masks, (count, size, size))
+    shapes: dict[str, tuple[int, ...]] = {"images": (count, size, size, 3)}
+    shapes.update((mask, (count, size, size)) for mask in recipe.masks)
     arrays = _read(file, shapes) if file else None
     if arrays is None:
         arrays = _draw(recipe, shapes, split, size, seed)
@@ -189,7 +190,7 @@ def _read(file: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any] | No
     return arrays if sound else None
 
 
-def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write(file: Path, arrays: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
