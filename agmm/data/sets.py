@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from agmm import labels, storage
-from agmm.data import OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, voc
+from agmm.data import OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, streets, voc
 
-EMBEDDED = ("shapes",)
+EMBEDDED = {"shapes": shapes.make, "streets": streets.make}
 FOLDERS = {"camvid": "CamVid", "voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
 """Data sets that are read from a folder of the user's."""
 
@@ -27,7 +27,8 @@ PUBLISHED_AS = {"width": 3, "length": 1.0}
 
 def class_names(dataset: str) -> tuple[str, ...]:
     """Names of a data set's classes, in the order of their codes, without reading it."""
-    return {"shapes": shapes, "camvid": camvid, "voc": voc, "cityscapes": cityscapes}[dataset].CLASS_NAMES
+    names = {"shapes": shapes, "streets": streets, "camvid": camvid, "voc": voc, "cityscapes": cityscapes}
+    return names[dataset].CLASS_NAMES
 
 
 def load(
@@ -43,27 +44,29 @@ def load(
 
     Parameters
     ----------
-    dataset : {"shapes", "camvid", "voc", "cityscapes"}
+    dataset : {"shapes", "streets", "camvid", "voc", "cityscapes"}
     split : str
         ``"train"``, ``"test"`` and, for shapes, ``"pretrain"``; the test split of all others is their val.
     count : int, optional
-        Number of images of the embedded data set.
+        Number of images of an embedded data set.
     size : (H, W), optional
         Size that the images of CamVid are brought to; VOC and Cityscapes are read at their own.
     data_root : path, optional
-        Folder of the data set; the embedded one needs none.
+        Folder of the data set; the embedded ones need none.
     cache : Path, optional
         Folder for generated data.
 
     Raises
     ------
     ValueError
-        If a data root is needed and missing, or the data set unknown.
+        If a data root is needed and missing, if the data set is unknown or has no such split.
     """
-    if dataset == "shapes":
+    if dataset == "streets" and split == "pretrain":
+        raise ValueError("streets has no images for tag pretraining, as nearly every image holds every class")
+    if dataset in EMBEDDED:
         if count is None:
-            raise ValueError("the embedded data set needs a number of images")
-        return shapes.make(split, count, seed=0, cache=cache)
+            raise ValueError("an embedded data set needs a number of images")
+        return EMBEDDED[dataset](split, count, seed=0, cache=cache)
     if dataset not in FOLDERS:
         raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*EMBEDDED, *FOLDERS))}")
     title = FOLDERS[dataset]
