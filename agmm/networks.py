@@ -37,13 +37,15 @@ class Segmenter(nn.Module):
         """C, the channels of the features."""
         return self.head.classifier.in_channels
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, inner: bool = False) -> tuple[Tensor, ...]:
         """Features and logits of a batch.
 
         Parameters
         ----------
         images : (B, 3, H, W) float tensor
             In [0, 1], or normalized as the backbone's weights expect.
+        inner : bool
+            Return what the decoder holds besides, too.
 
         Returns
         -------
@@ -51,10 +53,13 @@ class Segmenter(nn.Module):
             At stride 4, after the last ReLU and directly before the classifier, hence >= 0.
         logits : (B, K, H, W) tensor
             Before softmax, upsampled to the size of the images.
+        grid_logits, fused : (B, K, h, w) and (B, C, h, w) tensors
+            Only with ``inner``: the logits at stride 4, and the features before the decoder's last convolution.
         """
         low, high = self.backbone(images)
-        features, logits = self.head(low, high)
-        return features, _resize(logits, images.shape[-2:], self.head.align_corners)
+        features, grid_logits, fused = self.head(low, high)
+        logits = _resize(grid_logits, images.shape[-2:], self.head.align_corners)
+        return (features, logits, grid_logits, fused) if inner else (features, logits)
 
 
 class DeepLabHead(nn.Module):
@@ -106,13 +111,14 @@ class DeepLabHead(nn.Module):
         )
         self.classifier = nn.Conv2d(feature_channels, num_classes, 1)
 
-    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, h, w) and logits (B, K, h, w), both on the grid of ``low``."""
+    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, C, h, w), logits (B, K, h, w), features before the last convolution; on the grid of ``low``."""
         pooled = self.pooling(high).expand(-1, -1, *high.shape[-2:])  # bilinear from 1x1 is a broadcast
         aspp = self.project(torch.cat([*(branch(high) for branch in self.branches), pooled], dim=1))
         aspp = _resize(aspp, low.shape[-2:], self.align_corners)
-        features = self.fuse(torch.cat([self.reduce(low), aspp], dim=1))
-        return features, self.classifier(features)
+        fused = self.fuse[0](torch.cat([self.reduce(low), aspp], dim=1))
+        features = self.fuse[1](fused)
+        return features, self.classifier(features), fused
 
 
 class SmallBackbone(nn.Module):

@@ -5,7 +5,7 @@ Each objective is a frozen data class that is called with ``(features, logits, l
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class Baseline:
         check_labels(labels, self.num_classes)
         with torch.autocast(logits.device.type, enabled=False):
             counts = counts or losses.count(labels, self.num_classes)
-            seg = losses.partial_cross_entropy(_full_precision(logits), labels, counts)
+            seg = losses.partial_cross_entropy(full_precision(logits), labels, counts)
         return Output(seg, {"seg": seg})
 
 
@@ -109,17 +109,17 @@ class AGMM:
     stop_gradient: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("variant", self.variant, ("official", "paper"))
-        _one_of("con_vectors", self.con_vectors, ("sum", "mean"))
-        _one_of("self_reduction", self.self_reduction, ("mean", "sum"))
+        one_of("variant", self.variant, ("official", "paper"))
+        one_of("con_vectors", self.con_vectors, ("sum", "mean"))
+        one_of("self_reduction", self.self_reduction, ("mean", "sum"))
         if isinstance(self.sigma, str):
-            _one_of("sigma", self.sigma, ("adaptive", "code_a", "code_b"))
+            one_of("sigma", self.sigma, ("adaptive", "code_a", "code_b"))
         elif self.sigma is not None and not self.sigma > 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}")
         default = ("seg", "self", "spar", "con", "absent") if self.variant == "official" else TERMS[:4]
         terms = self.terms if self.terms is not None else ("seg", "self") if self.stop_gradient else default
         for term in terms:
-            _one_of("terms", term, TERMS)
+            one_of("terms", term, TERMS)
         object.__setattr__(self, "terms", tuple(term for term in TERMS if term in terms))
 
     def __call__(
@@ -152,7 +152,7 @@ class AGMM:
         check_labels(labels, self.num_classes)
         assert self.terms is not None
         with torch.autocast(logits.device.type, enabled=False):
-            features, logits = _full_precision(features), _full_precision(logits)
+            features, logits = full_precision(features), full_precision(logits)
             counts = counts or losses.count(labels, self.num_classes)
             official = self.variant == "official"
             terms: dict[str, Tensor] = {}
@@ -248,10 +248,10 @@ class LabelAssignment:
         names = ("seg", "absent") if self.absent else ("seg",)
         output = AGMM(self.num_classes, terms=names)(features, logits, labels, image_classes, counts)
         with torch.no_grad():
-            parts, d, sigma = self.distances(_full_precision(features), _full_precision(logits), labels, image_classes)
+            parts, d, sigma = self.distances(full_precision(features), full_precision(logits), labels, image_classes)
             target = losses.assign_labels(d, sigma, labels, parts)
         here = losses.count(target, self.num_classes)
-        assign = losses.partial_cross_entropy(_full_precision(logits), target, here)
+        assign = losses.partial_cross_entropy(full_precision(logits), target, here)
         return Output(output.loss + assign, output.terms | {"assign": assign})
 
     def distances(
@@ -262,19 +262,6 @@ class LabelAssignment:
         d = gmm.distances(features, gmm.component_means(features, labels, parts), parts)
         sigma = gmm.spread(d, logits, labels, image_classes, parts, "adaptive")
         return parts, F.interpolate(d, size=labels.shape[-2:], mode="bilinear", align_corners=False), sigma
-
-
-METHODS = {"Baseline": Baseline, "AGMM": AGMM, "LabelAssignment": LabelAssignment}
-Objective = Baseline | AGMM | LabelAssignment
-
-
-def build(method: str, num_classes: int, **options: Any) -> Objective:
-    """Objective by name; unknown names and options are refused with the list of known ones."""
-    _one_of("method", method, tuple(METHODS))
-    known = tuple(f.name for f in fields(METHODS[method]) if f.name != "num_classes")
-    for name in options:
-        _one_of(f"option of {method}", name, known)
-    return METHODS[method](num_classes, **options)
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
@@ -290,10 +277,12 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def _full_precision(x: Tensor) -> Tensor:
+def full_precision(x: Tensor) -> Tensor:
+    """Float32 of a half-precision tensor; others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuse what is not among the known values."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; known: {', '.join(map(str, allowed))}")

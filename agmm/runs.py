@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from agmm import objectives
+from agmm import methods
 
 SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
@@ -37,7 +37,7 @@ class Run:
     normalize : bool
         Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1].
     method, options
-        Objective and its options (see `agmm.objectives.build`); ``"ImageTags"`` trains a backbone on image tags.
+        Objective and its options (see `agmm.methods.build`); ``"ImageTags"`` trains a backbone on image tags.
     network, network_options
         See `agmm.networks.build`.
     init : {"scratch", "tags", "imagenet"}
@@ -113,7 +113,7 @@ class Run:
         if self.batch_size % self.microbatch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of microbatch {self.microbatch}")
         if self.method != "ImageTags":
-            objectives.build(self.method, 2, **dict(self.options))
+            methods.build(self.method, 2, **dict(self.options))
 
     @property
     def id(self) -> str:
@@ -124,8 +124,8 @@ class Run:
         described: dict[str, Any] = {"preset": self.preset, "dataset": self.dataset, "schema": self.schema}
         described |= {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if self.method != "ImageTags":
-            objective = asdict(objectives.build(self.method, 2, **dict(self.options)))
-            default = asdict(objectives.build(self.method, 2))
+            objective = asdict(methods.build(self.method, 2, **dict(self.options)))
+            default = asdict(methods.build(self.method, 2))
             described["options"] = {name: value for name, value in objective.items() if value != default[name]}
         if self.teacher is not None:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import environment, evaluation, gmm, labels, loop, losses, networks, objectives, storage
+from agmm import environment, evaluation, gmm, labels, loop, losses, methods, networks, objectives, storage
 from agmm.data import Split, augment, sets
 from agmm.loop import Batch
 from agmm.runs import Result, Run, load_result
@@ -120,20 +120,28 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
     sparse = sets.sparse_labels(data, run.labels, dict(run.label_options), run.seed, cache)
     classes = np.stack([labels.image_classes(s, data.num_classes) for s in sparse])
-    objective = objectives.build(run.method, data.num_classes, **dict(run.options))
+    objective = methods.build(run.method, data.num_classes, **dict(run.options))
     net = build_network(run, data.num_classes)
     if run.pretraining is not None:
         loop.load_weights(net.backbone, _weights(run.pretraining, results))
+    if isinstance(objective, nn.Module):
+        # As a part of the network its parameters are distributed, optimized and resumed with the head.
+        objective = net.objective = replace(objective, in_channels=net.feature_channels)
     net.to(device).to(memory_format=torch.channels_last)
     targets = sparse if run.teacher is None else _pseudo_labels(run.teacher, results, data, sparse, classes, device)
     tensors = _Tensors(
         _images(data).to(device), torch.from_numpy(targets).to(device), torch.from_numpy(classes).to(device)
     )
 
+    needs = getattr(objective, "needs", ())
+
     def loss(module: nn.Module, batch: Batch) -> objectives.Output:
         with _autocast(run, device):
-            features, logits = module(batch.images)
-        return objective(features, logits, batch.labels, batch.image_classes, batch.counts)
+            features, logits, *inner = module(batch.images, inner="fused" in needs)
+        given = dict(zip(("grid_logits", "fused"), inner, strict=False))
+        if "images" in needs:
+            given["images"] = evaluation.denormalize(batch.images, **_normalization(run))
+        return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
 
     def measure() -> dict[str, float]:
         curves = training_curves(net, objective, data, sparse, run, device)
@@ -143,6 +151,8 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
 
     groups = networks.parameter_groups(net, run.lr, run.head_factor)
     progress = _fit(run, net, groups, tensors, loss, measure, folder)
+    if isinstance(objective, nn.Module):
+        del net.objective
     started = time.perf_counter()
     confusion = _evaluate(net, test, run, device)
     found = labels.coverage(sparse, data.truth, data.num_classes)
@@ -272,7 +282,7 @@ def _batches(run: Run, data: _Tensors, epoch: int) -> Iterator[list[Batch]]:
 
 @torch.no_grad()
 def training_curves(
-    net: nn.Module, objective: objectives.Objective, data: Split, sparse: np.ndarray, run: Run, device: torch.device
+    net: nn.Module, objective: methods.Objective, data: Split, sparse: np.ndarray, run: Run, device: torch.device
 ) -> dict[str, float]:
     """mIoU on training images of P, of P restricted to the labeled classes, and of G (supplement, Fig. 2).
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from agmm import gmm, losses, objectives
+from agmm import gmm, losses, methods, objectives
 from agmm.labels import UNLABELED, VOID
 from agmm.objectives import AGMM, Baseline, LabelAssignment
 from tests import loops
@@ -513,13 +513,13 @@ def test_other_label_codes_are_refused(code):
 )
 def test_unknown_options_are_refused_with_the_known_ones(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        objectives.build("AGMM", 5, **options)
+        methods.build("AGMM", 5, **options)
 
 
 def test_build_by_name():
-    assert objectives.build("AGMM", 7, variant="paper", sigma=0.5) == AGMM(7, variant="paper", sigma=0.5)
-    assert objectives.build("Baseline", 7) == Baseline(7)
+    assert methods.build("AGMM", 7, variant="paper", sigma=0.5) == AGMM(7, variant="paper", sigma=0.5)
+    assert methods.build("Baseline", 7) == Baseline(7)
     with pytest.raises(ValueError, match="method is 'AGNM'; known: Baseline, AGMM, LabelAssignment"):
-        objectives.build("AGNM", 7)
+        methods.build("AGNM", 7)
     with pytest.raises(FrozenInstanceError):
         AGMM(7).sigma = 1.0

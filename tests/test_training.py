@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 import agmm
-from agmm import loop, objectives, runs, training
+from agmm import loop, methods, objectives, runs, training
 from agmm.data import sets
 from agmm.presets import PRESETS
 from tests.helpers import ROOT
@@ -196,7 +196,7 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
         torch.from_numpy(sparse),
         torch.from_numpy(np.stack([agmm.labels.image_classes(label, 7) for label in sparse])),
     )
-    objective = objectives.build("AGMM", 7, **dict(run.options))
+    objective = methods.build("AGMM", 7, **dict(run.options))
 
     def total(run: agmm.Run) -> torch.Tensor:
         (step,) = training._batches(run, tensors, 0)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from agmm import losses
 from agmm.labels import UNLABELED
-from agmm.objectives import Output, check_labels
+from agmm.objectives import Output, check_labels, full_precision
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Forest:
 
 
 def edge_costs(guide: Tensor) -> Tensor:
-    """Squared differences between 4-neighbors, summed over channels (TEL, Eqs. 3-5).
+    """Squared differences between 4-neighbors, summed over channels.
 
     Parameters
     ----------
@@ -120,13 +120,13 @@ def minimum_spanning_tree(costs: Tensor, size: tuple[int, int]) -> csr_array:
 
 
 def edge_weights(costs: Tensor, forest: Forest, sigma: float = 1.0) -> Tensor:
-    """``exp(-cost / sigma)`` of the edge to each parent, 0 for the roots: (N,) (TEL, Eqs. 3-5)."""
+    """``exp(-cost / sigma)`` of the edge to each parent, 0 for the roots: (N,)."""
     weights = (-costs.flatten().index_select(0, forest.edge) / sigma).exp()
     return F.pad(weights, (len(costs), 0))
 
 
 def tree_filter(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """Mean over all pixels of an image, weighted by the product of the weights along the tree path (TEL, Eqs. 6-7).
+    """Mean over all pixels of an image, weighted by the product of the weights along the tree path.
 
     Parameters
     ----------
@@ -214,6 +214,8 @@ class TreeEnergy(nn.Module):
         Whether to smooth along the tree of the embedding, too; without it there are no parameters.
     """
 
+    needs = ("images", "grid_logits", "fused")
+
     num_classes: int
     in_channels: int = 256
     sigma: float = 0.02
@@ -258,7 +260,7 @@ class TreeEnergy(nn.Module):
         """
         check_labels(labels, self.num_classes)
         with torch.autocast(logits.device.type, enabled=False):
-            logits, grid_logits, fused = (_full_precision(x) for x in (logits, grid_logits, fused))
+            logits, grid_logits, fused = (full_precision(x) for x in (logits, grid_logits, fused))
             counts = counts or losses.count(labels, self.num_classes)
             seg = losses.partial_cross_entropy(logits, labels, counts)
             embedding = self.embed(fused) if self.embed is not None else None
@@ -317,10 +319,6 @@ def _whole_tree_sums(subtrees: Tensor, weights: Tensor, forest: Forest) -> Tenso
 def _beyond_parent(sums: Tensor, subtrees: Tensor, weights: Tensor, forest: Forest) -> Tensor:
     """``A_parent - w X``: the parent's sum over everything outside of a vertex's own subtree; (N, C)."""
     return torch.addcmul(sums.index_select(0, forest.parent), weights.unsqueeze(1), subtrees, value=-1)
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _edge_between(vertex: np.ndarray, neighbor: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,22 @@
+"""Methods by name: AGMM's own objectives and its rivals."""
+
+from dataclasses import fields
+from typing import Any
+
+from agmm.objectives import AGMM, Baseline, LabelAssignment, one_of
+from agmm.rivals.tree_energy import TreeEnergy
+
+METHODS = {"Baseline": Baseline, "AGMM": AGMM, "LabelAssignment": LabelAssignment, "TreeEnergy": TreeEnergy}
+Objective = Baseline | AGMM | LabelAssignment | TreeEnergy
+
+FROM_DATA = ("num_classes", "in_channels")
+"""Fields of objectives that data set and network decide, not a run."""
+
+
+def build(method: str, num_classes: int, **options: Any) -> Objective:
+    """Objective by name; unknown names and options are refused with the list of known ones."""
+    one_of("method", method, tuple(METHODS))
+    known = tuple(f.name for f in fields(METHODS[method]) if f.name not in FROM_DATA)
+    for name in options:
+        one_of(f"option of {method}", name, known)
+    return METHODS[method](num_classes, **options)
