@@ -340,6 +340,14 @@ def test_input_is_scaled_and_normalized_per_channel() -> None:
         np.testing.assert_allclose(normalized[channel], (images[0, ..., channel] / 255 - mean) / std, atol=1e-5)
 
 
+def test_pixels_of_an_input_are_the_image() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    pixels = torch.tensor(images).permute(0, 3, 1, 2).float()
+    assert torch.equal(evaluation.to_pixels(evaluation.to_input(images)), pixels)
+    normalization = evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD
+    assert torch.equal(evaluation.to_pixels(evaluation.to_input(images, *normalization), *normalization), pixels)
+
+
 def test_input_that_is_no_8_bit_image_is_refused() -> None:
     with pytest.raises(ValueError, match="must be uint8"):
         evaluation.to_input(np.zeros((4, 4, 3), np.float32))
