@@ -100,11 +100,11 @@ def to_input(
     return scaled.movedim(-1, -3)
 
 
-def to_pixels(inputs: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
-    """8-bit values 0 … 255, as float32, of network input (..., 3, H, W) made by `to_input` with the same arguments."""
-    if mean is not None and std is not None:
-        inputs = inputs * inputs.new_tensor(std)[:, None, None] + inputs.new_tensor(mean)[:, None, None]
-    return (inputs * 255).round()
+def denormalize(inputs: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
+    """RGB in [0, 1] of network input (..., 3, H, W) that `to_input` made with the same ``mean`` and ``std``."""
+    if mean is None or std is None:
+        return inputs
+    return inputs * inputs.new_tensor(std)[:, None, None] + inputs.new_tensor(mean)[:, None, None]
 
 
 def predictor(net: nn.Module) -> Predict:

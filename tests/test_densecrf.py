@@ -292,7 +292,7 @@ def test_second_derivatives_are_refused():
 
 def objective_problem():
     problem = random_problem(size=(18, 24))
-    return problem.tensors(), random_images((18, 24), batch=3)
+    return problem.tensors(), random_images((18, 24), batch=3) / 255
 
 
 @pytest.mark.parametrize("backend", ["lattice", "exact"])
@@ -300,11 +300,11 @@ def test_objective_adds_the_weighted_loss(backend):
     inputs, images = objective_problem()
     _, logits, labels, _ = inputs
     output = DenseCRFLoss(5, weight=1e-3, sigma_xy=9.0, size_rule="as_given", backend=backend)(*inputs, images=images)
-    crf = densecrf.densecrf_loss(logits.softmax(1), images, labels != VOID, sigma_xy=9.0, backend=backend)
+    crf = densecrf.densecrf_loss(logits.softmax(1), 255 * images, labels != VOID, sigma_xy=9.0, backend=backend)
     assert list(output.terms) == ["seg", "crf"]
     assert output.terms["seg"] == Baseline(5)(*inputs).loss
-    assert output.terms["crf"] == crf
-    assert output.loss == output.terms["seg"] + 1e-3 * crf
+    assert output.terms["crf"].item() == pytest.approx(crf.item(), rel=1e-9)
+    assert output.loss == output.terms["seg"] + 1e-3 * output.terms["crf"]
     assert torch.autograd.grad(output.loss, logits)[0].isfinite().all()
 
 

@@ -240,7 +240,7 @@ class DenseCRFLoss:
         logits, labels, counts
             See `agmm.objectives.AGMM`. All pixels but ``VOID`` take part in crf, labeled or not.
         images : Tensor (B, 3, H, W)
-            The crops that the network saw, RGB in 0 … 255.
+            The crops that the network saw, RGB in [0, 1], not normalized.
         """
         seg = Baseline(self.num_classes)(features, logits, labels, image_classes, counts).loss
         size = (labels.shape[1], labels.shape[2])
@@ -248,7 +248,7 @@ class DenseCRFLoss:
         weight, sigma_xy = at_crop_size(weight, self.sigma_xy, size, self.size_rule)
         crf = densecrf_loss(
             _full_precision(logits).softmax(1),
-            images,
+            (255 * images).round(),  # equal colors stay equal
             labels != VOID,
             sigma_rgb=self.sigma_rgb,
             sigma_xy=sigma_xy,
