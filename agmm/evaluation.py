@@ -102,6 +102,13 @@ def to_input(
     return scaled.movedim(-1, -3)
 
 
+def denormalize(inputs: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
+    """RGB in [0, 1] of network input (..., 3, H, W) that `to_input` made with the same ``mean`` and ``std``."""
+    if mean is None or std is None:
+        return inputs
+    return inputs * inputs.new_tensor(std)[:, None, None] + inputs.new_tensor(mean)[:, None, None]
+
+
 def predictor(net: nn.Module) -> Predict:
     """Softmax probabilities, in float32, of a network that returns (features, logits)."""
     return lambda images: net(images)[1].float().softmax(dim=1)

@@ -340,6 +340,13 @@ def test_input_is_scaled_and_normalized_per_channel() -> None:
         np.testing.assert_allclose(normalized[channel], (images[0, ..., channel] / 255 - mean) / std, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalization", [(), (evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD)])
+def test_normalization_can_be_undone(normalization: tuple[tuple[float, ...], ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    colors = evaluation.denormalize(evaluation.to_input(images, *normalization), *normalization)
+    assert torch.equal((255 * colors).round(), torch.tensor(images).permute(0, 3, 1, 2).float())
+
+
 def test_input_that_is_no_8_bit_image_is_refused() -> None:
     with pytest.raises(ValueError, match="must be uint8"):
         evaluation.to_input(np.zeros((4, 4, 3), np.float32))

@@ -1,0 +1,460 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agmm.labels import UNLABELED, VOID
+from agmm.objectives import Baseline
+from agmm.rivals import densecrf, permutohedral
+from agmm.rivals.densecrf import PARAMETERS, DenseCRFLoss, Parameters
+from tests.helpers import golden
+from tests.loops import random_problem
+
+LOSSES = ("rloss_empty_roi", "rloss_fullres", "rloss_local_kernel", "rloss_smooth_image", "rloss_voc_scale05")
+BANDWIDTHS = ((15, 100), (15, 50), (30, 10), (60, 4))
+SETTINGS = {"official": ("lattice", torch.float32, 2e-6), "exact": ("exact", torch.float64, 1e-10)}
+
+
+def relative(found, expected):
+    """Relative L2 difference; of a zero array, the norm."""
+    found, expected = (np.asarray(torch.as_tensor(x).detach(), dtype=np.float64).ravel() for x in (found, expected))
+    return np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1)
+
+
+def rows(maps):
+    """(B, K, H, W) maps as (B, H W, K) values."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def random_images(size, batch=1, seed=0):
+    """Piecewise smooth colors with noise: blobs, as in photographs."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]] / max(size)
+    images = np.empty((batch, 3, *size))
+    for image in images:
+        image[:] = rng.uniform(40, 215, (3, 1, 1)) + 30 * x
+        for _ in range(6):
+            cy, cx, radius = rng.uniform(0, 1, 3)
+            image[:, (y - cy) ** 2 + (x - cx) ** 2 < (radius / 3) ** 2] = rng.uniform(0, 255, (3, 1))
+    return torch.tensor((images + rng.normal(0, 4, images.shape)).round().clip(0, 255))
+
+
+def random_maps(size, batch=1, k=3, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(batch, k, *size, generator=generator, dtype=dtype)).softmax(1)
+
+
+def brute_kernel(image, sigma_xy, sigma_rgb=None):
+    """All kernel values of a (3, H, W) image, by loops over pairs of pixels."""
+    _, height, width = image.shape
+    pixels = [(y, x) for y in range(height) for x in range(width)]
+    kernel = np.empty((len(pixels), len(pixels)))
+    for i, (y, x) in enumerate(pixels):
+        for j, (v, u) in enumerate(pixels):
+            distance = ((y - v) ** 2 + (x - u) ** 2) / (2 * sigma_xy**2)
+            if sigma_rgb is not None:
+                distance += float(((image[:, y, x] - image[:, v, u]) ** 2).sum()) / (2 * sigma_rgb**2)
+            kernel[i, j] = math.exp(-distance)
+    return kernel
+
+
+# --- golden vectors of the official code
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(("sigma_rgb", "sigma_xy"), BANDWIDTHS)
+def test_golden_filter(sigma_rgb, sigma_xy, kind):
+    backend, dtype, _ = SETTINGS[kind]
+    arrays, _ = golden("rloss_bilateral_filter")
+    images, signal = torch.tensor(arrays["image"]), torch.tensor(arrays["signal"], dtype=dtype)
+    kernel = densecrf.gaussian_filter(densecrf.pixel_features(images, sigma_xy, sigma_rgb), backend)
+    expected = rows(torch.tensor(arrays[f"{kind}_srgb{sigma_rgb}_sxy{sigma_xy}"]))
+    # The official code decides in float32 which lattice points exist, and at sigma 10 and 30 one differs.
+    tolerance = 1e-10 if kind == "exact" else 1e-4 if sigma_xy == 10 else 2e-6
+    found = kernel(rows(signal))
+    for channel in range(3):
+        assert relative(found[..., channel], expected[..., channel]) < tolerance
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_golden_filtered_segmentation(name, kind):
+    backend, dtype, tolerance = SETTINGS[kind]
+    arrays, info = golden(name)
+    arguments = info["arguments"]
+    segmentation = torch.tensor(arrays["segmentation"], dtype=dtype)
+    size = arrays["scaled_image"].shape[2:]
+    segmentation = F.interpolate(segmentation, size=size, mode="bilinear", align_corners=False)
+    features = densecrf.pixel_features(
+        torch.tensor(arrays["scaled_image"]), arguments["sigma_xy used by the filter"], arguments["sigma_rgb"]
+    )
+    masked = segmentation * torch.tensor(arrays["scaled_roi"])[:, None]
+    found = densecrf.gaussian_filter(features, backend)(rows(masked))
+    assert relative(found, rows(torch.tensor(arrays[f"{kind}_AS"]))) < tolerance
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_golden_loss_and_gradient(name, kind):
+    backend, dtype, tolerance = SETTINGS[kind]
+    arrays, info = golden(name)
+    arguments = info["arguments"]
+    segmentation = torch.tensor(arrays["segmentation"], dtype=dtype, requires_grad=True)
+    loss = densecrf.densecrf_loss(
+        segmentation,
+        torch.tensor(arrays["image"]).float(),
+        torch.tensor(arrays["roi"]) > 0,
+        sigma_rgb=arguments["sigma_rgb"],
+        sigma_xy=arguments["sigma_xy"],
+        scale=arguments["scale_factor"],
+        backend=backend,
+    )
+    (arguments["weight"] * loss).backward()
+    assert relative(loss, arrays[f"{kind}_loss_unweighted"]) < tolerance
+    assert relative(segmentation.grad, arrays[f"{kind}_grad_segmentation"]) < tolerance
+
+
+# --- filters
+
+
+def test_exact_filter_equals_loops():
+    image, values = random_images((4, 5)), random_maps((4, 5))
+    for sigma_xy, sigma_rgb in ((2.0, 40.0), (1.5, None)):
+        found = densecrf.gaussian_filter(densecrf.pixel_features(image, sigma_xy, sigma_rgb), "exact")(rows(values))
+        expected = brute_kernel(image[0].numpy(), sigma_xy, sigma_rgb) @ rows(values)[0].numpy()
+        np.testing.assert_allclose(found[0], expected, rtol=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(block=st.integers(1, 700), batch=st.integers(1, 3), height=st.integers(1, 6), width=st.integers(1, 6))
+def test_chunks_do_not_change_the_exact_filter(block, batch, height, width):
+    features = densecrf.pixel_features(random_images((height, width), batch), 3.0, 30.0)
+    values = rows(random_maps((height, width), batch, dtype=torch.float32))
+    whole = densecrf.exact_filter(features, values, block=10**6)
+    torch.testing.assert_close(densecrf.exact_filter(features, values, block), whole, rtol=1e-6, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    dimensions=st.integers(1, 6),
+    points=st.integers(1, 30),
+    spread=st.sampled_from([0.01, 1.0, 30.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_barycentric_coordinates_rebuild_the_point(dimensions, points, spread, seed):
+    """Each point is the weighted mean of its corners, which the walk around its simplex visits one by one."""
+    generator = torch.Generator().manual_seed(seed)
+    features = spread * torch.randn(points, dimensions, generator=generator, dtype=torch.float64)
+    elevated = permutohedral.elevate(features)
+    corner, order, weights = permutohedral._simplices(elevated)
+    np.testing.assert_allclose(elevated.sum(1), 0, atol=1e-9)
+    assert (weights > -1e-12).all()
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+    assert not corner.sum(1).any()
+    rebuilt = torch.zeros_like(elevated)
+    for k in range(dimensions + 1):
+        assert (corner % (dimensions + 1) == k).all()
+        rebuilt += weights[:, k : k + 1] * corner
+        corner = corner + 1
+        corner[torch.arange(points), order[:, dimensions - k]] -= dimensions + 1
+    np.testing.assert_allclose(rebuilt, elevated, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(dimensions=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_lattice_filter_is_linear_and_blind_to_order(dimensions, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = 2 * torch.randn(2, 20, dimensions, generator=generator, dtype=torch.float64)
+    a, b = torch.randn(2, 2, 20, 3, generator=generator, dtype=torch.float64)
+    lattice = permutohedral.build(features)
+    filtered = permutohedral.apply(lattice, a)
+    torch.testing.assert_close(permutohedral.apply(lattice, 2 * a - b), 2 * filtered - permutohedral.apply(lattice, b))
+    order = torch.randperm(20, generator=generator)
+    moved = permutohedral.apply(permutohedral.build(features[:, order]), a[:, order])
+    torch.testing.assert_close(moved, filtered[:, order])
+
+
+def test_images_of_a_batch_do_not_meet():
+    images, values = random_images((9, 12), batch=3), rows(random_maps((9, 12), batch=3))
+    for backend in ("lattice", "exact"):
+        features = densecrf.pixel_features(images, 5.0, 30.0)
+        together = densecrf.gaussian_filter(features, backend)(values)
+        for i in range(3):
+            alone = densecrf.gaussian_filter(features[i : i + 1], backend)(values[i : i + 1])
+            torch.testing.assert_close(together[i : i + 1], alone)
+
+
+def test_lattice_is_the_exact_filter_up_to_a_factor():
+    images, values = random_images((40, 48)), rows(random_maps((40, 48)))
+    features = densecrf.pixel_features(images, 20.0, 15.0)
+    lattice, exact = (densecrf.gaussian_filter(features, b)(values) for b in ("lattice", "exact"))
+    factor = (lattice * exact).sum() / exact.square().sum()
+    assert 0.4 < factor < 0.7
+    assert relative(lattice / factor, exact) < 0.12
+
+
+def test_features_too_wide_for_the_lattice_are_refused():
+    with pytest.raises(ValueError, match="larger standard deviations"):
+        densecrf.gaussian_filter(densecrf.pixel_features(random_images((9, 9)), 1e-4, 1e-4))
+    with pytest.raises(ValueError, match="backend is 'dense'"):
+        densecrf.gaussian_filter(torch.zeros(1, 2, 2), "dense")
+
+
+# --- loss
+
+
+def loss_problem(size=(8, 8), batch=2):
+    region = torch.ones(batch, *size, dtype=torch.bool)
+    region[0, :, 6:] = region[1, :3] = False
+    return random_maps(size, batch).requires_grad_(), random_images(size, batch), region
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_loss_gradient_equals_finite_differences(scale):
+    maps, images, region = loss_problem()
+
+    def loss(p):
+        return densecrf.densecrf_loss(p, images, region, sigma_rgb=60.0, sigma_xy=4.0, scale=scale, backend="exact")
+
+    assert torch.autograd.gradcheck(loss, maps)
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+def test_padding_takes_no_part(backend):
+    maps, images, region = loss_problem()
+
+    def run(maps):
+        loss = densecrf.densecrf_loss(maps, images, region, scale=1, backend=backend)
+        return loss, torch.autograd.grad(loss, maps)[0]
+
+    loss, gradient = run(maps)
+    assert not gradient[~region[:, None].expand_as(gradient)].any()
+    assert gradient[region[:, None].expand_as(gradient)].all()
+    changed = torch.where(region[:, None], maps, 7.0)
+    assert torch.equal(run(changed)[0], loss)
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_an_empty_region_is_zero_with_a_graph(scale, backend):
+    maps, images, region = loss_problem()
+    loss = densecrf.densecrf_loss(maps, images, torch.zeros_like(region), scale=scale, backend=backend)
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss, maps)[0].any()
+
+
+def test_loss_of_hard_maps_sums_the_kernel_within_classes():
+    image, classes = random_images((5, 6)), torch.arange(30).view(1, 5, 6) % 4
+    maps = F.one_hot(classes, 4).movedim(3, 1).double()
+    found = densecrf.densecrf_loss(
+        maps, image, torch.ones(1, 5, 6) > 0, sigma_rgb=80.0, sigma_xy=3.0, scale=1, backend="exact"
+    )
+    same = classes.flatten()[:, None] == classes.flatten()
+    assert found.item() == pytest.approx(-(brute_kernel(image[0].numpy(), 3.0, 80.0) * same.numpy()).sum())
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+def test_loss_prefers_segmentations_along_color_edges(backend):
+    image = torch.full((1, 3, 12, 12), 40.0)
+    image[..., 6:] = 200
+
+    def loss(edge):
+        maps = torch.zeros(1, 2, 12, 12)
+        maps[:, 0, :, :edge], maps[:, 1, :, edge:] = 1, 1
+        return densecrf.densecrf_loss(maps, image, torch.ones(1, 12, 12) > 0, scale=1, backend=backend)
+
+    assert all(loss(6) < loss(edge) for edge in (2, 4, 5, 7, 8, 10))
+
+
+def test_loss_computes_in_float32_under_autocast():
+    maps, images, region = loss_problem((16, 16))
+    maps = maps.detach().float()
+    plain = densecrf.densecrf_loss(maps, images, region)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(densecrf.densecrf_loss(maps, images, region), plain)
+        assert densecrf.densecrf_loss(maps.bfloat16(), images, region).dtype == torch.float32
+
+
+def test_second_derivatives_are_refused():
+    maps, images, region = loss_problem()
+    loss = densecrf.densecrf_loss(maps, images, region).square()
+    (gradient,) = torch.autograd.grad(loss, maps, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+# --- objective
+
+
+def objective_problem():
+    problem = random_problem(size=(18, 24))
+    return problem.tensors(), random_images((18, 24), batch=3) / 255
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+def test_objective_adds_the_weighted_loss(backend):
+    inputs, images = objective_problem()
+    _, logits, labels, _ = inputs
+    output = DenseCRFLoss(5, weight=1e-3, sigma_xy=9.0, size_rule="as_given", backend=backend)(*inputs, images=images)
+    crf = densecrf.densecrf_loss(logits.softmax(1), 255 * images, labels != VOID, sigma_xy=9.0, backend=backend)
+    assert list(output.terms) == ["seg", "crf"]
+    assert output.terms["seg"] == Baseline(5)(*inputs).loss
+    assert output.terms["crf"].item() == pytest.approx(crf.item(), rel=1e-9)
+    assert output.loss == output.terms["seg"] + 1e-3 * output.terms["crf"]
+    assert torch.autograd.grad(output.loss, logits)[0].isfinite().all()
+
+
+def test_objective_without_labels_or_image_is_finite():
+    inputs, images = objective_problem()
+    for code in (UNLABELED, VOID):
+        inputs[2][:] = code
+        output = DenseCRFLoss(5)(*inputs, images=images)
+        assert output.terms["seg"] == 0
+        assert (output.terms["crf"] == 0) == (code == VOID)
+        assert torch.autograd.grad(output.loss, inputs[1])[0].isfinite().all()
+
+
+def test_weight_follows_the_crop():
+    at = densecrf.at_crop_size
+    for rule in ("as_given", "fixed_sigma", "scaled_sigma"):
+        assert at(2.4e-8, 100.0, (513, 513), rule) == (2.4e-8, 100.0)
+    assert at(1.0, 100.0, (171, 171), "as_given") == (1.0, 100.0)
+    assert at(1.0, 100.0, (171, 171), "fixed_sigma") == (9.0, 100.0)
+    assert at(1.0, 99.0, (171, 171), "scaled_sigma") == (81.0, 33.0)
+
+
+@pytest.mark.parametrize("rule", ["fixed_sigma", "scaled_sigma"])
+def test_rescaled_loss_keeps_its_size(rule):
+    """A constant map on a gray image: what remains is how the number of pixel pairs grows."""
+    found = []
+    for side in (60, 120):
+        weight, sigma = densecrf.at_crop_size(1.0, 20.0 if rule == "fixed_sigma" else 171.0, (side, side), rule)
+        maps, region = torch.full((1, 2, side, side), 0.5), torch.ones(1, side, side) > 0
+        crf = densecrf.densecrf_loss(maps, torch.zeros(1, 3, side, side), region, sigma_xy=sigma / 4, backend="exact")
+        found.append(weight * crf.item())
+    assert found[1] == pytest.approx(found[0], rel=0.15)
+
+
+def test_objective_takes_the_weight_of_its_backend():
+    inputs, images = objective_problem()
+    ratio = 513**2 / (18 * 24)
+    for backend, weight in (("lattice", 2.4e-8), ("exact", 1.3e-8)):
+        output = DenseCRFLoss(5, backend=backend)(*inputs, images=images)
+        expected = output.terms["seg"] + weight * ratio * output.terms["crf"]
+        assert output.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "dense"}, {"sigma_rgb": 0}, {"sigma_xy": -1}, {"scale": 2}, {"size_rule": "scaled"}]
+)
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DenseCRFLoss(5, **options)
+
+
+# --- mean field
+
+
+def brute_mean_field(p, image, parameters):
+    """Mean field of (K, H, W) probabilities, from all pairs of pixels."""
+    u = -np.log(np.clip(p.reshape(len(p), -1).T, 1e-5, 1))
+    kernels = []
+    for weight, sigmas in (
+        (parameters.w_spatial, (parameters.sigma_spatial,)),
+        (parameters.w_bilateral, (parameters.sigma_xy, parameters.sigma_rgb)),
+    ):
+        kernel = brute_kernel(image, *sigmas)
+        norm = kernel.sum(1)
+        kernels.append(weight * kernel / np.sqrt(np.outer(norm, norm)))
+    q = np.exp(-u) / np.exp(-u).sum(1, keepdims=True)
+    for _ in range(parameters.iterations):
+        e = np.exp(-u + sum(kernel @ q for kernel in kernels))
+        q = e / e.sum(1, keepdims=True)
+    return q.T.reshape(p.shape)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_mean_field_equals_brute_force(name):
+    p, images = random_maps((6, 7), batch=2, k=4), random_images((6, 7), batch=2)
+    p[0, :, 2, 3] = torch.tensor([1.0, 0, 0, 0])
+    found = densecrf.mean_field(p, images, PARAMETERS[name], "exact")
+    for q, probabilities, image in zip(found, p, images, strict=True):
+        expected = brute_mean_field(probabilities.numpy(), image.numpy(), PARAMETERS[name])
+        np.testing.assert_allclose(q, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["deeplab", "cam"])
+def test_golden_mean_field(name):
+    arrays, _ = golden("pydensecrf_mean_field")
+    p, image = torch.tensor(arrays["probabilities"]), torch.tensor(arrays["image"])
+    found = densecrf.mean_field(p[None], image[None], PARAMETERS[name])[0]
+    assert torch.equal(found.argmax(0), torch.tensor(arrays[name]).argmax(0))
+    np.testing.assert_allclose(found, arrays[name], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["deeplab", "cam"])
+def test_lattice_and_exact_mean_field_agree(name):
+    """From a coarse segmentation of three levels of brightness, as a network's, which both sharpen."""
+    images = random_images((32, 40))
+    level = (images.mean(1) / 86).long()
+    coarse = F.avg_pool2d(F.one_hot(level, 3).movedim(3, 1).float(), 4)
+    p = F.interpolate(coarse, size=(32, 40), mode="bilinear")
+    lattice, exact = (densecrf.mean_field(p, images, PARAMETERS[name], b).argmax(1) for b in ("lattice", "exact"))
+    assert (lattice == exact).float().mean() > 0.99
+    assert (exact == level).float().mean() > (p.argmax(1) == level).float().mean()
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+def test_mean_field_without_kernels_is_the_softmax(backend):
+    p, images = random_maps((6, 7), batch=2), random_images((6, 7), batch=2)
+    q = densecrf.mean_field(p, images, Parameters(5, 0, 1, 0, 10, 10), backend)
+    torch.testing.assert_close(q, p)  # no probability is below the clip
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    k=st.integers(1, 5),
+    name=st.sampled_from(sorted(PARAMETERS)),
+    backend=st.sampled_from(["lattice", "exact"]),
+)
+def test_mean_field_returns_probabilities(size, k, name, backend):
+    p = random_maps(size, 2, k, dtype=torch.float32)
+    p[:, 0, 0, 0] = 0
+    q = densecrf.mean_field(p, random_images(size, 2), PARAMETERS[name], backend)
+    assert q.shape == p.shape
+    assert (q >= 0).all()
+    torch.testing.assert_close(q.sum(1), torch.ones(2, *size))
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+def test_wide_kernels_pull_to_the_mean_of_the_image(backend):
+    """On a constant image every pixel receives the same message: the mean of Q."""
+    p = random_maps((6, 7))
+    q = densecrf.mean_field(p, torch.full((1, 3, 6, 7), 99.0), Parameters(3, 0, 1, 4, 1e5, 10), backend)
+    expected = p
+    for _ in range(3):
+        expected = (p.log() + 4 * expected.mean((2, 3), keepdim=True)).softmax(1)
+    torch.testing.assert_close(q, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["lattice", "exact"])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_lone_pixel_is_corrected_and_an_edge_kept(name, backend):
+    image = torch.full((1, 3, 20, 24), 60.0)
+    image[..., 12:] = 180
+    truth = (torch.arange(24) >= 12).long().expand(1, 20, 24).clone()
+    flipped = truth.clone()
+    flipped[0, 7, 5], flipped[0, 12, 17] = 1, 0
+    q = densecrf.mean_field(densecrf.label_probabilities(flipped, 2), image, PARAMETERS[name], backend)
+    assert torch.equal(q.argmax(1), truth)
+
+
+def test_label_probabilities():
+    p = densecrf.label_probabilities(torch.tensor([[[2, UNLABELED]]]), 4)
+    np.testing.assert_allclose(p[0, :, 0, 0], [0.1, 0.1, 0.7, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(p[0, :, 0, 1], 0.25)
