@@ -258,7 +258,7 @@ def clicks(batch: int, size: Size, device: str) -> tuple[Tensor, Tensor]:
 
 
 def training_step(
-    objective: objectives.Objective, images: Tensor, labels: Tensor, image_classes: Tensor
+    objective: objectives.Baseline | objectives.AGMM, images: Tensor, labels: Tensor, image_classes: Tensor
 ) -> Callable[[], None]:
     """One optimizer step of the small network on a fixed batch."""
     torch.manual_seed(0)

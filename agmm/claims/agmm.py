@@ -51,8 +51,8 @@ def _labels(evidence: Evidence) -> list[str]:
 
 
 def _with(evidence: Evidence, claimed: Sequence[float]) -> list[tuple[str, float]]:
-    """Kinds of labels that the preset has, each with its claimed number."""
-    return [pair for pair in zip(LABELS, claimed, strict=True) if pair[0] in evidence.preset.labels]
+    """Kinds of labels that the preset has and the claim is about, each with its claimed number."""
+    return [pair for pair in zip(LABELS, claimed, strict=True) if pair[0] in evidence.preset.labels and pair[1]]
 
 
 def baseline(evidence: Evidence, labels: str) -> Run:
@@ -91,7 +91,7 @@ def second_stage(first: Rows) -> Rows:
 
 
 def better(a: Rows, b: Rows, claimed: Sequence[float]) -> Callable[[Evidence], dict[str, Finding]]:
-    """A against B with each kind of labels."""
+    """A against B with each kind of labels for which a size is claimed."""
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
         return {
@@ -207,7 +207,8 @@ def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
     """After the first tenth of the epochs, P of AGMM is above the baseline's in nine epochs of ten."""
     curves = evidence.curves("p_miou", full(evidence, "points"), baseline(evidence, "points"))
     later = curves[..., _tenth(curves) :]
-    return {"points": rules.share((later[:, 0] > later[:, 1]).mean(1), 0.9, 0.5)}
+    above = np.array([np.mean(ours > theirs) for ours, theirs in later])
+    return {"points": rules.share(above, 0.9, 0.5)}
 
 
 def scribbles_beat_points_per_class(evidence: Evidence) -> dict[str, Finding]:
@@ -215,11 +216,10 @@ def scribbles_beat_points_per_class(evidence: Evidence) -> dict[str, Finding]:
     if len(_labels(evidence)) < 2:
         return {}
     runs = [full(evidence, labels) for labels in LABELS]
-    classes = range(evidence.num_classes(runs[0]))
-    by_class = [evidence.paired(partial(_iou, k), *runs).mean(0) for k in classes]
     n = len(evidence.miou(*runs))
     if n < rules.MIN_SEEDS:
         return {"scribbles - points": Finding("inconclusive", n, note="too few seeds")}
+    by_class = [evidence.paired(partial(_iou, k), *runs).mean(0) for k in range(evidence.num_classes(runs[0]))]
     share = float(np.mean([scribbles > points for points, scribbles in by_class]))
     verdict: rules.Verdict = "reproduced" if share >= 0.8 else "not reproduced" if share < 0.5 else "inconclusive"
     return {"scribbles - points": Finding(verdict, n, share, share, share, note="share of the classes")}
@@ -232,7 +232,8 @@ def _iou(k: int, result: Result) -> float:
 
 _MT, _MT_AGMM = second_stage(baseline), second_stage(full)
 CLAIMS = (
-    Claim("A01", "Table 1", "AGMM beats the baseline", "+10.4, +9.1", "D", better(full, baseline, (10.4, 9.1))),
+    Claim("A01", "Table 1", "AGMM beats the baseline with points", "+10.4", "D", better(full, baseline, (10.4, 0))),
+    Claim("A02", "Table 1", "AGMM beats the baseline with scribbles", "+9.1", "D", better(full, baseline, (0, 9.1))),
     Claim("A03", "Table 1", "L_self helps the baseline", "+9.3, +7.9", "D", better(with_self, baseline, (9.3, 7.9))),
     Claim("A04", "Table 1", "L_spar helps", "+0.8, +0.9", "D", better(with_spar, with_self, (0.8, 0.9))),
     Claim("A05", "Table 1", "L_con helps", "+0.3, +0.3", "D", better(full, with_spar, (0.3, 0.3))),

@@ -56,7 +56,7 @@ class Evidence:
             [load_history(replace(run, seed=seed), self.results)[column].to_list() for run in runs]
             for seed in sorted(seeds)
         ]
-        return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 0)
+        return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 1)
 
     def too_weak(self, baseline: Run) -> Finding | None:
         """The guard: a baseline below 1.5 times a constant prediction supports no verdict."""

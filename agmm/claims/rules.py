@@ -121,7 +121,7 @@ def trend(values: Numbers) -> Finding:
     if len(values) < MIN_SEEDS:
         return Finding("inconclusive", len(values), note="too few seeds")
     order = np.arange(values.shape[1])
-    rho = np.nan_to_num([float(stats.spearmanr(order, one).statistic) for one in values])
+    rho = np.array([stats.spearmanr(order, one).statistic if np.ptp(one) else 0.0 for one in values])
     mean, low, high = interval(rho)
     risen = bool((rho > 0).all()) and mean >= 0.8
     verdict: Verdict = "reproduced" if risen else "not reproduced" if mean <= 0 else "inconclusive"

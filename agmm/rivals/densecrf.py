@@ -11,7 +11,7 @@ official code's filter it returns about 0.53 of the exact sums.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from agmm import losses
 from agmm.labels import VOID
-from agmm.objectives import Baseline, Output
+from agmm.objectives import Baseline, Output, full_precision
 from agmm.rivals import permutohedral
 
 Backend = Literal["lattice", "exact"]
@@ -141,7 +141,7 @@ def densecrf_loss(
         A sum over pairs of pixels, hence large, see `at_crop_size`. 0, with a graph, if the region is empty.
     """
     with torch.autocast(probabilities.device.type, enabled=False):
-        segmentation, mask = _full_precision(probabilities), region.unsqueeze(1)
+        segmentation, mask = full_precision(probabilities), region.unsqueeze(1)
         if scale != 1:
             images, mask = (F.interpolate(maps.float(), scale_factor=scale, mode="nearest") for maps in (images, mask))
             segmentation = F.interpolate(segmentation, scale_factor=scale, mode="bilinear", align_corners=False)
@@ -206,6 +206,8 @@ class DenseCRFLoss:
         How the weight follows the crop, see `at_crop_size`.
     """
 
+    needs: ClassVar = ("images",)
+
     num_classes: int
     weight: float | None = None
     sigma_rgb: float = 15.0
@@ -247,7 +249,7 @@ class DenseCRFLoss:
         weight = WEIGHTS[self.backend] if self.weight is None else self.weight
         weight, sigma_xy = at_crop_size(weight, self.sigma_xy, size, self.size_rule)
         crf = densecrf_loss(
-            _full_precision(logits).softmax(1),
+            full_precision(logits).softmax(1),
             (255 * images).round(),  # equal colors stay equal
             labels != VOID,
             sigma_rgb=self.sigma_rgb,
@@ -305,7 +307,7 @@ def mean_field(probabilities: Tensor, images: Tensor, parameters: Parameters, ba
         Q; without gradient.
     """
     with torch.no_grad(), torch.autocast(probabilities.device.type, enabled=False):
-        log_p = _full_precision(probabilities).clamp(1e-5, 1).log().flatten(2).transpose(1, 2)
+        log_p = full_precision(probabilities).clamp(1e-5, 1).log().flatten(2).transpose(1, 2)
         features = (
             pixel_features(images, parameters.sigma_spatial),
             pixel_features(images, parameters.sigma_xy, parameters.sigma_rgb),
@@ -343,7 +345,3 @@ def _normalized(kernel: Filter, like: Tensor) -> Filter:
     """``k_ij / sqrt(N_i N_j)`` with ``N_i = sum_j k_ij``; ``like`` is any (B, n, 1) tensor."""
     root = (kernel(torch.ones_like(like)) + 1e-20).rsqrt()
     return lambda values: root * kernel(root * values)
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -8,7 +8,7 @@ along the trees visits them level by level, all images at once. B is the batch, 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -214,7 +214,7 @@ class TreeEnergy(nn.Module):
         Whether to smooth along the tree of the embedding, too; without it there are no parameters.
     """
 
-    needs = ("images", "grid_logits", "fused")
+    needs: ClassVar = ("images", "grid_logits", "fused")
 
     num_classes: int
     in_channels: int = 256

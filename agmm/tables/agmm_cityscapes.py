@@ -15,8 +15,8 @@ def table5(preset: Preset) -> tuple[Cell, ...]:
     columns = (*CLICKS, Column("full", "clicks_full", {"clicks": ""}))
     rows = [
         Row("Baseline", ("O030", "O035", "O040", "O045"), {"row": "1"}),
-        Row("DenseCRF Loss", (*_ids(31), ""), {"row": "2"}, pending=True),
-        Row("TEL", (*_ids(32), ""), {"row": "3"}, pending=True),
+        Row("DenseCRF Loss", (*_ids(31), ""), {"row": "2"}, "DenseCRFLoss", {"size_rule": "scaled_sigma"}),
+        Row("TEL", (*_ids(32), ""), {"row": "3"}, "TreeEnergy", {"sigma": 0.002}),
         Row("AGMM", (*_ids(33), ""), {"row": "4"}, "AGMM", AS_RELEASED),
         Row("AGMM", (WITHOUT, WITHOUT, WITHOUT, ""), {"row": "4"}, "AGMM", WITHOUT_ABSENT),
         Row("AGMM (+MT)", (*_ids(34), ""), {"row": "5"}, "AGMM", AS_RELEASED, second_stage=True),

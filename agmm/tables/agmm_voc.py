@@ -13,7 +13,7 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
     network = {"network_id": "3"}
     ours = [
         Row("DeepLabV3+", ("O027", "O001", "O007"), network | {"method": "DeeplabV3+"}),
-        Row("TEL", ("", "extra:TEL on points", "O028"), network | {"method": "TEL"}, pending=True),
+        Row("TEL", ("", "extra:TEL on points", "O028"), network | {"method": "TEL"}, "TreeEnergy"),
         Row("AGMM", ("", "O005", "O011"), network | {"method": "AGMM"}, "AGMM", AS_RELEASED),
         Row("AGMM", ("", WITHOUT, WITHOUT), network | {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
     ]
