@@ -93,8 +93,28 @@ def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo
     processes = f"{jobs} process{'es' if jobs > 1 else ''}"
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     say(f"{', '.join(names)}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
-    for run in runs if args.dry_run else ():
-        say(f"  {run.id}  {'to train' if run in todo else 'cached  '}  {sweep.describe(run)}")
+    if args.dry_run:
+        list_runs(names, args.preset, runs, todo)
+
+
+def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]") -> None:
+    """The papers' trainings by their number, then what is trained beside them and why."""
+    from dataclasses import replace
+
+    from agmm import sweep, tables
+
+    known = tables.trainings(names, preset)
+    lines = []
+    for run in runs:
+        training = known.get(replace(run, seed=0).id, "extra:others start from it")
+        state = "to train" if run in todo else "cached  "
+        lines.append((training.startswith("extra:"), training, f"{run.id}  {state}  {sweep.describe(run)}"))
+    lines.sort(key=lambda line: line[:2])
+    for extra, title in ((False, "trainings of the paper"), (True, "extras")):
+        part = [line for line in lines if line[0] == extra]
+        say(f"{title}: {len(part)}")
+        for _, training, text in part:
+            say(f"  {training.removeprefix('extra:') if extra else training}  {text}")
 
 
 def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Run]") -> None:

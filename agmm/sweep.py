@@ -186,7 +186,8 @@ def describe(run: Run) -> str:
     words += [name for name in (options.get("variant"), "+".join(options.get("terms", ()))) if name]
     words += [name for name in ("stop_gradient", "absent") if options.get(name)]
     words += [f"{k} {v}" for k, v in options.items() if k not in ("variant", "terms", "stop_gradient", "absent")]
-    return " ".join([*words, run.labels, f"init {run.init}", f"seed {run.seed}"])
+    clicks = dict(run.label_options).get("n", "")
+    return " ".join([*words, f"{clicks} {run.labels}".strip(), f"init {run.init}", f"seed {run.seed}"])
 
 
 Kind = tuple[str, int, bool]

@@ -1,6 +1,9 @@
+import re
+
 """The command line: plans, sentences for mistakes, and the whole way at the smoke preset."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,8 +47,21 @@ def test_dry_run_counts_what_is_cached(tmp_path, capfd):
     runs = tables.needed(["agmm_table1"], "smoke", 1)
     assert printed[0].startswith(f"agmm_table1: {len(runs)} runs, 1 cached, about ")
     assert printed[0].endswith("on 3 processes")
-    assert [line.split()[0] for line in printed[1:]] == [run.id for run in runs]
-    assert [line.split()[0] for line in printed[1:] if " cached " in line] == [cell.run.id]
+    listed = [line for line in printed[1:] if line.startswith("  ")]
+    assert sorted(run_id for line in listed for run_id in line.split() if run_id in {run.id for run in runs}) == sorted(
+        run.id for run in runs
+    )
+    assert [cell.run.id in line for line in listed if " cached " in line] == [True]
+
+
+def test_dry_run_tells_the_papers_trainings_from_extras(tmp_path, capfd):
+    assert run_all.main(["--only", "agmm", "--results", str(tmp_path), "--dry-run"]) == 0
+    printed = capfd.readouterr().out
+    paper, extras = printed.split("\nextras: ")
+    assert "trainings of the paper: 63\n" in paper
+    assert re.findall(r"^  (O\d{3})  ", paper, re.M) == [f"O{n:03}" for n in range(1, 65) if n != 29]
+    assert not re.search(r"O\d{3}  ", extras)
+    assert "without the absent-class loss  " in extras
 
 
 def test_dry_run_writes_nothing(tmp_path):

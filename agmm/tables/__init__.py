@@ -28,6 +28,7 @@ __all__ = [
     "select",
     "sweep_values",
     "train",
+    "trainings",
     "write",
 ]
 
@@ -60,6 +61,14 @@ def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
         for seed in range(seeds)
     ]
     return sweep.distinct(runs)
+
+
+def trainings(names: Iterable[str], preset: str) -> dict[str, str]:
+    """Which training of the papers (``"O012"``) or extra every run with seed 0 is, by the run's identity."""
+    cells = [cell for name in names for cell in TABLES[name].cells(PRESETS[preset]) if cell.run is not None]
+    # What is an extra of one table may be a training of another.
+    cells.sort(key=lambda cell: not cell.training_id.startswith("extra:"))
+    return {cell.run.id: cell.training_id for cell in cells if cell.run is not None}
 
 
 def train(
