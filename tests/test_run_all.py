@@ -3,7 +3,6 @@ import re
 """The command line: plans, sentences for mistakes, and the whole way at the smoke preset."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
