@@ -1,8 +1,7 @@
-import re
-
 """The command line: plans, sentences for mistakes, and the whole way at the smoke preset."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
