@@ -177,19 +177,19 @@ def _pseudo_labels(
     teacher: Run, results: Path, data: Split, sparse: np.ndarray, classes: np.ndarray, device: torch.device
 ) -> np.ndarray:
     """Labels of a second stage: what the first one predicts for its training images, by its test procedure."""
-    net = build_network(teacher, data.num_classes)
-    loop.load_weights(net, _weights(teacher, results))
-    net.to(device).to(memory_format=torch.channels_last)
+    net = load_network(teacher, results, data.num_classes, device)
+    options = _test_options(teacher, device)
+    predict = evaluation.as_tested(net, **options)
+    about = {"batch_size": options["batch_size"], "device": device, **_normalization(teacher)}
     with _autocast(teacher, device):
-        return evaluation.pseudo_labels(
-            net,
-            data.images,
-            sparse,
-            classes,
-            device=device,
-            **_test_options(teacher, device),
-            **_normalization(teacher),
-        )
+        return evaluation.pseudo_labels(predict, data.images, sparse, classes, **about)
+
+
+def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
+    """Network of a complete run, in eval mode."""
+    net = build_network(run, num_classes)
+    loop.load_weights(net, _weights(run, results))
+    return net.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def _weights(run: Run, results: Path) -> Path:

@@ -149,7 +149,7 @@ def test_differences_are_paired_over_seeds(tmp_path):
     """Seed 3 lacks its baseline and seed 4 its AGMM: neither counts."""
     evidence = Evidence(QUICK, tmp_path, absent=True)
     a, b = evidence.agmm("points"), QUICK.at("points")
-    for seed, (ours, theirs) in {0: (60, 50), 1: (62, 51), 2: (61, 49), 3: (99, None), 4: (None, 0)}.items():
+    for seed, (ours, theirs) in {0: (60, 50), 1: (62, 51), 2: (61, 49), 3: (99, None), 4: (None, 48)}.items():
         for run, value in ((a, ours), (b, theirs)):
             if value is not None:
                 write(tmp_path, replace(run, seed=seed), float(value))

@@ -100,8 +100,10 @@ def test_head_equals_its_description(name: str) -> None:
         aspp = unit(torch.cat(branches, dim=1), head.project[0])
         aspp = F.interpolate(aspp, size=(12, 10), mode="bilinear", align_corners=align)
         x = torch.cat([unit(low, head.reduce), aspp], dim=1)
-        x = unit(unit(x, head.fuse[0], 1), head.fuse[1], 1)
-        features, logits = head(low, high)
+        inside = unit(x, head.fuse[0], 1)
+        x = unit(inside, head.fuse[1], 1)
+        features, logits, fused = head(low, high)
+        torch.testing.assert_close(fused, inside, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(features, x, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(logits, F.conv2d(x, head.classifier.weight, head.classifier.bias))
 
@@ -221,7 +223,7 @@ def test_gradients_reach_every_parameter() -> None:
 
 def test_resnet_sizes_at_the_papers_crop(resnet50: networks.Segmenter) -> None:
     modules = {f"stage {i}": getattr(resnet50.backbone, f"layer{i}") for i in (1, 2, 3, 4)}
-    modules |= {"aspp": resnet50.head.project, "low": resnet50.head.reduce, "features": resnet50.head.fuse}
+    modules |= {"aspp": resnet50.head.project, "low": resnet50.head.reduce, "features": resnet50.head.fuse[1]}
     assert sizes_of(modules, resnet50, random_images(1, 3, 321, 321)) == {
         "stage 1": [256, 81, 81],
         "stage 2": [512, 41, 41],

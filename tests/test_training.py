@@ -121,6 +121,43 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
     assert (dense.labels < 7).all()
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "term"), [("TreeEnergy", {}, "tree"), ("DenseCRFLoss", {"size_rule": "scaled_sigma"}, "crf")]
+)
+def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, options: dict, term: str) -> None:
+    """The layer that only their loss needs is trained, and gone from the weights: inference costs nothing extra."""
+    run = replace(SCRATCH, method=method, options=options, epochs=2)
+    agmm.run(run, results=tmp_path)
+    history = runs.load_history(run, tmp_path)
+    assert {"loss", "seg", term} <= set(history.columns)
+    assert np.isfinite(history[term]).all()
+    assert history["loss"].iloc[-1] != history["seg"].iloc[-1]
+    assert _weights(run, tmp_path).keys() == training.build_network(run, 7).state_dict().keys()
+
+
+def test_embedding_of_the_tree_energy_is_trained_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after the first epoch, the second starts from the saved layer: the same weights as undisturbed."""
+    run = replace(SCRATCH, method="TreeEnergy", options=(), epochs=2)
+    agmm.run(run, results=tmp_path / "whole")
+    save = loop._save_checkpoint
+
+    def save_and_die(*args: object) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            agmm.run(run, results=tmp_path / "broken")
+    state = torch.load(run.folder(tmp_path / "broken") / "checkpoint.pt", weights_only=True)["net"]
+    start = torch.nn.Conv2d(16, 16, 1).weight.shape
+    assert state["objective.embed.0.weight"].shape == start
+    assert state["objective.embed.1.running_mean"].abs().sum() > 0
+    agmm.run(run, results=tmp_path / "broken")
+    whole, broken = (_weights(run, tmp_path / name) for name in ("whole", "broken"))
+    assert all((whole[name] == broken[name]).all() for name in whole)
+
+
 def test_seed_changes_labels_and_order_but_not_images() -> None:
     split = sets.load("shapes", "train", count=16)
     options = dict(SMOKE.at("points").label_options)
