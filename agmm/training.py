@@ -140,7 +140,7 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
             features, logits, *inner = module(batch.images, inner="fused" in needs)
         given = dict(zip(("grid_logits", "fused"), inner, strict=False))
         if "images" in needs:
-            given["images"] = evaluation.denormalize(batch.images, **_normalization(run))
+            given["images"] = evaluation.denormalize(batch.images, **normalization(run))
         return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
 
     def measure() -> dict[str, float]:
@@ -180,7 +180,7 @@ def _pseudo_labels(
     net = load_network(teacher, results, data.num_classes, device)
     options = _test_options(teacher, device)
     predict = evaluation.as_tested(net, **options)
-    about = {"batch_size": options["batch_size"], "device": device, **_normalization(teacher)}
+    about = {"batch_size": options["batch_size"], "device": device, **normalization(teacher)}
     with _autocast(teacher, device):
         return evaluation.pseudo_labels(predict, data.images, sparse, classes, **about)
 
@@ -275,7 +275,7 @@ def _batches(run: Run, data: _Tensors, epoch: int) -> Iterator[list[Batch]]:
         if run.loss_scope == "effective":
             whole, share = losses.count(sparse, classes.shape[1]), run.microbatch / run.batch_size
             counts = losses.Counts(whole.labeled * share, whole.valid * share)
-        inputs = evaluation.to_input(images, **_normalization(run))
+        inputs = evaluation.to_input(images, **normalization(run))
         parts = zip(*(tensor.split(run.microbatch) for tensor in (inputs, sparse, classes)), strict=True)
         yield [Batch(i, s, c, counts) for i, s, c in list(parts)[rank::world]]
 
@@ -297,7 +297,7 @@ def training_curves(
         truth = torch.from_numpy(np.asarray(data.truth[part])).to(device)
         label = torch.from_numpy(sparse[part]).to(device).long()
         with _autocast(run, device):
-            features, logits = net(evaluation.to_input(_images(data, part).to(device), **_normalization(run)))
+            features, logits = net(evaluation.to_input(_images(data, part).to(device), **normalization(run)))
         present = gmm.components(label, data.num_classes).present
         restricted = logits.masked_fill(~present[..., None, None], -torch.inf)
         predictions = {"p_miou": logits.argmax(1), "p_restricted_miou": restricted.argmax(1)}
@@ -319,7 +319,7 @@ def _evaluate(net: nn.Module, test: Split, run: Run, device: torch.device) -> Te
             test.num_classes,
             device=device,
             **_test_options(run, device),
-            **_normalization(run),
+            **normalization(run),
         )
 
 
@@ -366,7 +366,8 @@ def _images(split: Split, part: slice = slice(None)) -> Tensor:
     return torch.from_numpy(np.asarray(split.images[part]))
 
 
-def _normalization(run: Run) -> dict[str, Any]:
+def normalization(run: Run) -> dict[str, Any]:
+    """Options of `evaluation.to_input` for a run's images."""
     return IMAGENET if run.normalize else {}
 
 

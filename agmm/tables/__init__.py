@@ -8,7 +8,7 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm, agmm_cityscapes, agmm_voc
+from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc
 from agmm.tables.aggregate import RESULTS, collect, curves, gains, sweep_values
 from agmm.tables.cells import Cell, Table
 from agmm.tables.printed import markdown, write
@@ -25,6 +25,7 @@ __all__ = [
     "markdown",
     "needed",
     "preset",
+    "runs",
     "select",
     "sweep_values",
     "train",
@@ -32,7 +33,7 @@ __all__ = [
     "write",
 ]
 
-TABLES: dict[str, Table] = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES
+TABLES: dict[str, Table] = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
 GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(TABLES)}
 
 
@@ -53,14 +54,19 @@ def preset(name: str) -> Preset:
 
 def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
     """Distinct runs of some tables for the seeds 0 … ``seeds`` - 1, what others start from first."""
-    runs = [
+    found = [
         replace(cell.run, seed=seed)
         for name in names
         for cell in TABLES[name].cells(PRESETS[preset])
         if cell.run is not None
         for seed in range(seeds)
     ]
-    return sweep.distinct(runs)
+    return sweep.distinct(found)
+
+
+def runs(name: str, preset: str) -> dict[str, Run]:
+    """The runs behind a figure, with seed 0, by row."""
+    return {cell.row: cell.run for cell in TABLES[name].cells(PRESETS[preset]) if cell.run is not None}
 
 
 def trainings(names: Iterable[str], preset: str) -> dict[str, str]:
@@ -89,13 +95,13 @@ def train(
     RuntimeError
         If a run failed, after all others have been trained.
     """
-    runs = needed([name], preset, seeds)
+    wanted = needed([name], preset, seeds)
     failed = sweep.train_all(
-        runs, results=results, data_root=data_root or None, device=device, jobs=jobs, report=report
+        wanted, results=results, data_root=data_root or None, device=device, jobs=jobs, report=report
     )
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed.values())}")
-    report(f"all {len(runs)} runs of {name} are complete")
+        raise RuntimeError(f"{len(failed)} of {len(wanted)} runs failed: {'; '.join(failed.values())}")
+    report(f"all {len(wanted)} runs of {name} are complete")
 
 
 def _known(kind: str, name: str, known: tuple[str, ...]) -> None:

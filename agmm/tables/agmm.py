@@ -3,7 +3,7 @@
 from typing import Any
 
 from agmm.presets import Preset
-from agmm.tables.cells import Cell, Column, Row, Table, cells, describe
+from agmm.tables.cells import Cell, Column, Row, Table, cells
 
 PAPER = "AGMM (CVPR 2023)"
 COLUMNS = (Column("point", "points"), Column("scribble", "scribbles"))
@@ -123,28 +123,6 @@ def absent(preset: Preset) -> tuple[Cell, ...]:
     return cells(preset, "agmm_table1", rows, COLUMNS)
 
 
-def supp_figure2(preset: Preset) -> tuple[Cell, ...]:
-    """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
-    rows = {
-        "Baseline": (preset.at("points"), "O001"),
-        "AGMM": (preset.at("points", "AGMM", **AS_RELEASED), "O005"),
-        "AGMM without L_absent": (preset.at("points", "AGMM", **WITHOUT_ABSENT), WITHOUT),
-    }
-    columns = ["P", "P among labeled classes", "G", "G - P, first epoch", "G - P, last epoch"]
-    return tuple(
-        Cell(
-            row=row,
-            column=column,
-            training_id=training_id,
-            run=run,
-            metric=f"training mIoU: {column}",
-            **describe(run) | {"protocol": f"{run.history_images} training images, single scale"},
-        )
-        for row, (run, training_id) in rows.items()
-        for column in (columns if run.method == "AGMM" else columns[:2])
-    )
-
-
 def _agmm(
     label: str,
     terms: tuple[str, ...],
@@ -174,13 +152,6 @@ TABLES = {
             PAPER,
             "notebooks/agmm/absent_class_loss.ipynb",
             absent,
-        ),
-        Table(
-            "agmm_supp_figure2",
-            "Supplementary Fig. 2: segmentation and mixture during training",
-            PAPER,
-            "notebooks/agmm/supp_figure2.ipynb",
-            supp_figure2,
         ),
     )
 }

@@ -1,0 +1,198 @@
+"""What figures show of trained networks: features, distances, scores and predictions, as tables and pictures.
+
+Labels form the mixture, so whatever needs it is shown on training images; the dense truth serves for evaluation only.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from torch import Tensor
+
+from agmm import evaluation, gmm, networks, objectives, training
+from agmm.data import Split, sets
+from agmm.labels import UNLABELED, VOID
+from agmm.runs import Run
+
+SUBSETS = ("similar", "all", "dissimilar")
+BATCH = 25
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A complete run: its network with the data it was trained and tested on.
+
+    Attributes
+    ----------
+    run : Run
+    net : Segmenter
+        In eval mode, on the CPU.
+    data, test : Split
+    sparse : (N, H, W) uint8 array
+        Sparse labels of ``data``.
+    """
+
+    run: Run
+    net: networks.Segmenter
+    data: Split
+    test: Split
+    sparse: np.ndarray
+
+
+def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
+    """Weights and data of a complete run; ValueError where the weights are missing."""
+    cache = Path(results) / "cache"
+    read = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root or None, cache=cache)
+    data, test = read("train", count=run.train_images), read("test", count=run.test_images)
+    sparse = sets.sparse_labels(data, run.labels, dict(run.label_options), run.seed, cache)
+    net = training.load_network(run, Path(results), data.num_classes, torch.device("cpu"))
+    return Trained(run, net, data, test, sparse)
+
+
+@torch.no_grad()
+def _outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Features (B, C, h, w) and logits (B, K, H, W) of the first images of a split, in batches."""
+    for start in range(0, min(count, len(split)), BATCH):
+        part = slice(start, min(start + BATCH, count, len(split)))
+        images = torch.from_numpy(np.asarray(split.images[part]))
+        features, logits = trained.net(evaluation.to_input(images, **training.normalization(trained.run)))
+        yield part, features, logits
+
+
+# --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
+
+
+def similarity(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
+    """IoU of unlabeled training pixels by their feature distance to the labeled ones (AGMM, Fig. 2b).
+
+    The IoU of class k is taken over the unlabeled pixels of the images with a label of k, over those closer than one
+    spread (``d_k < sigma_k``, Eq. 5 and 6), and over those farther away. Distance and spread are always those of
+    class k itself, for predicted, missed and wrong pixels alike; the paper does not say whose it takes.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, class, subset (`SUBSETS`), iou in per cent (missing where a subset is empty), pixels.
+    """
+    rows = []
+    for method, trained in runs.items():
+        counts = torch.stack(list(_similarity_counts(trained, images))).sum(0)
+        for k, name in enumerate(trained.data.class_names):
+            for subset, (hits, union, pixels) in zip(SUBSETS, counts[k].tolist(), strict=True):
+                iou = 100 * hits / union if union else np.nan
+                rows.append({"method": method, "class": name, "subset": subset, "iou": iou, "pixels": int(pixels)})
+    return pd.DataFrame(rows)
+
+
+def _similarity_counts(trained: Trained, images: int) -> Iterator[Tensor]:
+    """Intersection, union and size of each class and subset: (K, 3, 3) per batch."""
+    num_classes = trained.data.num_classes
+    for part, features, logits in _outputs(trained, trained.data, images):
+        labels = torch.from_numpy(trained.sparse[part]).long()
+        truth = torch.from_numpy(np.asarray(trained.data.truth[part])).long()
+        parts, d, sigma = objectives.LabelAssignment(num_classes).distances(
+            features, logits, labels, gmm.components(labels, num_classes).present
+        )
+        free = ((labels == UNLABELED) & (truth != VOID)).unsqueeze(1) & parts.filled[..., None, None]
+        close = d < sigma[..., None, None]
+        codes = parts.classes[..., None, None]
+        predicted, true = logits.argmax(1, keepdim=True) == codes, truth.unsqueeze(1) == codes
+        totals = torch.zeros(num_classes, 3, 3, dtype=torch.int64)
+        for column, subset in enumerate((free & close, free, free & ~close)):
+            sums = [(subset & chosen).sum((2, 3)) for chosen in (predicted & true, predicted | true, subset)]
+            totals[:, column].index_add_(0, parts.classes.flatten(), torch.stack(sums, -1).flatten(0, 1))
+        yield totals
+
+
+# --- Features ---------------------------------------------------------------------------------------------------------
+
+
+def sample_features(trained: Trained, per_class: int = 100, images: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Features of test pixels on the feature grid, the same pixels whatever the network.
+
+    Returns
+    -------
+    features : (M, C) float array
+    classes : (M,) int array
+        True classes, at most ``per_class`` pixels of each.
+    """
+    found, truth = [], []
+    for part, features, _ in _outputs(trained, trained.test, images):
+        mask = torch.from_numpy(np.asarray(trained.test.truth[part])).unsqueeze(1).float()
+        truth.append(torch.nn.functional.interpolate(mask, size=features.shape[2:], mode="nearest").flatten())
+        found.append(features.permute(0, 2, 3, 1).flatten(0, 2))
+    rows, classes = torch.cat(found).numpy(), torch.cat(truth).numpy().astype(int)
+    generator = np.random.default_rng(0)
+    shuffled = generator.permutation(len(classes))
+    chosen = [shuffled[classes[shuffled] == k][:per_class] for k in range(trained.test.num_classes)]
+    index = np.concatenate(chosen)
+    return rows[index], classes[index]
+
+
+def embed(runs: Mapping[str, Trained], per_class: int = 100, images: int = 100) -> pd.DataFrame:
+    """Two-dimensional t-SNE of the features (AGMM, supplementary Fig. 3): same pixels, an embedding per method.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, class, x, y, silhouette: mean silhouette coefficient (cosine) of the features themselves, from
+        -1 to 1; the distances in a t-SNE plot mean little.
+    """
+    parts = []
+    for method, trained in runs.items():
+        features, classes = sample_features(trained, per_class, images)
+        points = TSNE(init="pca", random_state=0, perplexity=30).fit_transform(features)
+        names = np.array(trained.test.class_names)[classes]
+        silhouette = float(silhouette_score(features, classes, metric="cosine"))
+        columns = {"method": method, "class": names, "x": points[:, 0], "y": points[:, 1], "silhouette": silhouette}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def mixtures(trained: Trained, images: Iterable[int]) -> list[dict[str, np.ndarray]]:
+    """Image, sparse labels, segmentation, mixture and truth of training images (AGMM, supplementary Fig. 1)."""
+    pictures = []
+    objective = objectives.AGMM(trained.data.num_classes)
+    for index in images:
+        part = slice(index, index + 1)
+        label = torch.from_numpy(trained.sparse[part]).long()
+        with torch.no_grad():
+            pixels = torch.from_numpy(np.asarray(trained.data.images[part]))
+            features, logits = trained.net(evaluation.to_input(pixels, **training.normalization(trained.run)))
+        present = gmm.components(label, trained.data.num_classes).present
+        scores = objective(features, logits, label, present).scores
+        mixture = scores.masked_fill(~present[..., None, None], -1).argmax(1)
+        pictures.append(
+            {
+                "image": np.asarray(trained.data.images[index]),
+                "labels": trained.sparse[index],
+                "segmentation": logits.argmax(1)[0].numpy().astype(np.uint8),
+                "mixture": mixture[0].numpy().astype(np.uint8),
+                "truth": np.asarray(trained.data.truth[index]),
+            }
+        )
+    return pictures
+
+
+def predictions(runs: Mapping[str, Trained], images: Iterable[int]) -> list[dict[str, np.ndarray]]:
+    """Test images with their truth and the prediction of every method (AGMM, supplementary Fig. 4 and 6)."""
+    pictures = []
+    for index in images:
+        first = next(iter(runs.values()))
+        picture = {"image": np.asarray(first.test.images[index]), "truth": np.asarray(first.test.truth[index])}
+        for method, trained in runs.items():
+            part = torch.from_numpy(np.asarray(trained.test.images[index : index + 1]))
+            with torch.no_grad():
+                logits = trained.net(evaluation.to_input(part, **training.normalization(trained.run)))[1]
+            picture[method] = logits.argmax(1)[0].numpy().astype(np.uint8)
+        pictures.append(picture)
+    return pictures
