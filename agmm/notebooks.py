@@ -61,8 +61,8 @@ def execute(path: Path, target: Path, given: dict[str, Any]) -> None:
         @property
         def kernel_spec(self) -> KernelSpec:
             spec = get_kernel_dict()
-            # Errors only: the kernel's remark on unencrypted local sockets is nothing a reader could act on.
-            return KernelSpec(**spec | {"argv": [*spec["argv"], "--log-level=ERROR"]})
+            # Neither its remark on unencrypted local sockets nor its end are anything that a reader could act on.
+            return KernelSpec(**spec | {"argv": [*spec["argv"], "--log-level=CRITICAL"]})
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,97 @@
+"""Figures' data against slow loops and scikit-learn, on a network trained for a moment."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import silhouette_score
+
+import agmm
+from agmm import figures, gmm, objectives
+from agmm.labels import UNLABELED
+from agmm.presets import PRESETS
+
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> tuple[figures.Trained, agmm.Result]:
+    results = tmp_path_factory.mktemp("results")
+    run = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=1)
+    result = agmm.run(run, results=results)
+    return figures.load(run, results), result
+
+
+@pytest.fixture(scope="module")
+def trained(complete) -> figures.Trained:
+    return complete[0]
+
+
+def test_predictions_are_those_of_the_result(complete):
+    """Counted anew, they give the confusion matrix that the run reported."""
+    (trained, result), confusion = complete, np.zeros((7, 7), int)
+    for index, picture in enumerate(figures.predictions({"AGMM": trained}, range(len(trained.test)))):
+        assert (picture["image"] == trained.test.images[index]).all()
+        np.add.at(confusion, (picture["truth"], picture["AGMM"]), 1)
+    reported = np.array(result.confusion)
+    # Batches of another size may round the logits of two classes alike.
+    assert abs(confusion - reported).sum() <= 1e-3 * reported.sum()
+
+
+def test_similarity_equals_a_loop_over_pixels(trained):
+    """Every class, image and pixel on its own; distances and spreads by the definition on all classes."""
+    images = 6
+    values = figures.similarity({"AGMM": trained}, images).set_index(["class", "subset"])
+    counts = {key: [0, 0, 0] for key in values.index}
+    for index in range(images):
+        label = torch.from_numpy(trained.sparse[index : index + 1]).long()
+        pixels = torch.from_numpy(np.asarray(trained.data.images[index])).float().permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            features, logits = trained.net(pixels)
+        present = gmm.components(label, 7).present
+        parts, d, sigma = objectives.LabelAssignment(7).distances(features, logits, label, present)
+        predicted = logits.argmax(1)[0]
+        for slot in range(int(parts.filled[0].sum())):
+            k = int(parts.classes[0, slot])
+            for y, x in np.argwhere(trained.sparse[index] == UNLABELED):
+                close = "similar" if d[0, slot, y, x] < sigma[0, slot] else "dissimilar"
+                hit, true = int(predicted[y, x]) == k, int(trained.data.truth[index][y, x]) == k
+                for subset in (close, "all"):
+                    count = counts[trained.data.class_names[k], subset]
+                    count[0] += hit and true
+                    count[1] += hit or true
+                    count[2] += 1
+    for key, (hits, union, size) in counts.items():
+        assert values.loc[key, "pixels"] == size
+        expected = 100 * hits / union if union else np.nan
+        assert values.loc[key, "iou"] == pytest.approx(expected, nan_ok=True)
+    whole = values["pixels"].unstack()
+    assert (whole["similar"] + whole["dissimilar"] == whole["all"]).all()
+
+
+def test_sampled_pixels_do_not_depend_on_the_network(trained):
+    other = replace(trained, net=copy.deepcopy(trained.net))
+    torch.nn.init.normal_(other.net.backbone.stem[0].weight)
+    features, classes = figures.sample_features(trained, per_class=10)
+    changed, same = figures.sample_features(other, per_class=10)
+    assert (classes == same).all()
+    assert (features != changed).any()
+    assert np.bincount(classes, minlength=7).max() <= 10
+    assert features.shape == (len(classes), 16)
+
+
+def test_embedding(trained):
+    points = figures.embed({"AGMM": trained}, per_class=12)
+    features, classes = figures.sample_features(trained, per_class=12)
+    assert list(points["class"]) == [trained.test.class_names[k] for k in classes]
+    expected = silhouette_score(features, classes, metric="cosine")
+    assert points["silhouette"].unique() == pytest.approx([expected])
+
+
+def test_mixture_chooses_among_labeled_classes(trained):
+    for index, picture in enumerate(figures.mixtures(trained, range(5))):
+        assert (picture["truth"] == trained.data.truth[index]).all()
+        labeled = set(np.unique(picture["labels"])) - {UNLABELED}
+        assert set(np.unique(picture["mixture"])) <= labeled
