@@ -211,9 +211,7 @@ def test_interrupted_resumed_and_cached(tmp_path):
     assert f"{len(runs)} runs, {kept} cached" in printed
     assert str(tmp_path / "smoke" / "tables" / "agmm_table1.md") in printed
     frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmm_table1.csv", keep_default_na=False)
-    trained = frame[~frame["row"].str.endswith("MT")]
-    assert (trained["n_seeds"] == 1).all()
-    assert (frame.loc[frame["row"].str.endswith("MT"), "ours_mean"] == "").all()
+    assert (frame["n_seeds"] == 1).all()
     notebook = nbformat.read(tmp_path / "smoke" / "notebooks" / "agmm_table1.ipynb", as_version=4)
     shown = [str(output) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("L_seg + L_self + L_spar" in text for text in shown)
