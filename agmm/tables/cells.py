@@ -28,7 +28,7 @@ class Cell:
     training_id : str
         Run of ``published/training_runs.csv`` that this is (``"O012"``), ``"extra:<reason>"``, or `QUOTED`.
     run : Run or None
-        What is trained, with seed 0; None where the method is not in this version or the number is quoted.
+        What is trained, with seed 0; None where the number is quoted.
     method, variant, absent, init, dataset, labels, protocol
         Description of the run, also where there is none yet; ``variant`` is empty for methods without variants.
     metric : str
@@ -92,7 +92,6 @@ class Row(NamedTuple):
     options: dict[str, Any] = {}
     init: Init | None = None
     second_stage: bool = False
-    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
                     row=row.label,
                     column=column.label,
                     training_id=training_id,
-                    run=None if row.pending else run,
+                    run=run,
                     published=value,
                     published_source=source,
                     **describe(run),

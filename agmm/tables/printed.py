@@ -45,8 +45,7 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
             "ours": _number(line["ours_mean"], line["ours_std"], line["n_seeds"]),
             "reference": reference.get(_key(line), ""),
         }
-        name = cell.row + (" ¹" if cell.run is None and cell.training_id != QUOTED else "")
-        entry = printed.setdefault((name, about), {})
+        entry = printed.setdefault((cell.row, about), {})
         entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
     heads = ["row", "objective", *(f"{column}, {kind}" for column in columns for kind in kinds)]
     lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", "", _line(heads), _line(["---"] * len(heads))]
@@ -84,8 +83,6 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
     if details and cells[0].dataset != "shapes":
         shares = ", ".join(f"{column} {100 * found['coverage']:.1f} %" for column, found in details.items())
         notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
-    if any(cell.run is None for cell in cells):
-        notes.append("¹ Not in this version.")
     return notes
 
 
