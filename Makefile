@@ -28,13 +28,13 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# For maintainers: copy the tables, figures and small records of the runs of a preset to results/reference/, without
-# weights, caches and executed notebooks.
+# For maintainers: copy the tables, figures, claims and small records of the runs of a preset to results/reference/,
+# without weights, caches and executed notebooks.
 PRESET ?= quick
 reference:
 	mkdir -p results/reference/$(PRESET)
-	cd results/$(PRESET) && find tables figures runs -type f \( -name '*.csv' -o -name '*.md' -o -name '*.json' -o -name 'log.txt' \
-	  -o -name '*.png' -o -name '*.pdf' \) | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
+	cd results/$(PRESET) && find . -type f \( -name '*.csv' -o -name '*.md' -o -name '*.json' -o -name 'log.txt' -o -name '*.png' \
+	  -o -name '*.pdf' \) -not -path './replaced/*' | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
 
 # For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
 lock:
