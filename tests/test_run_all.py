@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -21,7 +22,9 @@ from tests.test_tables import complete
 
 def start(*args: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run_all.py"), *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A background job of a shell ignores Ctrl-C and would pass that on.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def sentence(capfd, *args: object) -> str:
