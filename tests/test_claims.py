@@ -166,6 +166,10 @@ def test_differences_are_paired_over_seeds(tmp_path):
     path = claims.write("quick", tmp_path)
     assert "not evidence for the papers" in path.read_text()
     assert "nan" not in path.read_text()
+    assert "inf" not in path.read_text()
+    assert (
+        "| A01 | released code | points | 3 | +11.0 (+8.5 … +13.5) | +10.4 | reproduced | yes |  |" in path.read_text()
+    )
 
 
 def test_curves_by_hand(tmp_path):

@@ -90,9 +90,17 @@ def write(preset: str, results: str | Path = "results") -> Path:
 
 
 def _effects(frame: pd.DataFrame) -> list[str]:
-    digits = ["+.2f" if "correlation" in n or n in ("ratio", "share of the classes") else "+.1f" for n in frame["note"]]
-    ends = zip(frame["effect"], frame["low"], frame["high"], digits, strict=True)
-    return ["" if math.isnan(e) else f"{e:{d}} ({low:{d}} … {high:{d}})" for e, low, high, d in ends]
+    return [
+        _effect(*numbers) for numbers in zip(frame["effect"], frame["low"], frame["high"], frame["note"], strict=True)
+    ]
+
+
+def _effect(effect: float, low: float, high: float, note: str) -> str:
+    """Mean and interval, as far as there are seeds for them."""
+    if math.isnan(effect):
+        return ""
+    digits = "+.2f" if note in ("rank correlation", "ratio", "share of the classes", "share of cases") else "+.1f"
+    return f"{effect:{digits}}" + (f" ({low:{digits}} … {high:{digits}})" if math.isfinite(low + high) else "")
 
 
 def _table(frame: pd.DataFrame) -> list[str]:
