@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torchvision.transforms import functional as tv
 
 import agmm.labels
 from agmm.labels import VOID
@@ -129,6 +128,9 @@ def official(
 
 def _change_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Color jitter, gray, blur and a constant, each with its own probability; (H, W, 3) uint8 in and out."""
+    # Here, because importing it takes longer than all the rest together, and most runs never need it.
+    from torchvision.transforms import functional as tv
+
     picture = Image.fromarray(np.ascontiguousarray(image))
     if rng.random() < 0.5:
         jitter = (
