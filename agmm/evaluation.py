@@ -310,7 +310,7 @@ def pseudo_labels(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """Dense hard labels of training images for a second stage (AGMM, Sec. 4.3: multi-stage training).
+    """Dense hard labels of training images for a second stage (multi-stage training, MT in AGMM's tables).
 
     The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
     of an image names, and keep the annotation where there is one; ``VOID`` stays.

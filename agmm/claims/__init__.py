@@ -1,4 +1,4 @@
-"""The papers' claims as checks on our results: verdicts, the table and the data of the figure."""
+"""The papers' claims as checks on our results: verdicts, and the table of them."""
 
 import math
 from dataclasses import asdict

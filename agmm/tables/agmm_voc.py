@@ -6,6 +6,7 @@ from agmm.tables.agmm import AS_RELEASED, COLUMNS, PAPER, WITHOUT, WITHOUT_ABSEN
 from agmm.tables.cells import CLASS_IOU, QUOTED, Cell, Column, Row, Table, cells, describe, lines, published
 
 _ALL = (Column("full", "full"), *COLUMNS)
+_EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF"}
 
 
 def table4(preset: Preset) -> tuple[Cell, ...]:
@@ -77,8 +78,6 @@ def _quoted(line: dict[str, str]) -> Cell:
         note=f"quoted: {', '.join(about)}",
     )
 
-
-_EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF"}
 
 TABLES = {
     table.name: table
