@@ -87,28 +87,32 @@ def regenerate(args: argparse.Namespace) -> int:
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
     """How many runs, how many of them cached, how long; every run with --dry-run."""
-    from agmm import sweep
+    from agmm import sweep, tables
 
     seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}"
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     say(f"{', '.join(names)}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
     if args.dry_run:
-        list_runs(names, args.preset, runs, todo)
+        say(f"times are for {tables.preset(args.preset).hardware}")
+        list_runs(names, args.preset, runs, todo, args.results)
 
 
-def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]") -> None:
-    """The papers' trainings by their number, then what is trained beside them and why."""
+def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]", results: Path) -> None:
+    """The papers' trainings by their number, then what is trained beside them and why; expected times, paper's mIoU."""
     from dataclasses import replace
 
     from agmm import sweep, tables
 
-    known = tables.trainings(names, preset)
+    known, printed = tables.trainings(names, preset), tables.published(names, preset)
+    measured = sweep.measure(results)
     lines = []
     for run in runs:
-        training = known.get(replace(run, seed=0).id, "extra:others start from it")
-        state = "to train" if run in todo else "cached  "
-        lines.append((training.startswith("extra:"), training, f"{run.id}  {state}  {sweep.describe(run)}"))
+        first = replace(run, seed=0).id
+        training = known.get(first, "extra:others start from it")
+        state = f"about {sweep.duration(sweep.estimate(run, measured))}" if run in todo else "cached"
+        paper = f"  (published {printed[first]})" if first in printed else ""
+        lines.append((training.startswith("extra:"), training, f"{run.id}  {state:12}  {sweep.describe(run)}{paper}"))
     lines.sort(key=lambda line: line[:2])
     for extra, title in ((False, "trainings of the paper"), (True, "extras")):
         part = [line for line in lines if line[0] == extra]
@@ -120,7 +124,7 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
 def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Run]") -> None:
     """Whatever could fail after hours fails now."""
     from agmm import notebooks, tables, training
-    from agmm.data import camvid
+    from agmm.data import sets
 
     for name in names if not args.no_notebooks else ():
         notebooks.check(ROOT / tables.TABLES[name].notebook, parameters(args, seeds))
@@ -134,10 +138,10 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     if not todo:
         return
     training.choose_device(args.device)
-    if any(run.dataset == "camvid" for run in todo):
-        if args.data_root is None:
-            raise ValueError(f"the preset {args.preset} reads CamVid; name its folder with --data-root")
-        if problems := camvid.check(args.data_root):
+    for dataset in dict.fromkeys(run.dataset for run in todo):
+        if dataset in sets.FOLDERS and args.data_root is not None:
+            say(f"checking the files of {sets.FOLDERS[dataset]}")
+        if problems := sets.check(dataset, args.data_root):
             more = f" (and {len(problems) - 1} more files)" if problems[1:] else ""
             raise ValueError(f"{problems[0]}{more}")
 

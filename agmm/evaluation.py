@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agmm.data import Arrays
 from agmm.labels import UNLABELED
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -238,8 +239,8 @@ def as_tested(net: nn.Module, *, batch_size: int, scales: Sequence[float], flip:
 @torch.no_grad()
 def evaluate(
     net: nn.Module,
-    images: np.ndarray | Sequence[np.ndarray],
-    truths: np.ndarray | Sequence[np.ndarray],
+    images: Arrays,
+    truths: Arrays,
     num_classes: int,
     *,
     batch_size: int,
@@ -288,7 +289,7 @@ def evaluate(
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    for batch, truth in _batches(images, truths, batch_size):
+    for batch, truth in batches(images, truths, batch_size=batch_size):
         views, labels = to_input(batch.to(device), mean, std), truth.to(device)
         if crop is not None:
             views, labels = center_crop(views, crop), center_crop(labels, crop)
@@ -301,7 +302,7 @@ def evaluate(
 @torch.no_grad()
 def pseudo_labels(
     predict: Predict,
-    images: np.ndarray | Sequence[np.ndarray],
+    images: Arrays,
     sparse: np.ndarray,
     image_classes: np.ndarray,
     *,
@@ -344,23 +345,20 @@ def pseudo_labels(
     return dense
 
 
-def _batches(
-    images: np.ndarray | Sequence[np.ndarray], truths: np.ndarray | Sequence[np.ndarray], batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images of equal size, each with its truth."""
-    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for pair in zip(images, truths, strict=True):
-        group = waiting.setdefault(pair[0].shape, [])
-        group.append(pair)
-        if len(group) == batch_size:
-            yield _stack(waiting.pop(pair[0].shape))
-    for group in waiting.values():
-        yield _stack(group)
+def batches(*aligned: Arrays, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of images of equal size with what belongs to them, such as truth and labels; each is read once."""
+    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, ...]]] = {}
+    for group in zip(*aligned, strict=True):
+        alike = waiting.setdefault(group[0].shape, [])
+        alike.append(group)
+        if len(alike) == batch_size:
+            yield _stack(waiting.pop(group[0].shape))
+    for alike in waiting.values():
+        yield _stack(alike)
 
 
-def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    images, truths = zip(*pairs, strict=True)
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(truths))
+def _stack(groups: list[tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*groups, strict=True))
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from agmm import losses, objectives, storage
+from agmm.labels import UNLABELED
 from agmm.runs import Run
 
 LOOK_EVERY = 20
@@ -69,7 +70,7 @@ def fit(
     batches: Callable[[int], Iterator[list[Batch]]],
     steps: int,
     loss: Callable[[nn.Module, Batch], objectives.Output],
-    measure: Callable[[], dict[str, float]],
+    measure: Callable[[int], dict[str, float]],
     folder: Path,
 ) -> Progress:
     """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one.
@@ -87,7 +88,7 @@ def fit(
     loss : callable
         Module and microbatch to the objective's output.
     measure : callable
-        Further columns of the history, called after every epoch.
+        Epoch (from 0), after it, to further columns of the history.
     folder : Path
         Receives history.csv, log.txt and checkpoint.pt.
 
@@ -116,7 +117,8 @@ def fit(
                 with _accumulating(module, i < len(batch) - 1):
                     output = loss(module, micro)
                     (output.loss / len(batch)).backward()
-                for name, value in ({"loss": output.loss} | output.terms).items():
+                labeled = (micro.labels < UNLABELED).sum() / len(micro.labels)
+                for name, value in ({"loss": output.loss, "labeled_pixels": labeled} | output.terms).items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batch)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -124,8 +126,10 @@ def fit(
                 _check_finite(sums, run, folder, progress.epoch, step)
         progress.train_seconds += time.perf_counter() - started
 
+        shares = steps * rank_and_world()[1]
         row: dict[str, float] = {"epoch": progress.epoch + 1, "lr": run.lr * rate}
-        row |= {name: _over_processes(value).item() / steps for name, value in sums.items()} | measure()
+        row |= {name: over_processes(value).item() / shares for name, value in sums.items()}
+        row |= measure(progress.epoch)
         history.append(row)
         progress.epoch += 1
         _keep_best(run, net, row, progress, folder)
@@ -152,7 +156,7 @@ def mix(seed: int, epoch: int) -> int:
 
 def is_main() -> bool:
     """True for the one process that writes files."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return rank_and_world()[0] == 0
 
 
 def log(folder: Path, line: str) -> None:
@@ -223,16 +227,27 @@ def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, s
     )
 
 
-def _over_processes(value: Tensor) -> Tensor:
-    """Mean over the processes of ``torchrun``."""
+def rank_and_world() -> tuple[int, int]:
+    """Number of this process and of all, (0, 1) without ``torchrun``."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """Sum over the processes of ``torchrun``."""
     if dist.is_initialized():
         dist.all_reduce(value)
-        value = value / dist.get_world_size()
     return value
 
 
+def agree(net: nn.Module) -> None:
+    """Give every process of ``torchrun`` the buffers of the first, whose weights are kept."""
+    if dist.is_initialized():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:
-    if run.selection == "best" and row["test_miou"] > progress.best:
+    if run.selection == "best" and row.get("test_miou", -math.inf) > progress.best:
         progress.best, progress.best_epoch = row["test_miou"], progress.epoch
         if is_main():
             save_weights(net, folder / "best.safetensors")

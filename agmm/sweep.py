@@ -207,7 +207,9 @@ def measure(results: str | Path) -> dict[Kind, list[float]]:
 def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
     """Expected seconds: median of the runs of the same kind, else what the preset says."""
     known = measured.get(_kind(run))
-    return statistics.median(known) if known else PRESETS[run.preset].seconds if run.preset in PRESETS else 60.0
+    if known:
+        return statistics.median(known)
+    return PRESETS[run.preset].seconds.get(run.dataset, 60.0) if run.preset in PRESETS else 60.0
 
 
 def forecast(runs: Iterable[Run], measured: dict[Kind, list[float]], jobs: int) -> float:

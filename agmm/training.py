@@ -4,25 +4,31 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import environment, evaluation, gmm, labels, loop, losses, methods, networks, objectives, storage
-from agmm.data import Split, augment, sets
+from agmm import batches, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
+from agmm.batches import normalization
+from agmm.data import Arrays, Split, sets
 from agmm.loop import Batch
 from agmm.runs import Result, Run, load_result
 
-IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
+Source = batches.InMemory | batches.OneByOne
+
+COUNTED_IMAGES = 1000
+"""Images on which the coverage of the labels is counted."""
+
+LATE_EPOCHS = 20
+"""With sliding windows, only so many last epochs can be the best: AGMM's code tests earlier ones by a center crop."""
 
 
 def run(
@@ -118,8 +124,7 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
     folder, cache = run.folder(results), results / "cache"
     load = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root, cache=cache)
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
-    sparse = sets.sparse_labels(data, run.labels, dict(run.label_options), run.seed, cache)
-    classes = np.stack([labels.image_classes(s, data.num_classes) for s in sparse])
+    sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
     objective = methods.build(run.method, data.num_classes, **dict(run.options))
     net = build_network(run, data.num_classes)
     if run.pretraining is not None:
@@ -128,35 +133,73 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
         # As a part of the network its parameters are distributed, optimized and resumed with the head.
         objective = net.objective = replace(objective, in_channels=net.feature_channels)
     net.to(device).to(memory_format=torch.channels_last)
-    targets = sparse if run.teacher is None else _pseudo_labels(run.teacher, results, data, sparse, classes, device)
-    tensors = _Tensors(
-        _images(data).to(device), torch.from_numpy(targets).to(device), torch.from_numpy(classes).to(device)
-    )
+    source = _source(run, results, data, sparse, device)
 
-    needs = getattr(objective, "needs", ())
-
-    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
-        with _autocast(run, device):
-            features, logits, *inner = module(batch.images, inner="fused" in needs)
-        given = dict(zip(("grid_logits", "fused"), inner, strict=False))
-        if "images" in needs:
-            given["images"] = evaluation.denormalize(batch.images, **normalization(run))
-        return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
-
-    def measure() -> dict[str, float]:
-        curves = training_curves(net, objective, data, sparse, run, device)
-        if run.selection == "best":
-            curves["test_miou"] = evaluation.mean_iou(_evaluate(net, test, run, device))
+    def measure(epoch: int) -> dict[str, float]:
+        curves = protocol.training_curves(net, objective, data, sparse, run, device)
+        if run.selection == "best" and (run.tile is None or epoch >= run.epochs - LATE_EPOCHS):
+            curves["test_miou"] = evaluation.mean_iou(protocol.confusion(net, test, run, device, single_scale=True))
         return curves
 
     groups = networks.parameter_groups(net, run.lr, run.head_factor)
-    progress = _fit(run, net, groups, tensors, loss, measure, folder)
+    progress = _fit(run, net, groups, source, partial(_loss, run, objective, device), measure, folder)
     if isinstance(objective, nn.Module):
         del net.objective
     started = time.perf_counter()
-    confusion = _evaluate(net, test, run, device)
-    found = labels.coverage(sparse, data.truth, data.num_classes)
-    details = {
+    confusion = protocol.confusion(net, test, run, device)
+    details = _details(run, net, data, test, sparse, device)
+    if run.scales != (1.0,) or run.flip:
+        single = protocol.confusion(net, test, run, device, single_scale=True)
+        details["single_scale_miou"] = evaluation.mean_iou(single)
+    progress.seconds += time.perf_counter() - started
+    ious = [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
+    miou = evaluation.mean_iou(confusion)
+    return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
+
+
+def _source(run: Run, results: Path, data: Split, sparse: Arrays, device: torch.device) -> Source:
+    """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
+    targets = sparse
+    if run.teacher is not None:
+        teacher = load_network(run.teacher, results, data.num_classes, device)
+        targets = protocol.pseudo_labels(teacher, run.teacher, results, data, sparse, device)
+    if run.augmentation in batches.ONE_BY_ONE:
+        return batches.OneByOne(run, data.images, targets, data.num_classes, device)
+    if not isinstance(targets, np.ndarray):
+        raise ValueError(
+            f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "
+            f"{' or '.join(batches.ONE_BY_ONE)}, not {run.augmentation!r}"
+        )
+    classes = np.stack([labels.image_classes(label, data.num_classes) for label in sparse])
+    tensors = (torch.from_numpy(np.asarray(array)).to(device) for array in (data.images, targets, classes))
+    return batches.InMemory(run, *tensors)
+
+
+def _loss(
+    run: Run, objective: methods.Objective, device: torch.device, module: nn.Module, batch: Batch
+) -> objectives.Output:
+    """Objective of one microbatch, with whatever it needs besides features and logits."""
+    needs = getattr(objective, "needs", ())
+    with protocol.autocast(run, device):
+        features, logits, *inner = module(batch.images, inner="fused" in needs)
+    given = dict(zip(("grid_logits", "fused"), inner, strict=False))
+    if "images" in needs:
+        given["images"] = evaluation.denormalize(batch.images, **normalization(run))
+    return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
+
+
+def _details(
+    run: Run,
+    net: networks.Segmenter,
+    data: Split,
+    test: Split,
+    sparse: Arrays,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Provenance of network and labels; what the labels cover is counted on the first images of a large set."""
+    counted = slice(COUNTED_IMAGES)
+    found = labels.coverage(sparse[counted], data.truth[counted], data.num_classes)
+    return {
         "network": net.provenance,
         "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
         "device": environment.device_name(device),
@@ -167,22 +210,6 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
         "labeled_pixels_per_image": float(found.pixels_per_image),
         "coverage": float(found.pair_share),
     }
-    progress.seconds += time.perf_counter() - started
-    ious = [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
-    miou = evaluation.mean_iou(confusion)
-    return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
-
-
-def _pseudo_labels(
-    teacher: Run, results: Path, data: Split, sparse: np.ndarray, classes: np.ndarray, device: torch.device
-) -> np.ndarray:
-    """Labels of a second stage: what the first one predicts for its training images, by its test procedure."""
-    net = load_network(teacher, results, data.num_classes, device)
-    options = _test_options(teacher, device)
-    predict = evaluation.as_tested(net, **options)
-    about = {"batch_size": options["batch_size"], "device": device, **normalization(teacher)}
-    with _autocast(teacher, device):
-        return evaluation.pseudo_labels(predict, data.images, sparse, classes, **about)
 
 
 def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
@@ -219,7 +246,8 @@ def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
         return objectives.Output(bce, {"tags": bce})
 
     groups = [{"params": list(net.parameters()), "lr": run.lr}]
-    progress = _fit(run, net, groups, _Tensors(_images(data).to(device), unused, tags), loss, dict, folder)
+    source = batches.InMemory(run, _images(data).to(device), unused, tags)
+    progress = _fit(run, net, groups, source, loss, lambda epoch: {}, folder)
     net.eval()
     with torch.no_grad():
         logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
@@ -235,97 +263,16 @@ def build_network(run: Run, num_classes: int) -> networks.Segmenter:
     return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
 
 
-@dataclass
-class _Tensors:
-    """A training split in memory: images (N, H, W, 3) and labels (N, H, W) uint8, image classes (N, K) bool."""
-
-    images: Tensor
-    labels: Tensor
-    image_classes: Tensor
-
-
 def _fit(
-    run: Run, net: nn.Module, groups: list[dict[str, Any]], data: _Tensors, loss: Any, measure: Any, folder: Path
+    run: Run,
+    net: nn.Module,
+    groups: list[dict[str, Any]],
+    source: Source,
+    loss: Callable[[nn.Module, Batch], objectives.Output],
+    measure: Callable[[int], dict[str, float]],
+    folder: Path,
 ) -> loop.Progress:
-    steps = len(data.images) // run.batch_size
-    if not steps:
-        raise ValueError(f"{len(data.images)} training images are fewer than one batch of {run.batch_size}")
-    return loop.fit(run, net, groups, partial(_batches, run, data), steps, loss, measure, folder)
-
-
-def _batches(run: Run, data: _Tensors, epoch: int) -> Iterator[list[Batch]]:
-    """The microbatches of every effective batch of an epoch; under ``torchrun``, those of this process.
-
-    Every process draws the whole effective batch from the same generator and keeps its share, so the data do not depend
-    on how many processes there are. An incomplete last batch is dropped.
-    """
-    generator = torch.Generator().manual_seed(loop.mix(run.seed, epoch))
-    order = torch.randperm(len(data.images), generator=generator)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for index in order[: len(order) // run.batch_size * run.batch_size].split(run.batch_size):
-        index = index.to(data.images.device)
-        images, sparse, classes = data.images[index], data.labels[index], data.image_classes[index]
-        if run.augmentation == "crop_flip":
-            assert run.crop is not None
-            images, sparse = augment.crop_flip(images, sparse, run.crop, generator)
-        else:
-            images, sparse = augment.dihedral(images, sparse, generator)
-        sparse = sparse.long()
-        counts = None
-        if run.loss_scope == "effective":
-            whole, share = losses.count(sparse, classes.shape[1]), run.microbatch / run.batch_size
-            counts = losses.Counts(whole.labeled * share, whole.valid * share)
-        inputs = evaluation.to_input(images, **normalization(run))
-        parts = zip(*(tensor.split(run.microbatch) for tensor in (inputs, sparse, classes)), strict=True)
-        yield [Batch(i, s, c, counts) for i, s, c in list(parts)[rank::world]]
-
-
-@torch.no_grad()
-def training_curves(
-    net: nn.Module, objective: methods.Objective, data: Split, sparse: np.ndarray, run: Run, device: torch.device
-) -> dict[str, float]:
-    """mIoU on training images of P, of P restricted to the labeled classes, and of G (supplement, Fig. 2).
-
-    Whole images without augmentation, measured against the dense truth, which serves nothing else. G chooses among an
-    image's labeled classes only, so P restricted in the same way is the fair comparison.
-    """
-    net.eval()
-    matrices: dict[str, Tensor] = {}
-    images = min(run.history_images, len(data))
-    for start in range(0, images, 50):
-        part = slice(start, min(start + 50, images))
-        truth = torch.from_numpy(np.asarray(data.truth[part])).to(device)
-        label = torch.from_numpy(sparse[part]).to(device).long()
-        with _autocast(run, device):
-            features, logits = net(evaluation.to_input(_images(data, part).to(device), **normalization(run)))
-        present = gmm.components(label, data.num_classes).present
-        restricted = logits.masked_fill(~present[..., None, None], -torch.inf)
-        predictions = {"p_miou": logits.argmax(1), "p_restricted_miou": restricted.argmax(1)}
-        if isinstance(objective, objectives.AGMM):
-            scores = objective(features, logits, label, present).scores
-            predictions["g_miou"] = scores.masked_fill(~present[..., None, None], -1).argmax(1)
-        for name, prediction in predictions.items():
-            matrix = evaluation.confusion_matrix(prediction, truth, data.num_classes)
-            matrices[name] = matrices.get(name, torch.zeros_like(matrix)) + matrix
-    return {name: evaluation.mean_iou(matrix) for name, matrix in matrices.items()}
-
-
-def _evaluate(net: nn.Module, test: Split, run: Run, device: torch.device) -> Tensor:
-    with _autocast(run, device):
-        return evaluation.evaluate(
-            net,
-            test.images,
-            test.truth,
-            test.num_classes,
-            device=device,
-            **_test_options(run, device),
-            **normalization(run),
-        )
-
-
-def _test_options(run: Run, device: torch.device) -> dict[str, Any]:
-    batch_size = 50 if device.type == "cpu" else 16
-    return {"batch_size": batch_size, "scales": run.scales, "flip": run.flip, "tile": run.tile}
+    return loop.fit(run, net, groups, source.epoch, batches.steps(run, len(source)), loss, measure, folder)
 
 
 def _finish(
@@ -364,16 +311,6 @@ def _finish(
 
 def _images(split: Split, part: slice = slice(None)) -> Tensor:
     return torch.from_numpy(np.asarray(split.images[part]))
-
-
-def normalization(run: Run) -> dict[str, Any]:
-    """Options of `evaluation.to_input` for a run's images."""
-    return IMAGENET if run.normalize else {}
-
-
-def _autocast(run: Run, device: torch.device) -> torch.autocast:
-    mixed = run.precision == "bfloat16" and device.type == "cuda"
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def test_training_error_becomes_a_sentence(tmp_path):
 def test_estimates(tmp_path):
     """The median of comparable runs, else the preset's own figure."""
     quick = PRESETS["quick"].at("points")
-    assert sweep.estimate(quick, {}) == PRESETS["quick"].seconds
+    assert sweep.estimate(quick, {}) == PRESETS["quick"].seconds["shapes"]
     for seed, seconds in enumerate((10.0, 30.0, 500.0)):
         run = replace(quick, seed=seed)
         complete(tmp_path, run, 50.0)
@@ -110,7 +110,7 @@ def test_estimates(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
     measured = sweep.measure(tmp_path)
     assert sweep.estimate(replace(quick, seed=9), measured) == 30.0
-    assert sweep.estimate(replace(quick, epochs=99), measured) == PRESETS["quick"].seconds
+    assert sweep.estimate(replace(quick, epochs=99), measured) == PRESETS["quick"].seconds["shapes"]
     # The pretraining (60 s) comes first, then three runs on two processes.
     runs = sweep.distinct(replace(quick, seed=seed) for seed in (9, 10, 11))
     assert sweep.forecast(runs, measured, 2) == 60 + 45

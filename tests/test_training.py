@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 
 import agmm
-from agmm import loop, methods, objectives, runs, training
+from agmm import __main__ as single
+from agmm import batches, loop, methods, objectives, runs, training
 from agmm.data import sets
 from agmm.presets import PRESETS
 from tests.helpers import ROOT
@@ -228,7 +229,7 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
     split = sets.load("shapes", "train", count=16)
     sparse = sets.sparse_labels(split, "points", dict(run.label_options), 0)
     net = training.build_network(run, 7).eval()
-    tensors = training._Tensors(
+    tensors = (
         torch.from_numpy(np.asarray(split.images)),
         torch.from_numpy(sparse),
         torch.from_numpy(np.stack([agmm.labels.image_classes(label, 7) for label in sparse])),
@@ -236,7 +237,7 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
     objective = methods.build("AGMM", 7, **dict(run.options))
 
     def total(run: agmm.Run) -> torch.Tensor:
-        (step,) = training._batches(run, tensors, 0)
+        (step,) = batches.InMemory(run, *tensors).epoch(0)
         parts = [objective(*net(b.images), b.labels, b.image_classes, b.counts).loss / len(step) for b in step]
         return torch.stack(parts).sum()
 
@@ -264,3 +265,17 @@ def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
     for term in ("loss", "seg", "self", "spar", "con", "absent"):
         assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
     assert single.run_id == result.run_id
+
+
+def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", "smoke", "--seed", "1", "--results", str(tmp_path)]
+    assert single.main(["O030", *arguments]) == 0
+    run = SMOKE.at("clicks20", seed=1)
+    result = runs.load_result(run, tmp_path)
+    assert result is not None
+    assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
+    assert single.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
+    assert single.main(["O029", *arguments]) == 2
+    assert "the preset smoke has no training 'O029'; `python run_all.py" in capfd.readouterr().err
+    assert single.main(["O001", "--preset", "smok"]) == 2
+    assert "did you mean smoke?" in capfd.readouterr().err

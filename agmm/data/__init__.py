@@ -37,6 +37,10 @@ class OnDemand(Sequence[np.ndarray]):
         return self.read(self.keys[index])
 
 
+Arrays = np.ndarray | Sequence[np.ndarray]
+"""One array of equal images, or a sequence of images of any size."""
+
+
 @dataclass(frozen=True)
 class Published:
     """Sparse labels that came as files, as opposed to simulated ones.
@@ -86,10 +90,10 @@ class Split:
     dataset: str
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
-    images: np.ndarray | Sequence[np.ndarray]
-    truth: np.ndarray | Sequence[np.ndarray]
+    images: Arrays
+    truth: Arrays
     background: int | None
-    instances: np.ndarray | Sequence[np.ndarray] | None = None
+    instances: Arrays | None = None
     published: tuple[Published, ...] = ()
 
     def __len__(self) -> int:

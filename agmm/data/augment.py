@@ -123,7 +123,7 @@ def official(
         image, labels = image[:, ::-1], labels[:, ::-1]
     if color:
         image = _change_color(image, rng)
-    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+    return np.array(image, order="C"), np.array(labels, order="C")  # of Pillow's arrays none may be written to
 
 
 def _change_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

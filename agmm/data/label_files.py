@@ -4,6 +4,7 @@ Sizes are (height, width). Whatever is wrong with a file is a ``FileNotFoundErro
 that names it.
 """
 
+import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw
 
+from agmm import storage
 from agmm.labels import UNLABELED, VOID
 
 VOC_CLASSES = (
@@ -78,6 +80,13 @@ def read_index(path: Path | str, size: tuple[int, int] | None = None) -> np.ndar
         raise ValueError(f"{path} holds colors (mode {mode}), not class codes; save it as a palette or 8-bit gray PNG")
     _check_size(path, index.shape, size)
     return index
+
+
+def write_index(path: Path, index: np.ndarray) -> None:
+    """Write (H, W) uint8 values as a gray PNG, whole or not at all; inverse of `read_index`."""
+    buffer = io.BytesIO()
+    Image.fromarray(index).save(buffer, "PNG")
+    storage.write(path, buffer.getvalue())
 
 
 def read_labels(path: Path | str, source: str, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -3,16 +3,14 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from agmm import labels, storage
-from agmm.data import OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, streets, voc
+from agmm.data import Arrays, OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, streets, voc
 
 EMBEDDED = {"shapes": shapes.make, "streets": streets.make}
 FOLDERS = {"camvid": "CamVid", "voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
@@ -52,7 +50,7 @@ def load(
     size : (H, W), optional
         Size that the images of CamVid are brought to; VOC and Cityscapes are read at their own.
     data_root : path, optional
-        Folder of the data set; the embedded ones need none.
+        See `folder`; the embedded ones need none.
     cache : Path, optional
         Folder for generated data.
 
@@ -72,14 +70,34 @@ def load(
     title = FOLDERS[dataset]
     if split == "pretrain":
         raise ValueError(f"{title} has no images for tag pretraining; use init='scratch' or 'imagenet'")
-    if not data_root:
-        raise ValueError(f"{title} is read from a folder of yours: name it with --data-root (or data_root=…)")
-    root, part = Path(data_root), {"train": "train", "test": "val"}[split]
+    root, part = folder(dataset, data_root), {"train": "train", "test": "val"}[split]
     if dataset == "camvid":
         return camvid.load(root, part, size=size)
     if size is not None:
         raise ValueError(f"{title} is read at its own size; leave image_size out and choose a crop")
     return voc.load(root, part) if dataset == "voc" else cityscapes.load(root, part)
+
+
+def folder(dataset: str, data_root: str | Path | None) -> Path:
+    """Folder of a data set: ``<data_root>/<dataset>`` where there is one, so that several fit below a root."""
+    if not data_root:
+        raise ValueError(
+            f"{FOLDERS[dataset]} is read from a folder of yours: name it with --data-root (or data_root=…)"
+        )
+    below = Path(data_root) / dataset
+    return below if below.is_dir() else Path(data_root)
+
+
+def check(dataset: str, data_root: str | Path | None) -> list[str]:
+    """Read every file of a data set once: one sentence per problem, none for the embedded ones."""
+    modules = {"camvid": camvid, "voc": voc, "cityscapes": cityscapes}
+    return modules[dataset].check(folder(dataset, data_root)) if dataset in FOLDERS else []
+
+
+def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
+    """The weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`) as its images are."""
+    read = labels_on_demand if isinstance(split.images, OnDemand) else sparse_labels
+    return read(split, form, options, seed, cache)
 
 
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
@@ -108,9 +126,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     return simulated
 
 
-def labels_on_demand(
-    split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None
-) -> np.ndarray | Sequence[np.ndarray]:
+def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
     """The sparse labels of every image of a split, read or simulated when asked for.
 
     Parameters
@@ -183,9 +199,7 @@ def _kept(split: Split, form: str, options: dict[str, Any], seed: int, folder: P
         return label_files.read_index(path)
     except (FileNotFoundError, ValueError):
         simulated = _simulate(split, form, options, seed, index)
-    buffer = io.BytesIO()
-    Image.fromarray(simulated).save(buffer, "PNG")
-    storage.write(path, buffer.getvalue())
+    label_files.write_index(path, simulated)
     return simulated
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "markdown",
     "needed",
     "preset",
+    "published",
     "runs",
     "select",
     "sweep_values",
@@ -75,6 +76,15 @@ def trainings(names: Iterable[str], preset: str) -> dict[str, str]:
     # What is an extra of one table may be a training of another.
     cells.sort(key=lambda cell: not cell.training_id.startswith("extra:"))
     return {cell.run.id: cell.training_id for cell in cells if cell.run is not None}
+
+
+def published(names: Iterable[str], preset: str) -> dict[str, str]:
+    """The mIoU that the paper prints for every run with seed 0, by the run's identity; several where they conflict."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in (cell for name in names for cell in TABLES[name].cells(PRESETS[preset])):
+        if cell.run is not None and cell.published is not None and cell.metric == "mIoU":
+            found.setdefault(cell.run.id, {})[f"{cell.published:.1f}"] = None
+    return {run: " or ".join(values) for run, values in found.items()}
 
 
 def train(

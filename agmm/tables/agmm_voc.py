@@ -41,7 +41,8 @@ def per_class(
             same = run.dataset == dataset
             for name in (*sets.class_names(run.dataset), "mIoU"):
                 where = column.printed or {"supervision": column.label}
-                value, source = published(table, **{"class": name}, **where) if same else (None, "")
+                printed = "mean" if name == "mIoU" else name.replace(" ", "_")
+                value, source = published(table, **{"class": printed}, **where) if same else (None, "")
                 made.append(
                     Cell(
                         row=name,

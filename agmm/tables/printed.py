@@ -16,6 +16,9 @@ from agmm.tables.cells import QUOTED, Table
 REFERENCE = RESULTS / "reference"
 """Committed results; the column is left out where there are none."""
 
+PUBLISHED_ON = ("voc", "cityscapes")
+"""Data sets on which a table's published numbers may be compared with ours."""
+
 
 def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:
     """Write ``<results>/<preset>/tables/<name>.csv`` and ``.md`` and return both paths."""
@@ -71,10 +74,8 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
         "A seed changes labels, head initialization and order; data and pretraining are fixed. Blank: not trained.",
     ]
     if frame["published"].notna().any():
-        notes.append(
-            f"Published: {table.published_on}. Another data set and network than ours: "
-            "for orientation, not for subtraction."
-        )
+        other = " Another data set and network than ours: for orientation, not for subtraction."
+        notes.append(f"Published: {table.published_on}.{'' if cells[0].dataset in PUBLISHED_ON else other}")
     if cells[0].dataset in sets.EMBEDDED:
         notes.append(
             "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "

@@ -1,0 +1,116 @@
+"""Batches: the same data whoever reads them, and what a step's means divide by."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agmm import batches, labels
+from agmm.batches import InMemory, OneByOne
+from agmm.data import OnDemand, augment
+from agmm.labels import UNLABELED, VOID
+from agmm.loop import Batch
+from agmm.runs import Run
+
+K = 5
+CPU = torch.device("cpu")
+RUN = Run(preset="test", dataset="voc", augmentation="official", crop=24, batch_size=6, microbatch=2, normalize=True)
+RNG = np.random.default_rng(0)
+SIZES = [(int(h), int(w)) for h, w in RNG.integers(20, 40, (15, 2))]
+IMAGES = [RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+SPARSE = [np.where(RNG.random(size) < 0.05, RNG.integers(0, K, size), UNLABELED).astype(np.uint8) for size in SIZES]
+for _label in SPARSE:
+    _label[:2] = VOID
+
+
+def _steps(run: Run = RUN, epoch: int = 0) -> list[list[Batch]]:
+    return list(OneByOne(run, IMAGES, SPARSE, K, CPU).epoch(epoch))
+
+
+def _same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("images", "labels", "image_classes"))
+
+
+def test_an_epoch_repeats_and_another_differs() -> None:
+    first, again, other = _steps(), _steps(), _steps(epoch=1)
+    assert [len(step) for step in first] == [3, 3]  # 15 images are two batches of 6
+    pairs = [(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True)]
+    assert all(_same(a, b) for a, b in pairs)
+    assert not any(_same(a, b) for one, two in zip(first, other, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_images_are_augmented_and_normalized_one_by_one() -> None:
+    """Image 3 wherever it turns up: its own random numbers, the classes of the whole image, ImageNet's statistics."""
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))[:12].tolist()
+    flat = [(batch, i) for step in _steps() for batch in step for i in range(len(batch.images))]
+    for index, (batch, i) in zip(order, flat, strict=True):
+        image, sparse = augment.official(IMAGES[index], SPARSE[index], 24, np.random.default_rng((0, 0, index)), False)
+        mean, std = (np.array(batches.IMAGENET[name]) for name in ("mean", "std"))
+        expected = ((image / 255 - mean) / std).transpose(2, 0, 1)
+        np.testing.assert_allclose(batch.images[i].numpy(), expected, atol=1e-5)
+        np.testing.assert_array_equal(batch.labels[i].numpy(), sparse)
+        np.testing.assert_array_equal(batch.image_classes[i].numpy(), np.isin(np.arange(K), SPARSE[index]))
+    assert flat[0][0].labels.dtype == torch.int64
+    assert any((batch.image_classes[i] != _present(batch.labels[i])).any() for batch, i in flat)
+
+
+def _present(label: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(labels.image_classes(label.numpy().astype(np.uint8), K))
+
+
+def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _steps()
+    monkeypatch.setattr(batches, "_workers", lambda device: 2)
+    source = OneByOne(RUN, OnDemand(IMAGES.__getitem__, range(15)), OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
+    for epoch in (1, 0):  # the processes stay from epoch to epoch
+        found = list(source.epoch(epoch))
+    assert all(_same(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("augmentation", ["official", "dihedral"])
+def test_processes_share_the_microbatches_of_a_step(monkeypatch: pytest.MonkeyPatch, augmentation: str) -> None:
+    run = replace(RUN, augmentation=augmentation)
+    square = [torch.from_numpy(np.stack([a[:20, :20] for a in arrays])) for arrays in (IMAGES, SPARSE)]
+    classes = torch.ones(15, K, dtype=torch.bool)
+
+    def epoch() -> list[list[Batch]]:
+        return _steps(run) if augmentation == "official" else list(InMemory(run, *square, classes).epoch(0))
+
+    whole = epoch()
+    for rank in range(3):
+        monkeypatch.setattr(batches, "rank_and_world", lambda rank=rank: (rank, 3))
+        for all_parts, (part,) in zip(whole, epoch(), strict=True):
+            assert _same(all_parts[rank], part)
+
+
+def test_means_extend_over_the_effective_batch() -> None:
+    for step in _steps(replace(RUN, loss_scope="effective")):
+        label = torch.cat([batch.labels for batch in step])
+        for batch in step:
+            assert batch.counts is not None
+            assert batch.counts.labeled.item() == pytest.approx((label < K).sum().item() / 3)
+            assert batch.counts.valid.item() == pytest.approx((label != VOID).sum().item() / 3)
+    assert all(batch.counts is None for step in _steps() for batch in step)
+
+
+def test_steps_are_refused_that_cannot_be() -> None:
+    assert batches.steps(RUN, 13) == 2
+    with pytest.raises(ValueError, match="5 training images are fewer than one batch of 6"):
+        batches.steps(RUN, 5)
+
+
+def test_processes_that_cannot_share_a_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "rank_and_world", lambda: (0, 2))
+    with pytest.raises(ValueError, match="2 processes cannot share the 3 microbatches of a step evenly"):
+        batches.steps(RUN, 13)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    def read(index: int) -> np.ndarray:
+        raise ValueError(f"{tmp_path / 'broken.png'} cannot be read")
+
+    source = OneByOne(RUN, OnDemand(read, range(15)), SPARSE, K, CPU)
+    with pytest.raises(ValueError, match="broken.png cannot be read"):
+        next(source.epoch(0))

@@ -1,0 +1,219 @@
+"""The preset of the papers: its protocol, its estimated hours, and two iterations of it on fixtures."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+import agmm
+import run_all
+from agmm import networks, runs, tables
+from agmm.data import label_files, sets, voc
+from agmm.labels import UNLABELED, VOID
+from agmm.presets import PRESETS
+from tests import layouts
+from tests.helpers import ROOT
+from tests.test_training import SCRIPT
+from tests.test_voc import write_clicks
+
+pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not", "ignore:Cityscapes .* images, not")
+PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
+SMALL = {"network": "small", "network_options": (("stem", 4), ("feature_channels", 8)), "init": "scratch"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """VOC, SBD and Cityscapes in their own folders below one data root, and clicks of VOC's training images."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("voc", "cityscapes"):
+        (root / name).mkdir()
+    layouts.write_voc2012(root / "voc")
+    layouts.write_sbd(root / "voc")
+    write_clicks(root / "voc")
+    layouts.write_cityscapes(root / "cityscapes", scale=2)
+    return root
+
+
+def short(run: agmm.Run, **changes: object) -> agmm.Run:
+    """Two iterations of a run: one epoch, or two of one batch where an epoch has no more images."""
+    size = {"crop": 33, "batch_size": 2, "microbatch": 2, "epochs": 1 if run.dataset == "voc" else 2}
+    size |= {"tile": 33} if run.tile else {"scales": (0.5, 1.0)}
+    return replace(run, **SMALL | size | changes)  # type: ignore[arg-type]
+
+
+# --- Protocol ---------------------------------------------------------------------------------------------------------
+
+
+def test_protocols_are_those_of_the_papers_and_of_the_released_code() -> None:
+    voc, city = PAPER.at("points"), PAPER.at("clicks20")
+    assert (voc.network, voc.crop, voc.epochs, voc.lr, voc.head_factor) == ("resnet101", 321, 80, 0.001, 10)
+    assert (city.network, city.crop, city.epochs, city.lr, city.head_factor) == ("resnet50", 769, 240, 0.004, 10)
+    assert (voc.scales, voc.flip, voc.tile) == ((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), True, None)
+    assert (city.scales, city.flip, city.tile) == ((1.0,), False, 769)
+    assert 10_582 // voc.batch_size * voc.epochs == 13_200  # steps on four GPUs
+    common = {(r.optimizer, r.momentum, r.weight_decay, r.power, r.warmup, r.init) for r in (voc, city)}
+    assert common == {("sgd", 0.9, 1e-4, 0.9, 0, "imagenet")}
+    released = OFFICIAL.at("clicks20")
+    assert (released.crop, released.tile, released.lr, released.head_factor) == (721, 721, 0.005, 1)
+    assert {r.selection for r in (voc, city)} == {"last"}
+    assert {r.selection for r in (OFFICIAL.at("points"), released)} == {"best"}
+
+
+@pytest.mark.parametrize(("preset", "labels"), [(PAPER, "points"), (PAPER, "clicks20"), (OFFICIAL, "clicks20")])
+def test_hours_follow_from_operations(preset: agmm.presets.Preset, labels: str) -> None:
+    """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
+    run = preset.at(labels)
+    with torch.device("meta"):
+        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, 3, run.crop, run.crop))
+    images = run.epochs * {"voc": 10_582, "cityscapes": 2_975}[run.dataset]
+    assert preset.seconds[run.dataset] == pytest.approx(3 * counter.get_total_flops() * images / 60e12, rel=0.02)
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_official"])
+def test_plan_names_every_training_with_time_and_published_number(
+    preset: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--preset", preset, "--only", "agmm", "--dry-run", "--results", str(tmp_path), "--jobs", "8"]
+    assert run_all.main(arguments) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "estimated, not measured" in lines[1]
+    ours = [line.split() for line in lines if line.startswith("  O0")]
+    assert [line[0] for line in ours] == [f"O{i:03}" for i in range(1, 65) if i != 29]
+    assert all("h" in line and "(published" in line for line in ours)
+    assert next(line for line in ours if line[0] == "O005")[-1] == "69.6)"
+    assert next(line for line in ours if line[0] == "O044")[-1] == "73.4)"
+
+
+def test_tables_tell_that_the_published_numbers_are_of_the_same_data(tmp_path: Path) -> None:
+    text = tables.markdown(tables.TABLES["agmm_table1"], "paper", tmp_path)
+    assert "for orientation, not for subtraction" not in text
+    assert "Published: PASCAL VOC 2012 val, ResNet-101 with ImageNet weights." in text
+
+
+SOURCES = {
+    "points": "published: What's the Point",
+    "scribbles": "simulated",
+    "clicks50": "simulated",
+    "full": "dense masks",
+    "clicks_full": "dense masks",
+}
+
+
+# --- Two iterations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["Baseline", "AGMM", "LabelAssignment", "TreeEnergy", "DenseCRFLoss"])
+@pytest.mark.parametrize("labels", ["points", "scribbles", "full", "clicks50", "clicks_full"])
+def test_two_iterations_on_every_kind_of_labels(root: Path, tmp_path: Path, labels: str, method: str) -> None:
+    options = {"size_rule": "scaled_sigma"} if method == "DenseCRFLoss" else {}
+    run = short(PAPER.at(labels, method, **options))
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    history = runs.load_history(run, tmp_path)
+    assert np.isfinite(history.to_numpy()).all()
+    assert 0 < history["labeled_pixels"].iloc[0] <= 33 * 33
+    test = sets.load(run.dataset, "test", data_root=root)
+    assert np.sum(result.confusion) == sum((mask != VOID).sum() for mask in test.truth)
+    assert result.details["label_source"].startswith(SOURCES[labels])
+    assert ("single_scale_miou" in result.details) == (run.dataset == "voc")
+
+
+@pytest.mark.parametrize(("labels", "network"), [("points", "resnet101"), ("clicks20", "resnet50")])
+def test_an_iteration_of_the_papers_networks(root: Path, tmp_path: Path, labels: str, network: str) -> None:
+    preset = PAPER.at(labels, "AGMM")
+    assert preset.network == network
+    own = {"network": network, "network_options": preset.network_options, "epochs": 1, "scales": (1.0,), "flip": False}
+    run = short(preset, **own, history_images=1)
+    if run.dataset == "voc":
+        run = replace(run, batch_size=4, microbatch=2)
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    assert "deep stem, random weights" in result.details["network"]
+
+
+def test_best_epoch_with_sliding_windows_is_one_of_the_last(root: Path, tmp_path: Path) -> None:
+    run = short(OFFICIAL.at("clicks20"), epochs=23, history_images=0)
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    tested = runs.load_history(run, tmp_path)["test_miou"]
+    assert tested.isna().tolist() == [True] * 3 + [False] * 20
+    assert result.epoch == int(tested.idxmax()) + 1
+
+
+def test_second_stage_reads_pseudo_labels_and_keeps_those_already_written(root: Path, tmp_path: Path) -> None:
+    first = short(PAPER.at("points", "AGMM"))
+    agmm.run(first, results=tmp_path, data_root=root, device="cpu")
+    folder = first.folder(tmp_path) / "pseudo_labels"
+    folder.mkdir()
+    kept = np.full(layouts.size(layouts.TRAIN_AUG[0]), 7, np.uint8)
+    Image.fromarray(kept).save(folder / f"{layouts.TRAIN_AUG[0]}.png")
+    second = first.second_stage()
+    agmm.run(second, results=tmp_path, data_root=root, device="cpu")
+    data = sets.load("voc", "train", data_root=root)
+    sparse = sets.weak_labels(data, "points", {}, 0)
+    for name, label in zip(data.ids, sparse, strict=True):
+        pseudo = label_files.read_index(folder / f"{name}.png")
+        if name == layouts.TRAIN_AUG[0]:
+            assert (pseudo == kept).all()
+            continue
+        labeled = label < UNLABELED
+        assert labeled.any()
+        assert (pseudo[labeled] == label[labeled]).all()
+        assert set(np.unique(pseudo)) <= set(np.unique(label[labeled]))
+
+
+def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -> None:
+    """Without batch statistics in the way the losses are equal: the same crops, divided by the same counts."""
+    run = short(PAPER.at("points", "AGMM"), batch_size=4, microbatch=2, loss_scope="effective", history_images=4)
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
+    result = runs.load_result(run, tmp_path)
+    assert result is not None
+    assert np.sum(result.confusion) == np.sum(single.confusion)  # each process tests its share
+    ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
+    for term in ("loss", "seg", "self", "spar", "con", "absent", "labeled_pixels"):
+        assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_on_disk_need_an_augmentation_of_their_own(root: Path, tmp_path: Path) -> None:
+    run = short(PAPER.at("points"), augmentation="dihedral")
+    with pytest.raises(ValueError, match="stay on disk and are augmented one by one: choose the augmentation official"):
+        agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+
+
+def test_missing_data_are_said_before_hours_are_spent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path)]
+    assert run_all.main(arguments) == 2
+    assert "name it with --data-root" in capfd.readouterr().err
+    assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 2
+    assert f"VOC: no folder VOCdevkit/VOC2012 in {tmp_path}" in capfd.readouterr().err
+
+
+def test_damaged_files_are_named_before_hours_are_spent(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "voc"
+    layouts.write_voc2012(broken)
+    layouts.write_sbd(broken)
+    image = voc._voc(broken) / "JPEGImages" / f"{layouts.TRAIN_AUG[0]}.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path / "r")]
+    assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 2
+    assert str(image) in capfd.readouterr().err
