@@ -34,7 +34,7 @@ PRESET ?= quick
 reference:
 	mkdir -p results/reference/$(PRESET)
 	cd results/$(PRESET) && find . -type f \( -name '*.csv' -o -name '*.md' -o -name '*.json' -o -name 'log.txt' -o -name '*.png' \
-	  -o -name '*.pdf' \) -not -path './replaced/*' | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
+	  -o -name '*.pdf' \) -not -path './replaced/*' -not -path '*/pseudo_labels/*' | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
 
 # For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
 lock:

@@ -336,3 +336,15 @@ def test_curves_of_the_supplement(tmp_path):
     assert curves.loc[("AGMM", "G", 1), "std"] == pytest.approx(2**0.5)
     assert curves.loc[("AGMM", "G", 1), "n_seeds"] == 2
     assert pd.isna(curves.loc[("Baseline", "P", 2), "std"])
+
+
+def test_captions_say_where_labels_come_from_and_which_differ(tmp_path):
+    """Whoever put published files in place after the first seed is told that two kinds are mixed."""
+    table = tables.TABLES["agmm_table1"]
+    points, scribbles = (find("agmm_table1", "L_seg", column, "paper").run for column in ("point", "scribble"))
+    complete(tmp_path, points, 59.0, label_source="published: clicks")
+    complete(tmp_path, scribbles, 67.0, label_source="published: clicks")
+    assert "- Labels: published: clicks.\n" in tables.markdown(table, "paper", tmp_path) + "\n"
+    complete(tmp_path, replace(scribbles, seed=1), 67.0, label_source="simulated from dense masks")
+    text = tables.markdown(table, "paper", tmp_path)
+    assert "- Labels: point, scribble published: clicks; scribble simulated from dense masks." in text

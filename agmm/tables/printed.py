@@ -11,7 +11,7 @@ from agmm.data import sets
 from agmm.presets import PRESETS
 from agmm.runs import load_result
 from agmm.tables.aggregate import KEY, RESULTS, collect, complete_seeds
-from agmm.tables.cells import QUOTED, Table
+from agmm.tables.cells import QUOTED, Cell, Table
 
 REFERENCE = RESULTS / "reference"
 """Committed results; the column is left out where there are none."""
@@ -81,10 +81,23 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
             "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
             "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")
         )
+    if sources := _label_sources(cells, results):
+        notes.append(f"Labels: {'; '.join(sources)}.")
     if details and cells[0].dataset != "shapes":
         shares = ", ".join(f"{column} {100 * found['coverage']:.1f} %" for column, found in details.items())
         notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
     return notes
+
+
+def _label_sources(cells: list[Cell], results: str | Path) -> list[str]:
+    """Where the labels of every column come from, over all rows and seeds; the column is left out where all agree."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for run in complete_seeds(cell.run, results) if cell.run else ():
+            result = load_result(run, results)
+            if result is not None and "label_source" in result.details:
+                found.setdefault(result.details["label_source"], {})[cell.column] = None
+    return [f"{', '.join(columns)} {source}" if len(found) > 1 else source for source, columns in found.items()]
 
 
 def _reference(table: Table, preset: str) -> dict[tuple[str, ...], str]:
