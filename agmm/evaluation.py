@@ -226,12 +226,22 @@ def center_crop(maps: Tensor, size: int) -> Tensor:
     return maps[..., top : top + size, left : left + size]
 
 
-def as_tested(net: nn.Module, *, batch_size: int, scales: Sequence[float], flip: bool, tile: int | None) -> Predict:
+def as_tested(
+    net: nn.Module,
+    *,
+    batch_size: int,
+    scales: Sequence[float],
+    flip: bool,
+    tile: int | None,
+    double_softmax: bool = False,
+) -> Predict:
     """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`."""
     whole = predictor(net)
 
     def view(images: Tensor) -> Tensor:
-        return whole(images) if tile is None else sliding_window(whole, images, tile, batch=batch_size)
+        if tile is None:
+            return whole(images)
+        return sliding_window(whole, images, tile, double_softmax=double_softmax, batch=batch_size)
 
     return lambda images: multi_scale(view, images, scales, flip)
 

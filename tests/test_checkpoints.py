@@ -1,0 +1,367 @@
+"""Checkpoints whose names we do not know: filled exactly, or refused in one sentence."""
+
+import os
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from agmm import checkpoints, loop, networks
+from agmm.checkpoints import DILATIONS
+
+# Convolution and batch norm of our head, in its order.
+UNITS = (
+    *((f"branches.{i}.0", f"branches.{i}.1") for i in range(4)),
+    *(("pooling.1.0", "pooling.1.1"), ("project.0.0", "project.0.1"), ("reduce.0", "reduce.1")),
+    *(("fuse.0.0", "fuse.0.1"), ("fuse.1.0", "fuse.1.1"), ("classifier", "")),
+)
+BRANCHES, POOLING, PROJECT, REDUCE, FUSE0, FUSE1, CLASSIFIER = range(4), 4, 5, 6, 7, 8, 9
+
+NAMINGS = {
+    "sequential": (
+        *((f"aspp.convs.{i}.0", f"aspp.convs.{i}.1") for i in range(4)),
+        *(("aspp.convs.4.1", "aspp.convs.4.2"), ("aspp.last.0", "aspp.last.1"), ("low.0", "low.1")),
+        *(("decoder.0", "decoder.1"), ("decoder.3", "decoder.4"), ("decoder.6", "")),
+    ),
+    "named": (
+        *((f"conv_{r}", f"bn_{r}") for r in ("1x1", "r1", "r2", "r3")),
+        *(("pool.conv", "pool.norm"), ("bottleneck.conv", "bottleneck.norm"), ("low_level", "low_level_bn")),
+        *(("last_conv1", "last_bn1"), ("last_conv2", "last_bn2"), ("cls_seg", "")),
+    ),
+    "deep": tuple((f"seg.head.m{i}.block.conv", f"seg.head.m{i}.block.bn" if i < 9 else "") for i in range(10)),
+}
+Order = list[tuple[int, tuple[str, str]]]
+
+
+def in_order(names: tuple[tuple[str, str], ...]) -> Order:
+    return list(enumerate(names))
+
+
+def published(net: networks.Segmenter, order: Order, prefix: str = "backbone.") -> dict[str, Tensor]:
+    """The network's tensors with other names for the head: ``order`` lists the units as they are to follow."""
+    state = {prefix + name: value for name, value in net.backbone.state_dict().items()}
+    head = net.head.state_dict()
+    for i, names in order:
+        for ours, theirs in zip(UNITS[i], names, strict=True):
+            found = {k: v for k, v in head.items() if ours and k.rpartition(".")[0] == ours}
+            state |= {f"{theirs}.{name.rpartition('.')[2]}": value for name, value in found.items()}
+    assert len(state) == len(net.state_dict())
+    return state
+
+
+def same(net: networks.Segmenter, other: networks.Segmenter) -> bool:
+    first, second = net.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def skeleton(name: str = "resnet50", num_classes: int = 21) -> networks.Segmenter:
+    """The network without storage: enough for names and shapes."""
+    with torch.device("meta"):
+        return networks.build(name, num_classes)
+
+
+def drawn(name: str, num_classes: int, dataset: str) -> networks.Segmenter:
+    """A network no two tensors of which are equal, batch norms included."""
+    torch.manual_seed(0)
+    net = networks.build(name, num_classes, **DILATIONS[dataset])
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(std=0.1)
+            module.num_batches_tracked.fill_(7)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def source() -> networks.Segmenter:
+    return drawn("resnet50", 21, "voc")
+
+
+# --- names and order --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.net.resnet."])
+def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
+    state = published(source, in_order(NAMINGS[naming]), prefix)
+    assert same(checkpoints.assemble(state, "voc", "x.pth"), source)
+
+
+@given(st.data())
+@settings(max_examples=10, deadline=None)
+def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, data):
+    parts = st.text("abcdwx019_", min_size=1, max_size=4).filter(lambda part: part not in ("weight", "bias"))
+    modules = st.lists(parts, min_size=1, max_size=3).map(".".join)
+    names = data.draw(st.lists(modules, min_size=20, max_size=20, unique=True))
+    order = data.draw(st.permutations(range(10)))
+    for alike in ((0, POOLING), (1, 2, 3)):
+        places = sorted(order.index(i) for i in alike)
+        for place, i in zip(places, alike, strict=True):
+            order[place] = i
+    state = published(source, [(i, (names[2 * i], names[2 * i + 1] if i != CLASSIFIER else "")) for i in order])
+    assert same(checkpoints.assemble(state, "voc", "x.pth"), source)
+
+
+def test_order_decides_between_units_of_equal_shape(source):
+    order = in_order(NAMINGS["named"])
+    order[1], order[3], order[0], order[POOLING] = order[3], order[1], order[POOLING], order[0]
+    net = checkpoints.assemble(published(source, order), "voc", "x.pth")
+    for mine, theirs in ((1, 3), (2, 2), (3, 1)):
+        assert torch.equal(net.head.branches[mine][0].weight, source.head.branches[theirs][0].weight)
+        assert torch.equal(net.head.branches[mine][1].running_var, source.head.branches[theirs][1].running_var)
+    assert torch.equal(net.head.pooling[1][0].weight, source.head.branches[0][0].weight)
+
+
+def test_a_bias_before_a_batch_norm_is_folded(source):
+    names, net = NAMINGS["sequential"], drawn("resnet50", 21, "voc")
+    state = published(source, in_order(names))
+    for (ours, norm), (theirs, _) in zip(UNITS, names, strict=True):
+        if norm:
+            module = net.head.get_submodule(ours)
+            module.bias = nn.Parameter(torch.linspace(-1, 1, module.out_channels))
+            after = list(state).index(f"{theirs}.weight") + 1
+            items = list(state.items())
+            state = dict([*items[:after], (f"{theirs}.bias", module.bias.data), *items[after:]])
+    images = torch.rand(1, 3, 33, 41, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, plain = net(images), source(images)
+        found = checkpoints.assemble(state, "voc", "x.pth")(images)
+    for one, two, without in zip(found, expected, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(one, without, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+@pytest.mark.parametrize(
+    ("dataset", "num_classes", "rates", "last"),
+    [("voc", 21, (6, 12, 18), (2, 4, 4)), ("cityscapes", 19, (12, 24, 36), (4, 8, 16))],
+)
+def test_the_file_tells_the_backbone_and_the_data_set_its_dilations(name, dataset, num_classes, rates, last):
+    state = published(skeleton(name, num_classes), in_order(NAMINGS["named"]))
+    net = checkpoints.assemble(state, dataset, "folder/x.pth")
+    assert len(net.backbone.layer3) == {"resnet50": 6, "resnet101": 23}[name]
+    assert [block.conv2.dilation[0] for block in net.backbone.layer4] == list(last)
+    assert [branch[0].dilation[0] for branch in net.head.branches] == [1, *rates]
+    assert net.provenance == f"{name}s (deep stem), DeepLabV3+, weights of x.pth"
+    assert not net.training
+
+
+def test_resnet101_is_filled():
+    net = drawn("resnet101", 21, "voc")
+    assert same(checkpoints.assemble(published(net, in_order(NAMINGS["deep"])), "voc", "x.pth"), net)
+
+
+def test_half_precision_is_widened(source):
+    state = published(source, in_order(NAMINGS["named"]))
+    net = checkpoints.assemble({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, "voc", "x.pth")
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert torch.equal(net.head.classifier.bias, source.head.classifier.bias.half().float())
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
+    """DataParallel's prefix, a dictionary around, a leftover classifier, no counters, a score of numpy's."""
+    state = OrderedDict(
+        (f"module.{name}", value)
+        for name, value in published(source, in_order(NAMINGS["sequential"])).items()
+        if not name.endswith("num_batches_tracked")
+    )
+    state["module.backbone.fc.weight"], state["module.backbone.fc.bias"] = torch.ones(3, 2048), torch.ones(3)
+    path = tmp_path / "point_67.80.pth"
+    torch.save({"model": state, "epoch": 79, "best": np.float64(67.8), "optimizer": {"state": {}}}, path)
+    net = checkpoints.load(path, "voc")
+    assert net.provenance.endswith("weights of point_67.80.pth without its classifier fc")
+    images = torch.rand(1, 3, 49, 65, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for found, expected in zip(net(images), source(images), strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_weights_of_our_own_runs_are_loaded_by_name(source, tmp_path):
+    path = tmp_path / "model.safetensors"
+    loop.save_weights(source, path)
+    assert same(checkpoints.load(path, "voc"), source)
+
+
+class Code:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    for kind in (True, False):
+        path = tmp_path / "evil.pth"
+        torch.save({"model": Code(tmp_path / "marker")}, path, _use_new_zipfile_serialization=kind)
+        with pytest.raises(
+            ValueError, match=r"evil.pth: holds posix.mkdir, and a file that could run code is not op"
+        ) as error:
+            checkpoints.read(path)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "marker").exists()
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=r"module.pth: holds torch.nn.modules.linear.Linear.*state_dict"):
+        checkpoints.read(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_files(tmp_path, zipped, share):
+    path = tmp_path / "short.pth"
+    torch.save({"a": torch.rand(5000)}, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="short.pth: no checkpoint of torch, or a damaged one; download it again"):
+        checkpoints.read(path)
+
+
+@pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
+def test_files_of_another_kind(tmp_path, name):
+    for content in (b"<!DOCTYPE html><html>", b"hello world\n", b"\x89PNG\r\n\x1a\n00000000"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torch, or a damaged one"):
+            checkpoints.read(tmp_path / name)
+    for missing in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(FileNotFoundError, match="no such file; name a checkpoint"):
+            checkpoints.read(missing)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.ones(3), "no state dict"),
+        ([torch.ones(3)], "no state dict"),
+        ({}, "no state dict"),
+        ({"epoch": 3, "state": {0: torch.ones(2)}}, "no state dict"),
+        ({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, r"2 networks \(model, ema\)"),
+    ],
+)
+def test_files_without_one_state_dict(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=rf"x.pth: holds {message}; save the state dict of one network"):
+        checkpoints.read(tmp_path / "x.pth")
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def refused(state: dict[str, Tensor], message: str, dataset: str = "voc", **options) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        checkpoints.assemble(state, dataset, "x.pth", **options)
+    assert str(error.value).startswith("x.pth: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return published(skeleton(), in_order(NAMINGS["sequential"]))
+
+
+def empty(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("backbone.conv1.3.weight", "there is no tensor backbone.conv1.3.weight; expected is the authors' network"),
+        ("backbone.layer4.2.bn3.running_var", "there is no tensor backbone.layer4.2.bn3.running_var"),
+        ("decoder.6.bias", "there is no tensor decoder.6.bias"),
+        ("aspp.convs.2.1.running_mean", "no whole batch norm after one: aspp.convs.2.1.weight, aspp.convs.2.1.bias, "),
+        ("low.0.weight", "no whole batch norm after one: low.1.weight"),
+    ],
+)
+def test_missing_tensors(state, name, message):
+    del state[name]
+    refused(state, message)
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind"), [(2, "3x3, 2048 -> 256"), (POOLING, "1x1, 2048 -> 256"), (9, "1x1, 256 -> 21")]
+)
+def test_missing_units(unit, kind):
+    order = in_order(NAMINGS["sequential"])
+    full = published(skeleton(), order)
+    lost = tuple(f"{module}." for module in order[unit][1] if module)
+    refused({k: v for k, v in full.items() if not k.startswith(lost)}, f"the head lacks: convolution {kind}")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"aux.weight": empty(21, 256, 1, 1), "aux.bias": empty(21)},
+            r"has no place for: aux \(convolution 1x1, 256 -> 21",
+        ),
+        ({"aux.weight": empty(256, 1024, 3, 3)}, r"has no place for: aux \(convolution 3x3, 1024 -> 256, without"),
+        ({"means": empty(21, 256)}, "no whole batch norm after one: means"),
+        ({"fc.weight": empty(5, 2048)}, "no whole batch norm after one: fc.weight"),
+        ({"backbone.layer4.3.conv1.weight": empty(512, 2048, 1, 1)}, "no place for: backbone.layer4.3.conv1"),
+        (
+            {"copy.layer1.0.conv1.weight": empty(64, 128, 1, 1)},
+            "2 tensors end in layer1.0.conv1.weight.*several ResNets",
+        ),
+    ],
+)
+def test_tensors_too_many(state, more, message):
+    refused(state | more, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("backbone.conv1.0.weight", (64, 3, 7, 7), "backbone.conv1.0.weight is 64 x 3 x 7 x 7, not 64 x 3 x 3 x 3"),
+        ("backbone.bn1.weight", (64,), "backbone.bn1.weight is 64, not 128"),
+        ("decoder.0.weight", (256, 512, 3, 3), r"lacks: convolution 3x3, 304 -> 256.*no place for: decoder.0 \(conv"),
+        ("aspp.last.0.weight", (256, 1280, 3, 3), "lacks: convolution 1x1, 1280 -> 256"),
+        (
+            "decoder.4.running_var",
+            (48,),
+            "decoder.4.running_var is 48, which does not fit decoder.3.weight of 256 x 256",
+        ),
+        ("decoder.6.bias", (19,), "decoder.6.bias is 19, which does not fit decoder.6.weight of 21 x 256 x 1 x 1"),
+        ("decoder.4.num_batches_tracked", (2,), "decoder.4.num_batches_tracked is 2, which"),
+    ],
+)
+def test_wrong_shapes(state, name, shape, message):
+    refused(state | {name: empty(*shape)}, message)
+
+
+def test_swapped_sizes(state):
+    first, second = "low.0.weight", "aspp.last.0.weight"
+    swapped = state | {first: state[second], second: state[first]}
+    refused(swapped, "aspp.last.1.weight is 256, which does not fit aspp.last.0.weight of 48 x 256 x 1 x 1")
+
+
+def test_classifiers_of_other_data_sets():
+    city = published(skeleton(num_classes=19), in_order(NAMINGS["named"]))
+    refused(city, "cls_seg has 19 classes, but PASCAL VOC has 21; choose the data set cityscapes")
+    other = published(skeleton(num_classes=11), in_order(NAMINGS["named"]))
+    refused(other, "cls_seg has 11 classes, but Cityscapes has 19; evaluate it on the data set it was tr", "cityscapes")
+    with pytest.raises(ValueError, match="unknown data set 'camvid'; known: voc, cityscapes"):
+        checkpoints.assemble(other, "camvid", "x.pth")
+
+
+def test_other_backbones(state):
+    refused({k: v for k, v in state.items() if "backbone" not in k}, "0 tensors end in layer1.0.conv1.weight")
+    more = {
+        k.replace("layer3.5.", f"layer3.{i}."): v for k, v in state.items() if "layer3.5." in k for i in range(6, 36)
+    }
+    refused(state | more, "backbone.layer3 has 36 blocks, not 6 or 23")
+
+
+def test_our_own_files_need_our_own_names(state):
+    ours = skeleton().state_dict()
+    refused(state, "there is no tensor head.branches.0.0.weight; expected are the names that a run", named=True)
+    refused(ours | {"more": empty(2)}, "no place for more; expected are the names", named=True)
+    refused(ours | {"head.classifier.bias": empty(19)}, "head.classifier.bias is 19, not 21", named=True)

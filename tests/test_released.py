@@ -1,0 +1,259 @@
+"""Evaluation of published checkpoints: the two protocols, the printed numbers beside them, and mistakes of the user."""
+
+import csv
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agmm import checkpoints, evaluation, networks, released
+from agmm.data import cityscapes, voc
+from agmm.labels import VOID
+from tests import layouts
+from tests.test_checkpoints import NAMINGS, drawn, in_order, published
+
+pytestmark = pytest.mark.filterwarnings("ignore:(VOC|Cityscapes) .* images, not")
+
+
+@pytest.fixture
+def root(tmp_path):
+    layouts.write_voc2012(tmp_path)
+    layouts.write_cityscapes(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A small network that is loaded whatever the file; returns the file."""
+
+    def load(path, dataset):
+        assert path.read_bytes() == b"weights"
+        torch.manual_seed(0)
+        net = networks.build("small", {"voc": 21, "cityscapes": 19}[dataset], stem=8).eval()
+        with torch.no_grad():  # no class is everywhere the likeliest
+            net.head.classifier.bias -= net(torch.randn(1, 3, 64, 64))[1].mean(dim=(0, 2, 3))
+        return net
+
+    monkeypatch.setattr(checkpoints, "load", load)
+    path = tmp_path / "point_67.80.pth"
+    path.write_bytes(b"weights")
+    return path
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+def normalized(image: np.ndarray) -> Tensor:
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    return torch.tensor(((image / 255 - mean) / std).transpose(2, 0, 1)[None], dtype=torch.float32)
+
+
+def ious(predictions: list[np.ndarray], truths: list[np.ndarray], num_classes: int) -> list[float]:
+    """Per class in per cent, pixel by pixel set."""
+    counted = np.concatenate([t[t != VOID] for t in truths]).astype(int)
+    found = np.concatenate([p[t != VOID] for p, t in zip(predictions, truths, strict=True)])
+    pairs = [(found == k, counted == k) for k in range(num_classes)]
+    return [100 * (p & t).sum() / (p | t).sum() if (p | t).any() else np.nan for p, t in pairs]
+
+
+@torch.no_grad()
+def seven_scales(net: networks.Segmenter, image: np.ndarray) -> np.ndarray:
+    x, size = normalized(image), image.shape[:2]
+    total = torch.zeros(())
+    for scale in (0.5, 0.75, 1, 1.25, 1.5, 1.75, 2):
+        view = F.interpolate(x, size=[int(s * scale) for s in size], mode="bilinear", align_corners=True)
+        for flipped in (False, True):
+            p = net(view.flip(3))[1].softmax(1).flip(3) if flipped else net(view)[1].softmax(1)
+            total = total + F.interpolate(p, size=size, mode="bilinear", align_corners=True)
+    return total.argmax(1)[0].numpy()
+
+
+@torch.no_grad()
+def tiles(net: networks.Segmenter, image: np.ndarray, tile: int, double: bool) -> np.ndarray:
+    x, (height, width) = normalized(image), image.shape[:2]
+    total, count = torch.zeros(19, height, width), torch.zeros(height, width)
+    for r, c in evaluation.tile_positions(height, width, tile):
+        p = net(x[..., r : r + tile, c : c + tile])[1].softmax(1)
+        total[:, r : r + tile, c : c + tile] += (p.softmax(1) if double else p)[0]
+        count[r : r + tile, c : c + tile] += 1
+    return (total / count).argmax(0).numpy()
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_voc_at_one_scale_and_at_seven(root, small):
+    single, seven = released.evaluate(small, "voc", root, report=silent)
+    net, val = checkpoints.load(small, "voc"), voc.load(root, "val")
+    with torch.no_grad():
+        once = [net(normalized(image))[1].argmax(1)[0].numpy() for image in val.images]
+    often = [seven_scales(net, image) for image in val.images]
+    assert any((a != b).any() for a, b in zip(once, often, strict=True))
+    for score, predictions, words in ((single, once, "single scale"), (seven, often, "7 scales, flip")):
+        expected = ious(predictions, list(val.truth), 21)
+        np.testing.assert_allclose(score.iou, expected, atol=0.3)  # a pixel may be a tie
+        assert score.miou == pytest.approx(np.nanmean(expected), abs=0.3)
+        assert str(score.protocol) == words
+        assert (score.images, score.of, score.file) == (2, 2, "point_67.80.pth")
+        assert score.sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
+    scores = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
+    net, val = checkpoints.load(small, "cityscapes"), cityscapes.load(root, "val")
+    assert [str(score.protocol) for score in scores] == [
+        "tiles of 24",
+        "tiles of 24, softmax twice",
+    ]
+    for score, double in zip(scores, (False, True), strict=True):
+        expected = ious([tiles(net, val.images[0], 24, double)], list(val.truth), 19)
+        np.testing.assert_allclose(score.iou, expected, atol=0.3)
+        assert score.class_names == cityscapes.CLASS_NAMES
+
+
+def test_protocols():
+    assert [str(p) for p in released.protocols("cityscapes")] == ["tiles of 721"]
+    assert released.protocols("cityscapes", 769, True)[1].double_softmax
+    assert [p.tile for p in released.protocols("voc")] == [None, None]
+
+
+def test_a_quick_look_takes_images_at_equal_distances(root, small, monkeypatch):
+    folder = root / "VOCdevkit" / "VOC2012"
+    names = [f"2007_{i:06}" for i in range(100, 107)]
+    for name in names:
+        layouts.save_index(folder / "JPEGImages" / f"{name}.jpg", np.zeros((*layouts.size(name), 3)))
+        layouts.save_index(folder / "SegmentationClass" / f"{name}.png", np.zeros(layouts.size(name)))
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(names))
+    (folder / "JPEGImages" / f"{names[1]}.jpg").write_text("damaged, but not looked at")
+    read, original = [], voc.files.read_image
+    monkeypatch.setattr(voc.files, "read_image", lambda path: read.append(path.stem) or original(path))
+    score, _ = released.evaluate(small, "voc", root, images=3, report=silent)
+    assert read == [names[0], names[2], names[4]]
+    assert (score.images, score.of) == (3, 7)
+
+
+def test_the_time_left_is_told_after_the_first_image(monkeypatch):
+    clock = iter([0, 12, 20, 50, 55, 60])
+    monkeypatch.setattr(released.time, "monotonic", lambda: next(clock))
+    lines: list[str] = []
+    assert list(released._announced(range(5), lines.append)) == [0, 1, 2, 3, 4]
+    assert lines == [
+        "1 of 5 images, about 0:00:48 left",
+        "3 of 5 images, about 0:00:33 left",
+        "5 of 5 images, about 0:00:00 left",
+    ]
+
+
+def test_printed_numbers_are_beside_ours(root, small):
+    scores = released.evaluate(small, "voc", root, report=silent)
+    scores[0] = replace(scores[0], iou=(math.nan, *scores[0].iou[1:]))
+    lines = released.table(scores)
+    means = {(line["labels"], line["protocol"]): line["value"] for line in lines if line["metric"] == "mIoU"}
+    assert means["points", "not stated"] == 69.6
+    assert means["scribbles", "not stated"] == 76.4
+    assert len(lines) == 4 * 22
+    (boat,) = [line for line in lines if line["metric"] == "IoU: boat" and line["labels"] == "points"]
+    assert (boat["value"], boat["source"]) == (68.5, "AGMM supplementary Table 3")
+    text = released.printed(lines).splitlines()
+    assert text[0].split("  ")[-4:] == ["single scale", "7 scales, flip", "published, points", "published, scribbles"]
+    assert text[1].split()[0] == "mIoU"
+    assert text[1].split()[-2:] == ["69.6", "76.4"]
+    assert [line.split()[0] for line in text[2:-1]] == list(voc.CLASS_NAMES)
+    assert text[2].split()[:2] == ["background", "-"]
+    assert text[-1] == "published: AGMM supplementary Table 3"
+
+    lines = released.table(released.evaluate(small, "cityscapes", root, tile=33, report=silent))
+    means = {line["labels"]: line["value"] for line in lines if line["metric"] == "mIoU" and line["labels"]}
+    assert means == {"20 clicks": 62.1, "50 clicks": 68.3, "100 clicks": 71.6}
+    assert len(lines) == 4 * 20
+    assert released.printed(lines).count("traffic light") == 1
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dataset", "num_classes"), [("voc", 21), ("cityscapes", 19)])
+def test_the_command_end_to_end(dataset, num_classes, root, capsys):
+    path, table = root / "net.pth", root / "table.csv"
+    state = published(drawn("resnet50", num_classes, dataset), in_order(NAMINGS["sequential"]))
+    torch.save({"net": {f"module.{name}": value for name, value in state.items()}}, path)
+    options = ["--tile", "33", "--double-softmax"] if dataset == "cityscapes" else ["--images", "1"]
+    command = [str(path), "--dataset", dataset, "--data-root", str(root), "--device", "cpu", "--csv", str(table)]
+    assert released.main([*command, *options]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"net.pth: resnet50s (deep stem), DeepLabV3+, weights of net.pth, sha256 {digest}" in output.out
+    if dataset == "voc":
+        assert "IoU in per cent on 1 of 2 images of PASCAL VOC val" in output.out
+        assert "a quick look" in output.out
+    else:
+        assert "IoU in per cent on 1 of 1 images of Cityscapes val" in output.out
+        assert "reading all 1 images" in output.out
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    ours = [row for row in rows if row["sha256"] == digest and row["metric"] == "mIoU"]
+    assert len(ours) == 2
+    for row in ours:
+        assert 0 <= float(row["value"]) <= 100
+        assert f"{float(row['value']):.2f}" in output.out
+
+
+def refused(capsys, message: str, *command: object) -> None:
+    assert released.main([str(word) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("released: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_mistakes_are_answered_by_one_sentence(root, small, capsys, tmp_path):
+    on_voc = (small, "--dataset", "voc", "--data-root", root)
+    refused(capsys, "tiles and the second softmax belong to Cityscapes", *on_voc, "--tile", 721)
+    refused(capsys, "tiles and the second softmax belong to Cityscapes", *on_voc, "--double-softmax")
+    refused(capsys, "a tile has at least one pixel", small, *on_voc[1:2], "cityscapes", *on_voc[3:], "--tile", 0)
+    refused(capsys, "at least one image", *on_voc, "--images", 0)
+    refused(capsys, "none/x.csv: cannot be written", *on_voc, "--csv", tmp_path / "none" / "x.csv")
+    refused(capsys, "cannot be written", *on_voc, "--csv", tmp_path)
+    refused(capsys, "device 'gpu' cannot be used", *on_voc, "--device", "gpu")
+    refused(capsys, "device 'meta' cannot be used", *on_voc, "--device", "meta")
+    refused(capsys, "no folder VOCdevkit/VOC2012", *on_voc[:-1], tmp_path / "none")
+    if not torch.cuda.is_available():
+        refused(capsys, "torch sees no GPU", *on_voc, "--device", "cuda")
+
+
+def test_files_that_do_not_fit_are_answered_by_one_sentence(root, capsys):
+    on_voc = ("--dataset", "voc", "--data-root", root)
+    refused(capsys, "none.pth: no such file", root / "none.pth", *on_voc)
+    (root / "x.pth").write_text("<html>")
+    refused(capsys, "x.pth: no checkpoint of torch, or a damaged one", root / "x.pth", *on_voc)
+    torch.save({"weight": torch.ones(3)}, root / "x.pth")
+    refused(capsys, "x.pth: 0 tensors end in layer1.0.conv1.weight", root / "x.pth", *on_voc)
+
+
+def test_damaged_data_are_found_before_anything_is_computed(root, small, capsys, monkeypatch):
+    (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{layouts.VOC_VAL[1]}.jpg").write_text("no image")
+    monkeypatch.setattr(released, "_confusions", None)
+    assert released.main([str(small), "--dataset", "voc", "--data-root", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert f"{layouts.VOC_VAL[1]}.jpg: cannot be decoded" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (torch.OutOfMemoryError(), 2, "too small")],
+)
+def test_interruptions_leave_without_traceback(error, status, words, monkeypatch, capsys):
+    def fail(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr(released, "evaluate", fail)
+    assert released.main(["x.pth", "--dataset", "voc", "--data-root", "."]) == status
+    assert words in capsys.readouterr().err
