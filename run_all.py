@@ -179,7 +179,7 @@ def judge(args: argparse.Namespace) -> Path:
     """Judge the paper's claims, which are about all of its tables."""
     from agmm import claims
 
-    return claims.write(args.preset, args.results)
+    return claims.write(args.preset, args.results, args.data_root)
 
 
 def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import silhouette_score
 
 import agmm
@@ -82,12 +84,22 @@ def test_sampled_pixels_do_not_depend_on_the_network(trained):
     assert features.shape == (len(classes), 16)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(2, 30), st.booleans())
+def test_silhouette_is_that_of_scikit_learn(seed, classes, pixels, positive):
+    rng = np.random.default_rng(seed)
+    own = np.concatenate([np.arange(classes), rng.integers(classes, size=pixels)])
+    features = rng.normal(size=(len(own), 3)) + np.eye(8, 3)[own]
+    features = np.maximum(features, 0) if positive else features  # features are outputs of a ReLU, zeros included
+    expected = silhouette_score(features, own, metric="cosine")
+    assert figures.silhouette(features, own) == pytest.approx(expected, abs=1e-9)
+
+
 def test_embedding(trained):
     points = figures.embed({"AGMM": trained}, per_class=12)
     features, classes = figures.sample_features(trained, per_class=12)
     assert list(points["class"]) == [trained.test.class_names[k] for k in classes]
     expected = silhouette_score(features, classes, metric="cosine")
-    assert points["silhouette"].unique() == pytest.approx([expected])
+    assert points["silhouette"].unique() == pytest.approx([expected], abs=1e-5)
 
 
 def test_mixture_chooses_among_labeled_classes(trained):

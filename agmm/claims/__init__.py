@@ -3,22 +3,26 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from agmm import storage
 from agmm.claims import agmm, rules
 from agmm.claims.evidence import Evidence
+from agmm.data import sets
 from agmm.presets import PRESETS
 
 COLUMNS = [
-    *("claim", "where", "sentence", "objective", "setting", "n_seeds"),
-    *("effect", "low", "high", "p", "published", "verdict", "holm", "note"),
+    *("claim", "where", "sentence", "objective", "dataset", "setting", "n_seeds"),
+    *("effect", "low", "high", "unit", "each", "p", "published", "claimed", "verdict", "holm", "note"),
 ]
 OBJECTIVES = {True: "released code", False: "released code without L_absent"}
+FORMATS = {"mIoU": "+.1f", "silhouette": "+.3f", "rank correlation": "+.2f", "ratio": ".2f", "share": ".2f"}
+"""How effects are printed, by their unit."""
 
 
-def collect(preset: str, results: str | Path = "results") -> pd.DataFrame:
+def collect(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> pd.DataFrame:
     """Every claim in every setting.
 
     AGMM is judged twice, as released and without the absent-class loss that the paper does not mention.
@@ -27,24 +31,33 @@ def collect(preset: str, results: str | Path = "results") -> pd.DataFrame:
     ----------
     preset : str
     results : path
+    data_root : path, optional
+        Folder of the data set. Claims about trained networks need it, and their weights; without, they stay open.
 
     Returns
     -------
     DataFrame
-        A row per claim, objective and setting with `COLUMNS`. Effects are in points of mIoU, unless the note says
-        otherwise; ``p`` is one-sided, and ``holm`` tells whether it stays significant among all claims of direction.
+        A row per claim, objective and setting with `COLUMNS`. Effects are in ``unit``, ``"mIoU"`` meaning points, and
+        ``each`` has them seed by seed; ``published`` is what the paper prints for the whole claim, ``claimed`` its
+        number for the effect; ``p`` is one-sided, and ``holm`` tells whether it stays significant among all claims of
+        direction.
     """
     rows = []
     for absent, objective in OBJECTIVES.items():
-        evidence = Evidence(PRESETS[preset], Path(results), absent)
-        weak = evidence.too_weak(evidence.preset.at("points"))
+        evidence = Evidence(PRESETS[preset], Path(results), absent, Path(data_root) if data_root else None)
+        weak = {
+            labels: evidence.too_weak(evidence.preset.at(labels))
+            for labels in {claim.labels for claim in agmm.CLAIMS} & set(evidence.preset.labels)
+        }
         for claim in agmm.CLAIMS:
             for setting, judged in claim.judge(evidence).items():
-                found = weak or judged
+                found = (None if claim.fact else weak[claim.labels]) or judged
                 rows.append(
                     asdict(found)
                     | {"claim": claim.id, "where": claim.where, "sentence": claim.sentence, "setting": setting}
-                    | {"objective": objective, "published": claim.published, "n_seeds": found.n}
+                    | {"objective": objective, "dataset": evidence.preset.at(claim.labels).dataset}
+                    | {"published": claim.published, "n_seeds": found.n}
+                    | {"each": " ".join(f"{effect:{FORMATS[found.unit]}}" for effect in found.each)}
                 )
     frame = pd.DataFrame(rows)
     tested = frame["p"].notna()
@@ -61,46 +74,43 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(preset: str, frame: pd.DataFrame) -> str:
     """The verdicts, then the numbers behind them."""
-    data = PRESETS[preset].run.dataset
-    where = "embedded data: a demonstration, not evidence for the papers" if data == "shapes" else f"data set {data}"
+    data = ", ".join(dict.fromkeys(frame["dataset"]))
+    embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
+    where = embedded if set(frame["dataset"]) <= set(sets.EMBEDDED) else f"data set {data}"
     seeds = frame["n_seeds"].max()
+    numbers = frame.assign(effect=[_effect(found) for _, found in frame.iterrows()])
     lines = [
         f"# Claims of AGMM (CVPR 2023), judged on the preset `{preset}`",
         "",
         f"On {where}; up to {seeds} seeds, three needed for a verdict. Only directions are judged, not sizes: the",
         "published numbers belong to another data set and network. Intervals are 95 % t intervals of differences",
-        "paired over seeds.",
+        "paired over seeds, in points of mIoU unless another unit is named.",
         "",
         *_table(verdicts(frame)),
         "",
         "## The numbers",
         "",
-        *_table(frame.assign(effect=_effects(frame)).drop(columns=["where", "sentence", "low", "high", "p"])),
+        *_table(numbers.drop(columns=["where", "sentence", "dataset", "low", "high", "p", "claimed"])),
     ]
     return "\n".join(lines)
 
 
-def write(preset: str, results: str | Path = "results") -> Path:
+def write(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> Path:
     """Write ``<results>/<preset>/claims.md`` and ``claims.csv``; returns the first."""
-    folder, frame = Path(results) / preset, collect(preset, results)
+    folder, frame = Path(results) / preset, collect(preset, results, data_root)
     with storage.writable(folder):
         storage.write_text(folder / "claims.csv", frame.to_csv(index=False))
         storage.write_text(folder / "claims.md", markdown(preset, frame) + "\n")
     return folder / "claims.md"
 
 
-def _effects(frame: pd.DataFrame) -> list[str]:
-    return [
-        _effect(*numbers) for numbers in zip(frame["effect"], frame["low"], frame["high"], frame["note"], strict=True)
-    ]
-
-
-def _effect(effect: float, low: float, high: float, note: str) -> str:
+def _effect(found: "pd.Series[Any]") -> str:
     """Mean and interval, as far as there are seeds for them."""
+    effect, low, high = found["effect"], found["low"], found["high"]
     if math.isnan(effect):
         return ""
-    digits = "+.2f" if note in ("rank correlation", "ratio", "share of the classes", "share of cases") else "+.1f"
-    return f"{effect:{digits}}" + (f" ({low:{digits}} … {high:{digits}})" if math.isfinite(low + high) else "")
+    digits = FORMATS[found["unit"]]
+    return f"{effect:{digits}}" + (f" ({low:{digits}} … {high:{digits}})" if low < high < math.inf else "")
 
 
 def _table(frame: pd.DataFrame) -> list[str]:

@@ -1,13 +1,16 @@
 """What claims are judged on: numbers of complete runs, paired over seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agmm import figures
 from agmm.claims.rules import Finding, Numbers
+from agmm.data import sets
 from agmm.presets import Preset
 from agmm.runs import Result, Run, load_history, load_result
 from agmm.tables.aggregate import complete_seeds
@@ -15,7 +18,7 @@ from agmm.tables.aggregate import complete_seeds
 
 @dataclass(frozen=True)
 class Evidence:
-    """The complete runs of a preset.
+    """The complete runs of a preset, as they are when they are first asked for.
 
     Attributes
     ----------
@@ -23,16 +26,28 @@ class Evidence:
     results : Path
     absent : bool
         Whether AGMM is the released code as it is, with its absent-class loss, or without that loss.
+    data_root : Path or None
+        Folder of the data set, for what is measured on trained networks; the embedded ones need none.
     """
 
     preset: Preset
     results: Path
     absent: bool
+    data_root: Path | None = None
 
     def agmm(self, labels: str, *terms: str, **options: Any) -> Run:
         """AGMM with some of its terms (default: the four of the paper), and the absent-class loss or not."""
         chosen = (*(terms or ("seg", "self", "spar", "con")), *(("absent",) if self.absent else ()))
         return self.preset.at(labels, "AGMM", **{"variant": "official", "terms": chosen} | options)
+
+    def seeds(self, *runs: Run) -> list[int]:
+        """The seeds for which all runs are complete."""
+        return sorted(frozenset.intersection(*map(self._complete, runs)))
+
+    @cached_property
+    def _complete(self) -> Callable[[Run], frozenset[int]]:
+        """A run's complete seeds; looked for once, as many claims share their runs."""
+        return cache(lambda run: frozenset(one.seed for one in complete_seeds(run, self.results)))
 
     def miou(self, *runs: Run) -> Numbers:
         """mIoU on the test split in per cent, (seeds, runs), of the seeds for which all runs are complete."""
@@ -40,8 +55,7 @@ class Evidence:
 
     def paired(self, value: Callable[[Result], float], *runs: Run) -> Numbers:
         """A number of every complete run, (seeds, runs)."""
-        seeds = set.intersection(*({one.seed for one in complete_seeds(run, self.results)} for run in runs))
-        rows = [[value(self._result(replace(run, seed=seed))) for run in runs] for seed in sorted(seeds)]
+        rows = [[value(self._result(replace(run, seed=seed))) for run in runs] for seed in self.seeds(*runs)]
         return np.array(rows, dtype=float).reshape(len(rows), len(runs))
 
     def lead(self, better: Run, worse: Run) -> Numbers:
@@ -51,12 +65,28 @@ class Evidence:
 
     def curves(self, column: str, *runs: Run) -> Numbers:
         """A column of the histories of several runs, (seeds, runs, epochs)."""
-        seeds = set.intersection(*({one.seed for one in complete_seeds(run, self.results)} for run in runs))
         rows = [
             [load_history(replace(run, seed=seed), self.results)[column].to_list() for run in runs]
-            for seed in sorted(seeds)
+            for seed in self.seeds(*runs)
         ]
         return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 1)
+
+    def networks(self, *runs: Run) -> Iterator[list[figures.Trained]]:
+        """The networks of several runs with their data, for every seed for which all weights are kept."""
+        for seed in self.seeds(*runs):
+            one = [replace(run, seed=seed) for run in runs]
+            if all(self._weights(run).exists() for run in one):
+                yield [figures.load(run, self.results, self.data_root) for run in one]
+
+    def no_networks(self, *runs: Run) -> str:
+        """Why `networks` would yield nothing; empty where it yields something."""
+        seeds = self.seeds(*runs)
+        if not seeds:
+            return "no seeds"
+        if not any(all(self._weights(replace(run, seed=seed)).exists() for run in runs) for seed in seeds):
+            return "no weights kept"
+        missing = runs[0].dataset not in sets.EMBEDDED and self.data_root is None
+        return "weights kept, but no folder of the data set given" if missing else ""
 
     def too_weak(self, baseline: Run) -> Finding | None:
         """The guard: a baseline below 1.5 times a constant prediction supports no verdict."""
@@ -73,6 +103,9 @@ class Evidence:
         """K of a complete run; 0 where there is none."""
         complete = complete_seeds(run, self.results)
         return len(self._result(complete[0]).confusion) if complete else 0
+
+    def _weights(self, run: Run) -> Path:
+        return run.folder(self.results) / "model.safetensors"
 
     def _result(self, run: Run) -> Result:
         result = load_result(run, self.results)

@@ -7,7 +7,7 @@ need three seeds for any verdict but "inconclusive". Intervals are 95 % t interv
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+Unit = Literal["mIoU", "silhouette", "rank correlation", "ratio", "share"]
 Numbers = NDArray[np.float64]
 
 MIN_SEEDS = 3
@@ -38,6 +39,12 @@ class Finding:
         One-sided p value of "the effect is not positive", for rules of direction; else NaN.
     note : str
         What a reader should know beside the numbers.
+    unit : str
+        Of effect and interval; ``"mIoU"`` stands for points of mIoU.
+    claimed : float
+        What the paper prints for the effect; NaN where it prints no number.
+    each : tuple of float
+        The effect seed by seed.
     """
 
     verdict: Verdict
@@ -47,30 +54,51 @@ class Finding:
     high: float = math.nan
     p: float = math.nan
     note: str = ""
+    unit: Unit = "mIoU"
+    claimed: float = math.nan
+    each: tuple[float, ...] = ()
 
 
-def interval(differences: Numbers) -> tuple[float, float, float]:
-    """Mean and the ends of its interval; an infinite interval for a single seed."""
+def interval(differences: Numbers, smallest: float = SMALLEST_ERROR) -> tuple[float, float, float]:
+    """Mean and the ends of its interval; an infinite interval for a single seed.
+
+    ``smallest`` is the standard error where all seeds agree.
+    """
     n, mean = len(differences), float(differences.mean())
     if n < 2:
         return mean, -math.inf, math.inf
-    half = _error(differences) * float(stats.t.ppf(0.5 + LEVEL / 2, n - 1))
+    half = _error(differences, smallest) * float(stats.t.ppf(0.5 + LEVEL / 2, n - 1))
     return mean, mean - half, mean + half
 
 
-def direction(differences: Numbers, claimed: float) -> Finding:
-    """A is better than B by ``claimed`` > 0 points: the sign is judged, not the size.
+def direction(
+    differences: Numbers, claimed: float = math.nan, *, unit: Unit = "mIoU", least: int = MIN_SEEDS
+) -> Finding:
+    """A is better than B: the sign is judged, not the size.
 
     Reproduced if the interval lies above 0; not reproduced if it lies below 0 or, for claims of a point and more,
     within a quarter of the claim around 0.
+
+    Parameters
+    ----------
+    differences : (n,) array
+    claimed : float
+        Positive; NaN where the paper gives no number.
+    unit : str
+    least : int
+        Seeds below which nothing is concluded.
     """
-    if len(differences) < MIN_SEEDS:
-        return _too_few(differences)
-    mean, low, high = interval(differences)
+    n, mean, low, high = len(differences), math.nan, math.nan, math.nan
+    if n:
+        mean, low, high = interval(differences)
+    found = Finding("inconclusive", n, mean, low, high, unit=unit, claimed=claimed, each=tuple(differences.tolist()))
+    if n < least:
+        few = "too few seeds" if least == MIN_SEEDS else f"fewer than {least} seeds"
+        return replace(found, note=few if n else "no seeds")
     negligible = claimed >= 1 and -claimed / 4 < low and high < claimed / 4
     verdict: Verdict = "reproduced" if low > 0 else "not reproduced" if high < 0 or negligible else "inconclusive"
-    p = float(stats.t.sf(mean / _error(differences), len(differences) - 1))
-    return Finding(verdict, len(differences), mean, low, high, p)
+    p = float(stats.t.sf(mean / _error(differences), n - 1))
+    return replace(found, verdict=verdict, p=p)
 
 
 def size(differences: Numbers, claimed: float) -> Finding:
@@ -78,8 +106,7 @@ def size(differences: Numbers, claimed: float) -> Finding:
     found = direction(differences, claimed)
     if found.verdict != "reproduced" or (found.high >= 0.5 * claimed and found.low <= 1.5 * claimed):
         return found
-    note = "direction reproduced, size not"
-    return Finding("not reproduced", found.n, found.effect, found.low, found.high, found.p, note)
+    return replace(found, verdict="not reproduced", note="direction reproduced, size not")
 
 
 def equivalence(differences: Sequence[Numbers], margin: float) -> Finding:
@@ -88,11 +115,28 @@ def equivalence(differences: Sequence[Numbers], margin: float) -> Finding:
     if n < MIN_SEEDS:
         return Finding("inconclusive", n, note="too few seeds")
     intervals = [interval(one) for one in differences]
-    mean, low, high = max(intervals, key=lambda found: abs(found[0]))
+    largest = max(range(len(intervals)), key=lambda k: abs(intervals[k][0]))
+    mean, low, high = intervals[largest]
     inside = all(-margin < low and high < margin for _, low, high in intervals)
     outside = any(low > margin or high < -margin for _, low, high in intervals)
     verdict: Verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
-    return Finding(verdict, n, mean, low, high, note=f"margin {margin:.1f}")
+    each = tuple(differences[largest].tolist())
+    return Finding(verdict, n, mean, low, high, note=f"margin {margin:.1f}", each=each)
+
+
+def little(differences: Numbers, other: Numbers, claimed: float) -> Finding:
+    """A gain is small beside another one, paired over seeds.
+
+    Reproduced if its interval lies between -1 and half of the other's mean; not reproduced if its mean is no smaller
+    than the other's.
+    """
+    found = replace(direction(differences, claimed), verdict="inconclusive", p=math.nan)
+    if found.n < MIN_SEEDS:
+        return found
+    whole = float(other.mean())
+    inside = found.low > -1 and found.high < whole / 2
+    verdict: Verdict = "reproduced" if inside else "not reproduced" if found.effect >= whole else "inconclusive"
+    return replace(found, verdict=verdict, note=f"beside {whole:+.1f}")
 
 
 def optimum(values: Numbers, best: int) -> Finding:
@@ -106,49 +150,53 @@ def optimum(values: Numbers, best: int) -> Finding:
     """
     if len(values) < MIN_SEEDS:
         return Finding("inconclusive", len(values), note="too few seeds")
-    leads = [interval(np.delete(values, best, 1)[:, k] - values[:, best]) for k in range(values.shape[1] - 1)]
+    rivals = np.delete(values, best, 1) - values[:, [best]]
+    leads = [interval(one) for one in rivals.T]
     mean, low, high = max(leads)
     if any(low > 0.3 for _, low, _ in leads):
         verdict: Verdict = "not reproduced"
     else:
         beaten = any(low > 0 for _, low, _ in leads) or mean > 0.3
         verdict = "inconclusive" if beaten else "reproduced"
-    return Finding(verdict, len(values), -mean, -high, -low)
+    each = tuple((-rivals[:, leads.index((mean, low, high))]).tolist())
+    return Finding(verdict, len(values), -mean, -high, -low, each=each)
 
 
 def trend(values: Numbers) -> Finding:
     """Values rise with the order of the settings, (n, settings); the effect is Spearman's rank correlation."""
     if len(values) < MIN_SEEDS:
-        return Finding("inconclusive", len(values), note="too few seeds")
+        return Finding("inconclusive", len(values), note="too few seeds", unit="rank correlation")
     order = np.arange(values.shape[1])
     rho = np.array([stats.spearmanr(order, one).statistic if np.ptp(one) else 0.0 for one in values])
-    mean, low, high = interval(rho)
+    mean, low, high = _within(rho, -1, 1)
     risen = bool((rho > 0).all()) and mean >= 0.8
     verdict: Verdict = "reproduced" if risen else "not reproduced" if mean <= 0 else "inconclusive"
-    return Finding(verdict, len(values), mean, low, high, note="rank correlation")
+    return Finding(verdict, len(values), mean, low, high, unit="rank correlation", each=tuple(rho.tolist()))
 
 
 def ratio(numerator: Numbers, denominator: Numbers, published: float, tolerance: float) -> Finding:
     """Mean over mean agrees with the published ratio; interval from 10,000 resamples of the seeds."""
     n = len(numerator)
     if n < MIN_SEEDS:
-        return Finding("inconclusive", n, note="too few seeds")
+        return Finding("inconclusive", n, note="too few seeds", unit="ratio", claimed=published)
     chosen = np.random.default_rng(0).integers(n, size=(10_000, n))
     low, high = np.quantile(numerator[chosen].mean(1) / denominator[chosen].mean(1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    meets = low <= published + tolerance and high >= published - tolerance
-    effect = float(numerator.mean() / denominator.mean())
-    return Finding("reproduced" if meets else "not reproduced", n, effect, float(low), float(high), note="ratio")
+    verdict: Verdict = (
+        "reproduced" if low <= published + tolerance and high >= published - tolerance else "not reproduced"
+    )
+    effect, each = float(numerator.mean() / denominator.mean()), tuple((numerator / denominator).tolist())
+    return Finding(verdict, n, effect, float(low), float(high), unit="ratio", claimed=published, each=each)
 
 
 def share(successes: Numbers, enough: float, too_few: float) -> Finding:
     """A property holds for at least ``enough`` of its cases in every seed; fails below ``too_few`` on average."""
     n = len(successes)
     if n < MIN_SEEDS:
-        return Finding("inconclusive", n, note="too few seeds")
-    mean, low, high = interval(successes)
+        return Finding("inconclusive", n, note="too few seeds", unit="share")
+    mean, low, high = _within(successes, 0, 1)
     good = bool((successes >= enough).all())
     verdict: Verdict = "reproduced" if good else "not reproduced" if mean < too_few else "inconclusive"
-    return Finding(verdict, n, mean, low, high, note="share of cases")
+    return Finding(verdict, n, mean, low, high, unit="share", each=tuple(successes.tolist()))
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
@@ -169,14 +217,13 @@ def holm(p: Sequence[float]) -> list[bool]:
     return passed
 
 
-def _error(differences: Numbers) -> float:
+def _error(differences: Numbers, smallest: float = SMALLEST_ERROR) -> float:
     if np.ptp(differences) < 1e-9:  # equal but for rounding
-        return SMALLEST_ERROR
+        return smallest
     return float(differences.std(ddof=1)) / math.sqrt(len(differences))
 
 
-def _too_few(differences: Numbers) -> Finding:
-    if not len(differences):
-        return Finding("inconclusive", note="no seeds")
-    mean, low, high = interval(differences)
-    return Finding("inconclusive", len(differences), mean, low, high, note="too few seeds")
+def _within(values: Numbers, least: float, most: float) -> tuple[float, float, float]:
+    """Mean and interval of what lies between two ends."""
+    mean, low, high = interval(values, 0.0)
+    return mean, max(low, least), min(high, most)

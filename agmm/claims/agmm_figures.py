@@ -1,0 +1,162 @@
+"""The claims that figures of AGMM (CVPR 2023) make, on training curves and trained networks, and one of its text."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from agmm import figures, methods, networks, training
+from agmm.claims import rules
+from agmm.claims.claim import Claim, baseline, full, stop_gradient
+from agmm.claims.evidence import Evidence
+from agmm.claims.rules import Finding, Numbers
+from agmm.data import sets
+from agmm.figures import Trained
+from agmm.labels import UNLABELED
+from agmm.runs import Run
+
+SILHOUETTE = {"per_class": 2000, "images": 1000}
+"""Test pixels whose features are compared, at most."""
+
+
+def _of_networks(
+    evidence: Evidence, runs: list[Run], measure: Callable[..., float], rule: Callable[[Numbers], Finding]
+) -> Finding:
+    """Judge a number that is measured on the networks of some runs, once per seed."""
+    if why := evidence.no_networks(*runs):
+        return replace(rule(np.zeros(0)), note=why)
+    return rule(np.array([measure(*trained) for trained in evidence.networks(*runs)]))
+
+
+def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
+    """Share of the classes whose IoU is higher close to the labeled pixels; the paper does not name the network."""
+    return {
+        f"points, {name}": _of_networks(
+            evidence, [rows(evidence, "points")], _share_of_classes, lambda shares: rules.share(shares, 0.8, 0.5)
+        )
+        for name, rows in {"baseline": baseline, "AGMM": full}.items()
+    }
+
+
+def _share_of_classes(trained: Trained) -> float:
+    """Classes with higher IoU among similar than among dissimilar pixels, of those that have both."""
+    iou = figures.similarity({"": trained}).pivot(index="class", columns="subset", values="iou")
+    both = iou[["similar", "dissimilar"]].dropna()
+    return float((both["similar"] > both["dissimilar"]).mean())
+
+
+def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
+    """Mean silhouette of the features of test pixels, AGMM minus its rivals."""
+
+    def lead(ours: Trained, theirs: Trained) -> float:
+        a, b = (figures.silhouette(*figures.sample_features(one, **SILHOUETTE)) for one in (ours, theirs))
+        return a - b
+
+    return {
+        f"points, against {name}": _of_networks(
+            evidence,
+            [full(evidence, "points"), rows(evidence, "points")],
+            lead,
+            lambda leads: rules.direction(leads, unit="silhouette"),
+        )
+        for name, rows in {"baseline": baseline, "SG": stop_gradient}.items()
+    }
+
+
+def _gap(evidence: Evidence, against: str) -> Numbers:
+    """Lead of G over P on the training images, (seeds, epochs)."""
+    run = full(evidence, "points")
+    return evidence.curves("g_miou", run)[:, 0] - evidence.curves(against, run)[:, 0]
+
+
+def _tenth(curves: Numbers) -> int:
+    """Epochs that make up ten per cent, at least one."""
+    return max(1, round(curves.shape[-1] / 10))
+
+
+def mixture_leads_early(evidence: Evidence) -> dict[str, Finding]:
+    """G above P over the first tenth of the epochs; G knows which classes are present, so P is restricted too."""
+    found = {}
+    for name, column in {"P": "p_miou", "P among labeled classes": "p_restricted_miou"}.items():
+        gap = _gap(evidence, column)
+        found[f"points, against {name}"] = rules.direction(gap[:, : _tenth(gap)].mean(1))
+    return found
+
+
+def gap_narrows(evidence: Evidence) -> dict[str, Finding]:
+    """The lead of the last tenth is smaller than that of the first."""
+    gap = _gap(evidence, "p_miou")
+    part = _tenth(gap)
+    return {"points": rules.direction(gap[:, :part].mean(1) - gap[:, -part:].mean(1))}
+
+
+def both_improve(evidence: Evidence) -> dict[str, Finding]:
+    """P and G rise over the epochs."""
+    run = full(evidence, "points")
+    return {f"points, {name}": rules.trend(evidence.curves(f"{name.lower()}_miou", run)[:, 0]) for name in "PG"}
+
+
+def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
+    """After the first tenth of the epochs, P of AGMM is above the baseline's in nine epochs of ten."""
+    curves = evidence.curves("p_miou", full(evidence, "points"), baseline(evidence, "points"))
+    later = curves[..., _tenth(curves) :]
+    above = np.array([np.mean(ours > theirs) for ours, theirs in later])
+    return {"points": rules.share(above, 0.9, 0.5)}
+
+
+def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
+    """Size, multiply-accumulates and outputs of the network that AGMM's training keeps, against the baseline's.
+
+    They depend on no weights, so this needs no trained run.
+    """
+    run = replace(full(evidence, "points"), init="scratch")
+    num_classes = len(sets.class_names(run.dataset))
+    kept = training.build_network(run, num_classes).eval()
+    plain = training.build_network(replace(baseline(evidence, "points"), init="scratch", seed=1), num_classes).eval()
+    shapes, plain_shapes = ({name: v.shape for name, v in net.state_dict().items()} for net in (kept, plain))
+    height, width = run.image_size or (run.crop or 64,) * 2
+    macs, plain_macs = (_multiply_accumulates(net, height, width) for net in (kept, plain))
+    same = shapes == plain_shapes and macs == plain_macs and _same_outputs(run, kept, plain)
+    parameters = sum(p.numel() for p in kept.parameters())
+    note = f"{parameters:,} parameters, {macs / 1e6:,.1f} M multiply-accumulates at {height} × {width}"
+    verdict: rules.Verdict = "reproduced" if same else "not reproduced"
+    ratio = macs / plain_macs
+    return {"multiply-accumulates": Finding(verdict, 0, ratio, ratio, ratio, note=note, unit="ratio", claimed=1)}
+
+
+def _multiply_accumulates(net: networks.Segmenter, height: int, width: int) -> float:
+    """Of one image: half of the floating-point operations of convolutions and matrix products."""
+    shapes_only = copy.deepcopy(net).to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shapes_only(torch.empty(1, 3, height, width, device="meta"))
+    return counter.get_total_flops() / 2
+
+
+@torch.no_grad()
+def _same_outputs(run: Run, kept: networks.Segmenter, plain: networks.Segmenter) -> bool:
+    """Whether logits on which the branch has worked equal those of the baseline's network with the same weights."""
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    num_classes = kept.head.classifier.out_channels
+    labels = torch.full((2, 64, 64), UNLABELED)
+    labels[:, 0, 0] = 0
+    features, logits = kept(images)
+    image_classes = torch.arange(num_classes).expand(2, -1) == 0
+    objective: Any = methods.build(run.method, num_classes, **dict(run.options))
+    objective(features, logits, labels, image_classes)
+    plain.load_state_dict(kept.state_dict())
+    return torch.equal(plain(images)[1], logits)
+
+
+CLAIMS = (
+    Claim("A31", "Fig. 2b", "similar pixels are predicted better", "", similar_pixels_are_better),
+    Claim("A32", "supp. Fig. 2", "G is ahead of P early in training", "“large margin”", mixture_leads_early),
+    Claim("A33", "supp. Fig. 2", "its lead shrinks", "", gap_narrows),
+    Claim("A34", "supp. Fig. 2", "P and G both rise", "", both_improve),
+    Claim("A35", "supp. Fig. 2", "P is above the baseline's", "", above_baseline_while_training),
+    Claim("A36", "supp. Fig. 3", "features are more discriminative", "", features_are_more_discriminative),
+    Claim("A38", "text", "inference costs nothing extra", "", inference_costs_nothing, fact=True),
+)
