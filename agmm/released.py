@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 
 from agmm import checkpoints, environment, evaluation, networks, storage
-from agmm.data import Split, cityscapes, files, sets, voc
-from agmm.training import IMAGENET, choose_device
+from agmm.batches import IMAGENET
+from agmm.data import Split, files, sets
+from agmm.training import choose_device
 
 TILE = 721
 """Crop and tile of the released Cityscapes configuration; the paper says 769."""
 
 Report = Callable[[str], object]
 
-_CHECKS = {"voc": voc.check, "cityscapes": cityscapes.check}
 _PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}
 _BATCH = 4  # tiles at a time
 _PAUSE = 30  # seconds between two lines of progress
@@ -151,7 +151,7 @@ def evaluate(
     count = min(images or len(split), len(split))
     if count == len(split):
         report(f"reading all {len(split)} images and masks once …")
-        problems = _CHECKS[dataset](Path(data_root or ""), ("val",))
+        problems = sets.check(dataset, data_root, ("val",))
         files.raise_if_bad(problems, f"{sets.FOLDERS[dataset]} val in {data_root}")
     where = _moved(net, device)
     report(f"testing {count} of {len(split)} images on {environment.device_name(where)}: {'; '.join(map(str, chosen))}")

@@ -88,10 +88,10 @@ def folder(dataset: str, data_root: str | Path | None) -> Path:
     return below if below.is_dir() else Path(data_root)
 
 
-def check(dataset: str, data_root: str | Path | None) -> list[str]:
+def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("train", "val")) -> list[str]:
     """Read every file of a data set once: one sentence per problem, none for the embedded ones."""
     modules = {"camvid": camvid, "voc": voc, "cityscapes": cityscapes}
-    return modules[dataset].check(folder(dataset, data_root)) if dataset in FOLDERS else []
+    return modules[dataset].check(folder(dataset, data_root), splits) if dataset in FOLDERS else []
 
 
 def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
