@@ -82,7 +82,7 @@ def regenerate(args: argparse.Namespace) -> int:
     failed = sweep.train_all(
         runs, results=args.results, data_root=args.data_root, device=args.device, jobs=jobs, report=say
     )
-    return write(args, names, seeds, failed)
+    return write(args, names, seeds, failed, jobs)
 
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
@@ -146,11 +146,12 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
             raise ValueError(f"{problems[0]}{more}")
 
 
-def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str]) -> int:
+def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str], jobs: int) -> int:
     """Write every table, execute its notebook, whatever becomes of the others, and judge the claims; then sum up."""
     from agmm import notebooks, tables
 
     broken = dict(failed)
+    tasks = {}
     for name in names:
         table = tables.TABLES[name]
         incomplete = [run for run in tables.needed([name], args.preset, seeds) if run.id in failed]
@@ -161,10 +162,14 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
                 say(f"{name}: {len(incomplete)} runs failed; their cells are blank and the notebook was not executed")
             elif not args.no_notebooks:
                 target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
-                notebooks.execute(ROOT / table.notebook, target, parameters(args, seeds))
-                say(f"{name}: {target}")
+                tasks[name] = ROOT / table.notebook, target, parameters(args, seeds)
         except Exception as error:  # a failing table must not take the others along
             broken[name] = f"{name}: {type(error).__name__}: {error}"
+    for name, wrong in notebooks.execute_all(tasks, jobs):
+        if wrong is None:
+            say(f"{name}: {tasks[name][1]}")
+        else:
+            broken[name] = f"{name}: {wrong}"
     if set(tables.GROUPS["agmm"]) <= set(names):
         try:
             say(f"claims: {judge(args)}")

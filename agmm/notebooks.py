@@ -2,10 +2,16 @@
 
 import ast
 import logging
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nbformat
+
+Task = tuple[Path, Path, dict[str, Any]]
+"""A notebook, where its executed copy goes, and its parameters."""
 
 
 def parameters(path: Path) -> dict[str, Any]:
@@ -40,6 +46,29 @@ def check(path: Path, given: dict[str, Any]) -> None:
     known = parameters(path)
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{path} does not declare the parameter {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def execute_all(tasks: dict[str, Task], jobs: int) -> Iterator[tuple[str, str | None]]:
+    """Execute several notebooks, ``jobs`` at a time; yields each name as it ends, with what went wrong or None."""
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        for name, task in tasks.items():
+            yield name, _attempt(*task)
+        return
+    # Processes, as papermill changes the current folder of the whole process.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        names = {pool.submit(_attempt, *task): name for name, task in tasks.items()}
+        for done in as_completed(names):
+            yield names[done], done.result()
+
+
+def _attempt(path: Path, target: Path, given: dict[str, Any]) -> str | None:
+    """Exceptions end here, as not all survive the way back from a process."""
+    try:
+        execute(path, target, given)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def execute(path: Path, target: Path, given: dict[str, Any]) -> None:

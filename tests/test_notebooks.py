@@ -112,3 +112,19 @@ def test_executed_by_this_interpreter(tmp_path, monkeypatch):
     notebooks.execute(path, target, {"x": 5})
     printed = code_cells(target)[-1].outputs[0]["text"]
     assert printed.split() == [sys.executable, str(path.parent), "5"]
+
+
+def test_several_at_a_time(tmp_path):
+    """In processes of their own; one that fails says what is wrong and leaves the others, and its copy, alone."""
+    sources = {"good": "print(x + 1)", "bad": "1 / (x - 5)", "fine": "import os\nprint(os.getcwd())"}
+    for name, source in sources.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.ipynb", ("x = 1", ["parameters"]), (source, []))
+    tasks = {name: (tmp_path / name / "a.ipynb", tmp_path / "out" / f"{name}.ipynb", {"x": 5}) for name in sources}
+    ended = dict(notebooks.execute_all(tasks, jobs=2))
+    assert ended.keys() == tasks.keys()
+    assert "ZeroDivisionError" in (ended.pop("bad") or "")
+    assert set(ended.values()) == {None}
+    assert code_cells(tmp_path / "out" / "good.ipynb")[-1].outputs[0]["text"] == "6\n"
+    assert code_cells(tmp_path / "out" / "fine.ipynb")[-1].outputs[0]["text"] == f"{tmp_path / 'fine'}\n"
+    assert code_cells(tmp_path / "out" / "bad.ipynb")[-1].outputs[0].ename == "ZeroDivisionError"

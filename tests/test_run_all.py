@@ -144,7 +144,7 @@ def test_failing_table_leaves_the_others(capfd, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep, "train_all", lambda *args, **options: {})
     monkeypatch.setattr(notebooks, "execute", execute)
-    assert run_all.main(["--preset", "smoke", "--results", str(tmp_path)]) == 1
+    assert run_all.main(["--preset", "smoke", "--results", str(tmp_path), "--jobs", "1"]) == 1
     assert "failed: agmm_table1: RuntimeError: cell 3 failed" in capfd.readouterr().err
     for name in tables.TABLES:
         assert (tmp_path / "smoke" / "tables" / f"{name}.md").exists()
