@@ -15,7 +15,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from agmm import evaluation, gmm, networks, objectives, training
-from agmm.data import Split, sets
+from agmm.data import Arrays, Split, sets
 from agmm.labels import UNLABELED, VOID
 from agmm.runs import Run
 
@@ -31,9 +31,9 @@ class Trained:
     ----------
     run : Run
     net : Segmenter
-        In eval mode, on the CPU.
+        In eval mode, on a GPU where there is one.
     data, test : Split
-    sparse : (N, H, W) uint8 array
+    sparse : sequence of (H, W) uint8 arrays
         Sparse labels of ``data``.
     """
 
@@ -41,7 +41,7 @@ class Trained:
     net: networks.Segmenter
     data: Split
     test: Split
-    sparse: np.ndarray
+    sparse: Arrays
 
 
 def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
@@ -49,19 +49,32 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
     cache = Path(results) / "cache"
     read = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root or None, cache=cache)
     data, test = read("train", count=run.train_images), read("test", count=run.test_images)
-    sparse = sets.sparse_labels(data, run.labels, dict(run.label_options), run.seed, cache)
-    net = training.load_network(run, Path(results), data.num_classes, torch.device("cpu"))
+    sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
+    net = training.load_network(run, Path(results), data.num_classes, training.choose_device("auto"))
     return Trained(run, net, data, test, sparse)
 
 
-@torch.no_grad()
 def _outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Features (B, C, h, w) and logits (B, K, H, W) of the first images of a split, in batches."""
-    for start in range(0, min(count, len(split)), BATCH):
-        part = slice(start, min(start + BATCH, count, len(split)))
-        images = torch.from_numpy(np.asarray(split.images[part]))
-        features, logits = trained.net(evaluation.to_input(images, **training.normalization(trained.run)))
+    """Features (B, C, h, w) and logits (B, K, H, W) of the first images of a split, in batches of equal images."""
+    count = min(count, len(split))
+    size = BATCH if isinstance(split.images, np.ndarray) else 1
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        features, logits = _forward(trained, split, part)
         yield part, features, logits
+
+
+@torch.no_grad()
+def _forward(trained: Trained, split: Split, part: slice) -> tuple[Tensor, Tensor]:
+    """Features and logits of some images of equal size, on the CPU."""
+    device = next(trained.net.parameters()).device
+    images = _tensor(split.images[part]).to(device)
+    features, logits = trained.net(evaluation.to_input(images, **training.normalization(trained.run)))
+    return features.cpu(), logits.cpu()
+
+
+def _tensor(arrays: Arrays) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))
 
 
 # --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
@@ -93,8 +106,8 @@ def _similarity_counts(trained: Trained, images: int) -> Iterator[Tensor]:
     """Intersection, union and size of each class and subset: (K, 3, 3) per batch."""
     num_classes = trained.data.num_classes
     for part, features, logits in _outputs(trained, trained.data, images):
-        labels = torch.from_numpy(trained.sparse[part]).long()
-        truth = torch.from_numpy(np.asarray(trained.data.truth[part])).long()
+        labels = _tensor(trained.sparse[part]).long()
+        truth = _tensor(trained.data.truth[part]).long()
         parts, d, sigma = objectives.LabelAssignment(num_classes).distances(
             features, logits, labels, gmm.components(labels, num_classes).present
         )
@@ -123,7 +136,7 @@ def sample_features(trained: Trained, per_class: int = 100, images: int = 100) -
     """
     found, truth = [], []
     for part, features, _ in _outputs(trained, trained.test, images):
-        mask = torch.from_numpy(np.asarray(trained.test.truth[part])).unsqueeze(1).float()
+        mask = _tensor(trained.test.truth[part]).unsqueeze(1).float()
         truth.append(torch.nn.functional.interpolate(mask, size=features.shape[2:], mode="nearest").flatten())
         found.append(features.permute(0, 2, 3, 1).flatten(0, 2))
     rows, classes = torch.cat(found).numpy(), torch.cat(truth).numpy().astype(int)
@@ -192,10 +205,8 @@ def mixtures(trained: Trained, images: Iterable[int]) -> list[dict[str, np.ndarr
     objective = objectives.AGMM(trained.data.num_classes)
     for index in images:
         part = slice(index, index + 1)
-        label = torch.from_numpy(trained.sparse[part]).long()
-        with torch.no_grad():
-            pixels = torch.from_numpy(np.asarray(trained.data.images[part]))
-            features, logits = trained.net(evaluation.to_input(pixels, **training.normalization(trained.run)))
+        label = _tensor(trained.sparse[part]).long()
+        features, logits = _forward(trained, trained.data, part)
         present = gmm.components(label, trained.data.num_classes).present
         scores = objective(features, logits, label, present).scores
         mixture = scores.masked_fill(~present[..., None, None], -1).argmax(1)
@@ -218,9 +229,7 @@ def predictions(runs: Mapping[str, Trained], images: Iterable[int]) -> list[dict
         first = next(iter(runs.values()))
         picture = {"image": np.asarray(first.test.images[index]), "truth": np.asarray(first.test.truth[index])}
         for method, trained in runs.items():
-            part = torch.from_numpy(np.asarray(trained.test.images[index : index + 1]))
-            with torch.no_grad():
-                logits = trained.net(evaluation.to_input(part, **training.normalization(trained.run)))[1]
+            _, logits = _forward(trained, trained.test, slice(index, index + 1))
             picture[method] = logits.argmax(1)[0].numpy().astype(np.uint8)
         pictures.append(picture)
     return pictures

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import networks, runs, tables
+from agmm import figures, networks, runs, tables
 from agmm.data import label_files, sets, voc
 from agmm.labels import UNLABELED, VOID
 from agmm.presets import PRESETS
@@ -168,6 +168,22 @@ def test_second_stage_reads_pseudo_labels_and_keeps_those_already_written(root: 
         assert labeled.any()
         assert (pseudo[labeled] == label[labeled]).all()
         assert set(np.unique(pseudo)) <= set(np.unique(label[labeled]))
+
+
+def test_figures_read_images_of_any_size_from_disk(root: Path, tmp_path: Path) -> None:
+    run = short(PAPER.at("points", "AGMM"))
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    trained = figures.load(run, tmp_path, root)
+    similar = figures.similarity({"AGMM": trained})
+    unlabeled = sum((label == UNLABELED).sum() for label in trained.sparse)
+    assert 0 < similar.loc[similar["subset"] == "all", "pixels"].max() <= unlabeled
+    features, classes = figures.sample_features(trained)
+    assert len(features) == len(classes)
+    (picture,) = figures.mixtures(trained, [1])
+    assert {array.shape[:2] for array in picture.values()} == {layouts.size(trained.data.ids[1])}
+    (picture,) = figures.predictions({"AGMM": trained}, [0])
+    assert picture["AGMM"].shape == picture["truth"].shape
+    assert np.sum(result.confusion) > 0
 
 
 def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -> None:
