@@ -257,6 +257,9 @@ def test_differences_are_paired_over_seeds(tmp_path):
     summary = claims.verdicts(frame.reset_index()).set_index("claim")
     assert summary.loc["A01", "released code"] == "reproduced"
     assert summary.loc["A02", "released code"] == "inconclusive"
+    assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == {
+        f"claims.{ending}" for ending in ("csv", "pdf", "png")
+    }
     assert "not evidence for the papers" in path.read_text()
     assert "nan" not in path.read_text()
     assert not re.search(r"\binf\b", path.read_text())

@@ -127,3 +127,60 @@ def test_gains_draws_a_panel_per_start(tmp_path):
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
     with pytest.raises(ValueError, match="no gains yet"):
         plots.gains(pd.DataFrame(rows[:0]), tmp_path / "none")
+
+
+@pytest.fixture
+def found():
+    """Two claims in points, one of them with two settings; a correlation; one that nothing is known of."""
+    common = {"n_seeds": 3, "each": "", "claimed": float("nan"), "unit": "mIoU", "sentence": "L_self helps"}
+    rows = [
+        {"claim": "A01", "setting": "points", "effect": 5.0, "low": 4.0, "high": 6.0, "verdict": "reproduced"},
+        {"claim": "A02", "setting": "points", "effect": -3.0, "low": -4.0, "high": -2.0, "verdict": "not reproduced"},
+        {"claim": "A02", "setting": "scribbles", "effect": 0.5, "low": -9.0, "high": 9.5, "verdict": "inconclusive"},
+        {"claim": "A03", "setting": "points", "effect": 0.9, "low": 0.8, "high": 1.0, "verdict": "reproduced"},
+        {"claim": "A04", "setting": "points", "effect": None, "low": None, "high": None, "verdict": "inconclusive"},
+    ]
+    rows[0] |= {"each": "+4.5 +5.5", "claimed": 10.4}
+    rows[3] |= {"unit": "rank correlation"}
+    frame = pd.DataFrame([common | row for row in rows]).astype({"effect": float, "low": float, "high": float})
+    other = frame.assign(objective="released code without L_absent", effect=frame["effect"] + 1)
+    other.loc[0, ["effect", "low", "high"]] = float("nan")
+    return pd.concat([frame.assign(objective="released code"), other], ignore_index=True)
+
+
+def markers(axis):
+    """Place, marker and color of every effect, from the top."""
+    lines = [line for line in axis.lines if line.get_marker() in ("o", "X", "s")]
+    return [(line.get_xdata()[0], line.get_ydata()[0], line.get_marker(), line.get_color()) for line in lines]
+
+
+def test_claims(found, tmp_path):
+    figure = plots.claims(found, tmp_path / "claims")
+    assert {path.name for path in tmp_path.iterdir()} == {"claims.pdf", "claims.png", "claims.csv"}
+    points, without, others, _ = figure.axes
+    looks = {"reproduced": ("o", "C0"), "not reproduced": ("X", "C3"), "inconclusive": ("s", "0.55")}
+    first = [looks[verdict] for verdict in ("reproduced", "not reproduced", "inconclusive")]
+    assert markers(points) == [(x, row, *look) for row, (x, look) in enumerate(zip((5, -3, 0.5), first, strict=True))]
+    assert [(x, row) for x, row, _, _ in markers(without)] == [(-2, 1), (1.5, 2)]
+    assert markers(others) == [(0.9, 0, "o", "C0")]
+    assert points.get_xlabel() == "points of mIoU"
+    assert points.get_xlim() == without.get_xlim()
+    assert points.get_xlim()[0] < -9 < 10.4 < points.get_xlim()[1]
+    intervals = [tuple(line.get_xdata()) for line in points.lines if len(line.get_xdata()) == 2]
+    assert {(4, 6), (-4, -2), (-9, 9.5), (4.5, 5.5)} <= set(intervals)
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert texts.count("A02  $L_{\\mathrm{self}}$ helps") == 1
+    assert "points (rank correlation)" in texts
+    assert [text.get_text() for text in figure.texts] == ["Left out, as there are no numbers for them yet: A04."]
+    assert set(pd.read_csv(tmp_path / "claims.csv")["claim"]) == {"A01", "A02", "A03"}
+
+
+def test_intervals_of_two_seeds_do_not_stretch_the_axis(found, tmp_path):
+    found.loc[2, ["low", "high", "n_seeds"]] = [-900, 900, 2]
+    figure = plots.claims(found, tmp_path / "claims")
+    assert -20 < figure.axes[0].get_xlim()[0] < figure.axes[0].get_xlim()[1] < 20
+
+
+def test_claims_without_effects(found, tmp_path):
+    with pytest.raises(ValueError, match="no effects yet"):
+        plots.claims(found[found["claim"] == "A04"], tmp_path / "claims")

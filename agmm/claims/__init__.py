@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
-from agmm import storage
+from agmm import plots, storage
 from agmm.claims import agmm, rules
 from agmm.claims.evidence import Evidence
 from agmm.data import sets
@@ -96,11 +97,12 @@ def markdown(preset: str, frame: pd.DataFrame) -> str:
 
 
 def write(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> Path:
-    """Write ``<results>/<preset>/claims.md`` and ``claims.csv``; returns the first."""
+    """Write ``<results>/<preset>/claims.md``, ``claims.csv`` and ``figures/claims.pdf``; returns the first."""
     folder, frame = Path(results) / preset, collect(preset, results, data_root)
     with storage.writable(folder):
         storage.write_text(folder / "claims.csv", frame.to_csv(index=False))
         storage.write_text(folder / "claims.md", markdown(preset, frame) + "\n")
+    plt.close(plots.claims(frame, folder / "figures" / "claims"))
     return folder / "claims.md"
 
 

@@ -1,42 +1,17 @@
-"""Figures: one style, vector and PNG, the numbers in a CSV beside them."""
+"""Figures of what runs report: mIoU over a hyperparameter, gains, classes, training curves."""
 
-import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agmm import storage
+from agmm.plots.style import WIDTH, save, style
 
-MARKERS = "os^vDP*X<>"
 START = {"tags": "from tag pretraining", "imagenet": "from ImageNet", "scratch": "from scratch"}
-WIDTH = 7.0
-"""Inches: the text width of a two-column paper."""
-
-
-def style() -> None:
-    """The look of all figures: small sans-serif text, few lines, colors that the color-blind tell apart."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
-    plt.rcParams.update({"pdf.fonttype": 42, "savefig.dpi": 200, "figure.constrained_layout.use": True})
-
-
-def save(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
-    """Write ``<stem>.pdf``, ``.png`` and, with the numbers that are drawn, ``.csv``."""
-    with storage.writable(stem.parent):
-        for ending in ("pdf", "png"):
-            # A fixed date keeps the files of equal figures equal.
-            metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, metadata=metadata)
-            storage.write(stem.parent / f"{stem.name}.{ending}", buffer.getvalue())
-        storage.write_text(stem.parent / f"{stem.name}.csv", data.to_csv(index=False))
 
 
 def sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
@@ -144,103 +119,6 @@ def classes(frame: pd.DataFrame, stem: Path) -> Figure:
     return figure
 
 
-def similarity(values: pd.DataFrame, stem: Path) -> Figure:
-    """AGMM, Fig. 2b: IoU of unlabeled pixels per class, similar (bar) and dissimilar (bar) ones and all (line).
-
-    Parameters
-    ----------
-    values : DataFrame
-        See `agmm.figures.similarity`; a panel per method.
-    stem : Path
-        Folder and name of the files to write, without ending.
-    """
-    style()
-    methods, classes_ = list(values["method"].unique()), list(values["class"].unique())
-    figure, axes = plt.subplots(1, len(methods), figsize=(WIDTH, 2.4), squeeze=False, sharey=True)
-    names = {"similar": "d < σ", "dissimilar": "d > σ"}
-    for axis, method in zip(axes[0], methods, strict=True):
-        panel = values[values["method"] == method].pivot(index="class", columns="subset", values="iou").loc[classes_]
-        for number, (subset, name) in enumerate(names.items()):
-            places = [place + (number - 0.5) * 0.38 for place in range(len(classes_))]
-            axis.bar(places, panel[subset], 0.38, color=f"C{number}", alpha=0.8, label=name)
-        axis.plot(range(len(classes_)), panel["all"], "o-", color="0.2", ms=3, lw=1, label="all")
-        axis.set_xticks(range(len(classes_)), classes_, rotation=45, ha="right", rotation_mode="anchor")
-        axis.set_title(method)
-    axes[0, 0].set_ylabel("IoU (%)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    save(figure, values, stem)
-    return figure
-
-
-def embedding(points: pd.DataFrame, stem: Path) -> Figure:
-    """AGMM, supplementary Fig. 3: t-SNE of pixel features, a panel per method, a color and a marker per class.
-
-    Parameters
-    ----------
-    points : DataFrame
-        See `agmm.figures.embed`.
-    stem : Path
-        Folder and name of the files to write, without ending.
-    """
-    style()
-    methods, names = list(points["method"].unique()), list(points["class"].unique())
-    figure, axes = plt.subplots(1, len(methods), figsize=(WIDTH, 2.8), squeeze=False)
-    for axis, method in zip(axes[0], methods, strict=True):
-        panel = points[points["method"] == method]
-        for number, name in enumerate(names):
-            part = panel[panel["class"] == name]
-            marker = {"marker": MARKERS[number % len(MARKERS)], "color": f"C{number % 10}"}
-            axis.scatter(part["x"], part["y"], s=7, lw=0.3, label=name, **marker)
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(f"{method}\nsilhouette {panel['silhouette'].iloc[0]:.2f}")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=1.5)
-    save(figure, points, stem)
-    return figure
-
-
-def gallery(pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem: Path) -> Figure:
-    """Rows of pictures with their masks in one palette; sparse labels are drawn enlarged on the image.
-
-    Parameters
-    ----------
-    pictures : sequence of mappings
-        Name of a column to an (H, W, 3) uint8 image or an (H, W) uint8 mask; see `agmm.figures`.
-    num_classes : int
-    stem : Path
-        Folder and name of the files to write, without ending; the CSV holds every mask's share of each class.
-    """
-    style()
-    names = [name for name in pictures[0] if name != "labels"]
-    side = WIDTH / len(names)
-    height, width = pictures[0]["image"].shape[:2]
-    size = (WIDTH, side * height / width * len(pictures) + 0.25)
-    figure, axes = plt.subplots(len(pictures), len(names), figsize=size, squeeze=False)
-    palette = np.array([*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)])
-    rows = []
-    for number, (line, picture) in enumerate(zip(axes, pictures, strict=True)):
-        for axis, name in zip(line, names, strict=True):
-            content = picture[name]
-            if content.ndim == 2:
-                rows += [[number, name, k, float((content == k).mean())] for k in range(num_classes)]
-                content = np.where((content < num_classes)[..., None], palette[content % 20], 1.0)
-            axis.imshow(content, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if number == 0:
-                axis.set_title(name)
-        if "labels" in picture:
-            y, x = np.nonzero(picture["labels"] < num_classes)
-            color = palette[picture["labels"][y, x] % 20]
-            line[names.index("image")].scatter(x, y, s=22, c=color, edgecolors="white", linewidths=0.8)
-    save(figure, pd.DataFrame(rows, columns=["picture", "column", "class", "share"]), stem)
-    return figure
-
-
-def _band(line: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
-    spread = line["std"].fillna(0)
-    return line["mean"] - spread, line["mean"] + spread
-
-
 def training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Baseline") -> Figure:
     """AGMM supplement, Fig. 2: mIoU of segmentation P and mixture G on training images over the epochs.
 
@@ -286,6 +164,11 @@ def training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Baseline"
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, curves, stem)
     return figure
+
+
+def _band(line: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
+    spread = line["std"].fillna(0)
+    return line["mean"] - spread, line["mean"] + spread
 
 
 def _line(axis: Axes, curves: pd.DataFrame, row: str, curve: str, look: tuple[str, str], label: str) -> None:

@@ -1,0 +1,20 @@
+"""Figures: one style, vector and PNG, the numbers in a CSV beside them."""
+
+from agmm.plots.networks import embedding, gallery, similarity
+from agmm.plots.numbers import classes, gains, sweep, training_curves
+from agmm.plots.style import WIDTH, save, style
+from agmm.plots.verdicts import claims
+
+__all__ = [
+    "WIDTH",
+    "claims",
+    "classes",
+    "embedding",
+    "gains",
+    "gallery",
+    "save",
+    "similarity",
+    "style",
+    "sweep",
+    "training_curves",
+]
