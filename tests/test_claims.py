@@ -198,13 +198,15 @@ def test_claims_are_those_of_the_list():
                 assert number.strip("+") in "|".join(listed[claim.id])
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+@pytest.fixture(scope="module", params=["quick", "camvid", "paper"])
 def untrained(request, tmp_path_factory):
     return claims.collect(request.param, tmp_path_factory.mktemp("results"))
 
 
 def test_nothing_trained_nothing_claimed(untrained):
     """But what a network costs needs no training."""
+    text = claims.markdown("any", untrained)
+    assert ("sizes are judged where" in text) == (set(untrained["dataset"]) == {"voc", "cityscapes"})
     assert set(untrained.loc[untrained["verdict"] != "inconclusive", "claim"]) == {"A38"}
     assert set(untrained["n_seeds"]) == {0}
     assert {claim.id for claim in paper.CLAIMS} - set(untrained["claim"]) <= {"A02", "A09", "A22", "A37"}
@@ -283,6 +285,18 @@ def test_curves_by_hand(tmp_path):
     assert agmm_figures.gap_narrows(evidence)["points"].effect == pytest.approx(7.1)
     assert {found.verdict for found in agmm_figures.both_improve(evidence).values()} == {"reproduced"}
     assert agmm_figures.above_baseline_while_training(evidence)["points"].verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("preset", "verdict"), [("quick", "reproduced"), ("paper", "not reproduced")])
+def test_sizes_count_on_the_papers_data_alone(tmp_path, preset, verdict):
+    """Three points where the paper claims ten: the right direction anywhere, the wrong size where it was measured."""
+    evidence = Evidence(PRESETS[preset], tmp_path, absent=True)
+    for seed, gain in enumerate((2.9, 3.0, 3.1)):
+        write(tmp_path, replace(PRESETS[preset].at("points"), seed=seed), 50.0)
+        write(tmp_path, replace(evidence.agmm("points"), seed=seed), 50.0 + gain)
+    (found,) = next(claim for claim in paper.CLAIMS if claim.id == "A01").judge(evidence).values()
+    assert found.verdict == verdict
+    assert found.note == ("direction reproduced, size not" if preset == "paper" else "")
 
 
 def test_weak_preset_supports_nothing(tmp_path):

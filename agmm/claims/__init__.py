@@ -78,14 +78,19 @@ def markdown(preset: str, frame: pd.DataFrame) -> str:
     data = ", ".join(dict.fromkeys(frame["dataset"]))
     embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
     where = embedded if set(frame["dataset"]) <= set(sets.EMBEDDED) else f"data set {data}"
+    judged = (
+        "Beside directions, sizes are judged where the paper claims a large one: within a factor of 0.5 to 1.5."
+        if set(frame["dataset"]) <= set(sets.PAPERS)
+        else "Only directions are judged, not sizes: the published numbers belong to another data set and network."
+    )
     seeds = frame["n_seeds"].max()
     numbers = frame.assign(effect=[_effect(found) for _, found in frame.iterrows()])
     lines = [
         f"# Claims of AGMM (CVPR 2023), judged on the preset `{preset}`",
         "",
-        f"On {where}; up to {seeds} seeds, three needed for a verdict. Only directions are judged, not sizes: the",
-        "published numbers belong to another data set and network. Intervals are 95 % t intervals of differences",
-        "paired over seeds, in points of mIoU unless another unit is named.",
+        f"On {where}; up to {seeds} seeds, three needed for a verdict. {judged}",
+        "Intervals are 95 % t intervals of differences paired over seeds, in points of mIoU unless another unit is",
+        "named.",
         "",
         *_table(verdicts(frame)),
         "",

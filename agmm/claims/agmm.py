@@ -3,4 +3,3 @@
 from agmm.claims import agmm_clicks, agmm_figures, agmm_voc
 
 CLAIMS = tuple(sorted((*agmm_voc.CLAIMS, *agmm_clicks.CLAIMS, *agmm_figures.CLAIMS), key=lambda claim: claim.id))
-"""Sizes are judged on the paper's data set only; here every claim is one of direction."""

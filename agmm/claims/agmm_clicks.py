@@ -57,8 +57,8 @@ def _over_clicks(evidence: Evidence, *rows: Rows) -> Numbers:
     return evidence.miou(*(row(evidence, labels) for row in rows for labels in CLICKS))
 
 
-_BASELINE = _better(full, baseline, (8.6, 8.0, 7.4))
-_OVER_TEL = _better(full, tree_energy, (5.8, 5.5, 4.0))
+_BASELINE = _better(full, baseline, (8.6, 8.0, 7.4), sized=CLICKS)
+_OVER_TEL = _better(full, tree_energy, (5.8, 5.5, 4.0), sized=CLICKS)
 _MT, _MT_AGMM = second_stage(baseline), second_stage(full)
 _TEL = together(
     _better(tree_energy, baseline, (2.8, 2.5, 3.4), which="against the baseline"),

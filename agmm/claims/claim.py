@@ -7,6 +7,7 @@ from typing import Any
 from agmm.claims import rules
 from agmm.claims.evidence import Evidence
 from agmm.claims.rules import Finding
+from agmm.data import sets
 from agmm.runs import Run
 
 VOC = ("points", "scribbles")
@@ -66,19 +67,22 @@ def better(
     *,
     which: str = "",
     least: int = rules.MIN_SEEDS,
+    sized: Sequence[str] = (),
 ) -> Judge:
     """A against B with each kind of labels for which a number other than 0 is claimed.
 
-    ``which`` names the comparison in the settings of claims with several; for ``least`` see `rules.direction`.
+    ``which`` names the comparison in the settings of claims with several; for ``least`` see `rules.direction`. On the
+    data sets of the papers the size is judged, too, with the kinds of labels in ``sized``.
     """
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
-        return {
-            f"{name}, {which}" if which else name: rules.direction(
-                evidence.lead(a(evidence, kind), b(evidence, kind)), size, least=least
-            )
-            for kind, name, size in settings(evidence, labels, claimed)
-        }
+        found = {}
+        for kind, name, size in settings(evidence, labels, claimed):
+            lead = evidence.lead(a(evidence, kind), b(evidence, kind))
+            comparable = kind in sized and evidence.preset.at(kind).dataset in sets.PAPERS
+            judged = rules.size(lead, size) if comparable else rules.direction(lead, size, least=least)
+            found[f"{name}, {which}" if which else name] = judged
+        return found
 
     return judge
 

@@ -17,6 +17,9 @@ EMBEDDED = {"shapes": shapes.make, "streets": streets.make}
 FOLDERS = {"camvid": "CamVid", "voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
 """Data sets that are read from a folder of the user's."""
 
+PAPERS = ("voc", "cityscapes")
+"""Those that the papers' numbers were measured on."""
+
 LABELS_VERSION = 1
 """Raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again."""
 

@@ -16,9 +16,6 @@ from agmm.tables.cells import QUOTED, Cell, Table
 REFERENCE = RESULTS / "reference"
 """Committed results; the column is left out where there are none."""
 
-PUBLISHED_ON = ("voc", "cityscapes")
-"""Data sets on which a table's published numbers may be compared with ours."""
-
 
 def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:
     """Write ``<results>/<preset>/tables/<name>.csv`` and ``.md`` and return both paths."""
@@ -75,7 +72,7 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
     ]
     if frame["published"].notna().any():
         other = " Another data set and network than ours: for orientation, not for subtraction."
-        notes.append(f"Published: {table.published_on}.{'' if cells[0].dataset in PUBLISHED_ON else other}")
+        notes.append(f"Published: {table.published_on}.{'' if cells[0].dataset in sets.PAPERS else other}")
     if cells[0].dataset in sets.EMBEDDED:
         notes.append(
             "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
