@@ -83,25 +83,25 @@ def training_curves(
     return {name: evaluation.mean_iou(loop.over_processes(matrix)) for name, matrix in matrices.items()}
 
 
-def pseudo_labels(
-    net: nn.Module, teacher: Run, results: Path, data: Split, sparse: Arrays, device: torch.device
-) -> Arrays:
-    """Labels of a second stage: what ``net`` of the first one predicts for its training images, as it is tested.
+def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: Arrays, device: torch.device) -> Arrays:
+    """Labels of a second stage ``run``: what ``net`` of its first stage predicts for the training images, as tested.
 
-    Those of a data set on disk are PNG files in the first stage's folder; what an interrupted run has written stays.
+    Those of a data set on disk are PNG files in the run's folder; what an interrupted run has written stays.
     """
+    teacher = run.teacher
+    assert teacher is not None
     options = _options(teacher, data)
     predict = evaluation.as_tested(net, **options)
     about = {"batch_size": options["batch_size"], "device": device, **normalization(teacher)}
 
     def of(images: Arrays, sparse: np.ndarray) -> np.ndarray:
-        classes = np.stack([labels.image_classes(label, data.num_classes) for label in sparse])
+        classes = np.stack([labels.image_classes(label, data.num_classes) & run.restrict for label in sparse])
         with autocast(teacher, device):
             return evaluation.pseudo_labels(predict, images, sparse, classes, **about)
 
     if isinstance(sparse, np.ndarray):
         return of(data.images, sparse)
-    folder = teacher.folder(results) / "pseudo_labels"
+    folder = run.folder(results) / "pseudo_labels"
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}.png" for name in data.ids]
     rank, world = loop.rank_and_world()

@@ -162,7 +162,7 @@ def _source(run: Run, results: Path, data: Split, sparse: Arrays, device: torch.
     targets = sparse
     if run.teacher is not None:
         teacher = load_network(run.teacher, results, data.num_classes, device)
-        targets = protocol.pseudo_labels(teacher, run.teacher, results, data, sparse, device)
+        targets = protocol.pseudo_labels(teacher, run, results, data, sparse, device)
     if run.augmentation in batches.ONE_BY_ONE:
         return batches.OneByOne(run, data.images, targets, data.num_classes, device)
     if not isinstance(targets, np.ndarray):

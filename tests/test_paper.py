@@ -151,11 +151,11 @@ def test_best_epoch_with_sliding_windows_is_one_of_the_last(root: Path, tmp_path
 def test_second_stage_reads_pseudo_labels_and_keeps_those_already_written(root: Path, tmp_path: Path) -> None:
     first = short(PAPER.at("points", "AGMM"))
     agmm.run(first, results=tmp_path, data_root=root, device="cpu")
-    folder = first.folder(tmp_path) / "pseudo_labels"
-    folder.mkdir()
+    second = first.second_stage()
+    folder = second.folder(tmp_path) / "pseudo_labels"
+    folder.mkdir(parents=True)
     kept = np.full(layouts.size(layouts.TRAIN_AUG[0]), 7, np.uint8)
     Image.fromarray(kept).save(folder / f"{layouts.TRAIN_AUG[0]}.png")
-    second = first.second_stage()
     agmm.run(second, results=tmp_path, data_root=root, device="cpu")
     data = sets.load("voc", "train", data_root=root)
     sparse = sets.weak_labels(data, "points", {}, 0)

@@ -17,7 +17,7 @@ import torch
 
 import agmm
 from agmm import __main__ as single
-from agmm import batches, loop, methods, objectives, runs, training
+from agmm import batches, loop, methods, objectives, protocol, runs, training
 from agmm.data import sets
 from agmm.presets import PRESETS
 from tests.helpers import ROOT
@@ -120,6 +120,30 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
         agrees = (target == expected)[~labeled].float().mean()
         assert agrees > 0.99  # logits of two classes may round alike
     assert (dense.labels < 7).all()
+
+
+def test_second_stage_of_clicks_learns_classes_that_were_not_clicked(tmp_path: Path) -> None:
+    first = replace(SMOKE.at("clicks20"), epochs=1)
+    second = first.second_stage()
+    assert (second.restrict, second.teacher) == (False, first)
+    assert replace(second, restrict=True).id != second.id
+    agmm.run(first, results=tmp_path)
+    data = sets.load("streets", "train", count=first.train_images)
+    sparse = sets.weak_labels(data, "clicks", dict(first.label_options), 0)
+    net = training.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
+    found = {
+        restrict: protocol.pseudo_labels(
+            net, replace(second, restrict=restrict), tmp_path, data, sparse, torch.device("cpu")
+        )
+        for restrict in (True, False)
+    }
+    with torch.no_grad():
+        logits = net(torch.from_numpy(np.asarray(data.images)).movedim(-1, 1) / 255)[1]
+    free = np.asarray(sparse) == agmm.UNLABELED
+    assert (found[False][free] == logits.argmax(1).numpy()[free]).mean() > 0.99
+    for label, dense in zip(sparse, found[True], strict=True):
+        assert set(np.unique(dense)) <= set(np.unique(label[label < agmm.UNLABELED]))
+    assert (found[True] != found[False]).any()
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
 def describe(run: Run) -> dict[str, Any]:
     """The descriptive fields of a run's cells; those of a second stage tell of its first."""
     if run.teacher is not None:
-        return describe(run.teacher) | {"protocol": f"second stage, {protocol(run)}"}
+        stage = "second stage" if run.restrict else "second stage on predictions of all classes"
+        return describe(run.teacher) | {"protocol": f"{stage}, {protocol(run)}"}
     options = dict(run.options)
     return {
         "method": run.method,
