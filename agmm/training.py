@@ -356,7 +356,7 @@ def _finish(
         confusion=confusion,
         epoch=progress.best_epoch or progress.epoch,
         seconds=progress.seconds,
-        images_per_second=run.epochs * per_epoch / progress.train_seconds,
+        images_per_second=progress.epoch * per_epoch / progress.train_seconds,
         peak_memory_mb=environment.peak_memory_mb(device),
         details=details,
     )
