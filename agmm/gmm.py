@@ -183,13 +183,10 @@ def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, par
         valid = validity(labels, size, d.dtype).sum((2, 3))
         variance = (d.square().sum((2, 3)) / valid.clamp_min(EPS) + EPS) * (valid > 0)
     else:
-        chosen = logits.gather(1, _expand(parts.classes, logits)) - logits.logsumexp(1, keepdim=True)
-        q = chosen.exp() * parts.from_classes(image_classes)[..., None, None]
-        q = _resize(q, size)
         if sigma == "adaptive":
-            weight = q * _resize((labels == UNLABELED).unsqueeze(1).to(d.dtype), size)
+            weight = unlabeled_weights(logits, labels, image_classes, parts, size)
         else:
-            weight = q * validity(labels, size, d.dtype)
+            weight = _probabilities(logits, image_classes, parts, size) * validity(labels, size, d.dtype)
         mass = weight.sum((2, 3))
         variance = (weight * d.square()).sum((2, 3)) / (mass + EPS)
         if sigma == "adaptive":
@@ -197,6 +194,17 @@ def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, par
     # The root has infinite slope at 0: empty slots and single-point components must not reach it.
     safe = parts.filled & (variance > 0)
     return torch.where(safe, variance, 1.0).sqrt() * safe
+
+
+def unlabeled_weights(
+    logits: Tensor, labels: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]
+) -> Tensor:
+    """Weights in Eq. 5: the segmentation's probability of each component's class, at unlabeled pixels: (B, N, h, w).
+
+    Parameters are those of `spread`, and ``size`` is (h, w).
+    """
+    unlabeled = (labels == UNLABELED).unsqueeze(1).to(logits.dtype)
+    return _probabilities(logits, image_classes, parts, size) * _resize(unlabeled, size)
 
 
 def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts: Components) -> Tensor:
@@ -223,6 +231,11 @@ def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts
     else:
         exponent = -d.square() / (2 * sigma**2)
     return _resize(exponent.exp() * parts.filled[..., None, None], size)
+
+
+def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]) -> Tensor:
+    chosen = logits.gather(1, _expand(parts.classes, logits)) - logits.logsumexp(1, keepdim=True)
+    return _resize(chosen.exp() * parts.from_classes(image_classes)[..., None, None], size)
 
 
 def _mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:

@@ -100,11 +100,9 @@ def fit(
     optimizer = _optimizer(run, groups)
     progress, history = _load_checkpoint(folder / "checkpoint.pt", net, optimizer)
     module = _distributed(net)
-    log(
-        folder,
-        f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: epoch {progress.epoch} of {run.epochs}",
-    )
-    while progress.epoch < run.epochs:
+    where = f"epoch {progress.epoch} of {run.last_epoch}"
+    log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {where}")
+    while progress.epoch < run.last_epoch:
         started = time.perf_counter()
         net.train()
         torch.manual_seed(mix(run.seed, progress.epoch))

@@ -56,6 +56,9 @@ class Run:
         Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
     scales, flip, tile
         Test-time protocol.
+    stop_after : int, optional
+        Stop after this many epochs of the schedule, which stays that of ``epochs``: what a run looked like on its way.
+        Holds for both stages of a second stage.
     history_images : int
         Training images on which the per-epoch curves of P and G are measured (0: no curves).
     pretrain_images, pretrain_epochs
@@ -100,6 +103,7 @@ class Run:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     tile: int | None = None
+    stop_after: int | None = None
     history_images: int = 200
     pretrain_images: int = 4000
     pretrain_epochs: int = 12
@@ -115,6 +119,10 @@ class Run:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.batch_size % self.microbatch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of microbatch {self.microbatch}")
+        if self.stop_after is not None and not 1 <= self.stop_after < self.epochs:
+            raise ValueError(
+                f"stop_after {self.stop_after} is not between 1 and {self.epochs - 1}; leave it out to train all epochs"
+            )
         if self.method != "ImageTags":
             methods.build(self.method, 2, **dict(self.options))
 
@@ -134,6 +142,11 @@ class Run:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch that the run ends with, from 1."""
+        return self.stop_after or self.epochs
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -176,6 +189,7 @@ class Run:
             microbatch=2 * self.batch_size,
             loss_scope="microbatch",
             selection="last",
+            stop_after=None,
             history_images=0,
             seed=0,
         )

@@ -187,7 +187,8 @@ def describe(run: Run) -> str:
     words += [name for name in ("stop_gradient", "absent") if options.get(name)]
     words += [f"{k} {v}" for k, v in options.items() if k not in ("variant", "terms", "stop_gradient", "absent")]
     clicks = dict(run.label_options).get("n", "")
-    return " ".join([*words, f"{clicks} {run.labels}".strip(), f"init {run.init}", f"seed {run.seed}"])
+    words += [f"{clicks} {run.labels}".strip(), f"init {run.init}", f"seed {run.seed}"]
+    return " ".join([*words, *([f"epoch {run.stop_after} of {run.epochs}"] if run.stop_after else [])])
 
 
 Kind = tuple[str, int, bool]
@@ -199,7 +200,7 @@ def measure(results: str | Path) -> dict[Kind, list[float]]:
     for path in Path(results).glob("*/runs/*/result.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             run = json.loads((path.parent / "run.json").read_text())
-            kind = run["preset"], run["epochs"], run["method"] == "ImageTags"
+            kind = run["preset"], run.get("stop_after") or run["epochs"], run["method"] == "ImageTags"
             measured.setdefault(kind, []).append(json.loads(path.read_text())["seconds"])
     return measured
 
@@ -209,7 +210,8 @@ def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
     known = measured.get(_kind(run))
     if known:
         return statistics.median(known)
-    return PRESETS[run.preset].seconds.get(run.dataset, 60.0) if run.preset in PRESETS else 60.0
+    seconds = PRESETS[run.preset].seconds.get(run.dataset, 60.0) if run.preset in PRESETS else 60.0
+    return seconds * run.last_epoch / run.epochs
 
 
 def forecast(runs: Iterable[Run], measured: dict[Kind, list[float]], jobs: int) -> float:
@@ -316,4 +318,4 @@ def _devices(device: str, jobs: int) -> list[str]:
 
 
 def _kind(run: Run) -> Kind:
-    return run.preset, run.epochs, run.method == "ImageTags"
+    return run.preset, run.last_epoch, run.method == "ImageTags"

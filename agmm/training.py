@@ -137,7 +137,7 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
 
     def measure(epoch: int) -> dict[str, float]:
         curves = protocol.training_curves(net, objective, data, sparse, run, device)
-        if run.selection == "best" and (run.tile is None or epoch >= run.epochs - LATE_EPOCHS):
+        if run.selection == "best" and (run.tile is None or epoch >= run.last_epoch - LATE_EPOCHS):
             curves["test_miou"] = evaluation.mean_iou(protocol.confusion(net, test, run, device, single_scale=True))
         return curves
 
@@ -303,7 +303,7 @@ def _finish(
         confusion=confusion,
         epoch=progress.best_epoch or progress.epoch,
         seconds=progress.seconds,
-        images_per_second=run.epochs * per_epoch / progress.train_seconds,
+        images_per_second=progress.epoch * per_epoch / progress.train_seconds,
         peak_memory_mb=environment.peak_memory_mb(device),
         details=details,
     )

@@ -4,16 +4,19 @@ import copy
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 import agmm
 from agmm import figures, gmm, objectives
 from agmm.labels import UNLABELED
 from agmm.presets import PRESETS
+from tests import loops
 
 SMOKE = PRESETS["smoke"]
 
@@ -100,6 +103,71 @@ def test_embedding(trained):
     assert list(points["class"]) == [trained.test.class_names[k] for k in classes]
     expected = silhouette_score(features, classes, metric="cosine")
     assert points["silhouette"].unique() == pytest.approx([expected], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def states(trained):
+    """The network, and the same with other weights: two states of one training, as it were."""
+    other = replace(trained, net=copy.deepcopy(trained.net))
+    torch.manual_seed(0)
+    torch.nn.init.normal_(other.net.head.fuse[1][0].weight, std=0.1)
+    return {"a": trained, "b": other}
+
+
+def test_projection_is_on_principal_components(states):
+    frame = figures.project(states, images=8, per_class=20)
+    samples = {name: figures.sample_features(one, 20, 8, one.data) for name, one in states.items()}
+    centered = {name: features - features.mean(0) for name, (features, _) in samples.items()}
+    pca = PCA(2).fit(np.concatenate(list(centered.values())))
+    for name, (features, classes) in samples.items():
+        part = frame[(frame["method"] == name) & (frame["kind"] == "pixel")]
+        expected = pca.transform(centered[name])
+        np.testing.assert_allclose(np.abs(part[["x", "y"]]), np.abs(expected), rtol=1e-3, atol=1e-4)
+        assert list(part["class"]) == [states[name].data.class_names[k] for k in classes]
+        lost = centered[name] - pca.inverse_transform(expected)
+        explained = 1 - (lost**2).sum() / (centered[name] ** 2).sum()
+        assert part["explained"].unique() == pytest.approx([explained], abs=1e-4)
+        expected = silhouette_score(features, classes, metric="cosine")
+        assert part["silhouette"].unique() == pytest.approx([expected], abs=1e-5)
+    # The same pixels in every panel.
+    assert (samples["a"][1] == samples["b"][1]).all()
+
+
+def test_projected_mixtures_equal_loops(states):
+    """Every Gaussian by loops over images, classes and pixels in all dimensions, projected at the end."""
+    frame, trained = figures.project(states, images=5, per_class=20), states["b"]
+    features, _ = figures.sample_features(trained, 20, 5, trained.data)
+    pixels = frame[(frame["method"] == "b") & (frame["kind"] == "pixel")][["x", "y"]]
+    axes = np.linalg.lstsq(features - features.mean(0), pixels, rcond=None)[0]
+    rows, masses = [], []
+    for index in range(5):
+        image = torch.from_numpy(np.asarray(trained.data.images[index])).float().permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            f, logits = (one.double().numpy() for one in trained.net(image))
+        label = trained.sparse[index][None]
+        mu, present = loops.means(f, label, 7)
+        probability = loops.resize(loops.softmax(logits)[0], f.shape[2:])
+        free = loops.resize((label[0] == UNLABELED).astype(float), f.shape[2:])
+        for k in np.flatnonzero(present[0]):
+            spread, mass = np.zeros((2, 2)), 0.0
+            for y, x in np.ndindex(*f.shape[2:]):
+                away = (f[0, :, y, x] - mu[0, k]) @ axes
+                spread += probability[k, y, x] * free[y, x] * np.outer(away, away)
+                mass += probability[k, y, x] * free[y, x]
+            mean = (mu[0, k] - features.mean(0)) @ axes
+            rows.append([trained.data.class_names[k], *mean, *(spread / mass)[[0, 0, 1], [0, 1, 1]]])
+            masses.append(mass)
+    numbers = ["x", "y", "xx", "xy", "yy"]
+    expected = pd.DataFrame(rows, columns=["class", *numbers])
+    found = frame[(frame["method"] == "b") & (frame["kind"] == "mean")]
+    assert list(found["class"]) == list(expected["class"])
+    np.testing.assert_allclose(found[numbers], expected[numbers], rtol=2e-3, atol=1e-4)
+    pooled = frame[(frame["method"] == "b") & (frame["kind"] == "component")].set_index("class")
+    for name, part in expected.groupby("class"):
+        weights = np.array(masses)[part.index]
+        assert pooled.loc[name, ["x", "y"]].to_list() == pytest.approx(part[["x", "y"]].mean().to_list(), rel=2e-3)
+        spread = np.average(part[["xx", "xy", "yy"]], axis=0, weights=weights)
+        assert pooled.loc[name, ["xx", "xy", "yy"]].to_list() == pytest.approx(spread, rel=2e-3, abs=1e-4)
 
 
 def test_mixture_chooses_among_labeled_classes(trained):

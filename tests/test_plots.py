@@ -1,6 +1,7 @@
 """Figures: the files, and that what is drawn is what the table of curves says."""
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -127,6 +128,36 @@ def test_gains_draws_a_panel_per_start(tmp_path):
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
     with pytest.raises(ValueError, match="no gains yet"):
         plots.gains(pd.DataFrame(rows[:0]), tmp_path / "none")
+
+
+def test_ellipses_are_one_standard_deviation_wide(tmp_path):
+    """Every point of an ellipse has Mahalanobis distance 1 from its center."""
+    spreads = {"disk": [[4.0, 1.5], [1.5, 1.0]], "star": [[0.5, -0.6], [-0.6, 2.0]]}
+    rows = [
+        {"kind": kind, "class": name, "x": 2.0 + k, "y": -1.0, "xx": s[0][0], "xy": s[0][1], "yy": s[1][1]}
+        for k, (name, s) in enumerate(spreads.items())
+        for kind in ("pixel", "mean", "component")
+    ]
+    about = {"explained": 0.5, "silhouette": 0.25}
+    points = pd.concat([pd.DataFrame(rows).assign(method=f"epoch {n}", **about) for n in (1, 2)], ignore_index=True)
+    figure = plots.mixture_projection(points, tmp_path / "projection")
+    assert {path.name for path in tmp_path.iterdir()} == {f"projection.{ending}" for ending in ("csv", "pdf", "png")}
+    for axis in figure.axes:
+        assert axis.get_title().endswith("silhouette 0.25, 50 % of variance")
+        for k, (patch, spread) in enumerate(zip(axis.patches, spreads.values(), strict=True)):
+            outline = patch.get_path().transformed(patch.get_patch_transform()).to_polygons(closed_only=False)[0]
+            away = outline[::2] - [2.0 + k, -1.0]  # between them lie control points
+            lengths = np.einsum("pi,ij,pj->p", away, np.linalg.inv(spread), away)
+            np.testing.assert_allclose(lengths, 1, atol=1e-4)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["disk", "star"]
+
+
+def test_no_two_classes_look_alike(tmp_path):
+    names = [f"class {k}" for k in range(21)]
+    points = pd.DataFrame({"method": "AGMM", "class": names, "x": range(21), "y": 0.0, "silhouette": 0.1})
+    (axis,) = plots.embedding(points, tmp_path / "embedding").axes
+    looks = {(tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes()) for dots in axis.collections}
+    assert len(looks) == 21
 
 
 @pytest.fixture

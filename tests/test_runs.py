@@ -49,6 +49,23 @@ def test_every_field_changes_the_identity(field: str, delta: int) -> None:
     assert replace(SMOKE.run, **{field: value}).id != SMOKE.run.id
 
 
+def test_committed_runs_keep_their_identity() -> None:
+    """Fields that came later have defaults that rename nothing."""
+    paths = list((ROOT / "results" / "reference").glob("*/runs/*/run.json"))
+    assert len(paths) > 100
+    for path in paths:
+        assert agmm.Run.from_dict(json.loads(path.read_text())).id == path.parent.name
+
+
+def test_a_run_that_stops_early_is_another_run_from_the_same_pretraining() -> None:
+    whole = SMOKE.at("points", "AGMM")
+    stopped = replace(whole, stop_after=1)
+    assert stopped.id != whole.id
+    assert (stopped.last_epoch, whole.last_epoch) == (1, whole.epochs)
+    assert stopped.pretraining == whole.pretraining
+    assert agmm.Run.from_dict(json.loads(json.dumps(stopped.to_dict()))) == stopped
+
+
 def test_identity_is_the_same_in_another_process() -> None:
     code = "from agmm.presets import PRESETS; print(PRESETS['quick'].at('scribbles', 'LabelAssignment').id)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -78,6 +95,8 @@ def test_second_stage_requires_its_teacher_and_shares_its_pretraining() -> None:
     ("change", "sentence"),
     [
         ({"batch_size": 10}, "batch_size 10 is not a multiple of microbatch 16"),
+        ({"stop_after": 2}, "stop_after 2 is not between 1 and 1; leave it out to train all epochs"),
+        ({"stop_after": 0}, "stop_after 0 is not between 1 and 1"),
         ({"method": "Magic"}, "method is 'Magic'; known: Baseline, AGMM, LabelAssignment"),
         ({"method": "AGMM", "options": {"sgima": 1.0}}, "option of AGMM is 'sgima'"),
         ({"method": "AGMM", "options": {"sigma": -1.0}}, "sigma must be positive"),

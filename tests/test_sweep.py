@@ -111,6 +111,9 @@ def test_estimates(tmp_path):
     measured = sweep.measure(tmp_path)
     assert sweep.estimate(replace(quick, seed=9), measured) == 30.0
     assert sweep.estimate(replace(quick, epochs=99), measured) == PRESETS["quick"].seconds["shapes"]
+    assert sweep.estimate(replace(quick, stop_after=7), measured) == PRESETS["quick"].seconds["shapes"] / 2
+    complete(tmp_path, stopped := replace(quick, stop_after=7), 50.0)
+    assert sweep.estimate(replace(stopped, seed=9), sweep.measure(tmp_path)) == 3.0
     # The pretraining (60 s) comes first, then three runs on two processes.
     runs = sweep.distinct(replace(quick, seed=seed) for seed in (9, 10, 11))
     assert sweep.forecast(runs, measured, 2) == 60 + 45

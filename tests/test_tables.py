@@ -142,6 +142,23 @@ def test_released_code_is_the_default_objective():
     assert find("agmm_table2", "AGMM", preset="quick", absent=True).run.id == run.id
 
 
+def test_states_on_the_way_of_one_training():
+    """First, middle and last epoch of AGMM; of two epochs there is no middle."""
+    cells = {preset: tables.TABLES["agmm_figure4"].cells(PRESETS[preset]) for preset in ("quick", "smoke")}
+    assert [(cell.row, cell.run.stop_after) for cell in cells["quick"]] == [
+        ("epoch 1", 1),
+        ("epoch 7", 7),
+        ("epoch 14", None),
+    ]
+    assert [cell.row for cell in cells["smoke"]] == ["epoch 1", "epoch 2"]
+    whole = find(
+        "agmm_table1", "L_seg + L_self + L_spar + L_con", preset="quick", absent=True, variant="official", init="tags"
+    ).run
+    assert {replace(cell.run, stop_after=None) for cell in cells["quick"]} == {cells["quick"][-1].run}
+    assert cells["quick"][-1].run.id == whole.id
+    assert [cell.protocol for cell in cells["quick"]][1:] == ["epoch 7 of 14, single scale", "last epoch, single scale"]
+
+
 def test_from_scratch_only_beside_a_pretrained_start():
     for preset, count in {"smoke": 8, "quick": 8, "camvid": 0}.items():
         cells = tables.TABLES["agmm_table1"].cells(PRESETS[preset])

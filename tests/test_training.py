@@ -223,6 +223,28 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
     assert agmm.run(run, results=tmp_path).epoch == 4
 
 
+@pytest.mark.parametrize("selection", ["last", "best"])
+def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(tmp_path: Path, selection: str) -> None:
+    """To the last bit, as it follows the same schedule; and it reports what it trained."""
+    whole = replace(SCRATCH, epochs=4, warmup=2, selection=selection)
+    stopped = replace(whole, stop_after=2)
+    agmm.run(whole, results=tmp_path)
+    result = agmm.run(stopped, results=tmp_path)
+    history = runs.load_history(stopped, tmp_path)
+    assert history.equals(runs.load_history(whole, tmp_path)[:2])
+    assert result.epoch == (2 if selection == "last" else int(history["test_miou"].idxmax()) + 1)
+    log = (stopped.folder(tmp_path) / "log.txt").read_text()
+    assert "epoch 0 of 2" in log
+    assert "epoch 0 of 4" in (whole.folder(tmp_path) / "log.txt").read_text()
+
+
+def test_throughput_counts_the_epochs_that_were_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replace(SCRATCH, epochs=4, stop_after=1)
+    monkeypatch.setattr(training.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
+    run.folder(tmp_path).mkdir(parents=True)
+    assert training.train(run, tmp_path).images_per_second == 32 / 8
+
+
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     folder = SCRATCH.folder(tmp_path)
     folder.mkdir(parents=True)

@@ -19,8 +19,8 @@ from agmm.figures import Trained
 from agmm.labels import UNLABELED
 from agmm.runs import Run
 
-SILHOUETTE = {"per_class": 2000, "images": 1000}
-"""Test pixels whose features are compared, at most."""
+PER_CLASS, IMAGES = 2000, 1000
+"""Test pixels of a class, and test images, whose features are compared at most."""
 
 
 def _of_networks(
@@ -53,7 +53,7 @@ def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
     """Mean silhouette of the features of test pixels, AGMM minus its rivals."""
 
     def lead(ours: Trained, theirs: Trained) -> float:
-        a, b = (figures.silhouette(*figures.sample_features(one, **SILHOUETTE)) for one in (ours, theirs))
+        a, b = (figures.silhouette(*figures.sample_features(one, PER_CLASS, IMAGES)) for one in (ours, theirs))
         return a - b
 
     return {

@@ -1,6 +1,6 @@
 """Figures: one style, vector and PNG, the numbers in a CSV beside them."""
 
-from agmm.plots.networks import embedding, gallery, similarity
+from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
 from agmm.plots.numbers import classes, gains, sweep, training_curves
 from agmm.plots.style import WIDTH, save, style
 from agmm.plots.verdicts import claims
@@ -12,6 +12,7 @@ __all__ = [
     "embedding",
     "gains",
     "gallery",
+    "mixture_projection",
     "save",
     "similarity",
     "style",

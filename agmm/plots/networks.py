@@ -1,13 +1,16 @@
 """Figures of trained networks: pixels by their distance, features, predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
 
 from agmm.plots.style import MARKERS, WIDTH, save, style
 
@@ -57,13 +60,68 @@ def embedding(points: pd.DataFrame, stem: Path) -> Figure:
         panel = points[points["method"] == method]
         for number, name in enumerate(names):
             part = panel[panel["class"] == name]
-            marker = {"marker": MARKERS[number % len(MARKERS)], "color": f"C{number % 10}"}
-            axis.scatter(part["x"], part["y"], s=7, lw=0.3, label=name, **marker)
+            axis.scatter(part["x"], part["y"], s=7, lw=0.3, label=name, **_look(number))
         axis.set(xticks=[], yticks=[])
         axis.set_title(f"{method}\nsilhouette {panel['silhouette'].iloc[0]:.2f}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=1.5)
     save(figure, points, stem)
     return figure
+
+
+def mixture_projection(points: pd.DataFrame, stem: Path) -> Figure:
+    """AGMM, Fig. 4: mixtures in a plane that all panels share; pixels, means of every image, and a Gaussian per class.
+
+    The ellipses are one standard deviation wide, about the mean of a class's means.
+
+    Parameters
+    ----------
+    points : DataFrame
+        See `agmm.figures.project`.
+    stem : Path
+        Folder and name of the files to write, without ending.
+    """
+    style()
+    methods, names = list(points["method"].unique()), list(points["class"].unique())
+    size = (WIDTH, WIDTH / len(methods) + 0.75)
+    figure, axes = plt.subplots(1, len(methods), figsize=size, squeeze=False, sharex=True, sharey=True)
+    for axis, method in zip(axes[0], methods, strict=True):
+        panel = points[points["method"] == method]
+        for number, name in enumerate(names):
+            look = _look(number)
+            pixels, means, pooled = (
+                panel[(panel["class"] == name) & (panel["kind"] == kind)] for kind in ("pixel", "mean", "component")
+            )
+            axis.scatter(pixels["x"], pixels["y"], s=2, color=look["color"], alpha=0.35, lw=0)
+            axis.scatter(means["x"], means["y"], s=7, alpha=0.7, lw=0, **look)
+            for _, one in pooled.iterrows():
+                _ellipse(axis, one, look["color"])
+                axis.scatter(one["x"], one["y"], s=34, edgecolors="black", lw=0.7, zorder=4, label=name, **look)
+        about = panel.iloc[0]
+        axis.set_title(f"{method}\nsilhouette {about['silhouette']:.2f}, {100 * about['explained']:.0f} % of variance")
+        axis.set(xticks=[], yticks=[], aspect="equal", xlabel="component 1")
+    axes[0, 0].set_ylabel("component 2")
+    handles = {label: handle for axis in axes[0] for handle, label in _handles(axis)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7)
+    save(figure, points, stem)
+    return figure
+
+
+def _look(number: int) -> dict[str, str]:
+    """Color and marker of a class; no two of the first hundred share both."""
+    return {"color": f"C{number % 10}", "marker": MARKERS[(number + number // 10) % len(MARKERS)]}
+
+
+def _handles(axis: Axes) -> Iterator[tuple[Artist, str]]:
+    return zip(*axis.get_legend_handles_labels(), strict=True)
+
+
+def _ellipse(axis: Axes, gaussian: "pd.Series[float]", color: str) -> None:
+    """One standard deviation of a Gaussian in the plane."""
+    variances, directions = np.linalg.eigh([[gaussian["xx"], gaussian["xy"]], [gaussian["xy"], gaussian["yy"]]])
+    width, height = 2 * np.sqrt(np.maximum(variances, 0))
+    angle = np.degrees(np.arctan2(directions[1, 0], directions[0, 0]))
+    center = (gaussian["x"], gaussian["y"])
+    axis.add_patch(Ellipse(center, width, height, angle=angle, fill=False, ec=color, lw=1.3, zorder=3))
 
 
 def gallery(pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem: Path) -> Figure:

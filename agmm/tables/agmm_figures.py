@@ -1,6 +1,7 @@
 """The trainings behind the figures of AGMM and its supplement."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from agmm.presets import Preset
 from agmm.runs import Run
@@ -13,6 +14,14 @@ _CLICKS = {"20 clicks": ("clicks20", "O033"), "50 clicks": ("clicks50", "O038"),
 def figure2(preset: Preset) -> tuple[Cell, ...]:
     """Fig. 2b: pixels that are similar to labeled ones; the paper does not say which network it shows."""
     return _cells({"Baseline": (preset.at("points"), "O001"), "AGMM": (_agmm(preset), "O005")})
+
+
+def figure4(preset: Preset) -> tuple[Cell, ...]:
+    """How classes separate: AGMM after the first epoch, half of its epochs and all of them."""
+    run = _agmm(preset)
+    stops = dict.fromkeys((1, run.epochs // 2))
+    rows = {f"epoch {stop}": (replace(run, stop_after=stop), "extra:stopped early") for stop in stops}
+    return _cells(rows | {f"epoch {run.epochs}": (run, "O005")})
 
 
 def supp_figure1(preset: Preset) -> tuple[Cell, ...]:
@@ -83,6 +92,7 @@ TABLES = {
     table.name: table
     for table in (
         _table("figure2", "Fig. 2b: similar and dissimilar pixels", figure2),
+        _table("figure4", "Fig. 4: classes separate during training", figure4),
         _table("supp_figure1", "Supplementary Fig. 1: segmentation and mixture", supp_figure1),
         _table("supp_figure2", "Supplementary Fig. 2: segmentation and mixture during training", supp_figure2),
         _table("supp_figure3", "Supplementary Fig. 3: features", supp_figure3),

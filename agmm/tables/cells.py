@@ -165,7 +165,8 @@ def describe(run: Run) -> dict[str, Any]:
 
 def protocol(run: Run) -> str:
     """Which model is tested, and how, in words."""
-    parts = ["last epoch" if run.selection == "last" else "best epoch on the test split"]
+    last = f"epoch {run.stop_after} of {run.epochs}" if run.stop_after else "last epoch"
+    parts = [last if run.selection == "last" else "best epoch on the test split"]
     parts.append("single scale" if run.scales == (1.0,) else f"scales {', '.join(f'{s:g}' for s in run.scales)}")
     parts += ["flip"] if run.flip else []
     parts += [f"sliding window {run.tile}"] if run.tile else []
