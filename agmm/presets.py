@@ -97,12 +97,14 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks50": Kind("clicks", {"n": 20}, _STREETS),
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
+    "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
 }
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {
     "points": Kind("points", {"placement": "human", "width": 3}),
     **{f"clicks{n}": Kind("clicks", {"n": n}) for n in (20, 50, 100)},
     "clicks_full": Kind("full", {}),
+    "regions": Kind("points", {"placement": "human", "width": 3}),
     "full": Kind("full", {}),
 }
 _CAMVID = replace(

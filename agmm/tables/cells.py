@@ -76,6 +76,7 @@ class Column(NamedTuple):
     labels: str
     printed: dict[str, str] | None = None
     """Default: the label is the kind of supervision."""
+    in_paper: bool = True
 
 
 class Row(NamedTuple):
@@ -131,7 +132,7 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
             run = preset.at(column.labels, row.method, init=row.init, **row.options)
             run = run.second_stage() if row.second_stage else run
             where = column.printed or {"supervision": column.label}
-            value, source = published(table, **where, **row.printed) if row.printed else (None, "")
+            value, source = published(table, **where, **row.printed) if row.printed and column.in_paper else (None, "")
             made.append(
                 Cell(
                     row=row.label,
