@@ -136,17 +136,18 @@ def sample_features(
     classes : (M,) int array
         True classes, at most ``per_class`` pixels of each.
     """
-    found, truth, split = [], [], split or trained.test
+    generator, split = np.random.default_rng(0), split or trained.test
+    kept: tuple[np.ndarray, ...] = ()
     for part, features, _ in _outputs(trained, split, images):
         mask = _tensor(split.truth[part]).unsqueeze(1).float()
-        truth.append(torch.nn.functional.interpolate(mask, size=features.shape[2:], mode="nearest").flatten())
-        found.append(features.permute(0, 2, 3, 1).flatten(0, 2))
-    rows, classes = torch.cat(found).numpy(), torch.cat(truth).numpy().astype(int)
-    generator = np.random.default_rng(0)
-    shuffled = generator.permutation(len(classes))
-    chosen = [shuffled[classes[shuffled] == k][:per_class] for k in range(split.num_classes)]
-    index = np.concatenate(chosen)
-    return rows[index], classes[index]
+        classes = torch.nn.functional.interpolate(mask, size=features.shape[2:], mode="nearest").flatten().numpy()
+        # The pixels of a class with the smallest random numbers stay, so that one batch at a time is in memory.
+        batch = features.permute(0, 2, 3, 1).flatten(0, 2).numpy(), classes.astype(int), generator.random(len(classes))
+        pool = tuple(np.concatenate(both) for both in zip(kept, batch, strict=True)) if kept else batch
+        order = np.argsort(pool[2])
+        index = np.concatenate([order[pool[1][order] == k][:per_class] for k in range(split.num_classes)])
+        kept = tuple(one[index] for one in pool)
+    return kept[0], kept[1]
 
 
 def silhouette(features: np.ndarray, classes: np.ndarray) -> float:

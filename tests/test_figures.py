@@ -87,6 +87,26 @@ def test_sampled_pixels_do_not_depend_on_the_network(trained):
     assert features.shape == (len(classes), 16)
 
 
+def test_sampled_pixels_have_their_own_features(trained, monkeypatch):
+    """Of every class all, or as many as asked for; each a different pixel; whatever the size of the batches."""
+    images = np.stack(list(trained.test.images[:10]))
+    with torch.no_grad():
+        dense = trained.net(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)[0].numpy()
+    truth = np.stack(list(trained.test.truth[:10]))[:, ::4, ::4]
+    features, classes = figures.sample_features(trained, per_class=30, images=10)
+    for k in range(7):
+        own = dense.transpose(0, 2, 3, 1)[truth == k]
+        found = features[classes == k]
+        assert len(found) == min(30, len(own))
+        gaps = np.abs(found[:, None] - own).max(2)
+        assert gaps.min(1).max() < 1e-4
+        assert len(set(gaps.argmin(1))) > 0.9 * len(found)  # a few pixels may look alike
+    monkeypatch.setattr(figures, "BATCH", 3)
+    again, same = figures.sample_features(trained, per_class=30, images=10)
+    assert (same == classes).all()
+    np.testing.assert_allclose(again, features, atol=1e-4)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(2, 30), st.booleans())
 def test_silhouette_is_that_of_scikit_learn(seed, classes, pixels, positive):
     rng = np.random.default_rng(seed)
