@@ -47,7 +47,9 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
         }
         entry = printed.setdefault((cell.row, about), {})
         entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
-    heads = ["row", "objective", *(f"{column}, {kind}" for column in columns for kind in kinds)]
+    in_paper = set(frame.loc[frame["published"].notna(), "column"])
+    heads = [f"{column}, {kind}" for column in columns for kind in kinds if kind != printed_on or column in in_paper]
+    heads = ["row", "objective", *heads]
     lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", "", _line(heads), _line(["---"] * len(heads))]
     for (name, about), entry in printed.items():
         lines.append(_line([name, about, *(entry.get(head, "") for head in heads[2:])]))
