@@ -136,6 +136,7 @@ def fit(
             _save_checkpoint(folder, net, optimizer, progress, history)
             log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
     if run.selection == "best":
+        wait_for_all()
         net.load_state_dict(safetensors.torch.load_file(folder / "best.safetensors"))
     return progress
 

@@ -12,9 +12,10 @@ _EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF"}
 def table4(preset: Preset) -> tuple[Cell, ...]:
     """All methods of the paper's comparison: quoted numbers as quoted, and what the authors trained, trained."""
     network = {"network_id": "3"}
+    tel = Row("TEL", ("", "extra:TEL on points", "O028"), network | {"method": "TEL"}, "TreeEnergy")
     ours = [
         Row("DeepLabV3+", ("O027", "O001", "O007"), network | {"method": "DeeplabV3+"}),
-        Row("TEL", ("", "extra:TEL on points", "O028"), network | {"method": "TEL"}, "TreeEnergy"),
+        tel._replace(note="the paper's text says 64.9 for points"),
         Row("AGMM", ("", "O005", "O011"), network | {"method": "AGMM"}, "AGMM", AS_RELEASED),
         Row("AGMM", ("", WITHOUT, WITHOUT), network | {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
     ]

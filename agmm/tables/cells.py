@@ -93,6 +93,7 @@ class Row(NamedTuple):
     options: dict[str, Any] = {}
     init: Init | None = None
     second_stage: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
                     run=run,
                     published=value,
                     published_source=source,
+                    note=row.note,
                     **describe(run),
                 )
             )
