@@ -24,7 +24,7 @@ from agmm.loop import Batch, mix, rank_and_world
 from agmm.runs import Run
 
 IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
-IN_MEMORY = ("dihedral", "crop_flip")
+ALL_AT_ONCE = ("dihedral", "crop_flip")
 ONE_BY_ONE = ("official", "official_color")
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released code."""
 

@@ -114,11 +114,18 @@ def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: 
 
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
-    scale = max(run.scales) * (math.sqrt(2) if run.flip else 1)
-    size = PIXELS_AT_A_TIME // run.tile**2 if run.tile else _images_at_a_time(split, scale)
+    if run.tile:
+        size = _at_a_time(run.tile**2)
+    else:
+        size = _images_at_a_time(split, max(run.scales) * (math.sqrt(2) if run.flip else 1))
     return {"batch_size": size, "scales": run.scales, "flip": run.flip, "tile": run.tile}
 
 
 def _images_at_a_time(split: Split, scale: float = 1.0) -> int:
     height, width = split.images[0].shape[:2]
-    return max(1, min(50, int(PIXELS_AT_A_TIME / (height * width * scale**2))))
+    return _at_a_time(height * width * scale**2)
+
+
+def _at_a_time(pixels: float) -> int:
+    """Images or tiles of so many pixels that are predicted together."""
+    return max(1, min(50, int(PIXELS_AT_A_TIME / pixels)))

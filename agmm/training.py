@@ -159,6 +159,7 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
 
 def _source(run: Run, results: Path, data: Split, sparse: Arrays, device: torch.device) -> Source:
     """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
+    objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
     targets = sparse
     if run.teacher is not None:
         teacher = load_network(run.teacher, results, data.num_classes, device)

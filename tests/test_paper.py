@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import figures, networks, runs, tables
+from agmm import figures, networks, protocol, runs, tables
 from agmm.data import label_files, sets, voc
 from agmm.labels import UNLABELED, VOID
 from agmm.presets import PRESETS
@@ -233,3 +233,14 @@ def test_damaged_files_are_named_before_hours_are_spent(
     arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path / "r")]
     assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 2
     assert str(image) in capfd.readouterr().err
+
+
+def test_an_unknown_augmentation_is_no_other_one(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="augmentation is 'offical'; known: dihedral, crop_flip, official"):
+        agmm.run(short(PAPER.at("points"), augmentation="offical"), results=tmp_path, data_root=root, device="cpu")
+
+
+@pytest.mark.parametrize(("tile", "images"), [(769, 7), (4096, 1), (33, 50)])
+def test_tiles_predicted_together_are_bounded(root: Path, tile: int, images: int) -> None:
+    split = sets.load("cityscapes", "test", data_root=root)
+    assert protocol._options(replace(PAPER.at("clicks20"), tile=tile), split)["batch_size"] == images

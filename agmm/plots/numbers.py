@@ -67,13 +67,21 @@ def gains(values: pd.DataFrame, stem: Path) -> Figure:
     style()
     values = values.assign(bar=values["row"] + values["objective"].map({"": ""}).fillna("\n" + values["objective"]))
     columns, inits = values["column"].unique(), values["init"].unique()
-    bars = list(values["bar"].unique())
-    size = (WIDTH, 0.4 + (0.5 + 0.27 * len(bars)) * len(inits))
-    figure, axes = plt.subplots(len(inits), len(columns), figsize=size, squeeze=False, sharex=True, sharey=True)
+    bars = {init: list(values.loc[values["init"] == init, "bar"].unique()) for init in inits}
+    heights = [0.5 + 0.27 * len(bars[init]) for init in inits]
+    figure, axes = plt.subplots(
+        len(inits),
+        len(columns),
+        figsize=(WIDTH, 0.4 + sum(heights)),
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+        height_ratios=heights,
+    )
     for line, init in zip(axes, inits, strict=True):
         for axis, column in zip(line, columns, strict=True):
             panel = values[(values["column"] == column) & (values["init"] == init)]
-            common: dict[str, Any] = {"data": panel, "x": "gain", "y": "bar", "order": bars, "ax": axis}
+            common: dict[str, Any] = {"data": panel, "x": "gain", "y": "bar", "order": bars[init], "ax": axis}
             sns.barplot(**common, errorbar=None, color="C0", alpha=0.6)
             sns.stripplot(**common, color="0.2", size=3, jitter=False)
             axis.axvline(0, color="0.7", lw=0.8)
