@@ -1,11 +1,18 @@
 """The heavy inner loops of the mixture branch, with hand-written gradients.
 
 These functions compute exactly what `agmm.reference` writes in plain operations, but touch each feature and each logit
-once forward and once backward, and never hold a (B, K, C, h, w) or a second (B, K, H, W) tensor. They process the batch
-in blocks that stay in the processor's cache; a small batch is one block.
+once forward and once backward, and never hold a (B, K, C, h, w) or a second (B, K, H, W) tensor. The loops come in
+three formulations with the same signatures: the functions at the end of this module, for any device and number type,
+which process the batch in blocks that stay in the processor's cache; `agmm.fused_cpu`, for float32 on a CPU; and
+`agmm.fused_cuda`, for NVIDIA GPUs.
+
+M are the pixels of the feature grid or of the label, flattened; n(b) is an image's number of components, of N slots.
 """
 
+import importlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,10 +20,64 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from agmm.labels import VOID
+from agmm.labels import UNLABELED, VOID
 
 # Elements of one temporary: half of a processor's second-level cache, or a small part of a GPU's memory.
 BLOCK = {"cpu": 1 << 17, "cuda": 1 << 26}
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What the losses at label resolution need besides logits and scores; all of it is constant.
+
+    Attributes
+    ----------
+    labels : Tensor (B, M) int64
+    classes : Tensor (B, N) int64
+        Distinct classes of an image's components.
+    self_weight, spar_weight : Tensor (B, N)
+        Weight of each component in the terms self and spar; 0 in empty slots, or to leave the term out.
+    negatives : bool
+        Whether labeled pixels push down the scores of all other components (see `agmm.losses.sparse_supervision`).
+    absent : Tensor (B, K) bool or None
+        Classes annotated nowhere in the image; None leaves the term out.
+    seg : bool
+        False leaves the cross-entropy of the labeled pixels out.
+    eps : float
+    """
+
+    labels: Tensor
+    classes: Tensor
+    self_weight: Tensor
+    spar_weight: Tensor
+    negatives: bool
+    absent: Tensor | None
+    seg: bool
+    eps: float
+
+
+def census(labels: Tensor, num_classes: int) -> Tensor:
+    """Pixels of every class of (B, H, W) labels, then of ``UNLABELED``, ``VOID`` and any other code: (B, K + 3)."""
+    return loops(labels).count_codes(labels.flatten(1), num_classes)
+
+
+def mean_weights(labels: Tensor, classes: Tensor, share: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Weight of every feature cell in the means of the labeled pixels' upsampled features.
+
+    Parameters
+    ----------
+    labels : Tensor (B, H, W) int64
+    classes : Tensor (B, N) int64
+    share : Tensor (B, N)
+        Weight of each labeled pixel of a component; 0 in empty slots.
+    size : (h, w)
+
+    Returns
+    -------
+    Tensor (B, N, h w)
+        The adjoint of bilinear upsampling (``align_corners=False``) of the components' label masks times ``share``.
+    """
+    return loops(share).adjoint_weights(labels, classes, share, size)
 
 
 def mean_absolute_difference(features: Tensor, means: Tensor, per_image: tuple[int, ...]) -> Tensor:
@@ -25,10 +86,10 @@ def mean_absolute_difference(features: Tensor, means: Tensor, per_image: tuple[i
     Parameters
     ----------
     features : Tensor (B, C, M)
-        M pixels, in any memory layout.
+        In any memory layout.
     means : Tensor (B, N, C)
     per_image : tuple of B ints
-        Components of each image, at most N; what follows in the other slots is unspecified but finite.
+        n(b); what follows in the other slots is unspecified but finite.
 
     Returns
     -------
@@ -56,41 +117,33 @@ def means_and_differences(features: Tensor, weights: Tensor, per_image: tuple[in
     return _MeansAndDifferences.apply(features, weights, per_image)
 
 
-def segmentation_terms(
-    logits: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    classes: Tensor,
-    self_weight: Tensor,
-    absent: Tensor | None,
-    labeled: tuple[Tensor, Tensor, Tensor] | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The three losses that read the segmentation's probabilities, from one softmax.
+def upsample(maps: Tensor, size: tuple[int, ...], per_image: tuple[int, ...]) -> Tensor:
+    """Bilinear interpolation (``align_corners=False``) of the first n(b) of (B, N, h, w) maps; the others are 0."""
+    return _Upsample.apply(maps, size, per_image)
+
+
+def segmentation_terms(logits: Tensor, scores: Tensor, supervision: Supervision) -> tuple[Tensor, ...]:
+    """The four losses at label resolution, from one softmax.
 
     Parameters
     ----------
     logits : Tensor (B, K, H, W)
     scores : Tensor (B, N, H, W)
         Mixture scores of the components.
-    labels : Tensor (B, H, W) int64
-    classes : Tensor (B, N) int64
-        Distinct classes of an image's components.
-    self_weight : Tensor (B, N)
-        Weight of each component's cross-entropy between scores and probabilities; 0 in empty slots.
-    absent : Tensor (B, K) bool or None
-        Classes annotated nowhere in the image; None leaves the term out.
-    labeled : three Tensors (L,) int64 or None
-        Image, flat position and class of every labeled pixel; None leaves the term seg out.
-    eps : float
+    supervision : Supervision
 
     Returns
     -------
-    seg, self, absent : Tensor ()
+    seg, self, spar, absent : Tensor ()
         Sums over pixels (not means); differentiable once in ``logits`` and ``scores``. Terms left out are 0.
     """
-    flat = logits.flatten(2), scores.flatten(2), labels.flatten(1)
-    return _SegmentationTerms.apply(*flat, classes, self_weight, absent, labeled, eps)
+    return _SegmentationTerms.apply(logits.flatten(2), scores.flatten(2), supervision).unbind()
+
+
+def loops(x: Tensor) -> ModuleType:
+    """Module with the formulation of the loops for a tensor's device and number type."""
+    fast = x.device.type == "cpu" and x.dtype in (torch.float32, torch.int64)
+    return importlib.import_module("agmm.fused_cpu" if fast else "agmm.fused")
 
 
 class _MeanAbsoluteDifference(torch.autograd.Function):
@@ -98,38 +151,85 @@ class _MeanAbsoluteDifference(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, means: Tensor, per_image: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(features, means)
         ctx.per_image = per_image
-        return _differences(features, means, per_image)
+        return loops(features).differences(features, means, per_image)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         features, means = ctx.saved_tensors
-        return *_differences_backward(features, means, ctx.per_image, grad), None
+        return *loops(features).differences_backward(features, means, ctx.per_image, grad), None
 
 
 class _MeansAndDifferences(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weights: Tensor, per_image: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        # A few labeled pixels touch a few cells.
-        image, slot, cell = weights.nonzero(as_tuple=True)
-        weight, row = weights[image, slot, cell].unsqueeze(1), image * weights.shape[1] + slot
-        means = features.new_zeros(*weights.shape[:2], features.shape[1])
-        means.flatten(0, 1).index_add_(0, row, weight * features.transpose(1, 2)[image, cell])
-        ctx.save_for_backward(features, means, weight, row, image, cell)
+        means = loops(features).weighted_sums(features, weights)
+        ctx.save_for_backward(features, means, weights)
         ctx.per_image = per_image
-        return means, _differences(features, means, per_image)
+        return means, loops(features).differences(features, means, per_image)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_means: Tensor, grad: Tensor) -> tuple[Tensor, None, None]:
-        features, means, weight, row, image, cell = ctx.saved_tensors
-        grad_features, through_differences = _differences_backward(features, means, ctx.per_image, grad)
-        grad_sums = weight * (grad_means + through_differences).flatten(0, 1)[row]
-        grad_features.transpose(1, 2).index_put_((image, cell), grad_sums, accumulate=True)
+        features, means, weights = ctx.saved_tensors
+        backward = loops(features).differences_backward
+        grad_features, through_differences = backward(features, means, ctx.per_image, grad)
+        loops(features).add_weighted(grad_features, weights, grad_means + through_differences)
         return grad_features, None, None
 
 
-def _differences(features: Tensor, means: Tensor, per_image: tuple[int, ...]) -> Tensor:
+class _Upsample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, size: tuple[int, ...], per_image: tuple[int, ...]) -> Tensor:
+        ctx.shape, ctx.per_image = maps.shape, per_image
+        return loops(maps).interpolate(maps, size, per_image)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return loops(grad).interpolate_backward(grad, ctx.shape, ctx.per_image), None, None
+
+
+class _SegmentationTerms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scores: Tensor, supervision: Supervision) -> Tensor:
+        ctx.save_for_backward(logits, scores)
+        ctx.supervision = supervision
+        return loops(logits).segmentation(logits, scores, supervision)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        logits, scores = ctx.saved_tensors
+        return *loops(logits).segmentation_backward(logits, scores, ctx.supervision, grad), None
+
+
+def count_codes(labels: Tensor, num_classes: int) -> Tensor:
+    """`census` of (B, M) labels."""
+    bins = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes + 2)
+    bins = torch.where(labels == UNLABELED, num_classes, torch.where(labels == VOID, num_classes + 1, bins))
+    # Not `torch.bincount`, which waits for a GPU.
+    return labels.new_zeros(len(labels), num_classes + 3).scatter_add_(1, bins, torch.ones_like(bins))
+
+
+def adjoint_weights(labels: Tensor, classes: Tensor, share: Tensor, size: tuple[int, ...]) -> Tensor:
+    """See `mean_weights`."""
+    masks = (labels.unsqueeze(1) == classes[..., None, None]) * share[..., None, None]
+    return interpolate_backward(masks, torch.Size((*classes.shape, *size)), ()).flatten(2)
+
+
+def weighted_sums(features: Tensor, weights: Tensor) -> Tensor:
+    """Sums (B, N, C) of features (B, C, M) with weights (B, N, M)."""
+    return weights @ features.transpose(1, 2)
+
+
+def add_weighted(grad_features: Tensor, weights: Tensor, grad_sums: Tensor) -> None:
+    """Add the gradient of `weighted_sums` in place."""
+    grad_features.baddbmm_(grad_sums.transpose(1, 2), weights)
+
+
+def differences(features: Tensor, means: Tensor, per_image: tuple[int, ...]) -> Tensor:
+    """See `mean_absolute_difference`."""
     out = features.new_zeros(features.shape[0], means.shape[1], features.shape[2])
     for images, pixels in _blocks(features):
         block = features[images, :, pixels]
@@ -139,9 +239,10 @@ def _differences(features: Tensor, means: Tensor, per_image: tuple[int, ...]) ->
     return out
 
 
-def _differences_backward(
+def differences_backward(
     features: Tensor, means: Tensor, per_image: tuple[int, ...], grad: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Gradients of ``features``, in their memory layout, and of ``means``."""
     grad = grad / features.shape[1]
     grad_features, grad_means = torch.empty_like(features), torch.zeros_like(means)
     for images, pixels in _blocks(features):
@@ -153,68 +254,79 @@ def _differences_backward(
     return grad_features, grad_means
 
 
-class _SegmentationTerms(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        scores: Tensor,
-        labels: Tensor,
-        classes: Tensor,
-        self_weight: Tensor,
-        absent: Tensor | None,
-        labeled: tuple[Tensor, Tensor, Tensor] | None,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(logits, scores, labels, classes, self_weight, absent, *(labeled or ()))
-        ctx.eps = eps
-        seg_sum, self_sum, absent_sum = (logits.new_zeros(()) for _ in range(3))
-        for images, pixels in _blocks(logits):
-            p = logits[images, :, pixels].softmax(1)
-            valid = (labels[images, pixels] != VOID).to(p.dtype).unsqueeze(1)
-            g, chosen = scores[images, :, pixels], _rows(p, classes[images])
-            # G log(P + eps) + (1 - G) log(1 - P + eps)
-            cross = torch.lerp((1 + eps - chosen).log_(), chosen.add_(eps).log_(), g)
-            self_sum -= (cross.mul_(valid).sum(2) * self_weight[images]).sum()
-            if absent is not None:
-                # One logarithm of a product instead of K logarithms. It cannot underflow: all P add up to 1.
-                product = _complement(p, absent[images], eps).prod(1, keepdim=True)
-                absent_sum -= product.log_().mul_(valid).sum()
-        if labeled is not None:
-            image, position, target = labeled
-            seg_sum = F.cross_entropy(logits[image, :, position], target, reduction="sum")
-        return seg_sum, self_sum, absent_sum
+def interpolate(maps: Tensor, size: tuple[int, ...], per_image: tuple[int, ...]) -> Tensor:
+    """See `upsample`."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_seg: Tensor, grad_self: Tensor, grad_absent: Tensor) -> tuple[Tensor | None, ...]:
-        logits, scores, labels, classes, self_weight, absent, *labeled = ctx.saved_tensors
-        eps = ctx.eps
-        grad_logits = torch.empty_like(logits)
-        grad_scores = torch.empty_like(scores) if ctx.needs_input_grad[1] else None
-        for images, pixels in _blocks(logits):
-            p = logits[images, :, pixels].softmax(1)
-            valid = (labels[images, pixels] != VOID).to(p.dtype).unsqueeze(1)
-            g, chosen = scores[images, :, pixels], _rows(p, classes[images])
-            weight = (self_weight[images] * grad_self).unsqueeze(2) * valid
-            inverse, other = 1 / (chosen + eps), 1 + eps - chosen
-            if grad_scores is not None:
-                grad_scores[images, :, pixels] = (other * inverse).log_().mul_(weight)
-            other.reciprocal_()
-            grad_chosen = other.sub_(inverse.add_(other).mul_(g)).mul_(weight)
-            if absent is None:
-                grad_p = torch.zeros_like(p)
-            else:
-                grad_p = (absent[images].unsqueeze(2) * grad_absent) / _complement(p, absent[images], eps) * valid
-            _add_rows(grad_p, classes[images], grad_chosen)
-            inner = (grad_p * p).sum(1, keepdim=True)
-            torch.mul(grad_p.sub_(inner), p, out=grad_logits[images, :, pixels])
-        if labeled:
-            image, position, target = labeled
-            delta = logits[image, :, position].softmax(1)
-            delta[torch.arange(len(target), device=target.device), target] -= 1
-            grad_logits[image, :, position] += delta * grad_seg
-        return grad_logits, grad_scores, None, None, None, None, None, None
+
+def interpolate_backward(grad: Tensor, shape: torch.Size, per_image: tuple[int, ...]) -> Tensor:
+    """Gradient of the maps from that of `interpolate`."""
+    sizes = list(grad.shape[-2:]), list(shape)
+    return torch.ops.aten.upsample_bilinear2d_backward(grad.contiguous(), *sizes, False)
+
+
+def segmentation(logits: Tensor, scores: Tensor, given: Supervision) -> Tensor:
+    """Sums (4,) of seg, self, spar and absent for flattened pixels, see `segmentation_terms`."""
+    sums = logits.new_zeros(4)
+    for images, pixels in _blocks(logits):
+        p, g, label = logits[images, :, pixels].softmax(1), scores[images, :, pixels], given.labels[images, pixels]
+        valid, chosen = (label != VOID).to(p.dtype).unsqueeze(1), _rows(p, given.classes[images])
+        # G log(P + eps) + (1 - G) log(1 - P + eps)
+        cross = torch.lerp((1 + given.eps - chosen).log_(), chosen.add_(given.eps).log_(), g)
+        sums[1] -= (cross.mul_(valid).sum(2) * given.self_weight[images]).sum()
+        hit, other = _hits(label, given.classes[images], p.shape[1], given.negatives)
+        cross = (g + given.eps).log() * hit + (1 - g + given.eps).log() * other
+        sums[2] -= (cross.sum(2) * given.spar_weight[images]).sum()
+        if given.absent is not None:
+            # One logarithm of a product instead of K logarithms. It cannot underflow: all P add up to 1.
+            product = _complement(p, given.absent[images], given.eps).prod(1, keepdim=True)
+            sums[3] -= product.log_().mul_(valid).sum()
+    if given.seg:
+        image, position, target = _labeled(given.labels, logits.shape[1])
+        sums[0] = F.cross_entropy(logits[image, :, position], target, reduction="sum")
+    return sums
+
+
+def segmentation_backward(logits: Tensor, scores: Tensor, given: Supervision, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of ``logits``, in their memory layout, and ``scores`` from that of `segmentation`."""
+    grad_logits, grad_scores, eps = torch.empty_like(logits), torch.empty_like(scores), given.eps
+    for images, pixels in _blocks(logits):
+        p, g, label = logits[images, :, pixels].softmax(1), scores[images, :, pixels], given.labels[images, pixels]
+        valid, chosen = (label != VOID).to(p.dtype).unsqueeze(1), _rows(p, given.classes[images])
+        weight = (given.self_weight[images] * grad[1]).unsqueeze(2) * valid
+        inverse, other = 1 / (chosen + eps), 1 + eps - chosen
+        hit, miss = _hits(label, given.classes[images], p.shape[1], given.negatives)
+        sparse = (miss / (1 - g + eps) - hit / (g + eps)).mul_((given.spar_weight[images] * grad[2]).unsqueeze(2))
+        torch.addcmul(sparse, (other * inverse).log_(), weight, out=grad_scores[images, :, pixels])
+        other.reciprocal_()
+        grad_chosen = other.sub_(inverse.add_(other).mul_(g)).mul_(weight)
+        if given.absent is None:
+            grad_p = torch.zeros_like(p)
+        else:
+            absent = given.absent[images]
+            grad_p = (absent.unsqueeze(2) * grad[3]) / _complement(p, absent, eps) * valid
+        _add_rows(grad_p, given.classes[images], grad_chosen)
+        inner = (grad_p * p).sum(1, keepdim=True)
+        torch.mul(grad_p.sub_(inner), p, out=grad_logits[images, :, pixels])
+    if given.seg:
+        image, position, target = _labeled(given.labels, logits.shape[1])
+        delta = logits[image, :, position].softmax(1)
+        delta[torch.arange(len(target), device=target.device), target] -= 1
+        grad_logits[image, :, position] += delta * grad[0]
+    return grad_logits, grad_scores
+
+
+def _labeled(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, position and class of the labeled pixels of (B, M) labels."""
+    image, position = ((labels >= 0) & (labels < num_classes)).nonzero(as_tuple=True)
+    return image, position, labels[image, position]
+
+
+def _hits(labels: Tensor, classes: Tensor, num_classes: int, negatives: bool) -> tuple[Tensor, Tensor]:
+    """Where a labeled pixel is of a component's class, and where it counts as of another one's: (B, N, M) each."""
+    labeled = (labels >= 0) & (labels < num_classes)
+    hit = labels.unsqueeze(1) == classes.unsqueeze(2)
+    return hit, ~hit & labeled.unsqueeze(1) & negatives
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm.fused import mean_absolute_difference, means_and_differences
+from agmm import fused
 from agmm.labels import UNLABELED, VOID
 
 EPS = 1e-6
@@ -26,7 +26,7 @@ Sigma = float | Literal["adaptive", "code_a", "code_b"] | None
 
 @dataclass(frozen=True)
 class Components:
-    """The present classes of a batch, one slot each, and their L labeled pixels.
+    """The present classes of a batch, one slot each.
 
     Attributes
     ----------
@@ -40,8 +40,6 @@ class Components:
         Number of present classes of each image.
     num_classes : int
         K.
-    image, position, slot : Tensor (L,) int64
-        Image, flat position in the (H, W) label and slot of every labeled pixel.
     """
 
     classes: Tensor
@@ -49,9 +47,6 @@ class Components:
     counts: Tensor
     per_image: tuple[int, ...]
     num_classes: int
-    image: Tensor
-    position: Tensor
-    slot: Tensor
 
     @property
     def present(self) -> Tensor:
@@ -90,18 +85,14 @@ def components(labels: Tensor, num_classes: int) -> Components:
     num_classes : int
         K.
     """
-    batch = labels.shape[0]
-    image, position, target = labeled_pixels(labels, num_classes)
-    code = image * num_classes + target
-    counts = torch.bincount(code, minlength=batch * num_classes).view(batch, num_classes)
+    counts = fused.census(labels, num_classes)[:, :num_classes]
     present = counts > 0
     per_image = tuple(present.sum(1).tolist())
     slots = max(per_image, default=0) or 1
     # A stable sort on "absent" puts present classes first, in ascending order of their codes.
     classes = (~present).to(torch.uint8).sort(dim=1, stable=True).indices[:, :slots]
-    slot = (present.cumsum(1) - 1).flatten()[code]
     counts = counts.gather(1, classes)
-    return Components(classes, counts > 0, counts, per_image, num_classes, image, position, slot)
+    return Components(classes, counts > 0, counts, per_image, num_classes)
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -146,14 +137,14 @@ def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
     Tensor (B, N, h, w)
         0 in empty slots.
     """
-    d = mean_absolute_difference(features.flatten(2), means, parts.per_image)
+    d = fused.mean_absolute_difference(features.flatten(2), means, parts.per_image)
     return d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
 
 
 def means_and_distances(features: Tensor, labels: Tensor, parts: Components) -> tuple[Tensor, Tensor]:
     """`component_means` and `distances` to them, at the cost of one."""
     weights = _mean_weights(labels, parts, features)
-    means, d = means_and_differences(features.flatten(2), weights, parts.per_image)
+    means, d = fused.means_and_differences(features.flatten(2), weights, parts.per_image)
     return means, d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
 
 
@@ -230,7 +221,7 @@ def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts
         exponent = -d.square() / (2 * sigma.square() + EPS)[..., None, None]
     else:
         exponent = -d.square() / (2 * sigma**2)
-    return _resize(exponent.exp() * parts.filled[..., None, None], size)
+    return fused.upsample(exponent.exp() * parts.filled[..., None, None], size, parts.per_image)
 
 
 def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]) -> Tensor:
@@ -240,23 +231,8 @@ def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, siz
 
 def _mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
     """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
-    height, width = labels.shape[-2:]
-    h, w = features.shape[-2:]
-    base = (parts.image * parts.classes.shape[1] + parts.slot) * (h * w)
-    share = 1 / (parts.counts[parts.image, parts.slot].to(features.dtype) + EPS)
-    weights = features.new_zeros(parts.classes.numel() * h * w)
-    for row, row_weight in _taps(parts.position // width, height, h, features.dtype):
-        for column, column_weight in _taps(parts.position % width, width, w, features.dtype):
-            weights.index_add_(0, base + row * w + column, row_weight * column_weight * share)
-    return weights.view(*parts.classes.shape, h * w)
-
-
-def _taps(coordinate: Tensor, fine: int, coarse: int, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The two coarse cells, and their weights, that bilinear upsampling mixes at a fine coordinate."""
-    source = ((coordinate.to(dtype) + 0.5) * (coarse / fine) - 0.5).clamp_min(0)
-    low = source.to(torch.int64).clamp_max(coarse - 1)
-    weight = source - low
-    return (low, 1 - weight), ((low + 1).clamp_max(coarse - 1), weight)
+    share = parts.filled / (parts.counts.to(features.dtype) + EPS)
+    return fused.mean_weights(labels, parts.classes, share, features.shape[-2:])
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

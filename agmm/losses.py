@@ -4,7 +4,7 @@ All functions are pure and work on components (see `agmm.gmm`): ``g`` are the mi
 segmentation's probabilities at the slots' classes, both (B, N, H, W). Each returns a scalar that is exactly 0, with a
 graph, where the set it averages over is empty. ``eps`` is 1e-6 everywhere.
 
-`self_supervision` and `absent_classes` are written here as the equations read; training uses `agmm.fused`, which
+The terms at label resolution are written here as the equations read; training uses `agmm.fused`, which
 computes the same numbers in one pass.
 """
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agmm import fused
 from agmm.gmm import EPS, Components, labeled_pixels
 from agmm.labels import UNLABELED, VOID
 
@@ -33,8 +34,8 @@ class Counts:
 
 def count(labels: Tensor, num_classes: int) -> Counts:
     """Labeled and valid (not ``VOID``) pixels of (B, H, W) labels, at least 1 each."""
-    labeled = ((labels >= 0) & (labels < num_classes)).sum()
-    return Counts(labeled.clamp_min(1), (labels != VOID).sum().clamp_min(1))
+    pixels = fused.census(labels, num_classes).sum(0)
+    return Counts(pixels[:num_classes].sum().clamp_min(1), (labels.numel() - pixels[num_classes + 1]).clamp_min(1))
 
 
 def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tensor:
@@ -76,12 +77,15 @@ def self_supervision(g: Tensor, p: Tensor, labels: Tensor, weight: Tensor, count
     return ((cross * weight[..., None, None]).sum(1) * (labels != VOID)).sum() / counts.valid
 
 
-def sparse_supervision(g: Tensor, parts: Components, weight: Tensor, counts: Counts, negatives: bool) -> Tensor:
+def sparse_supervision(
+    g: Tensor, labels: Tensor, parts: Components, weight: Tensor, counts: Counts, negatives: bool
+) -> Tensor:
     """Labels supervise the mixture scores at labeled pixels (Eq. 9).
 
     Parameters
     ----------
     g : Tensor (B, N, H, W)
+    labels : Tensor (B, H, W) int64
     parts : Components
     weight : Tensor (B, N)
         From `self_weight`; used with ``negatives`` only.
@@ -89,13 +93,14 @@ def sparse_supervision(g: Tensor, parts: Components, weight: Tensor, counts: Cou
     negatives : bool
         True: official, binary cross-entropy with every present class. False: as printed, the labeled class only.
     """
-    scores = g.flatten(2)[parts.image, :, parts.position]
-    hit = parts.slot.unsqueeze(1) == torch.arange(g.shape[1], device=g.device)
+    image, position, target = labeled_pixels(labels, parts.num_classes)
+    scores = g.flatten(2)[image, :, position]
+    hit = (parts.classes[image] == target.unsqueeze(1)) & parts.filled[image]
     positive = -(scores + EPS).log() * hit
     if not negatives:
         return positive.sum() / counts.labeled
     cross = positive - (1 - scores + EPS).log() * ~hit
-    return (cross * weight[parts.image]).sum() / counts.labeled
+    return (cross * weight[image]).sum() / counts.labeled
 
 
 def contrast_batch(means: Tensor, parts: Components, vectors: Literal["sum", "mean"]) -> Tensor:

@@ -158,23 +158,17 @@ class AGMM:
             terms: dict[str, Tensor] = {}
             if {"self", "spar", "con"} & set(self.terms):
                 parts, means, g = self.mixture(features, logits, labels, image_classes)
-                dtype = g.dtype
-                if "spar" in self.terms:
-                    weight = losses.self_weight(parts, True, "mean", dtype)
-                    terms["spar"] = losses.sparse_supervision(g, parts, weight, counts, negatives=official)
                 if "con" in self.terms:
                     terms["con"] = (
                         losses.contrast_batch(means, parts, self.con_vectors)
                         if official
                         else losses.contrast_image(means, parts)
                     )
-                weight = losses.self_weight(parts, official, self.self_reduction, dtype)
-                slots: tuple[Tensor, ...] = (g, parts.classes, weight) if "self" in self.terms else ()
                 dense_scores: Callable[[], Tensor] = partial(parts.to_classes, g)
             else:
-                slots = ()
+                parts, g = None, logits.new_zeros(len(logits), 0, *labels.shape[1:])
                 dense_scores = partial(self._dense_scores, features, logits, labels, image_classes)
-            terms |= self._segmentation_terms(logits, labels, image_classes, slots, counts)
+            terms |= self._terms_of_pixels(logits, g, labels, image_classes, parts, counts)
         terms = {name: terms[name] for name in self.terms}
         loss = sum((t if name == "seg" else self.lambda_gmm * t for name, t in terms.items()), logits.new_zeros(()))
         return Output(loss, terms, dense_scores)
@@ -201,25 +195,46 @@ class AGMM:
             parts, _, g = self.mixture(features, logits, labels, image_classes)
             return parts.to_classes(g)
 
-    def _segmentation_terms(
+    def _terms_of_pixels(
         self,
         logits: Tensor,
+        g: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        slots: tuple[Tensor, ...],
+        parts: gmm.Components | None,
         counts: losses.Counts,
     ) -> dict[str, Tensor]:
-        """The requested ones of seg, self and absent, which read the logits."""
+        """The requested ones of seg, self, spar and absent, which are sums over the pixels of the labels."""
         assert self.terms is not None
-        if not slots and "absent" not in self.terms:
+        if not {"self", "spar", "absent"} & set(self.terms):
             return {"seg": losses.partial_cross_entropy(logits, labels, counts)} if "seg" in self.terms else {}
-        batch, _, height, width = logits.shape
-        empty = logits.new_zeros(batch, 0, height, width), labels.new_zeros(batch, 0), logits.new_zeros(batch, 0)
-        g, classes, weight = slots or empty
-        outside = ~image_classes if "absent" in self.terms else None
-        labeled = gmm.labeled_pixels(labels, self.num_classes) if "seg" in self.terms else None
-        seg, self_, absent = fused.segmentation_terms(logits, g, labels, classes, weight, outside, labeled, gmm.EPS)
-        return {"seg": seg / counts.labeled, "self": self_ / counts.valid, "absent": absent / counts.valid}
+        official = self.variant == "official"
+        classes, self_weight = labels.new_zeros(len(labels), 0), g.new_zeros(len(labels), 0)
+        spar_weight = self_weight
+        if parts is not None:
+            classes = parts.classes
+            self_weight = losses.self_weight(parts, official, self.self_reduction, g.dtype) * ("self" in self.terms)
+            spar_weight = losses.self_weight(parts, True, "mean", g.dtype) if official else parts.filled.to(g.dtype)
+            spar_weight = spar_weight * ("spar" in self.terms)
+        given = fused.Supervision(
+            labels=labels.flatten(1),
+            classes=classes,
+            self_weight=self_weight,
+            spar_weight=spar_weight,
+            negatives=official,
+            absent=~image_classes if "absent" in self.terms else None,
+            seg="seg" in self.terms,
+            eps=gmm.EPS,
+        )
+        if not {"seg", "self", "absent"} & set(self.terms):
+            logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
+        seg, self_, spar, absent = fused.segmentation_terms(logits, g, given)
+        return {
+            "seg": seg / counts.labeled,
+            "self": self_ / counts.valid,
+            "spar": spar / counts.labeled,
+            "absent": absent / counts.valid,
+        }
 
 
 @dataclass(frozen=True)
@@ -247,7 +262,7 @@ class LabelAssignment:
         """See `AGMM.__call__`; the terms are seg, assign and, if asked for, absent."""
         names = ("seg", "absent") if self.absent else ("seg",)
         output = AGMM(self.num_classes, terms=names)(features, logits, labels, image_classes, counts)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             parts, d, sigma = self.distances(full_precision(features), full_precision(logits), labels, image_classes)
             target = losses.assign_labels(d, sigma, labels, parts)
         here = losses.count(target, self.num_classes)
@@ -268,8 +283,8 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     """Refuse label codes other than 0 … K-1, 254 and 255; CPU tensors only, as a look at a GPU's would stall it."""
     if labels.device.type != "cpu" or not labels.numel():
         return
-    wrong = (labels < 0) | ((labels >= num_classes) & (labels < UNLABELED)) | (labels > VOID)
-    if wrong.any():
+    if fused.census(labels, num_classes)[:, -1].any():
+        wrong = (labels < 0) | ((labels >= num_classes) & (labels < UNLABELED)) | (labels > VOID)
         code = int(labels[wrong][0])
         raise ValueError(
             f"label code {code} is neither a class (0 … {num_classes - 1}), UNLABELED ({UNLABELED}) nor VOID ({VOID}); "

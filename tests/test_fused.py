@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agmm import fused, gmm, losses
 from agmm.labels import VOID
@@ -17,41 +20,53 @@ def close(found, expected, tolerance=1e-12):
 
 @pytest.fixture
 def inputs():
-    """Arguments of `segmentation_terms` that require gradients where they can."""
+    """Arguments of `segmentation_terms`, which require gradients where they can."""
     problem = random_problem()
     _, logits, labels, image_classes = problem.tensors()
     parts = gmm.components(labels, problem.num_classes)
     generator = torch.Generator().manual_seed(0)
     g = torch.rand(*parts.classes.shape, *labels.shape[1:], generator=generator, dtype=torch.float64)
     weight = losses.self_weight(parts, True, "mean", torch.float64)
-    labeled = gmm.labeled_pixels(labels, problem.num_classes)
-    return logits, g.requires_grad_(), labels, parts.classes, weight, ~image_classes, labeled, gmm.EPS
+    given = fused.Supervision(
+        labels.flatten(1), parts.classes, weight, 0.3 * weight, True, ~image_classes, True, gmm.EPS
+    )
+    return logits, g.requires_grad_(), given
 
 
-def plain_terms(logits, g, labels, classes, weight, absent, labeled, eps):
-    """The same three sums in plain operations."""
-    log_p, valid = logits.log_softmax(1), (labels != VOID)[:, None]
-    p = log_p.exp()
-    chosen = torch.stack([p[b, codes] for b, codes in enumerate(classes)])
+def plain_terms(logits, g, given):
+    """The same four sums in plain operations."""
+    log_p, g, eps = logits.flatten(2).log_softmax(1), g.flatten(2), given.eps
+    p, valid = log_p.exp(), (given.labels != VOID)[:, None]
+    chosen = torch.stack([p[b, codes] for b, codes in enumerate(given.classes)])
     cross = -g * (chosen + eps).log() - (1 - g) * (1 - chosen + eps).log()
-    seg = -sum(log_p.flatten(2)[i, k, x] for i, x, k in zip(*labeled, strict=True))
-    outside = -(1 - p + eps).log() * absent[..., None, None] * valid
-    return seg, (cross * weight[..., None, None] * valid).sum(), outside.sum()
+    labeled = (given.labels < logits.shape[1]).nonzero().tolist()
+    seg = -sum(log_p[b, given.labels[b, x], x] for b, x in labeled)
+    spar = logits.new_zeros(())
+    for b, x in labeled:
+        for n, weight in enumerate(given.spar_weight[b]):
+            hit = given.classes[b, n] == given.labels[b, x]
+            if hit or given.negatives:
+                spar = spar - weight * ((g[b, n, x] if hit else 1 - g[b, n, x]) + eps).log()
+    outside = -(1 - p + eps).log() * given.absent[..., None] * valid
+    return seg, (cross * given.self_weight[..., None] * valid).sum(), spar, outside.sum()
 
 
-def with_gradients(function, arguments, upstream=(0.7, 1.3, 0.4)):
+def with_gradients(function, arguments, upstream=(0.7, 1.3, 0.9, 0.4)):
     values = function(*arguments)
     loss = sum(u * v for u, v in zip(upstream, values, strict=True))
     return *values, *torch.autograd.grad(loss, arguments[:2])
 
 
-def test_segmentation_terms_equal_plain_operations(inputs):
+@pytest.mark.parametrize("negatives", [True, False])
+def test_segmentation_terms_equal_plain_operations(inputs, negatives):
+    logits, g, given = inputs
+    inputs = logits, g, replace(given, negatives=negatives)
     close(with_gradients(fused.segmentation_terms, inputs), with_gradients(plain_terms, inputs))
 
 
 @settings(deadline=None, max_examples=40)
-@given(problems())
-def test_segmentation_terms_equal_the_loss_functions(problem):
+@given(problems(), st.booleans())
+def test_segmentation_terms_equal_the_loss_functions(problem, negatives):
     _, logits, labels, image_classes = problem.tensors()
     parts = gmm.components(labels, problem.num_classes)
     counts = losses.count(labels, problem.num_classes)
@@ -63,51 +78,53 @@ def test_segmentation_terms_equal_the_loss_functions(problem):
         return (
             losses.partial_cross_entropy(logits, labels, counts),
             losses.self_supervision(g, parts.from_classes(p), labels, weight, counts),
+            losses.sparse_supervision(g, labels, parts, 0.5 * weight, counts, negatives),
             losses.absent_classes(p, labels, image_classes, counts),
         )
 
     def at_once(logits, g):
-        labeled = gmm.labeled_pixels(labels, problem.num_classes)
-        seg, self_, absent = fused.segmentation_terms(
-            logits, g, labels, parts.classes, weight, ~image_classes, labeled, gmm.EPS
+        spar = 0.5 * weight if negatives else parts.filled.double()  # as printed every component counts once
+        supervision = fused.Supervision(
+            labels.flatten(1), parts.classes, weight, spar, negatives, ~image_classes, True, gmm.EPS
         )
-        return seg / counts.labeled, self_ / counts.valid, absent / counts.valid
+        seg, self_, spar, absent = fused.segmentation_terms(logits, g, supervision)
+        return seg / counts.labeled, self_ / counts.valid, spar / counts.labeled, absent / counts.valid
 
     close(with_gradients(at_once, (logits, g)), with_gradients(by_functions, (logits, g)), 1e-10)
 
 
 def test_terms_left_out_are_zero_and_have_no_gradient(inputs):
-    logits, g, labels, classes, weight, absent, labeled, eps = inputs
-    without = fused.segmentation_terms(logits, g, labels, classes, weight, None, None, eps)
-    full = fused.segmentation_terms(logits, g, labels, classes, weight, absent, labeled, eps)
-    assert without[0] == without[2] == 0
+    logits, g, given = inputs
+    alone = replace(given, absent=None, seg=False, spar_weight=torch.zeros_like(given.spar_weight))
+    without, full = fused.segmentation_terms(logits, g, alone), fused.segmentation_terms(*inputs)
+    assert without[0] == without[2] == without[3] == 0
     assert without[1] == full[1]
-    for term in (0, 2):
+    for term in (0, 2, 3):
         assert not torch.autograd.grad(without[term], logits, retain_graph=True)[0].any()
 
 
-def test_a_confident_wrong_prediction_has_a_finite_loss_and_gradient():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_confident_wrong_prediction_has_a_finite_loss_and_gradient(dtype):
     """All mass on one absent class: the product over classes must neither underflow nor lose its gradient."""
-    logits = torch.full((1, 150, 2, 2), -200.0).requires_grad_()
+    logits = torch.full((1, 150, 2, 2), -200.0, dtype=dtype).requires_grad_()
     with torch.no_grad():
         logits[:, 3] = 200
-    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    labels, nothing = torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 0, dtype=dtype)
     absent = torch.ones(1, 150, dtype=torch.bool)
-    empty = torch.zeros(1, 0, 2, 2), labels, torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0)
-    _, _, value = fused.segmentation_terms(logits, *empty, absent, None, 1e-6)
-    assert value.item() == pytest.approx(4 * -np.log(1e-6), rel=0.01)
+    given = fused.Supervision(labels, labels[:, :0], nothing, nothing, True, absent, False, 1e-6)
+    *_, value = fused.segmentation_terms(logits, torch.zeros(1, 0, 2, 2, dtype=dtype), given)
+    # In float32 one less a number that close to 1 is rounded to an eighth of itself.
+    assert value.item() == pytest.approx(4 * -np.log(1e-6), rel=0.02)
     assert torch.autograd.grad(value, logits)[0].isfinite().all()
 
 
 def test_segmentation_terms_gradcheck(inputs):
-    logits, g, labels, classes, weight, absent, labeled, eps = inputs
+    logits, g, given = inputs
     logits, g = logits[:, :, :4, :3].detach().requires_grad_(), g[:, :, :4, :3].detach().requires_grad_()
-    labels = labels[:, :4, :3].clone()
-    labels[0, 0, 0], labels[0, 1, 1] = int(classes[0, 0]), VOID
-    labeled = gmm.labeled_pixels(labels, 5)
-    assert torch.autograd.gradcheck(
-        lambda z, g: fused.segmentation_terms(z, g, labels, classes, weight, absent, labeled, eps), (logits, g)
-    )
+    labels = given.labels.unflatten(1, (17, 23))[:, :4, :3].clone()
+    labels[0, 0, 0], labels[0, 1, 1] = int(given.classes[0, 0]), VOID
+    given = replace(given, labels=labels.flatten(1))
+    assert torch.autograd.gradcheck(lambda z, g: fused.segmentation_terms(z, g, given), (logits, g))
 
 
 def test_difference_gradchecks():
@@ -136,6 +153,7 @@ def test_second_derivatives_are_refused(inputs):
         (fused.mean_absolute_difference(features, means, (2, 2)).square().sum(), features),
         (fused.means_and_differences(features, torch.rand(2, 2, 5), (2, 2))[1].square().sum(), features),
         (fused.segmentation_terms(*inputs)[1].square(), inputs[0]),
+        (fused.upsample(features[None], (7, 9), (2,)).square().sum(), features),
     ):
         (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):

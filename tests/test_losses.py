@@ -67,8 +67,8 @@ def test_self_supervision(half, reduction, problem):
 @quick
 def test_sparse_supervision(negatives, problem):
     parts, counts, _, g, (_, present, scores) = setting(problem)
-    weight = losses.self_weight(parts, True, "mean", g.dtype)
-    found = losses.sparse_supervision(g, parts, weight, counts, negatives)
+    labels, weight = torch.tensor(problem.labels), losses.self_weight(parts, True, "mean", g.dtype)
+    found = losses.sparse_supervision(g, labels, parts, weight, counts, negatives)
     close(found, loops.spar(problem, present, scores, negatives))
 
 
@@ -144,7 +144,7 @@ def test_losses_of_nothing_are_zero_with_a_graph():
     for loss in (
         losses.partial_cross_entropy(logits, labels, counts),
         losses.self_supervision(g, parts.from_classes(p), labels, weight, counts),
-        losses.sparse_supervision(g, parts, weight, counts, negatives=True),
+        losses.sparse_supervision(g, labels, parts, weight, counts, negatives=True),
         losses.contrast_batch(means, parts, "sum"),
         losses.contrast_batch(means, parts, "mean"),
         losses.contrast_image(means, parts),
