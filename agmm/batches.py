@@ -7,7 +7,7 @@ batch is dropped.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from agmm import evaluation, labels, losses
+from agmm import evaluation, gmm, labels, losses
 from agmm.data import Arrays, augment
 from agmm.labels import VOID
 from agmm.loop import Batch, mix, rank_and_world
@@ -29,6 +29,40 @@ ONE_BY_ONE = ("official", "official_color")
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released code."""
 
 MOST_WORKERS = 8
+
+
+def ahead(steps: Iterator[list[Batch]], num_classes: int, device: torch.device) -> Iterator[list[Batch]]:
+    """The same batches with their components, on a GPU prepared while the step before is computed.
+
+    To find the components of a batch is to wait for the GPU, but only for a stream of its own.
+    """
+    if device.type != "cuda":
+        yield from steps
+        return
+    main, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(main)
+
+    def prepare() -> list[Batch]:
+        with torch.cuda.stream(side):
+            step = next(steps, [])
+            return [replace(micro, parts=gmm.components(micro.labels, num_classes)) for micro in step]
+
+    following = prepare()
+    while step := following:
+        main.wait_stream(side)
+        for tensor in (tensor for micro in step for tensor in _tensors(micro)):
+            tensor.record_stream(main)
+        following = prepare()
+        yield step
+
+
+def _tensors(part: object) -> Iterator[Tensor]:
+    """All tensors in a data class and the data classes in it."""
+    if isinstance(part, Tensor):
+        yield part
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _tensors(getattr(part, field.name))
 
 
 def normalization(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a run ran on: versions, device, commit, memory."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -45,6 +46,19 @@ def _commit() -> str:
     if commit.returncode:
         return "unknown"
     return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large blocks for the next step instead of handing them back to the system.
+
+    Otherwise every step faults in again, page by page, the memory that the one before has freed: that doubles the time
+    of the branch on a CPU and is 7 to 10 % of a whole training. Elsewhere than on Linux with glibc nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        most_blocks_of_their_own, trim_threshold = -4, -1
+        libc = ctypes.CDLL(None)
+        libc.mallopt(most_blocks_of_their_own, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def device_name(device: torch.device) -> str:

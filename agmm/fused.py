@@ -140,10 +140,14 @@ def segmentation_terms(logits: Tensor, scores: Tensor, supervision: Supervision)
     return _SegmentationTerms.apply(logits.flatten(2), scores.flatten(2), supervision).unbind()
 
 
+FAST = {"cpu": "agmm.fused_cpu"}
+"""Modules with loops for a kind of device; ``FAST.clear()`` leaves the plain ones."""
+
+
 def loops(x: Tensor) -> ModuleType:
     """Module with the formulation of the loops for a tensor's device and number type."""
-    fast = x.device.type == "cpu" and x.dtype in (torch.float32, torch.int64)
-    return importlib.import_module("agmm.fused_cpu" if fast else "agmm.fused")
+    fast = x.dtype in (torch.float32, torch.int64)
+    return importlib.import_module(FAST.get(x.device.type, "agmm.fused") if fast else "agmm.fused")
 
 
 class _MeanAbsoluteDifference(torch.autograd.Function):

@@ -7,7 +7,7 @@ Each objective is a frozen data class that is called with ``(features, logits, l
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,7 @@ class AGMM:
     lambda_gmm: float = 1.0
     terms: tuple[str, ...] | None = None
     stop_gradient: bool = False
+    needs: ClassVar[tuple[str, ...]] = ("parts",)
 
     def __post_init__(self) -> None:
         one_of("variant", self.variant, ("official", "paper"))
@@ -129,6 +130,7 @@ class AGMM:
         labels: Tensor,
         image_classes: Tensor,
         counts: losses.Counts | None = None,
+        parts: gmm.Components | None = None,
     ) -> Output:
         """Loss of a batch.
 
@@ -144,6 +146,8 @@ class AGMM:
             Classes annotated anywhere in the uncropped image.
         counts : Counts, optional
             Divisors of the means; default: of this batch.
+        parts : Components, optional
+            Of the labels. To find them waits for a GPU, so a training loop finds them ahead of time.
 
         Returns
         -------
@@ -157,7 +161,7 @@ class AGMM:
             official = self.variant == "official"
             terms: dict[str, Tensor] = {}
             if {"self", "spar", "con"} & set(self.terms):
-                parts, means, g = self.mixture(features, logits, labels, image_classes)
+                parts, means, g = self.mixture(features, logits, labels, image_classes, parts)
                 if "con" in self.terms:
                     terms["con"] = (
                         losses.contrast_batch(means, parts, self.con_vectors)
@@ -174,12 +178,17 @@ class AGMM:
         return Output(loss, terms, dense_scores)
 
     def mixture(
-        self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        parts: gmm.Components | None = None,
     ) -> tuple[gmm.Components, Tensor, Tensor]:
         """Components, class means (B, N, C) and mixture scores (B, N, H, W) of a batch."""
         if self.stop_gradient:
             features, logits = features.detach(), logits.detach()
-        parts = gmm.components(labels, self.num_classes)
+        parts = parts or gmm.components(labels, self.num_classes)
         means, d = gmm.means_and_distances(features, labels, parts)
         if self.variant == "official" or self.sigma in ("code_a", "code_b"):
             d = d * gmm.validity(labels, (d.shape[2], d.shape[3]), d.dtype)

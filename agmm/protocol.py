@@ -3,6 +3,7 @@
 The processes of ``torchrun`` share every set of images.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,13 @@ PIXELS_AT_A_TIME = 1 << 22
 
 
 def autocast(run: Run, device: torch.device) -> torch.autocast:
-    """Precision of a run's network; on a CPU always float32."""
-    mixed = run.precision == "bfloat16" and device.type == "cuda"
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+    """Precision of a run's network."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bfloat16")
+
+
+def as_written(run: Run) -> contextlib.AbstractContextManager[object]:
+    """Tests see images of many sizes, and a compiled network would be compiled for each."""
+    return torch.compiler.set_stance("force_eager") if run.compiled else contextlib.nullcontext()
 
 
 def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, single_scale: bool = False) -> Tensor:
@@ -34,7 +39,7 @@ def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, s
     options = _options(run, split)
     if single_scale:
         options |= {"scales": (1.0,), "flip": False}
-    with autocast(run, device):
+    with autocast(run, device), as_written(run):
         matrix = evaluation.evaluate(
             net,
             split.images[part],
@@ -69,7 +74,7 @@ def training_curves(
     size = _images_at_a_time(data)
     for images, truth, label in evaluation.batches(data.images[part], data.truth[part], sparse[part], batch_size=size):
         truth, label = truth.to(device), label.to(device).long()
-        with autocast(run, device):
+        with autocast(run, device), as_written(run):
             features, logits = net(evaluation.to_input(images.to(device), **normalization(run)))
         present = gmm.components(label, data.num_classes).present
         restricted = logits.masked_fill(~present[..., None, None], -torch.inf)

@@ -51,7 +51,9 @@ class Run:
     loss_scope : {"microbatch", "effective"}
         What averages over labeled pixels extend over.
     precision : {"float32", "bfloat16"}
-        Autocast of the network on a GPU; the branch and the losses are always float32.
+        Autocast of the network; the branch and the losses are always float32.
+    compiled : bool
+        Train the network through ``torch.compile``: other kernels, the same sums in another order.
     selection : {"last", "best"}
         Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
     scales, flip, tile
@@ -99,6 +101,7 @@ class Run:
     power: float = 0.9
     loss_scope: Literal["microbatch", "effective"] = "microbatch"
     precision: Literal["float32", "bfloat16"] = "float32"
+    compiled: bool = False
     selection: Literal["last", "best"] = "last"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False

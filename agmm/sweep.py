@@ -22,11 +22,7 @@ from agmm.presets import PRESETS
 from agmm.runs import Run, load_result
 
 Report = Callable[[str], object]
-_ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
-    # glibc hands large blocks back to the system at once, and every step faults them in again: 7 to 10 % of the time.
-    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(4 << 30)),
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
@@ -298,9 +294,9 @@ def _submit(
 
 @contextlib.contextmanager
 def _worker_environment() -> Iterator[None]:
-    """One thread and a patient allocator for processes started inside; their libraries read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
+    """One thread for the libraries of processes started inside, which read it when they are loaded."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
     try:
         yield
     finally:

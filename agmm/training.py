@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -102,6 +102,8 @@ def train(run: Run, results: Path, data_root: str | Path | None = None, device: 
         If the loss becomes NaN or infinite; the last good checkpoint is kept.
     """
     where = choose_device(device)
+    if where.type == "cpu":
+        environment.keep_freed_memory()
     loop.join_torchrun(where)
     with _threads(run.threads, where):
         if run.method == "ImageTags":
@@ -133,6 +135,8 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
         # As a part of the network its parameters are distributed, optimized and resumed with the head.
         objective = net.objective = replace(objective, in_channels=net.feature_channels)
     net.to(device).to(memory_format=torch.channels_last)
+    if run.compiled:
+        net.compile()
     source = _source(run, results, data, sparse, device)
 
     def measure(epoch: int) -> dict[str, float]:
@@ -141,8 +145,11 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
             curves["test_miou"] = evaluation.mean_iou(protocol.confusion(net, test, run, device, single_scale=True))
         return curves
 
-    groups = networks.parameter_groups(net, run.lr, run.head_factor)
-    progress = _fit(run, net, groups, source, partial(_loss, run, objective, device), measure, folder)
+    def epoch(number: int) -> Iterator[list[Batch]]:
+        return batches.ahead(source.epoch(number), data.num_classes, device)
+
+    groups, steps = networks.parameter_groups(net, run.lr, run.head_factor), batches.steps(run, len(source))
+    progress = loop.fit(run, net, groups, epoch, steps, partial(_loss, run, objective, device), measure, folder)
     if isinstance(objective, nn.Module):
         del net.objective
     started = time.perf_counter()
@@ -183,7 +190,9 @@ def _loss(
     needs = getattr(objective, "needs", ())
     with protocol.autocast(run, device):
         features, logits, *inner = module(batch.images, inner="fused" in needs)
-    given = dict(zip(("grid_logits", "fused"), inner, strict=False))
+    given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
+    if "parts" in needs:
+        given["parts"] = batch.parts
     if "images" in needs:
         given["images"] = evaluation.denormalize(batch.images, **normalization(run))
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
@@ -248,7 +257,8 @@ def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
 
     groups = [{"params": list(net.parameters()), "lr": run.lr}]
     source = batches.InMemory(run, _images(data).to(device), unused, tags)
-    progress = _fit(run, net, groups, source, loss, lambda epoch: {}, folder)
+    steps = batches.steps(run, len(source))
+    progress = loop.fit(run, net, groups, source.epoch, steps, loss, lambda epoch: {}, folder)
     net.eval()
     with torch.no_grad():
         logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
@@ -262,18 +272,6 @@ def build_network(run: Run, num_classes: int) -> networks.Segmenter:
     torch.manual_seed(run.seed)
     init = "imagenet" if run.init == "imagenet" else "scratch"
     return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
-
-
-def _fit(
-    run: Run,
-    net: nn.Module,
-    groups: list[dict[str, Any]],
-    source: Source,
-    loss: Callable[[nn.Module, Batch], objectives.Output],
-    measure: Callable[[int], dict[str, float]],
-    folder: Path,
-) -> loop.Progress:
-    return loop.fit(run, net, groups, source.epoch, batches.steps(run, len(source)), loss, measure, folder)
 
 
 def _finish(

@@ -1,74 +1,130 @@
-import csv
 import os
 
+import pandas as pd
 import pytest
 import torch
 
-from agmm import bench
+from agmm.bench import branch, dense, step
+from agmm.bench.__main__ import GROUPS, main
+from agmm.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show, write
+from agmm.bench.inputs import FORMS, SMALL, tensors
 from agmm.labels import UNLABELED
+
+QUICKLY = Setting(repeats=1, small=True)
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Skip the fresh processes, which only serve the honesty of the memory figures."""
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(bench, "in_new_process", lambda function, *arguments: function(*arguments))
-    yield
-    torch.set_num_threads(threads)
+    monkeypatch.setattr(dense, "in_new_process", lambda function, *arguments: function(*arguments))
 
 
-@pytest.mark.parametrize("form", bench.FORMS)
-def test_both_formulations_agree_and_are_tabulated(form, in_this_process, tmp_path, capsys):
-    path = tmp_path / "bench.csv"
-    assert bench.main(["--size", "small", "--labels", form, "--repeats", "3", "--csv", str(path)]) == 0
-    text = capsys.readouterr().out
-    for part in bench.PARTS:
-        assert part in text
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["part"], row["formulation"]) for row in rows] == [
-        (part, formulation) for part in bench.PARTS for formulation in ("dense", "agmm")
-    ]
-    assert all(float(row["seconds"]) > 0 for row in rows)
-    assert [int(row["repeats"]) for row in rows] == [2, 3] * 3
+def test_dense_and_fast_agree(in_this_process):
+    figures = list(dense.figures(QUICKLY))
+    assert [figure.unit for figure in figures] == ["s", "GB", "relative"] * 3
+    assert all(figure.value < 1e-5 and figure.met for figure in figures[2::3])
 
 
-def test_disagreement_is_reported(in_this_process, monkeypatch, capsys):
-    dense = bench.dense_agmm
+def test_disagreement_is_an_error(in_this_process, monkeypatch):
+    right = dense.dense_agmm
 
     def wrong(*arguments):
-        loss, terms = dense(*arguments)
+        loss, terms = right(*arguments)
         return 1.001 * loss, terms
 
-    monkeypatch.setattr(bench, "dense_agmm", wrong)
-    assert bench.main(["--size", "small", "--repeats", "1"]) == 1
+    monkeypatch.setattr(dense, "dense_agmm", wrong)
+    with pytest.raises(RuntimeError, match="differs from its dense formulation"):
+        list(dense.figures(QUICKLY))
 
 
-@pytest.mark.parametrize("form", bench.FORMS)
-def test_inputs_have_two_to_four_classes_and_the_form_asked_for(form):
-    size = bench.SIZES["small"]
-    features, logits, labels, image_classes = bench.inputs(size, form)
+def test_a_new_process_is_another_one():
+    assert dense.in_new_process(os.getpid) != os.getpid()
+
+
+def test_floors_count_features_and_logits_three_times(monkeypatch):
+    monkeypatch.setattr(branch, "bandwidth", lambda setting: 1e9)
+    figures = {figure.case: figure for figure in branch.figures(QUICKLY)}
+    features, logits = 4 * 32 * 16 * 16, 4 * 7 * 64 * 64
+    assert figures["VOC, 10 clicks, spar, con"].against_value == pytest.approx(12 * features / 1e9)
+    for case in ("VOC, 10 clicks, all five terms", "Cityscapes, dense, all five terms"):
+        figure = figures[case]
+        assert figure.against_value == pytest.approx(12 * (features + logits) / 1e9)
+        assert figure.ratio == pytest.approx(figure.value / figure.against_value)
+
+
+def test_bandwidth_is_that_of_a_memory():
+    assert 1e8 < bandwidth(QUICKLY) < 1e12
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_have_the_classes_and_the_form_asked_for(form):
+    features, logits, labels, image_classes = tensors(SMALL, form)
     assert features.shape == (4, 32, 16, 16)
     assert logits.shape == (4, 7, 64, 64)
     assert features.min() == 0
     assert image_classes.sum(1).tolist() == [2, 3, 4, 2]
-    share = (labels != UNLABELED).double().mean(dim=(1, 2))
-    low, high = {"points": (8, 10), "scribbles": (60, 2000), "dense": (4096, 4096)}[form]
-    assert (low <= share * 4096).all()
-    assert (share * 4096 <= high).all()
+    pixels = (labels != UNLABELED).sum(dim=(1, 2))
+    low, high = {"clicks": (8, 10), "scribbles": (60, 2000), "blocks": (100, 600), "dense": (4096, 4096)}[form]
+    assert (low <= pixels).all()
+    assert (pixels <= high).all()
     for label, classes in zip(labels, image_classes, strict=True):
-        found = label[label != UNLABELED].unique()
-        assert classes[found].all()
+        assert classes[label[label != UNLABELED].unique()].all()
 
 
-def test_step_prints_both_and_their_ratio(capsys):
-    threads = torch.get_num_threads()
-    assert bench.main(["--step", "--repeats", "1"]) == 0
-    torch.set_num_threads(threads)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["baseline", "agmm", "ratio"]
-    assert 0.5 < float(lines[2].split()[1]) < 5
+def test_steps_of_both_methods_are_compared():
+    figures = list(step.figures(QUICKLY))
+    assert [figure.precision for figure in figures] == ["float32", "float32", "bfloat16", "bfloat16"]
+    assert all(0.3 < figure.ratio < 5 for figure in figures[::2])
+    assert all(figure.ratio > 0 for figure in figures[1::2])
 
 
-def test_a_new_process_is_another_one():
-    assert bench.in_new_process(os.getpid) != os.getpid()
+def test_operations_of_a_network_are_counted_twice_per_multiplication(monkeypatch):
+    convolution = torch.nn.Conv2d(3, 5, 3, padding=1)
+    monkeypatch.setattr(step.networks, "build", lambda *args, **kwargs: convolution)
+    assert step.forward_operations("any", 2, torch.zeros(1, 3, 8, 6)) == 2 * 8 * 6 * 5 * 3 * 9
+
+
+def test_functions_are_called_in_turn():
+    calls = []
+    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Setting(repeats=3), warmup=2)
+    assert calls == ["a", "b"] * 5
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert median_ratio([1, 2, 9], [1, 1, 3]) == 2
+
+
+def test_targets_and_table(tmp_path, capsys):
+    figures = [
+        Figure("branch", "one", 2.0, "s", "the floor", 1.0, 2.0, "<= 3"),
+        Figure("branch", "two", 2.0, "s", "the loop", 5.0, 0.4, ">= 5"),
+        Figure("step", "three", 1.0, "s", "baseline", 1.0, 1.0),
+    ]
+    assert [figure.met for figure in show(iter(figures))] == [True, False, None]
+    text = capsys.readouterr().out
+    assert "target <= 3: met" in text
+    assert "target >= 5: missed" in text
+    write(figures, Setting(), tmp_path / "sub" / "cpu.csv")
+    table = pd.read_csv(tmp_path / "sub" / "cpu.csv")
+    assert table["case"].tolist() == ["one", "two", "three"]
+    assert table["met"].fillna("").tolist() == ["yes", "no", ""]
+    assert table["torch"].eq(torch.__version__).all()
+    assert table["hardware"].str.len().min() > 0
+
+
+def test_command(tmp_path, capsys):
+    path = tmp_path / "cpu.csv"
+    assert main(["step", "--device", "cpu", "--small", "--repeats", "1", "--csv", str(path)]) == 0
+    assert set(pd.read_csv(path)["group"]) == {"step"}
+
+
+def test_wrong_options_are_one_sentence(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["speed"])
+    assert stop.value.code == 2
+    assert f"known: {', '.join(GROUPS)}" in capsys.readouterr().err

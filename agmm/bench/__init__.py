@@ -1,7 +1,7 @@
 """How fast the package is, as ratios of two times taken in one run: ``python -m agmm.bench``.
 
-A module per question: `branch` (the mixture and its losses beside the bytes they must move, and beside a dense
-formulation), `step` (an optimizer step beside the baseline's), `input` (reading and augmentation beside what a network
-consumes), `evaluation` (beside one tile at a time), `sweep` (processes beside threads). Each has a function
+A module per question: `branch` (the mixture and its losses beside the bytes they must move), `dense` (the same beside a
+dense formulation), `step` (an optimizer step beside the baseline's), `input` (reading and augmentation beside what a
+network consumes), `evaluation` (beside one tile at a time), `sweep` (processes beside threads). Each has a function
 ``figures(setting)`` that yields `agmm.bench.figure.Figure`.
 """

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import torch
 
-from agmm.bench import branch
+from agmm import environment
+from agmm.bench import branch, dense, step
 from agmm.bench.figure import Figure, Setting, hardware, show, write
 
-GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {"branch": branch.figures}
+GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
+    "dense": dense.figures,  # first, while this process is small
+    "branch": branch.figures,
+    "step": step.figures,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the figures; returns 1 where the fast and the plain formulation disagree."""
+    """Print the figures, and write them where asked."""
     parser = argparse.ArgumentParser(prog="python -m agmm.bench", description="Speed, as ratios of one run.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)")
     parser.add_argument(
@@ -33,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("torch sees no GPU; use --device cpu")
     setting = Setting(device, options.threads, options.repeats, options.small)
     torch.set_num_threads(setting.threads)
+    if device == "cpu":
+        environment.keep_freed_memory()
     print(f"{hardware(device)}, {setting.threads} thread(s), torch {torch.__version__}")
     figures = show(figure for name in options.groups or GROUPS for figure in GROUPS[name](setting))
     if options.csv:

@@ -121,7 +121,7 @@ def hardware(device: str) -> str:
 
 def show(figures: Iterable[Figure]) -> list[Figure]:
     """Print figures as they come; returns them."""
-    shown = []
+    shown: list[Figure] = []
     for figure in figures:
         if not shown or figure.group != shown[-1].group:
             print(f"\n{figure.group}", flush=True)

@@ -1,0 +1,123 @@
+"""Time and memory of the objective beside its dense formulation (`agmm.reference`), at the size of a VOC step.
+
+Each is measured in a process of its own, so that its peak of memory is its own, and their losses and gradients are
+compared: a formulation that is fast and wrong is no result.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from agmm import environment, objectives
+from agmm.bench.branch import ALL, FEATURES, SPARSE
+from agmm.bench.figure import Figure, Setting, synchronize
+from agmm.bench.inputs import SMALL, VOC, Size, tensors
+from agmm.reference import dense_agmm
+
+TOLERANCE = 1e-4
+"""Largest relative difference (L2) of a term or a gradient, float32."""
+
+T = TypeVar("T")
+Step = Callable[..., dict[str, Tensor]]
+
+
+def figures(setting: Setting) -> Iterator[Figure]:
+    """How much faster and leaner than the dense formulation, and how different.
+
+    Raises
+    ------
+    RuntimeError
+        If the two formulations disagree.
+    """
+    size = SMALL if setting.small else VOC
+    for name, terms in (("spar, con", SPARSE), ("self, spar, con", FEATURES), ("all five terms", ALL)):
+        with tempfile.TemporaryDirectory() as folder:
+            files = {step: Path(folder) / f"{step.__name__}.pt" for step in (dense, fast)}
+            found = {step: in_new_process(measure, step, terms, size, setting, file) for step, file in files.items()}
+            difference = largest_difference(files[dense], files[fast])
+        if difference > TOLERANCE:
+            raise RuntimeError(f"the objective differs from its dense formulation by {difference:.1e} ({name})")
+        case = f"VOC, 10 clicks, {name}, dense"
+        seconds, gigabytes = zip(*(found[step] for step in (dense, fast)), strict=True)
+        yield Figure("dense", case, seconds[0], "s", "the objective", seconds[1], seconds[0] / seconds[1], ">= 1")
+        gigabytes = tuple(max(value, 1e-3) for value in gigabytes)
+        yield Figure("dense", case, gigabytes[0], "GB", "the objective", gigabytes[1], gigabytes[0] / gigabytes[1])
+        yield Figure("dense", case, difference, "relative", "tolerance", TOLERANCE, difference / TOLERANCE, "<= 1")
+
+
+def dense(
+    terms: tuple[str, ...], features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
+) -> dict[str, Tensor]:
+    """Terms and gradients of `agmm.reference.dense_agmm`."""
+    leaves = features.detach().requires_grad_(), logits.detach().requires_grad_()
+    loss, values = dense_agmm(*leaves, labels, image_classes, logits.shape[1], terms)
+    return differentiate(loss, values, leaves)
+
+
+def fast(
+    terms: tuple[str, ...], features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
+) -> dict[str, Tensor]:
+    """Terms and gradients of `agmm.objectives.AGMM`."""
+    leaves = features.detach().requires_grad_(), logits.detach().requires_grad_()
+    output = objectives.AGMM(logits.shape[1], terms=terms)(*leaves, labels, image_classes)
+    return differentiate(output.loss, output.terms, leaves)
+
+
+def differentiate(loss: Tensor, terms: dict[str, Tensor], leaves: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Terms and gradients in one dictionary."""
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    named = dict(zip(("gradient of features", "gradient of logits"), gradients, strict=True))
+    return {k: v.detach() for k, v in terms.items()} | {k: v for k, v in named.items() if v is not None}
+
+
+def measure(step: Step, terms: tuple[str, ...], size: Size, setting: Setting, target: Path) -> tuple[float, float]:
+    """Fastest time in seconds and peak of memory in GB beyond the inputs; the results go to the file ``target``."""
+    torch.set_num_threads(setting.threads)
+    if setting.device == "cpu":
+        environment.keep_freed_memory()
+    step(terms, *tensors(SMALL, device=setting.device))  # lazily loaded libraries are not what we measure
+    inputs = tensors(size, device=setting.device)
+    before = peak_bytes(setting.device)
+    seconds: list[float] = []
+    result: dict[str, Tensor] = {}
+    for _ in range(2 if step is dense else setting.repeats):  # half a minute each
+        result.clear()
+        start = time.perf_counter()
+        result = step(terms, *inputs)
+        synchronize(setting.device)
+        seconds.append(time.perf_counter() - start)
+    torch.save(result, target)
+    return min(seconds), (peak_bytes(setting.device) - before) / 1e9
+
+
+def largest_difference(expected: Path, found: Path) -> float:
+    """Largest relative L2 difference of any term or gradient."""
+    reference, other = (torch.load(path, map_location="cpu", weights_only=True) for path in (expected, found))
+    return max(relative(other[name], value) for name, value in reference.items())
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Relative L2 difference."""
+    return float((found.double() - expected).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+def in_new_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a fresh process; the caller must be small, as its peak is the lower bound of the new one's."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_bytes(device: str) -> int:
+    """Largest memory so far: of the allocator (cuda) or the whole process (cpu)."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

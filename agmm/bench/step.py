@@ -1,0 +1,115 @@
+"""An optimizer step of AGMM beside one of the baseline, and what bfloat16 and compilation bring to both."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agmm import networks, objectives
+from agmm.bench.figure import Figure, Setting, in_turn, median_ratio
+from agmm.bench.inputs import CITYSCAPES, QUICK, VOC, Size, tensors
+
+TARGET = {"cpu": "<= 1.1", "cuda": "<= 1.05"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the shapes that it is trained with."""
+
+    name: str
+    network: str
+    size: Size
+    classes: int = 4
+    clicks: int = 10
+
+
+def cases(setting: Setting) -> tuple[Case, ...]:
+    """The papers' networks on a GPU, with fewer images on a CPU; and that of preset quick."""
+    quick = Case("quick, small network", "small", QUICK, classes=3, clicks=3)
+    if setting.small:
+        return (quick,)
+    batch = 16 if setting.device == "cuda" else 2
+    voc = Size(batch, VOC.num_classes, VOC.channels, VOC.grid, VOC.label)
+    if setting.device == "cpu":
+        return quick, Case("VOC, ResNet-50", "resnet50", voc)
+    return (
+        quick,
+        Case("VOC, ResNet-50", "resnet50", voc),
+        Case("VOC, ResNet-101", "resnet101", voc),
+        Case("Cityscapes, ResNet-50", "resnet50", CITYSCAPES, classes=7, clicks=20),
+    )
+
+
+def figures(setting: Setting) -> Iterator[Figure]:
+    """Steps of both methods in turn, so that the ratio is one of neighbors."""
+    for case in cases(setting):
+        for precision in ("float32", "bfloat16"):
+            yield from _figures(case, setting, precision)
+
+
+def _figures(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
+    _, _, labels, image_classes = tensors(case.size, "clicks", case.clicks, case.classes, setting.device)
+    images = torch.rand(case.size.batch, 3, case.size.label, case.size.label, device=setting.device)
+    batch = images.contiguous(memory_format=torch.channels_last), labels, image_classes
+    count = case.size.num_classes
+    steps = {
+        name: training_step(case.network, objective, precision, *batch)
+        for name, objective in (("baseline", objectives.Baseline(count)), ("agmm", objectives.AGMM(count)))
+    }
+    rounds = 20 if case.network == "small" else 1
+    seconds = in_turn(steps, Setting(setting.device, setting.threads, rounds * setting.repeats), warmup=3)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ratio = median_ratio(seconds["agmm"], seconds["baseline"])
+    target = TARGET[setting.device] if case.network != "small" else ""
+    case_name = f"AGMM, {case.name}"
+    yield Figure("step", case_name, medians["agmm"], "s", "the baseline", medians["baseline"], ratio, target, precision)
+    operations = forward_operations(case.network, count, images[:1])
+    achieved = 3 * operations * len(images) / medians["baseline"] / 1e12
+    peak = matrix_rate(setting, precision) / 1e12
+    name = f"baseline, {case.name}, 3 x forward operations"
+    yield Figure("step", name, achieved, "TFLOP/s", "matrix products", peak, achieved / peak, "", precision)
+
+
+def training_step(
+    network: str,
+    objective: objectives.Baseline | objectives.AGMM,
+    precision: str,
+    images: Tensor,
+    labels: Tensor,
+    image_classes: Tensor,
+) -> Callable[[], None]:
+    """One optimizer step on a fixed batch."""
+    torch.manual_seed(0)
+    net = networks.build(network, objective.num_classes, init="scratch").to(images.device)
+    net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
+    mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with mixed:
+            features, logits = net(images)
+        objective(features, logits, labels, image_classes).loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def forward_operations(network: str, num_classes: int, image: Tensor) -> int:
+    """Floating-point operations (two per multiplication and addition) of a forward pass of one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = networks.build(network, num_classes, init="scratch").to(image.device).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(image)
+    return int(counter.get_total_flops())
+
+
+def matrix_rate(setting: Setting, precision: str) -> float:
+    """Operations per second of large matrix products, the ceiling of a network."""
+    side = 256 if setting.small else 2048 if setting.device == "cpu" else 8192
+    a, b = torch.randn(2, side, side, device=setting.device).to(getattr(torch, precision))
+    seconds = in_turn({"product": lambda: a @ b}, Setting(setting.device, setting.threads, 5), warmup=2)
+    return 2 * side**3 / min(seconds["product"])
