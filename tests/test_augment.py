@@ -130,22 +130,28 @@ def test_official_labels_move_with_the_image(seed, height, width, crop):
     assert wrong.any(1).sum() <= 2
 
 
-def test_official_equals_pillow_step_by_step():
-    source = np.random.default_rng(1)
-    image = source.integers(0, 256, (30, 45, 3), dtype=np.uint8)
-    labels = source.integers(0, 5, (30, 45), dtype=np.uint8)
-    picture, moved = augment.official(image, labels, 20, np.random.default_rng(7), color=False)
-    rng = np.random.default_rng(7)
-    long = int(rng.integers(22, 91))
-    short = int(30 * long / 45 + 0.5)
-    large = np.zeros((max(short, 20), max(long, 20), 3), np.uint8)
+@given(st.integers(0, 10**6), st.integers(8, 70), st.integers(8, 70), st.integers(4, 90))
+@settings(max_examples=80, deadline=None)
+def test_official_equals_pillow_step_by_step(seed, height, width, crop):
+    """Whole images, resized, padded, cropped and mirrored, one after the other."""
+    height = min(height, 2 * width - 2)  # beyond that Pillow 13 resizes in another order than those before it
+    source = np.random.default_rng(seed)
+    image = source.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    labels = source.integers(0, 5, (height, width), dtype=np.uint8)
+    picture, moved = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
+    rng = np.random.default_rng(seed)
+    long = max(height, width)
+    new_long = int(rng.integers(long // 2, 2 * long + 1))
+    new_short = int(min(height, width) * new_long / long + 0.5)
+    size = (new_long, new_short) if height >= width else (new_short, new_long)
+    large = np.zeros((*np.maximum(size, crop), 3), np.uint8)
     sparse = np.full(large.shape[:2], 255, np.uint8)
-    large[:short, :long] = np.asarray(Image.fromarray(image).resize((long, short), Image.BILINEAR))
-    sparse[:short, :long] = np.asarray(Image.fromarray(labels).resize((long, short), Image.NEAREST))
-    top, left = int(rng.integers(len(large) - 19)), int(rng.integers(large.shape[1] - 19))
+    large[: size[0], : size[1]] = np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
+    sparse[: size[0], : size[1]] = np.asarray(Image.fromarray(labels).resize(size[::-1], Image.NEAREST))
+    top, left = (int(rng.integers(side - crop + 1)) for side in sparse.shape)
     step = -1 if rng.random() < 0.5 else 1
-    np.testing.assert_array_equal(picture, large[top : top + 20, left : left + 20][:, ::step])
-    np.testing.assert_array_equal(moved, sparse[top : top + 20, left : left + 20][:, ::step])
+    np.testing.assert_array_equal(picture, large[top : top + crop, left : left + crop][:, ::step])
+    np.testing.assert_array_equal(moved, sparse[top : top + crop, left : left + crop][:, ::step])
 
 
 def test_nearest_loses_single_pixel_labels_and_move_keeps_them():
