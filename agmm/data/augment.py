@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 import agmm.labels
@@ -195,14 +195,19 @@ def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int
 
 
 def _change_color(picture: Image.Image, name: str, amount: float) -> Image.Image:
-    """One of `COLOR_CHANGES`."""
-    # Here, because importing it takes longer than all the rest together, and most runs never need it.
-    from torchvision.transforms import functional as tv
-
+    """One of `COLOR_CHANGES`, as torchvision makes them of Pillow images."""
+    if name in _ENHANCE:
+        return _ENHANCE[name](picture).enhance(amount)
+    if name == "hue":
+        hue, saturation, value = picture.convert("HSV").split()
+        turned = hue.point([(level + int(amount * 255)) % 256 for level in range(256)])
+        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
     if name == "gray":
-        return tv.to_grayscale(picture, num_output_channels=3)
+        return picture.convert("L").convert("RGB")
     if name == "blur":
         return picture.filter(ImageFilter.GaussianBlur(amount))
-    if name == "shift":
-        return picture.point([min(max(round(value + amount), 0), 255) for value in range(256)] * 3)
-    return getattr(tv, f"adjust_{name}")(picture, amount)
+    assert name == "shift"
+    return picture.point([min(max(round(level + amount), 0), 255) for level in range(256)] * 3)
+
+
+_ENHANCE = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}
