@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from agmm.bench import branch
+from agmm.bench import branch, input
 from agmm.bench.figure import Figure, Setting, hardware, show, write
 
-GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {"branch": branch.figures}
+GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {"branch": branch.figures, "input": input.figures}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the figures; returns 1 where the fast and the plain formulation disagree."""
     parser = argparse.ArgumentParser(prog="python -m agmm.bench", description="Speed, as ratios of one run.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default: 5)")
     parser.add_argument("--small", action="store_true", help="shapes of a test: shows that the command works")
