@@ -49,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     add("--jobs", type=_positive, metavar="N", help="trainings at a time (default: one per GPU or CPU core)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
+    add("--augment-on", choices=("workers", "device"), default="workers", help="where images from disk are augmented")
+    add("--no-decoded", dest="keep_decoded", action="store_false", help="keep no decoded images in results/cache")
     add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
     add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
     add("--force", action="store_true", help="train the selected runs again; their folders are moved, not deleted")
@@ -79,9 +81,8 @@ def regenerate(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
-    failed = sweep.train_all(
-        runs, results=args.results, data_root=args.data_root, device=args.device, jobs=jobs, report=say
-    )
+    how = {name: getattr(args, name) for name in ("results", "data_root", "device", "augment_on", "keep_decoded")}
+    failed = sweep.train_all(runs, **how, jobs=jobs, report=say)
     return write(args, names, seeds, failed, jobs)
 
 

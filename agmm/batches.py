@@ -1,4 +1,4 @@
-"""Batches of a training: augmented together from memory, or image by image by worker processes that read them.
+"""Batches of a training: augmented together from memory, or image by image, by worker processes or on the device.
 
 Either way the data of an epoch follow from the run's seed and the epoch's number, not from how many processes share the
 work: under ``torchrun`` every process takes its share of the microbatches of each effective batch. An incomplete last
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from agmm import evaluation, gmm, labels, losses
-from agmm.data import Arrays, augment
+from agmm import environment, evaluation, gmm, labels, losses
+from agmm.data import Arrays, augment, augment_device
 from agmm.labels import VOID
 from agmm.loop import Batch, mix, rank_and_world
 from agmm.runs import Run
@@ -28,7 +28,13 @@ ALL_AT_ONCE = ("dihedral", "crop_flip")
 ONE_BY_ONE = ("official", "official_color")
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released code."""
 
+AugmentOn = Literal["workers", "device"]
+"""Whether images are augmented one by one by `OneByOne` or by `OnDevice`."""
+
 MOST_WORKERS = 8
+
+HELD_SHARE = 1 / 3
+"""Share of a device's free memory that the images of `OnDevice` may take: the rest is the network's."""
 
 
 def ahead(steps: Iterator[list[Batch]], num_classes: int, device: torch.device) -> Iterator[list[Batch]]:
@@ -154,15 +160,68 @@ class OneByOne:
     def epoch(self, epoch: int) -> Iterator[list[Batch]]:
         """The microbatches of every step that are this process's share."""
         self.order.epoch = epoch
-        run, parts = self.run, iter(self.loader)
-        while step := list(islice(parts, run.batch_size // run.microbatch // rank_and_world()[1])):
-            batch = [[tensor.to(self.device, non_blocking=True) for tensor in part] for part in step]
-            sparse = [part[1].long() for part in batch]
-            counts = _counts(run, sparse, self.num_classes, True) if run.loss_scope == "effective" else None
-            yield [
-                Batch(evaluation.to_input(images, **normalization(run)), label, classes, counts)
-                for (images, _, classes), label in zip(batch, sparse, strict=True)
-            ]
+        parts = ([tensor.to(self.device, non_blocking=True) for tensor in part] for part in self.loader)
+        return _shared_steps(self.run, parts, self.num_classes)
+
+
+class OnDevice:
+    """A training split held on its device, decoded, and augmented there; parameters as of `OneByOne`.
+
+    Raises
+    ------
+    ValueError
+        If it takes more than `HELD_SHARE` of the device's free memory.
+    """
+
+    def __init__(self, run: Run, images: Arrays, sparse: Arrays, num_classes: int, device: torch.device) -> None:
+        self.run, self.num_classes = run, num_classes
+        self.order = _Microbatches(run, len(images))
+        # Read by as many processes as would augment, one image at a time.
+        loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
+            _Whole(images, sparse, num_classes),
+            batch_size=None,
+            num_workers=_workers(device),
+            generator=torch.Generator(),
+        )
+        self.held: list[tuple[Tensor, ...]] = []
+        taken, free = 0, environment.free_memory(device)
+        for image in loader:
+            self.held.append(tuple(tensor.to(device) for tensor in image))
+            taken += sum(tensor.nbytes for tensor in image)
+            expected = taken / len(self.held) * len(images)
+            if expected > HELD_SHARE * free and len(self.held) >= min(len(images), 32):
+                raise ValueError(
+                    f"the {len(images)} training images take about {expected / 1e9:.1f} GB, more than a third of the "
+                    f"{free / 1e9:.1f} GB that are free on {device}; choose augment_on='workers' (--augment-on workers)"
+                )
+
+    def __len__(self) -> int:
+        return self.order.images
+
+    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
+        """The microbatches of every step that are this process's share."""
+        self.order.epoch = epoch
+        return _shared_steps(self.run, self._parts(), self.num_classes)
+
+    def _parts(self) -> Iterator[list[Tensor]]:
+        run = self.run
+        assert run.crop is not None
+        for keys in self.order:
+            images, sparse, classes = zip(*(self.held[index] for _, index in keys), strict=True)
+            rngs = [_rng(run, *key) for key in keys]
+            color = run.augmentation == "official_color"
+            yield [*augment_device.official(images, sparse, run.crop, rngs, color), torch.stack(classes)]
+
+
+def _shared_steps(run: Run, parts: Iterator[list[Tensor]], num_classes: int) -> Iterator[list[Batch]]:
+    """Steps from this process's microbatches of 8-bit images, labels and image classes on the device."""
+    while step := list(islice(parts, run.batch_size // run.microbatch // rank_and_world()[1])):
+        sparse = [part[1].long() for part in step]
+        counts = _counts(run, sparse, num_classes, True) if run.loss_scope == "effective" else None
+        yield [
+            Batch(evaluation.to_input(images, **normalization(run)), label, classes, counts)
+            for (images, _, classes), label in zip(step, sparse, strict=True)
+        ]
 
 
 class _Augmented(Dataset[tuple[Tensor, ...]]):
@@ -176,10 +235,24 @@ class _Augmented(Dataset[tuple[Tensor, ...]]):
         assert self.run.crop is not None
         image, sparse = self.images[index], self.sparse[index]
         classes = labels.image_classes(sparse, self.num_classes)
-        rng = np.random.default_rng((self.run.seed, epoch, index))
         color = self.run.augmentation == "official_color"
-        cut = augment.official(image, sparse, self.run.crop, rng, color=color)
+        cut = augment.official(image, sparse, self.run.crop, _rng(self.run, epoch, index), color=color)
         return *(torch.from_numpy(array) for array in cut), torch.from_numpy(classes)
+
+
+class _Whole(Dataset[tuple[Tensor, ...]]):
+    """Index -> image (H, W, 3), labels (H, W) uint8, classes (K,) bool."""
+
+    def __init__(self, images: Arrays, sparse: Arrays, num_classes: int) -> None:
+        self.images, self.sparse, self.num_classes = images, sparse, num_classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        image, sparse = np.array(self.images[index]), np.array(self.sparse[index])
+        classes = labels.image_classes(sparse, self.num_classes)
+        return torch.from_numpy(image), torch.from_numpy(sparse), torch.from_numpy(classes)
 
 
 class _Microbatches(Sampler[list[tuple[int, int]]]):
@@ -194,6 +267,11 @@ class _Microbatches(Sampler[list[tuple[int, int]]]):
         for index in _order(self.run, self.images, generator):
             for part in index.split(self.run.microbatch)[rank::world]:
                 yield [(self.epoch, i) for i in part.tolist()]
+
+
+def _rng(run: Run, epoch: int, index: int) -> np.random.Generator:
+    """Source of all draws of one image in one epoch."""
+    return np.random.default_rng((run.seed, epoch, index))
 
 
 def _order(run: Run, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -393,6 +393,12 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int], clicks: str = "move
     return resized
 
 
+def nearest(length: int, new_length: int) -> np.ndarray:
+    """Pixels that Pillow's nearest-neighbor sampling takes along a side of ``length``: (new_length,) int32."""
+    pixels = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.array(pixels.resize((new_length, 1), Image.Resampling.NEAREST))[0]
+
+
 def _sample(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 

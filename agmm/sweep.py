@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from agmm import loop, training
+from agmm.batches import AugmentOn
 from agmm.presets import PRESETS
 from agmm.runs import Run, load_result
 
@@ -45,6 +47,8 @@ def train_all(
     results: str | Path = "results",
     data_root: str | Path | None = None,
     device: str = "auto",
+    augment_on: AugmentOn = "workers",
+    keep_decoded: bool = True,
     jobs: int | None = None,
     report: Report = print,
 ) -> dict[str, str]:
@@ -56,7 +60,7 @@ def train_all(
     Parameters
     ----------
     runs : iterable of Run
-    results, data_root, device
+    results, data_root, device, augment_on, keep_decoded
         See `agmm.run`; ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
     jobs : int, optional
         Processes; see `default_jobs`.
@@ -77,6 +81,7 @@ def train_all(
     if not sweep.waiting:
         return {}
     devices = _devices(device, min(jobs or default_jobs(device), sweep.total))
+    how = {"results": str(results), "data_root": data_root, "augment_on": augment_on, "keep_decoded": keep_decoded}
     strangers = set(multiprocessing.active_children())
     with _worker_environment():
         # A pool per process: when one breaks, it is known whose run it was.
@@ -85,7 +90,7 @@ def train_all(
             while sweep.waiting or sweep.running:
                 for slot in set(range(len(pools))) - sweep.busy():
                     if (run := sweep.next()) is not None:
-                        job = _submit(pools, slot, run, str(results), data_root, devices[slot])
+                        job = _submit(pools, slot, run, how | {"device": devices[slot]})
                         sweep.running[job] = run, slot
                 for job in wait(sweep.running, return_when=FIRST_COMPLETED).done:
                     slot = sweep.settle(job, len(pools))
@@ -252,13 +257,13 @@ def set_aside(runs: Iterable[Run], results: str | Path) -> list[Path]:
     return moved
 
 
-def _train(run: Run, results: str, data_root: str | Path | None, device: str) -> str | None:
+def _train(run: Run, how: dict[str, Any]) -> str | None:
     """In a process of its own: None, or what went wrong. Exceptions stay here, as not all survive pickling."""
     try:
-        training.run(run, results=results, data_root=data_root, device=device)
+        training.run(run, **how)
     except Exception as error:
         with contextlib.suppress(OSError):
-            loop.log(run.folder(results), traceback.format_exc())
+            loop.log(run.folder(how["results"]), traceback.format_exc())
         expected = isinstance(error, ValueError | OSError | RuntimeError)
         return str(error) if expected else f"{type(error).__name__}: {error}"
     return None
@@ -281,15 +286,13 @@ def _pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_start)
 
 
-def _submit(
-    pools: list[ProcessPoolExecutor], slot: int, run: Run, results: str, data_root: str | Path | None, device: str
-) -> "Future[str | None]":
+def _submit(pools: list[ProcessPoolExecutor], slot: int, run: Run, how: dict[str, Any]) -> "Future[str | None]":
     """Submit to the slot's process, or to a new one if it died while it had nothing to do."""
     try:
-        return pools[slot].submit(_train, run, results, data_root, device)
+        return pools[slot].submit(_train, run, how)
     except BrokenProcessPool:
         pools[slot] = _pool()
-        return pools[slot].submit(_train, run, results, data_root, device)
+        return pools[slot].submit(_train, run, how)
 
 
 @contextlib.contextmanager

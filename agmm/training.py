@@ -17,12 +17,12 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from agmm import batches, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
-from agmm.batches import normalization
-from agmm.data import Arrays, Split, sets
+from agmm.batches import AugmentOn, normalization
+from agmm.data import Arrays, OnDemand, Split, decoded, sets
 from agmm.loop import Batch
 from agmm.runs import Result, Run, load_result
 
-Source = batches.InMemory | batches.OneByOne
+Source = batches.InMemory | batches.OneByOne | batches.OnDevice
 
 COUNTED_IMAGES = 1000
 """Images on which the coverage of the labels is counted."""
@@ -32,7 +32,13 @@ LATE_EPOCHS = 20
 
 
 def run(
-    run: Run, *, results: str | Path = "results", data_root: str | Path | None = None, device: str = "auto"
+    run: Run,
+    *,
+    results: str | Path = "results",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    augment_on: AugmentOn = "workers",
+    keep_decoded: bool = True,
 ) -> Result:
     """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
 
@@ -47,6 +53,11 @@ def run(
         Where the data set lies; the embedded one needs none.
     device : str
         ``"auto"`` takes a GPU where there is one.
+    augment_on : {"workers", "device"}
+        Where the images of a data set on disk are augmented: by processes that read them, or on the device, which holds
+        them all. The draws are the same; pixels may differ by a few gray levels.
+    keep_decoded : bool
+        Whether the processes that read keep decoded images in a file below ``results/cache``, where it fits.
 
     Raises
     ------
@@ -55,21 +66,22 @@ def run(
     agmm.loop.TrainingDiverged
         If the loss becomes NaN or infinite.
     """
-    return _complete(run, Path(results), data_root, device)
+    how = {"data_root": data_root, "device": device, "augment_on": augment_on, "keep_decoded": keep_decoded}
+    return _complete(run, Path(results), how)
 
 
-def _complete(run: Run, results: Path, data_root: str | Path | None, device: str) -> Result:
+def _complete(run: Run, results: Path, how: dict[str, Any]) -> Result:
     if (done := load_result(run, results)) is not None:
         return done
     for need in run.requires:
-        _complete(need, results, data_root, device)
+        _complete(need, results, how)
     folder = run.folder(results)
     with storage.writable(folder), _lock(folder):
         # Another process may have finished it while this one waited.
         if (done := load_result(run, results)) is not None:
             return done
         storage.write_json(folder / "run.json", run.to_dict())
-        result = train(run, results, data_root, device)
+        result = train(run, results, **how)
         if loop.is_main():
             storage.write_json(folder / "result.json", asdict(result))
     return result
@@ -80,7 +92,14 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
 
-def train(run: Run, results: Path, data_root: str | Path | None = None, device: str = "auto") -> Result:
+def train(
+    run: Run,
+    results: Path,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    augment_on: AugmentOn = "workers",
+    keep_decoded: bool = True,
+) -> Result:
     """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
 
     Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors and
@@ -95,6 +114,8 @@ def train(run: Run, results: Path, data_root: str | Path | None = None, device: 
         Folder of the data set.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` …
+    augment_on, keep_decoded
+        As in `run`.
 
     Raises
     ------
@@ -108,7 +129,7 @@ def train(run: Run, results: Path, data_root: str | Path | None = None, device: 
     with _threads(run.threads, where):
         if run.method == "ImageTags":
             return _train_image_tags(run, results, where)
-        return _train_segmenter(run, results, data_root, where)
+        return _train_segmenter(run, results, data_root, where, augment_on, keep_decoded)
 
 
 def choose_device(device: str) -> torch.device:
@@ -122,7 +143,14 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, device: torch.device) -> Result:
+def _train_segmenter(
+    run: Run,
+    results: Path,
+    data_root: str | Path | None,
+    device: torch.device,
+    augment_on: AugmentOn,
+    keep_decoded: bool,
+) -> Result:
     folder, cache = run.folder(results), results / "cache"
     load = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root, cache=cache)
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
@@ -137,7 +165,7 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
     net.to(device).to(memory_format=torch.channels_last)
     if run.compiled:
         net.compile()
-    source = _source(run, results, data, sparse, device)
+    source = _source(run, results, data, sparse, device, augment_on, keep_decoded)
 
     def measure(epoch: int) -> dict[str, float]:
         curves = protocol.training_curves(net, objective, data, sparse, run, device)
@@ -164,15 +192,29 @@ def _train_segmenter(run: Run, results: Path, data_root: str | Path | None, devi
     return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
 
 
-def _source(run: Run, results: Path, data: Split, sparse: Arrays, device: torch.device) -> Source:
+def _source(
+    run: Run,
+    results: Path,
+    data: Split,
+    sparse: Arrays,
+    device: torch.device,
+    augment_on: AugmentOn,
+    keep_decoded: bool,
+) -> Source:
     """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
+    objectives.one_of("augment_on", augment_on, ("workers", "device"))
     objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
     targets = sparse
     if run.teacher is not None:
         teacher = load_network(run.teacher, results, data.num_classes, device)
         targets = protocol.pseudo_labels(teacher, run, results, data, sparse, device)
     if run.augmentation in batches.ONE_BY_ONE:
-        return batches.OneByOne(run, data.images, targets, data.num_classes, device)
+        images = data.images
+        if augment_on == "device":
+            return batches.OnDevice(run, images, targets, data.num_classes, device)
+        if keep_decoded and isinstance(images, OnDemand):
+            images = decoded.keep(images, results / "cache", partial(loop.log, run.folder(results)))
+        return batches.OneByOne(run, images, targets, data.num_classes, device)
     if not isinstance(targets, np.ndarray):
         raise ValueError(
             f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agmm.data import augment
+from agmm.data import augment, augment_device, generated
 from agmm.labels import UNLABELED, VOID
 
 
@@ -130,22 +130,28 @@ def test_official_labels_move_with_the_image(seed, height, width, crop):
     assert wrong.any(1).sum() <= 2
 
 
-def test_official_equals_pillow_step_by_step():
-    source = np.random.default_rng(1)
-    image = source.integers(0, 256, (30, 45, 3), dtype=np.uint8)
-    labels = source.integers(0, 5, (30, 45), dtype=np.uint8)
-    picture, moved = augment.official(image, labels, 20, np.random.default_rng(7), color=False)
-    rng = np.random.default_rng(7)
-    long = int(rng.integers(22, 91))
-    short = int(30 * long / 45 + 0.5)
-    large = np.zeros((max(short, 20), max(long, 20), 3), np.uint8)
+@given(st.integers(0, 10**6), st.integers(8, 70), st.integers(8, 70), st.integers(4, 90))
+@settings(max_examples=80, deadline=None)
+def test_official_equals_pillow_step_by_step(seed, height, width, crop):
+    """Whole images, resized, padded, cropped and mirrored, one after the other."""
+    height = min(height, 2 * width - 2)  # beyond that Pillow 13 resizes in another order than those before it
+    source = np.random.default_rng(seed)
+    image = source.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    labels = source.integers(0, 5, (height, width), dtype=np.uint8)
+    picture, moved = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
+    rng = np.random.default_rng(seed)
+    long = max(height, width)
+    new_long = int(rng.integers(long // 2, 2 * long + 1))
+    new_short = int(min(height, width) * new_long / long + 0.5)
+    size = (new_long, new_short) if height >= width else (new_short, new_long)
+    large = np.zeros((*np.maximum(size, crop), 3), np.uint8)
     sparse = np.full(large.shape[:2], 255, np.uint8)
-    large[:short, :long] = np.asarray(Image.fromarray(image).resize((long, short), Image.BILINEAR))
-    sparse[:short, :long] = np.asarray(Image.fromarray(labels).resize((long, short), Image.NEAREST))
-    top, left = int(rng.integers(len(large) - 19)), int(rng.integers(large.shape[1] - 19))
+    large[: size[0], : size[1]] = np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
+    sparse[: size[0], : size[1]] = np.asarray(Image.fromarray(labels).resize(size[::-1], Image.NEAREST))
+    top, left = (int(rng.integers(side - crop + 1)) for side in sparse.shape)
     step = -1 if rng.random() < 0.5 else 1
-    np.testing.assert_array_equal(picture, large[top : top + 20, left : left + 20][:, ::step])
-    np.testing.assert_array_equal(moved, sparse[top : top + 20, left : left + 20][:, ::step])
+    np.testing.assert_array_equal(picture, large[top : top + crop, left : left + crop][:, ::step])
+    np.testing.assert_array_equal(moved, sparse[top : top + crop, left : left + crop][:, ::step])
 
 
 def test_nearest_loses_single_pixel_labels_and_move_keeps_them():
@@ -176,3 +182,86 @@ def test_color_changes_leave_geometry_and_labels_alone():
         gray += bool((colored == colored[..., :1]).all())
     assert 0.06 < unchanged / 300 < 0.18  # 0.5 * 0.9 * 0.5 * 0.5, and additions that round to nothing
     assert 0.05 < gray / 300 < 0.16
+
+
+def test_augmentation_on_the_device_is_that_of_the_workers():
+    """Labels equal, images up to rounding: a level of each resizing, several where color changes magnify it."""
+    source = np.random.default_rng(3)
+    photographs = [Image.fromarray(photo) for photo in generated.photographs("left")]
+    sizes = [(int(h), int(w)) for h, w in source.integers(24, 120, (120, 2))]
+    sizes = [(min(height, 2 * width - 2), width) for height, width in sizes]
+    images = [
+        np.array(photographs[i % len(photographs)].resize(size[::-1])) if i % 4 else source.integers(0, 256, (*size, 3))
+        for i, size in enumerate(sizes)
+    ]
+    images = [image.astype(np.uint8) for image in images]
+    sparse = [source.integers(0, 256, size, dtype=np.uint8) for size in sizes]
+    for color, largest in ((False, 2), (True, 8)):
+        on_device = augment_device.official(
+            [torch.from_numpy(image) for image in images],
+            [torch.from_numpy(label) for label in sparse],
+            64,
+            [np.random.default_rng(i) for i in range(120)],
+            color,
+        )
+        differences = []
+        for i, (picture, moved) in enumerate(zip(*on_device, strict=True)):
+            expected, label = augment.official(images[i], sparse[i], 64, np.random.default_rng(i), color)
+            np.testing.assert_array_equal(moved.numpy(), label)
+            differences.append(np.abs(picture.numpy().astype(int) - expected))
+        assert np.max(differences) <= largest
+        assert np.mean(differences) < 0.02
+        assert max(difference.mean() for difference in differences) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "largest"),
+    [
+        *[(name, amount, 1) for name in ("brightness", "contrast", "saturation") for amount in (0.5, 0.93, 1.5)],
+        *[("hue", amount, 1) for amount in (-0.25, -0.01, 0.0, 0.1, 0.25)],
+        ("gray", 0.0, 0),
+        *[("blur", amount, 1) for amount in (0.1, 0.6, 1.3, 2.0)],
+        *[("shift", amount, 0) for amount in (-9.7, 0.4, 7.5)],
+    ],
+)
+def test_each_color_change_on_the_device_is_pillows(name, amount, largest):
+    """On every corner of the color cube, on grays and on noise."""
+    levels = np.array([0, 1, 2, 84, 85, 86, 127, 128, 170, 200, 254, 255], np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 36, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    image = np.concatenate([cube, noise])
+    expected = np.asarray(augment._change_color(Image.fromarray(image), name, amount)).astype(int)
+    found = augment_device._CHANGES[name](torch.from_numpy(image).permute(2, 0, 1).float(), amount)
+    difference = np.abs(found.permute(1, 2, 0).numpy() - expected)
+    assert difference.max() <= largest
+    assert (difference > 0).mean() < (0.1 if name == "blur" else 0.01)  # which rounds six times, often at one half
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_augmentation_on_a_gpu_never_waits_for_it():
+    source = np.random.default_rng(3)
+    images = [torch.from_numpy(source.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(30)]
+    sparse = [torch.from_numpy(source.integers(0, 256, (60, 80), dtype=np.uint8)) for _ in range(30)]
+    found = {}
+    for device in ("cpu", "cuda"):
+        there = [[tensor.to(device) for tensor in tensors] for tensors in (images, sparse)]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found[device] = augment_device.official(*there, 64, [np.random.default_rng(i) for i in range(30)], True)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found["cpu"][1], found["cuda"][1].cpu())
+    assert (found["cpu"][0].int() - found["cuda"][0].cpu().int()).abs().max() <= 8
+
+
+@pytest.mark.parametrize("amount", [-0.25, -0.01, 0.1, 0.6, 1.4])
+@pytest.mark.parametrize("name", augment.COLOR_CHANGES[:5])
+def test_color_changes_are_torchvisions(name, amount):
+    """On Pillow images, as the released code calls them."""
+    from torchvision.transforms import functional as tv
+
+    noise = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    amount = amount % 0.5 - 0.25 if name == "hue" else abs(amount)
+    picture = Image.fromarray(noise)
+    expected = tv.to_grayscale(picture, 3) if name == "gray" else getattr(tv, f"adjust_{name}")(picture, amount)
+    np.testing.assert_array_equal(augment._change_color(picture, name, amount), expected)

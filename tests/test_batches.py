@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from agmm import batches, labels
-from agmm.batches import InMemory, OneByOne
-from agmm.data import OnDemand, augment
+from agmm import batches, environment, labels
+from agmm.batches import InMemory, OnDevice, OneByOne
+from agmm.data import OnDemand, augment, decoded, files
 from agmm.labels import UNLABELED, VOID
 from agmm.loop import Batch
 from agmm.runs import Run
@@ -69,13 +70,61 @@ def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(_same(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize("augmentation", ["official", "dihedral"])
+def test_workers_read_the_same_from_decoded_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(15)]
+    for path, image in zip(paths, IMAGES, strict=True):
+        Image.fromarray(image).save(path)
+    kept = decoded.keep(OnDemand(files.read_image, paths), tmp_path)
+    for path in paths:
+        path.unlink()
+    monkeypatch.setattr(batches, "_workers", lambda device: 2)
+    found = list(OneByOne(RUN, kept, SPARSE, K, CPU).epoch(0))
+    assert all(_same(a, b) for one, two in zip(found, _steps(), strict=True) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("color", ["", "_color"])
+def test_the_device_augments_the_same(color: str) -> None:
+    """Order, labels, classes and divisors equal those of the workers; images up to a few gray levels, 1 / 255 each."""
+    run = replace(RUN, augmentation=f"official{color}", loss_scope="effective", normalize=False)
+    source = OnDevice(run, IMAGES, SPARSE, K, CPU)
+    assert len(source) == 15
+    for epoch in (1, 0):
+        for one, two in zip(source.epoch(epoch), _steps(run, epoch), strict=True):
+            for a, b in zip(one, two, strict=True):
+                assert (a.images.dtype, a.labels.dtype) == (b.images.dtype, b.labels.dtype)
+                assert a.images.stride() == b.images.stride()
+                assert torch.equal(a.labels, b.labels)
+                assert torch.equal(a.image_classes, b.image_classes)
+                assert a.counts == b.counts
+                assert 255 * (a.images - b.images).abs().max() < 8.5
+                assert 255 * (a.images - b.images).abs().mean() < 0.2
+
+
+def test_the_device_repeats_itself() -> None:
+    source = OnDevice(RUN, IMAGES, SPARSE, K, CPU)
+    first, again, other = (list(source.epoch(epoch)) for epoch in (0, 0, 1))
+    assert all(_same(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
+    assert not any(_same(a, b) for one, two in zip(first, other, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_images_that_do_not_fit_on_the_device_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(image.nbytes for image in (*IMAGES, *SPARSE)) + 15 * K
+    monkeypatch.setattr(environment, "free_memory", lambda device: 3 * size)
+    OnDevice(RUN, IMAGES, SPARSE, K, CPU)
+    monkeypatch.setattr(environment, "free_memory", lambda device: 3 * size - 3)
+    with pytest.raises(ValueError, match="15 training images take about .* more than a third .*augment-on workers"):
+        OnDevice(RUN, IMAGES, SPARSE, K, CPU)
+
+
+@pytest.mark.parametrize("augmentation", ["official", "device", "dihedral"])
 def test_processes_share_the_microbatches_of_a_step(monkeypatch: pytest.MonkeyPatch, augmentation: str) -> None:
-    run = replace(RUN, augmentation=augmentation)
+    run = replace(RUN, augmentation=augmentation.replace("device", "official"))
     square = [torch.from_numpy(np.stack([a[:20, :20] for a in arrays])) for arrays in (IMAGES, SPARSE)]
     classes = torch.ones(15, K, dtype=torch.bool)
 
     def epoch() -> list[list[Batch]]:
+        if augmentation == "device":
+            return list(OnDevice(run, IMAGES, SPARSE, K, CPU).epoch(0))
         return _steps(run) if augmentation == "official" else list(InMemory(run, *square, classes).epoch(0))
 
     whole = epoch()

@@ -17,8 +17,9 @@ SMOKE = PRESETS["smoke"]
 FINE, REFUSED, DIES_ONCE, DIES = (replace(SMOKE.run, init="scratch", seed=seed) for seed in range(4))
 
 
-def fake(run, results, data_root, device):
+def fake(run, how):
     """Stands in for a training, in a process of its own."""
+    results = how["results"]
     with open(Path(results) / "order.txt", "a") as file:
         file.write(f"{run.id} {os.environ['OMP_NUM_THREADS']}\n")
     if run.seed == REFUSED.seed and run.init == "scratch" and run.method != "ImageTags":
@@ -31,7 +32,7 @@ def fake(run, results, data_root, device):
     return None
 
 
-def fail(run, results, data_root, device):
+def fail(run, how):
     return "disk on fire"
 
 
@@ -93,7 +94,7 @@ def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):
 
 def test_training_error_becomes_a_sentence(tmp_path):
     run = replace(PRESETS["camvid"].run, seed=5)
-    problem = sweep._train(run, str(tmp_path), None, "cpu")
+    problem = sweep._train(run, {"results": str(tmp_path), "device": "cpu"})
     assert problem is not None
     assert "--data-root" in problem
     assert "Traceback" in (run.folder(tmp_path) / "log.txt").read_text()
@@ -167,8 +168,8 @@ def test_workers_do_not_outlive_their_parent(tmp_path):
         time.sleep(0.05)
 
 
-def sleep(run, results, data_root, device):
-    (Path(results) / "pid").write_text(str(os.getpid()))
+def sleep(run, how):
+    (Path(how["results"]) / "pid").write_text(str(os.getpid()))
     time.sleep(120)
 
 

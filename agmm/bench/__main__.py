@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from agmm import environment
-from agmm.bench import branch, dense, step
+from agmm.bench import branch, dense, input, step
 from agmm.bench.figure import Figure, Setting, hardware, show, write
 
 GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "dense": dense.figures,  # first, while this process is small
     "branch": branch.figures,
     "step": step.figures,
+    "input": input.figures,
 }
 
 
@@ -22,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the figures, and write them where asked."""
     parser = argparse.ArgumentParser(prog="python -m agmm.bench", description="Speed, as ratios of one run.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default: 5)")
     parser.add_argument("--small", action="store_true", help="shapes of a test: shows that the command works")

@@ -1,9 +1,11 @@
 """Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 import agmm.labels
@@ -105,48 +107,107 @@ def official(
     -----
     The classes of the whole image must be read from `labels` before this call: resizing and cropping lose some.
     """
-    height, width = labels.shape
+    drawn = draw(labels.shape, crop, rng, color)
+    rows, columns = drawn.windows(crop)
+    picture = _resize_and_crop(image, drawn.size, drawn.corner, crop)
+    if clicks == "nearest":
+        seen = (agmm.labels.nearest(*sides) for sides in zip(labels.shape, drawn.size, strict=True))
+        part = labels[np.ix_(*(index[window] for index, window in zip(seen, (rows, columns), strict=True)))]
+    else:
+        part = agmm.labels.resize_labels(labels, drawn.size, clicks=clicks)[rows, columns]
+    cut = np.full((crop, crop), VOID, np.uint8)
+    cut[: len(part), : part.shape[1]] = part
+    if drawn.mirrored:
+        picture, cut = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(cut[:, ::-1])
+    for name, amount in drawn.changes:
+        picture = _change_color(picture, name, amount)
+    return np.array(picture), cut
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that `official` draws for one image.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width after resizing.
+    corner : (int, int)
+        Top and left of the crop, in the resized image with its padding right and below.
+    mirrored : bool
+    changes : tuple of (str, float)
+        Color changes in their order: the name of one of `COLOR_CHANGES` and its amount.
+    """
+
+    size: tuple[int, int]
+    corner: tuple[int, int]
+    mirrored: bool
+    changes: tuple[tuple[str, float], ...]
+
+    def windows(self, crop: int) -> tuple[slice, slice]:
+        """Rows and columns of the resized image that the crop shows, at its upper left."""
+        top, left = (slice(start, min(start + crop, side)) for start, side in zip(self.corner, self.size, strict=True))
+        return top, left
+
+
+JITTER = {"brightness": (0.5, 1.5), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.25, 0.25)}
+COLOR_CHANGES = (*JITTER, "gray", "blur", "shift")
+
+
+def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: bool) -> Draws:
+    """The draws of `official` for an image of height and width ``shape``, whoever carries them out."""
+    height, width = shape
     long = max(height, width)
     new_long = int(rng.integers(int(0.5 * long), int(2.0 * long), endpoint=True))
     new_short = int(min(height, width) * new_long / long + 0.5)
-    new_height, new_width = (new_long, new_short) if height >= width else (new_short, new_long)
-    image = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
-    labels = agmm.labels.resize_labels(labels, (new_height, new_width), clicks=clicks)
-
-    below, right = max(crop - new_height, 0), max(crop - new_width, 0)
-    image = np.pad(image, ((0, below), (0, right), (0, 0)))
-    labels = np.pad(labels, ((0, below), (0, right)), constant_values=VOID)
-    top = int(rng.integers(image.shape[0] - crop, endpoint=True))
-    left = int(rng.integers(image.shape[1] - crop, endpoint=True))
-    image, labels = (array[top : top + crop, left : left + crop] for array in (image, labels))
-    if rng.random() < 0.5:
-        image, labels = image[:, ::-1], labels[:, ::-1]
+    size = (new_long, new_short) if height >= width else (new_short, new_long)
+    top, left = (int(rng.integers(max(side - crop, 0), endpoint=True)) for side in size)
+    mirrored = bool(rng.random() < 0.5)
+    changes: list[tuple[str, float]] = []
     if color:
-        image = _change_color(image, rng)
-    return np.array(image, order="C"), np.array(labels, order="C")  # of Pillow's arrays none may be written to
+        if rng.random() < 0.5:
+            amounts = [(name, float(rng.uniform(*limits))) for name, limits in JITTER.items()]
+            changes += [amounts[i] for i in rng.permutation(len(amounts))]
+        if rng.random() < 0.1:
+            changes.append(("gray", 0.0))
+        if rng.random() < 0.5:
+            changes.append(("blur", float(rng.uniform(0.1, 2))))
+        if rng.random() < 0.5:
+            changes.append(("shift", float(rng.uniform(-10, 10))))
+    return Draws(size, (top, left), mirrored, tuple(changes))
 
 
-def _change_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Color jitter, gray, blur and a constant, each with its own probability; (H, W, 3) uint8 in and out."""
-    # Here, because importing it takes longer than all the rest together, and most runs never need it.
-    from torchvision.transforms import functional as tv
+def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], crop: int) -> Image.Image:
+    """Pillow's bilinear resizing to ``size`` and a crop, black beyond the image.
 
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if rng.random() < 0.5:
-        jitter = (
-            (tv.adjust_brightness, rng.uniform(0.5, 1.5)),
-            (tv.adjust_contrast, rng.uniform(0.5, 1.5)),
-            (tv.adjust_saturation, rng.uniform(0.5, 1.5)),
-            (tv.adjust_hue, rng.uniform(-0.25, 0.25)),
-        )
-        for i in rng.permutation(len(jitter)):
-            adjust, amount = jitter[i]
-            picture = adjust(picture, amount)
-    if rng.random() < 0.1:
-        picture = tv.to_grayscale(picture, num_output_channels=3)
-    if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2)))
-    image = np.asarray(picture)
-    if rng.random() < 0.5:
-        image = np.clip(np.rint(image + rng.uniform(-10, 10)), 0, 255).astype(np.uint8)
-    return image
+    Pillow resizes along the rows, rounds, and resizes along the columns. Doing the two apart leaves out most of what is
+    cropped away and gives the same pixels, which its own argument ``box`` does not. (Pillow 13 begins with the columns
+    where an image more than twice as tall as wide shrinks; here all versions agree.)
+    """
+    height, (top, left) = len(image), corner
+    scale = height / size[0]
+    reach = max(scale, 1) + 1
+    first = max(int((top + 0.5) * scale - reach), 0)
+    last = min(int((min(top + crop, size[0]) - 0.5) * scale + reach) + 1, height)
+    strip = Image.fromarray(image[first:last]).resize((size[1], last - first), Image.Resampling.BILINEAR)
+    strip = strip.crop((left, -first, left + crop, height - first))  # of full height again: it decides the weights
+    return strip.resize((crop, size[0]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
+
+
+def _change_color(picture: Image.Image, name: str, amount: float) -> Image.Image:
+    """One of `COLOR_CHANGES`, as torchvision makes them of Pillow images."""
+    if name in _ENHANCE:
+        return _ENHANCE[name](picture).enhance(amount)
+    if name == "hue":
+        hue, saturation, value = picture.convert("HSV").split()
+        turned = hue.point([(level + int(amount * 255)) % 256 for level in range(256)])
+        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    if name == "gray":
+        return picture.convert("L").convert("RGB")
+    if name == "blur":
+        return picture.filter(ImageFilter.GaussianBlur(amount))
+    assert name == "shift"
+    return picture.point([min(max(round(level + amount), 0), 255) for level in range(256)] * 3)
+
+
+_ENHANCE = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}
