@@ -5,7 +5,6 @@ work: under ``torchrun`` every process takes its share of the microbatches of ea
 batch is dropped.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from agmm import evaluation, labels, losses
+from agmm import evaluation, labels, losses, reading
 from agmm.data import Arrays, augment
 from agmm.labels import VOID
 from agmm.loop import Batch, mix, rank_and_world
@@ -27,8 +26,6 @@ IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
 ALL_AT_ONCE = ("dihedral", "crop_flip")
 ONE_BY_ONE = ("official", "official_color")
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released code."""
-
-MOST_WORKERS = 8
 
 
 def normalization(run: Run) -> dict[str, Any]:
@@ -104,7 +101,7 @@ class OneByOne:
     ) -> None:
         self.run, self.num_classes, self.device = run, num_classes, device
         self.order = _Microbatches(run, len(images))
-        workers = _workers(device)
+        workers = reading.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             _Augmented(run, images, sparse, num_classes),
             batch_sampler=self.order,
@@ -177,10 +174,3 @@ def _counts(run: Run, sparse: list[Tensor], num_classes: int, shared: bool = Fal
         dist.all_reduce(both)
     both = both.clamp_min(1) * (run.microbatch / run.batch_size)
     return losses.Counts(both[0], both[1])
-
-
-def _workers(device: torch.device) -> int:
-    """Reading processes: on a CPU none, as training itself takes all of it; else the cores that fall to one GPU."""
-    if device.type == "cpu":
-        return 0
-    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agmm import batches, labels
+from agmm import batches, labels, reading
 from agmm.batches import InMemory, OneByOne
 from agmm.data import OnDemand, augment
 from agmm.labels import UNLABELED, VOID
@@ -62,7 +62,7 @@ def _present(label: torch.Tensor) -> torch.Tensor:
 
 def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _steps()
-    monkeypatch.setattr(batches, "_workers", lambda device: 2)
+    monkeypatch.setattr(reading, "readers", lambda device: 2)
     source = OneByOne(RUN, OnDemand(IMAGES.__getitem__, range(15)), OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
     for epoch in (1, 0):  # the processes stay from epoch to epoch
         found = list(source.epoch(epoch))
