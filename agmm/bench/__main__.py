@@ -7,10 +7,14 @@ from pathlib import Path
 
 import torch
 
-from agmm.bench import branch
+from agmm.bench import branch, evaluation, sweep
 from agmm.bench.figure import Figure, Setting, hardware, show, write
 
-GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {"branch": branch.figures}
+GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
+    "branch": branch.figures,
+    "evaluation": evaluation.figures,
+    "sweep": sweep.figures,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
