@@ -5,7 +5,6 @@ work: under ``torchrun`` every process takes its share of the microbatches of ea
 batch is dropped.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from agmm import environment, evaluation, gmm, labels, losses
+from agmm import environment, evaluation, gmm, labels, losses, reading
 from agmm.data import Arrays, augment, augment_device
 from agmm.labels import VOID
 from agmm.loop import Batch, mix, rank_and_world
@@ -30,8 +29,6 @@ ONE_BY_ONE = ("official", "official_color")
 
 AugmentOn = Literal["workers", "device"]
 """Whether images are augmented one by one by `OneByOne` or by `OnDevice`."""
-
-MOST_WORKERS = 8
 
 HELD_SHARE = 1 / 3
 """Share of a device's free memory that the images of `OnDevice` may take: the rest is the network's."""
@@ -144,7 +141,7 @@ class OneByOne:
     ) -> None:
         self.run, self.num_classes, self.device = run, num_classes, device
         self.order = _Microbatches(run, len(images))
-        workers = _workers(device)
+        workers = reading.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             _Augmented(run, images, sparse, num_classes),
             batch_sampler=self.order,
@@ -180,7 +177,7 @@ class OnDevice:
         loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             _Whole(images, sparse, num_classes),
             batch_size=None,
-            num_workers=_workers(device),
+            num_workers=reading.readers(device),
             generator=torch.Generator(),
         )
         self.held: list[tuple[Tensor, ...]] = []
@@ -289,10 +286,3 @@ def _counts(run: Run, sparse: list[Tensor], num_classes: int, shared: bool = Fal
         dist.all_reduce(both)
     both = both.clamp_min(1) * (run.microbatch / run.batch_size)
     return losses.Counts(both[0], both[1])
-
-
-def _workers(device: torch.device) -> int:
-    """Reading processes: on a CPU none, as training itself takes all of it; else the cores that fall to one GPU."""
-    if device.type == "cpu":
-        return 0
-    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))

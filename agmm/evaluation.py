@@ -1,19 +1,26 @@
 """Evaluation: confusion matrix and IoU; predictions at several scales and from sliding windows."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agmm import reading
 from agmm.data import Arrays
 from agmm.labels import UNLABELED
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+PIXELS = 1 << 22
+"""Pixels of views or tiles that go through a network together: bounds the memory of their probabilities."""
+
+COPIES = 64
+"""Histograms among which a GPU's additions are spread: additions to one address wait for each other."""
 
 Predict = Callable[[Tensor], Tensor]
 """images (B, 3, H, W) -> probabilities (B, K, H, W)"""
@@ -48,8 +55,25 @@ def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Te
     if predictions.device.type == "cpu" and (counted & ((predictions < 0) | (predictions >= num_classes))).any():
         raise ValueError(f"predictions must lie in 0 … {num_classes - 1} wherever the truth is a class")
     cells = num_classes * num_classes
-    cell = torch.where(counted, truth * num_classes + predictions, cells)
-    return torch.bincount(cell.flatten(), minlength=cells + 1)[:cells].view(num_classes, num_classes)
+    cell = torch.where(counted, truth * num_classes + predictions, cells).flatten()
+    if cell.device.type == "cpu":
+        return torch.bincount(cell, minlength=cells + 1)[:cells].view(num_classes, num_classes)
+    return _histogram(cell, cells + 1)[:cells].view(num_classes, num_classes)
+
+
+def _histogram(values: Tensor, length: int) -> Tensor:
+    """Counts of 0 … length-1. Unlike `torch.bincount` on a GPU, it does not wait to learn the largest value."""
+    copy = torch.arange(len(values), device=values.device) % COPIES
+    counts = values.new_zeros(COPIES * length)
+    return counts.scatter_add_(0, copy * length + values, torch.ones_like(values)).view(COPIES, length).sum(0)
+
+
+def best_class(maps: Tensor) -> Tensor:
+    """Class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
+
+    The same as `Tensor.argmax`, which on a CPU takes four to seven times as long over planes.
+    """
+    return maps.max(dim=1).indices
 
 
 def iou(confusion: Tensor) -> Tensor:
@@ -115,38 +139,56 @@ def predictor(net: nn.Module) -> Predict:
     return lambda images: net(images)[1].float().softmax(dim=1)
 
 
-def multi_scale(predict: Predict, images: Tensor, scales: Sequence[float] = SCALES, flip: bool = True) -> Tensor:
+def multi_scale(
+    predict: Predict,
+    images: Tensor,
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    *,
+    pixels: int = PIXELS,
+) -> Tensor:
     """Mean probabilities over rescaled and mirrored views.
 
     As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
-    resized bilinearly with ``align_corners=True``, without antialiasing. An image and its mirror image form one batch.
+    resized bilinearly with ``align_corners=True``, without antialiasing.
 
     Parameters
     ----------
     predict : callable
-        (B, 3, H', W') images -> (B, K, H', W') probabilities, for any size.
+        (n, 3, H', W') images -> (n, K, H', W') probabilities, for any size.
     images : (B, 3, H, W) tensor
         Network input.
     scales : sequence of float
         Sizes of the views relative to the images.
     flip : bool
         Add every scale's horizontal mirror image.
+    pixels : int
+        Most pixels of views that are predicted together: many small views or a few large ones, at least one image's
+        view and its mirror image.
 
     Returns
     -------
     (B, K, H, W) tensor
     """
     size = images.shape[-2:]
-    total = images.new_zeros(())
+    total: Tensor | None = None
     for scale in scales:
-        view = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
-        if flip:
-            straight, mirrored = predict(torch.cat([view, view.flip(-1)])).chunk(2)
-            probabilities = (straight + mirrored.flip(-1)) / 2
-        else:
-            probabilities = predict(view)
-        total = total + _resize(probabilities, size)
-    return total / len(scales)
+        views = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
+        at_a_time = max(1, pixels // (views.shape[-2] * views.shape[-1] * (1 + flip)))
+        parts = [_one_scale(predict, part, size, flip) for part in views.split(at_a_time)]
+        probabilities = torch.cat(parts) if len(parts) > 1 else parts[0]
+        total = probabilities if total is None else total + probabilities
+    if total is None:
+        raise ValueError("there is no scale to test at: name at least one, such as 1.0")
+    return total / len(scales) if len(scales) > 1 else total
+
+
+def _one_scale(predict: Predict, views: Tensor, size: Sequence[int], flip: bool) -> Tensor:
+    """Mean probabilities of views and their mirror images; the latter are turned back where they are smaller."""
+    if not flip:
+        return _resize(predict(views), size)
+    straight, mirrored = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
+    return (straight + mirrored.flip(-1)) / 2
 
 
 def tile_positions(height: int, width: int, tile: int, step: int | None = None) -> list[tuple[int, int]]:
@@ -193,7 +235,7 @@ def sliding_window(
         Apply softmax to every tile's probabilities once more, as the authors' routine does. It flattens them,
         and the mean over tiles is no longer a mean of probabilities. Only for comparison.
     batch : int
-        Tiles predicted at a time (at least one of every image).
+        Tiles predicted at a time, of whichever images.
 
     Returns
     -------
@@ -202,21 +244,29 @@ def sliding_window(
     height, width = images.shape[-2:]
     images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))
     positions = tile_positions(height, width, tile, step)
-    per_call = max(1, batch // len(images))
+    places = [(i, r, c) for i in range(len(images)) for r, c in positions]
     total: Tensor | None = None
-    count = images.new_zeros(images.shape[-2:])
-    for first in range(0, len(positions), per_call):
-        windows = [(slice(r, r + tile), slice(c, c + tile)) for r, c in positions[first : first + per_call]]
-        tiles = predict(torch.cat([images[..., rows, columns] for rows, columns in windows]))
+    for first in range(0, len(places), batch):
+        part = [(i, slice(r, r + tile), slice(c, c + tile)) for i, r, c in places[first : first + batch]]
+        tiles = predict(torch.cat([images[i : i + 1, :, rows, columns] for i, rows, columns in part]))
         if double_softmax:
             tiles = tiles.softmax(dim=1)
         if total is None:
             total = tiles.new_zeros(len(images), tiles.shape[1], *images.shape[-2:])
-        for (rows, columns), probabilities in zip(windows, tiles.chunk(len(windows)), strict=True):
-            total[..., rows, columns] += probabilities
-            count[rows, columns] += 1
+        for (i, rows, columns), probabilities in zip(part, tiles, strict=True):
+            total[i, :, rows, columns] += probabilities
     assert total is not None  # there is always a tile
-    return (total / count)[..., :height, :width]
+    return (total / _coverage(positions, tile, total))[..., :height, :width]
+
+
+def _coverage(positions: Sequence[tuple[int, int]], tile: int, like: Tensor) -> Tensor:
+    """Number of tiles (H, W) over every pixel of maps ``like``; rows and columns of tiles form a grid."""
+    counts = []
+    for axis, side in enumerate(like.shape[-2:]):
+        starts = torch.tensor(sorted({position[axis] for position in positions}))[:, None]
+        pixels = torch.arange(side)
+        counts.append(((starts <= pixels) & (pixels < starts + tile)).sum(0))
+    return reading.to_device(torch.outer(*counts).to(like.dtype), like.device)
 
 
 def center_crop(maps: Tensor, size: int) -> Tensor:
@@ -229,21 +279,24 @@ def center_crop(maps: Tensor, size: int) -> Tensor:
 def as_tested(
     net: nn.Module,
     *,
-    batch_size: int,
-    scales: Sequence[float],
-    flip: bool,
-    tile: int | None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    tile: int | None = None,
     double_softmax: bool = False,
+    pixels: int = PIXELS,
 ) -> Predict:
-    """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`."""
+    """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`.
+
+    Views or tiles of at most so many ``pixels`` go through the network together.
+    """
     whole = predictor(net)
 
     def view(images: Tensor) -> Tensor:
         if tile is None:
             return whole(images)
-        return sliding_window(whole, images, tile, double_softmax=double_softmax, batch=batch_size)
+        return sliding_window(whole, images, tile, double_softmax=double_softmax, batch=max(1, pixels // tile**2))
 
-    return lambda images: multi_scale(view, images, scales, flip)
+    return lambda images: multi_scale(view, images, scales, flip, pixels=pixels)
 
 
 @torch.no_grad()
@@ -261,11 +314,13 @@ def evaluate(
     flip: bool = False,
     tile: int | None = None,
     crop: int | None = None,
+    pixels: int = PIXELS,
 ) -> Tensor:
     """Confusion matrix of a network over a data set.
 
-    Every image is read once; those of equal size are predicted together. The network is evaluated in eval mode and
-    returned in the mode it had. Mixed precision is up to the caller (``torch.autocast`` around the call).
+    Every image is read once; those of equal size are predicted together. While a GPU predicts, threads read what comes
+    next, and nothing waits for it before the end. The network is evaluated in eval mode and returned in the mode it
+    had. Mixed precision is up to the caller (``torch.autocast`` around the call).
 
     Parameters
     ----------
@@ -278,7 +333,7 @@ def evaluate(
     num_classes : int
         K.
     batch_size : int
-        Images of equal size predicted at a time; with ``tile`` also the number of tiles.
+        Images of equal size whose probabilities are held at a time.
     device : torch.device or str
         Where the network is.
     mean, std : three float, optional
@@ -289,22 +344,24 @@ def evaluate(
         Predict every view from sliding windows of this side, see `sliding_window`.
     crop : int, optional
         Evaluate the center of every image only, as the AGMM authors do in early Cityscapes epochs.
+    pixels : int
+        Most pixels of views or tiles that go through the network together.
 
     Returns
     -------
     (K, K) int64 tensor
         On the CPU; rows are the truth.
     """
-    predict = as_tested(net, batch_size=batch_size, scales=scales, flip=flip, tile=tile)
+    predict = as_tested(net, scales=scales, flip=flip, tile=tile, pixels=pixels)
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    for batch, truth in batches(images, truths, batch_size=batch_size):
-        views, labels = to_input(batch.to(device), mean, std), truth.to(device)
+    for batch in reading.batches(images, truths, batch_size=batch_size, readers=reading.readers(device)):
+        inputs, truth = (reading.to_device(tensor, device) for tensor in batch)
+        inputs = to_input(inputs, mean, std)
         if crop is not None:
-            views, labels = center_crop(views, crop), center_crop(labels, crop)
-        predictions = predict(views).argmax(dim=1)
-        confusion += confusion_matrix(predictions, labels, num_classes)
+            inputs, truth = center_crop(inputs, crop), center_crop(truth, crop)
+        confusion += confusion_matrix(best_class(predict(inputs)), truth, num_classes)
     net.train(training)
     return confusion.cpu()
 
@@ -350,25 +407,9 @@ def pseudo_labels(
         probabilities = predict(to_input(torch.from_numpy(np.asarray(images[part])).to(device), mean, std))
         outside = torch.from_numpy(~image_classes[part]).to(device)
         outside &= ~outside.all(dim=1, keepdim=True)
-        best = probabilities.masked_fill(outside[..., None, None], -1).argmax(dim=1).cpu().numpy()
+        best = best_class(probabilities.masked_fill(outside[..., None, None], -1)).cpu().numpy()
         dense[part] = np.where(sparse[part] == UNLABELED, best, sparse[part])
     return dense
-
-
-def batches(*aligned: Arrays, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of images of equal size with what belongs to them, such as truth and labels; each is read once."""
-    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, ...]]] = {}
-    for group in zip(*aligned, strict=True):
-        alike = waiting.setdefault(group[0].shape, [])
-        alike.append(group)
-        if len(alike) == batch_size:
-            yield _stack(waiting.pop(group[0].shape))
-    for alike in waiting.values():
-        yield _stack(alike)
-
-
-def _stack(groups: list[tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*groups, strict=True))
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:

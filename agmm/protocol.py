@@ -4,7 +4,6 @@ The processes of ``torchrun`` share every set of images.
 """
 
 import contextlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agmm import evaluation, gmm, labels, loop, methods, objectives
+from agmm import evaluation, gmm, labels, loop, methods, objectives, reading
 from agmm.batches import normalization
 from agmm.data import Arrays, OnDemand, Split, label_files
 from agmm.runs import Run
 
-PIXELS_AT_A_TIME = 1 << 22
-"""Pixels that are predicted together, in at most 50 images."""
+MOST_IMAGES = 50
+"""Images that are predicted together, if all of them have no more than `evaluation.PIXELS`."""
 
 
 def autocast(run: Run, device: torch.device) -> torch.autocast:
@@ -72,18 +71,20 @@ def training_curves(
     rank, world = loop.rank_and_world()
     part = slice(rank, run.history_images, world)
     size = _images_at_a_time(data)
-    for images, truth, label in evaluation.batches(data.images[part], data.truth[part], sparse[part], batch_size=size):
-        truth, label = truth.to(device), label.to(device).long()
+    aligned = data.images[part], data.truth[part], sparse[part]
+    for batch in reading.batches(*aligned, batch_size=size, readers=reading.readers(device)):
+        images, truth, label = (reading.to_device(tensor, device) for tensor in batch)
+        label = label.long()
         with autocast(run, device), as_written(run):
-            features, logits = net(evaluation.to_input(images.to(device), **normalization(run)))
+            features, logits = net(evaluation.to_input(images, **normalization(run)))
         present = gmm.components(label, data.num_classes).present
         restricted = logits.masked_fill(~present[..., None, None], -torch.inf)
-        predictions = {"p_miou": logits.argmax(1), "p_restricted_miou": restricted.argmax(1)}
+        maps = {"p_miou": logits, "p_restricted_miou": restricted}
         if isinstance(objective, objectives.AGMM):
             scores = objective(features, logits, label, present).scores
-            predictions["g_miou"] = scores.masked_fill(~present[..., None, None], -1).argmax(1)
-        for name, prediction in predictions.items():
-            matrix = evaluation.confusion_matrix(prediction, truth, data.num_classes)
+            maps["g_miou"] = scores.masked_fill(~present[..., None, None], -1)
+        for name, values in maps.items():
+            matrix = evaluation.confusion_matrix(evaluation.best_class(values), truth, data.num_classes)
             matrices[name] = matrices.get(name, torch.zeros_like(matrix)) + matrix
     return {name: evaluation.mean_iou(loop.over_processes(matrix)) for name, matrix in matrices.items()}
 
@@ -96,8 +97,9 @@ def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: 
     teacher = run.teacher
     assert teacher is not None
     options = _options(teacher, data)
+    size = options.pop("batch_size")
     predict = evaluation.as_tested(net, **options)
-    about = {"batch_size": options["batch_size"], "device": device, **normalization(teacher)}
+    about = {"batch_size": size, "device": device, **normalization(teacher)}
 
     def of(images: Arrays, sparse: np.ndarray) -> np.ndarray:
         classes = np.stack([labels.image_classes(label, data.num_classes) & run.restrict for label in sparse])
@@ -110,27 +112,19 @@ def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: 
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}.png" for name in data.ids]
     rank, world = loop.rank_and_world()
-    for i in range(rank, len(data), world):
-        if not paths[i].exists():
-            label_files.write_index(paths[i], of([data.images[i]], np.asarray(sparse[i])[None])[0])
+    left = [i for i in range(rank, len(data), world) if not paths[i].exists()]
+    ahead = (OnDemand(arrays.__getitem__, left) for arrays in (data.images, sparse))
+    for i, (image, label) in zip(left, reading.ahead(*ahead, readers=reading.readers(device)), strict=True):
+        label_files.write_index(paths[i], of([image], label[None])[0])
     loop.wait_for_all()
     return OnDemand(label_files.read_index, paths)
 
 
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
-    if run.tile:
-        size = _at_a_time(run.tile**2)
-    else:
-        size = _images_at_a_time(split, max(run.scales) * (math.sqrt(2) if run.flip else 1))
-    return {"batch_size": size, "scales": run.scales, "flip": run.flip, "tile": run.tile}
+    return {"batch_size": _images_at_a_time(split), "scales": run.scales, "flip": run.flip, "tile": run.tile}
 
 
-def _images_at_a_time(split: Split, scale: float = 1.0) -> int:
+def _images_at_a_time(split: Split) -> int:
     height, width = split.images[0].shape[:2]
-    return _at_a_time(height * width * scale**2)
-
-
-def _at_a_time(pixels: float) -> int:
-    """Images or tiles of so many pixels that are predicted together."""
-    return max(1, min(50, int(PIXELS_AT_A_TIME / pixels)))
+    return max(1, min(MOST_IMAGES, evaluation.PIXELS // (height * width)))

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agmm import checkpoints, environment, evaluation, networks, storage
+from agmm import checkpoints, environment, evaluation, networks, reading, storage
 from agmm.batches import IMAGENET
-from agmm.data import Split, files, sets
+from agmm.data import OnDemand, Split, files, sets
 from agmm.training import choose_device
 
 TILE = 721
@@ -36,7 +36,6 @@ TILE = 721
 Report = Callable[[str], object]
 
 _PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}
-_BATCH = 4  # tiles at a time
 _PAUSE = 30  # seconds between two lines of progress
 
 
@@ -193,15 +192,17 @@ def _confusions(
     report: Report,
 ) -> list[Tensor]:
     """Confusion matrices of the protocols, all in one pass, so that the time left is known after one image."""
-    predicts = [evaluation.as_tested(net, batch_size=_BATCH, **vars(protocol)) for protocol in chosen]
+    predicts = [evaluation.as_tested(net, **vars(protocol)) for protocol in chosen]
     classes = split.num_classes
-    confusions = torch.zeros(len(chosen), classes, classes, dtype=torch.int64)
-    for i in _announced(indices, report):
-        image = evaluation.to_input(split.images[i], **IMAGENET)[None].to(device)
-        truth = torch.tensor(split.truth[i])[None]
+    confusions = torch.zeros(len(chosen), classes, classes, dtype=torch.int64, device=device)
+    arrays = (OnDemand(arrays.__getitem__, indices) for arrays in (split.images, split.truth))
+    batches = reading.batches(*arrays, batch_size=1, readers=reading.readers(device))
+    for _, batch in zip(_announced(indices, report), batches, strict=True):
+        image, truth = (reading.to_device(tensor, device) for tensor in batch)
+        inputs = evaluation.to_input(image, **IMAGENET)
         for predict, confusion in zip(predicts, confusions, strict=True):
-            confusion += evaluation.confusion_matrix(predict(image).argmax(dim=1).cpu(), truth, classes)
-    return list(confusions)
+            confusion += evaluation.confusion_matrix(evaluation.best_class(predict(inputs)), truth, classes)
+    return list(confusions.cpu())
 
 
 def _announced(indices: Sequence[int], report: Report) -> Iterator[int]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +130,7 @@ class Run:
         if self.method != "ImageTags":
             methods.build(self.method, 2, **dict(self.options))
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Ten hexadecimal digits over the schema and every field that differs from its default.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agmm import batches, environment, labels
+from agmm import batches, environment, labels, reading
 from agmm.batches import InMemory, OnDevice, OneByOne
 from agmm.data import OnDemand, augment, decoded, files
 from agmm.labels import UNLABELED, VOID
@@ -63,7 +63,7 @@ def _present(label: torch.Tensor) -> torch.Tensor:
 
 def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _steps()
-    monkeypatch.setattr(batches, "_workers", lambda device: 2)
+    monkeypatch.setattr(reading, "readers", lambda device: 2)
     source = OneByOne(RUN, OnDemand(IMAGES.__getitem__, range(15)), OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
     for epoch in (1, 0):  # the processes stay from epoch to epoch
         found = list(source.epoch(epoch))

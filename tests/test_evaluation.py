@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from agmm import evaluation
+from agmm.data import OnDemand
 from agmm.labels import UNLABELED, VOID
 from tests.helpers import golden
 
@@ -114,6 +117,20 @@ def test_shapes_must_agree() -> None:
         evaluation.confusion_matrix(torch.zeros(1, 4, 4).long(), torch.zeros(4, 4).long(), 3)
 
 
+@given(st.integers(1, 9), st.integers(0, 500), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_histogram_that_does_not_wait_equals_bincount(length: int, count: int, seed: int) -> None:
+    values = torch.from_numpy(np.random.default_rng(seed).integers(0, length, count))
+    assert torch.equal(evaluation._histogram(values, length), torch.bincount(values, minlength=length))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_best_class_is_the_first_of_the_largest(memory_format: torch.memory_format) -> None:
+    maps = torch.randint(0, 3, (2, 5, 40, 7), generator=torch.Generator().manual_seed(0)).float()
+    best = evaluation.best_class(maps.contiguous(memory_format=memory_format))
+    np.testing.assert_array_equal(best, maps.numpy().argmax(axis=1))
+
+
 # --- multi-scale
 
 
@@ -158,6 +175,26 @@ def test_multi_scale_averages_each_image_with_its_own_mirror_image() -> None:
 def test_scale_that_leaves_no_pixel_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 2 pixels"):
         evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), (0.25,))
+
+
+def test_views_that_are_predicted_together_are_bounded_in_pixels() -> None:
+    arrays, _ = golden("eval_ms_test_odd")
+    predict = tiny_network(arrays)
+    images = torch.rand(5, 3, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shapes = []
+
+    def recorded(views: Tensor) -> Tensor:
+        shapes.append(tuple(views.shape))
+        return predict(views)
+
+    result = evaluation.multi_scale(recorded, images, (0.5, 1.0, 2.0), pixels=4 * 20 * 17)
+    assert shapes == [(10, 3, 10, 8), (4, 3, 20, 17), (4, 3, 20, 17), (2, 3, 20, 17), *[(2, 3, 40, 34)] * 5]
+    np.testing.assert_allclose(result, evaluation.multi_scale(predict, images, (0.5, 1.0, 2.0)), **EXACT)
+
+
+def test_no_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), ())
 
 
 # --- sliding window
@@ -213,6 +250,23 @@ def test_sliding_window_equals_a_loop_over_tiles() -> None:
                 total[:, r : r + 13, c : c + 13] += predict(image[None, :, r : r + 13, c : c + 13])[0]
                 count[r : r + 13, c : c + 13] += 1
             np.testing.assert_allclose(probabilities, total / count, **EXACT)
+
+
+def test_tiles_of_several_images_fill_a_batch() -> None:
+    arrays, _ = golden("eval_slide_voc")
+    predict = tiny_network(arrays)
+    images = torch.rand(3, 3, 16, 22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sizes = []
+
+    def recorded(tiles: Tensor) -> Tensor:
+        sizes.append(len(tiles))
+        return predict(tiles)
+
+    together = evaluation.sliding_window(recorded, images, 13, batch=4)
+    number = 3 * len(evaluation.tile_positions(16, 22, 13))
+    assert sizes == [4] * (number // 4) + [number % 4] * (number % 4 > 0)
+    for image, probabilities in zip(images, together, strict=True):
+        np.testing.assert_allclose(probabilities, evaluation.sliding_window(predict, image[None], 13)[0], **EXACT)
 
 
 @pytest.mark.parametrize("name", ["low", "narrow", "both"])
@@ -308,6 +362,24 @@ def test_evaluate_batches_images_of_equal_size_and_reads_each_once() -> None:
     assert net.calls == [(2, 3, 6, 8), (2, 3, 7, 5), (1, 3, 6, 8)]
 
 
+def test_evaluate_reads_ahead_and_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (4, 4), (7, 5)])
+    expected = evaluation.evaluate(Thirds(), images, truths, 3, batch_size=2, device="cpu")
+    threads = set()
+
+    def read(index: int) -> np.ndarray:
+        threads.add(threading.current_thread())
+        return images[index]
+
+    on_demand = OnDemand(read, range(len(images)))
+    for readers in (0, 2):
+        monkeypatch.setattr(evaluation.reading, "readers", lambda device, readers=readers: readers)
+        threads.clear()
+        found = evaluation.evaluate(Thirds(), on_demand, truths, 3, batch_size=2, device="cpu")
+        assert torch.equal(found, expected)
+        assert (threading.main_thread() in threads) == (readers == 0)
+
+
 def test_evaluate_crops_image_and_truth_alike() -> None:
     images, truths = random_split([(9, 8), (9, 8), (5, 12)])
     confusion = evaluation.evaluate(Thirds(), images, truths, 3, batch_size=2, device="cpu", crop=4)
@@ -320,7 +392,7 @@ def test_evaluate_crops_image_and_truth_alike() -> None:
 
 def test_evaluate_refuses_images_without_truth() -> None:
     images, truths = random_split([(6, 8), (6, 8)])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="2 images cannot share 1 masks"):
         evaluation.evaluate(Thirds(), images, truths[:1], 3, batch_size=1, device="cpu")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -150,3 +151,13 @@ def test_two_processes_train_a_run_once(tmp_path: Path) -> None:
     assert first == second, "wall times differ: it was trained twice"
     starts = [line for line in (TINY.folder(tmp_path) / "log.txt").read_text().splitlines() if "epoch 0 of" in line]
     assert len(starts) == 1
+
+
+def test_identity_is_kept_with_the_run_but_not_handed_on_to_its_variants() -> None:
+    run = runs.Run(preset="test", dataset="shapes")
+    first = run.id
+    assert replace(run, seed=1).id != first
+    copy = pickle.loads(pickle.dumps(run))
+    assert copy == run
+    assert hash(copy) == hash(run)
+    assert copy.id == first == runs.Run.from_dict(run.to_dict()).id

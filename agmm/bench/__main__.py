@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from agmm import environment
-from agmm.bench import branch, dense, input, step
+from agmm.bench import branch, dense, evaluation, input, step, sweep
 from agmm.bench.figure import Figure, Setting, hardware, show, write
 
 GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
@@ -16,6 +16,8 @@ GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "branch": branch.figures,
     "step": step.figures,
     "input": input.figures,
+    "evaluation": evaluation.figures,
+    "sweep": sweep.figures,
 }
 
 

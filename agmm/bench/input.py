@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from agmm import batches, networks, objectives, protocol
+from agmm import batches, networks, objectives, protocol, reading
 from agmm.bench.figure import Figure, Setting, in_turn, median_ratio
 from agmm.data import Arrays, OnDemand, Split, decoded, generated, sets
 from agmm.labels import UNLABELED
@@ -69,7 +69,7 @@ def _of_data_set(run: Run, size: tuple[int, int], folder: Path, setting: Setting
     few = setting if setting.small or setting.device == "cuda" else replace(setting, repeats=1)
     seconds = in_turn({"network": _training_step(run, data, device), **sources}, few)
     needed = seconds.pop("network")
-    workers = batches._workers(device)
+    workers = reading.readers(device)
     readers = f"{workers} workers" if workers else "1 process"
     for name, taken in seconds.items():
         yield Figure(
