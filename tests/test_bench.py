@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from agmm.bench import branch, dense, step
-from agmm.bench.__main__ import GROUPS, main
-from agmm.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show, write
+from agmm import bench
+from agmm.bench import branch, dense, groups, step
+from agmm.bench.__main__ import main
+from agmm.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show
 from agmm.bench.inputs import FORMS, SMALL, tensors
 from agmm.labels import UNLABELED
 
@@ -99,22 +100,28 @@ def test_functions_are_called_in_turn():
     assert median_ratio([1, 2, 9], [1, 1, 3]) == 2
 
 
-def test_targets_and_table(tmp_path, capsys):
-    figures = [
-        Figure("branch", "one", 2.0, "s", "the floor", 1.0, 2.0, "<= 3"),
-        Figure("branch", "two", 2.0, "s", "the loop", 5.0, 0.4, ">= 5"),
-        Figure("step", "three", 1.0, "s", "baseline", 1.0, 1.0),
-    ]
-    assert [figure.met for figure in show(iter(figures))] == [True, False, None]
+def three_figures(setting):
+    yield Figure("branch", "one", 2.0, "s", "the floor", 1.0, 2.0, "<= 3")
+    yield Figure("branch", "two", 2.0, "s", "the loop", 5.0, 0.4, ">= 5")
+    yield Figure("step", "three", 1.0, "s", "baseline", 1.0, 1.0)
+
+
+def test_targets_and_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(groups, "GROUPS", {"three": three_figures})
+    table = bench.measure(QUICKLY)
     text = capsys.readouterr().out
     assert "target <= 3: met" in text
     assert "target >= 5: missed" in text
-    write(figures, Setting(), tmp_path / "sub" / "cpu.csv")
-    table = pd.read_csv(tmp_path / "sub" / "cpu.csv")
-    assert table["case"].tolist() == ["one", "two", "three"]
-    assert table["met"].fillna("").tolist() == ["yes", "no", ""]
-    assert table["torch"].eq(torch.__version__).all()
-    assert table["hardware"].str.len().min() > 0
+    bench.write(table, tmp_path / "sub" / "cpu.csv")
+    found = pd.read_csv(tmp_path / "sub" / "cpu.csv", keep_default_na=False)
+    assert found["case"].tolist() == ["one", "two", "three"]
+    assert found["met"].tolist() == ["yes", "no", ""]
+    assert found["torch"].eq(torch.__version__).all()
+    assert found["hardware"].str.len().min() > 0
+    lines = (tmp_path / "sub" / "cpu.md").read_text().splitlines()
+    assert "| two, float32 | 2 s | 0.4 × | the loop | >= 5 (missed) |" in lines
+    assert [line for line in lines if line.startswith("###")] == ["### branch", "### step"]
+    assert [figure.met for figure in show(three_figures(QUICKLY))] == [True, False, None]
 
 
 def test_command(tmp_path, capsys):
@@ -124,7 +131,12 @@ def test_command(tmp_path, capsys):
 
 
 def test_wrong_options_are_one_sentence(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["speed"])
-    assert stop.value.code == 2
-    assert f"known: {', '.join(GROUPS)}" in capsys.readouterr().err
+    for arguments, sentence in (
+        (["speed"], "known: dense, branch, step, input, evaluation, sweep"),
+        (["--csv", "speed.txt"], "does not end in .csv"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no GPU; use the device cpu")]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert sentence in capsys.readouterr().err

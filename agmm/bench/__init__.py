@@ -5,3 +5,7 @@ dense formulation), `step` (an optimizer step beside the baseline's), `input` (r
 network consumes), `evaluation` (beside one tile at a time), `sweep` (processes beside threads). Each has a function
 ``figures(setting)`` that yields `agmm.bench.figure.Figure`.
 """
+
+from agmm.bench.groups import markdown, measure, setting, write
+
+__all__ = ["markdown", "measure", "setting", "write"]

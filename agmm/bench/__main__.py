@@ -2,23 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
-from agmm import environment
-from agmm.bench import branch, dense, evaluation, input, step, sweep
-from agmm.bench.figure import Figure, Setting, hardware, show, write
-
-GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
-    "dense": dense.figures,  # first, while this process is small
-    "branch": branch.figures,
-    "step": step.figures,
-    "input": input.figures,
-    "evaluation": evaluation.figures,
-    "sweep": sweep.figures,
-}
+from agmm.bench.groups import GROUPS, measure, setting, write
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,22 +15,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of a CPU (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default: 5)")
     parser.add_argument("--small", action="store_true", help="shapes of a test: shows that the command works")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the figures and the hardware to this file")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the figures to this file, and to an .md beside")
     options = parser.parse_args(arguments)
     for name in options.groups:
         if name not in GROUPS:
             parser.error(f"there is no group {name!r}; known: {', '.join(GROUPS)}")
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no GPU; use --device cpu")
-    setting = Setting(device, options.threads, options.repeats, options.small)
-    torch.set_num_threads(setting.threads)
-    if device == "cpu":
-        environment.keep_freed_memory()
-    print(f"{hardware(device)}, {setting.threads} thread(s), torch {torch.__version__}")
-    figures = show(figure for name in options.groups or GROUPS for figure in GROUPS[name](setting))
-    if options.csv:
-        write(figures, setting, options.csv)
+    if options.csv is not None and options.csv.suffix != ".csv":
+        parser.error(f"--csv {options.csv} does not end in .csv")
+    try:
+        how = setting(options.device, options.threads, options.repeats, options.small)
+    except ValueError as error:
+        parser.error(str(error))
+    table = measure(how, options.groups)
+    if options.csv is not None:
+        write(table, options.csv)
     return 0
 
 

@@ -4,13 +4,10 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
-
-from agmm import storage
 
 
 @dataclass(frozen=True)
@@ -133,18 +130,3 @@ def show(figures: Iterable[Figure]) -> list[Figure]:
         )
         shown.append(figure)
     return shown
-
-
-def write(figures: list[Figure], setting: Setting, path: Path) -> None:
-    """All figures with the hardware as one CSV file."""
-    verdicts = {None: "", True: "yes", False: "no"}
-    table = pd.DataFrame([asdict(figure) | {"met": verdicts[figure.met]} for figure in figures])
-    table = table.assign(
-        device=setting.device,
-        threads=setting.threads,
-        repeats=setting.repeats,
-        hardware=hardware(setting.device),
-        torch=torch.__version__,
-    )
-    with storage.writable(path.parent):
-        storage.write_text(path, table.to_csv(index=False))

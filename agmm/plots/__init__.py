@@ -2,6 +2,7 @@
 
 from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
 from agmm.plots.numbers import classes, gains, sweep, training_curves
+from agmm.plots.speed import speed
 from agmm.plots.style import WIDTH, save, style
 from agmm.plots.verdicts import claims
 
@@ -15,6 +16,7 @@ __all__ = [
     "mixture_projection",
     "save",
     "similarity",
+    "speed",
     "style",
     "sweep",
     "training_curves",
