@@ -140,14 +140,23 @@ def segmentation_terms(logits: Tensor, scores: Tensor, supervision: Supervision)
     return _SegmentationTerms.apply(logits.flatten(2), scores.flatten(2), supervision).unbind()
 
 
-FAST = {"cpu": "agmm.fused_cpu"}
+FAST = {"cpu": "agmm.fused_cpu", "cuda": "agmm.fused_cuda"}
 """Modules with loops for a kind of device; ``FAST.clear()`` leaves the plain ones."""
 
 
 def loops(x: Tensor) -> ModuleType:
     """Module with the formulation of the loops for a tensor's device and number type."""
-    fast = x.dtype in (torch.float32, torch.int64)
-    return importlib.import_module(FAST.get(x.device.type, "agmm.fused") if fast else "agmm.fused")
+    if x.device.type in FAST:
+        module = importlib.import_module(FAST[x.device.type])
+        if module.available(x):
+            return module
+    return importlib.import_module("agmm.fused")
+
+
+def as_computed(x: Tensor) -> Tensor:
+    """Float32 of a half-precision tensor, unless the loops widen it themselves."""
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if half and loops(x).__name__ == __name__ else x
 
 
 class _MeanAbsoluteDifference(torch.autograd.Function):

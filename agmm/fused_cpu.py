@@ -14,6 +14,11 @@ from agmm.compiled import f32
 from agmm.fused import Supervision
 
 
+def available(x: Tensor) -> bool:
+    """Whether these loops are for a tensor: float32 values, or labels, on a CPU."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.int64)
+
+
 def differences(features: Tensor, means: Tensor, per_image: tuple[int, ...]) -> Tensor:
     """See `agmm.fused.differences`."""
     out = features.new_zeros(features.shape[0], means.shape[1], features.shape[2])

@@ -1,4 +1,4 @@
-"""The heavy inner functions of the mixture branch as Triton kernels, for CUDA tensors.
+"""The loops of `agmm.fused` as Triton kernels, for CUDA tensors; the small ones are its own.
 
 Each function reads every feature or logit once and writes its gradient once; what lies between stays in registers. Both
 memory layouts are served by the same kernels: the compiler knows which stride is 1 and lays the threads along it, and
@@ -9,6 +9,7 @@ inputs give equal bits.
 import torch
 from torch import Tensor
 
+from agmm.fused import Supervision, adjoint_weights, count_codes, interpolate, interpolate_backward
 from agmm.labels import VOID
 
 try:
@@ -17,6 +18,20 @@ except ImportError:  # not published for macOS; `available` says so
     triton = None
 else:
     from agmm import kernels
+
+__all__ = [
+    "add_weighted",
+    "adjoint_weights",
+    "available",
+    "count_codes",
+    "differences",
+    "differences_backward",
+    "interpolate",
+    "interpolate_backward",
+    "segmentation",
+    "segmentation_backward",
+    "weighted_sums",
+]
 
 # Multiply-adds as one instruction, as was the default before Triton 3.10.
 OPTIONS = {"enable_fp_fusion": True}
@@ -105,17 +120,35 @@ def differences_backward(
     return grad_features, grad_means
 
 
-def segmentation(
-    logits: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    classes: Tensor,
-    self_weight: Tensor,
-    absent: Tensor | None,
-    seg: bool,
-    eps: float,
-) -> Tensor:
-    """The three losses that read the segmentation's probabilities P, from one softmax.
+def weighted_sums(features: Tensor, weights: Tensor) -> Tensor:
+    """Sums (B, N, C) float32 of features (B, C, M) with weights (B, N, M) float32, most of which are 0."""
+    (batch, channels, pixels), slots = features.shape, weights.shape[1]
+    sums = weights.new_empty(batch, slots, channels)
+    if sums.numel():
+        shape = {"PIXELS": 64, "LANES": min(64, triton.next_power_of_2(channels))}
+        with torch.cuda.device_of(features):
+            kernels.weighted_sums[triton.cdiv(channels, shape["LANES"]), slots, batch](
+                *(features, weights.contiguous(), sums, pixels, slots, *features.stride()),
+                **{**OPTIONS, "C": channels, **shape, "num_warps": 4},
+            )
+    return sums
+
+
+def add_weighted(grad_features: Tensor, weights: Tensor, grad_sums: Tensor) -> None:
+    """Add the gradient of `weighted_sums`, from that of the sums (B, N, C) float32, in place."""
+    (batch, channels, pixels), slots = grad_features.shape, weights.shape[1]
+    if weights.numel() and channels:
+        shape = {"PIXELS": 32, "LANES": min(64, triton.next_power_of_2(channels))}
+        with torch.cuda.device_of(grad_features):
+            kernels.add_weighted[triton.cdiv(pixels, shape["PIXELS"]), triton.cdiv(channels, shape["LANES"]), batch](
+                *(grad_features, weights.contiguous(), grad_sums.contiguous()),
+                *(pixels, slots, *grad_features.stride()),
+                **{**OPTIONS, "C": channels, **shape, "num_warps": 4},
+            )
+
+
+def segmentation(logits: Tensor, scores: Tensor, given: Supervision) -> Tensor:
+    """The four losses at label resolution, from one softmax.
 
     Parameters
     ----------
@@ -123,69 +156,51 @@ def segmentation(
         Channels first or last in memory; other layouts are correct but slow.
     scores : Tensor (B, N, M) float32
         Mixture scores G.
-    labels : Tensor (B, M) int64
-    classes : Tensor (B, N) int64
-    self_weight : Tensor (B, N) float32
+    given : Supervision
         Slots of weight 0 are skipped.
-    absent : Tensor (B, K) bool or None
-    seg : bool
-        Whether the cross-entropy at labeled pixels is wanted.
-    eps : float
 
     Returns
     -------
-    Tensor (3,) float32
-        Sums over pixels of seg, self and absent; 0 for what is left out.
+    Tensor (4,) float32
+        Sums over pixels of seg, self, spar and absent; 0 for what is left out.
     """
     shape = _segmentation_shape(logits)
     grid = triton.cdiv(logits.shape[2], shape["PIXELS"]), logits.shape[0]
-    partial = logits.new_zeros(3, grid[0] * grid[1], dtype=torch.float32)
+    partial = logits.new_zeros(4, grid[0] * grid[1], dtype=torch.float32)
     if logits.numel():
         with torch.cuda.device_of(logits):
             kernels.segmentation[grid](
-                *(logits, *_contiguous(scores, labels, classes, self_weight, absent), partial),
-                *(logits.shape[2], scores.shape[1], *logits.stride(), eps),
-                **{**OPTIONS, "SEG": seg, "ABSENT": absent is not None, "GROUP": 4, **shape},
+                *(logits, scores.contiguous(), *_pointers(given), partial),
+                *(logits.shape[2], scores.shape[1], *logits.stride(), given.eps),
+                **{**OPTIONS, **_switches(given), "GROUP": 4, **shape},
             )
     return partial.sum(1)
 
 
-def segmentation_backward(
-    logits: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    classes: Tensor,
-    self_weight: Tensor,
-    absent: Tensor | None,
-    seg: bool,
-    eps: float,
-    grad: Tensor,
-    need_scores: bool,
-) -> tuple[Tensor, Tensor | None]:
+def segmentation_backward(logits: Tensor, scores: Tensor, given: Supervision, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of `segmentation`, whose arguments come first.
 
     Parameters
     ----------
-    grad : Tensor (3,) float32
-    need_scores : bool
+    grad : Tensor (4,) float32
 
     Returns
     -------
     grad_logits : Tensor (B, K, M)
         In the dtype and memory layout of ``logits``.
-    grad_scores : Tensor (B, N, M) float32 or None
+    grad_scores : Tensor (B, N, M) float32
     """
     grad_logits = torch.empty_like(logits)
-    grad_scores = torch.empty_like(scores, memory_format=torch.contiguous_format) if need_scores else None
+    grad_scores = torch.empty_like(scores, memory_format=torch.contiguous_format)
     # Two slots under way together, where the forward pass has the registers for four.
     shape = {"GROUP": 2, **_segmentation_shape(logits)}
     if logits.numel():
         with torch.cuda.device_of(logits):
             kernels.segmentation_backward[triton.cdiv(logits.shape[2], shape["PIXELS"]), logits.shape[0]](
-                *(logits, *_contiguous(scores, labels, classes, self_weight, absent)),
-                *(grad.contiguous(), grad_logits, grad_scores if need_scores else grad_logits),
-                *(logits.shape[2], scores.shape[1], *logits.stride(), *grad_logits.stride(), eps),
-                **{**OPTIONS, "SEG": seg, "ABSENT": absent is not None, "SCORES": need_scores, **shape},
+                *(logits, scores.contiguous(), *_pointers(given)),
+                *(grad.contiguous(), grad_logits, grad_scores),
+                *(logits.shape[2], scores.shape[1], *logits.stride(), *grad_logits.stride(), given.eps),
+                **{**OPTIONS, **_switches(given), **shape},
             )
     return grad_logits, grad_scores
 
@@ -222,10 +237,14 @@ def _backward_shape(features: Tensor, slots: int) -> dict[str, int]:
     return {"SLOTS": slots, "STEPS": 2, "ROW": 32, "CHANNELS": 64 // max(slots, 8), "num_warps": 1}
 
 
-def _contiguous(scores: Tensor, labels: Tensor, classes: Tensor, weight: Tensor, absent: Tensor | None) -> list[Tensor]:
+def _pointers(given: Supervision) -> list[Tensor]:
     # A pointer that is never followed stands for no absent classes.
-    flags = labels if absent is None else absent.contiguous().view(torch.uint8)
-    return [scores.contiguous(), labels.contiguous(), classes.contiguous(), weight.contiguous(), flags]
+    flags = given.labels if given.absent is None else given.absent.contiguous().view(torch.uint8)
+    return [*(x.contiguous() for x in (given.labels, given.classes, given.self_weight, given.spar_weight)), flags]
+
+
+def _switches(given: Supervision) -> dict[str, bool]:
+    return {"SEG": given.seg, "NEGATIVES": given.negatives, "ABSENT": given.absent is not None}
 
 
 def _to_device(per_image: tuple[int, ...], device: torch.device) -> Tensor:

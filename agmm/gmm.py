@@ -231,7 +231,7 @@ def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, siz
 
 def _mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
     """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
-    share = parts.filled / (parts.counts.to(features.dtype) + EPS)
+    share = parts.filled / (parts.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
     return fused.mean_weights(labels, parts.classes, share, features.shape[-2:])
 
 

@@ -9,6 +9,45 @@ import triton.language as tl
 
 
 @triton.jit
+def weighted_sums(x, weights, out, M, N, x_b, x_c, x_m, C: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr):
+    """One slot and LANES channels; tiles of pixels without weight, nearly all with single clicks, are not read."""
+    image, n = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    c = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    weights += (image * N + n) * M
+    total = tl.zeros((LANES,), tl.float32)
+    for start in range(0, M, PIXELS):
+        pixel = start + tl.arange(0, PIXELS)
+        weight = tl.load(weights + pixel, mask=pixel < M, other=0)
+        if tl.max(tl.abs(weight), 0) > 0:
+            mask = (weight != 0)[:, None] & (c < C)[None, :]
+            f = tl.load(x + image * x_b + c[None, :] * x_c + pixel[:, None].to(tl.int64) * x_m, mask=mask, other=0)
+            total += tl.sum(f.to(tl.float32) * weight[:, None], 0)
+    tl.store(out + (image * N + n) * C + c, total, mask=c < C)
+
+
+@triton.jit
+def add_weighted(
+    grad_x, weights, grad, M, N, g_b, g_c, g_m, C: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr
+):
+    """PIXELS x LANES channels, left alone where no slot has weight."""
+    image, pixel = tl.program_id(2).to(tl.int64), tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    c = tl.program_id(1) * LANES + tl.arange(0, LANES)
+    weights += image * N * M
+    grad += image * N * C
+    change, largest = tl.zeros((PIXELS, LANES), tl.float32), tl.zeros((PIXELS,), tl.float32)
+    for n in range(N):
+        weight = tl.load(weights + n * M + pixel, mask=pixel < M, other=0)
+        if tl.max(tl.abs(weight), 0) > 0:
+            change += weight[:, None] * tl.load(grad + n * C + c, mask=c < C, other=0)[None, :]
+            largest = tl.maximum(largest, tl.abs(weight))
+    if tl.max(largest, 0) > 0:
+        target = grad_x + image * g_b + c[None, :] * g_c + pixel[:, None].to(tl.int64) * g_m
+        mask = (largest > 0)[:, None] & (c < C)[None, :]
+        value = tl.load(target, mask=mask, other=0).to(tl.float32) + change
+        tl.store(target, value.to(target.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def differences(
     x, mu, counts, out, M, N, x_b, x_c, x_m,
     C: tl.constexpr, CHUNKS: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
@@ -80,8 +119,8 @@ def differences_backward(
 
 @triton.jit(do_not_specialize_on_alignment=["M", "z_k"])
 def segmentation(
-    logits, scores, labels, classes, weights, absent, partial, M, N, z_b, z_k, z_m, eps,
-    SEG: tl.constexpr, ABSENT: tl.constexpr, K: tl.constexpr, VOID: tl.constexpr,
+    logits, scores, labels, classes, self_weights, spar_weights, absent, partial, M, N, z_b, z_k, z_m, eps,
+    SEG: tl.constexpr, NEGATIVES: tl.constexpr, ABSENT: tl.constexpr, K: tl.constexpr, VOID: tl.constexpr,
     CHUNKS: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Logits stay in registers, in CHUNKS tiles of PIXELS x LANES; a program leaves one sum for each term."""
@@ -95,21 +134,24 @@ def segmentation(
     valid = label != VOID
     partial += image * tl.num_programs(0) + tl.program_id(0)
     terms = tl.num_programs(0) * tl.num_programs(1)
+    labeled = (label >= 0) & (label < K)
     if SEG:
-        labeled = (label >= 0) & (label < K)
         own = tl.load(logits + label * z_k + pixel * z_m, mask=labeled, other=0).to(tl.float32)
         tl.store(partial, tl.sum(tl.where(labeled, top + tl.log(total) - own, 0.0), 0))
     first = image * N
     scores += first * M + start
-    cross = tl.zeros((PIXELS,), tl.float32)
+    cross, sparse = tl.zeros((PIXELS,), tl.float32), tl.zeros((PIXELS,), tl.float32)
     for group in range(0, N, GROUP):
         # Without branches the loads of a group are under way together.
         for n in tl.static_range(GROUP):
-            weight, code = _slot(weights + first, classes + first, group + n, N)
-            weight = tl.where(valid, weight, 0.0)
-            g, p = _pair(scores + (group + n) * M, logits, code, pixel, weight != 0, top, inverse, z_k, z_m)
+            weight, code = _slot(self_weights + first, classes + first, group + n, N)
+            weight, hit, other = tl.where(valid, weight, 0.0), label == code, labeled & (label != code) & NEGATIVES
+            spar = tl.where(hit | other, tl.load(spar_weights + first + group + n, mask=group + n < N, other=0), 0.0)
+            g, p = _pair(scores + (group + n) * M, logits, code, pixel, weight, spar, top, inverse, z_k, z_m)
             cross -= weight * (g * tl.log(p + eps) + (1 - g) * tl.log(1 - p + eps))
+            sparse -= spar * tl.log(tl.where(hit, g, 1 - g) + eps)
     tl.store(partial + terms, tl.sum(cross, 0))
+    tl.store(partial + 2 * terms, tl.sum(sparse, 0))
     if ABSENT:
         # One logarithm of a product instead of K logarithms. It cannot underflow: all P add up to 1.
         product = tl.full((PIXELS, LANES), 1.0, tl.float32)
@@ -118,14 +160,14 @@ def segmentation(
             gone = tl.load(absent + image * K + k, mask=k < K, other=0) != 0
             product *= tl.where(gone, 1 - e[i] * inverse[:, None] + eps, 1.0)
         product = tl.reduce(product, 1, _multiply)
-        tl.store(partial + 2 * terms, -tl.sum(tl.where(valid, tl.log(product), 0.0), 0))
+        tl.store(partial + 3 * terms, -tl.sum(tl.where(valid, tl.log(product), 0.0), 0))
 
 
 @triton.jit(do_not_specialize_on_alignment=["M", "z_k", "g_k"])
 def segmentation_backward(
-    logits, scores, labels, classes, weights, absent, grad, grad_logits, grad_scores, M, N,
+    logits, scores, labels, classes, self_weights, spar_weights, absent, grad, grad_logits, grad_scores, M, N,
     z_b, z_k, z_m, g_b, g_k, g_m, eps,
-    SEG: tl.constexpr, ABSENT: tl.constexpr, SCORES: tl.constexpr, K: tl.constexpr, VOID: tl.constexpr,
+    SEG: tl.constexpr, NEGATIVES: tl.constexpr, ABSENT: tl.constexpr, K: tl.constexpr, VOID: tl.constexpr,
     CHUNKS: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Tiles are those of `segmentation`."""
@@ -137,32 +179,34 @@ def segmentation_backward(
     inverse = 1 / total
     label = tl.load(labels + image * M + start + pixel, mask=pixel < left, other=VOID).to(tl.int32)
     valid = label != VOID
+    labeled = (label >= 0) & (label < K)
     grad_p = ()
     for i in tl.static_range(CHUNKS):
         slope = tl.zeros((PIXELS, LANES), tl.float32)
         if ABSENT:
             k = i * LANES + lane
             gone = tl.load(absent + image * K + k, mask=k < K, other=0) != 0
-            slope = tl.where(gone & valid[:, None], tl.load(grad + 2) / (1 - e[i] * inverse[:, None] + eps), 0.0)
+            slope = tl.where(gone & valid[:, None], tl.load(grad + 3) / (1 - e[i] * inverse[:, None] + eps), 0.0)
         grad_p += (slope,)
     first = image * N
     scores += first * M + start
     grad_scores += first * M + start
     for group in range(0, N, GROUP):
         for n in tl.static_range(GROUP):
-            weight, code = _slot(weights + first, classes + first, group + n, N)
-            weight = tl.where(valid, weight, 0.0)
-            g, p = _pair(scores + (group + n) * M, logits, code, pixel, weight != 0, top, inverse, z_k, z_m)
+            weight, code = _slot(self_weights + first, classes + first, group + n, N)
+            weight, hit, other = tl.where(valid, weight, 0.0), label == code, labeled & (label != code) & NEGATIVES
+            spar = tl.where(hit | other, tl.load(spar_weights + first + group + n, mask=group + n < N, other=0), 0.0)
+            g, p = _pair(scores + (group + n) * M, logits, code, pixel, weight, spar, top, inverse, z_k, z_m)
             weight *= tl.load(grad + 1)
             grad_p = _add(grad_p, weight * ((1 - g) / (1 - p + eps) - g / (p + eps)), code - lane, CHUNKS, LANES)
-            if SCORES:
-                grad_g = weight * tl.log((1 - p + eps) / (p + eps))
-                tl.store(grad_scores + (group + n) * M + pixel, grad_g, mask=pixel < tl.where(group + n < N, left, 0))
+            grad_g = weight * tl.log((1 - p + eps) / (p + eps))
+            grad_g += spar * tl.load(grad + 2) * tl.where(hit, -1.0, 1.0) / (tl.where(hit, g, 1 - g) + eps)
+            tl.store(grad_scores + (group + n) * M + pixel, grad_g, mask=pixel < tl.where(group + n < N, left, 0))
     inner = tl.zeros((PIXELS, LANES), tl.float32)
     for i in tl.static_range(CHUNKS):
         inner += grad_p[i] * e[i]
     inner = tl.sum(inner, 1) * inverse
-    share = tl.where((label >= 0) & (label < K), tl.load(grad), 0.0)
+    share = tl.where(labeled, tl.load(grad), 0.0)
     grad_logits += image * g_b + start * g_m + pixel[:, None] * g_m
     for i in tl.static_range(CHUNKS):
         k = i * LANES + lane
@@ -200,12 +244,12 @@ def _slot(weights, classes, n, N):
 
 
 @triton.jit
-def _pair(scores, logits, code, pixel, wanted, top, inverse, z_k, z_m):
+def _pair(scores, logits, code, pixel, weight, spar, top, inverse, z_k, z_m):
     """Scores and probabilities (PIXELS,) of a slot; nothing is loaded where it has no weight."""
     # The logits come out of the cache this time, which is cheaper than a search through the tile.
-    own = tl.load(logits + code * z_k + pixel * z_m, mask=wanted, other=0).to(tl.float32)
+    own = tl.load(logits + code * z_k + pixel * z_m, mask=weight != 0, other=0).to(tl.float32)
     p = tl.exp(tl.minimum(own - top, 0)) * inverse  # finite where nothing is loaded, too
-    return tl.load(scores + pixel, mask=wanted, other=0), p
+    return tl.load(scores + pixel, mask=(weight != 0) | (spar != 0), other=0), p
 
 
 @triton.jit

@@ -156,7 +156,7 @@ class AGMM:
         check_labels(labels, self.num_classes)
         assert self.terms is not None
         with torch.autocast(logits.device.type, enabled=False):
-            features, logits = full_precision(features), full_precision(logits)
+            features, logits = fused.as_computed(features), fused.as_computed(logits)
             counts = counts or losses.count(labels, self.num_classes)
             official = self.variant == "official"
             terms: dict[str, Tensor] = {}
@@ -170,7 +170,7 @@ class AGMM:
                     )
                 dense_scores: Callable[[], Tensor] = partial(parts.to_classes, g)
             else:
-                parts, g = None, logits.new_zeros(len(logits), 0, *labels.shape[1:])
+                parts, g = None, full_precision(logits[:, :0])
                 dense_scores = partial(self._dense_scores, features, logits, labels, image_classes)
             terms |= self._terms_of_pixels(logits, g, labels, image_classes, parts, counts)
         terms = {name: terms[name] for name in self.terms}
@@ -196,7 +196,7 @@ class AGMM:
         if not isinstance(sigma, str):
             return parts, means, gmm.scores(d, sigma, labels.shape[-2:], parts)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_sigma):
-            spread = gmm.spread(d, logits, labels, image_classes, parts, sigma)
+            spread = gmm.spread(d, full_precision(logits), labels, image_classes, parts, sigma)
         return parts, means, gmm.scores(d, spread, labels.shape[-2:], parts)
 
     def _dense_scores(self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor) -> Tensor:
@@ -216,7 +216,11 @@ class AGMM:
         """The requested ones of seg, self, spar and absent, which are sums over the pixels of the labels."""
         assert self.terms is not None
         if not {"self", "spar", "absent"} & set(self.terms):
-            return {"seg": losses.partial_cross_entropy(logits, labels, counts)} if "seg" in self.terms else {}
+            return (
+                {"seg": losses.partial_cross_entropy(full_precision(logits), labels, counts)}
+                if "seg" in self.terms
+                else {}
+            )
         official = self.variant == "official"
         classes, self_weight = labels.new_zeros(len(labels), 0), g.new_zeros(len(labels), 0)
         spar_weight = self_weight

@@ -7,21 +7,33 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
-from agmm import fused_cuda
+from agmm import fused, fused_cuda, objectives
+from agmm.fused import Supervision
 from agmm.labels import UNLABELED, VOID
+from agmm.reference import dense_agmm
 from tests.helpers import ROOT
+from tests.loops import random_problem
 
 triton = pytest.importorskip("triton", reason="Triton is not published for this platform")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda" if torch.cuda.is_available() else None
 numbers = pytest.mark.skipif(DEVICE is None, reason="test_numbers_under_the_interpreter runs it")
 EPS = 1e-6
+KERNELS = (
+    "weighted_sums",
+    "add_weighted",
+    "differences",
+    "differences_backward",
+    "segmentation",
+    "segmentation_backward",
+)
 FORMS = [
     (torch.float32, "first"),
     (torch.float32, "last"),
@@ -107,42 +119,62 @@ def test_programs_of_several_tiles(monkeypatch):
     check_differences(laid_out(random(2, 3, 50), torch.float32, "last"), random(2, 2, 3, seed=1), (2, 1))
 
 
-def plain_segmentation(logits, scores, labels, classes, self_weight, absent, seg, eps):
-    log_p, valid = logits.log_softmax(1), (labels != VOID)[:, None]
+@numbers
+@pytest.mark.parametrize(("dtype", "layout"), FORMS)
+@pytest.mark.parametrize("share", [0.02, 0.7])
+def test_weighted_sums_equal_matrix_products(dtype, layout, share):
+    features = laid_out(random(2, 70, 130), dtype, layout)
+    weights = (random(2, 3, 130, seed=1).abs() * (random(2, 3, 130, seed=2).sigmoid() < share)).to(DEVICE)
+    weights[0, 1] = 0
+    expected = weights.double() @ features.double().transpose(1, 2)
+    close(fused_cuda.weighted_sums(features, weights), expected)
+    sums = random(2, 3, 70, seed=3).to(DEVICE)
+    found = features.clone()
+    fused_cuda.add_weighted(found, weights, sums)
+    close(found, features.double() + sums.double().transpose(1, 2) @ weights.double(), dtype)
+
+
+def plain_segmentation(logits, scores, given):
+    log_p, valid, eps = logits.log_softmax(1), (given.labels != VOID)[:, None], given.eps
     p = log_p.exp()
-    chosen = p.gather(1, classes[..., None].expand(-1, -1, p.shape[2]))
+    chosen = p.gather(1, given.classes[..., None].expand(-1, -1, p.shape[2]))
     cross = -scores * (chosen + eps).log() - (1 - scores) * (1 - chosen + eps).log()
-    labeled = (labels >= 0) & (labels < logits.shape[1])
-    own = -log_p.gather(1, (labels * labeled)[:, None]) * labeled[:, None]
-    outside = logits.new_zeros(()) if absent is None else -(1 - p + eps).log() * absent[..., None] * valid
-    return torch.stack([own.sum() * seg, (cross * self_weight[..., None] * valid).sum(), outside.sum()])
+    labeled = (given.labels >= 0) & (given.labels < logits.shape[1])
+    own = -log_p.gather(1, (given.labels * labeled)[:, None]) * labeled[:, None]
+    hit = given.labels[:, None] == given.classes[..., None]
+    spar = -(scores + eps).log() * hit - (1 - scores + eps).log() * (~hit & labeled[:, None] & given.negatives)
+    outside = logits.new_zeros(()) if given.absent is None else -(1 - p + eps).log() * given.absent[..., None] * valid
+    weighted = [(cross * valid, given.self_weight), (spar, given.spar_weight)]
+    return torch.stack([own.sum() * given.seg, *((x * w[..., None]).sum() for x, w in weighted), outside.sum()])
 
 
-def check_segmentation(logits, slots=3, with_absent=True, seg=True, need_scores=True):
+def moved(given, change):
+    """Supervision with a function applied to its tensors."""
+    return replace(given, **{k: change(v) for k, v in vars(given).items() if isinstance(v, torch.Tensor)})
+
+
+def check_segmentation(logits, slots=3, with_absent=True, seg=True, negatives=True):
     batch, k, pixels = logits.shape
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(k, (batch, pixels), generator=generator)
     labels[torch.rand(batch, pixels, generator=generator) < 0.5] = UNLABELED
     labels[:, ::5] = VOID
     classes = torch.stack([torch.randperm(k, generator=generator)[:slots] for _ in range(batch)])
-    weight = torch.rand(batch, slots, generator=generator)
-    weight[:, 1:2] = 0
+    weight, spar = torch.rand(2, batch, slots, generator=generator)
+    weight[:, 1:2], spar[:, 2:3] = 0, 0
     absent = torch.rand(batch, k, generator=generator) < 0.5 if with_absent else None
-    scores, upstream = torch.rand(batch, slots, pixels, generator=generator), torch.tensor([0.7, 1.3, 0.4])
+    given = Supervision(labels, classes, weight, spar, negatives, absent, seg, EPS)
+    scores, upstream = torch.rand(batch, slots, pixels, generator=generator), torch.tensor([0.7, 1.3, 0.9, 0.4])
 
     z, g = logits.detach().cpu().double().requires_grad_(), scores.double().requires_grad_()
-    plain = plain_segmentation(z, g, labels, classes, weight.double(), absent, seg, EPS)
+    plain = plain_segmentation(z, g, moved(given, lambda x: x.double() if x.is_floating_point() else x))
     gradients = torch.autograd.grad(plain, (z, g), upstream.double())
-    constants = [None if x is None else x.to(DEVICE) for x in (scores, labels, classes, weight, absent)]
-    close(fused_cuda.segmentation(logits, *constants, seg, EPS), plain.detach())
-    grad_logits, grad_scores = fused_cuda.segmentation_backward(
-        logits, *constants, seg, EPS, upstream.to(DEVICE), need_scores
-    )
+    given = moved(given, lambda x: x.to(DEVICE))
+    close(fused_cuda.segmentation(logits, scores.to(DEVICE), given), plain.detach())
+    grad_logits, grad_scores = fused_cuda.segmentation_backward(logits, scores.to(DEVICE), given, upstream.to(DEVICE))
     check_layout(grad_logits, logits)
     close(grad_logits, gradients[0], logits.dtype)
-    assert (grad_scores is not None) == need_scores
-    if need_scores:
-        close(grad_scores, gradients[1])
+    close(grad_scores, gradients[1])
 
 
 @numbers
@@ -159,7 +191,7 @@ def test_any_number_of_classes(classes):
 
 @numbers
 @pytest.mark.parametrize(
-    "options", [{"slots": 0}, {"slots": 6}, {"with_absent": False}, {"seg": False}, {"need_scores": False}]
+    "options", [{"slots": 0}, {"slots": 6}, {"with_absent": False}, {"seg": False}, {"negatives": False}]
 )
 def test_what_is_left_out(options):
     check_segmentation(laid_out(random(2, 7, 20), torch.float32, "last"), **options)
@@ -173,14 +205,33 @@ def test_a_confident_wrong_prediction_is_finite(layout):
     logits[:, 3] = 200
     logits = laid_out(logits, torch.float32, layout)
     labels, classes = torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[3, 0]])
-    rest = torch.tensor([0.0, 1.0])[:, None].expand(1, 2, 4), labels, classes, torch.ones(1, 2), torch.ones(1, 150) > 0
-    rest = [x.to(DEVICE) for x in rest]
-    found = fused_cuda.segmentation(logits, *rest, True, EPS)
-    expected = torch.tensor([400.0, 13.8155 * 2, 13.8155]) * 4
+    given = Supervision(labels, classes, torch.ones(1, 2), torch.zeros(1, 2), True, torch.ones(1, 150) > 0, True, EPS)
+    given = moved(given, lambda x: x.to(DEVICE))
+    scores = torch.tensor([0.0, 1.0])[:, None].expand(1, 2, 4).to(DEVICE)
+    found = fused_cuda.segmentation(logits, scores, given)
+    expected = torch.tensor([400.0, 13.8155 * 2, 0.0, 13.8155]) * 4
     torch.testing.assert_close(found.cpu(), expected, rtol=0.01, atol=0)
-    for gradient in fused_cuda.segmentation_backward(logits, *rest, True, EPS, torch.ones(3, device=DEVICE), True):
-        assert gradient is not None
+    for gradient in fused_cuda.segmentation_backward(logits, scores, given, torch.ones(4, device=DEVICE)):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs these loops on a processor")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_whole_objective_equals_its_dense_formulation(monkeypatch, dtype):
+    """Features and logits in half precision are read as they are, and computed with in single precision."""
+    monkeypatch.setitem(fused.FAST, "cpu", "agmm.fused_cuda")
+    monkeypatch.setattr(fused_cuda, "available", lambda x: x.dtype in fused_cuda.DTYPES)
+    features, logits, labels, image_classes = random_problem(size=(9, 11)).tensors(dtype)
+    output = objectives.AGMM(5)(features, logits, labels, image_classes)
+    gradients = torch.autograd.grad(output.loss, (features, logits))
+    leaves = [x.detach().double().requires_grad_() for x in (features, logits)]
+    loss, terms = dense_agmm(*leaves, labels, image_classes, 5)
+    for name, value in terms.items():
+        assert output.terms[name].item() == pytest.approx(value.item(), rel=1e-5)
+    assert output.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for found, expected in zip(gradients, torch.autograd.grad(loss, leaves), strict=True):
+        assert found.dtype == dtype
+        assert (found - expected).norm() < (1e-5 if dtype == torch.float32 else 5e-3) * expected.norm()
 
 
 def test_processor_tensors_and_doubles_are_not_for_these_kernels():
@@ -199,7 +250,7 @@ def launches(monkeypatch, dtype, layout, batch, slots, classes, grid, size):
         def __getitem__(self, grid):
             return lambda *arguments, **options: found.append((self.kernel, arguments, options))
 
-    for name in ("differences", "differences_backward", "segmentation", "segmentation_backward"):
+    for name in KERNELS:
         monkeypatch.setattr(fused_cuda.kernels, name, Recorder(getattr(fused_cuda.kernels, name)))
 
     def empty(*shape, dtype=torch.float32):
@@ -213,12 +264,14 @@ def launches(monkeypatch, dtype, layout, batch, slots, classes, grid, size):
     features, means, per_image = image(256, grid), empty(batch, slots, 256), (slots,) * batch
     fused_cuda.differences(features, means, per_image)
     fused_cuda.differences_backward(features, means, per_image, empty(batch, slots, grid))
-    terms = (
-        *(image(classes, size), empty(batch, slots, size), empty(batch, size, dtype=torch.int64)),
-        *(empty(batch, slots, dtype=torch.int64), empty(batch, slots), empty(batch, classes, dtype=torch.bool)),
-    )
-    fused_cuda.segmentation(*terms, True, EPS)
-    fused_cuda.segmentation_backward(*terms, True, EPS, empty(3), True)
+    fused_cuda.weighted_sums(features, empty(batch, slots, grid))
+    fused_cuda.add_weighted(features, empty(batch, slots, grid), means)
+    labels, codes = empty(batch, size, dtype=torch.int64), empty(batch, slots, dtype=torch.int64)
+    weight, absent = empty(batch, slots), empty(batch, classes, dtype=torch.bool)
+    given = Supervision(labels, codes, weight, weight, True, absent, True, EPS)
+    terms = image(classes, size), empty(batch, slots, size), given
+    fused_cuda.segmentation(*terms)
+    fused_cuda.segmentation_backward(*terms, empty(4))
     return found
 
 
