@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agmm import batches, environment, labels, reading
+from agmm import batches, environment, gmm, labels, reading
 from agmm.batches import InMemory, OnDevice, OneByOne
 from agmm.data import OnDemand, augment, decoded, files
 from agmm.labels import UNLABELED, VOID
@@ -77,7 +77,7 @@ def test_workers_read_the_same_from_decoded_images(monkeypatch: pytest.MonkeyPat
     kept = decoded.keep(OnDemand(files.read_image, paths), tmp_path)
     for path in paths:
         path.unlink()
-    monkeypatch.setattr(batches, "_workers", lambda device: 2)
+    monkeypatch.setattr(reading, "readers", lambda device: 2)
     found = list(OneByOne(RUN, kept, SPARSE, K, CPU).epoch(0))
     assert all(_same(a, b) for one, two in zip(found, _steps(), strict=True) for a, b in zip(one, two, strict=True))
 
@@ -163,3 +163,29 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     source = OneByOne(RUN, OnDemand(read, range(15)), SPARSE, K, CPU)
     with pytest.raises(ValueError, match="broken.png cannot be read"):
         next(source.epoch(0))
+
+
+def test_batches_ahead_are_the_same_batches() -> None:
+    """On a CPU untouched; on a GPU with the components of their labels."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images, sparse = torch.randint(256, (15, 40, 50, 3), dtype=torch.uint8), torch.randint(K, (15, 40, 50)).byte()
+    tensors = (tensor.to(device) for tensor in (images, sparse, torch.ones(15, K, dtype=torch.bool)))
+    source = InMemory(replace(RUN, augmentation="crop_flip"), *tensors)
+    given, found = (list(steps) for steps in (source.epoch(0), batches.ahead(source.epoch(0), K, device)))
+    assert len(given) == len(found) > 1
+    for one, two in zip(given, found, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert _same(a, replace(b, parts=None))
+            if device.type == "cuda":
+                assert b.parts is not None
+                assert torch.equal(b.parts.present, gmm.components(a.labels, K).present)
+
+
+def test_all_tensors_of_a_batch_are_found() -> None:
+    (step,) = list(_steps(replace(RUN, loss_scope="effective")))[:1]
+    part = replace(step[0], parts=gmm.components(step[0].labels, K))
+    found = {id(tensor) for tensor in batches._tensors(part)}
+    assert part.counts is not None
+    assert part.parts is not None
+    known = (part.images, part.labels, part.image_classes, part.counts.labeled, part.counts.valid)
+    assert found == {id(t) for t in (*known, part.parts.classes, part.parts.filled, part.parts.counts)}

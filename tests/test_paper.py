@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import figures, networks, protocol, runs, tables
+from agmm import evaluation, figures, networks, runs, tables
 from agmm.data import label_files, sets, voc
 from agmm.labels import UNLABELED, VOID
 from agmm.presets import PRESETS
@@ -256,7 +256,15 @@ def test_an_unknown_augmentation_is_no_other_one(root: Path, tmp_path: Path) -> 
         agmm.run(short(PAPER.at("points"), augmentation="offical"), results=tmp_path, data_root=root, device="cpu")
 
 
-@pytest.mark.parametrize(("tile", "images"), [(769, 7), (4096, 1), (33, 50)])
-def test_tiles_predicted_together_are_bounded(root: Path, tile: int, images: int) -> None:
-    split = sets.load("cityscapes", "test", data_root=root)
-    assert protocol._options(replace(PAPER.at("clicks20"), tile=tile), split)["batch_size"] == images
+@pytest.mark.parametrize(("tile", "tiles"), [(769, 7), (4096, 1), (33, 3851)])
+def test_tiles_predicted_together_are_bounded(monkeypatch: pytest.MonkeyPatch, tile: int, tiles: int) -> None:
+    found = []
+
+    def watched(predict: object, images: torch.Tensor, tile: int, *, batch: int, **rest: object) -> torch.Tensor:
+        found.append(batch)
+        return images
+
+    monkeypatch.setattr(evaluation, "sliding_window", watched)
+    net = torch.nn.Identity()
+    evaluation.as_tested(net, scales=(1.0,), flip=False, tile=tile)(torch.zeros(1, 3, 40, 60))
+    assert found == [tiles]

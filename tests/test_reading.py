@@ -94,9 +94,9 @@ def test_batches_hold_arrays_of_one_size(readers: int) -> None:
 
 
 def test_a_cpu_gets_no_readers_and_a_gpu_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda process: range(12), raising=False)
+    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda process: range(24), raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert reading.readers("cpu") == reading.readers(CPU) == 0
-    assert reading.readers("cuda:1") == 3
+    assert reading.readers("cuda:1") == 6
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert reading.readers(torch.device("cuda")) == reading.MOST_READERS

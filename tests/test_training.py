@@ -97,13 +97,13 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
     """Its labels are the first stage's predictions among the labeled classes, and weak labels where there are any."""
     teacher = replace(SCRATCH, method="Baseline", options=(), epochs=1)
     seen = []
-    fit = training._fit
+    source_of = training._source
 
-    def watched(run, net, groups, data, *rest):
-        seen.append((run, data))
-        return fit(run, net, groups, data, *rest)
+    def watched(run, *rest):
+        seen.append((run, source_of(run, *rest)))
+        return seen[-1][1]
 
-    monkeypatch.setattr(training, "_fit", watched)
+    monkeypatch.setattr(training, "_source", watched)
     agmm.run(teacher.second_stage(), results=tmp_path)
     (first, weak), (_, dense) = seen
     assert first == teacher
@@ -205,10 +205,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
     calls = 0
     whole = objectives.AGMM.__call__
 
-    def poisoned(self: objectives.AGMM, *args: object) -> objectives.Output:
+    def poisoned(self: objectives.AGMM, *args: object, **given: object) -> objectives.Output:
         nonlocal calls
         calls += torch.is_grad_enabled()
-        output = whole(self, *args)  # type: ignore[arg-type]
+        output = whole(self, *args, **given)  # type: ignore[arg-type]
         if calls == 5:
             output.loss, output.terms["self"] = output.loss * torch.nan, output.terms["self"] * torch.nan
         return output
