@@ -45,6 +45,16 @@ def test_disagreement_is_an_error(in_this_process, monkeypatch):
         list(dense.figures(QUICKLY))
 
 
+def test_a_flipped_sign_in_a_million_is_no_difference():
+    expected = torch.ones(3_000_000)
+    found = expected.clone()
+    found[7] = -1
+    assert dense.relative(found, expected) == 0
+    found[:1000] = -1
+    assert dense.relative(found, expected) == pytest.approx(2 * (997 / 3e6) ** 0.5)
+    assert dense.relative(torch.tensor(1.5), torch.tensor(1.0)) == 0.5
+
+
 def test_a_new_process_is_another_one():
     assert dense.in_new_process(os.getpid) != os.getpid()
 
