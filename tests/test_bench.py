@@ -55,6 +55,20 @@ def test_a_flipped_sign_in_a_million_is_no_difference():
     assert dense.relative(torch.tensor(1.5), torch.tensor(1.0)) == 0.5
 
 
+def peaks():
+    """Beyond what is held before: with a block of 200 MB, and after a reset without it."""
+    before = dense.reset_peak("cpu")
+    block = torch.ones(50_000_000)
+    del block
+    return dense.peak_bytes("cpu") - before, dense.reset_peak("cpu") - before
+
+
+def test_peak_of_memory_is_that_since_its_reset():
+    with_block, after = dense.in_new_process(peaks)
+    assert 190e6 < with_block < 260e6
+    assert after < 60e6 or not dense.LINUX.exists()
+
+
 def test_a_new_process_is_another_one():
     assert dense.in_new_process(os.getpid) != os.getpid()
 

@@ -30,6 +30,8 @@ KINKS = 1e-6
 """Share of a gradient's elements that are left out of it: where a feature equals its mean up to rounding, the slope of
 the absolute value has either sign. At the size of a VOC step that are a few of 80 million signs."""
 
+LINUX = Path("/proc/self/status")
+
 T = TypeVar("T")
 Step = Callable[..., dict[str, Tensor]]
 
@@ -86,21 +88,22 @@ def differentiate(loss: Tensor, terms: dict[str, Tensor], leaves: tuple[Tensor, 
 def measure(step: Step, terms: tuple[str, ...], size: Size, setting: Setting, target: Path) -> tuple[float, float]:
     """Fastest time in seconds and peak of memory in GB beyond the inputs; the results go to the file ``target``."""
     torch.set_num_threads(setting.threads)
-    if setting.device == "cpu":
-        environment.keep_freed_memory()
     step(terms, *tensors(SMALL, device=setting.device))  # lazily loaded libraries are not what we measure
     inputs = tensors(size, device=setting.device)
-    before = peak_bytes(setting.device)
+    before = reset_peak(setting.device)
+    result = step(terms, *inputs)
+    gigabytes = (peak_bytes(setting.device) - before) / 1e9
+    torch.save(result, target)
+    if setting.device == "cpu":
+        environment.keep_freed_memory()
     seconds: list[float] = []
-    result: dict[str, Tensor] = {}
-    for _ in range(2 if step is dense else setting.repeats):  # half a minute each
+    for _ in range(1 if step is dense else 1 + setting.repeats):  # many seconds each
         result.clear()
         start = time.perf_counter()
         result = step(terms, *inputs)
         synchronize(setting.device)
         seconds.append(time.perf_counter() - start)
-    torch.save(result, target)
-    return min(seconds), (peak_bytes(setting.device) - before) / 1e9
+    return min(seconds), gigabytes
 
 
 def largest_difference(expected: Path, found: Path) -> float:
@@ -117,13 +120,25 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def in_new_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a fresh process; the caller must be small, as its peak is the lower bound of the new one's."""
+    """Call a function in a fresh process, so that its peak of memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
+def reset_peak(device: str) -> int:
+    """Forget the peak of memory, where the system can, and return what is held now."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif LINUX.exists():
+        LINUX.with_name("clear_refs").write_text("5")
+    return peak_bytes(device)
+
+
 def peak_bytes(device: str) -> int:
-    """Largest memory so far: of the allocator (cuda) or the whole process (cpu)."""
+    """Largest memory since `reset_peak`: of the allocator (cuda) or the whole process (cpu)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
+    if LINUX.exists():
+        (line,) = (line for line in LINUX.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

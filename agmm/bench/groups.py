@@ -12,7 +12,7 @@ from agmm.bench import branch, dense, evaluation, input, step, sweep
 from agmm.bench.figure import Figure, Setting, hardware, show
 
 GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
-    "dense": dense.figures,  # first, while this process is small
+    "dense": dense.figures,
     "branch": branch.figures,
     "step": step.figures,
     "input": input.figures,
