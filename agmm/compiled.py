@@ -193,9 +193,11 @@ def segmentation(
             if reads_logits:
                 load(logits, rows, b, first, p)
                 softmax(p, top, norm)
+            labeled = 0
             for t in range(size):
                 valid[t] = f32(label[t] != VOID)
                 product[t] = f32(1)
+                labeled += 0 <= label[t] < num_classes
             for k in range(num_classes):
                 if absent[b, k]:
                     e = p[k]
@@ -214,14 +216,14 @@ def segmentation(
                         log_other = log(f32(1) + eps - q)
                         total -= (log_other + g[t] * (log(q + eps) - log_other)) * valid[t]
                     sums[b, 1] += total * self_weight[b, n]
-                if spar_weight[b, n] != 0:
+                if spar_weight[b, n] != 0 and labeled:
                     total = f32(0)
                     for t in range(size):
-                        hit, labeled = label[t] == classes[b, n], 0 <= label[t] < num_classes
+                        hit, other = label[t] == classes[b, n], 0 <= label[t] < num_classes and negatives
                         score = g[t] if hit else f32(1) - g[t]
-                        total -= log(score + eps) * f32(hit | (labeled & negatives))
+                        total -= log(score + eps) * f32(hit | other)
                     sums[b, 2] += total * spar_weight[b, n]
-            for t in range(size if seg else 0):
+            for t in range(size if seg and labeled else 0):
                 if 0 <= label[t] < num_classes:
                     x = logits[b, first + t, label[t]] if rows else logits[b, label[t], first + t]
                     sums[b, 0] += top[t] - np.log(norm[t]) - x
@@ -260,9 +262,11 @@ def segmentation_backward(
             if reads_logits:
                 load(logits, rows, b, first, p)
                 softmax(p, top, norm)
+            labeled = 0
             for t in range(size):
                 valid[t] = f32(label[t] != VOID)
                 inner[t] = -grad_seg if 0 <= label[t] < num_classes else f32(0)
+                labeled += 0 <= label[t] < num_classes
             for k in range(num_classes):
                 q, grad_q = p[k], grad_p[k]
                 if absent[b, k]:
@@ -287,16 +291,16 @@ def segmentation_backward(
                         grad_q[t] += slope
                         inner[t] += slope * q[t]
                 weight = spar_weight[b, n] * upstream[2]
-                if weight != 0:
+                if weight != 0 and labeled:
                     for t in range(size):
-                        hit, labeled = label[t] == classes[b, n], 0 <= label[t] < num_classes
+                        hit, other = label[t] == classes[b, n], 0 <= label[t] < num_classes and negatives
                         score, sign = (g[t], -weight) if hit else (f32(1) - g[t], weight)
-                        grad_g[t] += sign / (score + eps) * f32(hit | (labeled & negatives))
+                        grad_g[t] += sign / (score + eps) * f32(hit | other)
             for k in range(num_classes):
                 q, grad_q = p[k], grad_p[k]
                 for t in range(size):
                     grad_q[t] = (grad_q[t] - inner[t]) * q[t]
-            for t in range(size if grad_seg != 0 else 0):
+            for t in range(size if grad_seg != 0 and labeled else 0):
                 if 0 <= label[t] < num_classes:
                     grad_p[label[t], t] -= grad_seg
             store(grad_p, rows, b, first, grad_logits)
@@ -342,10 +346,13 @@ def weighted_sums(start, stop, features, rows, weights, sums):
             line, total = weights[b, n], sums[b, n]
             for pixel in range(line.size):
                 weight = line[pixel]
-                if weight != 0:
-                    f = features[b, pixel] if rows else features[b, :, pixel]
+                if weight != 0 and rows:
+                    f = features[b, pixel]
                     for c in range(total.size):
                         total[c] += weight * f[c]
+                elif weight != 0:
+                    for c in range(total.size):
+                        total[c] += weight * features[b, c, pixel]
 
 
 @_loop
@@ -355,10 +362,13 @@ def add_weighted(start, stop, grad_features, rows, weights, grad_sums):
             line, grad = weights[b, n], grad_sums[b, n]
             for pixel in range(line.size):
                 weight = line[pixel]
-                if weight != 0:
-                    out = grad_features[b, pixel] if rows else grad_features[b, :, pixel]
+                if weight != 0 and rows:
+                    out = grad_features[b, pixel]
                     for c in range(grad.size):
                         out[c] += weight * grad[c]
+                elif weight != 0:
+                    for c in range(grad.size):
+                        grad_features[b, c, pixel] += weight * grad[c]
 
 
 @_loop
