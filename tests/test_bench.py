@@ -4,12 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from agmm import bench
+from agmm import bench, notebooks
 from agmm.bench import branch, dense, groups, step
 from agmm.bench.__main__ import main
 from agmm.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show
 from agmm.bench.inputs import FORMS, SMALL, tensors
 from agmm.labels import UNLABELED
+from tests.helpers import ROOT
 
 QUICKLY = Setting(repeats=1, small=True)
 
@@ -152,6 +153,22 @@ def test_command(tmp_path, capsys):
     path = tmp_path / "cpu.csv"
     assert main(["step", "--device", "cpu", "--small", "--repeats", "1", "--csv", str(path)]) == 0
     assert set(pd.read_csv(path)["group"]) == {"step"}
+
+
+def test_notebook(tmp_path):
+    given = {"device": "cpu", "repeats": 1, "small": True, "groups": "step", "results": str(tmp_path)}
+    notebooks.execute(ROOT / "notebooks/explore/benchmarks.ipynb", tmp_path / "out.ipynb", given)
+    table = pd.read_csv(tmp_path / "bench" / "cpu.csv")
+    drawn = pd.read_csv(tmp_path / "bench" / "cpu_speed.csv")
+    assert drawn["ratio"].tolist() == pytest.approx(table["ratio"].tolist())
+    assert (tmp_path / "bench" / "cpu_speed.png").stat().st_size > 10_000
+
+
+def test_profile(tmp_path):
+    assert main(["--device", "cpu", "--small", "--profile", str(tmp_path / "profile.txt")]) == 0
+    text = (tmp_path / "profile.txt").read_text()
+    assert text.startswith("Three steps of AGMM, quick, small network, float32")
+    assert "convolution" in text
 
 
 def test_wrong_options_are_one_sentence(capsys):

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from agmm import storage
+from agmm.bench import step
 from agmm.bench.groups import GROUPS, measure, setting, write
 
 
@@ -16,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default: 5)")
     parser.add_argument("--small", action="store_true", help="shapes of a test: shows that the command works")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the figures to this file, and to an .md beside")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="instead, write which operations a step spends on")
     options = parser.parse_args(arguments)
     for name in options.groups:
         if name not in GROUPS:
@@ -26,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         how = setting(options.device, options.threads, options.repeats, options.small)
     except ValueError as error:
         parser.error(str(error))
+    if options.profile is not None:
+        with storage.writable(options.profile.parent):
+            storage.write_text(options.profile, step.profile(how))
+        return 0
     table = measure(how, options.groups)
     if options.csv is not None:
         write(table, options.csv)

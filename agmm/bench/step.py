@@ -1,14 +1,16 @@
 """An optimizer step of AGMM beside one of the baseline, and what bfloat16 and compilation bring to both."""
 
 import statistics
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agmm import networks, objectives
-from agmm.bench.figure import Figure, Setting, in_turn, median_ratio
+from agmm import gmm, networks, objectives
+from agmm.bench.figure import Figure, Setting, hardware, in_turn, median_ratio, synchronize
 from agmm.bench.inputs import CITYSCAPES, QUICK, VOC, Size, tensors
 
 TARGET = {"cpu": "<= 1.1", "cuda": "<= 1.05"}
@@ -50,9 +52,7 @@ def figures(setting: Setting) -> Iterator[Figure]:
 
 
 def _figures(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
-    _, _, labels, image_classes = tensors(case.size, "clicks", case.clicks, case.classes, setting.device)
-    images = torch.rand(case.size.batch, 3, case.size.label, case.size.label, device=setting.device)
-    batch = images.contiguous(memory_format=torch.channels_last), labels, image_classes
+    batch = images, *_ = _batch(case, setting)
     count = case.size.num_classes
     steps = {
         name: training_step(case.network, objective, precision, *batch)
@@ -65,11 +65,22 @@ def _figures(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
     target = TARGET[setting.device] if case.network != "small" else ""
     case_name = f"AGMM, {case.name}"
     yield Figure("step", case_name, medians["agmm"], "s", "the baseline", medians["baseline"], ratio, target, precision)
+    if setting.device == "cuda":
+        name = f"AGMM, {case.name}: waits for the GPU in a step"
+        count_waits = float(waits(steps["agmm"]))
+        yield Figure("step", name, count_waits, "waits", "none", 0.0, count_waits, "<= 0", precision)
     operations = forward_operations(case.network, count, images[:1])
     achieved = 3 * operations * len(images) / medians["baseline"] / 1e12
     peak = matrix_rate(setting, precision) / 1e12
     name = f"baseline, {case.name}, 3 x forward operations"
     yield Figure("step", name, achieved, "TFLOP/s", "matrix products", peak, achieved / peak, "", precision)
+
+
+def _batch(case: Case, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and image classes."""
+    _, _, labels, image_classes = tensors(case.size, "clicks", case.clicks, case.classes, setting.device)
+    images = torch.rand(case.size.batch, 3, case.size.label, case.size.label, device=setting.device)
+    return images.contiguous(memory_format=torch.channels_last), labels, image_classes
 
 
 def training_step(
@@ -86,15 +97,47 @@ def training_step(
     net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
     mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    # On a GPU the training loop finds the components while the step before is computed.
+    ahead = isinstance(objective, objectives.AGMM) and images.is_cuda
+    given: dict[str, Any] = {"parts": gmm.components(labels, objective.num_classes)} if ahead else {}
 
     def step() -> None:
         optimizer.zero_grad()
         with mixed:
             features, logits = net(images)
-        objective(features, logits, labels, image_classes).loss.backward()
+        objective(features, logits, labels, image_classes, **given).loss.backward()
         optimizer.step()
 
     return step
+
+
+def waits(step: Callable[[], None]) -> int:
+    """How often a step on a GPU waits for it."""
+    step()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def profile(setting: Setting, rows: int = 25) -> str:
+    """The most expensive operations of three steps of AGMM, of the last of `cases`, in bfloat16 on a GPU."""
+    case = cases(setting)[-1]
+    precision = "bfloat16" if setting.device == "cuda" else "float32"
+    step = training_step(case.network, objectives.AGMM(case.size.num_classes), precision, *_batch(case, setting))
+    step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if setting.device == "cuda" else []
+    with torch.profiler.profile(activities=activities) as trace:
+        for _ in range(3):
+            step()
+        synchronize(setting.device)
+    table = trace.key_averages().table(sort_by=f"self_{setting.device}_time_total", row_limit=rows)
+    return f"Three steps of AGMM, {case.name}, {precision}, {hardware(setting.device)}\n\n{table}\n"
 
 
 def forward_operations(network: str, num_classes: int, image: Tensor) -> int:
