@@ -25,6 +25,7 @@ from agmm.runs import Run
 RUNS = {"voc": ("points", (375, 500)), "cityscapes": ("clicks20", (1024, 2048))}
 """Labels, and height and width of the images."""
 
+NAMES = {"voc": "VOC", "cityscapes": "Cityscapes"}
 FILES = {"voc": 16, "cityscapes": 4}
 READ = {"cpu": {"voc": 32, "cityscapes": 8}, "cuda": {"voc": 1024, "cityscapes": 256}}
 """Images of an epoch, which are these files again and again."""
@@ -74,7 +75,7 @@ def _of_data_set(run: Run, size: tuple[int, int], folder: Path, setting: Setting
     for name, taken in seconds.items():
         yield Figure(
             "input",
-            f"{run.dataset} at {run.crop}, {'1 process' if name == 'on the device' else readers}, {name}",
+            f"{NAMES[run.dataset]} at {run.crop}, {'1 process' if name == 'on the device' else readers}, {name}",
             images / float(np.median(taken)),
             "images/s",
             f"training step, {run.network}",

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from agmm.plots.style import WIDTH, save, style
 
@@ -42,9 +43,13 @@ def speed(table: pd.DataFrame, stem: Path) -> Figure:
         ax.set_yticks(places, names, fontsize=6)
         ax.invert_yaxis()
         ax.set_xscale("log")
+        wide = part["ratio"].max() > 50 * min(1, part["ratio"].min())
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.axvline(1, color="0.8", linewidth=0.8, zorder=0)
         ax.set_title(group, loc="left", fontsize=8)
         ax.margins(x=0.12)
-    axes[-1, 0].set_xlabel("ratio; black: target (green: met, red: missed)")
+    axes[-1, 0].set_xlabel("ratio; black: target (green: met, orange: missed)")
     save(figure, drawn, stem)
     return figure
