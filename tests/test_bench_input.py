@@ -8,7 +8,7 @@ def test_every_way_of_reading_is_set_beside_the_network() -> None:
     figures = list(input.figures(Setting(repeats=2, small=True)))
     assert [figure.case for figure in figures] == [
         f"{dataset} at 33, 1 process, {how}"
-        for dataset in ("voc", "cityscapes")
+        for dataset in ("VOC", "Cityscapes")
         for how in ("from files", "decoded images kept", "on the device")
     ]
     for figure in figures:
