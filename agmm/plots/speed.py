@@ -50,6 +50,6 @@ def speed(table: pd.DataFrame, stem: Path) -> Figure:
         ax.axvline(1, color="0.8", linewidth=0.8, zorder=0)
         ax.set_title(group, loc="left", fontsize=8)
         ax.margins(x=0.12)
-    axes[-1, 0].set_xlabel("ratio; black: target (green: met, orange: missed)")
+    figure.supxlabel("ratio; black: target (green: met, orange: missed)", fontsize=8)
     save(figure, drawn, stem)
     return figure
