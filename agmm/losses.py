@@ -4,8 +4,8 @@ All functions are pure and work on components (see `agmm.gmm`): ``g`` are the mi
 segmentation's probabilities at the slots' classes, both (B, N, H, W). Each returns a scalar that is exactly 0, with a
 graph, where the set it averages over is empty. ``eps`` is 1e-6 everywhere.
 
-The terms at label resolution are written here as the equations read; training uses `agmm.fused`, which computes the same
-numbers in one pass.
+The terms at label resolution are written here as the equations read; training uses `agmm.fused`, which computes the
+same numbers in one pass.
 """
 
 from dataclasses import dataclass
