@@ -46,6 +46,8 @@ class Batch:
         Divisors of the losses' means where they extend over the effective batch.
     parts : Components or None
         Of the labels, where they were found ahead of time.
+    step : int
+        Of the whole training, from 0.
     """
 
     images: Tensor
@@ -53,6 +55,7 @@ class Batch:
     image_classes: Tensor
     counts: losses.Counts | None
     parts: gmm.Components | None = None
+    step: int = 0
 
 
 @dataclass
@@ -115,6 +118,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate
             for i, micro in enumerate(batch):
+                micro.step = progress.epoch * steps + step
                 with _accumulating(module, i < len(batch) - 1):
                     output = loss(module, micro)
                     (output.loss / len(batch)).backward()

@@ -1,6 +1,7 @@
 """Segmentation networks: a backbone, a DeepLabV3+ head, and the features on which the mixture works."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,25 @@ from torch import Tensor, nn
 
 DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
 NAMES = ("small", *DEEP_STEM)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a backbone says of image patches and of whole images: image tags are learned from it.
+
+    Attributes
+    ----------
+    final : Tensor (B, C, h, w)
+        The last stage: after the last ReLU of a convolutional backbone, the last LayerNorm of a transformer.
+    middle : Tensor (B, C, h, w) or None
+        Patch tokens of an earlier block, not normalized; None without a transformer.
+    summaries : tuple of Tensor (B', C)
+        Class tokens of the images, then of every further view; empty without a transformer.
+    """
+
+    final: Tensor
+    middle: Tensor | None = None
+    summaries: tuple[Tensor, ...] = ()
 
 
 class Segmenter(nn.Module):
@@ -37,7 +57,12 @@ class Segmenter(nn.Module):
         """C, the channels of the features."""
         return self.head.classifier.in_channels
 
-    def forward(self, images: Tensor, inner: bool = False) -> tuple[Tensor, ...]:
+    @property
+    def token_channels(self) -> int:
+        """Channels of `Tokens`."""
+        return self.head.high_channels
+
+    def forward(self, images: Tensor, inner: bool = False, views: Sequence[Tensor] | None = None) -> tuple[Any, ...]:
         """Features and logits of a batch.
 
         Parameters
@@ -46,6 +71,9 @@ class Segmenter(nn.Module):
             In [0, 1], or normalized as the backbone's weights expect.
         inner : bool
             Return what the decoder holds besides, too.
+        views : sequence of (B', 3, H', W') tensors, optional
+            Return `Tokens`, too, with the class tokens of these further images. Convolutional backbones have no such
+            tokens and leave them out.
 
         Returns
         -------
@@ -55,11 +83,15 @@ class Segmenter(nn.Module):
             Before softmax, upsampled to the size of the images.
         grid_logits, fused : (B, K, h, w) and (B, C, h, w) tensors
             Only with ``inner``: the logits at stride 4, and the features before the decoder's last convolution.
+        tokens : Tokens
+            Only with ``views``.
         """
         low, high = self.backbone(images)
         features, grid_logits, fused = self.head(low, high)
         logits = _resize(grid_logits, images.shape[-2:], self.head.align_corners)
-        return (features, logits, grid_logits, fused) if inner else (features, logits)
+        outputs: tuple[Any, ...] = (features, logits)
+        outputs += (grid_logits, fused) if inner else ()
+        return outputs if views is None else (*outputs, Tokens(high))
 
 
 class DeepLabHead(nn.Module):
