@@ -120,7 +120,13 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
 
 def component_means(features: Tensor, labels: Tensor, parts: Components) -> Tensor:
     """`class_means` of the present classes only: (B, N, C), zero in empty slots."""
-    return _mean_weights(labels, parts, features) @ features.flatten(2).transpose(1, 2)
+    return mean_weights(labels, parts, features) @ features.flatten(2).transpose(1, 2)
+
+
+def mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
+    """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
+    share = parts.filled / (parts.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
+    return fused.mean_weights(labels, parts.classes, share, features.shape[-2:])
 
 
 def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
@@ -143,7 +149,7 @@ def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
 
 def means_and_distances(features: Tensor, labels: Tensor, parts: Components) -> tuple[Tensor, Tensor]:
     """`component_means` and `distances` to them, at the cost of one."""
-    weights = _mean_weights(labels, parts, features)
+    weights = mean_weights(labels, parts, features)
     means, d = fused.means_and_differences(features.flatten(2), weights, parts.per_image)
     return means, d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
 
@@ -215,24 +221,23 @@ def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts
     Tensor (B, N, H, W)
         In [0, 1]; exactly 0 in empty slots.
     """
+    return fused.upsample(bells(d, sigma, parts), size, parts.per_image)
+
+
+def bells(d: Tensor, sigma: Tensor | float | None, parts: Components) -> Tensor:
+    """`scores` on the feature grid: (B, N, h, w)."""
     if sigma is None:
         exponent = -d.square()
     elif isinstance(sigma, Tensor):
         exponent = -d.square() / (2 * sigma.square() + EPS)[..., None, None]
     else:
         exponent = -d.square() / (2 * sigma**2)
-    return fused.upsample(exponent.exp() * parts.filled[..., None, None], size, parts.per_image)
+    return exponent.exp() * parts.filled[..., None, None]
 
 
 def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]) -> Tensor:
     chosen = logits.gather(1, _expand(parts.classes, logits)) - logits.logsumexp(1, keepdim=True)
     return _resize(chosen.exp() * parts.from_classes(image_classes)[..., None, None], size)
-
-
-def _mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
-    """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
-    share = parts.filled / (parts.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
-    return fused.mean_weights(labels, parts.classes, share, features.shape[-2:])
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

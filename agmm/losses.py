@@ -1,4 +1,4 @@
-"""The loss terms of AGMM, one function each, in the official and the printed form.
+"""The loss terms of AGMM, one function each, in the official and the printed form, and those of AGMM++.
 
 All functions are pure and work on components (see `agmm.gmm`): ``g`` are the mixture scores and ``p`` the
 segmentation's probabilities at the slots' classes, both (B, N, H, W). Each returns a scalar that is exactly 0, with a
@@ -49,6 +49,18 @@ def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Ten
     """
     image, position, target = labeled_pixels(labels, logits.shape[1])
     return F.cross_entropy(logits.flatten(2)[image, :, position], target, reduction="sum") / counts.labeled
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tensor:
+    """Binary cross-entropy of every class's probability, averaged over classes and labeled pixels (AGMM++, Eq. 10).
+
+    The printed form of what the text calls partial cross-entropy; parameters as of `partial_cross_entropy`.
+    """
+    image, position, target = labeled_pixels(labels, logits.shape[1])
+    p = logits.flatten(2)[image, :, position].softmax(1)
+    hit = F.one_hot(target, logits.shape[1]).to(p.dtype)
+    cross = -hit * (p + EPS).log() - (1 - hit) * (1 - p + EPS).log()
+    return cross.mean(1).sum() / counts.labeled
 
 
 def self_weight(parts: Components, half: bool, reduction: Literal["mean", "sum"], dtype: torch.dtype) -> Tensor:
@@ -138,6 +150,31 @@ def contrast_image(means: Tensor, parts: Components) -> Tensor:
     k = parts.filled.sum(1).to(means.dtype)
     per_image = similarity.sum(1) * 2 / (k * (k + 1)).clamp_min(1)
     return per_image.sum() / (k > 0).sum().clamp_min(1)
+
+
+def contrast_pixels(d: Tensor, members: Tensor, parts: Components) -> Tensor:
+    """Pull pixels towards the mean of their component and push them away from those of others (AGMM++, Eq. 14).
+
+    Averages extend over all pairs of the batch, positive and negative ones apart (ours: the print has the sets' sizes).
+
+    Parameters
+    ----------
+    d : Tensor (B, N, h, w)
+        Distances of pixels to means, on the feature grid.
+    members : Tensor (B, N, h, w)
+        1 at the component of a pixel; a pixel without one takes no part.
+    parts : Components
+
+    Returns
+    -------
+    Tensor ()
+        In [0, 2]; a set without pairs adds 0.
+    """
+    similarity = (-d.square()).exp()
+    others = (members.sum(1, keepdim=True) - members) * parts.filled[..., None, None]
+    pull = ((1 - similarity) * members).sum() / members.sum().clamp_min(1)
+    push = (similarity * others).sum() / others.sum().clamp_min(1)
+    return pull + push
 
 
 def absent_classes(p: Tensor, labels: Tensor, image_classes: Tensor, counts: Counts) -> Tensor:

@@ -3,12 +3,12 @@
 from dataclasses import fields
 from typing import Any
 
-from agmm.objectives import AGMM, Baseline, LabelAssignment, one_of
+from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, one_of
 from agmm.rivals.densecrf import DenseCRFLoss
 from agmm.rivals.tree_energy import TreeEnergy
 
-METHODS = {one.__name__: one for one in (Baseline, AGMM, LabelAssignment, TreeEnergy, DenseCRFLoss)}
-Objective = Baseline | AGMM | LabelAssignment | TreeEnergy | DenseCRFLoss
+METHODS = {one.__name__: one for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss)}
+Objective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss
 
 FROM_DATA = ("num_classes", "in_channels")
 """Fields of objectives that data set and network decide, not a run."""

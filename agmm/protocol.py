@@ -80,7 +80,7 @@ def training_curves(
         present = gmm.components(label, data.num_classes).present
         restricted = logits.masked_fill(~present[..., None, None], -torch.inf)
         maps = {"p_miou": logits, "p_restricted_miou": restricted}
-        if isinstance(objective, objectives.AGMM):
+        if isinstance(objective, objectives.AGMM | objectives.AGMMpp):
             scores = objective(features, logits, label, present).scores
             maps["g_miou"] = scores.masked_fill(~present[..., None, None], -1)
         for name, values in maps.items():

@@ -1,47 +1,27 @@
-"""What one row of a table trains: combinations of the loss terms.
-
-Each objective is a frozen data class that is called with ``(features, logits, labels, image_classes)`` and returns an
-`Output`. It has no parameters of its own, so its fields describe it completely.
-"""
+"""AGMM (CVPR 2023), its baseline and its hard rival."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import fused, gmm, losses
-from agmm.labels import UNLABELED, VOID
+from agmm.objectives.common import (
+    Output,
+    TermWeights,
+    check_labels,
+    full_precision,
+    no_components,
+    one_of,
+    pixel_terms,
+)
 
 TERMS = ("seg", "self", "spar", "con", "absent")
 Variant = Literal["official", "paper"]
-
-
-@dataclass
-class Output:
-    """Loss of one (micro)batch.
-
-    Attributes
-    ----------
-    loss : Tensor ()
-        To back-propagate.
-    terms : dict of str to Tensor ()
-        Exactly the requested terms, unweighted.
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    _scores: Callable[[], Tensor] | None = field(default=None, repr=False)
-
-    @cached_property
-    def scores(self) -> Tensor:
-        """Mixture scores G of all classes, (B, K, H, W); formed on access, as training itself never needs them."""
-        if self._scores is None:
-            raise AttributeError("this objective has no mixture, hence no scores")
-        return self._scores()
 
 
 @dataclass(frozen=True)
@@ -172,7 +152,9 @@ class AGMM:
             else:
                 parts, g = None, full_precision(logits[:, :0])
                 dense_scores = partial(self._dense_scores, features, logits, labels, image_classes)
-            terms |= self._terms_of_pixels(logits, g, labels, image_classes, parts, counts)
+            weights = self._weights(parts, labels, g.dtype)
+            chosen = set(self.terms) - {"con"}
+            terms |= pixel_terms(logits, g, labels, image_classes, counts, chosen, weights)
         terms = {name: terms[name] for name in self.terms}
         loss = sum((t if name == "seg" else self.lambda_gmm * t for name, t in terms.items()), logits.new_zeros(()))
         return Output(loss, terms, dense_scores)
@@ -199,55 +181,20 @@ class AGMM:
             spread = gmm.spread(d, full_precision(logits), labels, image_classes, parts, sigma)
         return parts, means, gmm.scores(d, spread, labels.shape[-2:], parts)
 
+    def _weights(self, parts: gmm.Components | None, labels: Tensor, dtype: torch.dtype) -> TermWeights:
+        """How much each component counts in self and spar."""
+        official = self.variant == "official"
+        if parts is None:
+            return no_components(labels, dtype)
+        assert self.terms is not None
+        self_weight = losses.self_weight(parts, official, self.self_reduction, dtype) * ("self" in self.terms)
+        label_weight = losses.self_weight(parts, True, "mean", dtype) if official else parts.filled.to(dtype)
+        return TermWeights(parts.classes, self_weight, label_weight * ("spar" in self.terms), official)
+
     def _dense_scores(self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
             parts, _, g = self.mixture(features, logits, labels, image_classes)
             return parts.to_classes(g)
-
-    def _terms_of_pixels(
-        self,
-        logits: Tensor,
-        g: Tensor,
-        labels: Tensor,
-        image_classes: Tensor,
-        parts: gmm.Components | None,
-        counts: losses.Counts,
-    ) -> dict[str, Tensor]:
-        """The requested ones of seg, self, spar and absent, which are sums over the pixels of the labels."""
-        assert self.terms is not None
-        if not {"self", "spar", "absent"} & set(self.terms):
-            return (
-                {"seg": losses.partial_cross_entropy(full_precision(logits), labels, counts)}
-                if "seg" in self.terms
-                else {}
-            )
-        official = self.variant == "official"
-        classes, self_weight = labels.new_zeros(len(labels), 0), g.new_zeros(len(labels), 0)
-        spar_weight = self_weight
-        if parts is not None:
-            classes = parts.classes
-            self_weight = losses.self_weight(parts, official, self.self_reduction, g.dtype) * ("self" in self.terms)
-            spar_weight = losses.self_weight(parts, True, "mean", g.dtype) if official else parts.filled.to(g.dtype)
-            spar_weight = spar_weight * ("spar" in self.terms)
-        given = fused.Supervision(
-            labels=labels.flatten(1),
-            classes=classes,
-            self_weight=self_weight,
-            spar_weight=spar_weight,
-            negatives=official,
-            absent=~image_classes if "absent" in self.terms else None,
-            seg="seg" in self.terms,
-            eps=gmm.EPS,
-        )
-        if not {"seg", "self", "absent"} & set(self.terms):
-            logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
-        seg, self_, spar, absent = fused.segmentation_terms(logits, g, given)
-        return {
-            "seg": seg / counts.labeled,
-            "self": self_ / counts.valid,
-            "spar": spar / counts.labeled,
-            "absent": absent / counts.valid,
-        }
 
 
 @dataclass(frozen=True)
@@ -290,27 +237,3 @@ class LabelAssignment:
         d = gmm.distances(features, gmm.component_means(features, labels, parts), parts)
         sigma = gmm.spread(d, logits, labels, image_classes, parts, "adaptive")
         return parts, F.interpolate(d, size=labels.shape[-2:], mode="bilinear", align_corners=False), sigma
-
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse label codes other than 0 … K-1, 254 and 255; CPU tensors only, as a look at a GPU's would stall it."""
-    if labels.device.type != "cpu" or not labels.numel():
-        return
-    if fused.census(labels, num_classes)[:, -1].any():
-        wrong = (labels < 0) | ((labels >= num_classes) & (labels < UNLABELED)) | (labels > VOID)
-        code = int(labels[wrong][0])
-        raise ValueError(
-            f"label code {code} is neither a class (0 … {num_classes - 1}), UNLABELED ({UNLABELED}) nor VOID ({VOID}); "
-            "translate the label files' codes when reading them"
-        )
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """Float32 of a half-precision tensor; others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Refuse what is not among the known values."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; known: {', '.join(map(str, allowed))}")
