@@ -53,7 +53,7 @@ def test_terms_and_scores_equal_loops(problem, oem, assignment, keep_labels, how
 @pytest.mark.parametrize("oem", [True, False])
 @pytest.mark.parametrize("term", ALL)
 def test_gradients_equal_finite_differences(term, oem):
-    """Of all but the spread and the members, which carry none: a step too small to change a member leaves them alone."""
+    """With a constant spread, and steps too small to change a member: neither carries a gradient."""
     problem = random_problem(batch=2, k=3, c=3, grid=(2, 3), size=(5, 6))
     objective = identity(3, 3, terms=(term,), oem=oem, sigma_min=3.0)  # above every spread, so that it is constant
     features, logits, labels, classes = problem.tensors()
