@@ -1,6 +1,6 @@
 """The scale of everything: what a `Run` looks like at each preset."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from agmm.evaluation import SCALES
@@ -11,11 +11,21 @@ class Kind(NamedTuple):
     """A kind of weak labels: form and options (see `agmm.labels.simulate`), and the run it belongs to.
 
     The tables of a paper are about several data sets; ``run`` is the template of those that are not the preset's first.
+    Labels that are not ``accurate`` are guesses, from boxes or image tags, which online EM may correct.
     """
 
     form: str
     options: dict[str, Any]
     run: Run | None = None
+    accurate: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a preset: what it changes of a template, and how results are refined (`Run.tested`)."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    refined: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Preset:
     Attributes
     ----------
     run : Run
-        Template; tables change its method, labels, initialization and seed.
+        Template; tables change its method, labels, initialization, network and seed.
     labels : dict of str to Kind
         The kinds of weak labels at this image size.
     inits : tuple of str
@@ -38,6 +48,8 @@ class Preset:
         What a user must bring.
     hardware : str
         What the times are meant for.
+    networks : dict of str to Network
+        ``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer.
     """
 
     run: Run
@@ -47,13 +59,23 @@ class Preset:
     seeds: int
     needs: str
     hardware: str = "one core of a laptop"
+    networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
 
     def at(
-        self, labels: str, method: str = "Baseline", *, init: Init | None = None, seed: int = 0, **options: Any
+        self,
+        labels: str,
+        method: str = "Baseline",
+        *,
+        network: str = "resnet",
+        init: Init | None = None,
+        seed: int = 0,
+        **options: Any,
     ) -> Run:
-        """The run of one table cell; ``labels`` is one of this preset's kinds."""
+        """The run of one table cell; ``labels`` is one of this preset's kinds, ``network`` one of its networks."""
         kind = self.labels[labels]
-        template = kind.run or self.run
+        template = replace(kind.run or self.run, **self.networks[network].changes)
+        if method == "AGMMpp" and not kind.accurate:
+            options = {"keep_labels": False} | options
         return replace(
             template,
             method=method,
@@ -189,17 +211,75 @@ def _published(preset: str, protocol: Literal["paper", "official"]) -> Preset:
         "full": Kind("full", {}),
         **{f"clicks{n}": Kind("clicks", {"n": n}, cityscapes) for n in (20, 50, 100)},
         "clicks_full": Kind("full", {}, cityscapes),
+        **_further_labels(voc),
     }
     return Preset(
         run=voc,
         labels=labels,
         inits=("imagenet",),
         # Three times the operations of a forward pass (109 and 435, at 721 383 GMACs an image) at 60 TFLOP/s.
-        seconds={"voc": 2.6 * 3600, "cityscapes": (7.6 if released else 8.6) * 3600},
+        seconds={"voc": 2.6 * 3600, "cityscapes": (7.6 if released else 8.6) * 3600} | _FURTHER_SECONDS,
         seeds=1,
         needs=f"--data-root with VOC, SBD and Cityscapes; GPUs; protocol {_PROTOCOLS[protocol]}",
         hardware="one GPU that sustains 60 TFLOP/s, such as an A100 or better in TF32 (estimated, not measured)",
+        networks={"resnet": Network(refined={"crf": "deeplab"}), "vit": Network(_VIT, refined={"crf": "toco"})},
     )
+
+
+# AGMM++ prints neither schedules nor test settings; these are ToCo's for transformers and image tags (AdamW, 20,000
+# steps of 4 images on VOC, 80,000 of 8 on COCO, in whole epochs) and TEL's for ADE20K (150,000 steps of 16).
+_TOCO_SCHEDULE: dict[str, Any] = {
+    "crop": 448,
+    "batch_size": 4,
+    "microbatch": 2,
+    "epochs": 8,
+    "optimizer": "adamw",
+    "lr": 6e-5,
+    "head_factor": 10,
+    "weight_decay": 0.01,
+    "warmup": 1500,
+}
+_VIT: dict[str, Any] = _TOCO_SCHEDULE | {
+    "network": "vit_base",
+    "scales": (1.0, 1.25, 1.5),
+    "flip": True,
+    "scale_merge": "max",
+}
+# As the hours above; learning from image tags takes 14 forward passes a step instead of 3.
+_FURTHER_SECONDS = {
+    "voc, vit_base": 0.2 * 3600,
+    "voc, tags": 0.9 * 3600,
+    "coco, tags": 7.1 * 3600,
+    "coco": 1.5 * 3600,
+    "ade20k": 18.5 * 3600,
+}
+
+
+def _further_labels(voc: Run) -> dict[str, Kind]:
+    """Kinds of labels of AGMM++ beside points, scribbles and clicks."""
+    tags = replace(voc, **_TOCO_SCHEDULE)
+    coco = replace(tags, dataset="coco", batch_size=8)
+    late = {"warmup_steps": 8000, "auxiliary_until": 12000, "high": 0.65, "background": 0.45, "temperature": 1.0}
+    ade20k = replace(
+        voc,
+        dataset="ade20k",
+        crop=512,
+        batch_size=16,
+        microbatch=4,
+        epochs=119,
+        lr=0.02,
+        head_factor=1,
+        warmup=1000,
+        scales=(1.0,),
+        flip=False,
+    )
+    return {
+        "boxes": Kind("grabcut", {}, accurate=False),
+        "tags": Kind("tags", {}, tags, accurate=False),
+        "coco_tags": Kind("tags", late, coco, accurate=False),
+        **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, ade20k) for n in (10, 20, 50)},
+        "blocks_full": Kind("full", {}, ade20k),
+    }
 
 
 _PROTOCOLS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc
+from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp
 from agmm.tables.aggregate import RESULTS, collect, curves, gains, sweep_values
 from agmm.tables.cells import Cell, Table
 from agmm.tables.printed import markdown, write
@@ -34,8 +34,10 @@ __all__ = [
     "write",
 ]
 
-TABLES: dict[str, Table] = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
-GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(TABLES)}
+_AGMM = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
+_AGMMPP = agmmpp.TABLES
+TABLES: dict[str, Table] = _AGMM | _AGMMPP
+GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP)}
 
 
 def select(names: Iterable[str]) -> list[str]:

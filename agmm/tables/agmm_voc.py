@@ -3,10 +3,10 @@
 from agmm.data import sets
 from agmm.presets import Preset
 from agmm.tables.agmm import AS_RELEASED, COLUMNS, PAPER, WITHOUT, WITHOUT_ABSENT
-from agmm.tables.cells import CLASS_IOU, QUOTED, Cell, Column, Row, Table, cells, describe, lines, published
+from agmm.tables.cells import CLASS_IOU, Cell, Column, Row, Table, cells, describe, lines, published
+from agmm.tables.quoted import quoted
 
 _ALL = (Column("full", "full"), *COLUMNS)
-_EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF"}
 
 
 def table4(preset: Preset) -> tuple[Cell, ...]:
@@ -20,8 +20,8 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
         Row("AGMM", ("", WITHOUT, WITHOUT), network | {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
     ]
     trained = {("DeeplabV3+", "3"), ("TEL", "3"), ("AGMM", "3")}
-    quoted = [line for line in lines("agmm_table4") if (line["method"], line["network_id"]) not in trained]
-    return (*(_quoted(line) for line in quoted), *cells(preset, "agmm_table4", ours, _ALL))
+    others = [line for line in lines("agmm_table4") if (line["method"], line["network_id"]) not in trained]
+    return (*quoted(others), *cells(preset, "agmm_table4", ours, _ALL))
 
 
 def supp_table3(preset: Preset) -> tuple[Cell, ...]:
@@ -58,27 +58,6 @@ def per_class(
                 )
     order = {cell.row: rank for rank, cell in enumerate(made)}
     return tuple(sorted(made, key=lambda cell: (order[cell.row], cell.variant, not cell.absent)))
-
-
-def _quoted(line: dict[str, str]) -> Cell:
-    about = [line["backbone"], line["publication"]]
-    about += [words for name, words in _EXTRAS.items() if line[name] == "true"]
-    return Cell(
-        row=f"{line['method']} ({line['backbone']})",
-        column=line["supervision"],
-        training_id=QUOTED,
-        run=None,
-        method=line["method"],
-        variant="",
-        absent=False,
-        init="",
-        dataset=line["dataset"],
-        labels=line["supervision"],
-        protocol="",
-        published=float(line["value"]),
-        published_source=f"{line['paper']} {line['table']}, row {line['row']}, quoted there",
-        note=f"quoted: {', '.join(about)}",
-    )
 
 
 TABLES = {

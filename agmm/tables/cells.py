@@ -83,7 +83,8 @@ class Row(NamedTuple):
     """A row to be set in every column; where the paper prints nothing in one, its id is empty and the cell left out.
 
     ``ids`` are the trainings of the columns, one for all if there is just one; ``printed`` is what singles the row out
-    in the published file, None where the paper has no such row.
+    in the published file, None where the paper has no such row. ``refined`` is tested as the paper tests its best
+    numbers, at several scales and with a DenseCRF.
     """
 
     label: str
@@ -94,6 +95,8 @@ class Row(NamedTuple):
     init: Init | None = None
     second_stage: bool = False
     note: str = ""
+    network: str = "resnet"
+    refined: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,11 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
     for row in rows:
         ids = row.ids * len(columns) if len(row.ids) == 1 else row.ids
         for column, training_id in zip(columns, ids, strict=True):
-            if column.labels not in preset.labels or not training_id:
+            if column.labels not in preset.labels or not training_id or row.network not in preset.networks:
                 continue
-            run = preset.at(column.labels, row.method, init=row.init, **row.options)
+            run = preset.at(column.labels, row.method, init=row.init, network=row.network, **row.options)
             run = run.second_stage() if row.second_stage else run
+            run = run.tested(**preset.networks[row.network].refined) if row.refined else run
             where = column.printed or {"supervision": column.label}
             value, source = published(table, **where, **row.printed) if row.printed and column.in_paper else (None, "")
             made.append(
