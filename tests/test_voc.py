@@ -375,8 +375,8 @@ def test_loads_by_name(root):
             sets.load("voc", "train", **options)
     with pytest.raises(ValueError, match="PASCAL VOC has no images for tag pretraining"):
         sets.load("voc", "pretrain", data_root=root)
-    with pytest.raises(ValueError, match="unknown data set 'coco'; known: shapes, streets, camvid, voc, cityscapes"):
-        sets.load("coco", "train", data_root=root)
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; known: shapes, streets, camvid, voc, cityscapes"):
+        sets.load("mnist", "train", data_root=root)
 
 
 def test_arrays_of_labels_are_for_data_in_memory(root):
