@@ -242,8 +242,14 @@ def fill_polygon(vertices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     row = np.arange(len(edge)) - np.repeat(crossed.cumsum() - crossed, crossed) + first[edge]
     slope = (x_next - x)[edge] / (y_next - y)[edge]
     column = _centers_before(x[edge] + (row + 0.5 - y[edge]) * slope, width)
-    crossings = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
-    return (crossings.cumsum(axis=1)[:, :-1] & 1).astype(bool)
+    inside = np.zeros(shape, bool)
+    if len(edge):
+        top, left = row.min(), column.min()
+        tall, wide = row.max() + 1 - top, column.max() - left
+        place = (row - top) * (wide + 1) + column - left
+        crossings = np.bincount(place, minlength=tall * (wide + 1)).reshape(tall, wide + 1)
+        inside[top : top + tall, left : left + wide] = crossings.cumsum(axis=1)[:, :-1] & 1
+    return inside
 
 
 def _centers_before(position: np.ndarray, length: int) -> np.ndarray:

@@ -53,7 +53,10 @@ PUBLISHED_AS = {"width": 3, "length": 1.0, "jitter": 0.0}
 """How published labels are drawn; whoever asks for other strokes gets simulated ones."""
 
 SCALE_IMAGES = 500
-"""Images on disk, evenly spaced, on which the scale of blocks is found: so many put it within 0.5 %."""
+"""
+Images on disk, evenly spaced, on which the scale of blocks is found. At a ratio of 50 % the standard deviation of the
+share is then 0.07 percentage points on VOC and 0.1 on CamVid.
+"""
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
