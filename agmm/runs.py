@@ -29,7 +29,7 @@ class Run:
         The preset it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
         ``"shapes"`` or ``"streets"`` (with counts), ``"camvid"`` (with the size (H, W) that images are brought to),
-        ``"voc"`` or ``"cityscapes"``.
+        ``"voc"``, ``"cityscapes"``, ``"coco"`` or ``"ade20k"``.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
         option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`).
