@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from agmm.data import Split, sets
+from agmm.data import Split, sets, streets
 from agmm.labels import UNLABELED, VOID
 from tests import layouts
 
@@ -107,3 +107,7 @@ def test_the_scale_is_found_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sets.labels, "block_scale", lambda *args: pytest.fail("found again"))
     again = sets.weak_labels(split, "blocks", {"ratio": 0.2}, 1, tmp_path)
     np.testing.assert_array_equal(again, first)
+    monkeypatch.undo()
+    sets.weak_labels(streets.make("train", 4, size=48), "blocks", {"ratio": 0.2}, 0, tmp_path)
+    scales = {json.loads(path.read_text())["scale"] for path in tmp_path.glob("blocks-*.json")}
+    assert len(scales) == 2, "one for each size of the images"

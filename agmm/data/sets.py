@@ -147,8 +147,8 @@ def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) 
     """
     if cache is None or not isinstance(split.truth, OnDemand):
         return _image_tags(split, min_share)
-    key = json.dumps([split.dataset, split.class_names, split.ids, min_share])
-    file = cache / f"tags-{split.dataset}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.npy"
+    digest = _digest([split.dataset, split.class_names, split.ids, min_share])
+    file = cache / f"tags-{split.dataset}-{digest}.npy"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):  # the processes of one training read the masks once
         try:
@@ -202,8 +202,8 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
         raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
     _published(split, form, options)  # raises where files are insisted on, which no data set in memory has
     options = _with_scale(split, form, options, cache)
-    key = json.dumps([split.dataset, split.ids, split.truth[0].shape, form, options, seed])
-    name = f"labels-{split.dataset}-{form}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.npy"
+    digest = _digest([split.dataset, split.ids, split.truth[0].shape, form, options, seed])
+    name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
     simulated = np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
@@ -247,8 +247,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
     if cache is not None:
         described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
-        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{digest}"
+        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{_digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_json(folder / "labels.json", described)
     return OnDemand(partial(_kept, split, form, options, seed, folder), range(len(split)))
@@ -312,12 +311,13 @@ def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | 
     if form != "blocks" or "scale" in options:
         return options
     ratio = options.get("ratio", _defaults(form)["ratio"])
-    step = max(1, len(split) // SCALE_IMAGES) if isinstance(split.truth, OnDemand) else 1
-    chosen = range(0, len(split), step)
+    on_disk = isinstance(split.truth, OnDemand)
+    chosen = range(0, len(split), max(1, len(split) // SCALE_IMAGES) if on_disk else 1)
     if cache is None:
         return options | {"scale": labels.block_scale((split.truth[i] for i in chosen), ratio)}
-    described = {"dataset": split.dataset, "images": [split.ids[i] for i in chosen], "ratio": ratio}
-    digest = hashlib.sha256(json.dumps([described, LABELS_VERSION]).encode()).hexdigest()[:10]
+    described = {"dataset": split.dataset, "images": len(chosen), "ratio": ratio}
+    described["size"] = None if on_disk else split.truth[0].shape
+    digest = _digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
     file = cache / f"blocks-{split.dataset}-{digest}.json"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
@@ -325,7 +325,7 @@ def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | 
             scale = float(json.loads(file.read_text())["scale"])
         except (OSError, ValueError, KeyError, TypeError):
             scale = labels.block_scale((split.truth[i] for i in chosen), ratio)
-            storage.write_json(file, described | {"images": len(chosen), "scale": scale})
+            storage.write_json(file, described | {"scale": scale})
     return options | {"scale": scale}
 
 
@@ -359,6 +359,10 @@ def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "source"}
+
+
+def _digest(described: Any, sort_keys: bool = False) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=sort_keys).encode()).hexdigest()[:10]
 
 
 def _save(file: Path, array: np.ndarray) -> None:
