@@ -41,7 +41,8 @@ class Preset:
     inits : tuple of str
         Initializations that make sense here, the default first.
     seconds : dict of str to float
-        Rough time of one run on each data set, on `hardware`, for estimates made before any run.
+        Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``
+        and ``"voc, tags"`` are those with another network, and those that learn from image tags.
     seeds : int
         Seeds that ``run_all.py`` trains by default.
     needs : str
