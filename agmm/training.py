@@ -187,7 +187,7 @@ def _train_segmenter(
             loop.save_weights(objective, folder / "objective.safetensors")
     started = time.perf_counter()
     confusion = protocol.confusion(net, test, run, device)
-    details = _details(run, net, data, test, sparse, device)
+    details = _details(run, net, data, test, sparse, device, tags)
     if isinstance(objective, toco.FromTags):
         details |= _cam_quality(run, net, objective, data, test, cache, device)
     if run.scales != (1.0,) or run.flip:
@@ -261,10 +261,15 @@ def _details(
     test: Split,
     sparse: Arrays,
     device: torch.device,
+    tags: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Provenance of network and labels; what the labels cover is counted on the first images of a large set."""
     counted = slice(COUNTED_IMAGES)
     found = labels.coverage(sparse[counted], data.truth[counted], data.num_classes)
+    named = found.pair_share
+    if tags is not None:
+        shown = np.stack([labels.image_classes(mask, data.num_classes) for mask in data.truth[counted]])
+        named = tags[counted][shown].mean()
     return {
         "network": net.provenance,
         "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
@@ -274,7 +279,7 @@ def _details(
         "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
-        "coverage": float(found.pair_share),
+        "coverage": float(named),
     }
 
 
