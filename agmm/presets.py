@@ -92,8 +92,8 @@ _QUICK = Run(
 # Random clicks need an image with many classes. 10, 20 and 40 clicks on 64 x 64 pixels name about as many of an image's
 # classes as 20, 50 and 100 on the 2048 x 1024 of Cityscapes.
 _STREETS = replace(_QUICK, dataset="streets", init="scratch", augmentation="crop_flip", crop=64)
-# CAMs of this network cover little of an object at VOC's thresholds. These were chosen on training images, by how much of
-# the objects the refined labels cover, and how much of that is right, after one training. Two epochs learn tags alone.
+# CAMs of this network cover little of an object at VOC's thresholds. These were chosen on training images, by how much
+# of the objects the refined labels cover and how much of that is right, after one training. Two epochs learn only tags.
 _TAGS = {
     "high": 0.3,
     "low": 0.15,

@@ -189,7 +189,10 @@ def _train_segmenter(
     confusion = protocol.confusion(net, test, run, device)
     details = _details(run, net, data, test, sparse, device, tags)
     if isinstance(objective, toco.FromTags):
-        details |= _cam_quality(run, net, objective, data, test, cache, device)
+        assert tags is not None
+        about, first = (run, device), run.history_images or COUNTED_IMAGES
+        details["cam_miou"] = protocol.cam_miou(net, objective, data, tags, *about, count=first)
+        details["cam_miou_test"] = protocol.cam_miou(net, objective, test, sets.image_tags(test, cache=cache), *about)
     if run.scales != (1.0,) or run.flip:
         single = protocol.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
@@ -290,26 +293,6 @@ def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
     if split.background != 0:
         raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")
     return sets.image_tags(split, cache=cache)
-
-
-def _cam_quality(
-    run: Run,
-    net: networks.Segmenter,
-    objective: toco.FromTags,
-    data: Split,
-    test: Split,
-    cache: Path,
-    device: torch.device,
-) -> dict[str, float]:
-    """mIoU of the CAMs: on the first training images and on the test split."""
-    first = slice(run.history_images or COUNTED_IMAGES)
-    seen = replace(data, ids=data.ids[first], images=data.images[first], truth=data.truth[first])
-    found = {}
-    for name, split in (("cam_miou", seen), ("cam_miou_test", test)):
-        tags = _tags(run, split, cache)
-        assert tags is not None
-        found[name] = protocol.cam_miou(net, objective, split, tags, run, device)
-    return found
 
 
 def _fitted(objective: methods.Objective, run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
