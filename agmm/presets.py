@@ -132,7 +132,8 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
     "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
-    "tags": Kind("tags", _TAGS),
+    "tags": Kind("tags", _TAGS, accurate=False),
+    "coco_tags": Kind("tags", _TAGS, replace(_QUICK, dataset="crowds"), accurate=False),
 }
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {
@@ -308,7 +309,7 @@ PRESETS = {
         }
         | {"tags": Kind("tags", _TAGS | {"warmup_steps": 1})},
         inits=("tags", "scratch"),
-        seconds={"shapes": 1, "streets": 1},
+        seconds={"shapes": 1, "streets": 1, "crowds": 1},
         seeds=1,
         needs="nothing: a handful of embedded images, for tests",
     ),
@@ -316,7 +317,7 @@ PRESETS = {
         run=_QUICK,
         labels=_QUICK_LABELS,
         inits=("tags", "scratch"),
-        seconds={"shapes": 60, "streets": 60},
+        seconds={"shapes": 60, "streets": 60, "crowds": 60},
         seeds=1,
         needs="nothing: embedded images, a small network, about a CPU minute a run",
     ),
