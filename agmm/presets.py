@@ -70,6 +70,9 @@ _SHAPES_LABELS = {
     "points": Kind("points", {"placement": "inside", "width": 1, "background_points": 1}),
     "points_uniform": Kind("points", {"placement": "uniform", "width": 1, "background_points": 1}),
     "scribbles": Kind("scribbles", {"width": 1}),
+    "boxes": Kind("grabcut", {}),
+    "box": Kind("boxes", {}),
+    "blocks": Kind("blocks", {"ratio": 0.1}),
     "full": Kind("full", {}),
 }
 _QUICK = Run(
@@ -92,11 +95,14 @@ _QUICK = Run(
 # Random clicks need an image with many classes. 10, 20 and 40 clicks on 64 x 64 pixels name about as many of an image's
 # classes as 20, 50 and 100 on the 2048 x 1024 of Cityscapes.
 _STREETS = replace(_QUICK, dataset="streets", init="scratch", augmentation="crop_flip", crop=64)
+# Components below 64 pixels get no block of 10 or 20 %; larger ones make up for them.
+_BLOCKS = {10: {"ratio": 0.1, "scale": 1.095}, 20: {"ratio": 0.2, "scale": 1.095}, 50: {"ratio": 0.5}}
 _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks20": Kind("clicks", {"n": 10}, _STREETS),
     "clicks50": Kind("clicks", {"n": 20}, _STREETS),
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
+    **{f"blocks{percent}": Kind("blocks", options, _STREETS) for percent, options in _BLOCKS.items()},
     "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
 }
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agmm import labels, storage
+from agmm import labels, seeds, storage
 from agmm.data import Arrays, OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, streets, voc
 
 EMBEDDED = {"shapes": shapes.make, "streets": streets.make}
@@ -117,7 +117,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     if isinstance(split.truth, OnDemand):
         raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
     _published(split, form, options)  # raises where files are insisted on, which no data set in memory has
-    key = json.dumps([split.dataset, split.ids, split.truth[0].shape, form, options, seed])
+    key = json.dumps([split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_given(split, form)])
     name = f"labels-{split.dataset}-{form}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
@@ -162,6 +162,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
     if cache is not None:
         described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
+        described |= dict.fromkeys(_given(split, form), True)
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
         folder = cache / f"labels-{split.dataset}-{form}-{seed}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,6 +176,8 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
         return f"published: {published.description}"
     if form == "full":
         return "dense masks"
+    if given := _given(split, form):
+        return f"made from published {' and '.join(given)}"
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
 
@@ -208,14 +211,19 @@ def _kept(split: Split, form: str, options: dict[str, Any], seed: int, folder: P
 
 
 def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index: int) -> np.ndarray:
-    return labels.simulate(
-        form,
-        split.truth[index],
-        labels.generator(seed, split.dataset, split.ids[index], form),
-        instances=None if split.instances is None else split.instances[index],
-        background=split.background,
-        **_without_source(options),
-    )
+    mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
+    instances = None if split.instances is None else split.instances[index]
+    about: dict[str, Any] = {"instances": instances, "background": split.background}
+    about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
+    if form in seeds.FORMS:
+        return seeds.simulate(form, split.images[index], mask, rng, **about)
+    return labels.simulate(form, mask, rng, **about)
+
+
+def _given(split: Split, form: str) -> list[str]:
+    """What a split holds that a form is made from instead of the dense mask."""
+    wanted = ["boxes"] * (form in ("boxes", *seeds.FORMS)) + ["cams"] * (form in seeds.NEED_CAMS)
+    return [name for name in wanted if getattr(split, name, None) is not None]
 
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:
