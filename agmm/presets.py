@@ -93,6 +93,8 @@ _SHAPES_LABELS = {
     "points": Kind("points", {"placement": "inside", "width": 1, "background_points": 1}),
     "points_uniform": Kind("points", {"placement": "uniform", "width": 1, "background_points": 1}),
     "scribbles": Kind("scribbles", {"width": 1}),
+    "boxes": Kind("grabcut", {}, accurate=False),
+    "blocks": Kind("blocks", {"ratio": 0.1}),
     "full": Kind("full", {}),
 }
 _QUICK = Run(
@@ -131,6 +133,8 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks50": Kind("clicks", {"n": 20}, _STREETS),
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
+    **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, _STREETS) for n in (10, 20, 50)},
+    "blocks_full": Kind("full", {}, _STREETS),
     "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
     "tags": Kind("tags", _TAGS, accurate=False),
     "coco_tags": Kind("tags", _TAGS, replace(_QUICK, dataset="crowds"), accurate=False),

@@ -26,7 +26,7 @@ VOC = ("points", "scribbles", "boxes", "tags", "full")
 OTHERS = ("coco_tags", "clicks20", "clicks_full", "blocks10", "blocks50", "blocks_full")
 SOURCES = {
     "points": "published: What's the Point",
-    "boxes": "GrabCut",
+    "boxes": "grabcut from published boxes",
     "tags": "tags",
     "coco_tags": "tags",
     "full": "dense masks",
