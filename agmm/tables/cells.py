@@ -16,6 +16,9 @@ QUOTED = "quoted"
 CLASS_IOU = "IoU: "
 """Prefix of the metric of one class."""
 
+SINGLE_SCALE = "mIoU, single scale"
+"""Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
