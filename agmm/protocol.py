@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agmm import evaluation, gmm, labels, loop, methods, objectives, reading
+from agmm import crf, evaluation, gmm, labels, loop, methods, objectives, reading
 from agmm.batches import normalization
 from agmm.data import Arrays, OnDemand, Split, label_files
 from agmm.rivals import cams, toco
@@ -46,6 +46,7 @@ def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, s
             split.truth[part],
             split.num_classes,
             device=device,
+            crf=crf.PARAMETERS[run.crf] if run.crf else None,
             **options,
             **normalization(run),
         )
@@ -162,7 +163,8 @@ def pseudo_labels(
 
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
-    return {"batch_size": _images_at_a_time(split), "scales": run.scales, "flip": run.flip, "tile": run.tile}
+    views = {"scales": run.scales, "flip": run.flip, "tile": run.tile, "merge": run.scale_merge}
+    return {"batch_size": _images_at_a_time(split), **views}
 
 
 def _images_at_a_time(split: Split) -> int:

@@ -178,6 +178,9 @@ def default_jobs(device: str = "auto") -> int:
 
 def describe(run: Run) -> str:
     """A run in a few words."""
+    if run.trained is not None:
+        changed = [name for name, _ in run.trained_test] + (["crf"] if run.crf else [])
+        return f"{describe(run.trained)}, tested with " + ", ".join(f"{name} {getattr(run, name)}" for name in changed)
     if run.method == "ImageTags":
         return f"pretraining on image tags ({run.dataset})"
     if run.teacher is not None:
@@ -192,16 +195,17 @@ def describe(run: Run) -> str:
     return " ".join([*words, *([f"epoch {run.stop_after} of {run.epochs}"] if run.stop_after else [])])
 
 
-Kind = tuple[str, int, bool]
+Kind = tuple[str, int, str]
 
 
 def measure(results: str | Path) -> dict[Kind, list[float]]:
-    """Seconds of all complete runs, by preset, number of epochs and whether it is a pretraining."""
+    """Seconds of all complete runs, by preset, number of epochs and whether they train, pretrain or test."""
     measured: dict[Kind, list[float]] = {}
     for path in Path(results).glob("*/runs/*/result.json"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             run = json.loads((path.parent / "run.json").read_text())
-            kind = run["preset"], run.get("stop_after") or run["epochs"], run["method"] == "ImageTags"
+            work = _work(run["method"], bool(run.get("crf") or run.get("trained_test")))
+            kind = run["preset"], run.get("stop_after") or run["epochs"], work
             measured.setdefault(kind, []).append(json.loads(path.read_text())["seconds"])
     return measured
 
@@ -212,7 +216,7 @@ def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
     if known:
         return statistics.median(known)
     seconds = PRESETS[run.preset].seconds.get(run.dataset, 60.0) if run.preset in PRESETS else 60.0
-    return seconds * run.last_epoch / run.epochs
+    return seconds * (0.1 if run.trained is not None else run.last_epoch / run.epochs)
 
 
 def forecast(runs: Iterable[Run], measured: dict[Kind, list[float]], jobs: int) -> float:
@@ -317,4 +321,8 @@ def _devices(device: str, jobs: int) -> list[str]:
 
 
 def _kind(run: Run) -> Kind:
-    return run.preset, run.last_epoch, run.method == "ImageTags"
+    return run.preset, run.last_epoch, _work(run.method, run.trained is not None)
+
+
+def _work(method: str, trained: bool) -> str:
+    return "test" if trained else "pretraining" if method == "ImageTags" else "training"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import batches, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
+from agmm import batches, crf, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
 from agmm.batches import AugmentOn, normalization
 from agmm.data import Arrays, OnDemand, Split, decoded, sets
 from agmm.loop import Batch
@@ -104,7 +104,7 @@ def train(
     """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
 
     Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors and
-    environment.json.
+    environment.json. A run that tests the weights of another one writes log.txt and environment.json.
 
     Parameters
     ----------
@@ -128,6 +128,8 @@ def train(
         environment.keep_freed_memory()
     loop.join_torchrun(where)
     with _threads(run.threads, where):
+        if run.trained is not None:
+            return _test_again(run, run.trained, results, data_root, where)
         if run.method == "ImageTags":
             return _train_image_tags(run, results, where)
         return _train_segmenter(run, results, data_root, where, augment_on, keep_decoded)
@@ -194,9 +196,49 @@ def _train_segmenter(
         single = protocol.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
     progress.seconds += time.perf_counter() - started
-    ious = [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
     miou = evaluation.mean_iou(confusion)
-    return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
+    return _finish(run, folder, net, progress, len(data), miou, _ious(confusion), confusion.tolist(), details, device)
+
+
+def _ious(confusion: Tensor) -> list[float | None]:
+    return [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
+
+
+def _test_again(run: Run, trained: Run, results: Path, data_root: str | Path | None, device: torch.device) -> Result:
+    """Test the weights of a complete run by another protocol; nothing is trained or copied."""
+    folder, started = run.folder(results), time.perf_counter()
+    base = load_result(trained, results)
+    assert base is not None  # it is required
+    test = sets.load(
+        run.dataset,
+        "test",
+        count=run.test_images,
+        size=run.image_size,
+        data_root=data_root,
+        cache=results / "cache",
+    )
+    net = load_network(trained, results, test.num_classes, device)
+    confusion = protocol.confusion(net, test, run, device)
+    seconds, miou = time.perf_counter() - started, evaluation.mean_iou(confusion)
+    details = {name: value for name, value in base.details.items() if name != "single_scale_miou"}
+    details |= {"tested_run": trained.id, "device": environment.device_name(device)}
+    if run.crf:
+        details["crf"] = asdict(crf.PARAMETERS[run.crf]) | {"backend": "lattice"}
+    if loop.is_main():
+        storage.write_json(folder / "environment.json", environment.describe(device))
+        loop.log(folder, f"tested the weights of run {trained.id}: {miou:.2f} on the test split")
+    loop.wait_for_all()
+    return Result(
+        run_id=run.id,
+        miou=miou,
+        iou=_ious(confusion),
+        confusion=confusion.tolist(),
+        epoch=base.epoch,
+        seconds=seconds,
+        images_per_second=len(test) / seconds,
+        peak_memory_mb=environment.peak_memory_mb(device),
+        details=details,
+    )
 
 
 def _source(
@@ -328,7 +370,8 @@ def load_objective(run: Run, results: Path, num_classes: int, device: torch.devi
 
 
 def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
-    """Network of a complete run, in eval mode."""
+    """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
+    run = run.trained or run
     net = build_network(run, num_classes)
     loop.load_weights(net, _weights(run, results))
     return net.to(device).to(memory_format=torch.channels_last).eval()
