@@ -102,13 +102,19 @@ def training_curves(
 
 @torch.no_grad()
 def cam_miou(
-    net: nn.Module, objective: toco.FromTags, split: Split, tags: np.ndarray, run: Run, device: torch.device
+    net: nn.Module,
+    objective: toco.FromTags,
+    split: Split,
+    tags: np.ndarray,
+    run: Run,
+    device: torch.device,
+    count: int | None = None,
 ) -> float:
-    """mIoU of the CAMs on a split, given the tags (N, K) of its images: the quality of pseudo labels (ToCo)."""
+    """mIoU of the CAMs on the first ``count`` images, given their tags (N, K): the quality of pseudo labels (ToCo)."""
     net.eval()
     loop.agree(net)
     rank, world = loop.rank_and_world()
-    part = slice(rank, None, world)
+    part = slice(rank, count, world)
     aligned = split.images[part], split.truth[part], tags[part]
     matrix = torch.zeros(split.num_classes, split.num_classes, dtype=torch.int64, device=device)
     for batch in reading.batches(*aligned, batch_size=_images_at_a_time(split), readers=reading.readers(device)):

@@ -189,9 +189,12 @@ def _train_segmenter(
             loop.save_weights(objective, folder / "objective.safetensors")
     started = time.perf_counter()
     confusion = protocol.confusion(net, test, run, device)
-    details = _details(run, net, data, test, sparse, device)
+    details = _details(run, net, data, test, sparse, device, tags)
     if isinstance(objective, toco.FromTags):
-        details |= _cam_quality(run, net, objective, data, test, cache, device)
+        assert tags is not None
+        about, first = (run, device), run.history_images or COUNTED_IMAGES
+        details["cam_miou"] = protocol.cam_miou(net, objective, data, tags, *about, count=first)
+        details["cam_miou_test"] = protocol.cam_miou(net, objective, test, sets.image_tags(test, cache=cache), *about)
     if run.scales != (1.0,) or run.flip:
         single = protocol.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
@@ -303,10 +306,15 @@ def _details(
     test: Split,
     sparse: Arrays,
     device: torch.device,
+    tags: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Provenance of network and labels; what the labels cover is counted on the first images of a large set."""
     counted = slice(COUNTED_IMAGES)
     found = labels.coverage(sparse[counted], data.truth[counted], data.num_classes)
+    named = found.pair_share
+    if tags is not None:
+        shown = np.stack([labels.image_classes(mask, data.num_classes) for mask in data.truth[counted]])
+        named = tags[counted][shown].mean()
     return {
         "network": net.provenance,
         "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
@@ -316,7 +324,7 @@ def _details(
         "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
-        "coverage": float(found.pair_share),
+        "coverage": float(named),
     }
 
 
@@ -327,26 +335,6 @@ def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
     if split.background != 0:
         raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")
     return sets.image_tags(split, cache=cache)
-
-
-def _cam_quality(
-    run: Run,
-    net: networks.Segmenter,
-    objective: toco.FromTags,
-    data: Split,
-    test: Split,
-    cache: Path,
-    device: torch.device,
-) -> dict[str, float]:
-    """mIoU of the CAMs: on the first training images and on the test split."""
-    first = slice(run.history_images or COUNTED_IMAGES)
-    seen = replace(data, ids=data.ids[first], images=data.images[first], truth=data.truth[first])
-    found = {}
-    for name, split in (("cam_miou", seen), ("cam_miou_test", test)):
-        tags = _tags(run, split, cache)
-        assert tags is not None
-        found[name] = protocol.cam_miou(net, objective, split, tags, run, device)
-    return found
 
 
 def _fitted(objective: methods.Objective, run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
