@@ -132,7 +132,7 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
     "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
-    "tags": Kind("tags", _TAGS),
+    "tags": Kind("tags", _TAGS, accurate=False),
 }
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {
@@ -306,7 +306,7 @@ PRESETS = {
             name: kind._replace(run=replace(kind.run, **_SMOKE) if kind.run else None)
             for name, kind in _QUICK_LABELS.items()
         }
-        | {"tags": Kind("tags", _TAGS | {"warmup_steps": 1})},
+        | {"tags": Kind("tags", _TAGS | {"warmup_steps": 1}, accurate=False)},
         inits=("tags", "scratch"),
         seconds={"shapes": 1, "streets": 1},
         seeds=1,
