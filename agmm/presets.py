@@ -311,7 +311,7 @@ PRESETS = {
             name: kind._replace(run=replace(kind.run, **_SMOKE) if kind.run else None)
             for name, kind in _QUICK_LABELS.items()
         }
-        | {"tags": Kind("tags", _TAGS | {"warmup_steps": 1})},
+        | {"tags": Kind("tags", _TAGS | {"warmup_steps": 1}, accurate=False)},
         inits=("tags", "scratch"),
         seconds={"shapes": 1, "streets": 1, "crowds": 1},
         seeds=1,
