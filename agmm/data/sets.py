@@ -13,7 +13,7 @@ import numpy as np
 from agmm import labels, storage
 from agmm.data import Arrays, OnDemand, Published, Split, camvid, cityscapes, label_files, shapes, streets, voc
 
-EMBEDDED = {"shapes": shapes.make, "streets": streets.make}
+EMBEDDED = {"shapes": shapes.make, "crowds": shapes.make_crowds, "streets": streets.make}
 FOLDERS = {"camvid": "CamVid", "voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
 """Data sets that are read from a folder of the user's."""
 
@@ -29,7 +29,14 @@ PUBLISHED_AS = {"width": 3, "length": 1.0}
 
 def class_names(dataset: str) -> tuple[str, ...]:
     """Names of a data set's classes, in the order of their codes, without reading it."""
-    names = {"shapes": shapes, "streets": streets, "camvid": camvid, "voc": voc, "cityscapes": cityscapes}
+    names = {
+        "shapes": shapes,
+        "crowds": shapes,
+        "streets": streets,
+        "camvid": camvid,
+        "voc": voc,
+        "cityscapes": cityscapes,
+    }
     return names[dataset].CLASS_NAMES
 
 
