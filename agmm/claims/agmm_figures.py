@@ -1,6 +1,5 @@
 """The claims that figures of AGMM (CVPR 2023) make, on training curves and trained networks, and one of its text."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from agmm import figures, methods, networks, training
+from agmm import cost, figures, methods, networks, training
 from agmm.claims import rules
 from agmm.claims.claim import Claim, Rows, baseline, full, stop_gradient
 from agmm.claims.evidence import WEIGHTS, Evidence
@@ -125,21 +123,13 @@ def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
     plain = training.build_network(replace(baseline(evidence, "points"), init="scratch", seed=1), num_classes).eval()
     shapes, plain_shapes = ({name: v.shape for name, v in net.state_dict().items()} for net in (kept, plain))
     height, width = run.image_size or (run.crop or 64,) * 2
-    macs, plain_macs = (_multiply_accumulates(net, height, width) for net in (kept, plain))
+    macs, plain_macs = (cost.network_macs(net, (height, width)) for net in (kept, plain))
     same = shapes == plain_shapes and macs == plain_macs and _same_outputs(run, kept, plain)
     parameters = sum(p.numel() for p in kept.parameters())
     note = f"{parameters:,} parameters, {macs / 1e6:,.1f} M multiply-accumulates at {height} × {width}"
     verdict: rules.Verdict = "reproduced" if same else "not reproduced"
     ratio = macs / plain_macs
     return {"multiply-accumulates": Finding(verdict, 0, ratio, ratio, ratio, note=note, unit="ratio", claimed=1)}
-
-
-def _multiply_accumulates(net: networks.Segmenter, height: int, width: int) -> float:
-    """Of one image: half of the floating-point operations of convolutions and matrix products."""
-    shapes_only = copy.deepcopy(net).to("meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shapes_only(torch.empty(1, 3, height, width, device="meta"))
-    return counter.get_total_flops() / 2
 
 
 @torch.no_grad()
