@@ -7,7 +7,6 @@ from typing import Any
 from agmm.claims import rules
 from agmm.claims.evidence import Evidence
 from agmm.claims.rules import Finding
-from agmm.data import sets
 from agmm.runs import Run
 
 VOC = ("points", "scribbles")
@@ -89,7 +88,7 @@ def better(
             return found
         for kind, name, size in settings(evidence, labels, claimed):
             lead = evidence.lead(a(evidence, kind), b(evidence, kind))
-            comparable = kind in sized and evidence.preset.at(kind).dataset in sets.PAPERS
+            comparable = kind in sized and evidence.sized(kind)
             judged = rules.size(lead, size) if comparable else rules.direction(lead, size, least=least)
             found[f"{name}, {which}" if which else name] = judged
         return found

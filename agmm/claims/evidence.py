@@ -43,6 +43,10 @@ class Evidence:
         chosen = (*(terms or ("seg", "self", "spar", "con")), *(("absent",) if self.absent else ()))
         return self.preset.at(labels, "AGMM", **{"variant": "official", "terms": chosen} | options)
 
+    def sized(self, labels: str) -> bool:
+        """Whether the paper's sizes can be expected with a kind of labels: on a data set of the papers."""
+        return self.preset.at(labels).dataset in sets.PAPERS
+
     def seeds(self, *runs: Run) -> list[int]:
         """The seeds for which all runs are complete."""
         return sorted(frozenset.intersection(*map(self._complete, runs)))
