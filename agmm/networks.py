@@ -306,6 +306,15 @@ def build(
     return _resnet(name, num_classes, init == "imagenet", rates, multi_grid)
 
 
+@torch.no_grad()
+def has_class_tokens(net: nn.Module) -> bool:
+    """Whether the `Tokens` of a network are those of a transformer; looked up by a small image of nothing."""
+    training, like = net.training, next(net.parameters())
+    tokens = net.eval()(like.new_zeros(1, 3, 64, 64), views=())[-1]
+    net.train(training)
+    return tokens.middle is not None
+
+
 def parameter_groups(net: Segmenter, lr: float, head_factor: float) -> list[dict[str, Any]]:
     """Groups for an optimizer: the backbone with rate ``lr``, everything else with ``head_factor * lr``."""
     rest = [parameter for name, parameter in net.named_parameters() if not name.startswith("backbone.")]

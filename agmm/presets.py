@@ -120,6 +120,7 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
     "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
+    "tags": Kind("tags", {"warmup_steps": 200, "reg": 0.0, "photometric": False}),
 }
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {

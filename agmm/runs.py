@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from agmm import methods
+from agmm.rivals import toco
 
 SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
@@ -32,7 +33,8 @@ class Run:
         ``"voc"`` or ``"cityscapes"``.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
-        option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`).
+        option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of
+        ``"tags"`` are those of `agmm.rivals.toco.Options`.
     teacher_method, teacher_options
         Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
     restrict : bool
@@ -129,6 +131,12 @@ class Run:
             )
         if self.method != "ImageTags":
             methods.build(self.method, 2, **dict(self.options))
+            if self.labels == "tags":
+                toco.options(**dict(self.label_options))
+        if self.from_tags and self.loss_scope != "microbatch":
+            raise ValueError(
+                "pseudo labels from image tags are made of each microbatch: choose the loss_scope 'microbatch'"
+            )
 
     @cached_property
     def id(self) -> str:
@@ -146,6 +154,11 @@ class Run:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def from_tags(self) -> bool:
+        """Whether the labels are image tags, from which the run makes its pseudo labels (`agmm.rivals.toco`)."""
+        return self.labels == "tags" and self.method != "ImageTags" and not self.teacher_method
 
     @property
     def last_epoch(self) -> int:

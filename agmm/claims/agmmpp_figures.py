@@ -95,14 +95,13 @@ def squeezed_features(trained: Trained, objective: AGMMpp | FromTags) -> Iterato
         images, sparse, truth = (_tensor(arrays[part]) for arrays in (data.images, trained.sparse, data.truth))
         inputs = evaluation.to_input(images.to(device), **normalization(run))
         features, _ = trained.net(inputs)
-        labels, mixture = sparse.long(), objective
+        labels = sparse.long()
         if isinstance(objective, FromTags):
             seen = replace(data, ids=data.ids[part], images=data.images[part], truth=data.truth[part])
             tags = torch.from_numpy(sets.image_tags(seen)).to(device)[:, 1:]
             maps = objective.maps_of_whole(trained.net, inputs, tags, run.crop)
             labels = objective.labels(maps, tags, images.to(device).movedim(-1, 1) / 255).cpu()
-            mixture = objective.inner
-        yield mixture.squeeze(features).cpu(), labels, truth.long()
+        yield _mixture_of(objective).squeeze(features).cpu(), labels, truth.long()
 
 
 def _tensor(arrays: sets.Arrays) -> Tensor:

@@ -107,8 +107,39 @@ def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("
 
 def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
     """The weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`) as its images are."""
+    if form == "tags":
+        return unlabeled(split)
     read = labels_on_demand if isinstance(split.images, OnDemand) else sparse_labels
     return read(split, form, options, seed, cache)
+
+
+def unlabeled(split: Split) -> Arrays:
+    """Maps without any label, for images of which only the tags are known (`image_tags`)."""
+    if isinstance(split.truth, np.ndarray):
+        return np.full_like(split.truth, labels.UNLABELED)
+    return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
+
+
+def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) -> np.ndarray:
+    """Tags of every image from its dense mask, see `agmm.labels.image_tags`.
+
+    Parameters
+    ----------
+    split : Split
+    min_share : float
+        Share of an image that a class must cover.
+    cache : Path, optional
+        Folder for the tags of data sets on disk.
+
+    Returns
+    -------
+    (N, K) bool
+        The background, if there is one, belongs to every image.
+    """
+    tags = np.stack([labels.image_tags(mask, split.num_classes, min_share) for mask in split.truth])
+    if split.background is not None:
+        tags[:, split.background] = True
+    return tags
 
 
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
@@ -178,6 +209,8 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
 
 def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
     """Where the labels of a split come from, in words for records and captions."""
+    if form == "tags":
+        return "image tags from dense masks"
     if (published := _published(split, form, options)) is not None:
         return f"published: {published.description}"
     if form == "full":
@@ -212,6 +245,10 @@ def _kept(split: Split, form: str, options: dict[str, Any], seed: int, folder: P
         simulated = _simulate(split, form, options, seed, index)
     label_files.write_index(path, simulated)
     return simulated
+
+
+def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
+    return np.full_like(truth[index], labels.UNLABELED)
 
 
 def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index: int) -> np.ndarray:
