@@ -29,10 +29,11 @@ def of_networks(
     rule: Callable[[Numbers], Finding],
     weights: Sequence[str] = WEIGHTS,
 ) -> Finding:
-    """Judge a number that is measured on the networks of some runs, once per seed."""
+    """Judge a number that is measured on the networks of some runs, once per seed; NaN where there is nothing to."""
     if why := evidence.no_networks(*runs, weights=weights):
         return replace(rule(np.zeros(0)), note=why)
-    return rule(np.array([measure(*trained) for trained in evidence.networks(*runs, weights=weights)]))
+    values = np.array([measure(*trained) for trained in evidence.networks(*runs, weights=weights)])
+    return rule(values[~np.isnan(values)])
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
