@@ -1,13 +1,15 @@
-"""Evaluation: confusion matrix and IoU; predictions at several scales and from sliding windows."""
+"""Evaluation: confusion matrix and IoU; predictions at several scales, from sliding windows, refined by a CRF."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agmm import crf as fully_connected
 from agmm import reading
 from agmm.data import Arrays
 from agmm.labels import UNLABELED
@@ -19,11 +21,17 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 PIXELS = 1 << 22
 """Pixels of views or tiles that go through a network together: bounds the memory of their probabilities."""
 
+CRF_PIXELS = 1 << 18
+"""Pixels of images that are refined together: one of VOC, or many small ones."""
+
 COPIES = 64
 """Histograms among which a GPU's additions are spread: additions to one address wait for each other."""
 
 Predict = Callable[[Tensor], Tensor]
 """images (B, 3, H, W) -> probabilities (B, K, H, W)"""
+
+Merge = Literal["mean", "max"]
+"""How views become one: the mean of their probabilities, or ToCo's rule on logits (`multi_scale`)."""
 
 
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -145,9 +153,10 @@ def multi_scale(
     scales: Sequence[float] = SCALES,
     flip: bool = True,
     *,
+    merge: Merge = "mean",
     pixels: int = PIXELS,
 ) -> Tensor:
-    """Mean probabilities over rescaled and mirrored views.
+    """Mean probabilities over rescaled and mirrored views, or ToCo's maximum of logits.
 
     As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
     resized bilinearly with ``align_corners=True``, without antialiasing.
@@ -155,13 +164,16 @@ def multi_scale(
     Parameters
     ----------
     predict : callable
-        (n, 3, H', W') images -> (n, K, H', W') probabilities, for any size.
+        (n, 3, H', W') images -> (n, K, H', W') probabilities, for any size; logits where they are merged by "max".
     images : (B, 3, H, W) tensor
         Network input.
     scales : sequence of float
         Sizes of the views relative to the images.
     flip : bool
         Add every scale's horizontal mirror image.
+    merge : {"mean", "max"}
+        ``"mean"``: the mean over all views. ``"max"``: at every scale the sum of the view and its mirror image, then
+        the largest value over the scales, separately for every class (ToCo on VOC, where maps are logits).
     pixels : int
         Most pixels of views that are predicted together: many small views or a few large ones, at least one image's
         view and its mirror image.
@@ -171,15 +183,18 @@ def multi_scale(
     (B, K, H, W) tensor
     """
     size = images.shape[-2:]
+    together = torch.maximum if merge == "max" else torch.add
     total: Tensor | None = None
     for scale in scales:
         views = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
         at_a_time = max(1, pixels // (views.shape[-2] * views.shape[-1] * (1 + flip)))
         parts = [_one_scale(predict, part, size, flip) for part in views.split(at_a_time)]
         probabilities = torch.cat(parts) if len(parts) > 1 else parts[0]
-        total = probabilities if total is None else total + probabilities
+        total = probabilities if total is None else together(total, probabilities)
     if total is None:
         raise ValueError("there is no scale to test at: name at least one, such as 1.0")
+    if merge == "max":
+        return 2 * total if flip else total  # of each scale there is the mean so far
     return total / len(scales) if len(scales) > 1 else total
 
 
@@ -283,20 +298,35 @@ def as_tested(
     flip: bool = False,
     tile: int | None = None,
     double_softmax: bool = False,
+    merge: Merge = "mean",
     pixels: int = PIXELS,
 ) -> Predict:
     """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`.
 
-    Views or tiles of at most so many ``pixels`` go through the network together.
+    Views or tiles of at most so many ``pixels`` go through the network together. Where views are merged by "max", they
+    and their tiles are logits, and the softmax comes last.
     """
-    whole = predictor(net)
+    if merge not in get_args(Merge):
+        raise ValueError(f"merge is {merge!r}; known: {', '.join(get_args(Merge))}")
+    whole = predictor(net) if merge == "mean" else (lambda images: net(images)[1].float())
 
     def view(images: Tensor) -> Tensor:
         if tile is None:
             return whole(images)
         return sliding_window(whole, images, tile, double_softmax=double_softmax, batch=max(1, pixels // tile**2))
 
-    return lambda images: multi_scale(view, images, scales, flip, pixels=pixels)
+    def merged(images: Tensor) -> Tensor:
+        maps = multi_scale(view, images, scales, flip, merge=merge, pixels=pixels)
+        return maps.softmax(dim=1) if merge == "max" else maps
+
+    return merged
+
+
+def refine(probabilities: Tensor, images: Tensor, parameters: fully_connected.Parameters) -> Tensor:
+    """Probabilities (B, K, H, W) after mean-field inference on 8-bit images (B, H, W, 3), a few images at a time."""
+    at_a_time = max(1, CRF_PIXELS // (images.shape[1] * images.shape[2]))
+    parts = zip(probabilities.split(at_a_time), images.movedim(-1, 1).split(at_a_time), strict=True)
+    return torch.cat([fully_connected.mean_field(maps, rgb, parameters) for maps, rgb in parts])
 
 
 @torch.no_grad()
@@ -313,6 +343,8 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     tile: int | None = None,
+    merge: Merge = "mean",
+    crf: fully_connected.Parameters | None = None,
     crop: int | None = None,
     pixels: int = PIXELS,
 ) -> Tensor:
@@ -338,10 +370,12 @@ def evaluate(
         Where the network is.
     mean, std : three float, optional
         Normalization of the input, see `to_input`.
-    scales, flip
-        Views that are averaged, see `multi_scale`.
+    scales, flip, merge
+        Views and how they become one, see `multi_scale`.
     tile : int, optional
         Predict every view from sliding windows of this side, see `sliding_window`.
+    crf : agmm.crf.Parameters, optional
+        Refine the probabilities by a fully connected CRF on the images, before the best class is taken.
     crop : int, optional
         Evaluate the center of every image only, as the AGMM authors do in early Cityscapes epochs.
     pixels : int
@@ -352,16 +386,18 @@ def evaluate(
     (K, K) int64 tensor
         On the CPU; rows are the truth.
     """
-    predict = as_tested(net, scales=scales, flip=flip, tile=tile, pixels=pixels)
+    predict = as_tested(net, scales=scales, flip=flip, tile=tile, merge=merge, pixels=pixels)
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for batch in reading.batches(images, truths, batch_size=batch_size, readers=reading.readers(device)):
-        inputs, truth = (reading.to_device(tensor, device) for tensor in batch)
-        inputs = to_input(inputs, mean, std)
+        rgb, truth = (reading.to_device(tensor, device) for tensor in batch)
         if crop is not None:
-            inputs, truth = center_crop(inputs, crop), center_crop(truth, crop)
-        confusion += confusion_matrix(best_class(predict(inputs)), truth, num_classes)
+            rgb, truth = center_crop(rgb.movedim(-1, 1), crop).movedim(1, -1), center_crop(truth, crop)
+        probabilities = predict(to_input(rgb, mean, std))
+        if crf is not None:
+            probabilities = refine(probabilities, rgb, crf)
+        confusion += confusion_matrix(best_class(probabilities), truth, num_classes)
     net.train(training)
     return confusion.cpu()
 

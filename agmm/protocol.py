@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agmm import evaluation, gmm, labels, loop, methods, objectives, reading
+from agmm import crf, evaluation, gmm, labels, loop, methods, objectives, reading
 from agmm.batches import normalization
 from agmm.data import Arrays, OnDemand, Split, label_files
 from agmm.rivals import cams, toco
@@ -46,6 +46,7 @@ def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, s
             split.truth[part],
             split.num_classes,
             device=device,
+            crf=crf.PARAMETERS[run.crf] if run.crf else None,
             **options,
             **normalization(run),
         )
@@ -101,13 +102,19 @@ def training_curves(
 
 @torch.no_grad()
 def cam_miou(
-    net: nn.Module, objective: toco.FromTags, split: Split, tags: np.ndarray, run: Run, device: torch.device
+    net: nn.Module,
+    objective: toco.FromTags,
+    split: Split,
+    tags: np.ndarray,
+    run: Run,
+    device: torch.device,
+    count: int | None = None,
 ) -> float:
-    """mIoU of the CAMs on a split, given the tags (N, K) of its images: the quality of pseudo labels (ToCo)."""
+    """mIoU of the CAMs on the first ``count`` images, given their tags (N, K): the quality of pseudo labels (ToCo)."""
     net.eval()
     loop.agree(net)
     rank, world = loop.rank_and_world()
-    part = slice(rank, None, world)
+    part = slice(rank, count, world)
     aligned = split.images[part], split.truth[part], tags[part]
     matrix = torch.zeros(split.num_classes, split.num_classes, dtype=torch.int64, device=device)
     for batch in reading.batches(*aligned, batch_size=_images_at_a_time(split), readers=reading.readers(device)):
@@ -162,7 +169,8 @@ def pseudo_labels(
 
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
-    return {"batch_size": _images_at_a_time(split), "scales": run.scales, "flip": run.flip, "tile": run.tile}
+    views = {"scales": run.scales, "flip": run.flip, "tile": run.tile, "merge": run.scale_merge}
+    return {"batch_size": _images_at_a_time(split), **views}
 
 
 def _images_at_a_time(split: Split) -> int:

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from agmm import methods
+from agmm import crf, methods, objectives
 from agmm.rivals import toco
 
 SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
 
 Options = tuple[tuple[str, Any], ...]
-_PAIRS = ("options", "teacher_options", "label_options", "network_options")
+_PAIRS = ("options", "teacher_options", "label_options", "network_options", "trained_test")
 Init = Literal["scratch", "tags", "imagenet"]
 
 
@@ -30,7 +30,7 @@ class Run:
         The preset it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
         ``"shapes"`` or ``"streets"`` (with counts), ``"camvid"`` (with the size (H, W) that images are brought to),
-        ``"voc"`` or ``"cityscapes"``.
+        ``"voc"``, ``"cityscapes"``, ``"coco"`` or ``"ade20k"``.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
         option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of
@@ -61,6 +61,14 @@ class Run:
         Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
     scales, flip, tile
         Test-time protocol.
+    scale_merge : {"mean", "max"}
+        How scales and mirror images become one, see `agmm.evaluation.multi_scale`.
+    crf : str
+        Name in `agmm.crf.PARAMETERS` of the CRF that refines the predictions; empty: there is none. A run with a CRF
+        trains nothing: it tests the weights of the same run without (`trained`).
+    trained_test : pairs
+        Only of a run that tests the weights of another one (`tested`): what the fields scales, flip and scale_merge
+        are there.
     stop_after : int, optional
         Stop after this many epochs of the schedule, which stays that of ``epochs``: what a run looked like on its way.
         Holds for both stages of a second stage.
@@ -109,6 +117,9 @@ class Run:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     tile: int | None = None
+    scale_merge: Literal["mean", "max"] = "mean"
+    crf: str = ""
+    trained_test: Options = ()
     stop_after: int | None = None
     history_images: int = 200
     pretrain_images: int = 4000
@@ -129,6 +140,8 @@ class Run:
             raise ValueError(
                 f"stop_after {self.stop_after} is not between 1 and {self.epochs - 1}; leave it out to train all epochs"
             )
+        objectives.one_of("scale_merge", self.scale_merge, ("mean", "max"))
+        objectives.one_of("crf", self.crf, ("", *crf.PARAMETERS))
         if self.method != "ImageTags":
             methods.build(self.method, 2, **dict(self.options))
             if self.labels == "tags":
@@ -183,11 +196,15 @@ class Run:
     @property
     def requires(self) -> "tuple[Run, ...]":
         """The runs that must be complete before this one."""
+        if self.trained is not None:
+            return (self.trained,)
         return tuple(run for run in (self.pretraining, self.teacher) if run is not None)
 
     @property
     def pretraining(self) -> "Run | None":
         """The run that trains this one's backbone on image tags."""
+        if self.trained is not None:
+            return self.trained.pretraining
         if self.init != "tags":
             return None
         return replace(
@@ -214,6 +231,8 @@ class Run:
     @property
     def teacher(self) -> "Run | None":
         """The first stage, whose predictions this run learns."""
+        if self.trained is not None:
+            return self.trained.teacher
         if not self.teacher_method:
             return None
         return replace(
@@ -225,12 +244,55 @@ class Run:
             restrict=True,
         )
 
+    @property
+    def trained(self) -> "Run | None":
+        """The run whose weights this one tests, None if it trains its own."""
+        if not (self.crf or self.trained_test):
+            return None
+        return replace(self, crf="", trained_test=(), **dict(self.trained_test))
+
+    def tested(
+        self,
+        *,
+        scales: tuple[float, ...] | None = None,
+        flip: bool | None = None,
+        scale_merge: Literal["mean", "max"] | None = None,
+        crf: str = "",
+    ) -> "Run":
+        """The run that tests this one's weights in another way, without training anything.
+
+        Parameters
+        ----------
+        scales, flip, scale_merge
+            As the fields; None keeps what this run has.
+        crf : str
+            Name in `agmm.crf.PARAMETERS`; empty: without a CRF.
+
+        Returns
+        -------
+        Run
+            Itself where nothing is different.
+        """
+        base = self.trained or self
+        asked = {"scales": scales, "flip": flip, "scale_merge": scale_merge}
+        wanted: dict[str, Any] = {n: getattr(self, n) if value is None else value for n, value in asked.items()}
+        other = replace(base, crf=crf, **wanted)
+        changed = {name: getattr(base, name) for name in wanted if getattr(base, name) != getattr(other, name)}
+        return replace(other, trained_test=tuple(changed.items()))
+
     def second_stage(self) -> "Run":
         """The run that trains a fresh network, by cross-entropy alone, on this one's predictions (MT).
 
         The paper does not say whether these are restricted to the classes that an image's labels name. Ours are, except
         with clicks: scattered at random they miss many classes that are there.
+
+        Raises
+        ------
+        ValueError
+            If this run trains nothing.
         """
+        if self.trained is not None:
+            raise ValueError("a second stage learns what a run predicts as it was trained: call trained.second_stage()")
         return replace(
             self,
             method="Baseline",
@@ -267,9 +329,10 @@ class Result:
     epoch : int
         Epoch of the reported model, from 1.
     seconds : float
-        Wall time of training and evaluation, earlier attempts at the same run included.
+        Wall time of training and evaluation, earlier attempts at the same run included; of the test alone where
+        nothing is trained.
     images_per_second : float
-        Training throughput without evaluation.
+        Training throughput without evaluation; images tested per second where nothing is trained.
     peak_memory_mb : float
         Of the process (CPU) or of the device's allocations (GPU).
     details : dict
@@ -299,5 +362,5 @@ def load_result(run: Run, results: str | Path = "results") -> Result | None:
 
 
 def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:
-    """Training curves, a row per epoch."""
-    return pd.read_csv(run.folder(results) / "history.csv")
+    """Training curves, a row per epoch; of a run that tests another one's weights, those of the other one."""
+    return pd.read_csv((run.trained or run).folder(results) / "history.csv")

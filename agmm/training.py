@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import batches, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
+from agmm import batches, crf, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
 from agmm.batches import AugmentOn, normalization
 from agmm.data import Arrays, OnDemand, Split, decoded, sets
 from agmm.loop import Batch
@@ -104,7 +104,7 @@ def train(
     """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
 
     Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors and
-    environment.json.
+    environment.json. A run that tests the weights of another one writes log.txt and environment.json.
 
     Parameters
     ----------
@@ -128,6 +128,8 @@ def train(
         environment.keep_freed_memory()
     loop.join_torchrun(where)
     with _threads(run.threads, where):
+        if run.trained is not None:
+            return _test_again(run, run.trained, results, data_root, where)
         if run.method == "ImageTags":
             return _train_image_tags(run, results, where)
         return _train_segmenter(run, results, data_root, where, augment_on, keep_decoded)
@@ -187,16 +189,59 @@ def _train_segmenter(
             loop.save_weights(objective, folder / "objective.safetensors")
     started = time.perf_counter()
     confusion = protocol.confusion(net, test, run, device)
-    details = _details(run, net, data, test, sparse, device)
+    details = _details(run, net, data, test, sparse, device, tags)
     if isinstance(objective, toco.FromTags):
-        details |= _cam_quality(run, net, objective, data, test, cache, device)
+        assert tags is not None
+        about, first = (run, device), run.history_images or COUNTED_IMAGES
+        details["cam_miou"] = protocol.cam_miou(net, objective, data, tags, *about, count=first)
+        details["cam_miou_test"] = protocol.cam_miou(net, objective, test, sets.image_tags(test, cache=cache), *about)
     if run.scales != (1.0,) or run.flip:
         single = protocol.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
     progress.seconds += time.perf_counter() - started
-    ious = [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
     miou = evaluation.mean_iou(confusion)
-    return _finish(run, folder, net, progress, len(data), miou, ious, confusion.tolist(), details, device)
+    return _finish(run, folder, net, progress, len(data), miou, _ious(confusion), confusion.tolist(), details, device)
+
+
+def _ious(confusion: Tensor) -> list[float | None]:
+    return [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
+
+
+def _test_again(run: Run, trained: Run, results: Path, data_root: str | Path | None, device: torch.device) -> Result:
+    """Test the weights of a complete run by another protocol; nothing is trained or copied."""
+    folder, started = run.folder(results), time.perf_counter()
+    base = load_result(trained, results)
+    assert base is not None  # it is required
+    test = sets.load(
+        run.dataset,
+        "test",
+        count=run.test_images,
+        size=run.image_size,
+        data_root=data_root,
+        cache=results / "cache",
+    )
+    net = load_network(trained, results, test.num_classes, device)
+    confusion = protocol.confusion(net, test, run, device)
+    seconds, miou = time.perf_counter() - started, evaluation.mean_iou(confusion)
+    details = {name: value for name, value in base.details.items() if name != "single_scale_miou"}
+    details |= {"tested_run": trained.id, "device": environment.device_name(device)}
+    if run.crf:
+        details["crf"] = asdict(crf.PARAMETERS[run.crf]) | {"backend": "lattice"}
+    if loop.is_main():
+        storage.write_json(folder / "environment.json", environment.describe(device))
+        loop.log(folder, f"tested the weights of run {trained.id}: {miou:.2f} on the test split")
+    loop.wait_for_all()
+    return Result(
+        run_id=run.id,
+        miou=miou,
+        iou=_ious(confusion),
+        confusion=confusion.tolist(),
+        epoch=base.epoch,
+        seconds=seconds,
+        images_per_second=len(test) / seconds,
+        peak_memory_mb=environment.peak_memory_mb(device),
+        details=details,
+    )
 
 
 def _source(
@@ -261,10 +306,15 @@ def _details(
     test: Split,
     sparse: Arrays,
     device: torch.device,
+    tags: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Provenance of network and labels; what the labels cover is counted on the first images of a large set."""
     counted = slice(COUNTED_IMAGES)
     found = labels.coverage(sparse[counted], data.truth[counted], data.num_classes)
+    named = found.pair_share
+    if tags is not None:
+        shown = np.stack([labels.image_classes(mask, data.num_classes) for mask in data.truth[counted]])
+        named = tags[counted][shown].mean()
     return {
         "network": net.provenance,
         "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
@@ -274,7 +324,7 @@ def _details(
         "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
-        "coverage": float(found.pair_share),
+        "coverage": float(named),
     }
 
 
@@ -285,26 +335,6 @@ def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
     if split.background != 0:
         raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")
     return sets.image_tags(split, cache=cache)
-
-
-def _cam_quality(
-    run: Run,
-    net: networks.Segmenter,
-    objective: toco.FromTags,
-    data: Split,
-    test: Split,
-    cache: Path,
-    device: torch.device,
-) -> dict[str, float]:
-    """mIoU of the CAMs: on the first training images and on the test split."""
-    first = slice(run.history_images or COUNTED_IMAGES)
-    seen = replace(data, ids=data.ids[first], images=data.images[first], truth=data.truth[first])
-    found = {}
-    for name, split in (("cam_miou", seen), ("cam_miou_test", test)):
-        tags = _tags(run, split, cache)
-        assert tags is not None
-        found[name] = protocol.cam_miou(net, objective, split, tags, run, device)
-    return found
 
 
 def _fitted(objective: methods.Objective, run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
@@ -328,7 +358,8 @@ def load_objective(run: Run, results: Path, num_classes: int, device: torch.devi
 
 
 def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
-    """Network of a complete run, in eval mode."""
+    """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
+    run = run.trained or run
     net = build_network(run, num_classes)
     loop.load_weights(net, _weights(run, results))
     return net.to(device).to(memory_format=torch.channels_last).eval()

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agmm import crf
 from agmm.labels import UNLABELED, VOID
 from agmm.objectives import Baseline
 from agmm.rivals import densecrf, permutohedral
-from agmm.rivals.densecrf import PARAMETERS, DenseCRFLoss, Parameters
+from agmm.rivals.densecrf import DenseCRFLoss
 from tests.helpers import golden
 from tests.loops import random_problem
 
@@ -71,7 +72,7 @@ def test_golden_filter(sigma_rgb, sigma_xy, kind):
     backend, dtype, _ = SETTINGS[kind]
     arrays, _ = golden("rloss_bilateral_filter")
     images, signal = torch.tensor(arrays["image"]), torch.tensor(arrays["signal"], dtype=dtype)
-    kernel = densecrf.gaussian_filter(densecrf.pixel_features(images, sigma_xy, sigma_rgb), backend)
+    kernel = crf.gaussian_filter(crf.pixel_features(images, sigma_xy, sigma_rgb), backend)
     expected = rows(torch.tensor(arrays[f"{kind}_srgb{sigma_rgb}_sxy{sigma_xy}"]))
     # The official code decides in float32 which lattice points exist, and at sigma 10 and 30 one differs.
     tolerance = 1e-10 if kind == "exact" else 1e-4 if sigma_xy == 10 else 2e-6
@@ -89,11 +90,11 @@ def test_golden_filtered_segmentation(name, kind):
     segmentation = torch.tensor(arrays["segmentation"], dtype=dtype)
     size = arrays["scaled_image"].shape[2:]
     segmentation = F.interpolate(segmentation, size=size, mode="bilinear", align_corners=False)
-    features = densecrf.pixel_features(
+    features = crf.pixel_features(
         torch.tensor(arrays["scaled_image"]), arguments["sigma_xy used by the filter"], arguments["sigma_rgb"]
     )
     masked = segmentation * torch.tensor(arrays["scaled_roi"])[:, None]
-    found = densecrf.gaussian_filter(features, backend)(rows(masked))
+    found = crf.gaussian_filter(features, backend)(rows(masked))
     assert relative(found, rows(torch.tensor(arrays[f"{kind}_AS"]))) < tolerance
 
 
@@ -124,7 +125,7 @@ def test_golden_loss_and_gradient(name, kind):
 def test_exact_filter_equals_loops():
     image, values = random_images((4, 5)), random_maps((4, 5))
     for sigma_xy, sigma_rgb in ((2.0, 40.0), (1.5, None)):
-        found = densecrf.gaussian_filter(densecrf.pixel_features(image, sigma_xy, sigma_rgb), "exact")(rows(values))
+        found = crf.gaussian_filter(crf.pixel_features(image, sigma_xy, sigma_rgb), "exact")(rows(values))
         expected = brute_kernel(image[0].numpy(), sigma_xy, sigma_rgb) @ rows(values)[0].numpy()
         np.testing.assert_allclose(found[0], expected, rtol=1e-12)
 
@@ -132,10 +133,10 @@ def test_exact_filter_equals_loops():
 @settings(deadline=None, max_examples=25)
 @given(block=st.integers(1, 700), batch=st.integers(1, 3), height=st.integers(1, 6), width=st.integers(1, 6))
 def test_chunks_do_not_change_the_exact_filter(block, batch, height, width):
-    features = densecrf.pixel_features(random_images((height, width), batch), 3.0, 30.0)
+    features = crf.pixel_features(random_images((height, width), batch), 3.0, 30.0)
     values = rows(random_maps((height, width), batch, dtype=torch.float32))
-    whole = densecrf.exact_filter(features, values, block=10**6)
-    torch.testing.assert_close(densecrf.exact_filter(features, values, block), whole, rtol=1e-6, atol=1e-6)
+    whole = crf.exact_filter(features, values, block=10**6)
+    torch.testing.assert_close(crf.exact_filter(features, values, block), whole, rtol=1e-6, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
@@ -181,17 +182,17 @@ def test_lattice_filter_is_linear_and_blind_to_order(dimensions, seed):
 def test_images_of_a_batch_do_not_meet():
     images, values = random_images((9, 12), batch=3), rows(random_maps((9, 12), batch=3))
     for backend in ("lattice", "exact"):
-        features = densecrf.pixel_features(images, 5.0, 30.0)
-        together = densecrf.gaussian_filter(features, backend)(values)
+        features = crf.pixel_features(images, 5.0, 30.0)
+        together = crf.gaussian_filter(features, backend)(values)
         for i in range(3):
-            alone = densecrf.gaussian_filter(features[i : i + 1], backend)(values[i : i + 1])
+            alone = crf.gaussian_filter(features[i : i + 1], backend)(values[i : i + 1])
             torch.testing.assert_close(together[i : i + 1], alone)
 
 
 def test_lattice_is_the_exact_filter_up_to_a_factor():
     images, values = random_images((40, 48)), rows(random_maps((40, 48)))
-    features = densecrf.pixel_features(images, 20.0, 15.0)
-    lattice, exact = (densecrf.gaussian_filter(features, b)(values) for b in ("lattice", "exact"))
+    features = crf.pixel_features(images, 20.0, 15.0)
+    lattice, exact = (crf.gaussian_filter(features, b)(values) for b in ("lattice", "exact"))
     factor = (lattice * exact).sum() / exact.square().sum()
     assert 0.4 < factor < 0.7
     assert relative(lattice / factor, exact) < 0.12
@@ -199,9 +200,9 @@ def test_lattice_is_the_exact_filter_up_to_a_factor():
 
 def test_features_too_wide_for_the_lattice_are_refused():
     with pytest.raises(ValueError, match="larger standard deviations"):
-        densecrf.gaussian_filter(densecrf.pixel_features(random_images((9, 9)), 1e-4, 1e-4))
+        crf.gaussian_filter(crf.pixel_features(random_images((9, 9)), 1e-4, 1e-4))
     with pytest.raises(ValueError, match="backend is 'dense'"):
-        densecrf.gaussian_filter(torch.zeros(1, 2, 2), "dense")
+        crf.gaussian_filter(torch.zeros(1, 2, 2), "dense")
 
 
 # --- loss
@@ -354,107 +355,3 @@ def test_objective_takes_the_weight_of_its_backend():
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DenseCRFLoss(5, **options)
-
-
-# --- mean field
-
-
-def brute_mean_field(p, image, parameters):
-    """Mean field of (K, H, W) probabilities, from all pairs of pixels."""
-    u = -np.log(np.clip(p.reshape(len(p), -1).T, 1e-5, 1))
-    kernels = []
-    for weight, sigmas in (
-        (parameters.w_spatial, (parameters.sigma_spatial,)),
-        (parameters.w_bilateral, (parameters.sigma_xy, parameters.sigma_rgb)),
-    ):
-        kernel = brute_kernel(image, *sigmas)
-        norm = kernel.sum(1)
-        kernels.append(weight * kernel / np.sqrt(np.outer(norm, norm)))
-    q = np.exp(-u) / np.exp(-u).sum(1, keepdims=True)
-    for _ in range(parameters.iterations):
-        e = np.exp(-u + sum(kernel @ q for kernel in kernels))
-        q = e / e.sum(1, keepdims=True)
-    return q.T.reshape(p.shape)
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_mean_field_equals_brute_force(name):
-    p, images = random_maps((6, 7), batch=2, k=4), random_images((6, 7), batch=2)
-    p[0, :, 2, 3] = torch.tensor([1.0, 0, 0, 0])
-    found = densecrf.mean_field(p, images, PARAMETERS[name], "exact")
-    for q, probabilities, image in zip(found, p, images, strict=True):
-        expected = brute_mean_field(probabilities.numpy(), image.numpy(), PARAMETERS[name])
-        np.testing.assert_allclose(q, expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["deeplab", "cam"])
-def test_golden_mean_field(name):
-    arrays, _ = golden("pydensecrf_mean_field")
-    p, image = torch.tensor(arrays["probabilities"]), torch.tensor(arrays["image"])
-    found = densecrf.mean_field(p[None], image[None], PARAMETERS[name])[0]
-    assert torch.equal(found.argmax(0), torch.tensor(arrays[name]).argmax(0))
-    np.testing.assert_allclose(found, arrays[name], atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["deeplab", "cam"])
-def test_lattice_and_exact_mean_field_agree(name):
-    """From a coarse segmentation of three levels of brightness, as a network's, which both sharpen."""
-    images = random_images((32, 40))
-    level = (images.mean(1) / 86).long()
-    coarse = F.avg_pool2d(F.one_hot(level, 3).movedim(3, 1).float(), 4)
-    p = F.interpolate(coarse, size=(32, 40), mode="bilinear")
-    lattice, exact = (densecrf.mean_field(p, images, PARAMETERS[name], b).argmax(1) for b in ("lattice", "exact"))
-    assert (lattice == exact).float().mean() > 0.99
-    assert (exact == level).float().mean() > (p.argmax(1) == level).float().mean()
-
-
-@pytest.mark.parametrize("backend", ["lattice", "exact"])
-def test_mean_field_without_kernels_is_the_softmax(backend):
-    p, images = random_maps((6, 7), batch=2), random_images((6, 7), batch=2)
-    q = densecrf.mean_field(p, images, Parameters(5, 0, 1, 0, 10, 10), backend)
-    torch.testing.assert_close(q, p)  # no probability is below the clip
-
-
-@settings(deadline=None, max_examples=15)
-@given(
-    size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
-    k=st.integers(1, 5),
-    name=st.sampled_from(sorted(PARAMETERS)),
-    backend=st.sampled_from(["lattice", "exact"]),
-)
-def test_mean_field_returns_probabilities(size, k, name, backend):
-    p = random_maps(size, 2, k, dtype=torch.float32)
-    p[:, 0, 0, 0] = 0
-    q = densecrf.mean_field(p, random_images(size, 2), PARAMETERS[name], backend)
-    assert q.shape == p.shape
-    assert (q >= 0).all()
-    torch.testing.assert_close(q.sum(1), torch.ones(2, *size))
-
-
-@pytest.mark.parametrize("backend", ["lattice", "exact"])
-def test_wide_kernels_pull_to_the_mean_of_the_image(backend):
-    """On a constant image every pixel receives the same message: the mean of Q."""
-    p = random_maps((6, 7))
-    q = densecrf.mean_field(p, torch.full((1, 3, 6, 7), 99.0), Parameters(3, 0, 1, 4, 1e5, 10), backend)
-    expected = p
-    for _ in range(3):
-        expected = (p.log() + 4 * expected.mean((2, 3), keepdim=True)).softmax(1)
-    torch.testing.assert_close(q, expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("backend", ["lattice", "exact"])
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_a_lone_pixel_is_corrected_and_an_edge_kept(name, backend):
-    image = torch.full((1, 3, 20, 24), 60.0)
-    image[..., 12:] = 180
-    truth = (torch.arange(24) >= 12).long().expand(1, 20, 24).clone()
-    flipped = truth.clone()
-    flipped[0, 7, 5], flipped[0, 12, 17] = 1, 0
-    q = densecrf.mean_field(densecrf.label_probabilities(flipped, 2), image, PARAMETERS[name], backend)
-    assert torch.equal(q.argmax(1), truth)
-
-
-def test_label_probabilities():
-    p = densecrf.label_probabilities(torch.tensor([[[2, UNLABELED]]]), 4)
-    np.testing.assert_allclose(p[0, :, 0, 0], [0.1, 0.1, 0.7, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(p[0, :, 0, 1], 0.25)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from torch import Tensor, nn
 
-from agmm import evaluation
+from agmm import crf, evaluation
 from agmm.data import OnDemand
 from agmm.labels import UNLABELED, VOID
 from tests.helpers import golden
@@ -172,6 +172,34 @@ def test_multi_scale_averages_each_image_with_its_own_mirror_image() -> None:
         np.testing.assert_allclose(probabilities, expected, **EXACT)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_largest_logits_of_the_scales_equal_a_loop(flip: bool) -> None:
+    """ToCo's rule: at each scale the sum of the two maps, of all scales the largest, then the softmax."""
+    logits_of = nn.Conv2d(3, 4, 3, padding=1, dtype=torch.float64)
+    images = torch.rand(2, 3, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, 20 * logits_of(x)
+
+    predict = evaluation.as_tested(Net(), scales=(1.0, 1.25, 1.5), flip=flip, merge="max")
+    with torch.no_grad():
+        for image, found in zip(images, predict(images), strict=True):
+            sums = []
+            for size in ((20, 17), (25, 21), (30, 25)):
+                view = F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)
+                maps = [Net()(view)[1]] + [Net()(view.flip(3))[1].flip(3)] * flip
+                sums.append(sum(F.interpolate(m, size=(20, 17), mode="bilinear", align_corners=True) for m in maps))
+            expected = torch.stack(sums).amax(0)[0].softmax(0)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # logits are float32
+    assert found.dtype == torch.float32
+
+
+def test_unknown_merging_is_refused() -> None:
+    with pytest.raises(ValueError, match="merge is 'median'; known: mean, max"):
+        evaluation.as_tested(Thirds(), merge="median")  # type: ignore[arg-type]
+
+
 def test_scale_that_leaves_no_pixel_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 2 pixels"):
         evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), (0.25,))
@@ -320,6 +348,29 @@ def test_modes_equal_the_official_evaluation(mode: str) -> None:
         confusion += evaluation.confusion_matrix(probabilities.argmax(dim=1), truth, num_classes)
     np.testing.assert_allclose(evaluation.iou(confusion), arrays[f"iou_{mode}"], rtol=1e-12)
     assert evaluation.mean_iou(confusion) == pytest.approx(arrays[f"miou_percent_{mode}"].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("crop", [None, 8])
+def test_refined_evaluation_equals_mean_field_by_hand(crop: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of two sizes, a few at a time, normalized for the network but not for the CRF."""
+    images, truths = random_split([(12, 10), (9, 14), (12, 10), (12, 10)])
+    parameters = crf.Parameters(5, 9, 2, 9, 9, 60)
+    monkeypatch.setattr(evaluation, "CRF_PIXELS", 2 * 12 * 10)
+    options = {"batch_size": 3, "device": "cpu", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4), "crop": crop}
+    found = evaluation.evaluate(Thirds(), images, truths, 3, crf=parameters, **options)
+    expected = np.zeros((3, 3), int)
+    changed = 0
+    for image, truth in zip(images, truths, strict=True):
+        rgb, target = torch.from_numpy(image).movedim(-1, 0)[None], torch.from_numpy(truth)
+        if crop:
+            rgb, target = evaluation.center_crop(rgb, crop), evaluation.center_crop(target, crop)
+        inputs = (rgb / 255 - torch.tensor(options["mean"]).view(3, 1, 1)) / torch.tensor(options["std"]).view(3, 1, 1)
+        probabilities = (9 * inputs).softmax(1)
+        refined = crf.mean_field(probabilities, rgb, parameters, "lattice").argmax(1)[0]
+        changed += int((refined != probabilities.argmax(1)[0]).sum())
+        expected += confusion_by_loop(refined.numpy(), target.numpy(), 3)
+    np.testing.assert_array_equal(found, expected)
+    assert changed > 0
 
 
 def test_center_crop_keeps_a_side_that_is_smaller() -> None:

@@ -81,6 +81,28 @@ def test_runs_that_share_a_pretraining_require_the_same_run() -> None:
     assert SMOKE.at("points", init="scratch").requires == ()
 
 
+def test_a_run_tested_again_requires_the_one_that_it_tests() -> None:
+    base = replace(SMOKE.at("points", "AGMM", seed=1), scales=(0.5, 1.0), flip=True).second_stage()
+    refined = base.tested(crf="deeplab")
+    other = base.tested(scales=(1.0, 1.25, 1.5), flip=False, scale_merge="max")
+    assert base.requires == (base.pretraining, base.teacher)
+    for run in (refined, other):
+        assert run.trained == base
+        assert run.requires == (base,)
+        assert (run.pretraining, run.teacher) == (base.pretraining, base.teacher)
+        assert runs.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+        assert replace(run, seed=2).trained == replace(base, seed=2)
+        with pytest.raises(ValueError, match="call trained.second_stage"):
+            run.second_stage()
+    assert refined == replace(base, crf="deeplab")
+    assert (other.scales, other.flip, other.scale_merge) == ((1.0, 1.25, 1.5), False, "max")
+    assert other.tested(crf="toco") == replace(other, crf="toco")
+    assert other.tested(crf="toco").trained == base
+    assert other.tested(scales=base.scales, flip=True, scale_merge="mean") == base == base.tested()
+    # As trained, the same protocol is a training of its own.
+    assert len({base.id, refined.id, other.id, replace(other, trained_test=()).id}) == 4
+
+
 def test_second_stage_requires_its_teacher_and_shares_its_pretraining() -> None:
     teacher = SMOKE.at("points", "AGMM", seed=1, lambda_gmm=0.5)
     second = teacher.second_stage()
@@ -95,6 +117,8 @@ def test_second_stage_requires_its_teacher_and_shares_its_pretraining() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"crf": "magic"}, "crf is 'magic'; known: , deeplab, toco"),
+        ({"scale_merge": "min"}, "scale_merge is 'min'; known: mean, max"),
         ({"batch_size": 10}, "batch_size 10 is not a multiple of microbatch 16"),
         ({"stop_after": 2}, "stop_after 2 is not between 1 and 1; leave it out to train all epochs"),
         ({"stop_after": 0}, "stop_after 0 is not between 1 and 1"),

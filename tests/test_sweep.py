@@ -117,6 +117,7 @@ def test_estimates(tmp_path):
     assert sweep.estimate(replace(stopped, seed=9), sweep.measure(tmp_path)) == 3.0
     # The pretraining (60 s) comes first, then three runs on two processes.
     runs = sweep.distinct(replace(quick, seed=seed) for seed in (9, 10, 11))
+    assert sweep.estimate(quick.tested(crf="deeplab"), measured) == PRESETS["quick"].seconds["shapes"] / 10
     assert sweep.forecast(runs, measured, 2) == 60 + 45
     assert sweep.forecast(runs[-1:], measured, 2) == 30
 

@@ -1,6 +1,10 @@
 """Learning from image tags: loss terms against loops and properties; what an objective is given; trainings."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +21,12 @@ from agmm.labels import UNLABELED, VOID
 from agmm.presets import PRESETS
 from agmm.rivals import densecrf, tag_losses, toco, views
 from agmm.rivals.tree_energy import TreeEnergy
+from tests.helpers import ROOT
+from tests.test_training import SCRIPT
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
-OPTIONS = dict(SMOKE.labels["tags"].options) | {"warmup_steps": 1, "scales": (1.0,), "reg": 0.05}
+OPTIONS = SMOKE.labels["tags"].options | {"reg": 0.05}
 RUN = replace(SMOKE.at("tags", "AGMM", init="scratch"), label_options=OPTIONS)
 
 
@@ -346,6 +352,7 @@ def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Pa
     assert np.isfinite(history.to_numpy()).all()
     assert history["cam_miou"].iloc[-1] == pytest.approx(result.details["cam_miou"], abs=1e-4)
     assert result.details["label_source"] == "image tags from dense masks"
+    assert (result.details["labeled_share"], result.details["coverage"]) == (0, 1)
     weights = safetensors.torch.load_file(RUN.folder(tmp_path) / "model.safetensors")
     assert weights.keys() == training.build_network(RUN, 7).state_dict().keys()
     trained = figures.load(RUN, tmp_path)
@@ -375,6 +382,22 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypat
             safetensors.torch.load_file(run.folder(tmp_path / where) / name) for where in ("whole", "broken")
         )
         assert all(torch.equal(whole[key], broken[key]) for key in whole)
+
+
+def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
+    """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
+    run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    agmm.run(run, results=tmp_path / "single", device="cpu")
+    ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
+    assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
+    assert ours["seg"].iloc[0] > 0
 
 
 def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

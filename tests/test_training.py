@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 
 import agmm
 from agmm import __main__ as single
-from agmm import batches, loop, methods, objectives, protocol, runs, training
+from agmm import batches, evaluation, loop, methods, objectives, protocol, runs, training
+from agmm.crf import PARAMETERS, mean_field
 from agmm.data import sets
 from agmm.presets import PRESETS
 from tests.helpers import ROOT
@@ -325,3 +327,48 @@ def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFi
     assert "the preset smoke has no training 'O029'; `python run_all.py" in capfd.readouterr().err
     assert single.main(["O001", "--preset", "smok"]) == 2
     assert "did you mean smoke?" in capfd.readouterr().err
+
+
+def test_weights_are_tested_again_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = {"labels": "full", "label_options": (), "method": "Baseline"}
+    base = replace(SCRATCH, **dense, epochs=10, warmup=2, history_images=0)  # enough to predict several classes
+    refined, views = base.tested(crf="deeplab"), base.tested(scales=(1.0, 1.25), flip=True, scale_merge="max")
+    first = agmm.run(refined, results=tmp_path)
+    trained = runs.load_result(base, tmp_path)
+    assert trained is not None
+    monkeypatch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
+    second = agmm.run(views, results=tmp_path)
+    assert {path.name for path in refined.folder(tmp_path).iterdir()} == {
+        *("run.json", "result.json", "environment.json", "log.txt", "lock")
+    }
+    assert (first.epoch, first.details["tested_run"]) == (trained.epoch, base.id)
+    assert first.details["crf"] == {**asdict(PARAMETERS["deeplab"]), "backend": "lattice"}
+    assert runs.load_history(refined, tmp_path).equals(runs.load_history(base, tmp_path))
+
+    test = sets.load("shapes", "test", count=base.test_images)
+    net = training.build_network(base, 7)
+    net.load_state_dict(_weights(base, tmp_path))
+    net.eval()
+    rgb = torch.from_numpy(np.asarray(test.images)).movedim(-1, 1).float()
+    with torch.no_grad():
+        probabilities = net(rgb / 255)[1].softmax(1)
+        maps = []
+        for size in (64, 80):
+            scaled = F.interpolate(rgb / 255, size=(size, size), mode="bilinear", align_corners=True)
+            logits = net(scaled)[1] + net(scaled.flip(3))[1].flip(3)
+            maps.append(F.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=True))
+    expected = (mean_field(probabilities, rgb, PARAMETERS["deeplab"]), torch.stack(maps).max(0).values)
+    for result, map_ in zip((first, second), expected, strict=True):
+        matrix = evaluation.confusion_matrix(map_.argmax(1), torch.from_numpy(np.asarray(test.truth)), 7)
+        assert np.abs(matrix.numpy() - result.confusion).sum() < 0.002 * matrix.sum()  # a class may win by a rounding
+        assert result.miou == pytest.approx(evaluation.mean_iou(torch.tensor(result.confusion)))
+    assert first.confusion != trained.confusion
+    assert second.confusion != trained.confusion
+
+
+def test_weights_that_are_gone_cannot_be_tested(tmp_path: Path) -> None:
+    base = replace(SCRATCH, epochs=1)
+    agmm.run(base, results=tmp_path)
+    (base.folder(tmp_path) / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model.safetensors is missing, and another run starts from it; delete its"):
+        agmm.run(base.tested(crf="deeplab"), results=tmp_path)

@@ -176,7 +176,9 @@ def protocol(run: Run) -> str:
     parts = [last if run.selection == "last" else "best epoch on the test split"]
     parts.append("single scale" if run.scales == (1.0,) else f"scales {', '.join(f'{s:g}' for s in run.scales)}")
     parts += ["flip"] if run.flip else []
+    parts += ["largest logits of the scales"] if run.scale_merge == "max" and run.scales[1:] else []
     parts += [f"sliding window {run.tile}"] if run.tile else []
+    parts += [f"DenseCRF ({run.crf})"] if run.crf else []
     return ", ".join(parts)
 
 
