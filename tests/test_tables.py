@@ -164,7 +164,7 @@ def test_protocol_names_whatever_is_done_at_test_time():
     run = trained.tested(scales=(1.0, 1.25), flip=True, scale_merge="max", crf="deeplab")
     views = "scales 1, 1.25, flip, largest logits of the scales, DenseCRF (deeplab)"
     assert cells.describe(run) == cells.describe(trained) | {"protocol": f"second stage, last epoch, {views}"}
-    assert cells.protocol(trained.tested(crf="quick")) == "last epoch, single scale, DenseCRF (quick)"
+    assert cells.protocol(trained.tested(crf="deeplab_64")) == "last epoch, single scale, DenseCRF (deeplab_64)"
 
 
 def test_from_scratch_only_beside_a_pretrained_start():
