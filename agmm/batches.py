@@ -129,6 +129,8 @@ class OneByOne:
         K.
     device : torch.device
         Where the batches go.
+    classes : (N, K) bool array, optional
+        Image classes; default: those of the labels of each whole image.
     """
 
     def __init__(
@@ -138,12 +140,13 @@ class OneByOne:
         sparse: Arrays,
         num_classes: int,
         device: torch.device,
+        classes: np.ndarray | None = None,
     ) -> None:
         self.run, self.num_classes, self.device = run, num_classes, device
         self.order = _Microbatches(run, len(images))
         workers = reading.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
-            _Augmented(run, images, sparse, num_classes),
+            _Augmented(run, images, sparse, num_classes, classes),
             batch_sampler=self.order,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -170,12 +173,20 @@ class OnDevice:
         If it takes more than `HELD_SHARE` of the device's free memory.
     """
 
-    def __init__(self, run: Run, images: Arrays, sparse: Arrays, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        run: Run,
+        images: Arrays,
+        sparse: Arrays,
+        num_classes: int,
+        device: torch.device,
+        classes: np.ndarray | None = None,
+    ) -> None:
         self.run, self.num_classes = run, num_classes
         self.order = _Microbatches(run, len(images))
         # Read by as many processes as would augment, one image at a time.
         loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
-            _Whole(images, sparse, num_classes),
+            _Whole(images, sparse, num_classes, classes),
             batch_size=None,
             num_workers=reading.readers(device),
             generator=torch.Generator(),
@@ -224,14 +235,17 @@ def _shared_steps(run: Run, parts: Iterator[list[Tensor]], num_classes: int) -> 
 class _Augmented(Dataset[tuple[Tensor, ...]]):
     """(epoch, index) -> image (crop, crop, 3) and labels (crop, crop) uint8, classes of the whole image (K,) bool."""
 
-    def __init__(self, run: Run, images: Arrays, sparse: Arrays, num_classes: int) -> None:
+    def __init__(
+        self, run: Run, images: Arrays, sparse: Arrays, num_classes: int, classes: np.ndarray | None = None
+    ) -> None:
         self.run, self.images, self.sparse, self.num_classes = run, images, sparse, num_classes
+        self.classes = classes
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         epoch, index = key
         assert self.run.crop is not None
         image, sparse = self.images[index], self.sparse[index]
-        classes = labels.image_classes(sparse, self.num_classes)
+        classes = _image_classes(self.classes, index, sparse, self.num_classes)
         color = self.run.augmentation == "official_color"
         cut = augment.official(image, sparse, self.run.crop, _rng(self.run, epoch, index), color=color)
         return *(torch.from_numpy(array) for array in cut), torch.from_numpy(classes)
@@ -240,16 +254,21 @@ class _Augmented(Dataset[tuple[Tensor, ...]]):
 class _Whole(Dataset[tuple[Tensor, ...]]):
     """Index -> image (H, W, 3), labels (H, W) uint8, classes (K,) bool."""
 
-    def __init__(self, images: Arrays, sparse: Arrays, num_classes: int) -> None:
-        self.images, self.sparse, self.num_classes = images, sparse, num_classes
+    def __init__(self, images: Arrays, sparse: Arrays, num_classes: int, classes: np.ndarray | None = None) -> None:
+        self.images, self.sparse, self.num_classes, self.classes = images, sparse, num_classes, classes
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image, sparse = np.array(self.images[index]), np.array(self.sparse[index])
-        classes = labels.image_classes(sparse, self.num_classes)
+        classes = _image_classes(self.classes, index, sparse, self.num_classes)
         return torch.from_numpy(image), torch.from_numpy(sparse), torch.from_numpy(classes)
+
+
+def _image_classes(given: np.ndarray | None, index: int, sparse: np.ndarray, num_classes: int) -> np.ndarray:
+    """Classes (K,) of an image: those that are given, else those of its labels."""
+    return labels.image_classes(sparse, num_classes) if given is None else given[index]
 
 
 class _Microbatches(Sampler[list[tuple[int, int]]]):

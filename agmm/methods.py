@@ -5,10 +5,13 @@ from typing import Any
 
 from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, one_of
 from agmm.rivals.densecrf import DenseCRFLoss
+from agmm.rivals.toco import FromTags
 from agmm.rivals.tree_energy import TreeEnergy
 
 METHODS = {one.__name__: one for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss)}
 Objective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss
+Trained = Objective | FromTags
+"""What a run trains: an objective on its labels, or one on pseudo labels from image tags."""
 
 FROM_DATA = ("num_classes", "in_channels")
 """Fields of objectives that data set and network decide, not a run."""

@@ -1,4 +1,4 @@
-"""Segmentation networks: a backbone, a DeepLabV3+ head, and the features on which the mixture works."""
+"""Segmentation networks: a backbone, a head, and the features on which the mixture works."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agmm import transformers
+
 DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
-NAMES = ("small", *DEEP_STEM)
+NAMES = ("small", *DEEP_STEM, "small_vit", "vit_base")
+
+_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "stem": (16, ("small",)),
+    "feature_channels": (32, ("small",)),
+    "rates": ((6, 12, 18), tuple(DEEP_STEM)),
+    "multi_grid": ((1, 1, 1), tuple(DEEP_STEM)),
+    "weights": ("deit", ("vit_base",)),
+}
+"""Default of every option of `build`, and the networks that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +45,21 @@ class Tokens:
 class Segmenter(nn.Module):
     """A backbone and a head.
 
-    In training mode the image pooling normalizes over the batch alone: it needs at least two images per step.
+    In training mode the image pooling of `DeepLabHead` normalizes over the batch alone: it needs at least two images
+    per step.
 
     Parameters
     ----------
     backbone : nn.Module
-        images -> (low, high): the stage at stride 4 and the last stage.
-    head : DeepLabHead
-        (low, high) -> (features, logits), both at stride 4.
+        images -> (low, high): the stage at stride 4 and the last stage. Or images -> (middle, final, summary), see
+        `agmm.transformers.VisionTransformer`.
+    head : DeepLabHead or LargeFOV
+        (low, high) -> (features, logits, features before the last convolution), all on one grid.
     provenance : str
         Which stem and which weights; part of what a result must report.
     """
 
-    def __init__(self, backbone: nn.Module, head: "DeepLabHead", provenance: str) -> None:
+    def __init__(self, backbone: nn.Module, head: "DeepLabHead | transformers.LargeFOV", provenance: str) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -55,7 +68,7 @@ class Segmenter(nn.Module):
     @property
     def feature_channels(self) -> int:
         """C, the channels of the features."""
-        return self.head.classifier.in_channels
+        return self.head.feature_channels
 
     @property
     def token_channels(self) -> int:
@@ -78,20 +91,26 @@ class Segmenter(nn.Module):
         Returns
         -------
         features : (B, C, h, w) tensor
-            At stride 4, after the last ReLU and directly before the classifier, hence >= 0.
+            At stride 4, after the last ReLU and directly before the classifier, hence >= 0. Of a transformer the final
+            patch tokens, of either sign.
         logits : (B, K, H, W) tensor
             Before softmax, upsampled to the size of the images.
-        grid_logits, fused : (B, K, h, w) and (B, C, h, w) tensors
-            Only with ``inner``: the logits at stride 4, and the features before the decoder's last convolution.
+        grid_logits, fused : (B, K, h, w) and (B, C', h, w) tensors
+            Only with ``inner``: the logits on the grid of the features, and the features before the decoder's last
+            convolution (of C' = C channels), with a transformer the input of its classifier.
         tokens : Tokens
             Only with ``views``.
         """
-        low, high = self.backbone(images)
+        low, high, *summary = self.backbone(images)
         features, grid_logits, fused = self.head(low, high)
         logits = _resize(grid_logits, images.shape[-2:], self.head.align_corners)
         outputs: tuple[Any, ...] = (features, logits)
         outputs += (grid_logits, fused) if inner else ()
-        return outputs if views is None else (*outputs, Tokens(high))
+        if views is None:
+            return outputs
+        if not summary:
+            return (*outputs, Tokens(high))
+        return (*outputs, Tokens(high, low, (*summary, *(self.backbone(view)[2] for view in views))))
 
 
 class DeepLabHead(nn.Module):
@@ -131,6 +150,7 @@ class DeepLabHead(nn.Module):
     ) -> None:
         super().__init__()
         self.high_channels = high_channels
+        self.feature_channels = feature_channels
         self.align_corners = align_corners
         branches = [_conv(high_channels, aspp_channels, 1)]
         branches += [_conv(high_channels, aspp_channels, 3, dilation=rate) for rate in rates]
@@ -217,8 +237,7 @@ class TagClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, num_tags) logits, one binary decision per tag."""
-        _, high = self.backbone(images)
-        return self.classifier(high.amax(dim=(2, 3)))
+        return self.classifier(self.backbone(images)[1].amax(dim=(2, 3)))
 
 
 def build(
@@ -230,13 +249,15 @@ def build(
     init: str = "scratch",
     rates: Sequence[int] = (6, 12, 18),
     multi_grid: Sequence[int] = (1, 1, 1),
+    weights: str = "deit",
 ) -> Segmenter:
     """Network by name.
 
     Parameters
     ----------
-    name : {"small", "resnet50", "resnet101"}
-        A network for small images, or the paper's: a ResNet with deep stem at output stride 8 and 256 features.
+    name : {"small", "resnet50", "resnet101", "small_vit", "vit_base"}
+        A network for small images, or the paper's: a ResNet with deep stem at output stride 8 and 256 features. And
+        their counterparts for AGMM++: a small vision transformer, and ViT-B/16, whose features are 768-channel tokens.
     num_classes : int
         K, at most 254 because 254 and 255 are label codes.
     stem : int
@@ -244,13 +265,17 @@ def build(
     feature_channels : int
         Only "small": C.
     init : {"scratch", "imagenet"}
-        "imagenet" (not for "small") downloads classification weights for the backbone, or takes them from timm's
-        cache. "scratch" draws the convolutions of a ResNet backbone from Kaiming's normal distribution (fan-out).
+        "imagenet" (not for the small networks) downloads classification weights for the backbone, or takes them from
+        timm's cache. "scratch" draws the convolutions of a ResNet backbone from Kaiming's normal distribution
+        (fan-out).
     rates : three int
         Only ResNets: dilations of the ASPP, (6, 12, 18) on VOC and (12, 24, 36) on Cityscapes.
     multi_grid : three int
         Only ResNets: factors on the dilations (2, 4, 4) of the last stage, (2, 2, 4) in the released
         Cityscapes configuration.
+    weights : {"deit", "augreg"}
+        Only "vit_base", with ``init="imagenet"``: those of DeiT (ImageNet-1k), or of ViT as trained on ImageNet-21k
+        and fine-tuned on 1k. The latter saw images normalized with mean and standard deviation 0.5.
 
     Raises
     ------
@@ -265,13 +290,29 @@ def build(
         raise ValueError(f"num_classes must be between 1 and 254, not {num_classes}")
     if init not in ("scratch", "imagenet"):
         raise ValueError(f"unknown init {init!r}: choose scratch or imagenet")
+    given = {"stem": stem, "feature_channels": feature_channels, "rates": tuple(rates)}
+    given |= {"multi_grid": tuple(multi_grid), "weights": weights}
+    for option, (default, owners) in _OPTIONS.items():
+        if name not in owners and given[option] != default:
+            raise ValueError(f"the option {option} belongs to {' and '.join(owners)}: leave it out for {name!r}")
+    if name.startswith("small") and init != "scratch":
+        raise ValueError(f"no ImageNet weights exist for {name!r}: choose init='scratch'")
     if name == "small":
-        if init != "scratch" or tuple(rates) != (6, 12, 18) or tuple(multi_grid) != (1, 1, 1):
-            raise ValueError("init='imagenet', rates and multi_grid belong to the ResNets: leave them out for 'small'")
         return _small(num_classes, stem, feature_channels)
-    if (stem, feature_channels) != (16, 32):
-        raise ValueError(f"stem and feature_channels belong to the network 'small': leave them out for {name!r}")
+    if name == "small_vit":
+        return Segmenter(*transformers.small(num_classes), "small vision transformer, random weights")
+    if name == "vit_base":
+        return _vit_base(num_classes, init == "imagenet", weights)
     return _resnet(name, num_classes, init == "imagenet", rates, multi_grid)
+
+
+@torch.no_grad()
+def has_class_tokens(net: nn.Module) -> bool:
+    """Whether the `Tokens` of a network are those of a transformer; looked up by a small image of nothing."""
+    training, like = net.training, next(net.parameters())
+    tokens = net.eval()(like.new_zeros(1, 3, 64, 64), views=())[-1]
+    net.train(training)
+    return tokens.middle is not None
 
 
 def parameter_groups(net: Segmenter, lr: float, head_factor: float) -> list[dict[str, Any]]:
@@ -302,24 +343,10 @@ def _resnet(
     if len(rates) != 3 or len(multi_grid) != 3 or min(*rates, *multi_grid) < 1:
         raise ValueError(f"rates and multi_grid are three positive integers each, not {rates} and {multi_grid}")
     tag = DEEP_STEM[name]
-    import timm  # takes seconds, and the small network does without
-
     # Zero-initialized residual branches are timm's default, not the paper's.
-    options: dict[str, Any] = {
-        "features_only": True,
-        "output_stride": 8,
-        "out_indices": (1, 4),
-        "zero_init_last": False,
-    }
-    try:
-        backbone: Any = timm.create_model(tag, pretrained=pretrained, **options)
-    except Exception as error:  # every cause of a failed download has a type of its own
-        if not pretrained:
-            raise
-        raise RuntimeError(
-            f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
-            "or choose init='scratch'"
-        ) from error
+    backbone = _from_timm(
+        tag, pretrained, features_only=True, output_stride=8, out_indices=(1, 4), zero_init_last=False
+    )
     for block, factor in zip(backbone.layer4, multi_grid, strict=True):
         dilation = factor * block.conv2.dilation[0]
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
@@ -337,6 +364,32 @@ def _resnet(
     )
     weights = f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
     return Segmenter(backbone, head, weights)
+
+
+def _vit_base(num_classes: int, pretrained: bool, weights: str) -> Segmenter:
+    if weights not in transformers.WEIGHTS:
+        raise ValueError(f"unknown weights {weights!r}: choose one of {', '.join(transformers.WEIGHTS)}")
+    backbone, head = transformers.base(num_classes)
+    if not pretrained:
+        return Segmenter(backbone, head, "ViT-B/16, random weights")
+    tag = transformers.WEIGHTS[weights]
+    backbone.load_state_dict(transformers.renamed(_from_timm(tag, True, num_classes=0).state_dict()))
+    return Segmenter(backbone, head, f"ViT-B/16, timm {tag}")
+
+
+def _from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
+    """A model of timm; RuntimeError where its weights can be neither downloaded nor found in the cache."""
+    import timm  # takes seconds, and the small networks do without
+
+    try:
+        return timm.create_model(tag, pretrained=pretrained, **options)
+    except Exception as error:  # every cause of a failed download has a type of its own
+        if not pretrained:
+            raise
+        raise RuntimeError(
+            f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
+            "or choose init='scratch'"
+        ) from error
 
 
 def _conv(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:

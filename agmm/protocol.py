@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from agmm import crf, evaluation, gmm, labels, loop, methods, objectives, reading
 from agmm.batches import normalization
 from agmm.data import Arrays, OnDemand, Split, label_files
+from agmm.rivals import cams, toco
 from agmm.runs import Run
 
 MOST_IMAGES = 50
@@ -55,16 +56,18 @@ def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, s
 @torch.no_grad()
 def training_curves(
     net: nn.Module,
-    objective: methods.Objective,
+    objective: methods.Trained,
     data: Split,
     sparse: Arrays,
     run: Run,
     device: torch.device,
+    tags: np.ndarray | None = None,
 ) -> dict[str, float]:
     """mIoU on training images of P, of P restricted to the labeled classes, and of G (supplement, Fig. 2).
 
     Whole images without augmentation, measured against the dense truth, which serves nothing else. G chooses among an
-    image's labeled classes only, so P restricted in the same way is the fair comparison.
+    image's labeled classes only, so P restricted in the same way is the fair comparison. With ``tags`` (N, K) P is
+    restricted to these; a run that learns from them has G by its pseudo labels of the moment, and the mIoU of its CAMs.
     """
     net.eval()
     loop.agree(net)
@@ -72,17 +75,24 @@ def training_curves(
     rank, world = loop.rank_and_world()
     part = slice(rank, run.history_images, world)
     size = _images_at_a_time(data)
-    aligned = data.images[part], data.truth[part], sparse[part]
+    shown = np.zeros((len(data), data.num_classes), bool) if tags is None else tags
+    aligned = data.images[part], data.truth[part], sparse[part], shown[part]
+    mixture = objective.inner if isinstance(objective, toco.FromTags) else objective
     for batch in reading.batches(*aligned, batch_size=size, readers=reading.readers(device)):
-        images, truth, label = (reading.to_device(tensor, device) for tensor in batch)
-        label = label.long()
+        images, truth, label, named = (reading.to_device(tensor, device) for tensor in batch)
+        label, maps = label.long(), {}
+        inputs = evaluation.to_input(images, **normalization(run))
         with autocast(run, device), as_written(run):
-            features, logits = net(evaluation.to_input(images, **normalization(run)))
+            features, logits = net(inputs)
+            if isinstance(objective, toco.FromTags):
+                activation = objective.maps_of_whole(net, inputs, named[:, 1:], run.crop)
+                maps["cam_miou"] = cams.with_background(activation, objective.options.background)
+                label = objective.labels(activation, named[:, 1:], images.movedim(-1, 1) / 255)
         present = gmm.components(label, data.num_classes).present
-        restricted = logits.masked_fill(~present[..., None, None], -torch.inf)
-        maps = {"p_miou": logits, "p_restricted_miou": restricted}
-        if isinstance(objective, objectives.AGMM | objectives.AGMMpp):
-            scores = objective(features, logits, label, present).scores
+        outside = ~(present if tags is None else named)[..., None, None]
+        maps |= {"p_miou": logits, "p_restricted_miou": logits.masked_fill(outside, -torch.inf)}
+        if isinstance(mixture, objectives.AGMM | objectives.AGMMpp):
+            scores = mixture(features, logits, label, present if tags is None else named).scores
             maps["g_miou"] = scores.masked_fill(~present[..., None, None], -1)
         for name, values in maps.items():
             matrix = evaluation.confusion_matrix(evaluation.best_class(values), truth, data.num_classes)
@@ -90,9 +100,45 @@ def training_curves(
     return {name: evaluation.mean_iou(loop.over_processes(matrix)) for name, matrix in matrices.items()}
 
 
-def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: Arrays, device: torch.device) -> Arrays:
+@torch.no_grad()
+def cam_miou(
+    net: nn.Module,
+    objective: toco.FromTags,
+    split: Split,
+    tags: np.ndarray,
+    run: Run,
+    device: torch.device,
+    count: int | None = None,
+) -> float:
+    """mIoU of the CAMs on the first ``count`` images, given their tags (N, K): the quality of pseudo labels (ToCo)."""
+    net.eval()
+    loop.agree(net)
+    rank, world = loop.rank_and_world()
+    part = slice(rank, count, world)
+    aligned = split.images[part], split.truth[part], tags[part]
+    matrix = torch.zeros(split.num_classes, split.num_classes, dtype=torch.int64, device=device)
+    for batch in reading.batches(*aligned, batch_size=_images_at_a_time(split), readers=reading.readers(device)):
+        images, truth, shown = (reading.to_device(tensor, device) for tensor in batch)
+        inputs = evaluation.to_input(images, **normalization(run))
+        with autocast(run, device):
+            maps = objective.maps_of_whole(net, inputs, shown[:, 1:], run.crop)
+        predicted = evaluation.best_class(cams.with_background(maps, objective.options.background))
+        matrix += evaluation.confusion_matrix(predicted, truth, split.num_classes)
+    return evaluation.mean_iou(loop.over_processes(matrix))
+
+
+def pseudo_labels(
+    net: nn.Module,
+    run: Run,
+    results: Path,
+    data: Split,
+    sparse: Arrays,
+    device: torch.device,
+    tags: np.ndarray | None = None,
+) -> Arrays:
     """Labels of a second stage ``run``: what ``net`` of its first stage predicts for the training images, as tested.
 
+    They are restricted to the classes that an image's labels name, or to its ``tags`` (N, K) where these are given.
     Those of a data set on disk are PNG files in the run's folder; what an interrupted run has written stays.
     """
     teacher = run.teacher
@@ -102,13 +148,13 @@ def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: 
     predict = evaluation.as_tested(net, **options)
     about = {"batch_size": size, "device": device, **normalization(teacher)}
 
-    def of(images: Arrays, sparse: np.ndarray) -> np.ndarray:
-        classes = np.stack([labels.image_classes(label, data.num_classes) & run.restrict for label in sparse])
+    def of(images: Arrays, sparse: np.ndarray, tags: np.ndarray | None) -> np.ndarray:
+        named = np.stack([labels.image_classes(label, data.num_classes) for label in sparse]) if tags is None else tags
         with autocast(teacher, device):
-            return evaluation.pseudo_labels(predict, images, sparse, classes, **about)
+            return evaluation.pseudo_labels(predict, images, sparse, named & run.restrict, **about)
 
     if isinstance(sparse, np.ndarray):
-        return of(data.images, sparse)
+        return of(data.images, sparse, tags)
     folder = run.folder(results) / "pseudo_labels"
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}.png" for name in data.ids]
@@ -116,7 +162,7 @@ def pseudo_labels(net: nn.Module, run: Run, results: Path, data: Split, sparse: 
     left = [i for i in range(rank, len(data), world) if not paths[i].exists()]
     ahead = (OnDemand(arrays.__getitem__, left) for arrays in (data.images, sparse))
     for i, (image, label) in zip(left, reading.ahead(*ahead, readers=reading.readers(device)), strict=True):
-        label_files.write_index(paths[i], of([image], label[None])[0])
+        label_files.write_index(paths[i], of([image], label[None], None if tags is None else tags[i : i + 1])[0])
     loop.wait_for_all()
     return OnDemand(label_files.read_index, paths)
 

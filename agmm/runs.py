@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from agmm import crf, methods, objectives
+from agmm.rivals import toco
 
 SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
@@ -29,10 +30,11 @@ class Run:
         The preset it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
         ``"shapes"`` or ``"streets"`` (with counts), ``"camvid"`` (with the size (H, W) that images are brought to),
-        ``"voc"`` or ``"cityscapes"``.
+        ``"voc"``, ``"cityscapes"``, ``"coco"`` or ``"ade20k"``.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
-        option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`).
+        option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of
+        ``"tags"`` are those of `agmm.rivals.toco.Options`.
     teacher_method, teacher_options
         Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
     restrict : bool
@@ -142,6 +144,12 @@ class Run:
         objectives.one_of("crf", self.crf, ("", *crf.PARAMETERS))
         if self.method != "ImageTags":
             methods.build(self.method, 2, **dict(self.options))
+            if self.labels == "tags":
+                toco.options(**dict(self.label_options))
+        if self.from_tags and self.loss_scope != "microbatch":
+            raise ValueError(
+                "pseudo labels from image tags are made of each microbatch: choose the loss_scope 'microbatch'"
+            )
 
     @cached_property
     def id(self) -> str:
@@ -159,6 +167,11 @@ class Run:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def from_tags(self) -> bool:
+        """Whether the labels are image tags, from which the run makes its pseudo labels (`agmm.rivals.toco`)."""
+        return self.labels == "tags" and self.method != "ImageTags" and not self.teacher_method
 
     @property
     def last_epoch(self) -> int:

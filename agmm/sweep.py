@@ -195,18 +195,16 @@ def describe(run: Run) -> str:
     return " ".join([*words, *([f"epoch {run.stop_after} of {run.epochs}"] if run.stop_after else [])])
 
 
-Kind = tuple[str, int, str]
+Kind = tuple[str, int, str, str]
 
 
 def measure(results: str | Path) -> dict[Kind, list[float]]:
-    """Seconds of all complete runs, by preset, number of epochs and whether they train, pretrain or test."""
+    """Seconds of all complete runs, by preset, number of epochs, network, and what they do."""
     measured: dict[Kind, list[float]] = {}
     for path in Path(results).glob("*/runs/*/result.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            run = json.loads((path.parent / "run.json").read_text())
-            work = _work(run["method"], bool(run.get("crf") or run.get("trained_test")))
-            kind = run["preset"], run.get("stop_after") or run["epochs"], work
-            measured.setdefault(kind, []).append(json.loads(path.read_text())["seconds"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            run = Run.from_dict(json.loads((path.parent / "run.json").read_text()))
+            measured.setdefault(_kind(run), []).append(json.loads(path.read_text())["seconds"])
     return measured
 
 
@@ -215,7 +213,9 @@ def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
     known = measured.get(_kind(run))
     if known:
         return statistics.median(known)
-    seconds = PRESETS[run.preset].seconds.get(run.dataset, 60.0) if run.preset in PRESETS else 60.0
+    stated = PRESETS[run.preset].seconds if run.preset in PRESETS else {}
+    special = f"{run.dataset}, {'tags' if run.from_tags else run.network}"
+    seconds = stated.get(special, stated.get(run.dataset, 60.0))
     return seconds * (0.1 if run.trained is not None else run.last_epoch / run.epochs)
 
 
@@ -321,8 +321,6 @@ def _devices(device: str, jobs: int) -> list[str]:
 
 
 def _kind(run: Run) -> Kind:
-    return run.preset, run.last_epoch, _work(run.method, run.trained is not None)
-
-
-def _work(method: str, trained: bool) -> str:
-    return "test" if trained else "pretraining" if method == "ImageTags" else "training"
+    tests = run.trained is not None
+    work = "test" if tests else "pretraining" if run.method == "ImageTags" else "tags" if run.from_tags else "training"
+    return run.preset, run.last_epoch, run.network, work

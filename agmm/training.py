@@ -20,6 +20,7 @@ from agmm import batches, crf, environment, evaluation, labels, loop, methods, n
 from agmm.batches import AugmentOn, normalization
 from agmm.data import Arrays, OnDemand, Split, decoded, sets
 from agmm.loop import Batch
+from agmm.rivals import toco
 from agmm.runs import Result, Run, load_result
 
 Source = batches.InMemory | batches.OneByOne | batches.OnDevice
@@ -157,20 +158,22 @@ def _train_segmenter(
     load = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root, cache=cache)
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
-    objective = methods.build(run.method, data.num_classes, **dict(run.options))
+    tags = _tags(run, data, cache)
+    inner = methods.build(run.method, data.num_classes, **dict(run.options))
     net = build_network(run, data.num_classes)
     if run.pretraining is not None:
         loop.load_weights(net.backbone, _weights(run.pretraining, results))
+    objective = _fitted(inner, run, net, data.num_classes)
     if isinstance(objective, nn.Module):
         # As a part of the network its parameters are distributed, optimized and resumed with the head.
-        objective = net.objective = replace(objective, in_channels=net.feature_channels)
+        net.objective = objective
     net.to(device).to(memory_format=torch.channels_last)
     if run.compiled:
         net.compile()
-    source = _source(run, results, data, sparse, device, augment_on, keep_decoded)
+    source = _source(run, results, data, sparse, device, augment_on, keep_decoded, tags)
 
     def measure(epoch: int) -> dict[str, float]:
-        curves = protocol.training_curves(net, objective, data, sparse, run, device)
+        curves = protocol.training_curves(net, objective, data, sparse, run, device, tags)
         if run.selection == "best" and (run.tile is None or epoch >= run.last_epoch - LATE_EPOCHS):
             curves["test_miou"] = evaluation.mean_iou(protocol.confusion(net, test, run, device, single_scale=True))
         return curves
@@ -182,9 +185,16 @@ def _train_segmenter(
     progress = loop.fit(run, net, groups, epoch, steps, partial(_loss, run, objective, device), measure, folder)
     if isinstance(objective, nn.Module):
         del net.objective
+        if loop.is_main():
+            loop.save_weights(objective, folder / "objective.safetensors")
     started = time.perf_counter()
     confusion = protocol.confusion(net, test, run, device)
-    details = _details(run, net, data, test, sparse, device)
+    details = _details(run, net, data, test, sparse, device, tags)
+    if isinstance(objective, toco.FromTags):
+        assert tags is not None
+        about, first = (run, device), run.history_images or COUNTED_IMAGES
+        details["cam_miou"] = protocol.cam_miou(net, objective, data, tags, *about, count=first)
+        details["cam_miou_test"] = protocol.cam_miou(net, objective, test, sets.image_tags(test, cache=cache), *about)
     if run.scales != (1.0,) or run.flip:
         single = protocol.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
@@ -242,6 +252,7 @@ def _source(
     device: torch.device,
     augment_on: AugmentOn,
     keep_decoded: bool,
+    tags: np.ndarray | None = None,
 ) -> Source:
     """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
     objectives.one_of("augment_on", augment_on, ("workers", "device"))
@@ -249,28 +260,34 @@ def _source(
     targets = sparse
     if run.teacher is not None:
         teacher = load_network(run.teacher, results, data.num_classes, device)
-        targets = protocol.pseudo_labels(teacher, run, results, data, sparse, device)
+        targets = protocol.pseudo_labels(teacher, run, results, data, sparse, device, tags)
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
         if augment_on == "device":
-            return batches.OnDevice(run, images, targets, data.num_classes, device)
+            return batches.OnDevice(run, images, targets, data.num_classes, device, tags)
         if keep_decoded and isinstance(images, OnDemand):
             images = decoded.keep(images, results / "cache", partial(loop.log, run.folder(results)))
-        return batches.OneByOne(run, images, targets, data.num_classes, device)
+        return batches.OneByOne(run, images, targets, data.num_classes, device, tags)
     if not isinstance(targets, np.ndarray):
         raise ValueError(
             f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "
             f"{' or '.join(batches.ONE_BY_ONE)}, not {run.augmentation!r}"
         )
-    classes = np.stack([labels.image_classes(label, data.num_classes) for label in sparse])
+    classes = tags
+    if classes is None:
+        classes = np.stack([labels.image_classes(label, data.num_classes) for label in sparse])
     tensors = (torch.from_numpy(np.asarray(array)).to(device) for array in (data.images, targets, classes))
     return batches.InMemory(run, *tensors)
 
 
 def _loss(
-    run: Run, objective: methods.Objective, device: torch.device, module: nn.Module, batch: Batch
+    run: Run, objective: methods.Trained, device: torch.device, module: nn.Module, batch: Batch
 ) -> objectives.Output:
     """Objective of one microbatch, with whatever it needs besides features and logits."""
+    if isinstance(objective, toco.FromTags):
+        # Its pseudo labels are made by the network.
+        with protocol.autocast(run, device):
+            return objective.learn(module, batch, **normalization(run))
     needs = getattr(objective, "needs", ())
     with protocol.autocast(run, device):
         features, logits, *inner = module(batch.images, inner="fused" in needs)
@@ -289,10 +306,15 @@ def _details(
     test: Split,
     sparse: Arrays,
     device: torch.device,
+    tags: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Provenance of network and labels; what the labels cover is counted on the first images of a large set."""
     counted = slice(COUNTED_IMAGES)
     found = labels.coverage(sparse[counted], data.truth[counted], data.num_classes)
+    named = found.pair_share
+    if tags is not None:
+        shown = np.stack([labels.image_classes(mask, data.num_classes) for mask in data.truth[counted]])
+        named = tags[counted][shown].mean()
     return {
         "network": net.provenance,
         "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
@@ -302,8 +324,37 @@ def _details(
         "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
-        "coverage": float(found.pair_share),
+        "coverage": float(named),
     }
+
+
+def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
+    """Image tags (N, K) of a split, where these are a run's labels."""
+    if run.labels != "tags":
+        return None
+    if split.background != 0:
+        raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")
+    return sets.image_tags(split, cache=cache)
+
+
+def _fitted(objective: methods.Objective, run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
+    """The objective with the layers that it needs on a network, and with those that learn from image tags."""
+    if isinstance(objective, nn.Module):
+        objective = replace(objective, in_channels=net.feature_channels)
+    if not run.from_tags:
+        return objective
+    options, transformer = toco.options(**dict(run.label_options)), networks.has_class_tokens(net)
+    return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
+
+
+def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> methods.Trained:
+    """Objective of a complete run; one that has parameters, with those that it had at the end of the training."""
+    objective = methods.build(run.method, num_classes, **dict(run.options))
+    fitted = _fitted(objective, run, build_network(run, num_classes), num_classes)
+    if isinstance(fitted, nn.Module):
+        loop.load_weights(fitted, _weights(run, results, "objective.safetensors"))
+        fitted.to(device).eval()
+    return fitted
 
 
 def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
@@ -314,9 +365,9 @@ def load_network(run: Run, results: Path, num_classes: int, device: torch.device
     return net.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def _weights(run: Run, results: Path) -> Path:
+def _weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
     """Weights of a complete run; ValueError where they have been deleted."""
-    path = run.folder(results) / "model.safetensors"
+    path = run.folder(results) / name
     if not path.exists():
         raise ValueError(f"{path} is missing, and another run starts from it; delete its folder to train it again")
     return path

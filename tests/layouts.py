@@ -1,5 +1,6 @@
 """Tiny data sets in exactly the layouts that the public ones are published in."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,4 +107,91 @@ def write_cityscapes(root: Path, scale: int = 1) -> dict[str, np.ndarray]:
         image = np.stack([ids, ids * 0, 255 - ids], axis=-1)
         save_index(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image)
         written[name] = ids
+    return written
+
+
+COCO_MISSING = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in COCO_MISSING)
+COCO_IMAGES = {"train": (9, 25, 30, 34, 36), "val": (42, 73, 74)}  # the last of each has no annotation
+
+
+def coco(root: Path, masks: bool = True) -> dict[str, np.ndarray]:
+    """``coco2014`` and ``annotations`` as their archives extract; with ``masks`` also what is made from them.
+
+    Images are of 60 x 80 pixels, one is gray. In all but the last of each split a large object, a small one in two
+    parts in front of it and a crowd that both cover in part. Returns the mask of every annotated image.
+    """
+    written = {}
+    for split, numbers in COCO_IMAGES.items():
+        content = {"images": [], "annotations": [], "categories": [{"id": k} for k in COCO_CATEGORIES]}
+        for number in numbers:
+            name, rng = f"COCO_{split}2014_{number:012d}", np.random.default_rng(number)
+            image = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+            path = root / "coco2014" / f"{split}2014" / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.convert("L" if number == 25 else "RGB").save(path)
+            content["images"].append({"id": number, "file_name": path.name, "height": 60, "width": 80})
+            if number == numbers[-1]:
+                continue
+            large, small = rng.choice(80, 2, replace=False)
+            mask = np.zeros((60, 80), np.uint8)
+            mask[40:55, 0:60] = 255
+            mask[10:50, 10:40] = 1 + large
+            mask[20:30, 30:50] = mask[20:30, 60:70] = 1 + small
+            runs = [40, 15, *[45, 15] * 59, 5 + 20 * 60]
+            for category, crowd, outlines in (
+                (small, 0, [[30, 20, 50, 20, 50, 30, 30, 30], [60.0, 20, 70, 20, 70, 30, 60, 30]]),
+                (large, 0, [[10, 10, 40, 10, 40, 50, 10, 50]]),
+                (large, 1, {"counts": runs, "size": [60, 80]}),
+            ):
+                annotation = {"id": len(content["annotations"]), "image_id": number, "iscrowd": crowd}
+                annotation |= {"category_id": COCO_CATEGORIES[category], "segmentation": outlines}
+                content["annotations"].append(annotation)
+            written[name] = mask
+            if masks:
+                save_index(root / "SegmentationClass" / f"{split}2014" / f"{name}.png", mask)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(content))
+        if masks:
+            listed = [name for name in sorted(written) if split in name]
+            (root / "SegmentationClass" / f"{split}2014.txt").write_text("\n".join(listed))
+    return written
+
+
+ADE_NAMES = {
+    "training": tuple(f"ADE_train_{i:08d}" for i in range(1, 5)),
+    "validation": tuple(f"ADE_val_{i:08d}" for i in (1, 2)),
+}
+
+
+def ade20k(root: Path) -> dict[str, np.ndarray]:
+    """``ADEChallengeData2016`` as the archive extracts, images of 60 x 80 pixels; returns the values of every mask."""
+    folder, written = root / "ADEChallengeData2016", {}
+    for part, names in ADE_NAMES.items():
+        for name in names:
+            rng = np.random.default_rng(int(name[-8:]))
+            values = rng.integers(0, 151, (3, 4), dtype=np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+            values[-3:] = 0
+            image = folder / "images" / part / f"{name}.jpg"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(image)
+            save_index(folder / "annotations" / part / f"{name}.png", values)
+            written[name] = values
+    return written
+
+
+def write_annotations(root: Path) -> dict[str, list[tuple[int, ...]]]:
+    """Boxes of VOC in ``Annotations``, one-based and inclusive; returns class, left, top, right, bottom as written."""
+    folder, written = root / "VOCdevkit" / "VOC2012", {}
+    (folder / "Annotations").mkdir()
+    for path in (folder / "JPEGImages").iterdir():
+        (height, width), code = size(path.stem), 1 + int(path.stem[-2:]) % 20
+        written[path.stem] = [(code, 1, 1, width, height), (code % 20 + 1, 6, 6, 18, 20)]
+        objects = "".join(
+            f"<object><name>{voc.CLASS_NAMES[k]}</name><part><name>head</name></part><bndbox><xmin>{left}</xmin>"
+            f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+            for k, left, top, right, bottom in written[path.stem]
+        )
+        stated = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        (folder / "Annotations" / f"{path.stem}.xml").write_text(f"<annotation>{stated}{objects}</annotation>")
     return written

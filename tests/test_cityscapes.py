@@ -83,6 +83,43 @@ def test_clicks_are_single_pixels_and_nested(root):
     assert (sets.labels_on_demand(train, "clicks", {"n": 20}, 1)[0] != twenty[0]).any()
 
 
+def test_published_clicks_and_blocks_are_taken_for_their_options(root):
+    names = ("aachen_000000_000019", "ulm_000001_000019")
+    for n in (20, 100):
+        for name in names:
+            clicks = np.full((32, 64), 19)
+            clicks[0, : n // 10], clicks[-1] = 18, 255
+            folder = root / "clicks" / "agmm_cityscapes" / str(n)
+            layouts.save_index(folder / f"{name}_gtFine_labelTrainIds.png", clicks)
+    for name in names:
+        blocks = np.zeros((32, 64))
+        blocks[3:9, 4:9], blocks[10:12], blocks[20] = 7, 33, 30
+        folder = root / "blocks" / "tel_cityscapes" / "block20" / name.split("_")[0]
+        layouts.save_index(folder / f"{name}_gtFine_labelIds.png", blocks)
+    train = cityscapes.load(root, "train")
+    for n in (20, 100):
+        assert sets.label_source(train, "clicks", {"n": n}) == f"published: {n} clicks published by the authors of AGMM"
+        for sparse in sets.weak_labels(train, "clicks", {"n": n}, 0):
+            assert (sparse[0] == 18).sum() == (sparse < UNLABELED).sum() == n // 10
+            assert (sparse == VOID).sum() == 64
+    expected = np.full((32, 64), UNLABELED)
+    expected[3:9, 4:9], expected[10:12] = 0, 18
+    for sparse in sets.weak_labels(train, "blocks", {"ratio": 0.2}, 0):
+        np.testing.assert_array_equal(sparse, expected)
+    for form, options in (("clicks", {"n": 50}), ("blocks", {"ratio": 0.1}), ("blocks", {})):
+        assert sets.label_source(train, form, options) == "simulated from dense masks"
+    assert cityscapes.load(root, "val").published == ()
+    assert cityscapes.check(root) == []
+
+    folder = root / "clicks" / "agmm_cityscapes" / "100"
+    layouts.save_index(folder / "ulm_000001_000019_gtFine_labelTrainIds.png", np.full((32, 64), 20))
+    (problem,) = cityscapes.check(root)
+    assert "holds code 20" in problem
+    layouts.save_index(folder / "ulm_000001_000019_color.png", np.full((32, 64), 19))
+    with pytest.raises(ValueError, match="labels of the same image as ulm_000001_000019_color.png; keep one of them"):
+        cityscapes.load(root, "train")
+
+
 def test_full_size(tmp_path):
     layouts.write_cityscapes(tmp_path, scale=32)
     train, cache = cityscapes.load(tmp_path, "train"), tmp_path / "cache"

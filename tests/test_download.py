@@ -7,6 +7,7 @@ import stat
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -324,6 +325,32 @@ def test_voc_from_its_archives(server, tmp_path):
     requests = len(server.ranges)
     download.get_voc(root, report=lines.append, archives=tuple(archives))
     assert len(server.ranges) == requests
+
+
+@pytest.mark.filterwarnings("ignore:COCO .* images, not", "ignore:ADE20K .* images, not")
+@pytest.mark.parametrize("name", ["coco", "ade20k"])
+def test_from_zip_archives(server, tmp_path, name):
+    source, root, lines = tmp_path / "source", tmp_path / "root", []
+    if name == "coco":
+        layouts.coco(source, masks=False)
+        official, counts = download.COCO, "4 training and 2 test"
+    else:
+        layouts.ade20k(source)
+        official, counts = (download.ADE20K,), "4 training and 2 test"
+    root.mkdir()
+    archives = []
+    for one in official:
+        inside = source / one.below
+        members = {p.relative_to(inside): p.read_bytes() for p in (inside / one.holds).rglob("*") if p.is_file()}
+        content = zipped(tmp_path / one.name, {str(path): data for path, data in members.items()}).read_bytes()
+        server.files[one.name] = content
+        archives.append(replace(one, url=f"{server.url}/{one.name}", md5=hashlib.md5(content).hexdigest()))
+    for _ in range(2):
+        download.GET[name](root, report=lines.append, archives=tuple(archives))
+        assert lines[-1] == f"{counts} images are in place"
+    assert len(server.ranges) == len(official)
+    expected = {one.below if one.below != "." else one.holds for one in official} | {one.name for one in official}
+    assert names(root) == expected | ({"SegmentationClass"} if name == "coco" else set())
 
 
 @pytest.mark.filterwarnings("ignore:Cityscapes .* images, not")

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from agmm import networks
 
+CONVOLUTIONAL = ("small", *networks.DEEP_STEM)
+
 
 def build(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
     torch.manual_seed(0)
@@ -118,7 +120,7 @@ def test_parameter_groups_part_the_parameters(name: str) -> None:
     assert len(backbone["params"]) + len(rest["params"]) == len(list(net.parameters()))
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_dropout_only_follows_the_aspp_projection(name: str) -> None:
     dropouts = {key: m.p for key, m in skeleton(name).named_modules() if "Dropout" in type(m).__name__}
     assert dropouts == {"head.project.1": 0.0 if name == "small" else 0.5}
@@ -141,7 +143,7 @@ def test_initialization(name: str) -> None:
             assert 0.9 * bound < module.weight.abs().max().item() < 1.0001 * bound
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_only_the_classifier_has_a_bias_among_convolutions(name: str) -> None:
     biased = [key for key, m in skeleton(name).named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
     assert biased == ["head.classifier"]
@@ -318,14 +320,17 @@ def test_provenance_names_stem_and_weights(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("resnet18", {}, "unknown network 'resnet18': choose one of small, resnet50, resnet101"),
+        ("resnet18", {}, "unknown network 'resnet18': choose one of small, resnet50, resnet101, small_vit, vit_base"),
         ("small", {"num_classes": 255}, "num_classes must be between 1 and 254"),
         ("small", {"init": "random"}, "unknown init 'random'"),
-        ("small", {"init": "imagenet"}, "belong to the ResNets"),
-        ("small", {"rates": (12, 24, 36)}, "belong to the ResNets"),
-        ("small", {"multi_grid": (2, 2, 4)}, "belong to the ResNets"),
-        ("resnet50", {"stem": 24}, "belong to the network 'small'"),
-        ("resnet50", {"feature_channels": 64}, "belong to the network 'small'"),
+        ("small", {"init": "imagenet"}, "no ImageNet weights exist for 'small'"),
+        ("small_vit", {"init": "imagenet"}, "no ImageNet weights exist for 'small_vit'"),
+        ("small", {"rates": (12, 24, 36)}, "rates belongs to resnet50 and resnet101: leave it out for 'small'"),
+        ("vit_base", {"multi_grid": (2, 2, 4)}, "multi_grid belongs to resnet50 and resnet101"),
+        ("resnet50", {"stem": 24}, "stem belongs to small: leave it out for 'resnet50'"),
+        ("small_vit", {"feature_channels": 64}, "feature_channels belongs to small"),
+        ("small_vit", {"weights": "augreg"}, "weights belongs to vit_base"),
+        ("vit_base", {"weights": "dino"}, "unknown weights 'dino': choose one of deit, augreg"),
         ("resnet50", {"multi_grid": (2, 2)}, "three positive integers"),
         ("resnet50", {"rates": (0, 6, 12)}, "three positive integers"),
     ],

@@ -46,6 +46,19 @@ def test_checksum_of_the_first_eight_images(name, images, masks):
     assert digests == [images, masks], "the data have changed: raise shapes.VERSION or look for the cause"
 
 
+def test_crowds_hold_more_and_smaller_objects_and_do_not_change():
+    made = shapes.make_crowds("train", 200)
+    images, truth, instances = arrays(made)
+    assert (made.dataset, made.class_names) == ("crowds", shapes.CLASS_NAMES)
+    per_image = instances.reshape(len(made), -1).max(axis=1)
+    assert per_image.max() == 6
+    assert per_image.mean() > 3
+    areas = [np.bincount(objects.ravel())[1:] for objects in instances]
+    assert 150 < np.mean(np.concatenate(areas)) < 260
+    assert hashlib.blake2b(images[:8].tobytes(), digest_size=8).hexdigest() == "96317f1ecc0c6dc2"
+    np.testing.assert_array_equal(truth > 0, instances > 0)
+
+
 def test_documented_statistics(split):
     """2.35 labels per image with one click per object and one on the background; objects cover about 21 %."""
     _, truth, instances = arrays(split)
@@ -85,7 +98,7 @@ def test_color_tells_the_class(split):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([32, 64, 100]))
 def test_objects_overlap_by_three_percent_at_most(seed, size):
-    placed = shapes._layout(np.random.default_rng(seed), size)
+    placed = shapes._layout(np.random.default_rng(seed), size, (1, 3), (0.22, 0.36))
     assert 1 <= len(placed) <= 3
     for later in range(len(placed)):
         mask = placed[later][1]

@@ -10,7 +10,7 @@ import pytest
 
 from agmm import Result, Run, tables
 from agmm.presets import PRESETS
-from agmm.tables import aggregate, printed
+from agmm.tables import aggregate, cells, printed
 from tests.helpers import ROOT, shared
 
 PUBLISHED = ROOT / "agmm" / "tables" / "published"
@@ -157,6 +157,14 @@ def test_states_on_the_way_of_one_training():
     assert {replace(cell.run, stop_after=None) for cell in cells["quick"]} == {cells["quick"][-1].run}
     assert cells["quick"][-1].run.id == whole.id
     assert [cell.protocol for cell in cells["quick"]][1:] == ["epoch 7 of 14, single scale", "last epoch, single scale"]
+
+
+def test_protocol_names_whatever_is_done_at_test_time():
+    trained = PRESETS["quick"].at("boxes").second_stage()
+    run = trained.tested(scales=(1.0, 1.25), flip=True, scale_merge="max", crf="deeplab")
+    views = "scales 1, 1.25, flip, largest logits of the scales, DenseCRF (deeplab)"
+    assert cells.describe(run) == cells.describe(trained) | {"protocol": f"second stage, last epoch, {views}"}
+    assert cells.protocol(trained.tested(crf="deeplab_64")) == "last epoch, single scale, DenseCRF (deeplab_64)"
 
 
 def test_from_scratch_only_beside_a_pretrained_start():

@@ -261,6 +261,46 @@ def test_the_same_code_means_what_its_publisher_says(root):
     assert (sparse[2, 3], sparse[0, 0], sparse[1, 1]) == (20, VOID, UNLABELED)
 
 
+def test_annotated_boxes_come_with_the_images_and_are_painted(root):
+    assert voc.load(root, "train").boxes is None
+    written = layouts.write_annotations(root)
+    for name in ("train", "val"):
+        split = voc.load(root, name)
+        for image_id, found in zip(split.ids, pickle.loads(pickle.dumps(split)).boxes, strict=True):
+            assert found.size == layouts.size(image_id)
+            assert found.codes == tuple(box[0] for box in written[image_id])
+            corners = [(top - 1, left - 1, bottom, right) for _, left, top, right, bottom in written[image_id]]
+            assert found.corners.tolist() == [list(box) for box in corners]
+    train = voc.load(root, "train")
+    assert sets.label_source(train, "boxes", {}) == "published: boxes of the data set's annotations"
+    for i, (whole, inner) in enumerate(
+        zip(sets.weak_labels(train, "boxes", {}, 0), sets.weak_labels(train, "boxes", {"inner": 0.5}, 0), strict=True)
+    ):
+        (large, *_), (small, *_) = written[train.ids[i]]
+        expected = np.full(layouts.size(train.ids[i]), large)
+        expected[5:20, 5:18] = small
+        np.testing.assert_array_equal(whole, expected)
+        assert inner[12, 11] == small
+        assert inner[5, 5] == inner[0, 0] == UNLABELED
+    for source in ("published", "annotations"):
+        assert sets.label_source(train, "boxes", {"source": source}).startswith("published")
+    for options in ({"source": "simulated"}, {"jitter": 0.02}):
+        assert sets.label_source(train, "boxes", options) == "simulated from dense masks and objects"
+    with pytest.raises(
+        ValueError, match="boxes with .* are asked for, but published files of voc hold annotations; put"
+    ):
+        sets.label_source(train, "boxes", {"jitter": 0.02, "source": "published"})
+    assert voc.check(root) == []
+
+    folder = root / "VOCdevkit" / "VOC2012" / "Annotations"
+    (folder / "2008_000002.xml").write_text((folder / "2007_000032.xml").read_text())
+    (problem,) = voc.check(root)
+    assert "2008_000002.xml is for 72 x 34 pixels" in problem
+    (folder / "2008_000002.xml").unlink()
+    assert voc.load(root, "train").boxes is None
+    assert voc.load(root, "val").boxes is not None
+
+
 def test_incomplete_published_labels_are_refused(root):
     write_clicks(root)
     (root / voc.CLICKS[1]).unlink()
@@ -375,8 +415,8 @@ def test_loads_by_name(root):
             sets.load("voc", "train", **options)
     with pytest.raises(ValueError, match="PASCAL VOC has no images for tag pretraining"):
         sets.load("voc", "pretrain", data_root=root)
-    with pytest.raises(ValueError, match="unknown data set 'coco'; known: shapes, streets, camvid, voc, cityscapes"):
-        sets.load("coco", "train", data_root=root)
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; known: shapes, crowds, streets, camvid, voc"):
+        sets.load("mnist", "train", data_root=root)
 
 
 def test_arrays_of_labels_are_for_data_in_memory(root):

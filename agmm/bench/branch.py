@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agmm import fused, objectives
 from agmm.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio
@@ -37,6 +37,8 @@ def figures(setting: Setting) -> Iterator[Figure]:
             case = f"Cityscapes, {clicks} clicks, all five terms"
             yield _floor(case, setting, rate, precision, ALL, cityscapes, "clicks", clicks, classes)
         yield _floor("Cityscapes, dense, all five terms", setting, rate, precision, ALL, cityscapes, "dense", 0, 14)
+        for form in ("clicks", "dense"):
+            yield _floor(f"AGMM++, VOC, {form}", setting, rate, precision, None, voc, form)
     if setting.device in fused.FAST:
         yield _against_plain(setting, voc)
 
@@ -46,15 +48,17 @@ def _floor(
     setting: Setting,
     rate: float,
     precision: str,
-    terms: tuple[str, ...],
+    terms: tuple[str, ...] | None,
     size: Size,
     form: str = "clicks",
     clicks: int = 10,
     classes: int = 4,
 ) -> Figure:
+    """``terms`` of AGMM; None is AGMM++, whose squeezed features are small beside the others."""
     inputs = tensors(size, form, clicks, classes, setting.device)
-    step = branch_step(terms, precision, *inputs)
-    read = inputs[:2] if {"seg", "self", "absent"} & set(terms) else inputs[:1]
+    objective = objectives.AGMM(size.num_classes, terms=terms) if terms else squeezing(size, setting.device)
+    step = branch_step(objective, precision, *inputs)
+    read = inputs[:2] if terms is None or {"seg", "self", "absent"} & set(terms) else inputs[:1]
     width = 2 if precision == "bfloat16" else 4
     floor = 3 * sum(x.numel() * width for x in read) / rate
     seconds = statistics.median(in_turn({"branch": step}, setting, warmup=2)["branch"])
@@ -64,7 +68,8 @@ def _floor(
 
 def _against_plain(setting: Setting, size: Size) -> Figure:
     """The same gradients from torch operations in blocks."""
-    step = branch_step(ALL, "float32", *tensors(size, device=setting.device))
+    objective = objectives.AGMM(size.num_classes, terms=ALL)
+    step = branch_step(objective, "float32", *tensors(size, device=setting.device))
 
     def plain() -> None:
         with plain_loops():
@@ -77,17 +82,28 @@ def _against_plain(setting: Setting, size: Size) -> Figure:
     return Figure("branch", case, values["plain"], "s", "compiled loops", values["fast"], ratio, ">= 1")
 
 
+def squeezing(size: Size, device: str) -> objectives.AGMMpp:
+    """AGMM++ for some shapes."""
+    torch.manual_seed(0)
+    return objectives.AGMMpp(size.num_classes, size.channels).to(device).to(memory_format=torch.channels_last)
+
+
 def branch_step(
-    terms: tuple[str, ...], precision: str, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
+    objective: objectives.AGMM | objectives.AGMMpp,
+    precision: str,
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    image_classes: Tensor,
 ) -> Callable[[], None]:
-    """Forward and backward of the objective, with gradients of features and logits."""
-    objective = objectives.AGMM(logits.shape[1], terms=terms)
+    """Forward and backward of the objective, with gradients of features, logits and its own parameters."""
     dtype = getattr(torch, precision)
     features, logits = (x.detach().to(dtype).requires_grad_() for x in (features, logits))
+    own = tuple(objective.parameters()) if isinstance(objective, nn.Module) else ()
 
     def step() -> None:
         output = objective(features, logits, labels, image_classes)
-        torch.autograd.grad(output.loss, (features, logits), allow_unused=True)
+        torch.autograd.grad(output.loss, (features, logits, *own), allow_unused=True)
 
     return step
 

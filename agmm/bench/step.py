@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agmm import gmm, networks, objectives
 from agmm.bench.figure import Figure, Setting, hardware, in_turn, median_ratio, synchronize
@@ -56,18 +56,22 @@ def _figures(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
     count = case.size.num_classes
     steps = {
         name: training_step(case.network, objective, precision, *batch)
-        for name, objective in (("baseline", objectives.Baseline(count)), ("agmm", objectives.AGMM(count)))
+        for name, objective in (
+            ("baseline", objectives.Baseline(count)),
+            ("AGMM", objectives.AGMM(count)),
+            ("AGMM++", objectives.AGMMpp(count, case.size.channels)),
+        )
     }
     rounds = 20 if case.network == "small" else 1
     seconds = in_turn(steps, Setting(setting.device, setting.threads, rounds * setting.repeats), warmup=3)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ratio = median_ratio(seconds["agmm"], seconds["baseline"])
     target = TARGET[setting.device] if case.network != "small" else ""
-    case_name = f"AGMM, {case.name}"
-    yield Figure("step", case_name, medians["agmm"], "s", "the baseline", medians["baseline"], ratio, target, precision)
+    for method in ("AGMM", "AGMM++"):
+        ratio, name = median_ratio(seconds[method], seconds["baseline"]), f"{method}, {case.name}"
+        yield Figure("step", name, medians[method], "s", "the baseline", medians["baseline"], ratio, target, precision)
     if setting.device == "cuda":
         name = f"AGMM, {case.name}: waits for the GPU in a step"
-        count_waits = float(waits(steps["agmm"]))
+        count_waits = float(waits(steps["AGMM"]))
         yield Figure("step", name, count_waits, "waits", "none", 0.0, count_waits, "<= 0", precision)
     operations = forward_operations(case.network, count, images[:1])
     achieved = 3 * operations * len(images) / medians["baseline"] / 1e12
@@ -85,7 +89,7 @@ def _batch(case: Case, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
 
 def training_step(
     network: str,
-    objective: objectives.Baseline | objectives.AGMM,
+    objective: objectives.Baseline | objectives.AGMM | objectives.AGMMpp,
     precision: str,
     images: Tensor,
     labels: Tensor,
@@ -94,11 +98,13 @@ def training_step(
     """One optimizer step on a fixed batch."""
     torch.manual_seed(0)
     net = networks.build(network, objective.num_classes, init="scratch").to(images.device)
+    if isinstance(objective, nn.Module):
+        net.objective = objective.to(images.device)
     net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
     mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     # On a GPU the training loop finds the components while the step before is computed.
-    ahead = isinstance(objective, objectives.AGMM) and images.is_cuda
+    ahead = isinstance(objective, objectives.AGMM | objectives.AGMMpp) and images.is_cuda
     given: dict[str, Any] = {"parts": gmm.components(labels, objective.num_classes)} if ahead else {}
 
     def step() -> None:

@@ -1,37 +1,41 @@
 """Data sets: what a training needs from one, whichever it is."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
+from agmm.data.label_files import Boxes
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
-class OnDemand(Sequence[np.ndarray]):
+class OnDemand(Sequence[T], Generic[T]):
     """Arrays that are made when they are asked for and never kept: what is too large for memory is read from disk.
 
     Attributes
     ----------
     read : callable
-        Key to array; can be pickled, so that other processes can read too.
+        Key to array (or to the boxes of an image); can be pickled, so that other processes can read too.
     keys : sequence
         One key per array: paths, as a rule.
     """
 
-    read: Callable[[Any], np.ndarray]
+    read: Callable[[Any], T]
     keys: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> T: ...
 
     @overload
-    def __getitem__(self, index: slice) -> "OnDemand": ...
+    def __getitem__(self, index: slice) -> "OnDemand[T]": ...
 
-    def __getitem__(self, index: int | slice) -> "np.ndarray | OnDemand":
+    def __getitem__(self, index: int | slice) -> "T | OnDemand[T]":
         if isinstance(index, slice):
             return OnDemand(self.read, self.keys[index])
         return self.read(self.keys[index])
@@ -48,19 +52,23 @@ class Published:
     Attributes
     ----------
     form : str
-        The form of `agmm.labels` that they are: ``"points"``, ``"scribbles"``.
+        The form of `agmm.labels` that they are: ``"points"``, ``"scribbles"`` …
     name : str
         Short name, by which a run can insist on them.
     description : str
         For records and captions.
     maps : sequence of (H, W) uint8 arrays
         0 … K-1, ``UNLABELED`` or ``VOID``, one map per image of the split.
+    drawn : mapping of str to object
+        Options of the form with which they were drawn, such as the ``ratio`` of blocks: who asks for others gets
+        simulated ones.
     """
 
     form: str
     name: str
     description: str
     maps: Sequence[np.ndarray]
+    drawn: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class Split:
         Object masks: 0 or ``VOID`` for none, 1, 2 … for the objects of an image.
     published : tuple of Published
         Sparse labels found beside the images, those preferred of each form first.
+    boxes : sequence of Boxes, optional
+        Annotated boxes, one `agmm.data.label_files.Boxes` per image; None where they are to be simulated.
     """
 
     dataset: str
@@ -95,6 +105,7 @@ class Split:
     background: int | None
     instances: Arrays | None = None
     published: tuple[Published, ...] = ()
+    boxes: Sequence[Boxes] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

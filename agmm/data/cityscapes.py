@@ -1,12 +1,18 @@
-"""Cityscapes: 2,975 training and 500 validation images of 2048 x 1024 pixels with 19 classes, read on demand."""
+"""Cityscapes: 2,975 training and 500 validation images of 2048 x 1024 pixels with 19 classes, read on demand.
+
+Published sparse labels are found beside the images, in folders that are named after form and publisher (see
+`agmm.data.published`): ``clicks/agmm_cityscapes`` with a folder for each number of clicks, ``blocks/tel_cityscapes``
+with one for each percentage. Their files may lie in folders of cities; their names begin as those of the images.
+"""
 
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from agmm.data import OnDemand, Split, files
+from agmm.data import OnDemand, Published, Split, files, published
 from agmm.data.label_files import CITYSCAPES_LABEL_IDS
+from agmm.data.published import Source
 from agmm.labels import VOID
 
 CLASS_NAMES = (
@@ -37,6 +43,14 @@ PALETTE = (
 COUNTS = {"train": 2975, "val": 500}
 ARCHIVES = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
 
+SOURCES = (
+    *(
+        Source("clicks", "agmm_cityscapes", f"{n} clicks published by the authors of AGMM", str(n), drawn={"n": n})
+        for n in (20, 50, 100)
+    ),
+    *published.tel_blocks("tel_cityscapes"),
+)
+
 # Label ids 0 … 33; 255 is how -1 (license plates) is stored in 8 bits.
 _CODES = {
     **dict.fromkeys((*range(34), 255), VOID),
@@ -61,13 +75,14 @@ def load(root: Path, split: str) -> Split:
     -------
     Split
         Label ids are translated into the 19 train ids, all others into ``VOID``; ids are ``<city>_<sequence>_<frame>``.
+        With the published labels of "train".
 
     Raises
     ------
     FileNotFoundError
         If a folder is missing or empty.
     ValueError
-        If an image or a mask lacks its partner.
+        If an image or a mask lacks its partner, or published labels are incomplete.
 
     Warns
     -----
@@ -85,12 +100,17 @@ def load(root: Path, split: str) -> Split:
         images=OnDemand(files.read_image, images),
         truth=OnDemand(partial(files.read_mask, codes=_CODES), masks),
         background=None,
+        published=_published(Path(root), images) if split == "train" else (),
     )
 
 
 def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
-    """Read every file of the splits once and return one sentence per problem; missing folders raise as in `load`."""
-    return files.check([two for split in splits for two in _pairs(Path(root), split)], _CODES)
+    """Read every file of the splits once, published labels included, and return one sentence per problem."""
+    pairs = {split: _pairs(Path(root), split) for split in splits}
+    problems = files.check([two for split in splits for two in pairs[split]], _CODES)
+    for labels in _published(Path(root), [image for image, _ in pairs.get("train", ())]):
+        problems += published.check(labels)
+    return problems
 
 
 def how_to_get(root: Path) -> str:
@@ -111,6 +131,15 @@ def _pairs(root: Path, split: str) -> list[files.Pair]:
     problems += [f"{masks[name]}: a mask without its image" for name in sorted(masks.keys() - images.keys())]
     files.raise_if_bad(problems, f"Cityscapes {split} in {root} is incomplete, extract its archives again")
     return [(images[name], masks[name]) for name in sorted(images)]
+
+
+def _published(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
+    return published.find(root, SOURCES, images, key=_id)
+
+
+def _id(path: Path) -> str:
+    """City, sequence and frame, with which the name of every file of an image begins."""
+    return "_".join(path.stem.split("_")[:3])
 
 
 def _by_id(root: Path, folder: Path, suffix: str) -> dict[str, Path]:

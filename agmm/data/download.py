@@ -2,6 +2,8 @@
 
     python -m agmm.data.download voc --data-root PATH          3.4 GB from the homes of VOC and SBD
     python -m agmm.data.download cityscapes --data-root PATH   extracts what you downloaded after logging in there
+    python -m agmm.data.download coco --data-root PATH         20 GB from the home of COCO; then masks are made
+    python -m agmm.data.download ade20k --data-root PATH       1.0 GB from the home of the scene parsing benchmark
 
 A download that broke off goes on where it stopped. What is there already is left alone.
 """
@@ -25,10 +27,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 from filelock import FileLock
 
-from agmm.data import cityscapes, voc
+from agmm.data import ade20k, cityscapes, coco, coco_masks, voc
 
 Report = Callable[[str], None]
 
@@ -48,11 +51,14 @@ class Archive:
         Published checksum.
     holds : str
         The folder in it that is wanted.
+    below : str
+        Where this folder goes below the data root.
     """
 
     url: str
     md5: str
     holds: str
+    below: str = "."
 
     @property
     def name(self) -> str:
@@ -69,21 +75,29 @@ SBD = Archive(
     md5="82b4d87ceb2ed10f6038a1cba92111cb",
     holds="benchmark_RELEASE",
 )
+_COCO = "http://images.cocodataset.org"  # has no certificate of its own; checksums do
+COCO = (
+    Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd", "annotations"),
+    Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014", "coco2014"),
+    Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014", "coco2014"),
+)
+ADE20K = Archive(
+    url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    md5="7328b3957e407ddae1d3cbf487f149ef",
+    holds="ADEChallengeData2016",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, 2 after a mistake of the user or a failed download, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=("voc", "cityscapes"))
+    parser.add_argument("dataset", choices=tuple(GET))
     parser.add_argument("--data-root", type=Path, required=True, metavar="PATH", help="folder to write to")
     args = parser.parse_args(argv)
     say = partial(print, flush=True)
     try:
         args.data_root.mkdir(parents=True, exist_ok=True)
-        if args.dataset == "voc":
-            get_voc(args.data_root, report=say)
-        else:
-            get_cityscapes(args.data_root, report=say)
+        GET[args.dataset](args.data_root, report=say)
     except KeyboardInterrupt:
         print("download: interrupted; the same command goes on from there", file=sys.stderr)
         return 130
@@ -96,13 +110,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def get_voc(root: Path, *, report: Report, archives: tuple[Archive, ...] = (VOC2012, SBD)) -> None:
     """VOC 2012 and SBD: whatever of both is missing below ``root``."""
-    for archive in archives:
-        if (root / archive.holds).exists():
-            report(f"{root / archive.holds} is there already; remove it to extract it again")
-            continue
-        extract(fetch(archive, root, report=report), root, archive.holds)
-        report(f"extracted {root / archive.holds}")
-    report(f"{len(voc.load(root, 'train'))} training and {len(voc.load(root, 'val'))} test images are in place")
+    _get(root, archives, report)
+    _report_counts(voc, root, report)
+
+
+def get_coco(root: Path, *, report: Report, archives: tuple[Archive, ...] = COCO) -> None:
+    """Images and annotations of MS COCO 2014, and the masks that are made from them."""
+    _get(root, archives, report)
+    coco_masks.render(root, report=report)
+    _report_counts(coco, root, report)
+
+
+def get_ade20k(root: Path, *, report: Report, archives: tuple[Archive, ...] = (ADE20K,)) -> None:
+    """ADE20K as the scene parsing benchmark has it."""
+    _get(root, archives, report)
+    _report_counts(ade20k, root, report)
 
 
 def get_cityscapes(root: Path, *, report: Report) -> None:
@@ -116,7 +138,29 @@ def get_cityscapes(root: Path, *, report: Report) -> None:
             raise FileNotFoundError(f"{root / name}: no such file; {cityscapes.how_to_get(root)}")
         extract(root / name, root, holds)
         report(f"extracted {root / holds}")
-    counts = (len(cityscapes.load(root, split)) for split in ("train", "val"))
+    _report_counts(cityscapes, root, report)
+
+
+GET: dict[str, Callable[..., None]] = {
+    "voc": get_voc,
+    "cityscapes": get_cityscapes,
+    "coco": get_coco,
+    "ade20k": get_ade20k,
+}
+
+
+def _get(root: Path, archives: tuple[Archive, ...], report: Report) -> None:
+    for archive in archives:
+        target = root / archive.below / archive.holds
+        if target.exists():
+            report(f"{target} is there already; remove it to extract it again")
+            continue
+        extract(fetch(archive, root, report=report), root / archive.below, archive.holds)
+        report(f"extracted {target}")
+
+
+def _report_counts(dataset: ModuleType, root: Path, report: Report) -> None:
+    counts = (len(dataset.load(root, split)) for split in ("train", "val"))
     report("{} training and {} test images are in place".format(*counts))
 
 

@@ -1,4 +1,4 @@
-"""The embedded counterpart of Pascal VOC: geometric shapes over photographs, generated, nothing downloaded.
+"""The embedded counterparts of Pascal VOC and COCO: geometric shapes over photographs, nothing downloaded.
 
 Six classes of shapes are pasted over crops of photographs that ship inside the scikit-learn and scikit-image
 packages. It demonstrates the methods in minutes on a CPU; it is no evidence for the papers' numbers.
@@ -7,6 +7,8 @@ packages. It demonstrates the methods in minutes on a CPU; it is no evidence for
 import colorsys
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +52,27 @@ def make(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path |
     FileNotFoundError
         If an installed package lacks one of its photographs.
     """
-    return generated.make(_RECIPE, split, count, size, seed, cache)
+    return generated.make(_SHAPES_OVER_PHOTOGRAPHS, split, count, size, seed, cache)
+
+
+def make_crowds(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
+    """As `make`, with two to six smaller objects an image: what COCO is to Pascal VOC."""
+    return generated.make(_CROWDS, split, count, size, seed, cache)
 
 
 def _scene(
-    rng: np.random.Generator, photographs: generated.Photographs, size: int
+    rng: np.random.Generator,
+    photographs: generated.Photographs,
+    size: int,
+    objects: tuple[int, int] = (1, 3),
+    half_sides: tuple[float, float] = (0.22, 0.36),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One image (S, S, 3), its classes (S, S) and its objects (S, S), all uint8."""
     canvas = generated.photo_crop(rng, photographs, size)
     _draw_clutter(rng, canvas)
     truth = np.zeros((size, size), np.uint8)
     instances = np.zeros((size, size), np.uint8)
-    for number, (k, mask) in enumerate(_layout(rng, size), start=1):
+    for number, (k, mask) in enumerate(_layout(rng, size, objects, half_sides), start=1):
         texture = 0.5 * generated.photo_crop(rng, photographs, size)[mask]
         canvas[mask] = _fill(rng, k, texture - texture.mean(axis=0), canvas[mask])
         truth[mask] = k
@@ -69,17 +80,22 @@ def _scene(
     return generated.develop(rng, canvas), truth, instances
 
 
-_RECIPE = generated.Recipe("shapes", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene)
+_SHAPES_OVER_PHOTOGRAPHS = generated.Recipe("shapes", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene)
+_CROWDS = replace(
+    _SHAPES_OVER_PHOTOGRAPHS, dataset="crowds", scene=partial(_scene, objects=(2, 6), half_sides=(0.12, 0.2))
+)
 
 
-def _layout(rng: np.random.Generator, size: int) -> list[tuple[int, np.ndarray]]:
+def _layout(
+    rng: np.random.Generator, size: int, objects: tuple[int, int], half_sides: tuple[float, float]
+) -> list[tuple[int, np.ndarray]]:
     """Class and mask of the objects that found a place; masks may overlap by 3 %, the later one is in front."""
     placed: list[tuple[int, np.ndarray]] = []
     taken = np.zeros((size, size), bool)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
         k = int(rng.integers(1, len(CLASS_NAMES)))
         for _ in range(_TRIES):
-            half = generated.uniform(rng, 0.22, 0.36)
+            half = generated.uniform(rng, *half_sides)
             # Shapes may touch the border but hardly leave the image: about 1.35 objects find a place.
             x, y = (generated.uniform(rng, 0.88 * half, 1 - 0.88 * half) for _ in range(2))
             mask = _SHAPES[k](*generated.local_grid(size, x, y, half, half, generated.uniform(rng, 0, 2 * math.pi)))

@@ -3,20 +3,20 @@
 Below the data root lie VOC in ``VOCdevkit/VOC2012`` and SBD in ``benchmark_RELEASE/dataset``, as their archives
 extract, or VOC with a folder ``SegmentationClassAug`` instead of SBD. Published sparse labels are found beside them:
 ``voc_whats_the_point.json`` with ``voc_whats_the_point_bg_from_scribbles.json``, and folders of one file per image that
-are named after form and publisher (``points/agmm_voc``, ``scribbles/scribblesup`` …), because the same code means
-different things to different publishers and no file says whose it is.
+are named after form and publisher (``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.published`). Boxes
+are those of VOC's own ``Annotations``.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from agmm.data import OnDemand, Published, Split, files, label_files
-from agmm.data.label_files import Click
+from agmm.data import OnDemand, Published, Split, files, label_files, published
+from agmm.data.label_files import Boxes, Click
+from agmm.data.published import Source
 from agmm.labels import VOID
 
 CLASS_NAMES = label_files.VOC_CLASSES
@@ -29,23 +29,13 @@ COUNTS = {"train": 10_582, "val": 1_449}
 CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.json")
 """Foreground and background clicks; one without the other is refused."""
 
-
-class _Source(NamedTuple):
-    """Sparse labels as one file per image, in the folder ``form/name``."""
-
-    form: str
-    name: str
-    suffix: str
-    description: str
-
-
 SOURCES = (
-    _Source("points", "agmm_voc", ".png", "points published by the authors of AGMM"),
-    _Source("points", "spml", ".png", "points published by the authors of SPML"),
-    _Source("scribbles", "scribblesup", ".xml", "scribbles of ScribbleSup, 3 pixels wide"),
-    _Source("scribbles", "agmm_voc", ".png", "scribbles published by the authors of AGMM"),
-    _Source("scribbles", "rloss_scribbles", ".png", "scribbles of ScribbleSup as drawn by the authors of rloss"),
-    _Source("scribbles", "spml", ".png", "scribbles published by the authors of SPML"),
+    Source("points", "agmm_voc", "points published by the authors of AGMM"),
+    Source("points", "spml", "points published by the authors of SPML"),
+    Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", suffix=".xml"),
+    Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM"),
+    Source("scribbles", "rloss_scribbles", "scribbles of ScribbleSup as drawn by the authors of rloss"),
+    Source("scribbles", "spml", "scribbles published by the authors of SPML"),
 )
 """In the order of preference, after the clicks."""
 
@@ -71,7 +61,8 @@ def load(root: Path, split: str) -> Split:
     Returns
     -------
     Split
-        With objects where every image of the split has an object mask, and with the published labels of "train".
+        With objects where every image of the split has an object mask, with boxes where every image has its
+        annotations, and with the published labels of "train".
 
     Raises
     ------
@@ -99,6 +90,7 @@ def load(root: Path, split: str) -> Split:
         background=0,
         instances=_instances(root, images),
         published=_published(root, images) if split == "train" else (),
+        boxes=_boxes(root, images),
     )
 
 
@@ -106,8 +98,15 @@ def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
     """Read every file of the splits once, published labels included, and return one sentence per problem."""
     pairs = {split: _pairs(Path(root), split) for split in splits}
     problems = files.check([two for split in splits for two in pairs[split]], _CODES)
-    for labels in _published(Path(root), [image for image, _ in pairs.get("train", ())]):
-        problems += _check_published(labels)
+    images = [image for image, _ in pairs.get("train", ())]
+    for labels in _published(Path(root), images):
+        problems += published.check(labels)
+    boxes = _boxes(Path(root), images)
+    for two in boxes.keys if boxes else ():
+        try:
+            _read_boxes(two)
+        except ValueError as error:
+            problems.append(str(error))
     return problems
 
 
@@ -176,6 +175,19 @@ def _instances(root: Path, images: Sequence[Path]) -> OnDemand | None:
     return OnDemand(_read_objects, [masks[image.stem] for image in images])
 
 
+def _boxes(root: Path, images: Sequence[Path]) -> OnDemand[Boxes] | None:
+    """Annotated boxes, None unless every image has some, for the same reason."""
+    found = _by_stem(_voc(root) / "Annotations", ".xml")
+    if any(image.stem not in found for image in images):
+        return None
+    return OnDemand(_read_boxes, [(image, found[image.stem]) for image in images])
+
+
+def _read_boxes(two: tuple[Path, Path]) -> Boxes:
+    image, path = two
+    return label_files.read_boxes(path, files.read_size(image))
+
+
 def _read_objects(path: Path) -> np.ndarray:
     return files.read_sbd(path, "GTinst") if path.suffix == ".mat" else label_files.read_index(path)
 
@@ -184,25 +196,13 @@ def _read_objects(path: Path) -> np.ndarray:
 
 
 def _published(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
-    found = []
+    found: list[Published] = []
     foreground, background = (root / name for name in CLICKS)
     if foreground.exists() or background.exists():
         drawn = partial(_draw_clicks, _read_clicks(foreground, background, images))
         description = "What's the Point clicks and background clicks from scribbles, 3 pixels wide"
         found.append(Published("points", "whats_the_point", description, OnDemand(drawn, images)))
-    for source in SOURCES:
-        folder = root / source.form / source.name
-        if folder.is_dir():
-            keys = [(image, folder / f"{image.stem}{source.suffix}") for image in images]
-            absent = sorted({path.name for _, path in keys} - {path.name for path in folder.iterdir()})
-            if absent:
-                raise ValueError(
-                    f"{folder}: {len(absent)} of {len(keys)} training images have no labels, {absent[0]} first; "
-                    "complete the folder or move it elsewhere"
-                )
-            maps = OnDemand(partial(_read_labels, source.name), keys)
-            found.append(Published(source.form, source.name, source.description, maps))
-    return tuple(found)
+    return (*found, *published.find(root, SOURCES, images))
 
 
 def _read_clicks(foreground: Path, background: Path, images: Sequence[Path]) -> dict[str, tuple[Click, ...]]:
@@ -218,28 +218,3 @@ def _read_clicks(foreground: Path, background: Path, images: Sequence[Path]) -> 
 
 def _draw_clicks(clicks: dict[str, tuple[Click, ...]], image: Path) -> np.ndarray:
     return label_files.draw_clicks(clicks.get(image.stem, ()), files.read_size(image))
-
-
-def _read_labels(source: str, two: tuple[Path, Path]) -> np.ndarray:
-    image, path = two
-    size = files.read_size(image)
-    if source == "scribblesup":
-        return label_files.draw_scribbles(label_files.read_scribbles(path, size)[1], size)
-    return label_files.read_labels(path, source, size)
-
-
-def _check_published(labels: Published) -> list[str]:
-    problems: list[str] = []
-
-    def readable() -> Iterator[np.ndarray]:
-        for i in range(len(labels.maps)):
-            try:
-                yield labels.maps[i]
-            except (FileNotFoundError, ValueError) as error:
-                problems.append(str(error))
-
-    try:
-        label_files.check_annotated(readable(), labels.name)
-    except ValueError as error:
-        problems.append(str(error))
-    return problems

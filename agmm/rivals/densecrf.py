@@ -34,6 +34,7 @@ def densecrf_loss(
     sigma_xy: float = 100.0,
     scale: float = 0.5,
     backend: Backend = "lattice",
+    unlabeled: Tensor | None = None,
 ) -> Tensor:
     """``-sum_k S_k' W S_k``, averaged over images, not weighted (Tang et al. 2018, as in the official code).
 
@@ -58,6 +59,9 @@ def densecrf_loss(
     scale : float
         At most 1.
     backend : {"lattice", "exact"}
+    unlabeled : Tensor (B, H, W) bool, optional
+        Gate of the energy (ToCo, AFA): 1 at these pixels, elsewhere what the segmentation lacks of certainty,
+        ``1 - max_k S_k``; it is taken as constant.
 
     Returns
     -------
@@ -69,25 +73,38 @@ def densecrf_loss(
         if scale != 1:
             images, mask = (F.interpolate(maps.float(), scale_factor=scale, mode="nearest") for maps in (images, mask))
             segmentation = F.interpolate(segmentation, scale_factor=scale, mode="bilinear", align_corners=False)
+        gate = _gate(segmentation.detach(), unlabeled) if unlabeled is not None else None
         segmentation = (segmentation * mask.to(segmentation)).flatten(2).transpose(1, 2)
         kernel = gaussian_filter(pixel_features(images, scale * sigma_xy, sigma_rgb), backend)
-        return _PairwiseEnergy.apply(segmentation, kernel) / len(probabilities)
+        return _PairwiseEnergy.apply(segmentation, kernel, gate) / len(probabilities)
+
+
+def _gate(segmentation: Tensor, unlabeled: Tensor) -> Tensor:
+    """Gate (B, n, 1) of reduced probabilities (B, K, h, w)."""
+    missing = F.interpolate(unlabeled[:, None].to(segmentation), size=segmentation.shape[2:], mode="nearest") > 0
+    gate = torch.where(missing, 1, 1 - segmentation.amax(1, keepdim=True))
+    return gate.flatten(2).transpose(1, 2)
 
 
 class _PairwiseEnergy(torch.autograd.Function):
-    """``-sum_k S_k' W S_k`` of S (B, n, K), with the gradient ``-2 W S`` from the product that the value needs."""
+    """``-sum_k S_k' W S_k`` of S (B, n, K), with the gradient ``-2 W S`` from the product that the value needs.
+
+    A gate (B, n, 1) is a factor on ``W S`` in both.
+    """
 
     @staticmethod
-    def forward(ctx: Any, segmentation: Tensor, kernel: Filter) -> Tensor:
+    def forward(ctx: Any, segmentation: Tensor, kernel: Filter, gate: Tensor | None) -> Tensor:
         filtered = kernel(segmentation)
+        if gate is not None:
+            filtered = gate * filtered
         ctx.save_for_backward(filtered)
         return -(segmentation * filtered).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (filtered,) = ctx.saved_tensors
-        return -2 * grad * filtered, None
+        return -2 * grad * filtered, None, None
 
 
 def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: SizeRule) -> tuple[float, float]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp
-from agmm.tables.aggregate import RESULTS, collect, curves, gains, sweep_values
+from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp, agmmpp_figures
+from agmm.tables.aggregate import RESULTS, collect, complete_seeds, curves, gains, sweep_values
 from agmm.tables.cells import SINGLE_SCALE, Cell, Table
 from agmm.tables.printed import markdown, nothing_to_train, write
 
@@ -20,6 +20,7 @@ __all__ = [
     "Cell",
     "Table",
     "collect",
+    "complete_seeds",
     "curves",
     "gains",
     "markdown",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _AGMM = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
-_AGMMPP = agmmpp.TABLES
+_AGMMPP = agmmpp.TABLES | agmmpp_figures.TABLES
 TABLES: dict[str, Table] = _AGMM | _AGMMPP
 GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP)}
 

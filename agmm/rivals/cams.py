@@ -1,0 +1,217 @@
+"""Class activation maps (CAMs) of a network that learns image tags, and the pseudo labels made of them.
+
+L. Ru et al., "Token Contrast for Weakly-Supervised Semantic Segmentation" (ToCo), CVPR 2023; the refinement is that of
+L. Ru et al., "Learning Affinity from Attention" (AFA), CVPR 2022.
+
+B is the batch, K the classes with the background, code 0, (h, w) the grid of the tokens, (H, W) the images. Maps have
+K - 1 channels: channel k belongs to class k + 1.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agmm.labels import UNLABELED
+
+DILATIONS = (1, 2, 4, 8, 12, 24)
+"""Distances of the neighbors that refine a pixel, eight at each."""
+
+ITERATIONS = 10
+
+
+def activation(tokens: Tensor, weight: Tensor) -> Tensor:
+    """CAM of every tag: its classifier applied to each token alone, without gradient.
+
+    It is not what the logits are the maximum of, as these pool every channel before they are classified.
+
+    Parameters
+    ----------
+    tokens : Tensor (B, C, h, w)
+    weight : Tensor (K - 1, C, 1, 1)
+
+    Returns
+    -------
+    Tensor (B, K - 1, h, w) float32
+    """
+    return F.conv2d(tokens.detach().float(), weight.detach().float())
+
+
+@torch.no_grad()
+def multi_scale(
+    net: nn.Module, images: Tensor, weight: Tensor, auxiliary: Tensor | None, scales: Sequence[float]
+) -> tuple[Tensor, Tensor | None]:
+    """CAMs summed over scales, each the larger of a view's and its mirror image's, in [0, 1) per image and class.
+
+    Classes that an image does not show reach as high as those that it does; multiply by its tags.
+
+    Parameters
+    ----------
+    net : Segmenter
+        Not wrapped for several processes. It runs in eval mode, so that the views leave its batch statistics alone, and
+        gets back the mode it had.
+    images : Tensor (B, 3, H, W)
+        Network input.
+    weight : Tensor (K - 1, C, 1, 1)
+        Of the classifier on the last tokens.
+    auxiliary : Tensor (K - 1, C, 1, 1), optional
+        Of the classifier on the middle ones.
+    scales : sequence of float
+
+    Returns
+    -------
+    maps : Tensor (B, K - 1, H, W) float32
+    auxiliary_maps : Tensor (B, K - 1, H, W) float32 or None
+    """
+    size = images.shape[-2:]
+    totals: list[Tensor | None] = [None, None]
+    training = net.training
+    net.eval()
+    for scale in scales:
+        views = images if scale == 1 else _resize(images, (int(size[0] * scale), int(size[1] * scale)))
+        # Not through a compiled network, which would be compiled for every size.
+        tokens = net.forward(torch.cat([views, views.flip(-1)]), views=())[-1]
+        with torch.autocast(images.device.type, enabled=False):
+            for i, (x, w) in enumerate(((tokens.final, weight), (tokens.middle, auxiliary))):
+                if x is not None and w is not None:
+                    straight, mirrored = _resize(activation(x, w), size).chunk(2)
+                    view = torch.maximum(straight, mirrored.flip(-1)).relu()
+                    total = totals[i]
+                    totals[i] = view if total is None else total + view
+    net.train(training)
+    maps, middle = (total if total is None else normalize(total) for total in totals)
+    assert maps is not None, "there is at least one scale"
+    return maps, middle
+
+
+def normalize(maps: Tensor) -> Tensor:
+    """Shift and scale every map of (B, K - 1, H, W) to [0, 1)."""
+    maps = maps - maps.amin((2, 3), keepdim=True)
+    return maps / (maps.amax((2, 3), keepdim=True) + 1e-5)
+
+
+def with_background(maps: Tensor, threshold: float) -> Tensor:
+    """Maps (B, K, H, W) whose largest value is the class: the background's is the threshold."""
+    background = maps.new_full((maps.shape[0], 1, *maps.shape[2:]), threshold)
+    return torch.cat([background, maps], 1)
+
+
+def plain_labels(maps: Tensor, high: float, low: float) -> Tensor:
+    """The strongest class where it exceeds ``high``, background where nothing exceeds ``low``, else ``UNLABELED``.
+
+    Parameters
+    ----------
+    maps : Tensor (B, K - 1, H, W)
+        Multiplied by the tags.
+    high, low : float
+
+    Returns
+    -------
+    Tensor (B, H, W) int64
+    """
+    strength, best = maps.max(1)
+    return torch.where(strength > high, best + 1, torch.where(strength <= low, 0, UNLABELED))
+
+
+@torch.no_grad()
+def refined_labels(
+    maps: Tensor,
+    tags: Tensor,
+    images: Tensor,
+    high: float,
+    low: float,
+    scale: float = 0.5,
+    dilations: Sequence[int] = DILATIONS,
+) -> Tensor:
+    """`plain_labels` along the edges of the image: the maps compete with each threshold as the background's score.
+
+    A high score of the background leaves confident foreground only, a low one confident background only.
+
+    Parameters
+    ----------
+    maps : Tensor (B, K - 1, H, W)
+    tags : Tensor (B, K - 1) bool
+        Other classes take no part.
+    images : Tensor (B, 3, H, W)
+        RGB in [0, 1], not normalized. Rounded to 8 bits (ours; the released code rounds down).
+    high, low : float
+    scale : float
+        Size at which is refined.
+    dilations : sequence of int
+        See `refine`.
+
+    Returns
+    -------
+    Tensor (B, H, W) int64
+        0 … K-1 or ``UNLABELED``.
+    """
+    size = maps.shape[-2:]
+    reduced = int(size[0] * scale), int(size[1] * scale)
+    slots = max(int(tags.sum(1).max()), 1)
+    classes = (~tags).to(torch.uint8).sort(dim=1, stable=True).indices[:, :slots]
+    filled = tags.gather(1, classes)[..., None, None]
+    scores = _resize(maps.gather(1, classes[..., None, None].expand(-1, -1, *size)), reduced)
+    scores = scores.masked_fill(~filled, -torch.inf)
+    competing = torch.cat([with_background(scores, threshold).softmax(1) for threshold in (high, low)], 1)
+    colors = _resize((255 * images.float()).round() / 255, reduced)
+    refined = _resize(refine(colors, competing, dilations), size)
+    codes = F.pad(classes + 1, (1, 0))
+    found = (part.max(1).indices for part in refined.chunk(2, 1))
+    foreground, background = (codes.gather(1, index.flatten(1)).view(-1, *size) for index in found)
+    return torch.where(foreground != 0, foreground, torch.where(background == 0, 0, UNLABELED))
+
+
+def refine(images: Tensor, masks: Tensor, dilations: Sequence[int] = DILATIONS, iterations: int = ITERATIONS) -> Tensor:
+    """Pixel-adaptive refinement (PAR): masks averaged again and again over neighbors of similar color.
+
+    As in the released code the weights sum to 1.01.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, h, w)
+    masks : Tensor (B, n, h, w)
+    dilations : sequence of int
+        Of the 3x3 neighborhoods; beyond the border its pixels repeat.
+    iterations : int
+
+    Returns
+    -------
+    Tensor (B, n, h, w)
+    """
+    weights = torch.cat([affinities(image, dilations) for image in images.split(1)])
+    for _ in range(iterations):
+        following = torch.zeros_like(masks)
+        for weight, neighbor in zip(weights.split(1, 1), _neighbors(masks, dilations), strict=True):
+            following.addcmul_(weight, neighbor)
+        masks = following
+    return masks
+
+
+def affinities(images: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
+    """Weight of every neighbor by color and distance, each relative to its spread: (B, 8 x dilations, h, w)."""
+    around = torch.stack(list(_neighbors(images, dilations)), 1)
+    spread = around.std(1, keepdim=True) + 1e-8
+    color = -((around - images.unsqueeze(1)) / spread / 0.3).square().mean(2)
+    distance = images.new_tensor([(y * y + x * x) ** 0.5 for y, x in _offsets(dilations)])
+    position = -(distance / (distance.std() + 1e-8) / 0.3).square()
+    return color.softmax(1) + 0.01 * position.softmax(0)[:, None, None]
+
+
+def _offsets(dilations: Sequence[int]) -> list[tuple[int, int]]:
+    return [(d * y, d * x) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+
+
+def _neighbors(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """The maps (B, n, h, w) moved by every offset, one at a time: all of them would take 48 times the memory."""
+    height, width = maps.shape[-2:]
+    margin = max(dilations)
+    padded = F.pad(maps, (margin,) * 4, mode="replicate")
+    for y, x in _offsets(dilations):
+        yield padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

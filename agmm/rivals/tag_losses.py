@@ -1,0 +1,136 @@
+"""The loss terms of ToCo (Ru et al., "Token Contrast for Weakly-Supervised Semantic Segmentation", CVPR 2023).
+
+B is the batch, K the classes with the background, which is code 0, (h, w) the grid of the tokens.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agmm.labels import UNLABELED, VOID
+from agmm.rivals import densecrf
+
+TEACHER_MOMENTUM = 0.9
+
+
+class ContrastHead(nn.Module):
+    """Class tokens (..., C) to vectors (..., 1024) that are contrasted: an MLP and a linear layer of unit rows."""
+
+    def __init__(self, channels: int, hidden: int = 2048, bottleneck: int = 256, out: int = 1024) -> None:
+        super().__init__()
+        layers = nn.Linear(channels, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)
+        for layer in layers:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+        self.directions = nn.Parameter(nn.init.trunc_normal_(torch.empty(out, bottleneck), std=0.02))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Inner products of the normalized vector with every direction."""
+        return F.linear(F.normalize(self.mlp(tokens), dim=-1), F.normalize(self.directions, dim=-1))
+
+    @torch.no_grad()
+    def follow(self, other: "ContrastHead", momentum: float = TEACHER_MOMENTUM) -> None:
+        """Move the parameters towards another head's."""
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - momentum)
+
+
+def tag_loss(classifier: nn.Module, tokens: Tensor, tags: Tensor) -> Tensor:
+    """Binary cross-entropy of every tag from the tokens' largest values, averaged over tags and images."""
+    logits = classifier(tokens.amax((2, 3), keepdim=True)).flatten(1)
+    return F.binary_cross_entropy_with_logits(logits, tags.to(logits))
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean cross-entropy over the background and mean over the foreground, half each; an empty one is 0.
+
+    Parameters
+    ----------
+    logits : Tensor (B, K, H, W)
+    labels : Tensor (B, H, W) int64
+        Background is 0.
+    num_classes : int
+        K.
+    """
+    foreground = (labels > 0) & (labels < num_classes)
+    target = torch.where(foreground, labels, 0)
+    cross = F.cross_entropy(logits, target, reduction="none")
+    halves = ((cross * part).sum() / part.sum().clamp_min(1) for part in (labels == 0, foreground))
+    return 0.5 * sum(halves, logits.new_zeros(()))
+
+
+def patch_contrast(tokens: Tensor, labels: Tensor) -> Tensor:
+    """Tokens of equal labels are to point along one line, others at right angles (ToCo, PTC).
+
+    Parameters
+    ----------
+    tokens : Tensor (B, C, h, w)
+    labels : Tensor (B, h, w) int64
+        0 … K-1; tokens with another code take no part. The background counts as a class.
+
+    Returns
+    -------
+    Tensor ()
+        In [0, 1], 0.5 where there is no pair. Pairs are of one image and counted over the batch.
+    """
+    direction = F.normalize(tokens.flatten(2), dim=1)
+    similarity = (direction.transpose(1, 2) @ direction).abs()
+    flat = labels.flatten(1)
+    known = flat < UNLABELED
+    pairs = known[:, :, None] & known[:, None] & ~torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
+    equal = flat[:, :, None] == flat[:, None]
+    same, other = pairs & equal, pairs & ~equal
+    near, far = ((similarity * which).sum() / (which.sum() + 1) for which in (same, other))
+    return 0.5 * (1 - near) + 0.5 * far
+
+
+def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """Global views are to agree with views that show more than background, not with the others (ToCo, CTC).
+
+    Computed from logarithms, so that no exponential overflows.
+
+    Parameters
+    ----------
+    reference : Tensor (B, 2, D)
+        The teacher's vectors of the global views, without gradient.
+    student : Tensor (B, V, D)
+        Of all views.
+    positive : Tensor (B, V) bool
+    temperature : float
+    """
+    e = reference @ student.transpose(1, 2) / temperature
+    negative = e.masked_fill(positive[:, None], -torch.inf)
+    negatives = torch.logsumexp(F.pad(negative, (0, 1), value=math.log(1e-4)), 2, keepdim=True)
+    pulled = ((torch.logaddexp(e, negatives) - e) * positive[:, None]).sum(2)
+    # As in the released code, negatives are pushed once more without a positive to compare with.
+    pushed = torch.logaddexp(torch.zeros_like(negatives), negatives)[..., 0]
+    return ((pulled + pushed).mean(1) / (positive.sum(1) + 1e-4)).mean()
+
+
+def gated_energy(
+    logits: Tensor, colors: Tensor, labels: Tensor, backend: densecrf.Backend = "lattice", sigma_xy: float = 100.0
+) -> Tensor:
+    """Dense-CRF energy where pseudo labels are missing or the segmentation is not certain (ToCo, AFA).
+
+    Parameters
+    ----------
+    logits : Tensor (B, K, H, W)
+    colors : Tensor (B, 3, H, W)
+        RGB in [0, 1], not normalized.
+    labels : Tensor (B, H, W) int64
+        ``VOID`` takes no part.
+    backend : {"lattice", "exact"}
+    sigma_xy : float
+        In pixels.
+    """
+    return densecrf.densecrf_loss(
+        logits.softmax(1),
+        (255 * colors).round(),
+        labels != VOID,
+        sigma_xy=sigma_xy,
+        backend=backend,
+        unlabeled=labels == UNLABELED,
+    )

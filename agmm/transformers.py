@@ -1,0 +1,198 @@
+"""Vision transformers: the backbone whose patch tokens are features, and the decoder that reads them.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, with what ToCo (Ru et al., CVPR 2023) and AGMM++ do
+with it: frozen position embeddings that fit any size of image, tokens of an earlier block, a decoder without norms.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WEIGHTS = {"deit": "deit_base_patch16_224.fb_in1k", "augreg": "vit_base_patch16_224.augreg_in21k_ft_in1k"}
+"""ViT-B/16 as timm names it: ImageNet-1k alone, and ImageNet-21k fine-tuned on 1k."""
+
+MIDDLE = -3
+"""The block whose tokens are `agmm.networks.Tokens.middle`."""
+
+
+class VisionTransformer(nn.Module):
+    """Tokens of image patches and a class token, through blocks of attention and perceptrons.
+
+    Nothing is dropped out, and nothing looks at several images at once. Position embeddings are frozen: sines and
+    cosines of two coordinates until weights bring others. Images whose sides are no multiples of the patch are enlarged
+    to the next ones (bilinear), so that the grid of tokens covers exactly the image.
+
+    Parameters
+    ----------
+    patch_embed : nn.Module
+        (B, 3, H, W) -> (B, dim, H / patch, W / patch).
+    patch : int
+        Its stride, in pixels.
+    dim, depth, heads : int
+        Channels, blocks, heads of the attention.
+    grid : int
+        Side of the grid for which position embeddings are stored; others are interpolated (bicubic).
+    mlp_ratio : int
+        Hidden channels of the perceptrons, in multiples of ``dim``.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(
+        self, patch_embed: nn.Module, patch: int, dim: int, depth: int, heads: int, grid: int, mlp_ratio: int = 4
+    ) -> None:
+        super().__init__()
+        self.patch = patch
+        self.grid = grid
+        self.patch_embed = patch_embed
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("pos_embed", _sines(dim, grid))
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens of (B, 3, H, W) images.
+
+        Returns
+        -------
+        middle : (B, dim, h, w) tensor
+            Patch tokens after block `MIDDLE`, not normalized.
+        final : (B, dim, h, w) tensor
+            Patch tokens after the last LayerNorm; h = H / patch, rounded up.
+        summary : (B, dim) tensor
+            The class token after the last LayerNorm.
+        """
+        patches = self.patch_embed(self._whole_patches(images))
+        size = patches.shape[-2:]
+        first, others = self.positions(size)
+        x = patches.flatten(2).transpose(1, 2) + others
+        x = torch.cat([(self.cls_token + first).expand(len(x), -1, -1), x], dim=1)
+        middle = x
+        for index, block in enumerate(self.blocks, start=-len(self.blocks)):
+            x = block(x)
+            middle = x if index == MIDDLE else middle
+        middle, final = (tokens.transpose(1, 2).unflatten(2, size) for tokens in (middle[:, 1:], self.norm(x[:, 1:])))
+        return middle, final, self.norm(x[:, 0])
+
+    def positions(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Position embeddings of the class token (1, 1, dim) and of a grid of (h, w) patches (1, h w, dim)."""
+        first, others = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        if size != (self.grid, self.grid):
+            stored = others.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+            resized = F.interpolate(stored, size=tuple(size), mode="bicubic", align_corners=False)
+            others = resized.flatten(2).transpose(1, 2)
+        return first, others
+
+    def _whole_patches(self, images: Tensor) -> Tensor:
+        height, width = (self.patch * math.ceil(side / self.patch) for side in images.shape[-2:])
+        if (height, width) == images.shape[-2:]:
+            return images
+        return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
+
+
+class Block(nn.Module):
+    """Attention among the tokens, then a perceptron on each, both on normalized tokens and beside a shortcut."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.qkv = _linear(dim, 3 * dim)
+        self.proj = _linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.fc1 = _linear(dim, mlp_ratio * dim)
+        self.fc2 = _linear(mlp_ratio * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
+        query, key, value = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.proj(attended.transpose(1, 2).flatten(2))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class LargeFOV(nn.Module):
+    """Decoder of two dilated 3x3 convolutions with ReLU and a 1x1 classifier, without biases and norms.
+
+    The "large field of view" of DeepLab (Chen et al., TPAMI 2018), as in ToCo. Convolutions keep PyTorch's default
+    initialization.
+
+    Parameters
+    ----------
+    dim : int
+        Channels of the tokens.
+    num_classes : int
+        K.
+    channels, dilation : int
+        Of the two convolutions.
+    """
+
+    align_corners = False
+
+    def __init__(self, dim: int, num_classes: int, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.high_channels = self.feature_channels = dim
+        self.conv1 = nn.Conv2d(dim, channels, 3, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
+        self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
+
+    def forward(self, middle: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Final tokens (B, dim, h, w) as they are, logits (B, K, h, w), input (B, channels, h, w) of the classifier.
+
+        The tokens of the middle have no part in segmentation.
+        """
+        decoded = F.relu(self.conv2(F.relu(self.conv1(final))))
+        return final, self.classifier(decoded), decoded
+
+
+def base(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
+    """ViT-B/16 and its decoder, with random weights: the network of ToCo and, presumably, of AGMM++."""
+    backbone = VisionTransformer(nn.Conv2d(3, 768, 16, stride=16), patch=16, dim=768, depth=12, heads=12, grid=14)
+    return backbone, LargeFOV(768, num_classes, channels=512, dilation=5)
+
+
+def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
+    """A transformer for images of 64 x 64 pixels, and its decoder.
+
+    Two convolutions make the patches, as a transformer learns little from a few thousand images without them.
+    """
+    dim = 48
+    stem = nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
+        nn.GroupNorm(4, 32),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, dim, 3, stride=2, padding=1, bias=False),
+        nn.GroupNorm(4, dim),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(dim, dim, 1),
+    )
+    backbone = VisionTransformer(stem, patch=4, dim=dim, depth=4, heads=2, grid=16, mlp_ratio=2)
+    return backbone, LargeFOV(dim, num_classes, channels=dim, dilation=2)
+
+
+def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a `VisionTransformer` from the names that timm gives them."""
+    return {
+        name.replace("patch_embed.proj.", "patch_embed.").replace(".attn.", ".").replace(".mlp.", "."): tensor
+        for name, tensor in state.items()
+    }
+
+
+def _linear(in_channels: int, channels: int) -> nn.Linear:
+    """As timm initializes the layers of its transformers."""
+    layer = nn.Linear(in_channels, channels)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _sines(dim: int, grid: int) -> Tensor:
+    """Sine and cosine of both coordinates at dim / 4 frequencies: (1, 1 + grid^2, dim), zero for the class token."""
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
+    patches = torch.cat([rows, columns], dim=2).flatten(0, 1)
+    return torch.cat([patches.new_zeros(1, dim), patches])[None].float()

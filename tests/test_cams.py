@@ -1,0 +1,165 @@
+"""Class activation maps and pseudo labels: definitions by loops, properties, and that a network is left as it was."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agmm import networks
+from agmm.labels import UNLABELED
+from agmm.rivals import cams
+
+SMALL = (1, 2)
+"""Dilations for small images."""
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_activation_of_a_token_is_its_classification_alone() -> None:
+    tokens, weight = _random(2, 5, 3, 4), _random(6, 5, 1, 1, seed=1) - 0.5
+    found = cams.activation(tokens, weight)
+    for i, y, x in np.ndindex(2, 3, 4):
+        torch.testing.assert_close(found[i, :, y, x], weight[:, :, 0, 0] @ tokens[i, :, y, x])
+    logits = tokens.amax((2, 3)) @ weight[:, :, 0, 0].T
+    assert (logits - found.amax((2, 3))).abs().max() > 0.01, "pooling comes before the classifier"
+
+
+def test_maps_of_several_scales_are_summed_and_normalized() -> None:
+    """A backbone that averages 4 x 4 pixels, at scales that divide the image: written out."""
+
+    class Averages(torch.nn.Module):
+        def forward(self, images: Tensor, views: tuple[Tensor, ...]) -> tuple[networks.Tokens]:
+            pooled = torch.nn.functional.avg_pool2d(images, 4)
+            return (networks.Tokens(pooled, pooled.square()),)
+
+    net, images, weight = Averages(), _random(2, 3, 16, 24), _random(4, 3, 1, 1, seed=1) - 0.4
+    maps, middle = cams.multi_scale(net, images, weight, weight, (1.0, 0.5))
+    assert middle is not None
+    for found, power in ((maps, 1), (middle, 2)):
+        total = torch.zeros(2, 4, 16, 24)
+        for scale in (1.0, 0.5):
+            views = torch.nn.functional.interpolate(images, scale_factor=scale, mode="bilinear")
+            best = []
+            for view, back in ((views, False), (views.flip(-1), True)):
+                tokens = torch.nn.functional.avg_pool2d(view, 4) ** power
+                cam = torch.einsum("kc,bchw->bkhw", weight[:, :, 0, 0], tokens)
+                cam = torch.nn.functional.interpolate(cam, (16, 24), mode="bilinear")
+                best.append(cam.flip(-1) if back else cam)
+            total += torch.stack(best).amax(0).relu()
+        flat = total.flatten(2)
+        low = flat.min(2).values[..., None, None]
+        expected = (total - low) / ((total - low).flatten(2).max(2).values[..., None, None] + 1e-5)
+        torch.testing.assert_close(found, expected)
+        assert found.min() >= 0
+        assert found.max() < 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_maps_leave_the_network_as_it_was(training: bool) -> None:
+    net = networks.build("small", 5, stem=4, feature_channels=8).train(training)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    weight = _random(4, net.token_channels, 1, 1).requires_grad_()
+    maps, middle = cams.multi_scale(net, _random(2, 3, 32, 40), weight, None, (1.0, 1.5))
+    assert middle is None
+    assert not maps.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(module.training == training for module in net.modules())
+
+
+def test_plain_labels_by_definition() -> None:
+    maps = torch.tensor([[0.9, 0.70, 0.3, 0.25, 0.0], [0.2, 0.71, 0.5, 0.1, 0.0]])[None, :, None]
+    assert cams.plain_labels(maps, 0.7, 0.25).tolist() == [[[1, 2, UNLABELED, 0, 0]]]
+    with_background = cams.with_background(maps, 0.5).max(1).indices
+    assert with_background.tolist() == [[[1, 2, 0, 0, 0]]], "at the threshold itself it is background"
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    high=st.floats(0.4, 0.8),
+    more=st.floats(0, 0.19),
+    low=st.floats(0.05, 0.39),
+    refine=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_labels_are_monotone_in_their_thresholds(high: float, more: float, low: float, refine: bool, seed: int) -> None:
+    """A higher ``high`` adds no foreground, a lower ``low`` no background; each label is one of an image's classes."""
+    tags = torch.tensor([[True, False, True], [False, True, False]])
+    maps, images = _random(2, 3, 12, 12, seed=seed) * tags[..., None, None], _random(2, 3, 12, 12, seed=seed + 1)
+
+    def labels(high: float, low: float) -> Tensor:
+        if not refine:
+            return cams.plain_labels(maps, high, low)
+        return cams.refined_labels(maps, tags, images, high, low, dilations=SMALL)
+
+    found, higher, lower = labels(high, low), labels(high + more, low), labels(high, low / 2)
+    foreground = (found > 0) & (found != UNLABELED)
+    # Refined masks compete with the background's: at equal scores rounding decides.
+    tolerance = 0.01 if refine else 0.0
+    assert ((higher > 0) & (higher != UNLABELED) & ~foreground).float().mean() <= tolerance
+    assert ((lower == 0) & (found != 0)).float().mean() <= tolerance
+    for label, shown in zip(found, tags, strict=True):
+        assert set(label.unique().tolist()) <= {0, UNLABELED, *(shown.nonzero()[:, 0] + 1).tolist()}
+
+
+def test_refined_labels_without_averaging_are_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cams, "refine", lambda images, masks, dilations: masks)
+    tags = torch.tensor([[True, False, True, True], [False, False, True, False], [False] * 4])
+    maps, images = _random(3, 4, 9, 8) * tags[..., None, None], _random(3, 3, 9, 8, seed=1)
+    found = cams.refined_labels(maps, tags, images, 0.7, 0.25, scale=1.0)
+    assert torch.equal(found, cams.plain_labels(maps, 0.7, 0.25))
+    assert (found[2] == 0).all(), "an image without tags is background"
+
+
+def _refined_by_loops(image: Tensor, masks: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
+    """One image (3, h, w) and its masks (n, h, w), pixel by pixel, neighbor by neighbor."""
+    _, height, width = image.shape
+    offsets = [(d * y, d * x) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    distances = [math.hypot(*offset) for offset in offsets]
+    spread = float(np.std(distances, ddof=1)) + 1e-8
+    place = torch.tensor([-((d / spread / 0.3) ** 2) for d in distances]).softmax(0)
+
+    def neighbors(y: int, x: int) -> list[tuple[int, int]]:
+        return [(min(max(y + a, 0), height - 1), min(max(x + b, 0), width - 1)) for a, b in offsets]
+
+    weights = {}
+    for y, x in np.ndindex(height, width):
+        around = torch.stack([image[:, a, b] for a, b in neighbors(y, x)])
+        std = around.std(0) + 1e-8
+        color = torch.stack([-(((value - image[:, y, x]).abs() / std / 0.3) ** 2).mean() for value in around])
+        weights[y, x] = color.softmax(0) + 0.01 * place
+    for _ in range(iterations):
+        following = torch.zeros_like(masks)
+        for y, x in np.ndindex(height, width):
+            for w, (a, b) in zip(weights[y, x], neighbors(y, x), strict=True):
+                following[:, y, x] += w * masks[:, a, b]
+        masks = following
+    return masks
+
+
+def test_refinement_equals_loops() -> None:
+    images, masks = _random(2, 3, 6, 5), _random(2, 3, 6, 5, seed=1)
+    images[0, 1, :3] = 0.5  # neighborhoods of one value, whose spread is 0
+    found = cams.refine(images, masks, (1, 2, 8), iterations=2)
+    for image, mask, result in zip(images, masks, found, strict=True):
+        torch.testing.assert_close(result, _refined_by_loops(image, mask, (1, 2, 8), 2), rtol=1e-4, atol=1e-6)
+
+
+def test_refinement_keeps_constants_up_to_the_known_factor() -> None:
+    found = cams.refine(_random(1, 3, 20, 16), torch.full((1, 2, 20, 16), 0.3))
+    torch.testing.assert_close(found, torch.full_like(found, 0.3 * 1.01**10), rtol=1e-4, atol=0)
+
+
+def test_refinement_stops_at_edges() -> None:
+    """An image of two colors: a mask on part of one half spreads in it and hardly beyond."""
+    image, mask = torch.zeros(1, 3, 24, 24), torch.zeros(1, 1, 24, 24)
+    image[..., 12:] = 1
+    mask[..., 6:18, 2:10] = 1
+    found = cams.refine(image, mask, (1, 2, 4))[0, 0]
+    assert found[12, 11] > 0.2
+    assert found[:, 12:].max() < 0.1 * found[12, 11], "only the neighbors' places leak, by 0.01 of the weight"

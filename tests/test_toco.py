@@ -1,0 +1,427 @@
+"""Learning from image tags: loss terms against loops and properties; what an objective is given; trainings."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import agmm
+from agmm import batches, figures, loop, networks, objectives, protocol, runs, training
+from agmm.data import sets
+from agmm.labels import UNLABELED, VOID
+from agmm.presets import PRESETS
+from agmm.rivals import densecrf, tag_losses, toco, views
+from agmm.rivals.tree_energy import TreeEnergy
+from tests.helpers import ROOT
+from tests.test_training import SCRIPT
+
+CPU = torch.device("cpu")
+SMOKE = PRESETS["smoke"]
+OPTIONS = SMOKE.labels["tags"].options | {"reg": 0.05}
+RUN = replace(SMOKE.at("tags", "AGMM", init="scratch"), label_options=OPTIONS)
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- Loss terms -------------------------------------------------------------------------------------------------------
+
+
+def test_tag_loss_pools_channels_before_it_classifies() -> None:
+    tokens, tags, layer = _random(3, 4, 5, 6), torch.rand(3, 2) > 0.5, nn.Conv2d(4, 2, 1, bias=False)
+    logits = tokens.amax((2, 3)) @ layer.weight[:, :, 0, 0].T
+    expected = nn.functional.multilabel_soft_margin_loss(logits, tags.float())
+    torch.testing.assert_close(tag_losses.tag_loss(layer, tokens, tags), expected)
+
+
+def test_balanced_cross_entropy_by_loops() -> None:
+    logits, labels = _random(2, 4, 5, 6), torch.randint(0, 4, (2, 5, 6))
+    labels[0, :3], labels[1, :2] = UNLABELED, VOID
+    parts: dict[bool, list[float]] = {False: [], True: []}
+    for i, y, x in np.ndindex(2, 5, 6):
+        if (code := int(labels[i, y, x])) < 4:
+            parts[code > 0].append(-logits[i, :, y, x].log_softmax(0)[code].item())
+    expected = 0.5 * np.mean(parts[False]) + 0.5 * np.mean(parts[True])
+    assert tag_losses.balanced_cross_entropy(logits, labels, 4).item() == pytest.approx(expected, rel=1e-5)
+    half = tag_losses.balanced_cross_entropy(logits, torch.where(labels == 0, 0, UNLABELED), 4)
+    assert half.item() == pytest.approx(0.5 * np.mean(parts[False]), rel=1e-5)
+    assert tag_losses.balanced_cross_entropy(logits, torch.full_like(labels, VOID), 4) == 0
+
+
+def test_patch_contrast_by_loops() -> None:
+    tokens, labels = _random(2, 7, 3, 3).double(), torch.randint(0, 3, (2, 3, 3))
+    labels[0, 0, 0], labels[1, 2] = UNLABELED, VOID
+    same, other = [], []
+    for x, y in zip(tokens.flatten(2), labels.flatten(1), strict=True):
+        for i, j in np.ndindex(9, 9):
+            if i != j and y[i] < UNLABELED and y[j] < UNLABELED:
+                cosine = abs(float(x[:, i] @ x[:, j] / x[:, i].norm() / x[:, j].norm()))
+                (same if y[i] == y[j] else other).append(cosine)
+    expected = 0.5 * (1 - sum(same) / (len(same) + 1)) + 0.5 * sum(other) / (len(other) + 1)
+    assert tag_losses.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_patch_contrast_is_a_half_without_pairs_and_falls_as_equal_tokens_align() -> None:
+    tokens = _random(1, 5, 2, 2)
+    assert tag_losses.patch_contrast(tokens, torch.full((1, 2, 2), UNLABELED)).item() == 0.5
+    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
+    aligned = tokens.clone()
+    aligned[..., 1] = tokens[..., 0]
+    assert tag_losses.patch_contrast(aligned, labels) < tag_losses.patch_contrast(tokens, labels)
+
+
+def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> float:
+    total = 0.0
+    for r, s, chosen in zip(reference, student, positive.tolist(), strict=True):
+        image = 0.0
+        for g in range(2):
+            e = [math.exp(float(r[g] @ x) / temperature) for x in s]
+            negative = sum(value for value, yes in zip(e, chosen, strict=True) if not yes)
+            image += sum(-math.log(v / (v + negative + 1e-4)) for v, yes in zip(e, chosen, strict=True) if yes)
+            image += -math.log(1 / (1 + negative + 1e-4))
+        total += image / 2 / (sum(chosen) + 1e-4)
+    return total / len(reference)
+
+
+@pytest.mark.parametrize("negatives", [0, 3, 8])
+def test_class_contrast_by_loops(negatives: int) -> None:
+    reference, student = _random(2, 2, 5).double(), _random(2, 10, 5, seed=1).double()
+    positive = torch.arange(10).expand(2, 10) < 10 - negatives
+    found = tag_losses.class_contrast(reference, student, positive, 0.5)
+    assert found.item() == pytest.approx(_class_contrast_by_loops(reference, student, positive, 0.5), rel=1e-6)
+
+
+def test_class_contrast_is_finite_for_large_vectors_and_pulls_positives() -> None:
+    positive = torch.tensor([[True, True, False]])
+    student = (100 * _random(1, 3, 6)).requires_grad_()
+    reference = student.detach()[:, :2]
+    loss = tag_losses.class_contrast(reference, student, positive, 0.5)
+    assert loss.isfinite()
+    student = _random(1, 3, 6).requires_grad_()
+    grad = torch.autograd.grad(tag_losses.class_contrast(reference / 100, student, positive, 0.5), student)[0]
+    direction = reference.mean(1)[0]
+    assert grad[0, 2] @ direction > 0 > (grad[0, :2].sum(0)) @ direction
+
+
+def test_contrast_head_has_unit_directions_and_its_teacher_follows() -> None:
+    head, x = tag_losses.ContrastHead(6, 8, 4, 9), _random(3, 6)
+    teacher = tag_losses.ContrastHead(6, 8, 4, 9)
+    z = head.mlp(x)
+    expected = (z / z.norm(dim=1, keepdim=True)) @ (head.directions / head.directions.norm(dim=1, keepdim=True)).T
+    torch.testing.assert_close(head(x), expected)
+    before = [p.clone() for p in teacher.parameters()]
+    teacher.follow(head, 0.9)
+    for old, mine, theirs in zip(before, teacher.parameters(), head.parameters(), strict=True):
+        torch.testing.assert_close(mine, 0.9 * old + 0.1 * theirs)
+
+
+def test_gated_energy_against_all_pairs() -> None:
+    """Value and gradient written out with the exact kernel, at half the size."""
+    logits, colors = (2 * _random(2, 3, 8, 10)).double().requires_grad_(), torch.rand(2, 3, 8, 10).double()
+    labels = torch.randint(0, 3, (2, 8, 10))
+    labels[:, :4], labels[0, :, 8:] = UNLABELED, VOID
+    energy = tag_losses.gated_energy(logits, colors, labels, backend="exact", sigma_xy=6)
+    (grad,) = torch.autograd.grad(energy, logits)
+    p = nn.functional.interpolate(logits.softmax(1), scale_factor=0.5, mode="bilinear")
+    small, value, slope = (255 * colors).round()[..., ::2, ::2], 0.0, torch.zeros_like(p)
+    seen = labels[:, ::2, ::2]
+    s = p.detach() * (seen != VOID)[:, None]
+    for i, y, x in np.ndindex(2, 4, 5):
+        gate = 1.0 if seen[i, y, x] == UNLABELED else max(0.0, 1 - p[i, :, y, x].max().item())
+        filtered = torch.zeros(3, dtype=torch.float64)
+        for v, u in np.ndindex(4, 5):
+            color = (small[i, :, y, x] - small[i, :, v, u]).square().sum() / 15**2
+            filtered += math.exp(-0.5 * (color + ((y - v) ** 2 + (x - u) ** 2) / 3**2)) * s[i, :, v, u]
+        value -= gate * float(s[i, :, y, x] @ filtered) / 2
+        slope[i, :, y, x] = -2 * gate * filtered * (seen[i, y, x] != VOID) / 2
+    assert energy.item() == pytest.approx(value, rel=1e-6)
+    torch.testing.assert_close(grad, torch.autograd.grad(p, logits, slope)[0], rtol=1e-5, atol=1e-9)
+
+
+def test_energy_without_labels_is_the_dense_crf_loss() -> None:
+    logits, colors = _random(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    labels = torch.full((1, 16, 16), UNLABELED)
+    plain = densecrf.densecrf_loss(logits.softmax(1), (255 * colors).round(), labels != VOID)
+    torch.testing.assert_close(tag_losses.gated_energy(logits, colors, labels), plain)
+
+
+# --- Views ------------------------------------------------------------------------------------------------------------
+
+
+def test_local_crops_avoid_foreground_and_know_what_they_show() -> None:
+    torch.manual_seed(0)
+    states = torch.full((2, 20, 24), 2)
+    states[0, :, :8] = 0
+    states[1, 5, 5] = 1  # too few places: anywhere
+    images = torch.stack([states * 100, states * 100, states * 100], 1).to(torch.uint8)
+    images[:, 2] = torch.arange(24)
+    crops, positive = views.local_crops(images, states, 6, 5)
+    assert crops.shape == (2, 6, 3, 5, 5)
+    assert (crops[0, :, 0, 2, 2] == 0).all(), "centers lie where the state is at most 1"
+    assert torch.equal(positive, (crops[:, :, 0] / 100.0).mean((2, 3)) > 0.2)
+    assert (crops[..., 1:] - crops[..., :-1])[:, :, 2].unique().tolist() == [1], "neighbors stay neighbors"
+    assert len({tuple(c.flatten().tolist()) for c in crops[1]}) > 1
+    with pytest.raises(ValueError, match="do not fit into images of 20 x 24; choose a smaller side"):
+        views.local_crops(images, states, 6, 20)
+
+
+def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(2, -1, -1, -1)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        results.append((views.photometric(images, blur=1.0), views.second_global(images)))
+    (first, view), (again, view_again) = results
+    assert torch.equal(first, again)
+    assert torch.equal(view, view_again)
+    assert (first[0] != first[1]).any()
+    assert first.shape == view.shape == images.shape
+    assert first.dtype == view.dtype == torch.uint8
+
+
+# --- The objective on a network with class tokens ---------------------------------------------------------------------
+
+
+class Stub(nn.Module):
+    """A network with middle tokens and class tokens, as a transformer has."""
+
+    token_channels = feature_channels = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.BatchNorm2d(12))
+        self.last, self.head = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 5, 1)
+        self.seen: list[tuple[bool, int]] = []
+
+    def forward(self, images: Tensor, inner: bool = False, views: list[Tensor] | None = None) -> tuple:
+        self.seen.append((torch.is_grad_enabled(), len(images)))
+        middle = self.backbone(images)
+        final = self.last(middle)
+        logits = nn.functional.interpolate(self.head(final), images.shape[-2:], mode="bilinear")
+        if views is None:
+            return final, logits
+        summaries = (final.mean((2, 3)), *(self.last(self.backbone(view)).mean((2, 3)) for view in views))
+        return final, logits, networks.Tokens(final, middle, summaries)
+
+
+def _batch(step: int = 0) -> loop.Batch:
+    labels = torch.full((3, 32, 32), UNLABELED)
+    labels[0, :, 24:] = VOID
+    tags = torch.tensor([[1, 1, 0, 0, 1], [1, 0, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    return loop.Batch(torch.rand(3, 3, 32, 32), labels, tags, None, step=step)
+
+
+def _objective(inner: objectives.Baseline | objectives.AGMM, **options: object) -> tuple[toco.FromTags, Stub]:
+    torch.manual_seed(0)
+    chosen = toco.options(local_size=8, local_crops=4, warmup_steps=2, dilations=(1, 2), **options)
+    return toco.FromTags(inner, 5, chosen, 12, transformer=True), Stub()
+
+
+def test_all_terms_are_there_and_weighted() -> None:
+    objective, net = _objective(objectives.AGMM(5))
+    before = objective.learn(net, _batch(1))
+    names = ("cls", "cls_aux", "ptc", "ctc", "seg", "self", "spar", "con", "absent", "reg")
+    assert tuple(before.terms) == names
+    assert all(before.terms[name] == 0 for name in names[4:])
+    weights = {"ptc": 0.2, "ctc": 0.5, "seg": 0.1, "self": 0.1, "spar": 0.1, "con": 0.1, "absent": 0.1, "reg": 0.05}
+    for output in (before, objective.learn(net, _batch(2))):
+        total = sum(weights.get(name, 1.0) * value for name, value in output.terms.items())
+        torch.testing.assert_close(output.loss, total)
+    assert all(output.terms[name] != 0 for name in names)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_one_pass_with_gradient_and_a_gradient_for_every_parameter(step: int) -> None:
+    """As several processes expect it; the views without gradient leave the batch statistics alone."""
+    objective, net = _objective(objectives.Baseline(5))
+    objective.learn(net, _batch(step)).loss.backward()
+    assert [grad for grad, _ in net.seen] == [False] * 3 + [True]
+    assert net.backbone[1].num_batches_tracked == 3, "the images and two kinds of views"
+    parameters = [*net.parameters(), *objective.parameters()]
+    assert all((p.grad is not None) == p.requires_grad for p in parameters)
+    assert all(not p.requires_grad for p in objective.teacher.parameters())
+
+
+def test_the_objective_is_given_pseudo_labels_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    class Watched(objectives.Baseline):
+        def __call__(self, features, logits, labels, image_classes, counts=None):
+            given.append((labels, image_classes))
+            return super().__call__(features, logits, labels, image_classes, counts)
+
+    objective, net = _objective(Watched(5), photometric=False, refine=False)
+    batch = _batch(5)
+    output = objective.learn(net, batch)
+    ((labels, classes),) = given
+    assert torch.equal(labels == VOID, batch.labels == VOID)
+    assert torch.equal(classes, batch.image_classes)
+    for label, shown in zip(labels, batch.image_classes, strict=True):
+        assert set(label.unique().tolist()) <= {*shown.nonzero()[:, 0].tolist(), UNLABELED, VOID}
+    assert {0, UNLABELED} <= set(labels.unique().tolist())
+    assert ((labels > 0) & (labels < 5)).any()
+    seg = tag_losses.balanced_cross_entropy(net(batch.images)[1], labels, 5)
+    torch.testing.assert_close(output.terms["seg"], seg, rtol=1e-4, atol=1e-5)
+
+
+def test_the_schedule_of_coco() -> None:
+    """First tags alone, then pseudo labels of the auxiliary CAMs, then everything."""
+    objective, net = _objective(objectives.Baseline(5), auxiliary_until=4)
+    seeds = []
+    objective.labels = lambda maps, tags, colors: seeds.append(maps) or torch.zeros(3, 32, 32, dtype=torch.int64)
+    objective.maps = lambda net, inputs, tags: (torch.ones(3, 4, 32, 32), torch.zeros(3, 4, 32, 32))
+    active = []
+    for step in (1, 2, 4):
+        terms = objective.learn(net, _batch(step)).terms
+        active.append({name for name, value in terms.items() if value != 0})
+    assert active[0] == {"cls", "cls_aux"}
+    assert active[1] == {"cls", "cls_aux", "seg", "reg"}
+    assert active[2] == {"cls", "cls_aux", "ptc", "ctc", "seg", "reg"}
+    assert [float(maps.max()) for maps in seeds] == [0, 1]
+
+
+def test_terms_can_be_left_out() -> None:
+    objective, net = _objective(objectives.Baseline(5), ptc=0.0, ctc=0.0, reg=0.0)
+    assert objective.student is None
+    assert tuple(objective.learn(net, _batch(2)).terms) == ("cls", "cls_aux", "seg")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"hihg": 0.5}, "option of tags is 'hihg'; known: high, low, background"),
+        ({"high": 0.2}, "thresholds must be ordered 0 <= low <= high <= 1, not 0.25 and 0.2"),
+        ({"scales": ()}, "scales of CAMs are positive numbers, at least one"),
+    ],
+)
+def test_impossible_options_are_refused_with_the_run(options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(RUN, label_options=options)
+    with pytest.raises(ValueError, match="choose the loss_scope 'microbatch'"):
+        replace(RUN, loss_scope="effective")
+
+
+# --- Trainings --------------------------------------------------------------------------------------------------------
+
+
+def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sets.load("shapes", "train", count=16)
+    tags = sets.image_tags(data)
+    assert tags[:, 0].all()
+    for row, mask in zip(tags, data.truth, strict=True):
+        assert set(np.flatnonzero(row)) == {0, *np.unique(mask)}
+    sparse = sets.weak_labels(data, "tags", {}, 0)
+    assert (sparse == UNLABELED).all()
+    run = replace(RUN, augmentation="official", crop=80)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(loop.mix(0, 0)))
+    for source in (batches.OneByOne, batches.OnDevice):
+        ((batch,),) = source(run, data.images, sparse, 7, CPU, tags).epoch(0)
+        assert torch.equal(batch.image_classes, torch.from_numpy(tags)[order])
+        assert set(batch.labels.unique().tolist()) == {UNLABELED, VOID}
+    with pytest.raises(ValueError, match="need a background of code 0, which streets does not have"):
+        training._tags(RUN, replace(data, dataset="streets", background=None), Path())
+
+
+def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Path) -> None:
+    result = agmm.run(RUN, results=tmp_path, device="cpu")
+    history = runs.load_history(RUN, tmp_path)
+    columns = {
+        "cls",
+        "seg",
+        "self",
+        "spar",
+        "con",
+        "absent",
+        "reg",
+        "cam_miou",
+        "p_miou",
+        "p_restricted_miou",
+        "g_miou",
+    }
+    assert columns <= set(history.columns)
+    assert np.isfinite(history.to_numpy()).all()
+    assert history["cam_miou"].iloc[-1] == pytest.approx(result.details["cam_miou"], abs=1e-4)
+    assert result.details["label_source"] == "image tags from dense masks"
+    assert (result.details["labeled_share"], result.details["coverage"]) == (0, 1)
+    weights = safetensors.torch.load_file(RUN.folder(tmp_path) / "model.safetensors")
+    assert weights.keys() == training.build_network(RUN, 7).state_dict().keys()
+    trained = figures.load(RUN, tmp_path)
+    objective = training.load_objective(RUN, tmp_path, 7, CPU)
+    assert isinstance(objective, toco.FromTags)
+    found = protocol.cam_miou(trained.net.cpu(), objective, trained.test, sets.image_tags(trained.test), RUN, CPU)
+    assert found == result.details["cam_miou_test"]
+
+
+def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its step, its heads and the colors that it draws go on where they were."""
+    run = replace(RUN, method="Baseline", options=(), label_options=OPTIONS | {"photometric": True, "warmup_steps": 3})
+    agmm.run(run, results=tmp_path / "whole", device="cpu")
+    save = loop._save_checkpoint
+
+    def save_and_die(*args: object) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            agmm.run(run, results=tmp_path / "broken", device="cpu")
+    agmm.run(run, results=tmp_path / "broken", device="cpu")
+    for name in ("model.safetensors", "objective.safetensors"):
+        whole, broken = (
+            safetensors.torch.load_file(run.folder(tmp_path / where) / name) for where in ("whole", "broken")
+        )
+        assert all(torch.equal(whole[key], broken[key]) for key in whole)
+
+
+def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
+    """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
+    run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    agmm.run(run, results=tmp_path / "single", device="cpu")
+    ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
+    assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
+    assert ours["seg"].iloc[0] > 0
+
+
+def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = replace(RUN, method="Baseline", options=(), epochs=1)
+    second = first.second_stage()
+    assert (second.restrict, second.from_tags, second.teacher) == (True, False, first)
+    seen = []
+    source_of = training._source
+    monkeypatch.setattr(training, "_source", lambda *given: seen.append(source_of(*given)) or seen[-1])
+    result = agmm.run(second, results=tmp_path, device="cpu")
+    assert "cam_miou" not in result.details
+    assert runs.load_history(second, tmp_path)["p_restricted_miou"].iloc[-1] > 0
+    dense, tags = seen[-1].labels, seen[-1].image_classes
+    assert (dense < 7).all()
+    for label, shown in zip(dense, tags, strict=True):
+        assert set(label.unique().tolist()) <= set(shown.nonzero()[:, 0].tolist())
+
+
+def test_an_objective_with_parameters_learns_from_tags_and_is_loaded_again(tmp_path: Path) -> None:
+    run = replace(RUN, method="TreeEnergy", options=(), epochs=1)
+    agmm.run(run, results=tmp_path, device="cpu")
+    objective = training.load_objective(run, tmp_path, 7, CPU)
+    assert isinstance(objective, toco.FromTags)
+    assert isinstance(objective.inner, TreeEnergy)
+    kept = safetensors.torch.load_file(run.folder(tmp_path) / "objective.safetensors")
+    assert torch.equal(objective.inner.embed[0].weight, kept["inner.embed.0.weight"])
+    assert torch.equal(objective.classifier.weight, kept["classifier.weight"])
