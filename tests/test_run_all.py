@@ -152,10 +152,10 @@ def test_failing_table_leaves_the_others(capfd, tmp_path, monkeypatch):
 
 
 def test_table_without_runs_is_no_failure(capfd, tmp_path):
-    args = ["--preset", "smoke", "--only", "agmmpp_table2", "--results", str(tmp_path), "--no-notebooks"]
+    args = ["--preset", "camvid", "--only", "agmmpp_table2", "--results", str(tmp_path), "--no-notebooks"]
     assert run_all.main(args) == 0
     assert "agmmpp_table2: 0 runs, 0 cached\n" in capfd.readouterr().out
-    assert "Nothing of this table" in (tmp_path / "smoke" / "tables" / "agmmpp_table2.md").read_text()
+    assert "Nothing of this table" in (tmp_path / "camvid" / "tables" / "agmmpp_table2.md").read_text()
 
 
 def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
