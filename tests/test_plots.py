@@ -82,6 +82,12 @@ def test_sweep(tmp_path):
         assert drawn == {"a": ([0.1, 1.0], [50.0, 60.0]), "published (VOC)": ([0.1, 1.0], [69.0, 69.5])}
 
 
+def test_sweep_of_one_nameless_objective(tmp_path):
+    values = {"column": "point", "objective": "", "row": "x", "value": [0.1, 1.0], "mean": [50.0, 60.0], "std": 1.0}
+    figure = plots.sweep(pd.DataFrame(values | {"published": 70.0}), "λ_G", tmp_path / "sweep")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "published (VOC)"]
+
+
 def test_classes_draws_the_released_code(tmp_path):
     rows = [
         {

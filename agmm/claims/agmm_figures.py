@@ -1,7 +1,8 @@
 """The claims that figures of AGMM (CVPR 2023) make, on training curves and trained networks, and one of its text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 
 from agmm import cost, figures, methods, networks, training
 from agmm.claims import rules
-from agmm.claims.claim import Claim, baseline, full, stop_gradient
-from agmm.claims.evidence import Evidence
+from agmm.claims.claim import Claim, Rows, baseline, full, stop_gradient
+from agmm.claims.evidence import WEIGHTS, Evidence
 from agmm.claims.rules import Finding, Numbers
 from agmm.data import sets
 from agmm.figures import Trained
@@ -21,19 +22,24 @@ PER_CLASS, IMAGES = 2000, 1000
 """Test pixels of a class, and test images, whose features are compared at most."""
 
 
-def _of_networks(
-    evidence: Evidence, runs: list[Run], measure: Callable[..., float], rule: Callable[[Numbers], Finding]
+def of_networks(
+    evidence: Evidence,
+    runs: Sequence[Run],
+    measure: Callable[..., float],
+    rule: Callable[[Numbers], Finding],
+    weights: Sequence[str] = WEIGHTS,
 ) -> Finding:
-    """Judge a number that is measured on the networks of some runs, once per seed."""
-    if why := evidence.no_networks(*runs):
+    """Judge a number that is measured on the networks of some runs, once per seed; NaN where there is nothing to."""
+    if why := evidence.no_networks(*runs, weights=weights):
         return replace(rule(np.zeros(0)), note=why)
-    return rule(np.array([measure(*trained) for trained in evidence.networks(*runs)]))
+    values = np.array([measure(*trained) for trained in evidence.networks(*runs, weights=weights)])
+    return rule(values[~np.isnan(values)])
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
     """Share of the classes whose IoU is higher close to the labeled pixels; the paper does not name the network."""
     return {
-        f"points, {name}": _of_networks(
+        f"points, {name}": of_networks(
             evidence, [rows(evidence, "points")], _share_of_classes, lambda shares: rules.share(shares, 0.8, 0.5)
         )
         for name, rows in {"baseline": baseline, "AGMM": full}.items()
@@ -49,25 +55,26 @@ def _share_of_classes(trained: Trained) -> float:
 
 def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
     """Mean silhouette of the features of test pixels, AGMM minus its rivals."""
-
-    def lead(ours: Trained, theirs: Trained) -> float:
-        a, b = (figures.silhouette(*figures.sample_features(one, PER_CLASS, IMAGES)) for one in (ours, theirs))
-        return a - b
-
+    ours = full(evidence, "points")
     return {
-        f"points, against {name}": _of_networks(
-            evidence,
-            [full(evidence, "points"), rows(evidence, "points")],
-            lead,
-            lambda leads: rules.direction(leads, unit="silhouette"),
-        )
+        f"points, against {name}": silhouettes(evidence, ours, rows(evidence, "points"))
         for name, rows in {"baseline": baseline, "SG": stop_gradient}.items()
     }
 
 
-def _gap(evidence: Evidence, against: str) -> Numbers:
+def silhouettes(evidence: Evidence, ours: Run, theirs: Run) -> Finding:
+    """Whether the mean silhouette of the features of test pixels is larger in one network than in another."""
+
+    def lead(*trained: Trained) -> float:
+        a, b = (figures.silhouette(*figures.sample_features(one, PER_CLASS, IMAGES)) for one in trained)
+        return a - b
+
+    return of_networks(evidence, (ours, theirs), lead, partial(rules.direction, unit="silhouette"))
+
+
+def _gap(evidence: Evidence, rows: Rows, against: str) -> Numbers:
     """Lead of G over P on the training images, (seeds, epochs)."""
-    run = full(evidence, "points")
+    run = rows(evidence, "points")
     return evidence.curves("g_miou", run)[:, 0] - evidence.curves(against, run)[:, 0]
 
 
@@ -76,18 +83,18 @@ def _tenth(curves: Numbers) -> int:
     return max(1, round(curves.shape[-1] / 10))
 
 
-def mixture_leads_early(evidence: Evidence) -> dict[str, Finding]:
+def mixture_leads_early(evidence: Evidence, rows: Rows = full) -> dict[str, Finding]:
     """G above P over the first tenth of the epochs; G knows which classes are present, so P is restricted too."""
     found = {}
     for name, column in {"P": "p_miou", "P among labeled classes": "p_restricted_miou"}.items():
-        gap = _gap(evidence, column)
+        gap = _gap(evidence, rows, column)
         found[f"points, against {name}"] = rules.direction(gap[:, : _tenth(gap)].mean(1))
     return found
 
 
-def gap_narrows(evidence: Evidence) -> dict[str, Finding]:
+def gap_narrows(evidence: Evidence, rows: Rows = full) -> dict[str, Finding]:
     """The lead of the last tenth is smaller than that of the first."""
-    gap = _gap(evidence, "p_miou")
+    gap = _gap(evidence, rows, "p_miou")
     part = _tenth(gap)
     return {"points": rules.direction(gap[:, :part].mean(1) - gap[:, -part:].mean(1))}
 

@@ -7,12 +7,13 @@ from typing import Any
 from agmm.claims import rules
 from agmm.claims.evidence import Evidence
 from agmm.claims.rules import Finding
-from agmm.data import sets
 from agmm.runs import Run
 
 VOC = ("points", "scribbles")
 CLICKS = ("clicks20", "clicks50", "clicks100")
-NAMES = {"clicks20": "20 clicks", "clicks50": "50 clicks", "clicks100": "100 clicks"}
+BLOCKS = ("blocks10", "blocks20", "blocks50")
+NAMES = {f"clicks{n}": f"{n} clicks" for n in (20, 50, 100)} | {f"blocks{n}": f"{n} % blocks" for n in (10, 20, 50)}
+NAMES["coco_tags"] = "COCO tags"
 """Kinds of labels that are printed otherwise than they are called in a preset."""
 
 Judge = Callable[[Evidence], dict[str, Finding]]
@@ -32,11 +33,13 @@ class Claim:
         The numbers behind it, in the order of the settings.
     judge : callable
         Evidence to a finding per setting.
-    labels : str
-        A kind of labels on the data set that the claim is about. Where the baseline trained with it is hardly better
-        than a constant prediction, the claim is not judged.
+    labels, network : str
+        A kind of labels on the data set, and a network of the preset, that the claim is about. Where the baseline
+        trained with them is hardly better than a constant prediction, the claim is not judged.
     fact : bool
         True or false whatever the baseline is worth.
+    agmm : bool
+        Whether AGMM takes part, which is judged with and without its absent-class loss.
     """
 
     id: str
@@ -45,7 +48,9 @@ class Claim:
     published: str
     judge: Judge
     labels: str = "points"
+    network: str = "resnet"
     fact: bool = False
+    agmm: bool = True
 
 
 def settings(evidence: Evidence, labels: Iterable[str], claimed: Iterable[float]) -> list[tuple[str, str, float]]:
@@ -66,20 +71,24 @@ def better(
     labels: Sequence[str] = VOC,
     *,
     which: str = "",
+    network: str = "resnet",
     least: int = rules.MIN_SEEDS,
     sized: Sequence[str] = (),
 ) -> Judge:
-    """A against B with each kind of labels for which a number other than 0 is claimed.
+    """A against B with each kind of labels for which a number other than 0 is claimed; NaN where it is not known.
 
-    ``which`` names the comparison in the settings of claims with several; for ``least`` see `rules.direction`. On the
-    data sets of the papers the size is judged, too, with the kinds of labels in ``sized``.
+    ``which`` names the comparison in the settings of claims with several; ``network`` is one that the preset must have;
+    for ``least`` see `rules.direction`. On the data sets of the papers the size is judged, too, with the kinds of
+    labels in ``sized``.
     """
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
-        found = {}
+        found: dict[str, Finding] = {}
+        if network not in evidence.preset.networks:
+            return found
         for kind, name, size in settings(evidence, labels, claimed):
             lead = evidence.lead(a(evidence, kind), b(evidence, kind))
-            comparable = kind in sized and evidence.preset.at(kind).dataset in sets.PAPERS
+            comparable = kind in sized and evidence.sized(kind)
             judged = rules.size(lead, size) if comparable else rules.direction(lead, size, least=least)
             found[f"{name}, {which}" if which else name] = judged
         return found
@@ -90,6 +99,18 @@ def better(
 def together(*judges: Judge) -> Judge:
     """Several comparisons that make one claim."""
     return lambda evidence: {name: found for judge in judges for name, found in judge(evidence).items()}
+
+
+def gain_shrinks(a: Rows, b: Rows, labels: Sequence[str], name: str) -> Judge:
+    """The lead of A over B falls from the first to the last of some kinds of labels, if the preset has all of them."""
+
+    def judge(evidence: Evidence) -> dict[str, Finding]:
+        if not has(evidence, labels):
+            return {}
+        v, n = evidence.miou(*(rows(evidence, kind) for rows in (a, b) for kind in labels)), len(labels)
+        return {name: rules.trend((v[:, :n] - v[:, n:])[:, ::-1])}
+
+    return judge
 
 
 # --- Runs by name -----------------------------------------------------------------------------------------------------
@@ -126,8 +147,8 @@ def stop_gradient(evidence: Evidence, labels: str) -> Run:
 
 
 def tree_energy(evidence: Evidence, labels: str) -> Run:
-    """TEL, with the width of its release on Cityscapes for clicks."""
-    options: dict[str, Any] = {"sigma": 0.002} if labels in CLICKS else {}
+    """TEL, with the width of its release on Cityscapes and ADE20K for clicks and blocks."""
+    options: dict[str, Any] = {"sigma": 0.002} if labels in (*CLICKS, *BLOCKS) else {}
     return evidence.preset.at(labels, "TreeEnergy", **options)
 
 

@@ -1,6 +1,6 @@
 """What claims are judged on: numbers of complete runs, paired over seeds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +14,9 @@ from agmm.data import sets
 from agmm.presets import Preset
 from agmm.runs import Result, Run, load_history, load_result
 from agmm.tables.aggregate import complete_seeds
+
+WEIGHTS = ("model.safetensors",)
+"""Files of a run's folder without which its network cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Evidence:
         """AGMM with some of its terms (default: the four of the paper), and the absent-class loss or not."""
         chosen = (*(terms or ("seg", "self", "spar", "con")), *(("absent",) if self.absent else ()))
         return self.preset.at(labels, "AGMM", **{"variant": "official", "terms": chosen} | options)
+
+    def sized(self, labels: str) -> bool:
+        """Whether the paper's sizes can be expected with a kind of labels: on a data set of the papers."""
+        return self.preset.at(labels).dataset in sets.PAPERS
 
     def seeds(self, *runs: Run) -> list[int]:
         """The seeds for which all runs are complete."""
@@ -71,19 +78,24 @@ class Evidence:
         ]
         return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 1)
 
-    def networks(self, *runs: Run) -> Iterator[list[figures.Trained]]:
-        """The networks of several runs with their data, for every seed for which all weights are kept."""
-        for seed in self.seeds(*runs):
-            one = [replace(run, seed=seed) for run in runs]
-            if all(self._weights(run).exists() for run in one):
-                yield [figures.load(run, self.results, self.data_root) for run in one]
+    def final(self, *columns: tuple[str, Run]) -> Numbers:
+        """Values of columns of histories in the last epoch, (seeds, columns)."""
+        rows = [
+            [load_history(replace(run, seed=seed), self.results)[column].iloc[-1] for column, run in columns]
+            for seed in self.seeds(*(run for _, run in columns))
+        ]
+        return np.array(rows, dtype=float).reshape(len(rows), len(columns))
 
-    def no_networks(self, *runs: Run) -> str:
+    def networks(self, *runs: Run, weights: Sequence[str] = WEIGHTS) -> Iterator[list[figures.Trained]]:
+        """The networks of several runs with their data, for every seed for which all these weights are kept."""
+        for seed in self._kept(weights, *runs):
+            yield [figures.load(replace(run, seed=seed), self.results, self.data_root) for run in runs]
+
+    def no_networks(self, *runs: Run, weights: Sequence[str] = WEIGHTS) -> str:
         """Why `networks` would yield nothing; empty where it yields something."""
-        seeds = self.seeds(*runs)
-        if not seeds:
+        if not self.seeds(*runs):
             return "no seeds"
-        if not any(all(self._weights(replace(run, seed=seed)).exists() for run in runs) for seed in seeds):
+        if not self._kept(weights, *runs):
             return "no weights kept"
         missing = runs[0].dataset not in sets.EMBEDDED and self.data_root is None
         return "weights kept, but no folder of the data set given" if missing else ""
@@ -104,8 +116,13 @@ class Evidence:
         complete = complete_seeds(run, self.results)
         return len(self._result(complete[0]).confusion) if complete else 0
 
-    def _weights(self, run: Run) -> Path:
-        return run.folder(self.results) / "model.safetensors"
+    def _kept(self, weights: Sequence[str], *runs: Run) -> list[int]:
+        """Complete seeds with these files of weights."""
+        return [
+            seed
+            for seed in self.seeds(*runs)
+            if all((replace(run, seed=seed).folder(self.results) / name).exists() for run in runs for name in weights)
+        ]
 
     def _result(self, run: Run) -> Result:
         result = load_result(run, self.results)

@@ -34,7 +34,7 @@ def sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
         for number, (objective, line) in enumerate(panel.groupby("objective", sort=False)):
             fixed, color = line.dropna(subset=["value", "mean"]).sort_values("value"), f"C{number}"
             if len(fixed):
-                axis.plot(fixed["value"], fixed["mean"], "o-", ms=3, color=color, label=objective)
+                axis.plot(fixed["value"], fixed["mean"], "o-", ms=3, color=color, label=objective or "ours")
                 axis.fill_between(fixed["value"], *_band(fixed), color=color, alpha=0.2, lw=0)
             for _, level in line[line["value"].isna()].dropna(subset="mean").iterrows():
                 axis.axhline(level["mean"], color=color, ls="--", lw=1, label=f"{objective}, {level['row']}")
