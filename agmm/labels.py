@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,18 @@ from agmm import regions
 
 VOID = 255
 UNLABELED = 254
+
+
+class Boxes(Protocol):
+    """Annotated boxes of an image, as ``paint_boxes`` takes them."""
+
+    @property
+    def codes(self) -> Sequence[int]:
+        """(N,), the class of each box."""
+
+    @property
+    def corners(self) -> np.ndarray:
+        """(N, 4), top, left, bottom, right; zero-based, bottom and right exclusive."""
 
 
 def generator(seed: int, dataset: str, image_id: str, form: str) -> np.random.Generator:
@@ -236,29 +249,23 @@ def boxes(
     background: int | None = 0,
     inner: float | None = None,
     jitter: float = 0.0,
+    boxes: Boxes | None = None,
 ) -> np.ndarray:
-    """Tight boxes of the objects, painted as pixel labels, and background outside (UNLABELED if there is none).
-
-    Without instances an object is a component of at least 0.05 % of the image; components of one class closer than
-    about 5 pixels count as one.
+    """Boxes of the objects, painted as pixel labels, and background outside (UNLABELED if there is none).
 
     Parameters
     ----------
-    mask, rng, instances, background
-        As in ``simulate``.
+    mask, rng, instances, background, jitter
+        As in ``tight_boxes``.
     inner : float, optional
         Share of each side that carries the class, centered (``Box-i``: 0.2); the rest of the box is UNLABELED.
-    jitter : float
-        Standard deviation by which each side is moved, as a share of the box's height or width.
+    boxes : object with codes and corners, optional
+        What annotators drew, to be painted instead of tight boxes; then the mask is not looked at.
     """
-    found = _clusters(mask, background) if instances is None else _objects(mask, instances, background)
-    corners = np.array([regions.tight_box(region) for region in found], int).reshape(-1, 4)
-    if jitter:
-        sides = np.tile(corners[:, 2:] - corners[:, :2], 2)
-        corners = np.rint(corners + rng.normal(size=corners.shape) * jitter * sides).astype(int)
-        corners[:, :2] = np.clip(corners[:, :2], 0, np.subtract(mask.shape, 1))
-        corners[:, 2:] = np.clip(corners[:, 2:], corners[:, :2] + 1, mask.shape)
-    labels = paint_boxes(mask.shape, [region.code for region in found], corners, background=background, inner=inner)
+    if boxes is not None:
+        return paint_boxes(mask.shape, boxes.codes, boxes.corners, background=background, inner=inner)
+    codes, corners = tight_boxes(mask, rng, instances=instances, background=background, jitter=jitter)
+    labels = paint_boxes(mask.shape, codes, corners, background=background, inner=inner)
     labels[mask == VOID] = UNLABELED
     return labels
 
@@ -285,6 +292,36 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 
 
 # --- What is done with labels -----------------------------------------------------------------------------------------
+
+
+def tight_boxes(
+    mask: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    instances: np.ndarray | None = None,
+    background: int | None = 0,
+    jitter: float = 0.0,
+) -> tuple[list[int], np.ndarray]:
+    """Boxes of the objects, as ``paint_boxes`` takes them: the class of each and corners (N, 4).
+
+    Without instances an object is a component of at least 0.05 % of the image; components of one class closer than
+    about 5 pixels count as one.
+
+    Parameters
+    ----------
+    mask, rng, instances, background
+        As in ``simulate``.
+    jitter : float
+        Standard deviation by which each side is moved, as a share of the box's height or width.
+    """
+    found = _clusters(mask, background) if instances is None else _objects(mask, instances, background)
+    corners = np.array([regions.tight_box(region) for region in found], int).reshape(-1, 4)
+    if jitter:
+        sides = np.tile(corners[:, 2:] - corners[:, :2], 2)
+        corners = np.rint(corners + rng.normal(size=corners.shape) * jitter * sides).astype(int)
+        corners[:, :2] = np.clip(corners[:, :2], 0, np.subtract(mask.shape, 1))
+        corners[:, 2:] = np.clip(corners[:, 2:], corners[:, :2] + 1, mask.shape)
+    return [region.code for region in found], corners
 
 
 def paint_boxes(

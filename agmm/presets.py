@@ -93,6 +93,8 @@ _SHAPES_LABELS = {
     "points": Kind("points", {"placement": "inside", "width": 1, "background_points": 1}),
     "points_uniform": Kind("points", {"placement": "uniform", "width": 1, "background_points": 1}),
     "scribbles": Kind("scribbles", {"width": 1}),
+    "boxes": Kind("grabcut", {}, accurate=False),
+    "blocks": Kind("blocks", {"ratio": 0.1}),
     "full": Kind("full", {}),
 }
 _QUICK = Run(
@@ -131,9 +133,15 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "clicks50": Kind("clicks", {"n": 20}, _STREETS),
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
     "clicks_full": Kind("full", {}, _STREETS),
+    **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, _STREETS) for n in (10, 20, 50)},
+    "blocks_full": Kind("full", {}, _STREETS),
     "regions": Kind("points", {"placement": "human", "width": 1}, _STREETS),
     "tags": Kind("tags", _TAGS, accurate=False),
     "coco_tags": Kind("tags", _TAGS, replace(_QUICK, dataset="crowds"), accurate=False),
+}
+_QUICK_NETWORKS = {
+    "resnet": Network(refined={"crf": "deeplab_64"}),
+    "vit": Network({"network": "small_vit", "network_options": ()}, refined={"crf": "toco_64"}),
 }
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {
@@ -171,6 +179,9 @@ _SMOKE: dict[str, Any] = {
     "pretrain_images": 32,
     "pretrain_epochs": 1,
 }
+
+
+_SMOKE_TAGS = _TAGS | {"warmup_steps": 1}
 
 
 def _published(preset: str, protocol: Literal["paper", "official"]) -> Preset:
@@ -307,11 +318,15 @@ PRESETS = {
             name: kind._replace(run=replace(kind.run, **_SMOKE) if kind.run else None)
             for name, kind in _QUICK_LABELS.items()
         }
-        | {"tags": Kind("tags", _TAGS | {"warmup_steps": 1})},
+        | {
+            "tags": Kind("tags", _SMOKE_TAGS, accurate=False),
+            "coco_tags": Kind("tags", _SMOKE_TAGS, replace(_QUICK, dataset="crowds", **_SMOKE), accurate=False),
+        },
         inits=("tags", "scratch"),
         seconds={"shapes": 1, "streets": 1, "crowds": 1},
         seeds=1,
         needs="nothing: a handful of embedded images, for tests",
+        networks=_QUICK_NETWORKS,
     ),
     "quick": Preset(
         run=_QUICK,
@@ -320,6 +335,7 @@ PRESETS = {
         seconds={"shapes": 60, "streets": 60, "crowds": 60},
         seeds=1,
         needs="nothing: embedded images, a small network, about a CPU minute a run",
+        networks=_QUICK_NETWORKS,
     ),
     "camvid": Preset(
         run=_CAMVID,

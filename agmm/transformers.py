@@ -154,8 +154,11 @@ def base(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
 
 
 def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
-    """A transformer for images of 64 x 64 pixels, and its decoder."""
-    dim = 64
+    """A transformer for images of 64 x 64 pixels, and its decoder.
+
+    Two convolutions make the patches, as a transformer learns little from a few thousand images without them.
+    """
+    dim = 48
     stem = nn.Sequential(
         nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
         nn.GroupNorm(4, 32),
@@ -165,19 +168,16 @@ def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
         nn.ReLU(inplace=True),
         nn.Conv2d(dim, dim, 1),
     )
-    backbone = VisionTransformer(stem, patch=4, dim=dim, depth=4, heads=4, grid=16, mlp_ratio=2)
-    return backbone, LargeFOV(dim, num_classes, channels=64, dilation=2)
+    backbone = VisionTransformer(stem, patch=4, dim=dim, depth=4, heads=2, grid=16, mlp_ratio=2)
+    return backbone, LargeFOV(dim, num_classes, channels=dim, dilation=2)
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a `VisionTransformer` from the names that timm gives them."""
-    flat = {"patch_embed.proj.": "patch_embed.", ".attn.": ".", ".mlp.": "."}
-    names = {}
-    for name in state:
-        names[name] = name
-        for theirs, ours in flat.items():
-            names[name] = names[name].replace(theirs, ours)
-    return {names[name]: tensor for name, tensor in state.items()}
+    return {
+        name.replace("patch_embed.proj.", "patch_embed.").replace(".attn.", ".").replace(".mlp.", "."): tensor
+        for name, tensor in state.items()
+    }
 
 
 def _linear(in_channels: int, channels: int) -> nn.Linear:

@@ -101,7 +101,7 @@ def test_sampled_pixels_have_their_own_features(trained, monkeypatch):
         gaps = np.abs(found[:, None] - own).max(2)
         assert gaps.min(1).max() < 1e-4
         assert len(set(gaps.argmin(1))) > 0.9 * len(found)  # a few pixels may look alike
-    monkeypatch.setattr(figures, "BATCH", 3)
+    monkeypatch.setattr(figures.trained, "BATCH", 3)
     again, same = figures.sample_features(trained, per_class=30, images=10)
     assert (same == classes).all()
     np.testing.assert_allclose(again, features, atol=1e-4)

@@ -1,6 +1,7 @@
 """Readers of published label files: real clicks and masks, a round trip per source, one sentence per bad file."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -313,3 +314,60 @@ def test_bad_objects_get_one_sentence(tmp_path):
         with pytest.raises(ValueError, match=f"a.xml.*{message}") as error:
             reader(annotation(path, part))
         sentence(error)
+
+
+# --- Class activation maps --------------------------------------------------------------------------------------------
+
+
+def save_maps(path, content):
+    stored = np.empty((), object)
+    stored[()] = content
+    np.save(path, stored, allow_pickle=True)
+    return path
+
+
+def test_maps_come_back_under_their_class_codes(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = {0: rng.random((4, 6), np.float32), np.int64(14): np.asfortranarray(rng.random((4, 6)))}
+    path = save_maps(tmp_path / "image.npy", maps)
+    found = label_files.read_cams(path, (4, 6))
+    assert list(found) == [1, 15]
+    for (_, expected), cam in zip(maps.items(), found.values(), strict=True):
+        np.testing.assert_array_equal(cam, expected)
+    assert list(label_files.read_cams(path, first=0)) == [0, 14]
+
+
+class _Caller:
+    def __reduce__(self):
+        return os.mkdir, ("called",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({0: _Caller()}, "mkdir, which no array needs"),
+        ([1, 2], "holds no dictionary"),
+        ({"cat": np.zeros((4, 6))}, "entry 'cat' is no class index"),
+        ({3: np.zeros(4)}, "entry 3 is no class index with"),
+        ({3: np.zeros((4, 6), int)}, "class 3 is not of finite floats"),
+        ({3: np.full((4, 6), np.nan)}, "class 3 is not of finite floats"),
+        ({3: np.zeros((6, 4))}, "is for 4 x 6 pixels, its image has 6 x 4"),
+    ],
+)
+def test_other_maps_are_refused_and_nothing_is_called(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    path = save_maps(tmp_path / "image.npy", content)
+    with pytest.raises(ValueError, match=message) as error:
+        label_files.read_cams(path, (4, 6))
+    assert str(path) in str(error.value)
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\x93NUMPY\x01\x00v\x00{'descr': '|O'"])
+def test_files_that_hold_no_maps_are_refused(tmp_path, data):
+    (tmp_path / "image.npy").write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be read as class activation maps"):
+        label_files.read_cams(tmp_path / "image.npy")
+    np.save(tmp_path / "plain.npy", np.zeros((4, 6)))
+    with pytest.raises(ValueError, match="holds no dictionary"):
+        label_files.read_cams(tmp_path / "plain.npy")

@@ -9,6 +9,7 @@ from PIL import Image
 mpl.use("Agg")
 
 from agmm import plots  # noqa: E402
+from agmm.labels import UNLABELED, VOID  # noqa: E402
 
 
 @pytest.fixture
@@ -79,6 +80,12 @@ def test_sweep(tmp_path):
         drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
         assert drawn.pop("a, σ by Eq. 5")[1] == [55.0, 55.0]
         assert drawn == {"a": ([0.1, 1.0], [50.0, 60.0]), "published (VOC)": ([0.1, 1.0], [69.0, 69.5])}
+
+
+def test_sweep_of_one_nameless_objective(tmp_path):
+    values = {"column": "point", "objective": "", "row": "x", "value": [0.1, 1.0], "mean": [50.0, 60.0], "std": 1.0}
+    figure = plots.sweep(pd.DataFrame(values | {"published": 70.0}), "λ_G", tmp_path / "sweep")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "published (VOC)"]
 
 
 def test_classes_draws_the_released_code(tmp_path):
@@ -215,3 +222,64 @@ def test_intervals_of_two_seeds_do_not_stretch_the_axis(found, tmp_path):
 def test_claims_without_effects(found, tmp_path):
     with pytest.raises(ValueError, match="no effects yet"):
         plots.claims(found[found["claim"] == "A04"], tmp_path / "claims")
+
+
+def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
+    heights = {"similar": [90.0, 80.0], "all": [85.0, 70.0], "dissimilar": [60.0, 50.0]}
+    rows = [
+        {"method": "tags", "class": name, "subset": subset, "accuracy": values[k], "pixels": 1}
+        for k, name in enumerate(("disk", "star"))
+        for subset, values in heights.items()
+    ]
+    (axis,) = plots.similarity(pd.DataFrame(rows), tmp_path / "accuracy", "accuracy").axes
+    bars = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axis.containers}
+    assert bars == {"d < σ": heights["similar"], "d > σ": heights["dissimilar"]}
+    assert list(axis.lines[0].get_ydata()) == heights["all"]
+    assert axis.get_ylabel() == "accuracy (%)"
+
+
+def test_label_quality_draws_means_and_seeds(tmp_path):
+    values = pd.DataFrame(
+        [
+            {"row": row, "labels": labels, "seed": seed, "miou": 10.0 * k + 2 * seed + 40 * (row == "boxes")}
+            for row in ("points", "boxes")
+            for k, labels in enumerate(("weak labels", "mixture G", "segmentation P"), 1)
+            for seed in (0, 1)
+        ]
+    )
+    figure = plots.label_quality(values, tmp_path / "quality")
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["points", "boxes"]
+    drawn = [[bar.get_height() for bar in bars] for bars in axis.containers]
+    assert drawn == [[11.0, 51.0], [21.0, 61.0], [31.0, 71.0]]
+    dots = sorted(y for part in axis.collections for y in part.get_offsets()[:, 1])
+    assert dots == sorted(values["miou"])
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "weak labels",
+        "mixture G",
+        "segmentation P",
+    ]
+    with pytest.raises(ValueError, match="no pseudo labels yet"):
+        plots.label_quality(values[:0], tmp_path / "none")
+
+
+def test_gallery_shows_the_image_where_labels_say_nothing(tmp_path):
+    """Classes in their colors, unlabeled pixels pale, void ones white; what is written beside the rows."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    mask = rng.choice([0, 1, UNLABELED, VOID], (6, 8)).astype(np.uint8)
+    pictures = [{"image": image, "weak labels": mask}] * 2
+    figure = plots.gallery(pictures, 2, tmp_path / "gallery", ["tags", "boxes"])
+    assert [axis.get_ylabel() for axis in figure.axes] == ["tags", "", "boxes", ""]
+    assert [axis.get_title() for axis in figure.axes] == ["image", "weak labels", "", ""]
+    drawn = np.asarray(figure.axes[1].images[0].get_array())
+    colors = [{tuple(color) for color in drawn[mask == k]} for k in (0, 1)]
+    assert [len(found) for found in colors] == [1, 1]
+    assert colors[0] != colors[1]
+    assert (drawn[mask == VOID] == 1).all()
+    pale = drawn[mask == UNLABELED]
+    gray = image[mask == UNLABELED].mean(1)
+    assert np.corrcoef(pale[:, 0], gray)[0, 1] == pytest.approx(1)
+    assert 0.6 < pale.min() < pale.max() <= 1
+    shares = pd.read_csv(tmp_path / "gallery.csv")
+    assert list(shares["share"][:2]) == pytest.approx([(mask == k).mean() for k in (0, 1)])

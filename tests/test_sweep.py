@@ -72,6 +72,13 @@ def test_failure_fails_what_depends_on_it(tmp_path, monkeypatch):
         assert "a run that it starts from failed" in failed[dependent.id]
 
 
+def test_a_run_tested_again_says_what_is_different():
+    run = replace(SMOKE.run, scales=(0.5, 1.0))
+    again = run.tested(flip=True, crf="toco")
+    assert sweep.describe(again) == sweep.describe(run) + ", tested with flip True, crf toco"
+    assert sweep.distinct([again]) == [run.pretraining, run, again]
+
+
 def test_stages_follow_each_other_in_order_and_forecast():
     teacher = replace(SMOKE.run, init="tags")
     runs = [teacher.second_stage(), teacher, replace(teacher, seed=1)]

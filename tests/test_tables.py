@@ -10,7 +10,7 @@ import pytest
 
 from agmm import Result, Run, tables
 from agmm.presets import PRESETS
-from agmm.tables import aggregate, printed
+from agmm.tables import aggregate, cells, printed
 from tests.helpers import ROOT, shared
 
 PUBLISHED = ROOT / "agmm" / "tables" / "published"
@@ -159,6 +159,14 @@ def test_states_on_the_way_of_one_training():
     assert [cell.protocol for cell in cells["quick"]][1:] == ["epoch 7 of 14, single scale", "last epoch, single scale"]
 
 
+def test_protocol_names_whatever_is_done_at_test_time():
+    trained = PRESETS["quick"].at("boxes").second_stage()
+    run = trained.tested(scales=(1.0, 1.25), flip=True, scale_merge="max", crf="deeplab")
+    views = "scales 1, 1.25, flip, largest logits of the scales, DenseCRF (deeplab)"
+    assert cells.describe(run) == cells.describe(trained) | {"protocol": f"second stage, last epoch, {views}"}
+    assert cells.protocol(trained.tested(crf="deeplab_64")) == "last epoch, single scale, DenseCRF (deeplab_64)"
+
+
 def test_from_scratch_only_beside_a_pretrained_start():
     for preset, count in {"smoke": 8, "quick": 8, "camvid": 0}.items():
         cells = tables.TABLES["agmm_table1"].cells(PRESETS[preset])
@@ -233,7 +241,8 @@ def test_needed_runs_are_distinct_and_ordered():
 
 
 def test_select():
-    assert tables.select(["agmm"]) == list(tables.TABLES)
+    assert tables.select(["agmm", "agmmpp"]) == list(tables.TABLES)
+    assert tables.select(["agmmpp"]) == [name for name in tables.TABLES if name.startswith("agmmpp_")]
     assert tables.select(["agmm_table2", "agmm_table2"]) == ["agmm_table2"]
     with pytest.raises(ValueError, match="unknown table 'agmm_tabel2'; did you mean agmm_table2"):
         tables.select(["agmm_tabel2"])
@@ -253,7 +262,8 @@ def test_nothing_trained_nothing_printed(tmp_path):
         assert frame[["ours_mean", "ours_std"]].isna().all(axis=None)
         text = tables.markdown(table, "quick", tmp_path)
         assert "nan" not in text.lower()
-        assert "seeds found: none" in text
+        own = [cell for cell in table.cells(PRESETS["quick"]) if cell.run is not None]
+        assert ("seeds found: none" if own else "Nothing of this table can be trained") in text
         assert tables.curves(table, "quick", tmp_path).empty
 
 

@@ -7,6 +7,7 @@ that names it.
 import io
 import json
 import math
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -316,6 +317,58 @@ def read_boxes(path: Path | str, size: tuple[int, int] | None = None) -> Boxes:
             raise ValueError(f"{path}: the box ymin, xmin, ymax, xmax = {box} holds no pixel of the image; correct it")
         corners.append((top, left, bottom, right))
     return Boxes(stated, tuple(codes), np.array(corners, int).reshape(-1, 4))
+
+
+# --- Class activation maps --------------------------------------------------------------------------------------------
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Dictionaries of numpy arrays and nothing else, as a pickle may otherwise call whatever it names."""
+
+    KNOWN = frozenset(
+        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
+        + [(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")]
+        + [(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")]
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.KNOWN:
+            raise ValueError(f"it names {module}.{name}, which no array needs")
+        return super().find_class(module, name)
+
+
+def read_cams(path: Path | str, size: tuple[int, int] | None = None, *, first: int = 1) -> dict[int, np.ndarray]:
+    """Class activation maps of an image as the repositories of SEAM and others save them: class code -> (H, W) float.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy`` with one dictionary {class index: (H, W) float array}. It is a pickle, of which arrays are read only.
+    size : (int, int), optional
+        Height and width that the maps must have.
+    first : int
+        Code of the class with index 0: 1 where the background is not counted, as there.
+    """
+    path = _existing(path)
+    try:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("it is of another version of the format")
+            _, _, kind = np.lib.format.read_array_header_1_0(file)
+            content = _ArraysOnly(file).load().item() if kind.hasobject else None
+    except (ValueError, TypeError, AttributeError, EOFError, LookupError, ImportError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as class activation maps ({error}); get the file again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no dictionary; class activation maps are {{class index: (H, W) array}}")
+    cams = {}
+    for index, cam in content.items():
+        if not isinstance(index, int | np.integer) or not isinstance(cam, np.ndarray) or cam.ndim != 2:
+            raise ValueError(f"{path}: the entry {index!r} is no class index with an (H, W) array; choose other files")
+        if cam.dtype.kind != "f" or not np.isfinite(cam).all():
+            raise ValueError(f"{path}: the map of class {index} is not of finite floats; compute it again")
+        _check_size(path, cam.shape, size)
+        cams[int(index) + first] = cam
+    return cams
 
 
 # --- Shared by the readers --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from agmm import labels, storage
+from agmm import labels, seeds, storage
 from agmm.data import (
     Arrays,
     OnDemand,
@@ -202,7 +202,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
         raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
     _published(split, form, options)  # raises where files are insisted on, which no data set in memory has
     options = _with_scale(split, form, options, cache)
-    digest = _digest([split.dataset, split.ids, split.truth[0].shape, form, options, seed])
+    digest = _digest([split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_given(split, form)])
     name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
@@ -247,6 +247,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
     if cache is not None:
         described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
+        described |= dict.fromkeys(_given(split, form), True)
         folder = cache / f"labels-{split.dataset}-{form}-{seed}-{_digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_json(folder / "labels.json", described)
@@ -261,6 +262,9 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
         return f"published: {published.description}"
     if form == "full":
         return "dense masks"
+    if form in seeds.FORMS:
+        given = " and ".join(f"published {name}" for name in _given(split, form))
+        return f"{form} from {given or 'boxes of dense masks'}"
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
 
@@ -347,14 +351,19 @@ def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
 
 
 def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index: int) -> np.ndarray:
-    return labels.simulate(
-        form,
-        split.truth[index],
-        labels.generator(seed, split.dataset, split.ids[index], form),
-        instances=None if split.instances is None else split.instances[index],
-        background=split.background,
-        **_without_source(options),
-    )
+    mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
+    instances = None if split.instances is None else split.instances[index]
+    about: dict[str, Any] = {"instances": instances, "background": split.background}
+    about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
+    if form in seeds.FORMS:
+        return seeds.simulate(form, split.images[index], mask, rng, **about)
+    return labels.simulate(form, mask, rng, **about)
+
+
+def _given(split: Split, form: str) -> list[str]:
+    """What a split holds that a form is made from instead of the dense mask."""
+    wanted = ["boxes"] * (form in seeds.FORMS) + ["cams"] * (form in seeds.NEED_CAMS)
+    return [name for name in wanted if getattr(split, name, None) is not None]
 
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Figures: one style, vector and PNG, the numbers in a CSV beside them."""
 
 from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
-from agmm.plots.numbers import classes, gains, sweep, training_curves
+from agmm.plots.numbers import classes, gains, label_quality, sweep, training_curves
 from agmm.plots.speed import speed
 from agmm.plots.style import WIDTH, save, style
 from agmm.plots.verdicts import claims
@@ -13,6 +13,7 @@ __all__ = [
     "embedding",
     "gains",
     "gallery",
+    "label_quality",
     "mixture_projection",
     "save",
     "similarity",

@@ -12,32 +12,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
+from agmm.labels import UNLABELED
 from agmm.plots.style import MARKERS, WIDTH, save, style
 
+PALE = 0.3
+"""Contrast of an image below its partial labels."""
 
-def similarity(values: pd.DataFrame, stem: Path) -> Figure:
-    """AGMM, Fig. 2b: IoU of unlabeled pixels per class, similar (bar) and dissimilar (bar) ones and all (line).
+
+def similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
+    """AGMM, Fig. 2b and AGMM++, Fig. 2c: similar (bar) and dissimilar (bar) pixels of every class, and all (line).
 
     Parameters
     ----------
     values : DataFrame
-        See `agmm.figures.similarity`; a panel per method.
+        See `agmm.figures.similarity` and `agmm.figures.label_accuracy`; a panel per method.
     stem : Path
         Folder and name of the files to write, without ending.
+    quantity : {"iou", "accuracy"}
+        Column of the values.
     """
     style()
     methods, classes_ = list(values["method"].unique()), list(values["class"].unique())
     figure, axes = plt.subplots(1, len(methods), figsize=(WIDTH, 2.4), squeeze=False, sharey=True)
     names = {"similar": "d < σ", "dissimilar": "d > σ"}
     for axis, method in zip(axes[0], methods, strict=True):
-        panel = values[values["method"] == method].pivot(index="class", columns="subset", values="iou").loc[classes_]
+        panel = values[values["method"] == method].pivot(index="class", columns="subset", values=quantity)
+        panel = panel.loc[classes_]
         for number, (subset, name) in enumerate(names.items()):
             places = [place + (number - 0.5) * 0.38 for place in range(len(classes_))]
             axis.bar(places, panel[subset], 0.38, color=f"C{number}", alpha=0.8, label=name)
         axis.plot(range(len(classes_)), panel["all"], "o-", color="0.2", ms=3, lw=1, label="all")
         axis.set_xticks(range(len(classes_)), classes_, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_title(method)
-    axes[0, 0].set_ylabel("IoU (%)")
+    axes[0, 0].set_ylabel({"iou": "IoU (%)", "accuracy": "accuracy (%)"}[quantity])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     save(figure, values, stem)
     return figure
@@ -55,7 +62,8 @@ def embedding(points: pd.DataFrame, stem: Path) -> Figure:
     """
     style()
     methods, names = list(points["method"].unique()), list(points["class"].unique())
-    figure, axes = plt.subplots(1, len(methods), figsize=(WIDTH, 2.8), squeeze=False)
+    size = (WIDTH, 2.8) if len(methods) > 1 else (0.75 * WIDTH, 4.2)
+    figure, axes = plt.subplots(1, len(methods), figsize=size, squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         panel = points[points["method"] == method]
         for number, name in enumerate(names):
@@ -124,8 +132,13 @@ def _ellipse(axis: Axes, gaussian: "pd.Series[float]", color: str) -> None:
     axis.add_patch(Ellipse(center, width, height, angle=angle, fill=False, ec=color, lw=1.3, zorder=3))
 
 
-def gallery(pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem: Path) -> Figure:
-    """Rows of pictures with their masks in one palette; sparse labels are drawn enlarged on the image.
+def gallery(
+    pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem: Path, rows: Sequence[str] = ()
+) -> Figure:
+    """Rows of pictures with their masks in one palette.
+
+    Sparse labels called ``"labels"`` are drawn enlarged on the image; in other masks unlabeled pixels show the image,
+    pale, and void ones are white.
 
     Parameters
     ----------
@@ -134,6 +147,8 @@ def gallery(pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem
     num_classes : int
     stem : Path
         Folder and name of the files to write, without ending; the CSV holds every mask's share of each class.
+    rows : sequence of str
+        What is written beside every row.
     """
     style()
     names = [name for name in pictures[0] if name != "labels"]
@@ -141,22 +156,33 @@ def gallery(pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem
     height, width = pictures[0]["image"].shape[:2]
     size = (WIDTH, side * height / width * len(pictures) + 0.25)
     figure, axes = plt.subplots(len(pictures), len(names), figsize=size, squeeze=False)
-    palette = np.array([*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)])
-    rows = []
+    found = []
     for number, (line, picture) in enumerate(zip(axes, pictures, strict=True)):
         for axis, name in zip(line, names, strict=True):
             content = picture[name]
             if content.ndim == 2:
-                rows += [[number, name, k, float((content == k).mean())] for k in range(num_classes)]
-                content = np.where((content < num_classes)[..., None], palette[content % 20], 1.0)
+                found += [[number, name, k, float((content == k).mean())] for k in range(num_classes)]
+                content = _colored(content, picture["image"], num_classes)
             axis.imshow(content, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if number == 0:
                 axis.set_title(name)
+        line[0].set_ylabel(rows[number] if rows else "")
         if "labels" in picture:
             y, x = np.nonzero(picture["labels"] < num_classes)
-            color = palette[picture["labels"][y, x] % 20]
+            color = _palette()[picture["labels"][y, x] % 20]
             line[names.index("image")].scatter(x, y, s=22, c=color, edgecolors="white", linewidths=0.8)
-    save(figure, pd.DataFrame(rows, columns=["picture", "column", "class", "share"]), stem)
+    save(figure, pd.DataFrame(found, columns=["picture", "column", "class", "share"]), stem)
     return figure
+
+
+def _palette() -> np.ndarray:
+    return np.array([*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)])
+
+
+def _colored(mask: np.ndarray, image: np.ndarray, num_classes: int) -> np.ndarray:
+    """Colors (H, W, 3) in [0, 1] of a mask."""
+    pale = 1 - PALE * (1 - image.mean(2, keepdims=True) / 255)
+    ground = np.where((mask == UNLABELED)[..., None], pale, 1.0)
+    return np.where((mask < num_classes)[..., None], _palette()[mask % 20], ground)

@@ -34,7 +34,7 @@ def sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
         for number, (objective, line) in enumerate(panel.groupby("objective", sort=False)):
             fixed, color = line.dropna(subset=["value", "mean"]).sort_values("value"), f"C{number}"
             if len(fixed):
-                axis.plot(fixed["value"], fixed["mean"], "o-", ms=3, color=color, label=objective)
+                axis.plot(fixed["value"], fixed["mean"], "o-", ms=3, color=color, label=objective or "ours")
                 axis.fill_between(fixed["value"], *_band(fixed), color=color, alpha=0.2, lw=0)
             for _, level in line[line["value"].isna()].dropna(subset="mean").iterrows():
                 axis.axhline(level["mean"], color=color, ls="--", lw=1, label=f"{objective}, {level['row']}")
@@ -124,6 +124,34 @@ def classes(frame: pd.DataFrame, stem: Path) -> Figure:
     axis.set_ylabel("IoU (%)")
     figure.legend(loc="outside upper right", ncols=len(columns))
     save(figure, data, stem)
+    return figure
+
+
+def label_quality(values: pd.DataFrame, stem: Path) -> Figure:
+    """AGMM++, Fig. 9: mIoU of weak labels and of what training makes of them; bars are means, dots single seeds.
+
+    Parameters
+    ----------
+    values : DataFrame
+        See `agmm.figures.label_quality`.
+    stem : Path
+        Folder and name of the files to write, without ending.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw.
+    """
+    if values.empty:
+        raise ValueError("there are no pseudo labels yet; train the runs of this figure first")
+    style()
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.4))
+    common: dict[str, Any] = {"data": values, "x": "row", "y": "miou", "hue": "labels", "ax": axis, "legend": False}
+    sns.barplot(**common | {"legend": True}, errorbar="sd", alpha=0.7, err_kws={"lw": 0.9, "color": "0.2"})
+    sns.stripplot(**common, palette=["0.2"] * values["labels"].nunique(), size=3, jitter=False, dodge=True)
+    axis.set(xlabel="", ylabel="mIoU on training images (%)")
+    sns.move_legend(axis, "upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, title="", frameon=False)
+    save(figure, values, stem)
     return figure
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp
-from agmm.tables.aggregate import RESULTS, collect, curves, gains, sweep_values
-from agmm.tables.cells import Cell, Table
-from agmm.tables.printed import markdown, write
+from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp, agmmpp_figures
+from agmm.tables.aggregate import RESULTS, collect, complete_seeds, curves, gains, sweep_values
+from agmm.tables.cells import SINGLE_SCALE, Cell, Table
+from agmm.tables.printed import markdown, nothing_to_train, write
 
 __all__ = [
     "GROUPS",
@@ -20,6 +20,7 @@ __all__ = [
     "Cell",
     "Table",
     "collect",
+    "complete_seeds",
     "curves",
     "gains",
     "markdown",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _AGMM = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
-_AGMMPP = agmmpp.TABLES
+_AGMMPP = agmmpp.TABLES | agmmpp_figures.TABLES
 TABLES: dict[str, Table] = _AGMM | _AGMMPP
 GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP)}
 
@@ -84,7 +85,7 @@ def published(names: Iterable[str], preset: str) -> dict[str, str]:
     """The mIoU that the paper prints for every run with seed 0, by the run's identity; several where they conflict."""
     found: dict[str, dict[str, None]] = {}
     for cell in (cell for name in names for cell in TABLES[name].cells(PRESETS[preset])):
-        if cell.run is not None and cell.published is not None and cell.metric == "mIoU":
+        if cell.run is not None and cell.published is not None and cell.metric in ("mIoU", SINGLE_SCALE):
             found.setdefault(cell.run.id, {})[f"{cell.published:.1f}"] = None
     return {run: " or ".join(values) for run, values in found.items()}
 
@@ -100,7 +101,7 @@ def train(
     jobs: int | None = None,
     report: Callable[[str], object] = print,
 ) -> None:
-    """Train what a table still lacks; nothing where all its runs are complete.
+    """Train what a table still lacks; nothing where all its runs are complete, or where the preset has none of them.
 
     Raises
     ------
@@ -108,6 +109,9 @@ def train(
         If a run failed, after all others have been trained.
     """
     wanted = needed([name], preset, seeds)
+    if not wanted:
+        report(nothing_to_train(preset))
+        return
     failed = sweep.train_all(
         wanted, results=results, data_root=data_root or None, device=device, jobs=jobs, report=report
     )

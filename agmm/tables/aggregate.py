@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from agmm.data import sets
 from agmm.presets import PRESETS
 from agmm.runs import Run, load_history, load_result
-from agmm.tables.cells import CLASS_IOU, Table
+from agmm.tables.cells import CLASS_IOU, SINGLE_SCALE, Table
 
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""
@@ -31,7 +32,7 @@ COLUMNS = [
     "published_source",
     "run_ids",
 ]
-CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou": "G"}
+CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou": "G", "cam_miou": "CAM"}
 """Column of a run's history -> curve."""
 
 
@@ -39,6 +40,14 @@ def _miou(run: Run, results: Path) -> float:
     result = load_result(run, results)
     assert result is not None
     return result.miou
+
+
+def _single_scale(run: Run, results: Path) -> float:
+    if run.scales == (1.0,) and not run.flip:
+        return _miou(run, results)
+    result = load_result(run, results)
+    assert result is not None
+    return float(result.details.get("single_scale_miou", math.nan))
 
 
 def _curve(column: str, epoch: int) -> Callable[[Run, Path], float]:
@@ -51,9 +60,11 @@ def _lead(epoch: int) -> Callable[[Run, Path], float]:
 
 METRICS: dict[str, Callable[[Run, Path], float]] = {
     "mIoU": _miou,
+    SINGLE_SCALE: _single_scale,
     "training mIoU: P": _curve("p_miou", -1),
     "training mIoU: P among labeled classes": _curve("p_restricted_miou", -1),
     "training mIoU: G": _curve("g_miou", -1),
+    "training mIoU: CAM": _curve("cam_miou", -1),
     "training mIoU: G - P, first epoch": _lead(0),
     "training mIoU: G - P, last epoch": _lead(-1),
 }
@@ -76,8 +87,15 @@ def read(metric: str) -> Callable[[Run, Path], float]:
 
 def complete_seeds(run: Run, results: str | Path) -> list[Run]:
     """The run's complete repetitions over seeds."""
-    repeated = (replace(run, seed=seed) for seed in SEEDS)
-    return [one for one in repeated if (one.folder(results) / "result.json").exists()]
+    if not run.folder(results).parent.is_dir():
+        return []
+    return [one for one in _repeated(run) if (one.folder(results) / "result.json").exists()]
+
+
+@cache
+def _repeated(run: Run) -> tuple[Run, ...]:
+    """Kept, as a table asks for them several times and each has its identity computed once."""
+    return tuple(replace(run, seed=seed) for seed in SEEDS)
 
 
 def collect(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:

@@ -4,14 +4,15 @@ The paper prints its own numbers in some places differently; notes say so. Netwo
 Cityscapes ResNet-50) and ``"vit"`` (ViT-B/16), or a preset's counterparts of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from agmm.objectives.agmmpp import squeezed
 from agmm.presets import Preset
 from agmm.tables.agmm import AS_RELEASED, COLUMNS, WITHOUT, WITHOUT_ABSENT
-from agmm.tables.cells import Cell, Column, Row, Table, cells, lines
+from agmm.tables.cells import SINGLE_SCALE, Cell, Column, Row, Table, cells, lines, protocol
 from agmm.tables.quoted import quoted
 
 PAPER = "AGMM++ (TPAMI 2025)"
@@ -65,47 +66,42 @@ def _tags(preset: Preset, table: str, column: Column, numbers: dict[str, str], i
             for network, identity, row in zip(("resnet", "vit"), second, mt, strict=True)
         ),
     ]
-    trained = {toco, resnet, vit, *mt}
-    left = [line for line in lines(table) if line["split"] == "test" or line["row"] not in trained]
-    return (*quoted(left, column="split", prefix="image-level, "), *cells(preset, table, rows, (column,)))
+    made = cells(preset, table, rows, (column,))
+    return (*quoted(_left(table, made), column="split", prefix="image-level, "), *made)
 
 
 def table3(preset: Preset) -> tuple[Cell, ...]:
     """Points on VOC."""
-    notes = {"11": "the paper's text says 73.3"}
-    return _one_form(preset, "agmmpp_table3", COLUMNS[0], "O005", ("O074", "O075"), range(10, 15), notes)
+    ids = {"8": "extra:TEL on points", "10": "O005", "11": "O074", "12": "O074", "13": "O075", "14": "O075"}
+    notes = {"TEL (ResNet)": "AGMM's Table 4 prints 63.3", "AGMM++ (ResNet)": "the paper's text says 73.3"}
+    return _one_form(preset, "agmmpp_table3", COLUMNS[0], ids, notes)
 
 
 def table5(preset: Preset) -> tuple[Cell, ...]:
     """Scribbles on VOC."""
-    notes = {"16": "Tables 14 and 15 print 78.3"}
-    return _one_form(preset, "agmmpp_table5", COLUMNS[1], "O011", ("O082", "O083"), range(15, 20), notes)
+    ids = {"12": "O028", "15": "O011", "16": "O082", "17": "O082", "18": "O083", "19": "O083"}
+    return _one_form(preset, "agmmpp_table5", COLUMNS[1], ids, {"AGMM++ (ResNet)": "Tables 14 and 15 print 78.3"})
 
 
 def _one_form(
-    preset: Preset,
-    table: str,
-    column: Column,
-    agmm: str,
-    ours: tuple[str, str],
-    numbers: range,
-    notes: dict[str, str],
+    preset: Preset, table: str, column: Column, ids: dict[str, str], notes: dict[str, str]
 ) -> tuple[Cell, ...]:
-    """AGMM, then AGMM++ with each network, without and with a DenseCRF."""
-    first, *others = (str(number) for number in numbers)
+    """TEL and AGMM, then AGMM++ with each network, without and, where the preset has one, with a DenseCRF."""
+    (tel, tel_id), (agmm, agmm_id), *ours = ids.items()
     rows = [
-        Row("AGMM (ResNet)", (agmm,), {"row": first}, "AGMM", AS_RELEASED),
-        Row("AGMM (ResNet)", (WITHOUT,), {"row": first}, "AGMM", WITHOUT_ABSENT),
+        Row("TEL (ResNet)", (tel_id,), {"row": tel}, "TreeEnergy"),
+        Row("AGMM (ResNet)", (agmm_id,), {"row": agmm}, "AGMM", AS_RELEASED),
+        Row("AGMM (ResNet)", (WITHOUT,), {"row": agmm}, "AGMM", WITHOUT_ABSENT),
     ]
-    for number, (network, refined) in zip(
-        others, [(name, refined) for name in ("resnet", "vit") for refined in (False, True)], strict=True
-    ):
+    for (number, identity), (network, refined) in zip(ours, product(("resnet", "vit"), (False, True)), strict=True):
+        if refined and not (network in preset.networks and preset.networks[network].refined):
+            continue
         label = f"AGMM++ ({_NAMES[network]})" + (" + CRF" if refined else "")
-        identity = ours[network == "vit"]
-        row = _pp(label, (identity,), {"row": number}, network=network, refined=refined)
-        rows.append(row._replace(note=notes.get(number, "")))
-    left = [line for line in lines(table) if line["row"] not in {first, *others}]
-    return (*quoted(left), *cells(preset, table, rows, (column,)))
+        rows.append(_pp(label, (identity,), {"row": number}, network=network, refined=refined))
+    rows = [row._replace(note=notes.get(row.label, "")) for row in rows]
+    made = cells(preset, table, rows, (column,))
+    with_crf = {("AGMM++", "true"): {"method": "AGMM++ + CRF"}}
+    return (*quoted(line | with_crf.get((line["method"], line["crf"]), {}) for line in _left(table, made)), *made)
 
 
 def table4(preset: Preset) -> tuple[Cell, ...]:
@@ -134,9 +130,8 @@ def table6(preset: Preset) -> tuple[Cell, ...]:
             note="the paper's text says 76.7"
         ),
     ]
-    trained = {row.printed["row"] for row in rows if row.printed}
-    left = [line for line in lines("agmmpp_table6") if line["row"] not in trained]
-    return (*quoted(left), *cells(preset, "agmmpp_table6", rows, (BOXES,)))
+    made = cells(preset, "agmmpp_table6", rows, (BOXES,))
+    return (*quoted(_left("agmmpp_table6", made)), *made)
 
 
 def table7(preset: Preset) -> tuple[Cell, ...]:
@@ -162,13 +157,25 @@ def table8(preset: Preset) -> tuple[Cell, ...]:
     """
     rows = [Row("ToCo", (_TOCO,), {"row": "1"}, network="vit")]
     rows += _steps(("O095", "O096", "O097", "O067"), "vit", separate=True)
-    made = []
-    for metric, name in ((PSEUDO, "mIoU_pseudo_label"), (SEGMENTATION, "mIoU_segmentation")):
-        column = Column(metric, "tags", {"metric": name})
-        for cell in cells(preset, "agmmpp_table8", rows, (column,)):
-            seeds = "training mIoU: G" if cell.method == "AGMMpp" else "training mIoU: CAM"
-            made.append(replace(cell, metric=seeds if metric == PSEUDO else "mIoU"))
-    return tuple(made)
+    rows = [row._replace(note=f"pseudo labels by {'G' if row.method == 'AGMMpp' else 'CAM'}") for row in rows]
+    metrics = {PSEUDO: "mIoU_pseudo_label", SEGMENTATION: "mIoU_segmentation"}
+    columns = tuple(Column(label, "tags", {"metric": metric}) for label, metric in metrics.items())
+    return tuple(
+        _pseudo_labels(cell) if cell.column == PSEUDO else _single_scale(cell)
+        for cell in cells(preset, "agmmpp_table8", rows, columns)
+    )
+
+
+def _pseudo_labels(cell: Cell) -> Cell:
+    assert cell.run is not None
+    metric = f"training mIoU: {'G' if cell.method == 'AGMMpp' else 'CAM'}"
+    return replace(cell, metric=metric, protocol=f"{cell.run.history_images} training images")
+
+
+def _single_scale(cell: Cell) -> Cell:
+    """Ablations are tested without a DenseCRF and, as those of ToCo, at a single scale."""
+    assert cell.run is not None
+    return replace(cell, metric=SINGLE_SCALE, protocol=protocol(replace(cell.run, scales=(1.0,), flip=False)))
 
 
 def table9(preset: Preset) -> tuple[Cell, ...]:
@@ -179,8 +186,7 @@ def table9(preset: Preset) -> tuple[Cell, ...]:
         for line in lines("agmmpp_table9")
         if cell.column == PSEUDO and (cell.row, line["method"]) in (("ToCo", "ToCo"), ("AGMM++", "AGMM++"))
     ]
-    left = [line for line in lines("agmmpp_table9") if line["method"] not in ("ToCo", "AGMM++")]
-    return (*quoted(left), *ours)
+    return (*quoted(_left("agmmpp_table9", ours)), *ours)
 
 
 def table10(preset: Preset) -> tuple[Cell, ...]:
@@ -213,7 +219,7 @@ def table12(preset: Preset) -> tuple[Cell, ...]:
     numbers = [(first, first + 3, first + 6) for first in (105, 106, 107)]
     ids = [tuple(f"O{number:03}" for number in row) for row in numbers]
     rows += _steps((*ids, ("O088", "O075", "O083")), "vit")
-    return cells(preset, "agmmpp_table12", rows, (BOXES, *COLUMNS))
+    return tuple(_single_scale(cell) for cell in cells(preset, "agmmpp_table12", rows, (BOXES, *COLUMNS)))
 
 
 def table13(preset: Preset) -> tuple[Cell, ...]:
@@ -290,6 +296,12 @@ def _pp(
     **options: Any,
 ) -> Row:
     return Row(label, ids, printed, "AGMMpp", options, network=network, refined=refined)
+
+
+def _left(table: str, made: Iterable[Cell]) -> list[dict[str, str]]:
+    """Lines of a published table beside which there is no cell of ours, at this preset at least."""
+    shown = {cell.published_source for cell in made}
+    return [line for line in lines(table) if _source(line) not in shown]
 
 
 def _source(line: dict[str, str]) -> str:

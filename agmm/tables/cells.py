@@ -16,6 +16,9 @@ QUOTED = "quoted"
 CLASS_IOU = "IoU: "
 """Prefix of the metric of one class."""
 
+SINGLE_SCALE = "mIoU, single scale"
+"""Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -126,16 +129,19 @@ class Table:
 
 
 def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Cell, ...]:
-    """Rows times columns; a preset without a column's kind of labels leaves the column out."""
+    """Rows times columns; a preset leaves out what it lacks: kinds of labels, networks, refined tests."""
     made = []
     for row in rows:
         ids = row.ids * len(columns) if len(row.ids) == 1 else row.ids
         for column, training_id in zip(columns, ids, strict=True):
             if column.labels not in preset.labels or not training_id or row.network not in preset.networks:
                 continue
+            refined = preset.networks[row.network].refined
+            if row.refined and not refined:
+                continue
             run = preset.at(column.labels, row.method, init=row.init, network=row.network, **row.options)
             run = run.second_stage() if row.second_stage else run
-            run = run.tested(**preset.networks[row.network].refined) if row.refined else run
+            run = run.tested(**refined) if row.refined else run
             where = column.printed or {"supervision": column.label}
             value, source = published(table, **where, **row.printed) if row.printed and column.in_paper else (None, "")
             made.append(

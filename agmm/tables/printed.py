@@ -27,6 +27,11 @@ def write(table: Table, preset: str, results: str | Path = "results") -> tuple[P
     return folder / f"{table.name}.csv", folder / f"{table.name}.md"
 
 
+def nothing_to_train(preset: str) -> str:
+    """What is said of a table without a single run of ours."""
+    return f"Nothing of this table can be trained at the preset `{preset}`, which lacks its labels, data or networks."
+
+
 def markdown(table: Table, preset: str, results: str | Path = "results", frame: pd.DataFrame | None = None) -> str:
     """A table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
     frame = collect(table, preset, results) if frame is None else frame
@@ -48,44 +53,72 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
         entry = printed.setdefault((cell.row, about), {})
         entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
     in_paper = set(frame.loc[frame["published"].notna(), "column"])
-    heads = [f"{column}, {kind}" for column in columns for kind in kinds if kind != printed_on or column in in_paper]
+    ours = {cell.column for cell in cells if cell.training_id != QUOTED}
+    shown = {kind: in_paper if kind == printed_on else ours for kind in kinds}
+    heads = [f"{column}, {kind}" for column in columns for kind in kinds if column in shown[kind]]
     heads = ["row", "objective", *heads]
-    lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", "", _line(heads), _line(["---"] * len(heads))]
+    lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", ""]
+    lines += [_line(heads), _line(["---"] * len(heads))] if printed else []
     for (name, about), entry in printed.items():
         lines.append(_line([name, about, *(entry.get(head, "") for head in heads[2:])]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in _footnotes(table, frame, preset, results))])
+    notes = _footnotes(table, frame, preset, results)
+    return "\n".join([*lines, *([""] if printed else []), *(f"- {note}" for note in notes)])
 
 
 def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:
     cells = [cell for cell in table.cells(PRESETS[preset]) if cell.training_id != QUOTED]
-    details: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        if cell.run and cell.column not in details and (found := complete_seeds(cell.run, results)):
-            result = load_result(found[0], results)
-            details |= {cell.column: result.details} if result else {}
-    metrics = "mean IoU on training images" if cells[0].metric.startswith("training") else "IoU on the test split"
-    sizes = next((f", {d['train_images']} training and {d['test_images']} test images" for d in details.values()), "")
+    datasets = {cell.column: cell.dataset for cell in cells}
+    elsewhere = [dataset for dataset in datasets.values() if dataset not in sets.PAPERS]
+    other = " Another data set and network than ours: for orientation, not for subtraction." if elsewhere else ""
+    published = [f"Published: {table.published_on}.{other}"] if frame["published"].notna().any() else []
+    if not cells:
+        return [nothing_to_train(preset), *published]
+    details = _details(cells, results)
     seeds = sorted({int(seed) for text in frame["seeds"] for seed in str(text).split()})
-    protocols = dict.fromkeys(cell.protocol for cell in cells)
     notes = [
-        f"Ours: {metrics} in per cent, data set `{cells[0].dataset}`{sizes}; {'; '.join(protocols)}.",
+        *_measured(cells, details),
         f"Mean ± standard deviation over seeds (number of seeds); seeds found: {', '.join(map(str, seeds)) or 'none'}. "
         "A seed changes labels, head initialization and order; data and pretraining are fixed. Blank: not trained.",
+        *published,
     ]
-    if frame["published"].notna().any():
-        other = " Another data set and network than ours: for orientation, not for subtraction."
-        notes.append(f"Published: {table.published_on}.{'' if cells[0].dataset in sets.PAPERS else other}")
-    if cells[0].dataset in sets.EMBEDDED:
+    if any(dataset in sets.EMBEDDED for dataset in datasets.values()):
         notes.append(
             "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
             "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")
         )
     if sources := _label_sources(cells, results):
         notes.append(f"Labels: {'; '.join(sources)}.")
-    if details and cells[0].dataset != "shapes":
-        shares = ", ".join(f"{column} {100 * found['coverage']:.1f} %" for column, found in details.items())
+    covered = {column: found["coverage"] for column, found in details.items() if datasets[column] != "shapes"}
+    if covered:
+        shares = ", ".join(f"{column} {100 * coverage:.1f} %" for column, coverage in covered.items())
         notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
     return notes
+
+
+def _measured(cells: list[Cell], details: dict[str, dict[str, Any]]) -> list[str]:
+    """What was measured, on which data and how: one note, or one for each group of columns that differ in it."""
+    groups: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for cell in cells:
+        metric = "mean IoU on training images" if cell.metric.startswith("training") else "IoU on the test split"
+        columns, protocols = groups.setdefault((metric, cell.dataset), ({}, {}))
+        columns[cell.column] = protocols[cell.protocol] = None
+    notes = []
+    for (metric, dataset), (columns, protocols) in groups.items():
+        found = next((details[column] for column in columns if column in details), None)
+        sizes = f", {found['train_images']} training and {found['test_images']} test images" if found else ""
+        whose = f"Ours, {', '.join(columns)}" if len(groups) > 1 else "Ours"
+        notes.append(f"{whose}: {metric} in per cent, data set `{dataset}`{sizes}; {'; '.join(protocols)}.")
+    return notes
+
+
+def _details(cells: list[Cell], results: str | Path) -> dict[str, dict[str, Any]]:
+    """Details of one complete run of every column that has one."""
+    details: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell.run and cell.column not in details and (found := complete_seeds(cell.run, results)):
+            result = load_result(found[0], results)
+            details |= {cell.column: result.details} if result else {}
+    return details
 
 
 def _label_sources(cells: list[Cell], results: str | Path) -> list[str]:

@@ -1,0 +1,124 @@
+"""A complete run with its data, and what its network and its mixture say of some images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agmm import evaluation, gmm, methods, networks, objectives, training
+from agmm.data import Arrays, Split, sets
+from agmm.rivals import toco
+from agmm.runs import Run
+
+BATCH = 25
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A complete run: its network with the data it was trained and tested on.
+
+    Attributes
+    ----------
+    run : Run
+    net : Segmenter
+        In eval mode, on a GPU where there is one.
+    data, test : Split
+    sparse : sequence of (H, W) uint8 arrays
+        Sparse labels of ``data``; all ``UNLABELED`` where only tags are known.
+    objective : objective
+        As trained, where the net is; it makes the mixture, and pseudo labels from image tags.
+    """
+
+    run: Run
+    net: networks.Segmenter
+    data: Split
+    test: Split
+    sparse: Arrays
+    objective: methods.Trained
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+
+def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
+    """Weights and data of a complete run; ValueError where the weights are missing."""
+    data, sparse = load_training_data(run, results, data_root)
+    test = _split(run, "test", results, data_root)
+    device = training.choose_device("auto")
+    net = training.load_network(run, Path(results), data.num_classes, device)
+    objective = training.load_objective(run, Path(results), data.num_classes, device)
+    return Trained(run, net, data, test, sparse, objective)
+
+
+def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
+    """Training images of a run and their sparse labels."""
+    data = _split(run, "train", results, data_root)
+    return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
+
+
+def _split(run: Run, name: str, results: str | Path, data_root: str | Path | None) -> Split:
+    count = run.train_images if name == "train" else run.test_images
+    cache = Path(results) / "cache"
+    return sets.load(run.dataset, name, size=run.image_size, data_root=data_root or None, cache=cache, count=count)
+
+
+def outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Features (B, C, h, w) and logits (B, K, H, W) of the first images of a split, in batches of equal images."""
+    count = min(count, len(split))
+    size = BATCH if isinstance(split.images, np.ndarray) else 1
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        features, logits = forward(trained, split, part)
+        yield part, features, logits
+
+
+@torch.no_grad()
+def forward(trained: Trained, split: Split, part: slice) -> tuple[Tensor, Tensor]:
+    """Features and logits of some images of equal size, on the CPU."""
+    features, logits = trained.net(_inputs(trained, tensor(split.images[part])))
+    return features.cpu(), logits.cpu()
+
+
+@torch.no_grad()
+def weak_labels(trained: Trained, part: slice) -> Tensor:
+    """Labels (B, H, W) that form the mixture of some training images of equal size.
+
+    Where only tags are known these are the pseudo labels that the network's CAMs give at the end of its training.
+    """
+    if not isinstance(trained.objective, toco.FromTags):
+        return tensor(trained.sparse[part]).long()
+    data = trained.data
+    seen = replace(data, ids=data.ids[part], images=data.images[part], truth=data.truth[part])
+    images, tags = tensor(seen.images), torch.from_numpy(sets.image_tags(seen))[:, 1:].to(trained.device)
+    maps = trained.objective.maps_of_whole(trained.net, _inputs(trained, images), tags, trained.run.crop)
+    colors = images.movedim(-1, 1).to(trained.device) / 255
+    return trained.objective.labels(maps, tags, colors).cpu()
+
+
+def mixture_of(trained: Trained) -> objectives.AGMM | objectives.AGMMpp:
+    """What makes the mixture of a run; ValueError for methods without one."""
+    inner = trained.objective.inner if isinstance(trained.objective, toco.FromTags) else trained.objective
+    if not isinstance(inner, objectives.AGMM | objectives.AGMMpp):
+        raise ValueError(f"{trained.run.method} has no mixture; choose a run of AGMM or AGMMpp")
+    return inner
+
+
+@torch.no_grad()
+def best_component(trained: Trained, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mixture's prediction (B, H, W), chosen among the classes that an image's labels name."""
+    present = gmm.components(labels, trained.data.num_classes).present
+    features, logits, labels, named = (one.to(trained.device) for one in (features, logits, labels, present))
+    scores = mixture_of(trained)(features, logits, labels, named).scores.cpu()
+    return scores.masked_fill(~present[..., None, None], -1).argmax(1)
+
+
+def tensor(arrays: Arrays) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))
+
+
+def _inputs(trained: Trained, images: Tensor) -> Tensor:
+    return evaluation.to_input(images.to(trained.device), **training.normalization(trained.run))

@@ -1,0 +1,119 @@
+"""AGMM++ under the papers' protocol: two iterations on fixtures of every data set, kind of labels and network."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import agmm
+import run_all
+from agmm import runs, tables
+from agmm.data import sets
+from agmm.labels import VOID
+from agmm.presets import PRESETS
+from tests import layouts
+from tests.test_voc import write_clicks
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
+PAPER = PRESETS["paper"]
+NETWORKS = {
+    "resnet": {"network": "small", "network_options": (("stem", 4), ("feature_channels", 8))},
+    "vit": {"network": "small_vit", "network_options": ()},
+}
+VOC = ("points", "scribbles", "boxes", "tags", "full")
+OTHERS = ("coco_tags", "clicks20", "clicks_full", "blocks10", "blocks50", "blocks_full")
+SOURCES = {
+    "points": "published: What's the Point",
+    "boxes": "grabcut from published boxes",
+    "tags": "tags",
+    "coco_tags": "tags",
+    "full": "dense masks",
+    "clicks_full": "dense masks",
+    "blocks_full": "dense masks",
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """All data sets of the papers, each in its folder below one data root."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("voc", "cityscapes", "coco", "ade20k"):
+        (root / name).mkdir()
+    layouts.write_voc2012(root / "voc")
+    layouts.write_sbd(root / "voc")
+    layouts.write_annotations(root / "voc")
+    write_clicks(root / "voc")
+    layouts.write_cityscapes(root / "cityscapes", scale=2)
+    layouts.coco(root / "coco")
+    layouts.ade20k(root / "ade20k")
+    return root
+
+
+def short(run: agmm.Run, network: str, **changes: object) -> agmm.Run:
+    """One or two iterations of a run with a small network; what is made of image tags trains the second."""
+    size = {"crop": 33, "batch_size": 2, "microbatch": 2, "epochs": 2, "warmup": 1, "history_images": 2}
+    size |= {"tile": 33} if run.tile else {"scales": (0.5, 1.0)}
+    if run.labels == "tags":
+        options = dict(run.label_options) | {"warmup_steps": 1, "auxiliary_until": 0, "local_crops": 2}
+        size["label_options"] = tuple((options | {"local_size": 16}).items())
+    return replace(run, init="scratch", **NETWORKS[network] | size | changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["Baseline", "AGMMpp"])
+@pytest.mark.parametrize(
+    ("labels", "network"),
+    [*((labels, network) for labels in (*VOC, "coco_tags") for network in NETWORKS), *((k, "resnet") for k in OTHERS)],
+)
+def test_two_iterations_of_every_kind_of_labels_and_network(
+    root: Path, tmp_path: Path, labels: str, network: str, method: str
+) -> None:
+    run = short(PAPER.at(labels, method, network=network), network)
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    history = runs.load_history(run, tmp_path)
+    assert np.isfinite(history.to_numpy()).all()
+    test = sets.load(run.dataset, "test", data_root=root)
+    assert np.sum(result.confusion) == sum((mask != VOID).sum() for mask in test.truth)
+    assert SOURCES.get(labels, "simulated") in result.details["label_source"]
+    if method == "AGMMpp":
+        assert (history[["self", "weak"]].iloc[-1] > 0).all()
+        assert {"g_miou", "con"} <= set(history)
+
+
+@pytest.mark.parametrize("labels", ["points", "tags"])
+def test_an_iteration_of_the_papers_transformer(root: Path, tmp_path: Path, labels: str) -> None:
+    preset = PAPER.at(labels, "AGMMpp", network="vit")
+    assert preset.network == "vit_base"
+    own = {"network": "vit_base", "network_options": (), "crop": 48, "epochs": 1, "scales": (1.0,), "flip": False}
+    result = agmm.run(short(preset, "vit", **own), results=tmp_path, data_root=root, device="cpu")
+    assert "random weights" in result.details["network"]
+
+
+def test_protocol_of_transformers_is_that_of_toco() -> None:
+    points, tags, coco = (PAPER.at(kind, "AGMMpp", network="vit") for kind in ("points", "tags", "coco_tags"))
+    for run in (points, tags, coco):
+        assert (run.network, run.crop, run.optimizer, run.lr, run.head_factor) == ("vit_base", 448, "adamw", 6e-5, 10)
+        assert (run.weight_decay, run.warmup, run.power, run.microbatch) == (0.01, 1500, 0.9, 2)
+        assert (run.scales, run.flip, run.scale_merge) == ((1.0, 1.25, 1.5), True, "max")
+    assert 10_582 // tags.batch_size * tags.epochs == pytest.approx(20_000, rel=0.06)
+    assert 82_081 // coco.batch_size * coco.epochs == pytest.approx(80_000, rel=0.03)
+    blocks = PAPER.at("blocks10", "AGMMpp")
+    assert 20_210 // blocks.batch_size * blocks.epochs == pytest.approx(150_000, rel=0.01)
+    assert PAPER.networks["vit"].refined == {"crf": "toco"}
+
+
+def test_labels_that_are_guesses_may_be_corrected() -> None:
+    kept = {kind: dict(PAPER.at(kind, "AGMMpp").options).get("keep_labels", True) for kind in PAPER.labels}
+    assert {kind for kind, keep in kept.items() if not keep} == {"boxes", "tags", "coco_tags"}
+
+
+def test_plan_names_every_training_of_ours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", "paper", "--only", "agmmpp", "--dry-run", "--results", str(tmp_path), "--jobs", "8"]
+    assert run_all.main(arguments) == 0
+    lines = [line.split() for line in capfd.readouterr().out.splitlines()]
+    ours = {line[0] for line in lines if line and line[0].startswith("O0") or line and line[0].startswith("O1")}
+    without_specification = {"O073", "O076", "O078", "O080", "O084", "O086"}  # Seminar, TSCD; SPML's own two
+    expected = {f"O{i:03}" for i in range(65, 132)} - without_specification
+    assert expected <= ours
+    assert len(tables.GROUPS["agmmpp"]) >= 15
