@@ -249,13 +249,12 @@ def test_claimed_numbers_are_those_printed_for_the_claim(untrained):
             assert gain == pytest.approx(printed[labels[:-1], weight] - base)
 
 
-@pytest.mark.parametrize("preset", ["quick", "paper"])
-def test_claims_ask_for_what_the_tables_train(preset, tmp_path, monkeypatch):
+def test_claims_ask_for_what_the_tables_train(tmp_path, monkeypatch):
     """The same options, or results would never be found; but second stages without L_absent are in no table."""
     asked = set()
     monkeypatch.setattr(Evidence, "seeds", lambda self, *runs: asked.update(runs) or [])
-    claims.collect(preset, tmp_path)
-    trained = {run.id for run in tables.needed(tables.TABLES, preset, 1)}
+    claims.collect("quick", tmp_path)
+    trained = {run.id for run in tables.needed(tables.TABLES, "quick", 1)}
     strangers = [run for run in asked if run.id not in trained]
     assert len(asked) > 60
     assert len(strangers) == 5

@@ -30,10 +30,21 @@ def of_networks(
     weights: Sequence[str] = WEIGHTS,
 ) -> Finding:
     """Judge a number that is measured on the networks of some runs, once per seed; NaN where there is nothing to."""
+    values, why = measured(evidence, runs, lambda *trained: (measure(*trained),), weights)
+    found = rule(values[~np.isnan(values)])
+    return replace(found, note=why) if why else found
+
+
+def measured(
+    evidence: Evidence,
+    runs: Sequence[Run],
+    measure: Callable[..., tuple[float, ...]],
+    weights: Sequence[str] = WEIGHTS,
+) -> tuple[Numbers, str]:
+    """Numbers measured on the networks of some runs, (seeds, numbers), or why there are none."""
     if why := evidence.no_networks(*runs, weights=weights):
-        return replace(rule(np.zeros(0)), note=why)
-    values = np.array([measure(*trained) for trained in evidence.networks(*runs, weights=weights)])
-    return rule(values[~np.isnan(values)])
+        return np.zeros((0, 0)), why
+    return np.array([measure(*trained) for trained in evidence.networks(*runs, weights=weights)]), ""
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
