@@ -125,6 +125,7 @@ _TAGS = {
     "background": 0.25,
     "warmup_steps": 124,
     "scales": (1.0,),
+    "ctc": 0.0,  # its local views would hold less than two patches of a transformer
     "reg": 0.0,
     "photometric": False,
 }
@@ -147,6 +148,7 @@ _QUICK_NETWORKS = {
 _CAMVID_LABELS = {
     "points": Kind("points", {"placement": "human", "width": 3}),
     **{f"clicks{n}": Kind("clicks", {"n": n}) for n in (20, 50, 100)},
+    "blocks10": Kind("blocks", {"ratio": 0.1}),
     "clicks_full": Kind("full", {}),
     "regions": Kind("points", {"placement": "human", "width": 3}),
     "full": Kind("full", {}),

@@ -103,8 +103,9 @@ def train(
 ) -> Result:
     """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
 
-    Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors and
-    environment.json. A run that tests the weights of another one writes log.txt and environment.json.
+    Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors, environment.json
+    and, where the objective has parameters of its own, objective.safetensors. A run that tests the weights of another
+    one writes log.txt and environment.json.
 
     Parameters
     ----------

@@ -85,8 +85,8 @@ def test_two_iterations_of_every_kind_of_labels_and_network(
 def test_an_iteration_of_the_papers_transformer(root: Path, tmp_path: Path, labels: str) -> None:
     preset = PAPER.at(labels, "AGMMpp", network="vit")
     assert preset.network == "vit_base"
-    own = {"network": "vit_base", "network_options": (), "crop": 48, "epochs": 1, "scales": (1.0,), "flip": False}
-    result = agmm.run(short(preset, "vit", **own), results=tmp_path, data_root=root, device="cpu")
+    run = short(preset, "vit", crop=48, epochs=1, scales=(1.0,), flip=False)
+    result = agmm.run(replace(run, network="vit_base"), results=tmp_path, data_root=root, device="cpu")
     assert "random weights" in result.details["network"]
 
 

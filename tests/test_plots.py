@@ -236,6 +236,9 @@ def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
     assert bars == {"d < σ": heights["similar"], "d > σ": heights["dissimilar"]}
     assert list(axis.lines[0].get_ydata()) == heights["all"]
     assert axis.get_ylabel() == "accuracy (%)"
+    low, high = axis.get_xlim()
+    assert low < -0.38
+    assert high > 1.38
 
 
 def test_label_quality_draws_means_and_seeds(tmp_path):

@@ -137,7 +137,7 @@ def test_parameter_that_a_notebook_lacks(capfd, tmp_path, monkeypatch):
 
 def test_failing_table_leaves_the_others(capfd, tmp_path, monkeypatch):
     def execute(path: Path, target: Path, given: dict) -> None:
-        if path.stem == "table1":
+        if target.stem == "agmm_table1":
             raise RuntimeError("cell 3 failed")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
@@ -149,6 +149,13 @@ def test_failing_table_leaves_the_others(capfd, tmp_path, monkeypatch):
     for name in tables.TABLES:
         assert (tmp_path / "smoke" / "tables" / f"{name}.md").exists()
         assert (tmp_path / "smoke" / "notebooks" / f"{name}.ipynb").exists() == (name != "agmm_table1")
+
+
+def test_table_without_runs_is_no_failure(capfd, tmp_path):
+    args = ["--preset", "camvid", "--only", "agmmpp_table2", "--results", str(tmp_path), "--no-notebooks"]
+    assert run_all.main(args) == 0
+    assert "agmmpp_table2: 0 runs, 0 cached\n" in capfd.readouterr().out
+    assert "Nothing of this table" in (tmp_path / "camvid" / "tables" / "agmmpp_table2.md").read_text()
 
 
 def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):

@@ -232,7 +232,8 @@ def test_needed_runs_are_distinct_and_ordered():
     ids = [run.id for run in runs]
     assert len(set(ids)) == len(ids)
     assert runs[0].method == "ImageTags"
-    assert sum(run.method == "ImageTags" for run in runs) == 1
+    pretrained = [(run.dataset, run.network) for run in runs if run.method == "ImageTags"]
+    assert sorted(pretrained) == sorted({(run.dataset, run.network) for run in runs if run.init == "tags"})
     for name in tables.TABLES:
         for cell in tables.TABLES[name].cells(PRESETS["quick"]):
             assert cell.run is None or {cell.run.id, replace(cell.run, seed=1).id} <= set(ids)

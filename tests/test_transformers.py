@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -7,7 +9,9 @@ import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+import agmm
 from agmm import networks, transformers
+from agmm.presets import PRESETS
 
 NAMES = ("small_vit", "vit_base")
 
@@ -127,6 +131,15 @@ def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int] | None) 
     assert [summary.shape for summary in tokens.summaries] == [(2, dim), (16, dim)]
 
 
+def test_parameters_of_the_small_transformer() -> None:
+    stem = 9 * (3 * 32 + 32 * 64 + 64 * 96) + 2 * (32 + 64 + 96) + 96 * 96 + 96
+    block = 2 * 2 * 96 + 4 * 96 * 96 + 4 * 96 + 4 * 96 * 96 + 3 * 96  # norms, attention, perceptron
+    decoder = 2 * 9 * 96 * 96 + 7 * 96
+    found = sum(p.numel() for p in skeleton("small_vit").parameters())
+    assert found == stem + 96 + 6 * block + 2 * 96 + decoder
+    assert round(found / 1e6, 2) == 0.7
+
+
 @pytest.mark.parametrize("size", [(64, 64), (61, 75), (30, 96)])
 def test_decoder_equals_its_description(size: tuple[int, int]) -> None:
     net, images = build("small_vit"), random_images(2, 3, *size)
@@ -188,6 +201,16 @@ def test_tags_are_read_from_final_tokens() -> None:
         best = net(images)[0].flatten(2).max(dim=2).values
         expected = best @ tagger.classifier.weight.T + tagger.classifier.bias
         torch.testing.assert_close(tagger(images), expected)
+
+
+def test_a_run_with_the_small_transformer(tmp_path: Path) -> None:
+    """Tag pretraining, AGMM on top of it, evaluation."""
+    run = replace(PRESETS["smoke"].at("points", "AGMM"), network="small_vit", network_options=())
+    result = agmm.run(run, results=tmp_path, device="cpu")
+    assert 0 <= result.miou <= 100
+    assert result.details["network"] == "small vision transformer, random weights"
+    assert run.pretraining is not None
+    assert result.details["init"] == f"tags, run {run.pretraining.id}"
 
 
 # --- weights

@@ -43,6 +43,8 @@ def similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figur
             axis.bar(places, panel[subset], 0.38, color=f"C{number}", alpha=0.8, label=name)
         axis.plot(range(len(classes_)), panel["all"], "o-", color="0.2", ms=3, lw=1, label="all")
         axis.set_xticks(range(len(classes_)), classes_, rotation=45, ha="right", rotation_mode="anchor")
+        # Classes without pixels have neither bars nor a dot that would make room for them.
+        axis.set_xlim(-0.6, len(classes_) - 0.4)
         axis.set_title(method)
     axes[0, 0].set_ylabel({"iou": "IoU (%)", "accuracy": "accuracy (%)"}[quantity])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -121,9 +121,7 @@ class FromTags(nn.Module):
         self.student = tag_losses.ContrastHead(token_channels) if transformer and options.ctc else None
         self.teacher = deepcopy(self.student).requires_grad_(False) if self.student is not None else None
 
-    def learn(
-        self, module: nn.Module, batch: "Batch", mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-    ) -> Output:
+    def learn(self, module: nn.Module, batch: "Batch", **normalization: Any) -> Output:
         """Loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
 
         Parameters
@@ -132,8 +130,8 @@ class FromTags(nn.Module):
             The network, or it wrapped for several processes.
         batch : Batch
             Its labels say what is padding (``VOID``); its image classes are tags, the background among them.
-        mean, std : three float, optional
-            That the images are normalized with.
+        **normalization
+            ``mean`` and ``std`` that the images are normalized with, if they are.
 
         Returns
         -------
@@ -141,14 +139,14 @@ class FromTags(nn.Module):
             The terms are cls, cls_aux, ptc, ctc, the objective's, and reg, as far as they are asked for; 0 before they
             begin. ``reg`` is the energy times `ENERGY_WEIGHT`.
         """
-        o, tags, normalization = self.options, batch.image_classes[:, 1:], {"mean": mean, "std": std}
-        colors, inputs = evaluation.denormalize(batch.images, mean, std), batch.images
+        o, tags, net = self.options, batch.image_classes[:, 1:], getattr(module, "module", module)
+        colors, inputs = evaluation.denormalize(batch.images, **normalization), batch.images
         source = (255 * colors).round().to(torch.uint8)
         if o.photometric:
             colors = views.photometric(source, blur=1.0).float() / 255
-            inputs = colors if mean is None else _normalized(colors, **normalization)
+            inputs = _normalized(colors, **normalization)
         begun, contrast = batch.step >= o.warmup_steps, self._contrasts(batch.step)
-        maps, middle = self.maps(getattr(module, "module", module), inputs, tags) if begun or contrast else (None, None)
+        maps, middle = self.maps(net, inputs, tags) if begun or contrast else (None, None)
         further, positive = self._views(source, middle, normalization) if contrast else ([], None)
         needs = getattr(self.inner, "needs", ())
         features, logits, *held, tokens = module(inputs, inner="fused" in needs, views=further)
@@ -261,7 +259,7 @@ class FromTags(nn.Module):
         return Output(loss, terms)
 
 
-def _normalized(colors: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+def _normalized(colors: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
     if mean is None or std is None:
         return colors
     return (colors - colors.new_tensor(mean)[:, None, None]) / colors.new_tensor(std)[:, None, None]
