@@ -11,7 +11,7 @@ import torch
 from agmm import cost, figures, methods, networks, training
 from agmm.claims import rules
 from agmm.claims.claim import Claim, Rows, baseline, full, stop_gradient
-from agmm.claims.evidence import WEIGHTS, Evidence
+from agmm.claims.evidence import Evidence
 from agmm.claims.rules import Finding, Numbers
 from agmm.data import sets
 from agmm.figures import Trained
@@ -23,28 +23,19 @@ PER_CLASS, IMAGES = 2000, 1000
 
 
 def of_networks(
-    evidence: Evidence,
-    runs: Sequence[Run],
-    measure: Callable[..., float],
-    rule: Callable[[Numbers], Finding],
-    weights: Sequence[str] = WEIGHTS,
+    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., float], rule: Callable[[Numbers], Finding]
 ) -> Finding:
     """Judge a number that is measured on the networks of some runs, once per seed; NaN where there is nothing to."""
-    values, why = measured(evidence, runs, lambda *trained: (measure(*trained),), weights)
+    values, why = measured(evidence, runs, lambda *trained: (measure(*trained),))
     found = rule(values[~np.isnan(values)])
     return replace(found, note=why) if why else found
 
 
-def measured(
-    evidence: Evidence,
-    runs: Sequence[Run],
-    measure: Callable[..., tuple[float, ...]],
-    weights: Sequence[str] = WEIGHTS,
-) -> tuple[Numbers, str]:
+def measured(evidence: Evidence, runs: Sequence[Run], measure: Callable[..., tuple[float, ...]]) -> tuple[Numbers, str]:
     """Numbers measured on the networks of some runs, (seeds, numbers), or why there are none."""
-    if why := evidence.no_networks(*runs, weights=weights):
+    if why := evidence.no_networks(*runs):
         return np.zeros((0, 0)), why
-    return np.array([measure(*trained) for trained in evidence.networks(*runs, weights=weights)]), ""
+    return np.array([measure(*trained) for trained in evidence.networks(*runs)]), ""
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:

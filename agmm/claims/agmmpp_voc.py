@@ -13,8 +13,8 @@ from agmm.tables.agmmpp import LAMBDAS
 
 BOXES = ("boxes", *VOC)
 NAMES = {"resnet": "ResNet", "vit": "ViT"}
-FORMS = {"tags": "tags", "points": "points", "scribbles": "scribbles", "blocks": "blocks10", "boxes": "boxes"}
-"""Forms of weak labels, and the kinds in a preset that stand for them."""
+FORMS = ("tags", "points", "scribbles", "blocks", "boxes")
+"""All forms of weak labels, each a kind on a preset's first data set."""
 
 
 def em_helps_points_more(evidence: Evidence) -> dict[str, Finding]:
@@ -61,11 +61,11 @@ def lambda_rises(evidence: Evidence) -> dict[str, Finding]:
 def every_form_gains(evidence: Evidence) -> dict[str, Finding]:
     """AGMM++ beats its own segmentation loss with every form of weak labels, on the preset's first data set."""
     preset, found, missing = evidence.preset, {}, []
-    for form, kind in FORMS.items():
-        if kind not in preset.labels or preset.at(kind).dataset != preset.run.dataset:
+    for form in FORMS:
+        if form not in preset.labels or preset.at(form).dataset != preset.run.dataset:
             missing.append(form)
             continue
-        found[form] = rules.direction(evidence.lead(plus()(evidence, kind), seg()(evidence, kind)))
+        found[form] = rules.direction(evidence.lead(plus()(evidence, form), seg()(evidence, form)))
     if missing:
         note = f"no {' or '.join(missing)} on {preset.run.dataset}"
         found["all five forms"] = Finding("inconclusive", note=note)

@@ -1,22 +1,20 @@
 """What claims are judged on: numbers of complete runs, paired over seeds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from agmm import figures
+from agmm import figures, methods
 from agmm.claims.rules import Finding, Numbers
 from agmm.data import sets
 from agmm.presets import Preset
 from agmm.runs import Result, Run, load_history, load_result
 from agmm.tables.aggregate import complete_seeds
-
-WEIGHTS = ("model.safetensors",)
-"""Files of a run's folder without which its network cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,16 @@ class Evidence:
         ]
         return np.array(rows, dtype=float).reshape(len(rows), len(columns))
 
-    def networks(self, *runs: Run, weights: Sequence[str] = WEIGHTS) -> Iterator[list[figures.Trained]]:
-        """The networks of several runs with their data, for every seed for which all these weights are kept."""
-        for seed in self._kept(weights, *runs):
+    def networks(self, *runs: Run) -> Iterator[list[figures.Trained]]:
+        """The networks of several runs with their data, for every seed for which all weights are kept."""
+        for seed in self._kept(*runs):
             yield [figures.load(replace(run, seed=seed), self.results, self.data_root) for run in runs]
 
-    def no_networks(self, *runs: Run, weights: Sequence[str] = WEIGHTS) -> str:
+    def no_networks(self, *runs: Run) -> str:
         """Why `networks` would yield nothing; empty where it yields something."""
         if not self.seeds(*runs):
             return "no seeds"
-        if not self._kept(weights, *runs):
+        if not self._kept(*runs):
             return "no weights kept"
         missing = runs[0].dataset not in sets.EMBEDDED and self.data_root is None
         return "weights kept, but no folder of the data set given" if missing else ""
@@ -116,15 +114,23 @@ class Evidence:
         complete = complete_seeds(run, self.results)
         return len(self._result(complete[0]).confusion) if complete else 0
 
-    def _kept(self, weights: Sequence[str], *runs: Run) -> list[int]:
-        """Complete seeds with these files of weights."""
+    def _kept(self, *runs: Run) -> list[int]:
+        """Complete seeds with all weights: of the networks, and of objectives that learn some."""
         return [
             seed
             for seed in self.seeds(*runs)
-            if all((replace(run, seed=seed).folder(self.results) / name).exists() for run in runs for name in weights)
+            if all(
+                (replace(run, seed=seed).folder(self.results) / name).exists() for run in runs for name in _files(run)
+            )
         ]
 
     def _result(self, run: Run) -> Result:
         result = load_result(run, self.results)
         assert result is not None
         return result
+
+
+def _files(run: Run) -> tuple[str, ...]:
+    """Weights without which a run's network cannot be measured."""
+    learns = run.from_tags or isinstance(methods.build(run.method, 2, **dict(run.options)), nn.Module)
+    return ("model.safetensors", "objective.safetensors") if learns else ("model.safetensors",)
