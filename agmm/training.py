@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,20 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import batches, crf, environment, evaluation, labels, loop, methods, networks, objectives, protocol, storage
+from agmm import (
+    batches,
+    crf,
+    environment,
+    evaluation,
+    labels,
+    loop,
+    methods,
+    models,
+    networks,
+    objectives,
+    protocol,
+    storage,
+)
 from agmm.batches import AugmentOn, normalization
 from agmm.data import Arrays, OnDemand, Split, decoded, sets
 from agmm.loop import Batch
@@ -160,11 +173,10 @@ def _train_segmenter(
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
     tags = _tags(run, data, cache)
-    inner = methods.build(run.method, data.num_classes, **dict(run.options))
-    net = build_network(run, data.num_classes)
+    net = models.build_network(run, data.num_classes)
     if run.pretraining is not None:
-        loop.load_weights(net.backbone, _weights(run.pretraining, results))
-    objective = _fitted(inner, run, net, data.num_classes)
+        loop.load_weights(net.backbone, models.weights(run.pretraining, results))
+    objective = models.build_objective(run, net, data.num_classes)
     if isinstance(objective, nn.Module):
         # As a part of the network its parameters are distributed, optimized and resumed with the head.
         net.objective = objective
@@ -221,7 +233,7 @@ def _test_again(run: Run, trained: Run, results: Path, data_root: str | Path | N
         data_root=data_root,
         cache=results / "cache",
     )
-    net = load_network(trained, results, test.num_classes, device)
+    net = models.load_network(trained, results, test.num_classes, device)
     confusion = protocol.confusion(net, test, run, device)
     seconds, miou = time.perf_counter() - started, evaluation.mean_iou(confusion)
     details = {name: value for name, value in base.details.items() if name != "single_scale_miou"}
@@ -260,7 +272,7 @@ def _source(
     objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
     targets = sparse
     if run.teacher is not None:
-        teacher = load_network(run.teacher, results, data.num_classes, device)
+        teacher = models.load_network(run.teacher, results, data.num_classes, device)
         targets = protocol.pseudo_labels(teacher, run, results, data, sparse, device, tags)
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
@@ -338,48 +350,12 @@ def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
     return sets.image_tags(split, cache=cache)
 
 
-def _fitted(objective: methods.Objective, run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
-    """The objective with the layers that it needs on a network, and with those that learn from image tags."""
-    if isinstance(objective, nn.Module):
-        objective = replace(objective, in_channels=net.feature_channels)
-    if not run.from_tags:
-        return objective
-    options, transformer = toco.options(**dict(run.label_options)), networks.has_class_tokens(net)
-    return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
-
-
-def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> methods.Trained:
-    """Objective of a complete run; one that has parameters, with those that it had at the end of the training."""
-    objective = methods.build(run.method, num_classes, **dict(run.options))
-    fitted = _fitted(objective, run, build_network(run, num_classes), num_classes)
-    if isinstance(fitted, nn.Module):
-        loop.load_weights(fitted, _weights(run, results, "objective.safetensors"))
-        fitted.to(device).eval()
-    return fitted
-
-
-def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
-    """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
-    run = run.trained or run
-    net = build_network(run, num_classes)
-    loop.load_weights(net, _weights(run, results))
-    return net.to(device).to(memory_format=torch.channels_last).eval()
-
-
-def _weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
-    """Weights of a complete run; ValueError where they have been deleted."""
-    path = run.folder(results) / name
-    if not path.exists():
-        raise ValueError(f"{path} is missing, and another run starts from it; delete its folder to train it again")
-    return path
-
-
 def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
     """Pretrain the backbone to predict image tags: the embedded counterpart of ImageNet weights."""
     folder, cache = run.folder(results), results / "cache"
     data = sets.load(run.dataset, "pretrain", count=run.train_images, cache=cache)
     test = sets.load(run.dataset, "test", count=run.test_images, cache=cache)
-    segmenter = build_network(run, data.num_classes)
+    segmenter = models.build_network(run, data.num_classes)
     net = networks.TagClassifier(segmenter, data.num_classes - 1)
     net.to(device).to(memory_format=torch.channels_last)
     tags, test_tags = (
@@ -402,13 +378,6 @@ def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
     accuracy = 100 * ((logits > 0) == test_tags).float().mean().item()
     details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": environment.device_name(device)}
     return _finish(run, folder, segmenter.backbone, progress, len(data), accuracy, [], [], details, device)
-
-
-def build_network(run: Run, num_classes: int) -> networks.Segmenter:
-    """Network of a run with the head initialization of its seed."""
-    torch.manual_seed(run.seed)
-    init = "imagenet" if run.init == "imagenet" else "scratch"
-    return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
 
 
 def _finish(

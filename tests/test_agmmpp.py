@@ -68,12 +68,9 @@ def test_settings_of_agmm_give_its_scores():
     problem = random_problem()
     problem.labels[problem.labels == VOID] = UNLABELED  # at whose border AGMM's released code scales distances
     features, logits, labels, classes = problem.tensors()
-    objective = identity(5, 6, oem=False, sigma_min=100.0)
-    parts = gmm.components(labels, 5)
-    mixture, _ = objective.mixture(features, labels, parts)
-    ours = gmm.scores(mixture.d, 0.5**0.5, labels.shape[-2:], parts)
+    ours = identity(5, 6, oem=False, sigma=0.5**0.5)(features, logits, labels, classes)
     agmm = AGMM(5)(features, logits, labels, classes)
-    torch.testing.assert_close(parts.to_classes(ours), agmm.scores, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ours.scores, agmm.scores, atol=1e-5, rtol=1e-5)
 
 
 def test_weights_multiply_terms():
@@ -220,6 +217,7 @@ def test_channels_of_the_squeeze():
         ("distance", "cosine"),
         ("seg", "focal"),
         ("sigma_min", 0.0),
+        ("sigma", -1.0),
         ("channels", 0),
         ("terms", ("seg", "spar")),
         ("lamda_gmm", 1.0),

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.metrics import silhouette_score
 from torch import nn
 
-from agmm import Result, claims, figures, loop, methods, tables, training
+from agmm import Result, claims, figures, loop, methods, models, tables, training
 from agmm.claims import agmm as paper
 from agmm.claims import agmm_clicks, agmm_figures, agmm_voc, agmmpp, rules
 from agmm.claims.claim import CLICKS
@@ -404,7 +404,7 @@ def networks(tmp_path):
         for seed in range(3):
             run = replace(row(evidence, "points"), seed=seed)
             write(tmp_path, run, 50.0)
-            net = training.build_network(run, 7)
+            net = models.build_network(run, 7)
             with torch.no_grad():
                 net.head.classifier.weight.add_(torch.randn(net.head.classifier.weight.shape))
             loop.save_weights(net, run.folder(tmp_path) / "model.safetensors")
@@ -461,7 +461,7 @@ def test_inference_costs_are_those_counted_by_hand(tmp_path):
     """Convolutions are all that multiplies; each output value takes a product per weight of its kernel."""
     evidence = Evidence(SMOKE, tmp_path, absent=True)
     (found,) = agmm_figures.inference_costs_nothing(evidence).values()
-    net, macs = training.build_network(replace(SMOKE.at("points"), init="scratch"), 7).eval(), 0
+    net, macs = models.build_network(replace(SMOKE.at("points"), init="scratch"), 7).eval(), 0
 
     def count(layer, inputs, output):
         nonlocal macs
@@ -478,7 +478,7 @@ def test_inference_costs_are_those_counted_by_hand(tmp_path):
 
 
 def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
-    evidence, build = Evidence(SMOKE, tmp_path, absent=True), training.build_network
+    evidence, build = Evidence(SMOKE, tmp_path, absent=True), models.build_network
 
     def with_parameter(run, num_classes):
         net = build(run, num_classes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agmm import claims, figures, loop, methods, tables, training
+from agmm import claims, figures, loop, methods, models, tables, training
 from agmm.claims import agmmpp, agmmpp_figures, agmmpp_tags, agmmpp_voc
 from agmm.claims.agmmpp_rows import WITH_CON, WITH_SELF, WITH_WEAK, agmm, assignment, plus, refined, seg
 from agmm.claims.claim import BLOCKS, CLICKS, VOC, second_stage, tree_energy
@@ -396,7 +396,7 @@ def networks(tmp_path_factory):
         for seed in range(3):
             run = replace(row(evidence, kind), seed=seed)
             write(evidence.results, run, 50.0)
-            net = training.build_network(run, 7)
+            net = models.build_network(run, 7)
             loop.save_weights(net, run.folder(evidence.results) / "model.safetensors")
             objective = training._fitted(methods.build(run.method, 7, **dict(run.options)), run, net, 7)
             loop.save_weights(objective, run.folder(evidence.results) / "objective.safetensors")

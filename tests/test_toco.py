@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import agmm
-from agmm import batches, figures, loop, networks, objectives, protocol, runs, training
+from agmm import batches, figures, loop, models, networks, objectives, protocol, runs, training
 from agmm.data import sets
 from agmm.labels import UNLABELED, VOID
 from agmm.presets import PRESETS
@@ -354,9 +354,9 @@ def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Pa
     assert result.details["label_source"] == "image tags from dense masks"
     assert (result.details["labeled_share"], result.details["coverage"]) == (0, 1)
     weights = safetensors.torch.load_file(RUN.folder(tmp_path) / "model.safetensors")
-    assert weights.keys() == training.build_network(RUN, 7).state_dict().keys()
+    assert weights.keys() == models.build_network(RUN, 7).state_dict().keys()
     trained = figures.load(RUN, tmp_path)
-    objective = training.load_objective(RUN, tmp_path, 7, CPU)
+    objective = models.load_objective(RUN, tmp_path, 7, CPU)
     assert isinstance(objective, toco.FromTags)
     found = protocol.cam_miou(trained.net.cpu(), objective, trained.test, sets.image_tags(trained.test), RUN, CPU)
     assert found == result.details["cam_miou_test"]
@@ -419,7 +419,7 @@ def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypa
 def test_an_objective_with_parameters_learns_from_tags_and_is_loaded_again(tmp_path: Path) -> None:
     run = replace(RUN, method="TreeEnergy", options=(), epochs=1)
     agmm.run(run, results=tmp_path, device="cpu")
-    objective = training.load_objective(run, tmp_path, 7, CPU)
+    objective = models.load_objective(run, tmp_path, 7, CPU)
     assert isinstance(objective, toco.FromTags)
     assert isinstance(objective.inner, TreeEnergy)
     kept = safetensors.torch.load_file(run.folder(tmp_path) / "objective.safetensors")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 import agmm
 from agmm import __main__ as single
-from agmm import batches, evaluation, loop, methods, objectives, protocol, runs, training
+from agmm import batches, evaluation, loop, methods, models, objectives, protocol, runs, training
 from agmm.crf import PARAMETERS, mean_field
 from agmm.data import sets
 from agmm.presets import PRESETS
@@ -88,7 +88,7 @@ def test_pretraining_is_trained_first_and_shared(tmp_path: Path) -> None:
     assert run.pretraining is not None
     agmm.run(run, results=tmp_path)
     pretrained = _weights(run.pretraining, tmp_path)
-    net = training.build_network(run, 7)
+    net = models.build_network(run, 7)
     assert net.backbone.state_dict().keys() == pretrained.keys()
     stamp = (run.pretraining.folder(tmp_path) / "result.json").stat().st_mtime_ns
     agmm.run(replace(run, seed=1), results=tmp_path)
@@ -109,7 +109,7 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
     agmm.run(teacher.second_stage(), results=tmp_path)
     (first, weak), (_, dense) = seen
     assert first == teacher
-    net = training.build_network(teacher, 7)
+    net = models.build_network(teacher, 7)
     net.load_state_dict(_weights(teacher, tmp_path))
     net.eval()
     for image, sparse, target in zip(weak.images, weak.labels, dense.labels, strict=True):
@@ -132,7 +132,7 @@ def test_second_stage_of_clicks_learns_classes_that_were_not_clicked(tmp_path: P
     agmm.run(first, results=tmp_path)
     data = sets.load("streets", "train", count=first.train_images)
     sparse = sets.weak_labels(data, "clicks", dict(first.label_options), 0)
-    net = training.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
+    net = models.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
     found = {
         restrict: protocol.pseudo_labels(
             net, replace(second, restrict=restrict), tmp_path, data, sparse, torch.device("cpu")
@@ -159,7 +159,7 @@ def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, opt
     assert {"loss", "seg", term} <= set(history.columns)
     assert np.isfinite(history[term]).all()
     assert history["loss"].iloc[-1] != history["seg"].iloc[-1]
-    assert _weights(run, tmp_path).keys() == training.build_network(run, 7).state_dict().keys()
+    assert _weights(run, tmp_path).keys() == models.build_network(run, 7).state_dict().keys()
 
 
 def test_embedding_of_the_tree_energy_is_trained_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
     run = replace(SCRATCH, microbatch=4, loss_scope=scope, options={"terms": ("seg", "self", "absent")})
     split = sets.load("shapes", "train", count=16)
     sparse = sets.sparse_labels(split, "points", dict(run.label_options), 0)
-    net = training.build_network(run, 7).eval()
+    net = models.build_network(run, 7).eval()
     tensors = (
         torch.from_numpy(np.asarray(split.images)),
         torch.from_numpy(sparse),
@@ -346,7 +346,7 @@ def test_weights_are_tested_again_without_training(tmp_path: Path, monkeypatch: 
     assert runs.load_history(refined, tmp_path).equals(runs.load_history(base, tmp_path))
 
     test = sets.load("shapes", "test", count=base.test_images)
-    net = training.build_network(base, 7)
+    net = models.build_network(base, 7)
     net.load_state_dict(_weights(base, tmp_path))
     net.eval()
     rgb = torch.from_numpy(np.asarray(test.images)).movedim(-1, 1).float()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agmm import cost, figures, methods, networks, training
+from agmm import cost, figures, methods, models, networks
 from agmm.claims import rules
 from agmm.claims.claim import Claim, Rows, baseline, full, stop_gradient
 from agmm.claims.evidence import Evidence
@@ -122,8 +122,8 @@ def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
     """
     run = replace(full(evidence, "points"), init="scratch")
     num_classes = len(sets.class_names(run.dataset))
-    kept = training.build_network(run, num_classes).eval()
-    plain = training.build_network(replace(baseline(evidence, "points"), init="scratch", seed=1), num_classes).eval()
+    kept = models.build_network(run, num_classes).eval()
+    plain = models.build_network(replace(baseline(evidence, "points"), init="scratch", seed=1), num_classes).eval()
     shapes, plain_shapes = ({name: v.shape for name, v in net.state_dict().items()} for net in (kept, plain))
     height, width = run.image_size or (run.crop or 64,) * 2
     macs, plain_macs = (cost.network_macs(net, (height, width)) for net in (kept, plain))

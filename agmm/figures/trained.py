@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agmm import evaluation, gmm, methods, networks, objectives, training
+from agmm import evaluation, gmm, methods, models, networks, objectives, training
 from agmm.data import Arrays, Split, sets
 from agmm.rivals import toco
 from agmm.runs import Run
@@ -49,8 +49,8 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
     data, sparse = load_training_data(run, results, data_root)
     test = _split(run, "test", results, data_root)
     device = training.choose_device("auto")
-    net = training.load_network(run, Path(results), data.num_classes, device)
-    objective = training.load_objective(run, Path(results), data.num_classes, device)
+    net = models.load_network(run, Path(results), data.num_classes, device)
+    objective = models.load_objective(run, Path(results), data.num_classes, device)
     return Trained(run, net, data, test, sparse, objective)
 
 

@@ -1,7 +1,7 @@
 """AGMM++ (TPAMI 2025)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -47,8 +47,10 @@ class AGMMpp(nn.Module):
         Labeled pixels stay with their class in online EM (ours): true for accurate labels, false for pseudo labels.
     distance : {"absolute", "signed", "rms"}
         See `agmm.em.distances`; ``"signed"`` is Eq. 3 as printed.
+    sigma : float or None
+        One spread for all components, for comparison; None estimates them (Eq. 2, Eq. 7).
     sigma_min : float
-        Least spread (ours; the smallest one that AGMM's Table 3 reports).
+        Least estimated spread (ours; the smallest one that AGMM's Table 3 reports).
     terms : tuple of str, optional
         Subset of seg, self (Eq. 11), weak (Eq. 12), con (Eq. 14), con_old (Eq. 13, AGMM's contrast as released) and
         absent (AGMM's released code). Default: the first four; seg and self with ``stop_gradient``.
@@ -69,6 +71,7 @@ class AGMMpp(nn.Module):
     assignment: em.Assignment = "argmax"
     keep_labels: bool = True
     distance: em.Distance = "absolute"
+    sigma: float | None = None
     sigma_min: float = 0.1
     terms: tuple[str, ...] | None = None
     seg: Literal["ce", "bce"] = "ce"
@@ -85,6 +88,8 @@ class AGMMpp(nn.Module):
         one_of("seg", self.seg, ("ce", "bce"))
         if not self.sigma_min > 0:
             raise ValueError(f"sigma_min must be positive, not {self.sigma_min}")
+        if self.sigma is not None and not self.sigma > 0:
+            raise ValueError(f"sigma must be positive, not {self.sigma}")
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be at least 1, not {self.channels}")
         terms = self.terms if self.terms is not None else TERMS[: 2 if self.stop_gradient else 4]
@@ -140,7 +145,7 @@ class AGMMpp(nn.Module):
             features = features.detach()
         squeezed = self.squeeze(features)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.oem):
-            old = em.from_labels(squeezed, labels, parts, self.sigma_min, self.distance)
+            old = self._spread(em.from_labels(squeezed, labels, parts, self.sigma_min, self.distance))
         with torch.no_grad():
             g = old.scores(parts)
         members = em.assign(g, labels, parts, "argmax", self.keep_labels or not self.oem)
@@ -148,7 +153,13 @@ class AGMMpp(nn.Module):
             return old, members
         soft = self.assignment != "argmax"
         weights = em.assign(g, labels, parts, self.assignment, self.keep_labels) if soft else members
-        return em.reestimate(squeezed, old, weights, parts, self.sigma_min, self.distance), members
+        return self._spread(em.reestimate(squeezed, old, weights, parts, self.sigma_min, self.distance)), members
+
+    def _spread(self, mixture: em.Mixture) -> em.Mixture:
+        """The mixture with the spread that was asked for."""
+        if self.sigma is None:
+            return mixture
+        return replace(mixture, variance=torch.full_like(mixture.variance, self.sigma**2))
 
     def _scores(self, mixture: em.Mixture, labels: Tensor, parts: gmm.Components) -> Tensor:
         """Scores at label resolution: (B, N, H, W)."""

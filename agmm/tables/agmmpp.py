@@ -266,6 +266,7 @@ def choices(preset: Preset) -> tuple[Cell, ...]:
         "distance as printed, signed": {"distance": "signed"},
         "distance: root mean square": {"distance": "rms"},
         "least spread 0.5": {"sigma_min": 0.5},
+        "one spread, as AGMM's released code": {"sigma": 0.5**0.5},
         "half the squeezed channels": {"channels": squeezed(features) // 2},
         "twice the squeezed channels": {"channels": 2 * squeezed(features)},
         "as many squeezed channels as features": {"channels": features},

@@ -1,0 +1,55 @@
+"""What a run trains: its network and its objective, new or with the weights of the complete run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from agmm import loop, methods, networks
+from agmm.rivals import toco
+from agmm.runs import Run
+
+
+def build_network(run: Run, num_classes: int) -> networks.Segmenter:
+    """Network of a run with the head initialization of its seed."""
+    torch.manual_seed(run.seed)
+    init = "imagenet" if run.init == "imagenet" else "scratch"
+    return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
+
+
+def build_objective(run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
+    """Objective of a run with the layers that it needs on a network, and with those that learn from image tags."""
+    objective = methods.build(run.method, num_classes, **dict(run.options))
+    if isinstance(objective, nn.Module):
+        objective = replace(objective, in_channels=net.feature_channels)
+    if not run.from_tags:
+        return objective
+    options, transformer = toco.options(**dict(run.label_options)), networks.has_class_tokens(net)
+    return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
+
+
+def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
+    """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
+    run = run.trained or run
+    net = build_network(run, num_classes)
+    loop.load_weights(net, weights(run, results))
+    return net.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> methods.Trained:
+    """Objective of a complete run; one that has parameters, with those that it had at the end of the training."""
+    run = run.trained or run
+    objective = build_objective(run, build_network(run, num_classes), num_classes)
+    if isinstance(objective, nn.Module):
+        loop.load_weights(objective, weights(run, results, "objective.safetensors"))
+        objective.to(device).eval()
+    return objective
+
+
+def weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
+    """Weights of a complete run; ValueError where they have been deleted."""
+    path = run.folder(results) / name
+    if not path.exists():
+        raise ValueError(f"{path} is missing, and another run starts from it; delete its folder to train it again")
+    return path
