@@ -43,6 +43,11 @@ class Mixture:
         """``G = exp(-d^2 / (2 sigma^2))`` on the feature grid, 0 in empty slots (Eq. 4, Eq. 8): (B, N, h, w)."""
         return gmm.bells(self.d, self.variance.sqrt(), parts)
 
+    def log_scores(self, parts: Components) -> Tensor:
+        """Their logarithms, finite where scores are too small for their number type; -inf in empty slots."""
+        exponent = -self.d.square() / (2 * self.variance + gmm.EPS)[..., None, None]
+        return exponent.masked_fill(~parts.filled[..., None, None], -torch.inf)
+
 
 def from_labels(
     features: Tensor, labels: Tensor, parts: Components, sigma_min: float, distance: Distance = "absolute"
@@ -94,14 +99,14 @@ def reestimate(
 
 @torch.no_grad()
 def assign(
-    g: Tensor, labels: Tensor, parts: Components, assignment: Assignment = "argmax", keep_labels: bool = True
+    log_g: Tensor, labels: Tensor, parts: Components, assignment: Assignment = "argmax", keep_labels: bool = True
 ) -> Tensor:
     """The E step: to what extent each feature cell belongs to each component (Eq. 5 leaves open how).
 
     Parameters
     ----------
-    g : Tensor (B, N, h, w)
-        Scores on the feature grid.
+    log_g : Tensor (B, N, h, w)
+        Logarithms of the scores: far from all means the scores themselves are all 0.
     labels : Tensor (B, H, W) int64
         A cell is what its middle pixel is; cells on ``VOID`` belong to nothing.
     parts : Components
@@ -119,10 +124,9 @@ def assign(
     Tensor (B, N, h, w)
         In [0, 1]; 0 in empty slots.
     """
-    filled = parts.filled[..., None, None]
+    filled, g = parts.filled[..., None, None], log_g.exp()
     if assignment == "argmax":
-        best = torch.where(filled, g, -1).max(1, keepdim=True).indices
-        belongs = torch.zeros_like(g).scatter_(1, best, 1.0)
+        belongs = torch.zeros_like(g).scatter_(1, log_g.max(1, keepdim=True).indices, 1.0)
     elif assignment == "responsibility":
         belongs = g / (g.sum(1, keepdim=True) + gmm.EPS)
     else:

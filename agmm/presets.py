@@ -11,13 +11,15 @@ class Kind(NamedTuple):
     """A kind of weak labels: form and options (see `agmm.labels.simulate`), and the run it belongs to.
 
     The tables of a paper are about several data sets; ``run`` is the template of those that are not the preset's first.
-    Labels that are not ``accurate`` are guesses, from boxes or image tags, which online EM may correct.
+    Labels that are not ``accurate`` are guesses, from boxes or image tags, which online EM may correct. No network
+    changes what is ``fixed``.
     """
 
     form: str
     options: dict[str, Any]
     run: Run | None = None
     accurate: bool = True
+    fixed: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Preset:
     ) -> Run:
         """The run of one table cell; ``labels`` is one of this preset's kinds, ``network`` one of its networks."""
         kind = self.labels[labels]
-        template = replace(kind.run or self.run, **self.networks[network].changes)
+        template = replace(kind.run or self.run, **(self.networks[network].changes | kind.fixed))
         if method == "AGMMpp" and not kind.accurate:
             options = {"keep_labels": False} | options
         return replace(
@@ -285,7 +287,7 @@ _FURTHER_SECONDS = {
 def _further_labels(voc: Run) -> dict[str, Kind]:
     """Kinds of labels of AGMM++ beside points, scribbles and clicks."""
     tags = replace(voc, **_TOCO_SCHEDULE)
-    coco = replace(tags, dataset="coco", batch_size=8)
+    coco = replace(tags, dataset="coco")
     late = {"warmup_steps": 8000, "auxiliary_until": 12000, "high": 0.65, "background": 0.45, "temperature": 1.0}
     ade20k = replace(
         voc,
@@ -303,7 +305,7 @@ def _further_labels(voc: Run) -> dict[str, Kind]:
     return {
         "boxes": Kind("grabcut", {}, accurate=False),
         "tags": Kind("tags", {}, tags, accurate=False),
-        "coco_tags": Kind("tags", late, coco, accurate=False),
+        "coco_tags": Kind("tags", late, coco, accurate=False, fixed={"batch_size": 8}),
         **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, ade20k) for n in (10, 20, 50)},
         "blocks_full": Kind("full", {}, ade20k),
     }

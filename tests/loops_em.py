@@ -35,7 +35,11 @@ def from_labels(problem, sigma_min, how="absolute"):
 
 
 def scores(d, variance, present):
-    return np.exp(-(d**2) / (2 * variance[:, :, None, None] + EPS)) * present[:, :, None, None]
+    return np.exp(exponents(d, variance)) * present[:, :, None, None]
+
+
+def exponents(d, variance):
+    return -(d**2) / (2 * variance[:, :, None, None] + EPS)
 
 
 def cell_label(image, y, x, grid):
@@ -44,8 +48,19 @@ def cell_label(image, y, x, grid):
     return image[int((y + 0.5) * rows / grid[0]), int((x + 0.5) * columns / grid[1])]
 
 
-def assign(problem, g, present, how="argmax", keep_labels=True):
-    out, grid = np.zeros_like(g), g.shape[2:]
+def undecided(problem, sigma_min=0.1, how="absolute"):
+    """Whether a cell's two largest scores are equal but for rounding, so that either may be its component."""
+    _, present, d, variance = from_labels(problem, sigma_min, how)
+    log_g = np.where(present[:, :, None, None], exponents(d, variance), -np.inf)
+    best = np.sort(log_g, axis=1)[:, -2:]
+    if best.shape[1] < 2:
+        return False
+    both = np.isfinite(best[:, 0])
+    return bool((best[:, 1] - best[:, 0])[both].min(initial=1.0) < 1e-6)
+
+
+def assign(problem, log_g, present, how="argmax", keep_labels=True):
+    out, grid, g = np.zeros_like(log_g), log_g.shape[2:], np.exp(log_g)
     for b in range(len(g)):
         codes = np.flatnonzero(present[b])
         for y, x in np.ndindex(*grid):
@@ -55,7 +70,7 @@ def assign(problem, g, present, how="argmax", keep_labels=True):
             if keep_labels and label < UNLABELED:
                 out[b, label, y, x] = 1
             elif how == "argmax":
-                out[b, codes[g[b, codes, y, x].argmax()], y, x] = 1
+                out[b, codes[log_g[b, codes, y, x].argmax()], y, x] = 1
             elif how == "responsibility":
                 out[b, codes, y, x] = g[b, codes, y, x] / (g[b, codes, y, x].sum() + EPS)
             else:
@@ -80,11 +95,11 @@ def reestimate(problem, old, members, sigma_min, how="absolute"):
 def mixture(problem, oem=True, assignment="argmax", keep_labels=True, sigma_min=0.1, how="absolute"):
     """Means, presence, distances, variances, and every cell's component."""
     old = from_labels(problem, sigma_min, how)
-    g = scores(old[2], old[3], old[1])
-    members = assign(problem, g, old[1], "argmax", keep_labels or not oem)
+    log_g = exponents(old[2], old[3])
+    members = assign(problem, log_g, old[1], "argmax", keep_labels or not oem)
     if not oem:
         return *old, members
-    weights = assign(problem, g, old[1], assignment, keep_labels)
+    weights = assign(problem, log_g, old[1], assignment, keep_labels)
     return *reestimate(problem, old, weights, sigma_min, how), members
 
 

@@ -91,13 +91,12 @@ def reestimated(trained: Trained) -> tuple[float, float, float, float]:
         squeezed = objective.squeeze(features.to(trained.device)).cpu()
         parts = gmm.components(labels, num_classes)
         old = em.from_labels(squeezed, labels, parts, objective.sigma_min, objective.distance)
-        g = old.scores(parts)
-        members = em.assign(g, labels, parts, objective.assignment, objective.keep_labels)
+        members = em.assign(old.log_scores(parts), labels, parts, objective.assignment, objective.keep_labels)
         new = em.reestimate(squeezed, old, members, parts, objective.sigma_min, objective.distance)
         everywhere, exists = gmm.class_means(squeezed, truth, num_classes)
         known, goal = parts.filled & parts.from_classes(exists), parts.from_classes(everywhere)
         apart.append(torch.stack([(one.means - goal).abs().mean(2)[known] for one in (old, new)]))
-        for matrix, scores in zip(matrices, (g, new.scores(parts)), strict=True):
+        for matrix, scores in zip(matrices, (old.scores(parts), new.scores(parts)), strict=True):
             dense = parts.to_classes(fused.upsample(scores, labels.shape[-2:], parts.per_image))
             best = evaluation.best_class(dense.masked_fill(~parts.present[..., None, None], -1))
             matrix += evaluation.confusion_matrix(best, truth, num_classes)

@@ -147,12 +147,12 @@ class AGMMpp(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.oem):
             old = self._spread(em.from_labels(squeezed, labels, parts, self.sigma_min, self.distance))
         with torch.no_grad():
-            g = old.scores(parts)
-        members = em.assign(g, labels, parts, "argmax", self.keep_labels or not self.oem)
+            log_g = old.log_scores(parts)
+        members = em.assign(log_g, labels, parts, "argmax", self.keep_labels or not self.oem)
         if not self.oem:
             return old, members
         soft = self.assignment != "argmax"
-        weights = em.assign(g, labels, parts, self.assignment, self.keep_labels) if soft else members
+        weights = em.assign(log_g, labels, parts, self.assignment, self.keep_labels) if soft else members
         return self._spread(em.reestimate(squeezed, old, weights, parts, self.sigma_min, self.distance)), members
 
     def _spread(self, mixture: em.Mixture) -> em.Mixture:
