@@ -56,7 +56,7 @@ def undecided(problem, sigma_min=0.1, how="absolute"):
     if best.shape[1] < 2:
         return False
     both = np.isfinite(best[:, 0])
-    return bool((best[:, 1] - best[:, 0])[both].min(initial=1.0) < 1e-6)
+    return bool((best[:, 1][both] - best[:, 0][both]).min(initial=1.0) < 1e-6)
 
 
 def assign(problem, log_g, present, how="argmax", keep_labels=True):
