@@ -74,8 +74,8 @@ class Run:
         Holds for both stages of a second stage.
     history_images : int
         Training images on which the per-epoch curves of P and G are measured (0: no curves).
-    pretrain_images, pretrain_epochs
-        Scale of the pretraining where ``init="tags"``.
+    pretrain_images, pretrain_epochs, pretrain_lr
+        Scale of the pretraining where ``init="tags"``, and its learning rate if that is not ``lr``.
     threads : int
         Threads on a CPU, as they change the order of sums.
     seed : int
@@ -124,6 +124,7 @@ class Run:
     history_images: int = 200
     pretrain_images: int = 4000
     pretrain_epochs: int = 12
+    pretrain_lr: float | None = None
     threads: int = 1
     seed: int = 0
     schema: int = field(default=SCHEMA)
@@ -219,6 +220,8 @@ class Run:
             init="scratch",
             train_images=self.pretrain_images,
             epochs=self.pretrain_epochs,
+            lr=self.pretrain_lr or self.lr,
+            pretrain_lr=None,
             batch_size=2 * self.batch_size,
             microbatch=2 * self.batch_size,
             loss_scope="microbatch",
