@@ -24,7 +24,10 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A network of a preset: what it changes of a template and of image tags, how results are refined (`Run.tested`)."""
+    """A network of a preset: what it changes of a template, how results are refined, and what it changes of image tags.
+
+    ``refined`` are arguments of `Run.tested`, ``tags`` some of `agmm.rivals.toco.Options`.
+    """
 
     changes: dict[str, Any] = field(default_factory=dict)
     refined: dict[str, Any] = field(default_factory=dict)
