@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.metrics import silhouette_score
 from torch import nn
 
-from agmm import Result, claims, figures, loop, methods, models, tables, training
+from agmm import Result, claims, figures, loop, methods, models, tables
 from agmm.claims import agmm as paper
 from agmm.claims import agmm_clicks, agmm_figures, agmm_voc, agmmpp, rules
 from agmm.claims.claim import CLICKS
@@ -486,7 +486,7 @@ def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
             net.extra = nn.Conv2d(1, 1, 1)
         return net
 
-    monkeypatch.setattr(training, "build_network", with_parameter)
+    monkeypatch.setattr(models, "build_network", with_parameter)
     assert agmm_figures.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"
     monkeypatch.undo()
     monkeypatch.setattr(methods, "build", lambda *_, **__: lambda features, logits, *rest: logits.add_(1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agmm import claims, figures, loop, methods, models, tables, training
+from agmm import claims, figures, loop, models, tables
 from agmm.claims import agmmpp, agmmpp_figures, agmmpp_tags, agmmpp_voc
 from agmm.claims.agmmpp_rows import WITH_CON, WITH_SELF, WITH_WEAK, agmm, assignment, plus, refined, seg
 from agmm.claims.claim import BLOCKS, CLICKS, VOC, second_stage, tree_energy
@@ -399,7 +399,7 @@ def networks(tmp_path_factory):
             write(evidence.results, run, 50.0)
             net = models.build_network(run, 7)
             loop.save_weights(net, run.folder(evidence.results) / "model.safetensors")
-            objective = training._fitted(methods.build(run.method, 7, **dict(run.options)), run, net, 7)
+            objective = models.build_objective(run, net, 7)
             loop.save_weights(objective, run.folder(evidence.results) / "objective.safetensors")
     write(evidence.results, run := plus()(evidence, "scribbles"), 50.0)
     (run.folder(evidence.results) / "model.safetensors").touch()

@@ -230,7 +230,7 @@ def test_grabcut_is_far_better_than_boxes_on_the_embedded_data() -> None:
     found = {form: sets.sparse_labels(split, form, {}, 0) for form in ("boxes", "grabcut")}
     wrong = {form: (made != split.truth).mean() for form, made in found.items()}
     assert wrong["grabcut"] < 0.4 * wrong["boxes"]
-    assert sets.label_source(split, "grabcut", {}) == "simulated from dense masks and objects"
+    assert sets.label_source(split, "grabcut", {}) == "grabcut from boxes of dense masks"
 
 
 def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> None:
@@ -245,8 +245,8 @@ def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> N
         if form != "points":
             assert (made[:, :3] == 0).all()
     assert (sets.sparse_labels(split, "points", {}, 0, tmp_path) == plain["points"]).all()
-    assert sets.label_source(split, "boxes", {}) == "made from published boxes"
-    assert sets.label_source(split, "grabcut_cam", {}) == "made from published boxes and cams"
+    assert sets.label_source(split, "boxes", {}) == "published: boxes of the data set's annotations"
+    assert sets.label_source(split, "grabcut_cam", {}) == "grabcut_cam from published boxes and published cams"
 
 
 def test_a_run_learns_from_boxes(tmp_path) -> None:
