@@ -93,7 +93,8 @@ def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo
     seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}"
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
-    say(f"{', '.join(names)}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
+    what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
+    say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
     if args.dry_run:
         say(f"times are for {tables.preset(args.preset).hardware}")
         list_runs(names, args.preset, runs, todo, args.results)

@@ -3,7 +3,7 @@
 P. Krähenbühl, V. Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", NIPS 2011.
 
 Maps are multiplied with a matrix of Gaussian similarities of all pairs of pixels by one of two backends. ``"exact"``
-sums all pairs. ``"lattice"`` takes time linear in the number of pixels (see `agmm.rivals.permutohedral`); like the
+sums all pairs. ``"lattice"`` takes time linear in the number of pixels (see `agmm.permutohedral`); like the
 usual wrapper's filter it returns about 0.53 of the exact sums.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agmm.rivals import permutohedral
+from agmm import permutohedral
 
 Backend = Literal["lattice", "exact"]
 Filter = Callable[[Tensor], Tensor]

@@ -66,7 +66,7 @@ def from_labels(
         Of the labels.
     sigma_min : float
     distance : {"absolute", "signed", "rms"}
-        See `distances`.
+        Mean of ``|f - mu|`` over channels, as in AGMM's released code, or see `distances`.
     """
     weights = gmm.mean_weights(labels, parts, features)
     return _estimate(features, weights, parts, sigma_min, distance)
@@ -145,15 +145,15 @@ def labels_of_cells(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
-    """Distance of every cell to every mean (Eq. 3), for comparison; training takes `gmm.distances` for ``"absolute"``.
+    """Distance of every cell to every mean (Eq. 3), other than the absolute one of `agmm.fused`.
 
     Parameters
     ----------
     features : Tensor (B, C, M)
     means : Tensor (B, N, C)
-    distance : {"absolute", "signed", "rms"}
-        Over channels: mean of ``|f - mu|``, as in AGMM's released code; mean of ``f - mu`` as printed, in which
-        deviations cancel, so that only the channels' mean counts; root of the mean square.
+    distance : {"signed", "rms"}
+        Over channels: mean of ``f - mu`` as printed, in which deviations cancel, so that only the channels' mean
+        counts; root of the mean square.
 
     Returns
     -------
@@ -161,10 +161,7 @@ def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
     """
     if distance == "signed":
         return features.mean(1).unsqueeze(1) - means.mean(2).unsqueeze(2)
-    difference = features.unsqueeze(1) - means.unsqueeze(3)
-    if distance == "absolute":
-        return difference.abs().mean(2)
-    square = difference.square().mean(2)
+    square = (features.unsqueeze(1) - means.unsqueeze(3)).square().mean(2)
     # The root has infinite slope at 0, where a cell is its own mean.
     return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 

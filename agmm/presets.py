@@ -148,7 +148,8 @@ _QUICK_LABELS = _SHAPES_LABELS | {
     "tags": Kind("tags", _TAGS, accurate=False),
     "coco_tags": Kind("tags", _TAGS, replace(_QUICK, dataset="crowds"), accurate=False),
 }
-# At the convolutional network's learning rate the mixture's losses hardly fall beside a transformer.
+# At the convolutional network's learning rate the transformer ends with a loss of 1.37, at this one with 0.78 (AGMM++
+# from points, seed 0).
 _SMALL_VIT = {"network": "small_vit", "network_options": (), "lr": 5e-4, "pretrain_lr": 2e-3}
 _QUICK_NETWORKS = {
     "resnet": Network(refined={"crf": "deeplab_64"}),
@@ -344,7 +345,14 @@ PRESETS = {
         run=_QUICK,
         labels=_QUICK_LABELS,
         inits=("tags", "scratch"),
-        seconds={"shapes": 60, "streets": 60, "crowds": 60},
+        seconds={
+            "shapes": 60,
+            "streets": 60,
+            "crowds": 60,
+            "shapes, small_vit": 80,
+            "shapes, tags": 200,
+            "crowds, tags": 200,
+        },
         seeds=1,
         needs="nothing: embedded images, a small network, about a CPU minute a run",
         networks=_QUICK_NETWORKS,

@@ -182,7 +182,7 @@ def describe(run: Run) -> str:
         changed = [name for name, _ in run.trained_test] + (["crf"] if run.crf else [])
         return f"{describe(run.trained)}, tested with " + ", ".join(f"{name} {getattr(run, name)}" for name in changed)
     if run.method == "ImageTags":
-        return f"pretraining on image tags ({run.dataset})"
+        return f"pretraining on image tags ({run.dataset}){_network(run)}"
     if run.teacher is not None:
         return f"second stage of {describe(run.teacher)}"
     options = dict(run.options)
@@ -190,9 +190,14 @@ def describe(run: Run) -> str:
     words += [name for name in (options.get("variant"), "+".join(options.get("terms", ()))) if name]
     words += [name for name in ("stop_gradient", "absent") if options.get(name)]
     words += [f"{k} {v}" for k, v in options.items() if k not in ("variant", "terms", "stop_gradient", "absent")]
-    clicks = dict(run.label_options).get("n", "")
-    words += [f"{clicks} {run.labels}".strip(), f"init {run.init}", f"seed {run.seed}"]
+    given = dict(run.label_options)
+    amount = f"{100 * given['ratio']:g} % " if "ratio" in given else f"{given['n']} " if "n" in given else ""
+    words += [f"{amount}{run.labels} of {run.dataset}{_network(run)}", f"init {run.init}", f"seed {run.seed}"]
     return " ".join([*words, *([f"epoch {run.stop_after} of {run.epochs}"] if run.stop_after else [])])
+
+
+def _network(run: Run) -> str:
+    return "" if run.network == "small" else f" with {run.network}"
 
 
 Kind = tuple[str, int, str, str]

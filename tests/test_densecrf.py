@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import crf
+from agmm import crf, permutohedral
 from agmm.labels import UNLABELED, VOID
 from agmm.objectives import Baseline
-from agmm.rivals import densecrf, permutohedral
+from agmm.rivals import densecrf
 from agmm.rivals.densecrf import DenseCRFLoss
 from tests.helpers import golden
 from tests.loops import random_problem

@@ -237,8 +237,7 @@ def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> N
     split = sets.load("shapes", "train", count=2)
     plain = {form: sets.sparse_labels(split, form, {}, 0, tmp_path) for form in ("boxes", "grabcut", "points")}
     cams = [{4: np.random.default_rng(i).random((64, 64))} for i in range(2)]
-    object.__setattr__(split, "boxes", [Boxes((64, 64), (4,), np.array([[3, 4, 50, 60]]))] * 2)
-    object.__setattr__(split, "cams", cams)
+    split = replace(split, boxes=[Boxes((64, 64), (4,), np.array([[3, 4, 50, 60]]))] * 2, cams=cams)
     for form in (*plain, *seeds.NEED_CAMS):
         made = sets.sparse_labels(split, form, {}, 0, tmp_path)  # what is kept without them is another file
         assert set(np.unique(made)) <= ({0, 4, UNLABELED} if form != "points" else {*range(7), UNLABELED})

@@ -131,13 +131,13 @@ def mixture_leads(evidence: Evidence) -> dict[str, Finding]:
 
 
 def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
-    """Mean silhouette of the features of test pixels: with online EM, without it, and ToCo."""
+    """Mean silhouette of the features of test pixels: from tags with online EM, without it, and of ToCo."""
     if "tags" not in evidence.preset.labels or "vit" not in evidence.preset.networks:
         return {}
     ours, without, toco = (rows(evidence, "tags") for rows in (plus("vit"), plus("vit", **WITH_CON), seg("vit")))
     return {
-        "tags, online EM against none": silhouettes(evidence, ours, without),
-        "tags, no online EM against ToCo": silhouettes(evidence, without, toco),
+        "EM against none": silhouettes(evidence, ours, without),
+        "no EM against ToCo": silhouettes(evidence, without, toco),
     }
 
 

@@ -37,7 +37,7 @@ def beats_toco(evidence: Evidence) -> dict[str, Finding]:
     found = {"single scale": _judged(evidence, v[:, 0] - v[:, 1], 2.7)}
     if evidence.preset.networks["vit"].refined:
         lead = evidence.lead(*(refined(rows, "vit")(evidence, "tags") for rows in (ROWS[-1], ROWS[0])))
-        found["several scales and CRF"] = _judged(evidence, lead, 1.7)
+        found["refined test"] = _judged(evidence, lead, 1.7)
     return found
 
 

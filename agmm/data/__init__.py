@@ -95,6 +95,9 @@ class Split:
         Sparse labels found beside the images, those preferred of each form first.
     boxes : sequence of Boxes, optional
         Annotated boxes, one `agmm.data.label_files.Boxes` per image; None where they are to be simulated.
+    cams : sequence of dict, optional
+        Class activation maps for the forms of `agmm.seeds` that need them, see `agmm.data.label_files.read_cams`. No
+        data set comes with them: give them with `dataclasses.replace`.
     """
 
     dataset: str
@@ -106,6 +109,7 @@ class Split:
     instances: Arrays | None = None
     published: tuple[Published, ...] = ()
     boxes: Sequence[Boxes] | None = None
+    cams: Sequence[Mapping[int, np.ndarray]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

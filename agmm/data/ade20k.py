@@ -83,10 +83,8 @@ def load(root: Path, split: str) -> Split:
 def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
     """Read every file of the splits once, published labels included, and return one sentence per problem."""
     pairs = {split: _pairs(Path(root), split) for split in splits}
-    problems = files.check([two for split in splits for two in pairs[split]], _CODES)
-    for labels in _published(Path(root), [image for image, _ in pairs.get("train", ())]):
-        problems += published.check(labels)
-    return problems
+    labels = _published(Path(root), [image for image, _ in pairs.get("train", ())])
+    return published.check_all(pairs.values(), _CODES, labels)
 
 
 def _published(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:

@@ -4,7 +4,7 @@ They lie in folders that are named after form and publisher (``scribbles/scribbl
 …), because the same code means different things to different publishers and no file says whose it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,16 @@ def check(labels: Published) -> list[str]:
         label_files.check_annotated(readable(), labels.name)
     except ValueError as error:
         problems.append(str(error))
+    return problems
+
+
+def check_all(
+    splits: Iterable[Sequence[files.Pair]], codes: Mapping[int, int], labels: Iterable[Published]
+) -> list[str]:
+    """Read every image, mask and label once: one sentence per problem."""
+    problems = files.check([two for pairs in splits for two in pairs], codes)
+    for found in labels:
+        problems += check(found)
     return problems
 
 

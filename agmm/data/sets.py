@@ -364,7 +364,7 @@ def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index
 def _given(split: Split, form: str) -> list[str]:
     """What a split holds that a form is made from instead of the dense mask."""
     wanted = ["boxes"] * (form in seeds.FORMS) + ["cams"] * (form in seeds.NEED_CAMS)
-    return [name for name in wanted if getattr(split, name, None) is not None]
+    return [name for name in wanted if getattr(split, name) is not None]
 
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:

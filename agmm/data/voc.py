@@ -97,10 +97,8 @@ def load(root: Path, split: str) -> Split:
 def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
     """Read every file of the splits once, published labels included, and return one sentence per problem."""
     pairs = {split: _pairs(Path(root), split) for split in splits}
-    problems = files.check([two for split in splits for two in pairs[split]], _CODES)
     images = [image for image, _ in pairs.get("train", ())]
-    for labels in _published(Path(root), images):
-        problems += published.check(labels)
+    problems = published.check_all(pairs.values(), _CODES, _published(Path(root), images))
     boxes = _boxes(Path(root), images)
     for two in boxes.keys if boxes else ():
         try:

@@ -46,7 +46,7 @@ class AGMMpp(nn.Module):
     keep_labels : bool
         Labeled pixels stay with their class in online EM (ours): true for accurate labels, false for pseudo labels.
     distance : {"absolute", "signed", "rms"}
-        See `agmm.em.distances`; ``"signed"`` is Eq. 3 as printed.
+        See `agmm.em.from_labels`; ``"signed"`` is Eq. 3 as printed.
     sigma : float or None
         One spread for all components, for comparison; None estimates them (Eq. 2, Eq. 7).
     sigma_min : float

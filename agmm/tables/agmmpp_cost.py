@@ -1,21 +1,24 @@
 """Table 11 of AGMM++: what the mixture costs in training. Nothing of it needs a trained network."""
 
 import statistics
-import time
-from typing import Any
+from collections.abc import Callable
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agmm import cost, networks, objectives
-from agmm.labels import UNLABELED
+from agmm.bench import inputs
+from agmm.bench.figure import Setting, in_turn, median_ratio
+from agmm.bench.inputs import QUICK, Size
+from agmm.bench.step import training_step
 from agmm.objectives.agmmpp import squeezed
 from agmm.presets import Preset
 from agmm.tables.cells import lines
 
 PRINTED_SIDE = 448
-METHODS = {"Baseline": "Baseline", "AGMM": "AGMM", "AGMM++": "AGMMpp"}
+SIZES = {"small": QUICK, "small_vit": Size(16, 7, 96, 8, 64), "vit_base": Size(2, 21, 768, 28, PRINTED_SIDE)}
+"""Shapes of a step of every network that is measured."""
 
 
 def operations(side: int = PRINTED_SIDE, num_classes: int = 21, present: int = 3) -> pd.DataFrame:
@@ -65,79 +68,49 @@ def operations(side: int = PRINTED_SIDE, num_classes: int = 21, present: int = 3
 
 
 def measured(preset: Preset, device: str = "cpu", repeats: int = 20) -> pd.DataFrame:
-    """Time of a training step, and memory that it holds between its two passes, of the preset's transformer.
+    """Time of a training step of the preset's transformer, and what it keeps for its backward pass.
 
     Steps of the methods take turns, so that what else the machine does concerns all of them.
 
     Returns
     -------
     DataFrame
-        Columns method, milliseconds (median), ratio (to the baseline, median over turns), held_mb.
+        Columns method, milliseconds (median), ratio (to the baseline, median over turns), held_mb (weights included).
     """
-    run = preset.at("points", network="vit" if "vit" in preset.networks else "resnet")
-    steps = {name: _Step(method, run.network, dict(run.network_options), device) for name, method in METHODS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats + 2):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if device != "cpu":
-                torch.cuda.synchronize(device)
-            seconds[name] += [time.perf_counter() - started] if turn > 1 else []
+    network = preset.at("points", network="vit").network if "vit" in preset.networks else "small"
+    size = SIZES[network]
+    _, _, labels, image_classes = inputs.tensors(size, "clicks", clicks=3, classes=3, device=device)
+    images = torch.rand(size.batch, 3, size.label, size.label, device=device)
+    methods: dict[str, objectives.Baseline | objectives.AGMM | objectives.AGMMpp] = {
+        "Baseline": objectives.Baseline(size.num_classes),
+        "AGMM": objectives.AGMM(size.num_classes),
+        "AGMM++": objectives.AGMMpp(size.num_classes, size.channels),
+    }
+    steps = {
+        name: training_step(network, objective, "float32", images, labels, image_classes)
+        for name, objective in methods.items()
+    }
+    seconds = in_turn(steps, Setting(device, torch.get_num_threads(), repeats), warmup=2)
     return pd.DataFrame(
         {
             "method": name,
             "milliseconds": 1e3 * statistics.median(times),
-            "ratio": statistics.median(a / b for a, b in zip(times, seconds["Baseline"], strict=True)),
-            "held_mb": steps[name].held() / 2**20,
+            "ratio": median_ratio(times, seconds["Baseline"]),
+            "held_mb": held(steps[name]) / 2**20,
         }
         for name, times in seconds.items()
     )
 
 
-class _Step:
-    """Forward and backward of one batch of 64 x 64 pixels, or of one image at the printed size for ViT-B/16."""
+def held(step: Callable[[], None]) -> int:
+    """Bytes that the forward pass of a step keeps for the backward pass."""
+    kept: dict[int, int] = {}
 
-    def __init__(self, method: str, network: str, options: dict[str, Any], device: str) -> None:
-        torch.manual_seed(0)
-        large = network not in ("small", "small_vit")
-        batch, side, self.classes = (2, PRINTED_SIDE, 21) if large else (16, 64, 7)
-        self.net = networks.build(network, self.classes, **options).to(device)
-        build = {"Baseline": objectives.Baseline, "AGMM": objectives.AGMM}
-        self.objective: Any = (
-            build[method](self.classes)
-            if method in build
-            else objectives.AGMMpp(self.classes, self.net.feature_channels).to(device)
-        )
-        self.images = torch.rand(batch, 3, side, side, device=device)
-        self.labels = torch.full((batch, side, side), UNLABELED, device=device)
-        self.image_classes = torch.zeros(batch, self.classes, dtype=torch.bool, device=device)
-        for code in range(3):
-            self.labels[:, (code + 1) * side // 4, side // 2] = code
-            self.image_classes[:, code] = True
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-    def loss(self) -> Tensor:
-        features, logits = self.net(self.images)
-        return self.objective(features, logits, self.labels, self.image_classes).loss
-
-    def __call__(self) -> None:
-        self.loss().backward()
-        for module in (self.net, self.objective):
-            if isinstance(module, nn.Module):
-                module.zero_grad(set_to_none=True)
-
-    def held(self) -> int:
-        """Bytes that the backward pass needs of the forward pass, parameters left out."""
-        own = {p.untyped_storage().data_ptr() for p in self.net.parameters()}
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = self.loss()
-        del loss
-        return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
