@@ -13,7 +13,7 @@ tables: $(VENV)/installed
 	$(BIN)/python run_all.py $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
