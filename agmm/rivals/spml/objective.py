@@ -1,0 +1,145 @@
+"""The objective that an embedding is trained with: four relations, a memory of segments, a classifier beside."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agmm import losses
+from agmm.objectives.common import Output, check_labels, full_precision
+from agmm.rivals.spml import relations
+from agmm.rivals.spml.segments import Prototypes, cut
+
+
+@dataclass(frozen=True)
+class SPML:
+    """Pixels are attracted and repelled by segments in four relations (SPML, Eq. 4); a classifier learns beside it.
+
+    The loss is ``lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity``.
+    The classifier learns from detached embeddings (released code), so it changes nothing but its own weights.
+
+    Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
+    labels, see `agmm.presets`.
+
+    Parameters
+    ----------
+    num_classes : int
+        K.
+    lambda_c, lambda_i, lambda_o, lambda_a : float
+        Weights of the relations; 0 leaves one out.
+    kappa_c, kappa_i, kappa_o, kappa_a : float
+        Concentrations.
+    clusters : (int, int)
+        Rows and columns of the grid with which k-means begins.
+    iterations : int
+        Of k-means.
+    memory : int
+        Steps whose segments are remembered; those of the same epoch only, so that a run can resume.
+    background : int or None
+        The class that is no foreground in co-occurrence, None if there is none.
+    located : bool
+        Relation I compares vectors with their location (VOC) or without (DensePose).
+    threshold : float
+        Least cosine at which a segment takes the class of its nearest annotated one (relation A).
+    regions : str
+        Over-segmentation of the images, see `agmm.rivals.spml.oversegmentation`.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("regions",)
+
+    num_classes: int
+    lambda_c: float = 1.0
+    lambda_i: float = 0.1
+    lambda_o: float = 0.5
+    lambda_a: float = 0.0
+    kappa_c: float = 6.0
+    kappa_i: float = 16.0
+    kappa_o: float = 12.0
+    kappa_a: float = 12.0
+    clusters: tuple[int, int] = (6, 6)
+    iterations: int = 10
+    memory: int = 2
+    background: int | None = 0
+    located: bool = True
+    threshold: float = 0.95
+    regions: str = "felzenszwalb"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clusters", tuple(self.clusters))
+        if len(self.clusters) != 2 or min(self.clusters) < 1:
+            raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
+        for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        # No field: what a run is does not change with what its objective remembers.
+        object.__setattr__(self, "remembered", deque(maxlen=self.memory))
+
+    remembered: ClassVar[deque[Prototypes]]
+
+    def __call__(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        counts: losses.Counts | None = None,
+        *,
+        regions: Tensor,
+    ) -> Output:
+        """Loss of a batch, whose segments are remembered where gradients are wanted.
+
+        Parameters
+        ----------
+        features : (B, C, h, w) Tensor
+            Embeddings before they are normalized.
+        logits : (B, K, H, W) Tensor
+            Of the classifier.
+        labels, regions : (B, H, W) int64 Tensor
+            Labels in the project's codes and regions of an over-segmentation.
+        image_classes : (B, K) bool Tensor
+            Classes of every whole image.
+        counts : Counts, optional
+            Divisor of the classifier's mean; the relations are means over the pixels given here.
+
+        Returns
+        -------
+        Output
+            Terms classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight.
+        """
+        check_labels(labels, self.num_classes)
+        features, logits = full_precision(features), full_precision(logits)
+        grid = (features.shape[-2], features.shape[-1])
+        small_labels, small_regions = (_nearest(codes, grid) for codes in (labels, regions))
+        segments = cut(features, small_labels, small_regions, image_classes, self.clusters, self.iterations)
+        known = Prototypes.joined([segments.prototypes, *self.remembered])
+        terms = {
+            "classifier": losses.partial_cross_entropy(
+                logits, labels, counts or losses.count(labels, self.num_classes)
+            ),
+            "annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c),
+        }
+        if self.lambda_i:
+            terms["low_level"] = relations.low_level(segments, self.kappa_i, self.located)
+        if self.lambda_o:
+            terms["cooccurrence"] = relations.cooccurrence(
+                segments, known, image_classes, self.kappa_o, self.background
+            )
+        if self.lambda_a:
+            terms["affinity"] = relations.affinity(segments, self.num_classes, self.kappa_a, self.threshold)
+        if torch.is_grad_enabled() and self.memory:
+            self.remembered.appendleft(segments.prototypes.detached())
+        weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
+        loss = torch.stack([weights.get(name, self.lambda_c) * term for name, term in terms.items()]).sum()
+        return Output(loss, terms)
+
+    def forget(self) -> None:
+        """Forget all segments, as every epoch begins without any."""
+        self.remembered.clear()
+
+
+def _nearest(codes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Codes (B, H, W) on a smaller grid."""
+    return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()

@@ -1,0 +1,126 @@
+"""The four relations of pixels and segments (SPML, Sec. 3.3): which segments attract a pixel, and which repel it."""
+
+import torch
+from torch import Tensor
+
+from agmm.labels import UNLABELED
+from agmm.rivals.spml.contrast import contrast
+from agmm.rivals.spml.segments import Prototypes, Segments, directions
+
+
+def low_level(segments: Segments, concentration: float, located: bool = True) -> Tensor:
+    """Relation I: within an image, pixels are attracted by the segments of their own region.
+
+    The mean over the pixels of an image, then over images.
+
+    Parameters
+    ----------
+    segments : Segments
+    concentration : float
+        kappa_I.
+    located : bool
+        Compare vectors with their location (VOC), or without (DensePose).
+    """
+    vectors = segments.located if located else segments.embeddings
+    pixels, images = segments.images, segments.prototypes.images
+    prototypes = directions(vectors, segments.own, len(images))
+    region = images.new_zeros(len(images)).scatter(0, segments.own, segments.regions)
+    losses = []
+    for image in images.unique():
+        seen, there = pixels == image, images == image
+        first = int(there.int().argmax())  # the segments of an image are neighbors
+        group, same = segments.own[seen] - first, region[there][:, None] == region[there]
+        weights = vectors.new_full((len(group),), 1 / len(group))
+        losses.append(contrast(vectors[seen], prototypes[there], group, group, same, ~same, concentration, weights))
+    return torch.stack(losses).mean() if losses else vectors.sum() * 0
+
+
+def annotation(segments: Segments, known: Prototypes, num_classes: int, concentration: float) -> Tensor:
+    """Relation C: annotated pixels are attracted by the annotated segments of their class.
+
+    Parameters
+    ----------
+    segments : Segments
+        Of the batch.
+    known : Prototypes
+        Those of the batch, which come first, and of the memory.
+    num_classes : int
+        K.
+    concentration : float
+        kappa_C.
+    """
+    annotated = segments.labels < num_classes
+    searched = known.labels < UNLABELED
+    place = searched.cumsum(0) - 1
+    classes = torch.arange(num_classes, device=known.labels.device)[:, None]
+    same = known.labels[searched] == classes
+    own, group = place[segments.own[annotated]], segments.labels[annotated]
+    weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
+    vectors = segments.embeddings[annotated]
+    return contrast(vectors, known.vectors[searched], own, group, same, ~same, concentration, weights)
+
+
+def cooccurrence(
+    segments: Segments, known: Prototypes, tags: Tensor, concentration: float, background: int | None = 0
+) -> Tensor:
+    """Relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
+
+    Pixels of images without any foreground class have no such segments, and are left out (ours; in the released code
+    they are repelled by their own segment, too).
+
+    Parameters
+    ----------
+    segments, known
+        As in `annotation`.
+    tags : (B, K) bool Tensor
+        Classes of the images of the batch.
+    concentration : float
+        kappa_O.
+    background : int or None
+        The class that is no foreground, None if there is none.
+    """
+    foreground = torch.ones(tags.shape[1], device=tags.device)
+    if background is not None:
+        foreground[background] = 0
+    shared = (tags * foreground) @ known.tags.float().T > 0
+    kept = (tags * foreground).any(1)[segments.images]
+    own, group = segments.own[kept], segments.images[kept]
+    weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
+    return contrast(segments.embeddings[kept], known.vectors, own, group, shared, ~shared, concentration, weights)
+
+
+def affinity(segments: Segments, num_classes: int, concentration: float, threshold: float = 0.95) -> Tensor:
+    """Relation A: pixels are attracted by the segments of the batch that may have a class in common with theirs.
+
+    Parameters
+    ----------
+    segments : Segments
+    num_classes : int
+        K.
+    concentration : float
+        kappa_A.
+    threshold : float
+        See `possible_classes`.
+    """
+    classes = possible_classes(segments, num_classes, threshold).float()
+    shared = classes @ classes.T > 0
+    own, weights = segments.own, segments.embeddings.new_full((len(segments.own),), 1 / max(len(segments.own), 1))
+    vectors = segments.prototypes.vectors
+    return contrast(segments.embeddings, vectors, own, own, shared, ~shared, concentration, weights)
+
+
+@torch.no_grad()
+def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.95) -> Tensor:
+    """Classes (M, K) that each segment may have: that of the nearest annotated segment in its image, or all.
+
+    Nearest by the cosine of the directions of their located vectors; all where that is below the threshold.
+    """
+    known = segments.prototypes
+    directed = directions(segments.located, segments.own, len(known.labels))
+    searched = (known.images[:, None] == known.images) & (known.labels < num_classes)
+    similarity = (directed @ directed.T).masked_fill(~searched, -torch.inf)
+    if not len(similarity):
+        return similarity.new_zeros((0, num_classes), dtype=torch.bool)
+    best, nearest = similarity.max(1)
+    classes = torch.arange(num_classes, device=nearest.device) == known.labels[nearest][:, None]
+    return classes | ~(best >= threshold)[:, None]

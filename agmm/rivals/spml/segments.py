@@ -1,0 +1,130 @@
+"""Segments of a batch: clusters cut where labels or image regions change, with their prototypes (SPML, Sec. 3.2)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agmm.labels import VOID
+from agmm.rivals.spml import kmeans
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """What is known of M segments.
+
+    Attributes
+    ----------
+    vectors : Tensor (M, C)
+        Direction of the sum of a segment's embeddings.
+    labels : Tensor (M,) int64
+        The one label of all its pixels, or ``UNLABELED``.
+    images : Tensor (M,) int64
+        Its image in the batch.
+    tags : Tensor (M, K) bool
+        Classes of its whole image.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    images: Tensor
+    tags: Tensor
+
+    def detached(self) -> "Prototypes":
+        return Prototypes(self.vectors.detach(), self.labels, self.images, self.tags)
+
+    @staticmethod
+    def joined(parts: "list[Prototypes]") -> "Prototypes":
+        """All of several batches; images keep the numbers that they have in theirs."""
+        return Prototypes(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Prototypes)))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The N pixels of a batch that are not padding, image by image, and the M segments that they belong to.
+
+    Attributes
+    ----------
+    embeddings, located : Tensor (N, C), (N, C')
+        Unit vectors, without and with their location.
+    labels, regions, images, own : Tensor (N,) int64
+        Label, image region, image and segment of every pixel.
+    prototypes : Prototypes
+        Of the segments, which are ordered by image, cluster, label and region.
+    """
+
+    embeddings: Tensor
+    located: Tensor
+    labels: Tensor
+    regions: Tensor
+    images: Tensor
+    own: Tensor
+    prototypes: Prototypes
+
+
+def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
+    """Unit vectors (number, C) along the sums of the vectors (N, C) with the same index (N,); 0 where there is none."""
+    return F.normalize(vectors.new_zeros(number, vectors.shape[1]).index_add(0, index, vectors), dim=1)
+
+
+def cut(
+    features: Tensor,
+    labels: Tensor,
+    regions: Tensor,
+    tags: Tensor,
+    clusters: tuple[int, int] = (6, 6),
+    iterations: int = 10,
+) -> Segments:
+    """Cluster the pixels of every image and cut each cluster by label and region.
+
+    Every segment thus has one label and one region, and may be in several pieces. Gradients reach the features through
+    pixels and prototypes.
+
+    Parameters
+    ----------
+    features : (B, C, h, w) Tensor
+        Embeddings before they are normalized.
+    labels, regions : (B, h, w) int64 Tensor
+        On the grid of the features: labels in the project's codes (`agmm.labels`), regions of an over-segmentation.
+        Pixels labeled ``VOID`` take part in nothing.
+    tags : (B, K) bool Tensor
+        Classes of every whole image.
+    clusters : (rows, columns)
+        Number of clusters along each side.
+    iterations : int
+        Of k-means.
+    """
+    size, number = (features.shape[-2], features.shape[-1]), clusters[0] * clusters[1]
+    embeddings = F.normalize(features, dim=1)
+    with_location = kmeans.located(embeddings)
+    flat, flat_located = (maps.flatten(2).mT for maps in (embeddings, with_location))
+    valid = labels.flatten(1) != VOID
+    first = kmeans.grid_clusters(size, clusters).flatten().to(labels.device).expand(len(features), -1)
+    found = kmeans.spherical_kmeans(flat_located.detach(), first, number, iterations, valid)
+    image = torch.arange(len(features), device=labels.device)[:, None].expand_as(found)
+    about = [part[valid] for part in (image, found, labels.flatten(1), regions.flatten(1))]
+    own, first_pixel = _numbered(about)
+    images, _, label, region = about
+    kept = flat[valid]
+    made = directions(kept, own, len(first_pixel))
+    origin = images[first_pixel]
+    return Segments(
+        kept,
+        flat_located[valid],
+        label,
+        region,
+        images,
+        own,
+        Prototypes(made, label[first_pixel], origin, tags[origin]),
+    )
+
+
+def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Number of every pixel's combination of keys, in their order, and one pixel of each combination."""
+    key = torch.zeros_like(keys[0])
+    for part in keys:
+        key = key * (int(part.max()) + 1 if len(part) else 1) + part
+    _, index, counts = torch.unique(key, return_inverse=True, return_counts=True)
+    order = index.argsort(stable=True)
+    return index, order[counts.cumsum(0) - counts]

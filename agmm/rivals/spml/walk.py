@@ -1,0 +1,89 @@
+"""Random walk of class scores over the pixels of an image, along similar embeddings (SPML, Algorithms 1 and 2)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Walk = Literal["code", "paper"]
+
+GAMMA, BETA = 5.0, 20.0
+"""Sharpness of affinities, and the power that they are raised to."""
+
+
+def affinity(views: Sequence[Tensor]) -> Tensor:
+    """Mean of exp(gamma (cosine - 1)) over several views of an image.
+
+    Parameters
+    ----------
+    views : sequence of (C, h, w) Tensor
+        Embeddings of the same pixels.
+
+    Returns
+    -------
+    Tensor (P, P)
+        P = h w.
+    """
+    units = [F.normalize(embeddings.flatten(1), dim=0) for embeddings in views]
+    return torch.stack([(GAMMA * (unit.T @ unit - 1)).exp() for unit in units]).mean(0)
+
+
+def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> Tensor:
+    """Transition matrix (P, P) of the whole walk, whose columns sum to 1.
+
+    Parameters
+    ----------
+    affinities : (P, P) Tensor
+    beta : float
+        Power of the affinities.
+    walk : {"code", "paper"}
+        The released code squares the matrix six times: 64 steps. The paper normalizes before the power, walks six
+        steps, and leaves open how the power is normalized: here once more.
+    """
+    if walk == "code":
+        powers = affinities**beta
+        step = powers / powers.sum(0)
+        for _ in range(6):
+            step = step @ step
+        return step
+    powers = (affinities / affinities.sum(0)) ** beta
+    return torch.linalg.matrix_power(powers / powers.sum(0), 6)
+
+
+def class_scores(logits: Sequence[Tensor], size: tuple[int, int], named: Tensor) -> Tensor:
+    """Scores of a classifier on the grid of the walk, each class's largest one 1.
+
+    Parameters
+    ----------
+    logits : sequence of (K, H, W) Tensor
+        Of several views of an image.
+    size : (h, w)
+    named : (K,) bool Tensor
+        Classes that the image has; the others score 0.
+    """
+    shares = [_resized(view, size).softmax(0) for view in logits]
+    mean = torch.stack(shares).mean(0)
+    return mean / mean.amax((1, 2), keepdim=True) * named[:, None, None]
+
+
+def cam_scores(cams: Tensor, scale: float = 1 / 8, exponent: float = 6.0) -> Tensor:
+    """Scores (K, h, w) of CAMs (K - 1, H, W) in 0 … 1 on the grid of the walk, with that of the background first."""
+    background = (1 - cams.amax(0, keepdim=True)) ** exponent
+    scores = torch.cat([background, cams])[None]
+    return F.interpolate(scores, scale_factor=scale, mode="bilinear", align_corners=False)[0]
+
+
+def spread(scores: Tensor, walk: Tensor) -> Tensor:
+    """Scores (K, h, w) after the walk: those of every pixel are a mean of all pixels' scores."""
+    return (scores.flatten(1) @ walk).view_as(scores)
+
+
+def on_grid(embeddings: Tensor, size: tuple[int, int]) -> Tensor:
+    """Embeddings (C, H, W) on the grid of the walk."""
+    return _resized(embeddings, size)
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
