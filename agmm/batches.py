@@ -88,7 +88,10 @@ def steps(run: Run, images: int) -> int:
 
 @dataclass
 class InMemory:
-    """A training split on its device: images (N, H, W, 3) and labels (N, H, W) uint8, image classes (N, K) bool."""
+    """A training split on its device: images (N, H, W, 3) and labels (N, H, W) uint8, image classes (N, K) bool.
+
+    Labels may be those of `agmm.data.oversegmentation.with_regions`, here and below.
+    """
 
     run: Run
     images: Tensor
@@ -110,11 +113,13 @@ class InMemory:
                 images, sparse = augment.crop_flip(images, sparse, run.crop, generator)
             else:
                 images, sparse = augment.dihedral(images, sparse, generator)
-            sparse = sparse.long()
+            sparse, regions = _unpacked(sparse)
             counts = _counts(run, [sparse], classes.shape[1]) if run.loss_scope == "effective" else None
             inputs = evaluation.to_input(images, **normalization(run))
-            parts = zip(*(tensor.split(run.microbatch) for tensor in (inputs, sparse, classes)), strict=True)
-            yield [Batch(i, s, c, counts) for i, s, c in list(parts)[rank::world]]
+            parts = [tensor.split(run.microbatch) for tensor in (inputs, sparse, classes)]
+            places = [None] * len(parts[0]) if regions is None else regions.split(run.microbatch)
+            step = [Batch(i, s, c, counts, regions=r) for i, s, c, r in zip(*parts, places, strict=True)]
+            yield step[rank::world]
 
 
 class OneByOne:
@@ -224,12 +229,20 @@ class OnDevice:
 def _shared_steps(run: Run, parts: Iterator[list[Tensor]], num_classes: int) -> Iterator[list[Batch]]:
     """Steps from this process's microbatches of 8-bit images, labels and image classes on the device."""
     while step := list(islice(parts, run.batch_size // run.microbatch // rank_and_world()[1])):
-        sparse = [part[1].long() for part in step]
+        codes = [_unpacked(part[1]) for part in step]
+        sparse = [label for label, _ in codes]
         counts = _counts(run, sparse, num_classes, True) if run.loss_scope == "effective" else None
         yield [
-            Batch(evaluation.to_input(images, **normalization(run)), label, classes, counts)
-            for (images, _, classes), label in zip(step, sparse, strict=True)
+            Batch(evaluation.to_input(images, **normalization(run)), label, classes, counts, regions=regions)
+            for (images, _, classes), (label, regions) in zip(step, codes, strict=True)
         ]
+
+
+def _unpacked(codes: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Labels, and the regions that `agmm.data.oversegmentation.with_regions` has put beside them, if it has."""
+    if codes.dtype == torch.uint8:
+        return codes.long(), None
+    return (codes & 255).long(), (codes >> 8).long()
 
 
 class _Augmented(Dataset[tuple[Tensor, ...]]):
@@ -268,7 +281,7 @@ class _Whole(Dataset[tuple[Tensor, ...]]):
 
 def _image_classes(given: np.ndarray | None, index: int, sparse: np.ndarray, num_classes: int) -> np.ndarray:
     """Classes (K,) of an image: those that are given, else those of its labels."""
-    return labels.image_classes(sparse, num_classes) if given is None else given[index]
+    return labels.image_classes(sparse & 255, num_classes) if given is None else given[index]
 
 
 class _Microbatches(Sampler[list[tuple[int, int]]]):

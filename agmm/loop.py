@@ -46,6 +46,8 @@ class Batch:
         Divisors of the losses' means where they extend over the effective batch.
     parts : Components or None
         Of the labels, where they were found ahead of time.
+    regions : Tensor (B, H, W) int64 or None
+        Over-segmentation of the images, where the objective needs one.
     step : int
         Of the whole training, from 0.
     """
@@ -55,6 +57,7 @@ class Batch:
     image_classes: Tensor
     counts: losses.Counts | None
     parts: gmm.Components | None = None
+    regions: Tensor | None = None
     step: int = 0
 
 

@@ -5,11 +5,15 @@ from typing import Any
 
 from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, one_of
 from agmm.rivals.densecrf import DenseCRFLoss
+from agmm.rivals.spml import SPML, SPMLClassifier
 from agmm.rivals.toco import FromTags
 from agmm.rivals.tree_energy import TreeEnergy
 
-METHODS = {one.__name__: one for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss)}
-Objective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss
+METHODS = {
+    one.__name__: one
+    for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss, SPML, SPMLClassifier)
+}
+Objective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss | SPML | SPMLClassifier
 Trained = Objective | FromTags
 """What a run trains: an objective on its labels, or one on pseudo labels from image tags."""
 

@@ -29,6 +29,14 @@ def build_objective(run: Run, net: networks.Segmenter, num_classes: int) -> meth
     return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
 
 
+def start_from(net: networks.Segmenter, trained: Run, results: Path) -> None:
+    """Give a new network the weights of a complete run, and train nothing but its new classifier."""
+    fresh = {name: value.clone() for name, value in net.head.classifier.state_dict().items()}
+    loop.load_weights(net, weights(trained, results))
+    net.head.classifier.load_state_dict(fresh)
+    net.freeze()
+
+
 def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
     """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
     run = run.trained or run

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm import transformers
+from agmm.heads import DeepLabEmbedding, DeepLabHead, EmbeddingHead, PyramidPooling, SummedASPP, convolution, resize
 
 DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
 NAMES = ("small", *DEEP_STEM, "small_vit", "vit_base")
@@ -19,6 +20,8 @@ _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "rates": ((6, 12, 18), tuple(DEEP_STEM)),
     "multi_grid": ((1, 1, 1), tuple(DEEP_STEM)),
     "weights": ("deit", ("vit_base",)),
+    "embedding": (0, ("small", *DEEP_STEM)),
+    "decoder": ("aspp", tuple(DEEP_STEM)),
 }
 """Default of every option of `build`, and the networks that it belongs to."""
 
@@ -53,17 +56,32 @@ class Segmenter(nn.Module):
     backbone : nn.Module
         images -> (low, high): the stage at stride 4 and the last stage. Or images -> (middle, final, summary), see
         `agmm.transformers.VisionTransformer`.
-    head : DeepLabHead or LargeFOV
+    head : DeepLabHead, EmbeddingHead or LargeFOV
         (low, high) -> (features, logits, features before the last convolution), all on one grid.
     provenance : str
         Which stem and which weights; part of what a result must report.
     """
 
-    def __init__(self, backbone: nn.Module, head: "DeepLabHead | transformers.LargeFOV", provenance: str) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: DeepLabHead | EmbeddingHead | transformers.LargeFOV, provenance: str
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.provenance = provenance
+        self.frozen = False
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """As of every module; what is frozen stays as it is tested."""
+        super().train(mode and not self.frozen)
+        self.head.classifier.train(mode)
+        return self
+
+    def freeze(self) -> None:
+        """Train nothing but the classifier from now on."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.head.classifier.requires_grad_(True)
 
     @property
     def feature_channels(self) -> int:
@@ -103,7 +121,7 @@ class Segmenter(nn.Module):
         """
         low, high, *summary = self.backbone(images)
         features, grid_logits, fused = self.head(low, high)
-        logits = _resize(grid_logits, images.shape[-2:], self.head.align_corners)
+        logits = resize(grid_logits, images.shape[-2:], self.head.align_corners)
         outputs: tuple[Any, ...] = (features, logits)
         outputs += (grid_logits, fused) if inner else ()
         if views is None:
@@ -111,66 +129,6 @@ class Segmenter(nn.Module):
         if not summary:
             return (*outputs, Tokens(high))
         return (*outputs, Tokens(high, low, (*summary, *(self.backbone(view)[2] for view in views))))
-
-
-class DeepLabHead(nn.Module):
-    """DeepLabV3+ decoder: ASPP on the last stage, fused with the stage at stride 4.
-
-    Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, with plain instead of separable
-    convolutions as in the AGMM paper. Convolutions keep PyTorch's default initialization.
-
-    Parameters
-    ----------
-    low_channels, high_channels : int
-        Channels of the two stages.
-    num_classes : int
-        K.
-    rates : sequence of int
-        Dilations of the 3x3 branches of the ASPP.
-    aspp_channels, reduced_channels, feature_channels : int
-        Width of every ASPP branch and their projection, of the reduced low stage, and of the features.
-    dropout : float
-        Dropout2d after the ASPP projection, the only dropout.
-    align_corners : bool
-        Of every bilinear interpolation inside the network.
-    """
-
-    def __init__(
-        self,
-        low_channels: int,
-        high_channels: int,
-        num_classes: int,
-        *,
-        rates: Sequence[int],
-        aspp_channels: int,
-        reduced_channels: int,
-        feature_channels: int,
-        dropout: float,
-        align_corners: bool,
-    ) -> None:
-        super().__init__()
-        self.high_channels = high_channels
-        self.feature_channels = feature_channels
-        self.align_corners = align_corners
-        branches = [_conv(high_channels, aspp_channels, 1)]
-        branches += [_conv(high_channels, aspp_channels, 3, dilation=rate) for rate in rates]
-        self.branches = nn.ModuleList(branches)
-        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), _conv(high_channels, aspp_channels, 1))
-        self.project = nn.Sequential(_conv((len(rates) + 2) * aspp_channels, aspp_channels, 1), nn.Dropout2d(dropout))
-        self.reduce = _conv(low_channels, reduced_channels, 1)
-        self.fuse = nn.Sequential(
-            _conv(reduced_channels + aspp_channels, feature_channels, 3), _conv(feature_channels, feature_channels, 3)
-        )
-        self.classifier = nn.Conv2d(feature_channels, num_classes, 1)
-
-    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, C, h, w), logits (B, K, h, w), features before the last convolution; on the grid of ``low``."""
-        pooled = self.pooling(high).expand(-1, -1, *high.shape[-2:])  # bilinear from 1x1 is a broadcast
-        aspp = self.project(torch.cat([*(branch(high) for branch in self.branches), pooled], dim=1))
-        aspp = _resize(aspp, low.shape[-2:], self.align_corners)
-        fused = self.fuse[0](torch.cat([self.reduce(low), aspp], dim=1))
-        features = self.fuse[1](fused)
-        return features, self.classifier(features), fused
 
 
 class SmallBackbone(nn.Module):
@@ -183,7 +141,7 @@ class SmallBackbone(nn.Module):
 
     def __init__(self, stem: int) -> None:
         super().__init__()
-        self.stem = _conv(3, stem, 3, stride=2)
+        self.stem = convolution(3, stem, 3, stride=2)
         self.stage1 = ResidualBlock(stem, stem)
         self.stage2 = ResidualBlock(stem, 2 * stem, stride=2)
         self.stage3 = ResidualBlock(2 * stem, 4 * stem, stride=2)
@@ -201,7 +159,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, *, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            _conv(in_channels, channels, 3, stride=stride, dilation=dilation),
+            convolution(in_channels, channels, 3, stride=stride, dilation=dilation),
             nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False),
             nn.BatchNorm2d(channels),
         )
@@ -250,6 +208,8 @@ def build(
     rates: Sequence[int] = (6, 12, 18),
     multi_grid: Sequence[int] = (1, 1, 1),
     weights: str = "deit",
+    embedding: int = 0,
+    decoder: str = "aspp",
 ) -> Segmenter:
     """Network by name.
 
@@ -277,6 +237,12 @@ def build(
         Only "vit_base", with ``init="imagenet"``: those of DeiT (ImageNet-1k), or of ViT as trained on ImageNet-21k
         and fine-tuned on 1k. The latter saw images normalized with mean and standard deviation 0.5.
 
+    embedding : int
+        Only "small" and ResNets: channels of the embeddings of SPML, 64 on VOC and 32 on DensePose; 0 for a network
+        without.
+    decoder : {"aspp", "pyramid"}
+        Only ResNets, of embeddings: as on VOC or as on DensePose.
+
     Raises
     ------
     ValueError
@@ -291,18 +257,20 @@ def build(
     if init not in ("scratch", "imagenet"):
         raise ValueError(f"unknown init {init!r}: choose scratch or imagenet")
     given = {"stem": stem, "feature_channels": feature_channels, "rates": tuple(rates)}
-    given |= {"multi_grid": tuple(multi_grid), "weights": weights}
+    given |= {"multi_grid": tuple(multi_grid), "weights": weights, "embedding": embedding, "decoder": decoder}
     for option, (default, owners) in _OPTIONS.items():
         if name not in owners and given[option] != default:
             raise ValueError(f"the option {option} belongs to {' and '.join(owners)}: leave it out for {name!r}")
     if name.startswith("small") and init != "scratch":
         raise ValueError(f"no ImageNet weights exist for {name!r}: choose init='scratch'")
     if name == "small":
-        return _small(num_classes, stem, feature_channels)
+        return _small(num_classes, stem, feature_channels, embedding)
     if name == "small_vit":
         return Segmenter(*transformers.small(num_classes), "small vision transformer, random weights")
     if name == "vit_base":
         return _vit_base(num_classes, init == "imagenet", weights)
+    if embedding:
+        return _resnet_embedding(name, num_classes, init == "imagenet", embedding, decoder)
     return _resnet(name, num_classes, init == "imagenet", rates, multi_grid)
 
 
@@ -318,15 +286,16 @@ def has_class_tokens(net: nn.Module) -> bool:
 def parameter_groups(net: Segmenter, lr: float, head_factor: float) -> list[dict[str, Any]]:
     """Groups for an optimizer: the backbone with rate ``lr``, everything else with ``head_factor * lr``."""
     rest = [parameter for name, parameter in net.named_parameters() if not name.startswith("backbone.")]
-    return [{"params": list(net.backbone.parameters()), "lr": lr}, {"params": rest, "lr": head_factor * lr}]
+    groups = ((net.backbone.parameters(), lr), (rest, head_factor * lr))
+    return [{"params": [p for p in params if p.requires_grad], "lr": rate} for params, rate in groups]
 
 
-def _small(num_classes: int, stem: int, feature_channels: int) -> Segmenter:
+def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -> Segmenter:
     backbone = SmallBackbone(stem)
-    head = DeepLabHead(
+    decoder = DeepLabHead(
         2 * stem,
         8 * stem,
-        num_classes,
+        embedding or num_classes,
         rates=(2, 4),
         aspp_channels=4 * stem,
         reduced_channels=stem,
@@ -334,7 +303,11 @@ def _small(num_classes: int, stem: int, feature_channels: int) -> Segmenter:
         dropout=0.0,
         align_corners=False,
     )
-    return Segmenter(backbone, head, f"small network, stem {stem}, {feature_channels} features, random weights")
+    about = f"small network, stem {stem}, {feature_channels} features"
+    if not embedding:
+        return Segmenter(backbone, decoder, f"{about}, random weights")
+    head = EmbeddingHead(DeepLabEmbedding(decoder), 8 * stem, embedding, num_classes)
+    return Segmenter(backbone, head, f"{about}, {embedding}-d embeddings, random weights")
 
 
 def _resnet(
@@ -342,11 +315,7 @@ def _resnet(
 ) -> Segmenter:
     if len(rates) != 3 or len(multi_grid) != 3 or min(*rates, *multi_grid) < 1:
         raise ValueError(f"rates and multi_grid are three positive integers each, not {rates} and {multi_grid}")
-    tag = DEEP_STEM[name]
-    # Zero-initialized residual branches are timm's default, not the paper's.
-    backbone = _from_timm(
-        tag, pretrained, features_only=True, output_stride=8, out_indices=(1, 4), zero_init_last=False
-    )
+    backbone, weights = _resnet_backbone(name, pretrained)
     for block, factor in zip(backbone.layer4, multi_grid, strict=True):
         dilation = factor * block.conv2.dilation[0]
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
@@ -362,8 +331,36 @@ def _resnet(
         dropout=0.5,
         align_corners=True,
     )
-    weights = f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
     return Segmenter(backbone, head, weights)
+
+
+def _resnet_embedding(name: str, num_classes: int, pretrained: bool, channels: int, decoder: str) -> Segmenter:
+    if decoder not in ("aspp", "pyramid"):
+        raise ValueError(f"unknown decoder {decoder!r}: choose aspp or pyramid")
+    backbone, weights = _resnet_backbone(name, pretrained)
+    high_channels = backbone.feature_info.channels()[-1]
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 3e-4
+    if pretrained:
+        # As released: the stem and the first stage keep their weights.
+        for module_name, module in backbone.named_children():
+            if module_name not in ("layer2", "layer3", "layer4"):
+                module.requires_grad_(False)
+    made = PyramidPooling(high_channels, channels) if decoder == "pyramid" else SummedASPP(high_channels, channels)
+    return Segmenter(
+        backbone, EmbeddingHead(made, high_channels, channels, num_classes), f"{weights}, {channels}-d embeddings"
+    )
+
+
+def _resnet_backbone(name: str, pretrained: bool) -> tuple[Any, str]:
+    """A ResNet with deep stem at output stride 8, and where its weights come from."""
+    tag = DEEP_STEM[name]
+    # Zero-initialized residual branches are timm's default, not the papers'.
+    backbone = _from_timm(
+        tag, pretrained, features_only=True, output_stride=8, out_indices=(1, 4), zero_init_last=False
+    )
+    return backbone, f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
 
 
 def _vit_base(num_classes: int, pretrained: bool, weights: str) -> Segmenter:
@@ -390,14 +387,3 @@ def _from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
             f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
             "or choose init='scratch'"
         ) from error
-
-
-def _conv(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias that keeps the size up to the stride, batch normalization, ReLU."""
-    padding = dilation * (kernel // 2)
-    convolution = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-
-
-def _resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

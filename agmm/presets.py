@@ -35,6 +35,38 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """How SPML is trained at a preset, beside its weights for a form of labels (`SPML_WEIGHTS`).
+
+    Attributes
+    ----------
+    changes : dict
+        Fields of the run that trains the embedding; ``network_options`` are added to those of the template.
+    options : dict
+        Of `agmm.rivals.spml.SPML`.
+    classifier, classifier_changes : dict
+        Options of `agmm.rivals.spml.SPMLClassifier`, and the fields that are different for it.
+    """
+
+    options: dict[str, Any]
+    changes: dict[str, Any]
+    classifier: dict[str, Any]
+    classifier_changes: dict[str, Any]
+
+
+SPML_WEIGHTS: dict[str, dict[str, Any]] = {
+    "points": {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0},
+    "boxes": {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0},
+    "tags": {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0},
+    "full": {"lambda_i": 0.0, "lambda_o": 0.0},
+}
+"""Weights of SPML where they are not those of scribbles: of the released scripts, which share the paper's proportions.
+
+With dense labels the annotation alone says what belongs together, as in SegSort (Hwang et al., ICCV 2019).
+"""
+
+
+@dataclass(frozen=True)
 class Preset:
     """A template run with the weak-label settings that go with it.
 
@@ -57,6 +89,8 @@ class Preset:
         What the times are meant for.
     networks : dict of str to Network
         ``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer.
+    embedding : Embedding or None
+        How SPML is trained, where the preset has it.
     """
 
     run: Run
@@ -67,6 +101,7 @@ class Preset:
     needs: str
     hardware: str = "one core of a laptop"
     networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
+    embedding: Embedding | None = None
 
     def at(
         self,
@@ -84,6 +119,14 @@ class Preset:
         label_options = kind.options | (chosen.tags if kind.form == "tags" else {})
         if method == "AGMMpp" and not kind.accurate:
             options = {"keep_labels": False} | options
+        if method == "SPML":
+            if self.embedding is None:
+                raise ValueError(f"the preset {template.preset} has no SPML")
+            changes = dict(self.embedding.changes)
+            network_options = template.network_options + tuple(changes.pop("network_options", {}).items())
+            template = replace(template, network_options=network_options, **changes)
+            weights = SPML_WEIGHTS.get(labels.split("_")[0], SPML_WEIGHTS.get(kind.form, {}))
+            options = self.embedding.options | weights | options
         return replace(
             template,
             method=method,
@@ -94,12 +137,23 @@ class Preset:
             seed=seed,
         )
 
+    def spml(self, labels: str, method: str = "SPML", **how: Any) -> Run:
+        """The run of SPML's second classifier, and with it of the whole method; parameters as of `at`.
+
+        From dense labels there is one classifier, that learns beside the embedding.
+        """
+        run, chosen = self.at(labels, method, **how), self.embedding
+        if run.labels == "full" or chosen is None:
+            return run
+        return run.classified(chosen.classifier, **chosen.classifier_changes)
+
 
 # One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.
 _SHAPES_LABELS = {
     "points": Kind("points", {"placement": "inside", "width": 1, "background_points": 1}),
     "points_uniform": Kind("points", {"placement": "uniform", "width": 1, "background_points": 1}),
     "scribbles": Kind("scribbles", {"width": 1}),
+    **{f"scribbles{n}": Kind("scribbles", {"width": 1, "length": n / 100}) for n in (80, 50, 30, 0)},
     "boxes": Kind("grabcut", {}, accurate=False),
     "blocks": Kind("blocks", {"ratio": 0.1}),
     "full": Kind("full", {}),
@@ -155,6 +209,14 @@ _QUICK_NETWORKS = {
     "resnet": Network(refined={"crf": "deeplab_64"}),
     "vit": Network(_SMALL_VIT, refined={"crf": "toco_64"}, tags={"high": 0.7, "low": 0.25, "background": 0.5}),
 }
+# Clicks and strokes are a pixel wide, the grid of the embeddings four: any label of a cell counts. Regions of 64 x 64
+# pixels are finer than those of VOC in the same proportion.
+_QUICK_EMBEDDING = Embedding(
+    options={"clusters": (4, 4), "regions": "felzenszwalb_small", "grid_labels": "any"},
+    changes={"network_options": {"embedding": 32}},
+    classifier={"stride": 4, "crf": "deeplab_64"},
+    classifier_changes={"epochs": 4},
+)
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {
     "points": Kind("points", {"placement": "human", "width": 3}),
@@ -340,6 +402,7 @@ PRESETS = {
         seeds=1,
         needs="nothing: a handful of embedded images, for tests",
         networks=_QUICK_NETWORKS,
+        embedding=replace(_QUICK_EMBEDDING, classifier_changes={"epochs": 1}),
     ),
     "quick": Preset(
         run=_QUICK,
@@ -356,6 +419,7 @@ PRESETS = {
         seeds=1,
         needs="nothing: embedded images, a small network, about a CPU minute a run",
         networks=_QUICK_NETWORKS,
+        embedding=_QUICK_EMBEDDING,
     ),
     "camvid": Preset(
         run=_CAMVID,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from agmm import crf, evaluation, gmm, labels, loop, methods, objectives, reading
-from agmm.batches import normalization
+from agmm.batches import ONE_BY_ONE, normalization
 from agmm.data import Arrays, OnDemand, Split, label_files
-from agmm.rivals import cams, toco
+from agmm.rivals import cams, spml, toco
 from agmm.runs import Run
 
 MOST_IMAGES = 50
@@ -146,11 +146,18 @@ def pseudo_labels(
     options = _options(teacher, data)
     size = options.pop("batch_size")
     predict = evaluation.as_tested(net, **options)
-    about = {"batch_size": size, "device": device, **normalization(teacher)}
+    about_input = normalization(teacher)
+    about = {"batch_size": size, "device": device, **about_input}
+
+    objective = methods.build(run.method, data.num_classes, **dict(run.options))
 
     def of(images: Arrays, sparse: np.ndarray, tags: np.ndarray | None) -> np.ndarray:
         named = np.stack([labels.image_classes(label, data.num_classes) for label in sparse]) if tags is None else tags
         with autocast(teacher, device):
+            if isinstance(objective, spml.SPMLClassifier):
+                classes = named | (not run.restrict)
+                side = (run.crop or 0) if run.augmentation in ONE_BY_ONE else 0
+                return objective.pseudo_labels(net, images, sparse, classes, side=side, device=device, **about_input)
             return evaluation.pseudo_labels(predict, images, sparse, named & run.restrict, **about)
 
     if isinstance(sparse, np.ndarray):

@@ -16,7 +16,7 @@ SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
 
 Options = tuple[tuple[str, Any], ...]
-_PAIRS = ("options", "teacher_options", "label_options", "network_options", "trained_test")
+_PAIRS = ("options", "teacher_options", "teacher_changes", "label_options", "network_options", "trained_test")
 Init = Literal["scratch", "tags", "imagenet"]
 
 
@@ -37,6 +37,8 @@ class Run:
         ``"tags"`` are those of `agmm.rivals.toco.Options`.
     teacher_method, teacher_options
         Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
+    teacher_changes : pairs
+        Further fields that are different in the first stage.
     restrict : bool
         Only where there is a first stage: its predictions are chosen among the classes that an image's labels name.
     normalize : bool
@@ -90,6 +92,7 @@ class Run:
     label_options: Options = ()
     teacher_method: str = ""
     teacher_options: Options = ()
+    teacher_changes: Options = ()
     restrict: bool = True
     normalize: bool = False
     image_size: tuple[int, int] | None = None
@@ -166,6 +169,7 @@ class Run:
             described["options"] = {name: value for name, value in objective.items() if value != default[name]}
         if self.teacher is not None:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
+            described.pop("teacher_changes", None)
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -214,6 +218,7 @@ class Run:
             options=(),
             teacher_method="",
             teacher_options=(),
+            teacher_changes=(),
             restrict=True,
             labels="tags",
             label_options=(),
@@ -238,14 +243,9 @@ class Run:
             return self.trained.teacher
         if not self.teacher_method:
             return None
-        return replace(
-            self,
-            method=self.teacher_method,
-            options=self.teacher_options,
-            teacher_method="",
-            teacher_options=(),
-            restrict=True,
-        )
+        first: dict[str, Any] = {"method": self.teacher_method, "options": self.teacher_options, "restrict": True}
+        cleared: dict[str, Any] = {"teacher_method": "", "teacher_options": (), "teacher_changes": ()}
+        return replace(self, **(first | cleared | dict(self.teacher_changes)))
 
     @property
     def trained(self) -> "Run | None":
@@ -302,6 +302,27 @@ class Run:
             options=(),
             teacher_method=self.method,
             teacher_options=self.options,
+            restrict=self.labels != "clicks",
+        )
+
+    def classified(self, options: dict[str, Any] | None = None, **changes: Any) -> "Run":
+        """The run that trains SPML's second classifier on this one's embeddings (SPML, Algorithm 1).
+
+        Parameters
+        ----------
+        options : dict, optional
+            Of `agmm.rivals.spml.SPMLClassifier`.
+        **changes
+            Fields that are different for the classifier, such as ``epochs``.
+        """
+        if self.method != "SPML":
+            raise ValueError(f"the method {self.method} has no embeddings to classify; begin with SPML")
+        return replace(
+            self,
+            **(changes | {"method": "SPMLClassifier", "options": tuple((options or {}).items())}),
+            teacher_method=self.method,
+            teacher_options=self.options,
+            teacher_changes=tuple((name, getattr(self, name)) for name in changes),
             restrict=self.labels != "clicks",
         )
 

@@ -1,12 +1,16 @@
 """Files that are either complete or absent, and one sentence when the disk says no."""
 
 import errno
+import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run again, everything finished so far is kept",
@@ -57,3 +61,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomic, indented JSON; NaN is refused as no JSON reader must accept it."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Atomic ``.npy``."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write(path, buffer.getvalue())
+
+
+def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in a file, made and written there first if there is no sound one."""
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError):
+        array = make()
+    write_array(path, array)
+    return array
+
+
+def digest(described: Any, sort_keys: bool = False) -> str:
+    """Ten hexadecimal digits of what a file was made from."""
+    return hashlib.sha256(json.dumps(described, sort_keys=sort_keys).encode()).hexdigest()[:10]

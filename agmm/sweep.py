@@ -176,6 +176,10 @@ def default_jobs(device: str = "auto") -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_OF_THE_PRESET = ("clusters", "regions", "grid_labels")
+"""Options that a preset sets, of which nothing is said in a few words."""
+
+
 def describe(run: Run) -> str:
     """A run in a few words."""
     if run.trained is not None:
@@ -184,14 +188,16 @@ def describe(run: Run) -> str:
     if run.method == "ImageTags":
         return f"pretraining on image tags ({run.dataset}){_network(run)}"
     if run.teacher is not None:
-        return f"second stage of {describe(run.teacher)}"
-    options = dict(run.options)
+        stage = "classifier on the embeddings" if run.method == "SPMLClassifier" else "second stage"
+        return f"{stage} of {describe(run.teacher)}"
+    options = {name: value for name, value in run.options if name not in _OF_THE_PRESET}
     words = [run.method]
     words += [name for name in (options.get("variant"), "+".join(options.get("terms", ()))) if name]
     words += [name for name in ("stop_gradient", "absent") if options.get(name)]
     words += [f"{k} {v}" for k, v in options.items() if k not in ("variant", "terms", "stop_gradient", "absent")]
     given = dict(run.label_options)
-    amount = f"{100 * given['ratio']:g} % " if "ratio" in given else f"{given['n']} " if "n" in given else ""
+    shares = [f"{100 * given[name]:g} % " for name in ("ratio", "length") if name in given]
+    amount = "".join(shares) or (f"{given['n']} " if "n" in given else "")
     words += [f"{amount}{run.labels} of {run.dataset}{_network(run)}", f"init {run.init}", f"seed {run.seed}"]
     return " ".join([*words, *([f"epoch {run.stop_after} of {run.epochs}"] if run.stop_after else [])])
 

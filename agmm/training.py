@@ -31,9 +31,9 @@ from agmm import (
     storage,
 )
 from agmm.batches import AugmentOn, normalization
-from agmm.data import Arrays, OnDemand, Split, decoded, sets
+from agmm.data import Arrays, OnDemand, Split, decoded, oversegmentation, sets
 from agmm.loop import Batch
-from agmm.rivals import toco
+from agmm.rivals import spml, toco
 from agmm.runs import Result, Run, load_result
 
 Source = batches.InMemory | batches.OneByOne | batches.OnDevice
@@ -177,13 +177,16 @@ def _train_segmenter(
     if run.pretraining is not None:
         loop.load_weights(net.backbone, models.weights(run.pretraining, results))
     objective = models.build_objective(run, net, data.num_classes)
+    if isinstance(objective, spml.SPMLClassifier):
+        assert run.teacher is not None
+        models.start_from(net, run.teacher, results)
     if isinstance(objective, nn.Module):
         # As a part of the network its parameters are distributed, optimized and resumed with the head.
         net.objective = objective
     net.to(device).to(memory_format=torch.channels_last)
     if run.compiled:
         net.compile()
-    source = _source(run, results, data, sparse, device, augment_on, keep_decoded, tags)
+    source = _source(run, results, data, sparse, device, augment_on, keep_decoded, tags, objective)
 
     def measure(epoch: int) -> dict[str, float]:
         curves = protocol.training_curves(net, objective, data, sparse, run, device, tags)
@@ -192,6 +195,8 @@ def _train_segmenter(
         return curves
 
     def epoch(number: int) -> Iterator[list[Batch]]:
+        if isinstance(objective, spml.SPML):
+            objective.forget()
         return batches.ahead(source.epoch(number), data.num_classes, device)
 
     groups, steps = networks.parameter_groups(net, run.lr, run.head_factor), batches.steps(run, len(source))
@@ -266,6 +271,7 @@ def _source(
     augment_on: AugmentOn,
     keep_decoded: bool,
     tags: np.ndarray | None = None,
+    objective: methods.Trained | None = None,
 ) -> Source:
     """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
     objectives.one_of("augment_on", augment_on, ("workers", "device"))
@@ -274,6 +280,9 @@ def _source(
     if run.teacher is not None:
         teacher = models.load_network(run.teacher, results, data.num_classes, device)
         targets = protocol.pseudo_labels(teacher, run, results, data, sparse, device, tags)
+    if isinstance(objective, spml.SPML):
+        regions = oversegmentation.regions(data, objective.regions, results / "cache")
+        targets = oversegmentation.with_regions(targets, regions)
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
         if augment_on == "device":
@@ -305,8 +314,7 @@ def _loss(
     with protocol.autocast(run, device):
         features, logits, *inner = module(batch.images, inner="fused" in needs)
     given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
-    if "parts" in needs:
-        given["parts"] = batch.parts
+    given |= {name: getattr(batch, name) for name in ("parts", "regions") if name in needs}
     if "images" in needs:
         given["images"] = evaluation.denormalize(batch.images, **normalization(run))
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)

@@ -126,6 +126,7 @@ def network(case: Case, device: str, seed: int = 0) -> networks.Segmenter:
     logits = net(evaluation.to_input(torch.from_numpy(images).to(device)))[1]
     deviation, mean = torch.std_mean(logits, dim=(0, 2, 3))
     classifier = net.head.classifier
+    assert isinstance(classifier, nn.Conv2d)
     assert classifier.bias is not None
     classifier.weight.div_(deviation[:, None, None, None])
     classifier.bias.sub_(mean).div_(deviation)

@@ -115,7 +115,7 @@ def official(
         part = labels[np.ix_(*(index[window] for index, window in zip(seen, (rows, columns), strict=True)))]
     else:
         part = agmm.labels.resize_labels(labels, drawn.size, clicks=clicks)[rows, columns]
-    cut = np.full((crop, crop), VOID, np.uint8)
+    cut = np.full((crop, crop), VOID, labels.dtype)
     cut[: len(part), : part.shape[1]] = part
     if drawn.mirrored:
         picture, cut = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(cut[:, ::-1])

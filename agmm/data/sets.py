@@ -1,8 +1,6 @@
 """Data sets by name, their sparse labels and their image tags."""
 
-import hashlib
 import inspect
-import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,16 +145,11 @@ def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) 
     """
     if cache is None or not isinstance(split.truth, OnDemand):
         return _image_tags(split, min_share)
-    digest = _digest([split.dataset, split.class_names, split.ids, min_share])
+    digest = storage.digest([split.dataset, split.class_names, split.ids, min_share])
     file = cache / f"tags-{split.dataset}-{digest}.npy"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):  # the processes of one training read the masks once
-        try:
-            return np.load(file)
-        except (OSError, ValueError, EOFError):
-            tags = _image_tags(split, min_share)
-        _save(file, tags)
-    return tags
+        return storage.kept_array(file, partial(_image_tags, split, min_share))
 
 
 def _image_tags(split: Split, min_share: float) -> np.ndarray:
@@ -203,14 +196,14 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     if (published := _published(split, form, options)) is not None:
         return np.stack(list(published.maps))
     options = _with_scale(split, form, options, cache)
-    digest = _digest([split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_given(split, form)])
+    digest = storage.digest([split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_given(split, form)])
     name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
     simulated = np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
-        _save(cache / name, simulated)
+        storage.write_array(cache / name, simulated)
     return simulated
 
 
@@ -249,7 +242,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
         described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
         described |= dict.fromkeys(_given(split, form), True)
-        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{_digest(described, sort_keys=True)}"
+        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{storage.digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_json(folder / "labels.json", described)
     return OnDemand(partial(_kept, split, form, options, seed, folder), range(len(split)))
@@ -322,7 +315,7 @@ def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | 
         return options | {"scale": labels.block_scale((split.truth[i] for i in chosen), ratio)}
     described = {"dataset": split.dataset, "images": len(chosen), "ratio": ratio}
     described["size"] = None if on_disk else split.truth[0].shape
-    digest = _digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
+    digest = storage.digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
     file = cache / f"blocks-{split.dataset}-{digest}.json"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
@@ -369,13 +362,3 @@ def _given(split: Split, form: str) -> list[str]:
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "source"}
-
-
-def _digest(described: Any, sort_keys: bool = False) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=sort_keys).encode()).hexdigest()[:10]
-
-
-def _save(file: Path, array: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    storage.write(file, buffer.getvalue())

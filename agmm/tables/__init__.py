@@ -8,7 +8,7 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp, agmmpp_figures
+from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp, agmmpp_figures, spml
 from agmm.tables.aggregate import RESULTS, collect, complete_seeds, curves, gains, sweep_values
 from agmm.tables.cells import SINGLE_SCALE, Cell, Table
 from agmm.tables.printed import markdown, nothing_to_train, write
@@ -37,8 +37,8 @@ __all__ = [
 
 _AGMM = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
 _AGMMPP = agmmpp.TABLES | agmmpp_figures.TABLES
-TABLES: dict[str, Table] = _AGMM | _AGMMPP
-GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP)}
+TABLES: dict[str, Table] = _AGMM | _AGMMPP | spml.TABLES
+GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP), "spml": tuple(spml.TABLES)}
 
 
 def select(names: Iterable[str]) -> list[str]:
@@ -59,10 +59,11 @@ def preset(name: str) -> Preset:
 def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
     """Distinct runs of some tables for the seeds 0 … ``seeds`` - 1, what others start from first."""
     found = [
-        replace(cell.run, seed=seed)
+        replace(run, seed=seed)
         for name in names
         for cell in TABLES[name].cells(PRESETS[preset])
-        if cell.run is not None
+        for run in (cell.run, cell.full)
+        if run is not None
         for seed in range(seeds)
     ]
     return sweep.distinct(found)

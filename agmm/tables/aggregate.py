@@ -11,7 +11,7 @@ import pandas as pd
 from agmm.data import sets
 from agmm.presets import PRESETS
 from agmm.runs import Run, load_history, load_result
-from agmm.tables.cells import CLASS_IOU, SINGLE_SCALE, Table
+from agmm.tables.cells import CLASS_IOU, SINGLE_SCALE, Cell, Table
 
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""
@@ -115,9 +115,9 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
     """
     rows = []
     for cell in table.cells(PRESETS[preset]):
-        runs = complete_seeds(cell.run, results) if cell.run else []
-        values = pd.Series([read(cell.metric)(run, Path(results)) for run in runs], dtype=float)
-        fields = asdict(replace(cell, run=None))
+        runs = _measured(cell, results)
+        values = pd.Series([_value(cell, run, Path(results)) for run in runs], dtype=float)
+        fields = asdict(replace(cell, run=None, full=None))
         rows.append(
             {name: fields[name] for name in (*KEY, "published", "published_source")}
             | {
@@ -130,6 +130,21 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS).astype({"published": float})
+
+
+def _measured(cell: Cell, results: str | Path) -> list[Run]:
+    """Complete repetitions of a cell's run; of a share, those whose full supervision is complete, too."""
+    runs = complete_seeds(cell.run, results) if cell.run else []
+    if cell.full is None:
+        return runs
+    seeds = {run.seed for run in complete_seeds(cell.full, results)}
+    return [run for run in runs if run.seed in seeds]
+
+
+def _value(cell: Cell, run: Run, results: Path) -> float:
+    if cell.full is None:
+        return read(cell.metric)(run, results)
+    return 100 * _miou(run, results) / _miou(replace(cell.full, seed=run.seed), results)
 
 
 def curves(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:

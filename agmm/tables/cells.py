@@ -20,6 +20,10 @@ SINGLE_SCALE = "mIoU, single scale"
 """Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
 
 
+WVF = "WvF"
+"""Metric of SPML: mIoU as a share of that of full supervision, in per cent."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number of a table.
@@ -36,6 +40,8 @@ class Cell:
         Description of the run, also where there is none yet; ``variant`` is empty for methods without variants.
     metric : str
         See `agmm.tables.aggregate.read`.
+    full : Run or None
+        What is 100 % of the metric `WVF`, with seed 0.
     note : str
         What is said of the row beside its objective, such as where a quoted number comes from.
     published : float or None
@@ -56,6 +62,7 @@ class Cell:
     labels: str
     protocol: str
     metric: str = "mIoU"
+    full: Run | None = None
     published: float | None = None
     published_source: str = ""
     note: str = ""
@@ -139,7 +146,10 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
             refined = preset.networks[row.network].refined
             if row.refined and not refined:
                 continue
-            run = preset.at(column.labels, row.method, init=row.init, network=row.network, **row.options)
+            if row.method == "SPML" and preset.embedding is None:
+                continue
+            make = preset.spml if row.method == "SPML" else preset.at
+            run = make(column.labels, row.method, init=row.init, network=row.network, **row.options)
             run = run.second_stage() if row.second_stage else run
             run = run.tested(**refined) if row.refined else run
             where = column.printed or {"supervision": column.label}
@@ -161,6 +171,9 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
 
 def describe(run: Run) -> dict[str, Any]:
     """The descriptive fields of a run's cells; those of a second stage tell of its first."""
+    if run.method == "SPMLClassifier":
+        assert run.teacher is not None
+        return describe(run.teacher) | {"protocol": f"second classifier, {protocol(run)}"}
     if run.teacher is not None:
         stage = "second stage" if run.restrict else "second stage on predictions of all classes"
         return describe(run.teacher) | {"protocol": f"{stage}, {protocol(run)}"}

@@ -2,14 +2,14 @@
 
 from collections import deque
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import losses
-from agmm.objectives.common import Output, check_labels, full_precision
+from agmm.objectives.common import Output, check_labels, full_precision, one_of
 from agmm.rivals.spml import relations
 from agmm.rivals.spml.segments import Prototypes, cut
 
@@ -45,7 +45,10 @@ class SPML:
     threshold : float
         Least cosine at which a segment takes the class of its nearest annotated one (relation A).
     regions : str
-        Over-segmentation of the images, see `agmm.rivals.spml.oversegmentation`.
+        Over-segmentation of the images, see `agmm.data.oversegmentation`.
+    grid_labels : {"nearest", "any"}
+        Labels on the grid of the embeddings: those of the nearest pixels, for which labels must be wider than the grid
+        (released code), or any label of a grid cell, the lowest code of several (ours, for clicks of one pixel).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("regions",)
@@ -66,9 +69,11 @@ class SPML:
     located: bool = True
     threshold: float = 0.95
     regions: str = "felzenszwalb"
+    grid_labels: Literal["nearest", "any"] = "nearest"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clusters", tuple(self.clusters))
+        one_of("grid_labels", self.grid_labels, ("nearest", "any"))
         if len(self.clusters) != 2 or min(self.clusters) < 1:
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
         for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
@@ -112,8 +117,10 @@ class SPML:
         check_labels(labels, self.num_classes)
         features, logits = full_precision(features), full_precision(logits)
         grid = (features.shape[-2], features.shape[-1])
-        small_labels, small_regions = (_nearest(codes, grid) for codes in (labels, regions))
-        segments = cut(features, small_labels, small_regions, image_classes, self.clusters, self.iterations)
+        on_grid = _nearest if self.grid_labels == "nearest" else _any
+        segments = cut(
+            features, on_grid(labels, grid), _nearest(regions, grid), image_classes, self.clusters, self.iterations
+        )
         known = Prototypes.joined([segments.prototypes, *self.remembered])
         terms = {
             "classifier": losses.partial_cross_entropy(
@@ -143,3 +150,8 @@ class SPML:
 def _nearest(codes: Tensor, size: tuple[int, int]) -> Tensor:
     """Codes (B, H, W) on a smaller grid."""
     return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
+
+
+def _any(codes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Lowest code of each cell, which is that of a class if the cell has any."""
+    return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()

@@ -1,0 +1,131 @@
+"""Tables of SPML (ICLR 2021): what its authors trained, with their columns of the test server as published.
+
+"WvF" is the share of full supervision's mIoU that weak labels reach, of the same pipeline and test.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from agmm.presets import Preset
+from agmm.tables.cells import WVF, Cell, Column, Row, Table, cells, lines
+from agmm.tables.quoted import quoted
+
+PAPER = "SPML (ICLR 2021)"
+SCRIBBLES = Column("scribbles", "scribbles", {})
+LENGTHS = {"100%": "scribbles", "80%": "scribbles80", "50%": "scribbles50", "30%": "scribbles30", "0%": "scribbles0"}
+"""Length of scribbles as printed -> kind of labels."""
+
+_DENSECRF = "extra:the DenseCRF loss on the same network"
+_FULL, _SOFTMAX_FULL = "O133", "O027"
+
+
+def table3(preset: Preset) -> tuple[Cell, ...]:
+    """Scribbles on VOC, beside full supervision of the same pipeline, with and without a DenseCRF."""
+    return _shares(preset, "spml_table3", {"100%": "scribbles"}, {"panel": "left"})
+
+
+def table7(preset: Preset) -> tuple[Cell, ...]:
+    """Scribbles of several lengths, down to points."""
+    return _shares(preset, "spml_table7", LENGTHS, {})
+
+
+def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str, str]) -> tuple[Cell, ...]:
+    """Mean IoU of SPML and of the DenseCRF loss at some lengths and in full, and the share of the full one (WvF)."""
+    made: list[Cell] = []
+    ids = dict(zip(LENGTHS, ("O029", "O134", "O135", "O136", "O073"), strict=True))
+    for method, label in (("DenseCRFLoss", "DenseCRF loss"), ("SPML", "SPML")):
+        for refined in (False, True):
+            if refined and not preset.networks["resnet"].refined:
+                continue
+            name = f"{label} + CRF" if refined else label
+            ours = method == "SPML"
+            crf = {"crf": str(refined).lower(), "method": "Our SPML", "metric": "mIoU"} | where
+            full = Column("full", "full", {"supervision": "full"}, in_paper=ours)
+            row = Row(name, (_FULL if ours else _SOFTMAX_FULL,), crf, method if ours else "Baseline", refined=refined)
+            whole = cells(preset, table, (row,), (full,))
+            made += whole
+            for length, kind in lengths.items():
+                identity = ids[length] if ours else _DENSECRF
+                column = Column(f"scribbles {length}", kind, {"scribble_length": length}, in_paper=ours)
+                for cell in cells(preset, table, (row._replace(ids=(identity,), method=method),), (column,)):
+                    made += [cell, *_share(table, cell, whole, length if ours else "", crf)]
+    return (*_quoted(table, made), *made)
+
+
+def _share(table: str, cell: Cell, whole: Iterable[Cell], length: str, where: dict[str, str]) -> Iterator[Cell]:
+    """The same cell as a share of full supervision."""
+    for full in whole:
+        wanted = where | {"metric": WVF, "scribble_length": length}
+        found = [line for line in lines(table) if all(line.get(name) == value for name, value in wanted.items())]
+        published = float(found[0]["value"]) if found else None
+        yield replace(cell, column=f"{cell.column}, WvF", metric=WVF, full=full.run, published=published)
+
+
+def table6(preset: Preset) -> tuple[Cell, ...]:
+    """Weights of the relations, from scribbles."""
+    rows = []
+    sweeps: dict[str, list[tuple[float, float, float | None]]] = {
+        "left": [(0.3, 0.5, None), (0.1, 0.5, None), (0.05, 0.5, None), (0.0, 0.5, None)],
+        "middle": [(0.1, 1.0, None), (0.1, 0.5, None), (0.1, 0.1, None), (0.1, 0.0, None)],
+        "right": [(0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.1, 0.5, 0.0), (0.1, 0.5, 0.1)],
+    }
+    ids = {(0.3, 0.5): "O141", (0.05, 0.5): "O142", (0.0, 0.5): "O143", (0.1, 1.0): "O144", (0.1, 0.1): "O145"}
+    ids |= {(0.1, 0.0): "O146", (0.0, 0.0): "O147", (0.1, 0.5): "O029"}
+    for panel, weights in sweeps.items():
+        for number, (i, o, a) in enumerate(weights, start=1):
+            name = f"λ_I = {i:g}, λ_O = {o:g}" + ("" if a is None else f", λ_A = {a:g}")
+            options = {"lambda_i": i, "lambda_o": o} | ({"lambda_a": a} if a else {})
+            identity = "O148" if a else ids[i, o]
+            rows.append(
+                Row(name, (identity,), {"panel": panel, "row": str(number)}, "SPML", options, note=_PANELS[panel])
+            )
+    return cells(preset, "spml_table6", rows, (SCRIBBLES,))
+
+
+_PANELS = {"left": "low-level similarity", "middle": "co-occurrence", "right": "one relation after the other"}
+
+
+def table8(preset: Preset) -> tuple[Cell, ...]:
+    """Scribbles on VOC, mean over the classes; the classes of the paper are in its file of published numbers."""
+    rows = []
+    for refined in (False, True):
+        where = {"class": "mean", "crf": str(refined).lower()}
+        suffix = " + CRF" if refined else ""
+        rows.append(
+            Row(
+                f"DenseCRF loss{suffix}",
+                (_DENSECRF,),
+                where | {"method": "Tang et al. (2018b)"},
+                "DenseCRFLoss",
+                refined=refined,
+            )
+        )
+        rows.append(Row(f"SPML{suffix}", ("O029",), where | {"method": "Our SPML"}, "SPML", refined=refined))
+    return cells(preset, "spml_table8", rows, (SCRIBBLES,))
+
+
+def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Published lines of others, beside which there is no cell of ours."""
+    shown = [line for line in lines(table) if line["run_by_authors"] != "true" and line["metric"] == "mIoU"]
+    about = [line | {"backbone": line.get("backbone") or "as published"} for line in shown]
+    return tuple(
+        replace(cell, column="full" if line["supervision"] == "full" else f"scribbles {line['scribble_length']}")
+        for cell, line in zip(quoted(about), about, strict=True)
+    )
+
+
+def _table(rows: Callable[[Preset], tuple[Cell, ...]], title: str) -> Table:
+    number = rows.__name__.removeprefix("table")
+    notebook = f"notebooks/spml/table{number}.ipynb"
+    return Table(f"spml_table{number}", f"Table {number}: {title}", PAPER, notebook, rows)
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        _table(table3, "scribbles, and full supervision"),
+        _table(table6, "weights of the relations"),
+        _table(table7, "scribbles of several lengths"),
+        _table(table8, "scribbles, class by class"),
+    )
+}

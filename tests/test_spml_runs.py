@@ -1,0 +1,228 @@
+"""SPML as runs: regions beside labels, the embedding, and the second classifier on it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import agmm
+from agmm import batches, heads, labels, networks, sweep
+from agmm.data import augment, oversegmentation, shapes
+from agmm.labels import UNLABELED, VOID
+from agmm.presets import PRESETS
+from agmm.rivals.spml import SPMLClassifier
+
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[agmm.Run, Path]:
+    results = tmp_path_factory.mktemp("results")
+    run = SMOKE.spml("points", init="scratch")
+    agmm.run(run, results=results)
+    return run, results
+
+
+def _weights(run: agmm.Run, results: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run.folder(results) / "model.safetensors")
+
+
+def test_the_second_classifier_learns_on_frozen_embeddings(trained: tuple[agmm.Run, Path]) -> None:
+    run, results = trained
+    assert run.teacher is not None
+    assert run.teacher.method == "SPML"
+    first, second = _weights(run.teacher, results), _weights(run, results)
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed
+    assert all(name.startswith("head.classifier.") for name in changed)
+
+
+def test_the_first_classifier_is_new_in_the_second_stage(trained: tuple[agmm.Run, Path]) -> None:
+    run, results = trained
+    history = [agmm.runs.load_history(one, results) for one in (run.teacher, run)]
+    assert {"classifier", "annotation", "low_level", "cooccurrence"} <= set(history[0].columns)
+    assert "annotation" not in history[1].columns
+    assert len(history[1]) == dict(run.teacher_changes)["epochs"] - 1 == run.epochs
+
+
+def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.Run, Path], tmp_path: Path) -> None:
+    """The memory of segments is no part of a checkpoint, and begins anew with each epoch."""
+    run, results = trained
+    embedding = run.teacher
+    assert embedding is not None
+    kept: list[bytes] = []
+    original = agmm.loop._save_checkpoint
+
+    def save(folder: Path, *state: object) -> None:
+        original(folder, *state)  # type: ignore[arg-type]
+        if not kept:
+            kept.append((folder / "checkpoint.pt").read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agmm.loop, "_save_checkpoint", save)
+        agmm.run(embedding, results=tmp_path / "first")
+    folder = embedding.folder(tmp_path / "second")
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(kept[0])
+    agmm.run(embedding, results=tmp_path / "second")
+    resumed, whole = _weights(embedding, tmp_path / "second"), _weights(embedding, results)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
+    split = shapes.make("train", 4)
+    sparse = np.stack([labels.simulate("points", mask, np.random.default_rng(0)) for mask in split.truth])
+    sparse[0, :5] = VOID
+    named = np.stack([labels.image_classes(mask, 7) for mask in sparse])
+    net = networks.build("small", 7, stem=4, feature_channels=8, embedding=4).eval()
+    for walk, crf in (("code", ""), ("paper", ""), ("none", "deeplab_64")):
+        objective = SPMLClassifier(7, walk=walk, stride=8, crf=crf)  # type: ignore[arg-type]
+        made = objective.pseudo_labels(net, split.images, sparse, named, side=0, device=torch.device("cpu"))
+        assert made.shape == split.truth.shape
+        assert (made[0, :5] == VOID).all()
+        for label, classes in zip(made, named, strict=True):
+            assert set(np.unique(label)) - {VOID} <= set(np.flatnonzero(classes))
+
+
+def test_a_smaller_image_is_padded_and_cut_again() -> None:
+    """With a network that looks at single pixels padding changes nothing."""
+    split = shapes.make("train", 2)
+    named = np.ones((2, 7), bool)
+
+    class Pointwise(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = torch.cat([images, -images, images[:, :1]], 1)
+            return logits[..., ::4, ::4], 9 * logits
+
+    objective = SPMLClassifier(7, walk="none", stride=1, crf="")
+    plain, padded = (
+        objective.pseudo_labels(Pointwise(), split.images, split.truth, named, side=side, device=torch.device("cpu"))
+        for side in (0, 80)
+    )
+    np.testing.assert_array_equal(plain, padded)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["dihedral", "crop_flip", "official"]))
+def test_labels_and_regions_move_together(seed: int, how: str) -> None:
+    """Regions that number the pixels' colors still do so after every augmentation without interpolation of colors."""
+    rng = np.random.default_rng(seed)
+    regions = rng.integers(0, 255, (2, 16, 12)).astype(np.uint8)
+    sparse = rng.choice([0, 1, UNLABELED, VOID], (2, 16, 12)).astype(np.uint8)
+    codes = oversegmentation.with_regions(sparse, regions)
+    assert isinstance(codes, np.ndarray)
+    pictures = np.repeat(sparse[..., None], 3, 3)
+    if how == "official":
+        moved = [
+            augment.official(picture, code, 20, np.random.default_rng(seed), color=False)[1]
+            for picture, code in zip(pictures, codes, strict=True)
+        ]
+        alone = [
+            augment.official(picture, label, 20, np.random.default_rng(seed), color=False)[1]
+            for picture, label in zip(pictures, sparse, strict=True)
+        ]
+        found, places = batches._unpacked(torch.from_numpy(np.stack(moved)))
+        expected = torch.from_numpy(np.stack(alone)).long()
+    else:
+        generators = [torch.Generator().manual_seed(seed % 2**31) for _ in range(2)]
+        tensors = [torch.from_numpy(array) for array in (pictures, codes, sparse)]
+        if how == "dihedral":
+            moved_codes = augment.dihedral(tensors[0], tensors[1], generators[0])[1]
+            expected = augment.dihedral(tensors[0], tensors[2], generators[1])[1].long()
+        else:
+            moved_codes = augment.crop_flip(tensors[0], tensors[1], 20, generators[0])[1]
+            expected = augment.crop_flip(tensors[0], tensors[2], 20, generators[1])[1].long()
+        found, places = batches._unpacked(moved_codes)
+    assert torch.equal(found, expected)
+    assert places is not None
+    for image in range(2):
+        pairs = {(int(r), int(c)) for r, c in zip(regions[image].ravel(), sparse[image].ravel(), strict=True)}
+        assert {(int(r), int(c)) for r, c in zip(places[image].ravel(), found[image].ravel(), strict=True)} <= pairs | {
+            (0, VOID)
+        }
+
+
+def test_labels_without_regions_stay_as_they_are() -> None:
+    codes = torch.tensor([[[0, 254, 255]]], dtype=torch.uint8)
+    found, places = batches._unpacked(codes)
+    assert found.tolist() == [[[0, 254, 255]]]
+    assert places is None
+
+
+def test_regions_follow_the_borders_of_objects(tmp_path: Path) -> None:
+    split = shapes.make("train", 10)
+    made = oversegmentation.regions(split, "felzenszwalb_small", tmp_path)
+    shares = [oversegmentation.purity(r, t, 7) for r, t in zip(made, split.truth, strict=True)]
+    assert np.mean(shares) > 0.98
+    assert 10 < np.mean([len(np.unique(r)) for r in made]) < 100
+    (file,) = tmp_path.glob("*.npy")
+    file.write_bytes(b"damaged")
+    np.testing.assert_array_equal(oversegmentation.regions(split, "felzenszwalb_small", tmp_path), made)
+    with pytest.raises(ValueError, match="regions are 'edges'; known: felzenszwalb"):
+        oversegmentation.regions(split, "edges")
+
+
+def test_purity_against_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    regions, truth = rng.integers(0, 4, (9, 9)), rng.choice([0, 1, 2, VOID], (9, 9))
+    right = sum(max(np.sum((regions == r) & (truth == c)) for c in range(3)) for r in range(4))
+    assert oversegmentation.purity(regions, truth, 3) == pytest.approx(right / np.sum(truth != VOID))
+
+
+def test_an_image_of_noise_has_regions_that_fit_into_eight_bits() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3)).astype(np.uint8)
+    assert oversegmentation.oversegment(noise, "felzenszwalb_small").max() < oversegmentation.MOST
+
+
+@pytest.mark.parametrize("decoder", ["aspp", "pyramid"])
+def test_published_embeddings_have_their_size(decoder: str) -> None:
+    net = networks.build("resnet50", 21, embedding=32, decoder=decoder).eval()
+    embeddings, logits = net(torch.zeros(1, 3, 64, 96))
+    assert embeddings.shape == (1, 32, 16, 24)
+    assert logits.shape == (1, 21, 64, 96)
+    momenta = {module.momentum for module in net.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert momenta == {3e-4}
+
+
+def test_the_classifier_gives_the_embedding_no_gradient() -> None:
+    net = networks.build("small", 3, stem=4, feature_channels=8, embedding=4)
+    net(torch.rand(2, 3, 32, 32))[1].sum().backward()
+    with_gradient = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {name for name, _ in net.named_parameters() if name.startswith("head.classifier.")}
+
+
+def test_summed_aspp_is_the_sum_of_its_branches() -> None:
+    decoder, high = heads.SummedASPP(4, 3, (1, 2)), torch.rand(1, 4, 8, 8)
+    total = sum(branch(high) for branch in decoder.branches)
+    expected = torch.nn.functional.interpolate(total, (16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(decoder(high, high), expected)
+
+
+def test_a_frozen_network_stays_in_eval_mode() -> None:
+    net = networks.build("small", 3, stem=4, feature_channels=8, embedding=4)
+    net.freeze()
+    net.train()
+    assert net.head.classifier.training
+    assert not net.backbone.training
+    trainable = {parameter for parameter in net.parameters() if parameter.requires_grad}
+    assert trainable == set(net.head.classifier.parameters())
+    (backbone, head) = networks.parameter_groups(net, 1.0, 10.0)
+    assert not backbone["params"]
+    assert set(head["params"]) == trainable
+
+
+def test_only_embeddings_can_be_classified() -> None:
+    with pytest.raises(ValueError, match="Baseline has no embeddings to classify; begin with SPML"):
+        SMOKE.at("points").classified()
+
+
+def test_runs_are_described() -> None:
+    run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
+    assert sweep.describe(run) == (
+        "classifier on the embeddings of SPML lambda_i 0.3 50 % scribbles of shapes init tags seed 0"
+    )
+    assert PRESETS["quick"].spml("full").method == "SPML"
