@@ -170,7 +170,7 @@ def pseudo_labels(
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
     views = {"scales": run.scales, "flip": run.flip, "tile": run.tile, "merge": run.scale_merge}
-    return {"batch_size": _images_at_a_time(split), **views}
+    return {"batch_size": _images_at_a_time(split), "mirrored": split.mirrored, **views}
 
 
 def _images_at_a_time(split: Split) -> int:
