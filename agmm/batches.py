@@ -90,13 +90,15 @@ def steps(run: Run, images: int) -> int:
 class InMemory:
     """A training split on its device: images (N, H, W, 3) and labels (N, H, W) uint8, image classes (N, K) bool.
 
-    Labels may be those of `agmm.data.oversegmentation.with_regions`, here and below.
+    Labels may be those of `agmm.data.oversegmentation.with_regions`, here and below. ``mirrored`` as in
+    `agmm.data.Split`, of the K classes.
     """
 
     run: Run
     images: Tensor
     labels: Tensor
     image_classes: Tensor
+    mirrored: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,15 +107,18 @@ class InMemory:
         """The microbatches of every step; each process draws the whole effective batch and keeps its share."""
         run, generator = self.run, torch.Generator().manual_seed(mix(self.run.seed, epoch))
         rank, world = rank_and_world()
+        table = _table(self.mirrored, self.images.device)
         for index in _order(run, len(self), generator):
             index = index.to(self.images.device)
             images, sparse, classes = self.images[index], self.labels[index], self.image_classes[index]
             if run.augmentation == "crop_flip":
                 assert run.crop is not None
-                images, sparse = augment.crop_flip(images, sparse, run.crop, generator)
+                images, sparse, turned = augment.crop_flip(images, sparse, run.crop, generator)
             else:
-                images, sparse = augment.dihedral(images, sparse, generator)
+                images, sparse, turned = augment.dihedral(images, sparse, generator)
             sparse, regions = _unpacked(sparse)
+            if table is not None:
+                sparse, classes = augment.exchange(sparse, classes, turned, table)
             counts = _counts(run, [sparse], classes.shape[1]) if run.loss_scope == "effective" else None
             inputs = evaluation.to_input(images, **normalization(run))
             parts = [tensor.split(run.microbatch) for tensor in (inputs, sparse, classes)]
@@ -136,6 +141,8 @@ class OneByOne:
         Where the batches go.
     classes : (N, K) bool array, optional
         Image classes; default: those of the labels of each whole image.
+    mirrored : tuple of int, optional
+        See `agmm.data.Split`.
     """
 
     def __init__(
@@ -146,8 +153,10 @@ class OneByOne:
         num_classes: int,
         device: torch.device,
         classes: np.ndarray | None = None,
+        mirrored: tuple[int, ...] | None = None,
     ) -> None:
         self.run, self.num_classes, self.device = run, num_classes, device
+        self.table = _table(mirrored, device)
         self.order = _Microbatches(run, len(images))
         workers = reading.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
@@ -166,7 +175,7 @@ class OneByOne:
         """The microbatches of every step that are this process's share."""
         self.order.epoch = epoch
         parts = ([tensor.to(self.device, non_blocking=True) for tensor in part] for part in self.loader)
-        return _shared_steps(self.run, parts, self.num_classes)
+        return _shared_steps(self.run, parts, self.num_classes, self.table)
 
 
 class OnDevice:
@@ -186,8 +195,10 @@ class OnDevice:
         num_classes: int,
         device: torch.device,
         classes: np.ndarray | None = None,
+        mirrored: tuple[int, ...] | None = None,
     ) -> None:
         self.run, self.num_classes = run, num_classes
+        self.table = _table(mirrored, device)
         self.order = _Microbatches(run, len(images))
         # Read by as many processes as would augment, one image at a time.
         loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
@@ -214,7 +225,7 @@ class OnDevice:
     def epoch(self, epoch: int) -> Iterator[list[Batch]]:
         """The microbatches of every step that are this process's share."""
         self.order.epoch = epoch
-        return _shared_steps(self.run, self._parts(), self.num_classes)
+        return _shared_steps(self.run, self._parts(), self.num_classes, self.table)
 
     def _parts(self) -> Iterator[list[Tensor]]:
         run = self.run
@@ -226,15 +237,23 @@ class OnDevice:
             yield [*augment_device.official(images, sparse, run.crop, rngs, color), torch.stack(classes)]
 
 
-def _shared_steps(run: Run, parts: Iterator[list[Tensor]], num_classes: int) -> Iterator[list[Batch]]:
-    """Steps from this process's microbatches of 8-bit images, labels and image classes on the device."""
+def _shared_steps(
+    run: Run, parts: Iterator[list[Tensor]], num_classes: int, table: Tensor | None = None
+) -> Iterator[list[Batch]]:
+    """Steps from this process's microbatches of 8-bit images, labels, what is mirrored and image classes on the device.
+
+    Classes are exchanged by the ``table``, if there is one.
+    """
     while step := list(islice(parts, run.batch_size // run.microbatch // rank_and_world()[1])):
         codes = [_unpacked(part[1]) for part in step]
-        sparse = [label for label, _ in codes]
+        sparse, named = [label for label, _ in codes], [part[3] for part in step]
+        if table is not None:
+            for number, part in enumerate(step):
+                sparse[number], named[number] = augment.exchange(sparse[number], named[number], part[2], table)
         counts = _counts(run, sparse, num_classes, True) if run.loss_scope == "effective" else None
         yield [
-            Batch(evaluation.to_input(images, **normalization(run)), label, classes, counts, regions=regions)
-            for (images, _, classes), (label, regions) in zip(step, codes, strict=True)
+            Batch(evaluation.to_input(part[0], **normalization(run)), label, classes, counts, regions=regions)
+            for part, label, classes, (_, regions) in zip(step, sparse, named, codes, strict=True)
         ]
 
 
@@ -246,7 +265,7 @@ def _unpacked(codes: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class _Augmented(Dataset[tuple[Tensor, ...]]):
-    """(epoch, index) -> image (crop, crop, 3) and labels (crop, crop) uint8, classes of the whole image (K,) bool."""
+    """(epoch, index) -> image (crop, crop, 3), labels (crop, crop), both uint8; mirrored, bool; image classes (K,)."""
 
     def __init__(
         self, run: Run, images: Arrays, sparse: Arrays, num_classes: int, classes: np.ndarray | None = None
@@ -260,8 +279,9 @@ class _Augmented(Dataset[tuple[Tensor, ...]]):
         image, sparse = self.images[index], self.sparse[index]
         classes = _image_classes(self.classes, index, sparse, self.num_classes)
         color = self.run.augmentation == "official_color"
-        cut = augment.official(image, sparse, self.run.crop, _rng(self.run, epoch, index), color=color)
-        return *(torch.from_numpy(array) for array in cut), torch.from_numpy(classes)
+        rng = _rng(self.run, epoch, index)
+        picture, cut, turned = augment.official(image, sparse, self.run.crop, rng, color=color)
+        return torch.from_numpy(picture), torch.from_numpy(cut), torch.tensor(turned), torch.from_numpy(classes)
 
 
 class _Whole(Dataset[tuple[Tensor, ...]]):
@@ -296,6 +316,10 @@ class _Microbatches(Sampler[list[tuple[int, int]]]):
         for index in _order(self.run, self.images, generator):
             for part in index.split(self.run.microbatch)[rank::world]:
                 yield [(self.epoch, i) for i in part.tolist()]
+
+
+def _table(mirrored: tuple[int, ...] | None, device: torch.device) -> Tensor | None:
+    return None if mirrored is None else augment.mirror_table(mirrored, device)
 
 
 def _rng(run: Run, epoch: int, index: int) -> np.random.Generator:

@@ -155,6 +155,7 @@ def multi_scale(
     *,
     merge: Merge = "mean",
     pixels: int = PIXELS,
+    mirrored: Sequence[int] | None = None,
 ) -> Tensor:
     """Mean probabilities over rescaled and mirrored views, or ToCo's maximum of logits.
 
@@ -177,6 +178,8 @@ def multi_scale(
     pixels : int
         Most pixels of views that are predicted together: many small views or a few large ones, at least one image's
         view and its mirror image.
+    mirrored : sequence of int, optional
+        Class of each of the K in the mirror image, where they have a left and a right (`agmm.data.Split`).
 
     Returns
     -------
@@ -188,7 +191,7 @@ def multi_scale(
     for scale in scales:
         views = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
         at_a_time = max(1, pixels // (views.shape[-2] * views.shape[-1] * (1 + flip)))
-        parts = [_one_scale(predict, part, size, flip) for part in views.split(at_a_time)]
+        parts = [_one_scale(predict, part, size, flip, mirrored) for part in views.split(at_a_time)]
         probabilities = torch.cat(parts) if len(parts) > 1 else parts[0]
         total = probabilities if total is None else together(total, probabilities)
     if total is None:
@@ -198,12 +201,16 @@ def multi_scale(
     return total / len(scales) if len(scales) > 1 else total
 
 
-def _one_scale(predict: Predict, views: Tensor, size: Sequence[int], flip: bool) -> Tensor:
+def _one_scale(
+    predict: Predict, views: Tensor, size: Sequence[int], flip: bool, mirrored: Sequence[int] | None
+) -> Tensor:
     """Mean probabilities of views and their mirror images; the latter are turned back where they are smaller."""
     if not flip:
         return _resize(predict(views), size)
-    straight, mirrored = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
-    return (straight + mirrored.flip(-1)) / 2
+    straight, turned = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
+    if mirrored is not None:
+        turned = turned[:, list(mirrored)]
+    return (straight + turned.flip(-1)) / 2
 
 
 def tile_positions(height: int, width: int, tile: int, step: int | None = None) -> list[tuple[int, int]]:
@@ -300,6 +307,7 @@ def as_tested(
     double_softmax: bool = False,
     merge: Merge = "mean",
     pixels: int = PIXELS,
+    mirrored: Sequence[int] | None = None,
 ) -> Predict:
     """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`.
 
@@ -316,7 +324,7 @@ def as_tested(
         return sliding_window(whole, images, tile, double_softmax=double_softmax, batch=max(1, pixels // tile**2))
 
     def merged(images: Tensor) -> Tensor:
-        maps = multi_scale(view, images, scales, flip, merge=merge, pixels=pixels)
+        maps = multi_scale(view, images, scales, flip, merge=merge, pixels=pixels, mirrored=mirrored)
         return maps.softmax(dim=1) if merge == "max" else maps
 
     return merged
@@ -347,6 +355,7 @@ def evaluate(
     crf: fully_connected.Parameters | None = None,
     crop: int | None = None,
     pixels: int = PIXELS,
+    mirrored: Sequence[int] | None = None,
 ) -> Tensor:
     """Confusion matrix of a network over a data set.
 
@@ -370,7 +379,7 @@ def evaluate(
         Where the network is.
     mean, std : three float, optional
         Normalization of the input, see `to_input`.
-    scales, flip, merge
+    scales, flip, merge, mirrored
         Views and how they become one, see `multi_scale`.
     tile : int, optional
         Predict every view from sliding windows of this side, see `sliding_window`.
@@ -386,7 +395,7 @@ def evaluate(
     (K, K) int64 tensor
         On the CPU; rows are the truth.
     """
-    predict = as_tested(net, scales=scales, flip=flip, tile=tile, merge=merge, pixels=pixels)
+    predict = as_tested(net, scales=scales, flip=flip, tile=tile, merge=merge, pixels=pixels, mirrored=mirrored)
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)

@@ -1,8 +1,8 @@
 """Sparse labels: their codes, their forms, and how each is simulated from a dense mask.
 
 Every form is a function ``form(mask, rng, *, instances=None, background=0, **options)`` that returns ``(H, W)`` uint8
-labels; ``simulate`` looks it up by name. Except for boxes, no label ever contradicts the mask, and none touches its
-``VOID`` pixels. Distances are in pixels, positions are (row, column), components are 4-connected.
+labels; ``simulate`` looks it up by name. Except for boxes and part points, no label ever contradicts the mask, and none
+touches its ``VOID`` pixels. Distances are in pixels, positions are (row, column), components are 4-connected.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def simulate(
 
     Parameters
     ----------
-    form : {"points", "clicks", "scribbles", "blocks", "boxes", "full"}
+    form : {"points", "clicks", "scribbles", "blocks", "boxes", "part_points", "full"}
         Name of the function that makes the label.
     mask : (H, W) integer array
         Dense mask, 0 … K-1 or ``VOID``.
@@ -73,7 +73,7 @@ def simulate(
     Returns
     -------
     (H, W) uint8 array
-        0 … K-1 where annotated, ``UNLABELED`` elsewhere (``"full"`` keeps the mask's ``VOID``).
+        0 … K-1 where annotated, ``UNLABELED`` elsewhere (``"full"`` and ``"part_points"`` keep the mask's ``VOID``).
 
     Raises
     ------
@@ -270,6 +270,60 @@ def boxes(
     return labels
 
 
+def part_points(
+    mask: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    instances: np.ndarray | None = None,
+    background: int | None = 0,
+    std: float = 0.06,
+    high: float = 0.9,
+    low: float = 0.02,
+) -> np.ndarray:
+    """Three zones around a point in the middle of every part of every object (SPML, keypoints of DensePose).
+
+    A Gaussian heat map of height 1 stands on the point, as wide as the object is large. Where it is high the part is
+    labeled, where all maps are low is background, and between is UNLABELED. SPML does not tell its numbers; these are
+    ours. Labels may contradict the mask, because who annotates points sees no outlines: where a part is thinner than
+    its labeled disc, and where it is longer than its map is wide. Its ``VOID`` pixels stay ``VOID``.
+
+    Parameters
+    ----------
+    mask, rng, instances, background
+        As in ``simulate``; instances are needed, and nothing is random. The middle of a part is that of its pixels of
+        one object, or the nearest of them.
+    std : float
+        Standard deviation of a heat map in units of the square root of the area of the object's tight box.
+    high, low : float
+        Least heat that labels a part, and least heat that is not background, 0 < low < high <= 1. The defaults are
+        discs of 0.46 and 2.8 standard deviations. Where labeled discs overlap, the nearest point's part is taken.
+    """
+    if instances is None:
+        raise ValueError(
+            "part points are drawn in every object, and this mask has no instances; choose labels='points'"
+        )
+    if std <= 0 or not 0 < low < high <= 1:
+        raise ValueError(f"part points need std > 0 and 0 < low < high <= 1, not {std}, {low} and {high}")
+    codes, centers, widths = [], [], []
+    for number, window in enumerate(ndimage.find_objects(instances.astype(np.int64)), start=1):
+        if window is None or number == VOID:
+            continue
+        parts = np.where(instances[window] == number, mask[window], UNLABELED)
+        for code in (code for code in _codes(parts) if code != background):
+            codes.append(code)
+            centers.append(regions.middle(parts == code) + [part.start for part in window])
+            widths.append(std * math.sqrt(parts.size))
+    labeled, near = (
+        regions.discs(mask.shape, centers, [width * math.sqrt(-2 * math.log(heat)) for width in widths])
+        for heat in (high, low)
+    )
+    labels = np.full(mask.shape, UNLABELED if background is None else background, np.uint8)
+    labels[near >= 0] = UNLABELED
+    labels[labeled >= 0] = np.array([*codes, VOID], np.uint8)[labeled[labeled >= 0]]
+    labels[mask == VOID] = VOID
+    return labels
+
+
 def full(
     mask: np.ndarray,
     rng: np.random.Generator,
@@ -287,6 +341,7 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
     "scribbles": scribbles,
     "blocks": blocks,
     "boxes": boxes,
+    "part_points": part_points,
     "full": full,
 }
 

@@ -157,7 +157,8 @@ def pseudo_labels(
             if isinstance(objective, spml.SPMLClassifier):
                 classes = named | (not run.restrict)
                 side = (run.crop or 0) if run.augmentation in ONE_BY_ONE else 0
-                return objective.pseudo_labels(net, images, sparse, classes, side=side, device=device, **about_input)
+                how: dict[str, Any] = {"side": side, "device": device, "mirrored": data.mirrored} | about_input
+                return objective.pseudo_labels(net, images, sparse, classes, **how)
             return evaluation.pseudo_labels(predict, images, sparse, named & run.restrict, **about)
 
     if isinstance(sparse, np.ndarray):
@@ -177,7 +178,7 @@ def pseudo_labels(
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
     views = {"scales": run.scales, "flip": run.flip, "tile": run.tile, "merge": run.scale_merge}
-    return {"batch_size": _images_at_a_time(split), **views}
+    return {"batch_size": _images_at_a_time(split), "mirrored": split.mirrored, **views}
 
 
 def _images_at_a_time(split: Split) -> int:

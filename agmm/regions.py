@@ -128,6 +128,32 @@ def stroke(shape: tuple[int, ...], path: Sequence[np.ndarray] | np.ndarray, widt
     return drawn
 
 
+def middle(inside: np.ndarray) -> np.ndarray:
+    """Row and column of the pixel of a region that is nearest to the mean of its pixels, the first of several."""
+    pixels = np.argwhere(inside)
+    offsets = len(pixels) * pixels - pixels.sum(axis=0)  # whole numbers, as many are equally near
+    return pixels[np.square(offsets).sum(axis=1).argmin()]
+
+
+def discs(shape: tuple[int, ...], centers: Sequence[np.ndarray], radii: Sequence[float]) -> np.ndarray:
+    """Number of the disc that holds a pixel's center, -1 for none: (H, W) int.
+
+    Of several it is the one whose own center is nearest, and of these the first.
+    """
+    found, nearest = np.full(shape, -1), np.full(shape, np.inf)
+    for number, (center, radius) in enumerate(zip(centers, radii, strict=True)):
+        rows, columns = (
+            np.arange(max(math.ceil(position - radius - 1e-9), 0), min(math.floor(position + radius + 1e-9) + 1, side))
+            for position, side in zip(center, shape, strict=True)
+        )
+        window = np.ix_(rows, columns)
+        distance = np.square(rows - center[0])[:, None] + np.square(columns - center[1])
+        held = (distance <= radius**2 + 1e-9) & (distance < nearest[window])
+        found[window] = np.where(held, number, found[window])
+        nearest[window] = np.where(held, distance, nearest[window])
+    return found
+
+
 def part_of(path: np.ndarray, start: float, end: float) -> np.ndarray:
     """The stretch of a polyline between two shares of its length."""
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])

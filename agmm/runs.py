@@ -29,8 +29,8 @@ class Run:
     preset : str
         The preset it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
-        ``"shapes"`` or ``"streets"`` (with counts), ``"camvid"`` (with the size (H, W) that images are brought to),
-        ``"voc"``, ``"cityscapes"``, ``"coco"`` or ``"ade20k"``.
+        ``"shapes"``, ``"crowds"``, ``"streets"`` or ``"people"`` (with counts), ``"camvid"`` (with the size (H, W) that
+        images are brought to), ``"voc"``, ``"cityscapes"``, ``"coco"``, ``"ade20k"`` or ``"densepose"``.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
         option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of

@@ -286,10 +286,10 @@ def _source(
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
         if augment_on == "device":
-            return batches.OnDevice(run, images, targets, data.num_classes, device, tags)
+            return batches.OnDevice(run, images, targets, data.num_classes, device, tags, data.mirrored)
         if keep_decoded and isinstance(images, OnDemand):
             images = decoded.keep(images, results / "cache", partial(loop.log, run.folder(results)))
-        return batches.OneByOne(run, images, targets, data.num_classes, device, tags)
+        return batches.OneByOne(run, images, targets, data.num_classes, device, tags, data.mirrored)
     if not isinstance(targets, np.ndarray):
         raise ValueError(
             f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "
@@ -298,8 +298,9 @@ def _source(
     classes = tags
     if classes is None:
         classes = np.stack([labels.image_classes(label, data.num_classes) for label in sparse])
-    tensors = (torch.from_numpy(np.asarray(array)).to(device) for array in (data.images, targets, classes))
-    return batches.InMemory(run, *tensors)
+    arrays = data.images, targets, classes
+    pictures, learned, named = (torch.from_numpy(np.asarray(array)).to(device) for array in arrays)
+    return batches.InMemory(run, pictures, learned, named, data.mirrored)
 
 
 def _loss(
@@ -355,6 +356,8 @@ def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
         return None
     if split.background != 0:
         raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")
+    if split.mirrored is not None:
+        raise ValueError(f"classes of {split.dataset} have a left and a right, which tags do not tell: choose points")
     return sets.image_tags(split, cache=cache)
 
 
@@ -377,7 +380,8 @@ def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
         return objectives.Output(bce, {"tags": bce})
 
     groups = [{"params": list(net.parameters()), "lr": run.lr}]
-    source = batches.InMemory(run, _images(data).to(device), unused, tags)
+    mirrored = None if data.mirrored is None else tuple(k - 1 for k in data.mirrored[1:])
+    source = batches.InMemory(run, _images(data).to(device), unused, tags, mirrored)
     steps = batches.steps(run, len(source))
     progress = loop.fit(run, net, groups, source.epoch, steps, loss, lambda epoch: {}, folder)
     net.eval()

@@ -158,6 +158,76 @@ def coco(root: Path, masks: bool = True) -> dict[str, np.ndarray]:
     return written
 
 
+DENSEPOSE_IMAGES = {"train": (36, 49), "val": (192, 241, 257)}
+
+
+def compress(mask: np.ndarray) -> str:
+    """COCO's compressed run-length code of a mask."""
+    changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
+    runs = np.diff(changes, prepend=0, append=mask.size).tolist()
+    if changes[-1] == mask.size:
+        runs.pop()  # it ends inside
+    text = ""
+    for i, run in enumerate(runs):
+        number, more = run - (runs[i - 2] if i > 2 else 0), True
+        while more:
+            bits, number = number & 31, number >> 5
+            more = number != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
+def densepose(root: Path, masks: bool = True) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """DensePose's ``annotations`` and the images of ``coco2014``; with ``masks`` also what is made from them.
+
+    Images are of 60 x 80 pixels. In each a large person whose parts are 14 stripes, a small one in front with a head
+    alone, and a third without parts that both cover in part. Returns parts and people of every image.
+    """
+    written = {}
+    for split, numbers in DENSEPOSE_IMAGES.items():
+        content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+        name = {"train": "train", "val": "minival"}[split]
+        for number in numbers:
+            stem, rng = f"COCO_{split}2014_{number:012d}", np.random.default_rng(number)
+            image = root / "coco2014" / f"{split}2014" / f"{stem}.jpg"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(image)
+            content["images"].append({"id": number, "file_name": image.name, "height": 60, "width": 80})
+            order = 1 + rng.permutation(14)
+            parts, people = np.zeros((2, 60, 80), np.uint8)
+            parts[40:, :30] = people[40:, :30] = 255
+            # 16 stripes of 16 of the 256 rows; the box of 32 x 16 pixels shows two pixels of each.
+            parts[12:40, 20:36], people[12:40, 20:36] = order.repeat(2)[:, None], 2
+            parts[20:24, 30:38], people[20:24, 30:38] = 14, 1
+            stripes = np.zeros((14, 256, 256), bool)
+            for row, code in enumerate(order):
+                stripes[code - 1, 16 * row : 16 * row + 16] = True
+            head = np.ones((256, 256), bool)
+            codes = [{"size": [256, 256], "counts": compress(stripe)} for stripe in stripes]
+            for box, dp_masks in (
+                ((29.7, 20.4, 8.2, 3.4), [[]] * 13 + [{"size": [256, 256], "counts": compress(head)}]),
+                ((20.2, 11.8, 15.6, 32.1), codes),
+                ((0, 40, 30, 20), None),
+            ):
+                left, top, width, height = box
+                outline = [left, top, left + width, top, left + width, top + height, left, top + height]
+                annotation = {"id": len(content["annotations"]), "image_id": number, "iscrowd": 0, "category_id": 1}
+                annotation |= {"bbox": list(box), "area": width * height, "segmentation": [outline]}
+                if dp_masks is not None:
+                    annotation |= {"dp_masks": dp_masks, "dp_x": [1.0], "dp_I": [2.0], "dp_U": [0.5]}
+                content["annotations"].append(annotation)
+            written[stem] = parts, people
+            if masks:
+                for folder, mask in ((f"{name}2014", parts), (f"{name}2014_people", people)):
+                    save_index(root / "PartMasks" / folder / f"{stem}.png", mask)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"densepose_coco_2014_{name}.json").write_text(json.dumps(content))
+        if masks:
+            listed = [stem for stem in sorted(written) if split in stem]
+            (root / "PartMasks" / f"{name}2014.txt").write_text("\n".join(listed))
+    return written
+
+
 ADE_NAMES = {
     "training": tuple(f"ADE_train_{i:08d}" for i in range(1, 5)),
     "validation": tuple(f"ADE_val_{i:08d}" for i in (1, 2)),

@@ -27,7 +27,7 @@ def generator(seed=0):
 @settings(max_examples=40, deadline=None)
 def test_dihedral_moves_labels_with_images(seed, count, height, width):
     images, labels = coded(count, height, width)
-    turned, moved = augment.dihedral(images, labels, generator(seed))
+    turned, moved, _ = augment.dihedral(images, labels, generator(seed))
     assert moved.shape in {(count, height, width), (count, width, height)}
     torch.testing.assert_close(turned[..., 2], moved + 1)
     torch.testing.assert_close(moved.flatten(1).sort(1).values, labels.flatten(1).sort(1).values)
@@ -51,7 +51,7 @@ def test_dihedral_reaches_each_of_the_eight_symmetries():
 @settings(max_examples=60, deadline=None)
 def test_crop_is_a_window_of_the_padded_image(seed, height, width, size):
     images, labels = coded(3, height, width)
-    cropped, moved = augment.crop_flip(images, labels, size, generator(seed))
+    cropped, moved, _ = augment.crop_flip(images, labels, size, generator(seed))
     assert cropped.shape == (3, size, size, 3)
     assert cropped.dtype == moved.dtype == torch.uint8
     for b in range(3):
@@ -71,12 +71,46 @@ def test_crop_is_a_window_of_the_padded_image(seed, height, width, size):
 
 def test_crop_and_flip_are_drawn_per_image_and_reach_everything():
     images, labels = coded(400, 5, 6)
-    cropped, _ = augment.crop_flip(images, labels % 200, 4, generator())
+    cropped, _, told = augment.crop_flip(images, labels % 200, 4, generator())
     first, last = cropped[:, 0, 0, 1].int(), cropped[:, 0, -1, 1].int()
     mirrored = first > last
+    assert torch.equal(told, mirrored)
     assert 0.4 < mirrored.float().mean() < 0.6
     corners = set(zip(cropped[:, 0, 0, 0].tolist(), torch.minimum(first, last).tolist(), strict=True))
     assert corners == {(y, x) for y in (1, 2) for x in (1, 2, 3)}
+
+
+def test_dihedral_tells_whether_left_and_right_change_places():
+    """Going around a corner of the image clockwise, the corners come in their order or against it."""
+    images, labels = coded(2, 2, 2)
+    for seed in range(30):
+        _, moved, told = augment.dihedral(images, labels, generator(seed))
+        around = [moved[0, y, x].item() for y, x in ((0, 0), (0, 1), (1, 1), (1, 0))]
+        start = around.index(0)
+        backwards = around[start:] + around[:start] == [0, 3, 10, 7]
+        assert told.tolist() == [backwards] * 2
+
+
+MIRRORED = (0, 2, 1, 3)
+
+
+def test_classes_of_mirrored_images_are_exchanged():
+    source = np.random.default_rng(0)
+    codes = [0, 1, 2, 3, UNLABELED, VOID]
+    labels = torch.from_numpy(source.choice(codes, (6, 5, 4)).astype(np.uint8))
+    classes = torch.from_numpy(source.random((6, 4)) < 0.5)
+    mirrored = torch.tensor([True, False, True, True, False, False])
+    table = augment.mirror_table(MIRRORED)
+    for before in (labels, labels.long()):
+        found, present = augment.exchange(before, classes, mirrored, table)
+        assert found.dtype == before.dtype
+        for b in range(6):
+            names = dict(zip(codes, [0, 2, 1, 3, UNLABELED, VOID] if mirrored[b] else codes, strict=True))
+            assert found[b].flatten().tolist() == [names[code] for code in before[b].flatten().tolist()]
+            assert {k for k in range(4) if present[b, k]} == {names[k] for k in range(4) if classes[b, k]}
+        again = augment.exchange(found, present, mirrored, table)
+        assert torch.equal(again[0], before)
+        assert torch.equal(again[1], classes)
 
 
 def test_batch_augmentations_repeat_with_the_generator():
@@ -100,7 +134,7 @@ def test_official_scale_and_padding(shape):
     rng = np.random.default_rng(0)
     longest, mirrored = [], 0
     for _ in range(150):
-        picture, moved = augment.official(image, labels, 90, rng, color=False)
+        picture, moved, turned = augment.official(image, labels, 90, rng, color=False)
         inside = moved != VOID
         height, width = inside.any(1).sum(), inside.any(0).sum()
         assert inside[:height].any(1).all()
@@ -109,7 +143,9 @@ def test_official_scale_and_padding(shape):
         long = max(height, width)
         assert min(height, width) == int(min(shape) * long / max(shape) + 0.5)
         longest.append(long / max(shape))
-        mirrored += not inside[0, 0]
+        mirrored += turned
+        assert inside[0, 0 if not turned else -1]
+        assert not inside[0, -1 if not turned else 0]
     assert 0.5 <= min(longest) < 0.6
     assert 1.9 < max(longest) <= 2.0
     assert 1.1 < np.mean(longest) < 1.4
@@ -120,7 +156,7 @@ def test_official_scale_and_padding(shape):
 @settings(max_examples=40, deadline=None)
 def test_official_labels_move_with_the_image(seed, height, width, crop):
     image, labels = halves(height, width)
-    picture, moved = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
+    picture, moved, _ = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
     assert picture.shape == (crop, crop, 3)
     assert moved.shape == (crop, crop)
     assert picture.dtype == moved.dtype == np.uint8
@@ -138,7 +174,7 @@ def test_official_equals_pillow_step_by_step(seed, height, width, crop):
     source = np.random.default_rng(seed)
     image = source.integers(0, 256, (height, width, 3), dtype=np.uint8)
     labels = source.integers(0, 5, (height, width), dtype=np.uint8)
-    picture, moved = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
+    picture, moved, turned = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
     rng = np.random.default_rng(seed)
     long = max(height, width)
     new_long = int(rng.integers(long // 2, 2 * long + 1))
@@ -150,6 +186,7 @@ def test_official_equals_pillow_step_by_step(seed, height, width, crop):
     sparse[: size[0], : size[1]] = np.asarray(Image.fromarray(labels).resize(size[::-1], Image.NEAREST))
     top, left = (int(rng.integers(side - crop + 1)) for side in sparse.shape)
     step = -1 if rng.random() < 0.5 else 1
+    assert turned == (step == -1)
     np.testing.assert_array_equal(picture, large[top : top + crop, left : left + crop][:, ::step])
     np.testing.assert_array_equal(moved, sparse[top : top + crop, left : left + crop][:, ::step])
 
@@ -173,8 +210,8 @@ def test_color_changes_leave_geometry_and_labels_alone():
     labels = source.integers(0, 5, (20, 20), dtype=np.uint8)
     unchanged = gray = 0
     for seed in range(300):
-        plain, moved = augment.official(image, labels, 16, np.random.default_rng(seed), color=False)
-        colored, same = augment.official(image, labels, 16, np.random.default_rng(seed), color=True)
+        plain, moved, _ = augment.official(image, labels, 16, np.random.default_rng(seed), color=False)
+        colored, same, _ = augment.official(image, labels, 16, np.random.default_rng(seed), color=True)
         assert colored.shape == plain.shape
         assert colored.dtype == np.uint8
         np.testing.assert_array_equal(moved, same)
@@ -205,9 +242,10 @@ def test_augmentation_on_the_device_is_that_of_the_workers():
             color,
         )
         differences = []
-        for i, (picture, moved) in enumerate(zip(*on_device, strict=True)):
-            expected, label = augment.official(images[i], sparse[i], 64, np.random.default_rng(i), color)
+        for i, (picture, moved, turned) in enumerate(zip(*on_device, strict=True)):
+            expected, label, mirrored = augment.official(images[i], sparse[i], 64, np.random.default_rng(i), color)
             np.testing.assert_array_equal(moved.numpy(), label)
+            assert turned == mirrored
             differences.append(np.abs(picture.numpy().astype(int) - expected))
         assert np.max(differences) <= largest
         assert np.mean(differences) < 0.02

@@ -47,7 +47,9 @@ def test_images_are_augmented_and_normalized_one_by_one() -> None:
     order = torch.randperm(15, generator=torch.Generator().manual_seed(0))[:12].tolist()
     flat = [(batch, i) for step in _steps() for batch in step for i in range(len(batch.images))]
     for index, (batch, i) in zip(order, flat, strict=True):
-        image, sparse = augment.official(IMAGES[index], SPARSE[index], 24, np.random.default_rng((0, 0, index)), False)
+        image, sparse, _ = augment.official(
+            IMAGES[index], SPARSE[index], 24, np.random.default_rng((0, 0, index)), False
+        )
         mean, std = (np.array(batches.IMAGENET[name]) for name in ("mean", "std"))
         expected = ((image / 255 - mean) / std).transpose(2, 0, 1)
         np.testing.assert_allclose(batch.images[i].numpy(), expected, atol=1e-5)
@@ -132,6 +134,36 @@ def test_processes_share_the_microbatches_of_a_step(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(batches, "rank_and_world", lambda rank=rank: (rank, 3))
         for all_parts, (part,) in zip(whole, epoch(), strict=True):
             assert _same(all_parts[rank], part)
+
+
+@pytest.mark.parametrize("augmentation", ["official", "device", "crop_flip", "dihedral"])
+def test_left_and_right_change_places_with_the_image(augmentation: str) -> None:
+    """Red grows towards the right and green downwards; the left is of class 1, the right of class 2 or unlabeled."""
+    run = replace(RUN, augmentation=augmentation.replace("device", "official"), normalize=False, crop=30)
+    images, sparse = np.zeros((15, 64, 64, 3), np.uint8), np.full((15, 64, 64), 1, np.uint8)
+    images[..., 0], images[..., 1] = np.linspace(0, 255, 64), np.linspace(0, 255, 64)[:, None]
+    sparse[::2, :, 32:], sparse[1::2, :, 32:] = 2, UNLABELED
+    classes = np.stack([labels.image_classes(label, K) for label in sparse])
+    mirrored = (0, 2, 1, 3, 4)
+    source: InMemory | OnDevice | OneByOne
+    if run.augmentation == "official":
+        kind = OnDevice if augmentation == "device" else OneByOne
+        source = kind(run, images, sparse, K, CPU, None, mirrored)
+    else:
+        source = InMemory(run, *(torch.from_numpy(array) for array in (images, sparse, classes)), mirrored=mirrored)
+    seen = set()
+    for batch in (batch for epoch in range(4) for step in source.epoch(epoch) for batch in step):
+        for image, label, present in zip(batch.images, batch.labels, batch.image_classes, strict=True):
+            slopes = [(channel[:8, 7] - channel[:8, 0]).mean() for plane in image[:2] for channel in (plane, plane.T)]
+            red_across, red_down, green_across, green_down = slopes
+            turned = bool(red_across * green_down < red_down * green_across)
+            left, right = (2, 1) if turned else (1, 2)
+            assert set(label[image[0] < 0.45].tolist()) <= {left}
+            assert set(label[image[0] > 0.55].tolist()) <= {right, UNLABELED}
+            named = present.nonzero()[:, 0].tolist()
+            assert named in ([left], [1, 2])
+            seen.add((turned, len(named)))
+    assert seen == {(turned, count) for turned in (False, True) for count in (1, 2)}
 
 
 def test_means_extend_over_the_effective_batch() -> None:

@@ -202,12 +202,14 @@ def test_what_is_missing_is_named_with_the_command(tmp_path):
         coco.load(tmp_path, "test")
     written = layouts.coco(tmp_path, masks=False)
     command = f"`python -m agmm.data.coco_masks {tmp_path}` makes them"
-    with pytest.raises(FileNotFoundError, match=f"no masks of val in .*; {command}"):
+    with pytest.raises(FileNotFoundError, match=f"COCO val in .*: no masks in .*; {command}"):
         coco.load(tmp_path, "val")
     layouts.coco(tmp_path)
     name = min(written)
     (tmp_path / "SegmentationClass" / "train2014" / f"{name}.png").unlink()
-    with pytest.raises(FileNotFoundError, match=f"1 of 4 masks of train are missing, {name}.png first; {command}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"COCO train in .*: 1 of 4 masks are missing, {name}.png first; {command}"
+    ):
         coco.load(tmp_path, "train")
     (tmp_path / "coco2014" / "val2014" / f"{max(written)}.jpg").unlink()
     with pytest.raises(ValueError, match="extract its archives again: 1 problem found") as error:

@@ -172,6 +172,35 @@ def test_multi_scale_averages_each_image_with_its_own_mirror_image() -> None:
         np.testing.assert_allclose(probabilities, expected, **EXACT)
 
 
+@pytest.mark.parametrize("merge", ["mean", "max"])
+def test_left_and_right_change_places_in_mirrored_views(merge: evaluation.Merge) -> None:
+    """A network that calls red pixels right hands if green is on the viewer's right, and left hands otherwise."""
+
+    class Sided(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            half = x.shape[-1] // 2
+            facing = (x[:, 1, :, half:].sum((1, 2)) > x[:, 1, :, :half].sum((1, 2)))[:, None, None]
+            hands = 5 * x[:, 0]
+            right, left = torch.where(facing, hands, 0), torch.where(facing, 0, hands)
+            return x, torch.stack([torch.ones_like(hands), right, left], dim=1)
+
+    images = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    plain, together, ignored = (
+        evaluation.as_tested(Sided(), flip=flip, merge=merge, mirrored=mirrored)(images)
+        for flip, mirrored in ((False, None), (True, (0, 2, 1)), (True, None))
+    )
+    if merge == "mean":
+        torch.testing.assert_close(together, plain)
+    else:
+        torch.testing.assert_close(together, (2 * Sided()(images)[1]).softmax(1))
+    assert (ignored - together).abs().max() > 0.3
+    options = {"batch_size": 2, "device": "cpu", "flip": True, "merge": merge, "mirrored": (0, 2, 1)}
+    pixels = (255 * images).byte()
+    truths = evaluation.best_class(evaluation.as_tested(Sided())(evaluation.to_input(pixels.movedim(1, -1)))).byte()
+    counted = evaluation.evaluate(Sided(), pixels.movedim(1, -1).numpy(), truths.numpy(), 3, **options)
+    assert evaluation.mean_iou(counted) == 100
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_largest_logits_of_the_scales_equal_a_loop(flip: bool) -> None:
     """ToCo's rule: at each scale the sum of the two maps, of all scales the largest, then the softmax."""

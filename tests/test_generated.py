@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agmm.data import generated, shapes, streets
+from agmm.data import generated, people, shapes, streets
 
 
-@pytest.fixture(params=[shapes, streets], ids=lambda module: module.__name__.split(".")[-1])
+@pytest.fixture(params=[shapes, streets, people], ids=lambda module: module.__name__.split(".")[-1])
 def data(request):
     return request.param
 

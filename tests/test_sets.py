@@ -23,7 +23,7 @@ def test_every_data_set_has_its_names():
     assert sets.MODULES.keys() == sets.EMBEDDED.keys() | sets.FOLDERS.keys()
     assert set(sets.PAPERS) <= sets.FOLDERS.keys()
     assert {name: len(sets.class_names(name)) for name in sets.FOLDERS} == {
-        **{"camvid": 11, "voc": 21, "cityscapes": 19, "coco": 81, "ade20k": 150},
+        **{"camvid": 11, "voc": 21, "cityscapes": 19, "coco": 81, "ade20k": 150, "densepose": 15},
     }
 
 

@@ -1,5 +1,9 @@
-"""Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images."""
+"""Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images.
 
+What is mirrored is told, because the classes of some data sets have a left and a right (`exchange`).
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +16,7 @@ import agmm.labels
 from agmm.labels import VOID
 
 
-def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """
     Turn a batch by one of the eight flips and quarter turns, the same for all its images.
 
@@ -28,15 +32,16 @@ def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tupl
     Returns
     -------
     tuple of Tensor
-        Images and labels; with H != W the sides may have changed places.
+        Images and labels; with H != W the sides may have changed places. And (B,) bool: what is mirrored.
     """
     turns, mirrored = divmod(int(torch.randint(8, (), generator=generator, device=generator.device)), 2)
     if mirrored:
         images, labels = images.flip(2), labels.flip(2)
-    return images.rot90(turns, (1, 2)), labels.rot90(turns, (1, 2))
+    told = torch.full((len(images),), bool(mirrored), device=images.device)
+    return images.rot90(turns, (1, 2)), labels.rot90(turns, (1, 2)), told
 
 
-def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """
     Cut a random square from every image and mirror every second one on average.
 
@@ -54,7 +59,7 @@ def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Genera
     Returns
     -------
     tuple of Tensor
-        Images (B, size, size, 3) and labels (B, size, size).
+        Images (B, size, size, 3), labels (B, size, size), and (B,) bool: what is mirrored.
     """
     count, height, width = labels.shape
     right, below = max(size - width, 0), max(size - height, 0)
@@ -66,9 +71,43 @@ def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Genera
     top = (draws[0] * (height + below - size + 1)).long()
     left = (draws[1] * (width + right - size + 1)).long()
     rows = top[:, None] + steps
-    columns = left[:, None] + torch.where(draws[2, :, None] < 0.5, steps.flip(0), steps)
+    mirrored = draws[2] < 0.5
+    columns = left[:, None] + torch.where(mirrored[:, None], steps.flip(0), steps)
     index = torch.arange(count, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]
-    return images[index], labels[index]
+    return images[index], labels[index], mirrored
+
+
+def exchange(labels: Tensor, classes: Tensor, mirrored: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Give the classes of mirrored images the names that they have there: a right hand becomes a left one.
+
+    Parameters
+    ----------
+    labels : (B, H, W) integer Tensor
+        In the project's codes, moved with the images.
+    classes : (B, K) bool Tensor
+        Classes of the whole images.
+    mirrored : (B,) bool Tensor
+        What is mirrored.
+    table : (256,) int64 Tensor
+        See `mirror_table`.
+
+    Returns
+    -------
+    tuple of Tensor
+        Labels and classes.
+    """
+    exchanged = table[labels.long()].to(labels.dtype)
+    # What is mirrored twice is what it was: the class that k becomes is the one that becomes k.
+    return (
+        torch.where(mirrored[:, None, None], exchanged, labels),
+        torch.where(mirrored[:, None], classes[:, table[: classes.shape[1]]], classes),
+    )
+
+
+def mirror_table(mirrored: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """What every code becomes in a mirror image, (256,) int64: the K classes as `Split.mirrored` says, others stay."""
+    return torch.tensor([*mirrored, *range(len(mirrored), 256)], device=device)
 
 
 def official(
@@ -78,7 +117,7 @@ def official(
     rng: np.random.Generator,
     color: bool,
     clicks: str = "nearest",
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """
     Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
 
@@ -100,8 +139,9 @@ def official(
 
     Returns
     -------
-    tuple of array
-        Image (crop, crop, 3) and labels (crop, crop), both uint8, not yet normalized. Padding is black and ``VOID``.
+    tuple
+        Image (crop, crop, 3) and labels (crop, crop), both uint8, not yet normalized; padding is black and ``VOID``.
+        And whether they are mirrored.
 
     Notes
     -----
@@ -121,7 +161,7 @@ def official(
         picture, cut = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(cut[:, ::-1])
     for name, amount in drawn.changes:
         picture = _change_color(picture, name, amount)
-    return np.array(picture), cut
+    return np.array(picture), cut, drawn.mirrored
 
 
 @dataclass(frozen=True)

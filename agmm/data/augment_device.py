@@ -19,7 +19,7 @@ from agmm.labels import VOID, nearest
 
 def official(
     images: Sequence[Tensor], labels: Sequence[Tensor], crop: int, rngs: Sequence[np.random.Generator], color: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """
     Augment images as `agmm.data.augment.official` does, labels by nearest neighbors.
 
@@ -39,8 +39,8 @@ def official(
     Returns
     -------
     tuple of Tensor
-        Images (B, crop, crop, 3) and labels (B, crop, crop), both uint8. Labels equal those of `augment.official`;
-        so do most pixels of the images, the others differ by a few gray levels.
+        Images (B, crop, crop, 3) and labels (B, crop, crop), both uint8, and (B,) bool: what is mirrored. Labels equal
+        those of `augment.official`; so do most pixels of the images, the others differ by a few gray levels.
     """
     device = images[0].device
     draws = [augment.draw(tuple(label.shape), crop, rng, color) for label, rng in zip(labels, rngs, strict=True)]
@@ -56,7 +56,8 @@ def official(
         for name, amount in drawn.changes:
             picture = _CHANGES[name](picture, amount)
         pictures[i] = picture.permute(1, 2, 0)
-    return pictures, cut
+    mirrored = torch.tensor([drawn.mirrored for drawn in draws], pin_memory=images[0].is_cuda)
+    return pictures, cut, mirrored.to(device, non_blocking=True)
 
 
 def _sampled(labels: Sequence[Tensor], draws: Sequence[augment.Draws], crop: int) -> Tensor:

@@ -102,16 +102,39 @@ def _pairs(root: Path, split: str) -> list[files.Pair]:
     if not images.is_dir():
         raise missing(root, images.name)
     command = f"`python -m agmm.data.coco_masks {root}` makes them from the annotations, once"
+    return listed_pairs(f"COCO {split} in {root}", images, listed, command)
+
+
+def listed_pairs(what: str, images: Path, listed: Path, command: str) -> list[files.Pair]:
+    """
+    Images and masks of the names in a list that a command writes with the masks.
+
+    Parameters
+    ----------
+    what : str
+        Data set, split and folder, for messages.
+    images, listed : Path
+        Folder of the images, and the list; the masks lie in the folder of its name without suffix.
+    command : str
+        What to run where masks are missing, in a sentence about "them".
+
+    Raises
+    ------
+    FileNotFoundError
+        If the list or masks are missing.
+    ValueError
+        If images are missing.
+    """
     masks = listed.with_suffix("")
     if not listed.is_file() or not masks.is_dir():
-        raise FileNotFoundError(f"COCO: no masks of {split} in {masks}; {command}")
+        raise FileNotFoundError(f"{what}: no masks in {masks}; {command}")
     names = listed.read_text(encoding="utf-8").split()
     absent = set(names) - {path.stem for path in masks.iterdir() if path.suffix == ".png"}
     if absent:
         raise FileNotFoundError(
-            f"COCO: {len(absent)} of {len(names)} masks of {split} are missing, {min(absent)}.png first; {command}"
+            f"{what}: {len(absent)} of {len(names)} masks are missing, {min(absent)}.png first; {command}"
         )
     lost = set(names) - {path.stem for path in images.iterdir() if path.suffix == ".jpg"}
     problems = [f"{name}: annotated, but there is no {images / name}.jpg" for name in sorted(lost)]
-    files.raise_if_bad(problems, f"COCO {split} in {root} is incomplete, extract its archives again")
+    files.raise_if_bad(problems, f"{what} is incomplete, extract its archives again")
     return [(images / f"{name}.jpg", masks / f"{name}.png") for name in names]

@@ -30,6 +30,7 @@ from agmm.labels import VOID
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """Ids of classes 1 … 80 in the annotations."""
 
+_POINTS = {"dp_x", "dp_y", "dp_I", "dp_U", "dp_V", "keypoints"}  # of annotations of people; nobody asks for them
 _CHUNK = 32  # masks that a process makes at a time
 
 Annotation = Mapping[str, Any]
@@ -80,42 +81,74 @@ def render(root: Path, *, jobs: int | None = None, report: Callable[[str], None]
         path = annotations / f"instances_{split}2014.json"
         if not path.is_file():
             raise coco.missing(root, f"annotations/{path.name}")
-        report(f"reading {path}")
-        listed = coco.names_file(root, split)
-        folder = listed.with_suffix("")
-        folder.mkdir(parents=True, exist_ok=True)
-        tasks = read(path, folder)
-        storage.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
-        there = {target.name for target in folder.iterdir()}
-        todo = [task for task in tasks if task[0].name not in there]
-        done = len(tasks) - len(todo)
-        for number in _render_all(todo, jobs or _cores()):
-            before, done = done, done + number
-            if 50 * before // len(tasks) < 50 * done // len(tasks):
-                report(f"{folder.name}: {done:,} of {len(tasks):,} masks")
-        report(f"{folder}: {len(tasks):,} masks are there")
+        render_file(path, coco.names_file(root, split), jobs=jobs, report=report)
 
 
-def _render_all(tasks: Sequence[Task], jobs: int) -> Iterator[int]:
+def _write_classes(task: Task) -> None:
+    target, shape, annotations = task
+    write_index(target, class_mask(shape, annotations))
+
+
+def render_file(
+    path: Path,
+    listed: Path,
+    *,
+    categories: Sequence[int] = CATEGORY_IDS,
+    write: Callable[[Task], None] = _write_classes,
+    jobs: int | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """
+    Make the masks of one file of annotations that are not there yet, and list its images.
+
+    Parameters
+    ----------
+    path : Path
+        The annotations.
+    listed : Path
+        The list, a text file; masks go to the folder of its name without suffix.
+    categories : sequence of int
+        Ids that annotations may have.
+    write : callable
+        Paints and writes one mask, in any process; by default that of classes.
+    jobs, report
+        As in `render`.
+    """
+    report(f"reading {path}")
+    folder = listed.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = read(path, folder, categories)
+    storage.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
+    there = {target.name for target in folder.iterdir()}
+    todo = [task for task in tasks if task[0].name not in there]
+    done = len(tasks) - len(todo)
+    for number in _render_all(todo, jobs or _cores(), write):
+        before, done = done, done + number
+        if 50 * before // len(tasks) < 50 * done // len(tasks):
+            report(f"{folder.name}: {done:,} of {len(tasks):,} masks")
+    report(f"{folder}: {len(tasks):,} masks are there")
+
+
+def _render_all(tasks: Sequence[Task], jobs: int, write: Callable[[Task], None] = _write_classes) -> Iterator[int]:
     """Make masks and tell after every chunk how many it were."""
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    render_chunk = partial(_render_chunk, write)
     if min(jobs, len(chunks)) <= 1:
-        yield from map(_render_chunk, chunks)
+        yield from map(render_chunk, chunks)
         return
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
     try:
-        yield from pool.map(_render_chunk, chunks)
+        yield from pool.map(render_chunk, chunks)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _render_chunk(tasks: Sequence[Task]) -> int:
-    for target, shape, annotations in tasks:
+def _render_chunk(write: Callable[[Task], None], tasks: Sequence[Task]) -> int:
+    for task in tasks:
         try:
-            mask = class_mask(shape, annotations)
+            write(task)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{target.stem}: its outlines cannot be painted ({error}); extract them again") from error
-        write_index(target, mask)
+            raise ValueError(f"{task[0].stem}: its outlines cannot be painted ({error}); extract them again") from error
     return len(tasks)
 
 
@@ -130,9 +163,9 @@ def _cores() -> int:
 # --- Annotations ------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, folder: Path) -> list[Task]:
+def read(path: Path, folder: Path, categories: Sequence[int] = CATEGORY_IDS) -> list[Task]:
     """
-    What is to be painted, from a file of instance annotations.
+    What is to be painted, from a file of instance annotations whose category ids are among ``categories``.
 
     Returns
     -------
@@ -148,8 +181,8 @@ def read(path: Path, folder: Path) -> list[Task]:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
         annotations: dict[int, list[Annotation]] = defaultdict(list)
         for annotation in content["annotations"]:
-            if annotation["category_id"] not in CATEGORY_IDS:
-                raise ValueError(f"category {annotation['category_id']} is none of the 80")
+            if annotation["category_id"] not in categories:
+                raise ValueError(f"category {annotation['category_id']} is none of the {len(categories)}")
             annotations[annotation["image_id"]].append(annotation)
         images = {image["id"]: image for image in content["images"]}
         tasks = [
@@ -163,9 +196,11 @@ def read(path: Path, folder: Path) -> list[Task]:
 
 
 def _compact(item: dict[str, Any]) -> dict[str, Any]:
-    """Outlines as arrays: of Python's numbers there would be gigabytes."""
+    """Outlines as arrays, and no points: of Python's numbers there would be gigabytes."""
     if isinstance(item.get("segmentation"), list):
         item["segmentation"] = [np.asarray(outline, float) for outline in item["segmentation"]]
+    for points in _POINTS.intersection(item):
+        del item[points]
     return item
 
 

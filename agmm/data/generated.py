@@ -56,6 +56,8 @@ class Recipe:
         ``("truth",)`` or ``("truth", "instances")``.
     scene : callable
         ``scene(rng, photographs, size)`` draws one image (S, S, 3) and its masks (S, S), all uint8.
+    mirrored : tuple of int, optional
+        As in `Split`.
     """
 
     dataset: str
@@ -64,6 +66,7 @@ class Recipe:
     background: int | None
     masks: tuple[str, ...]
     scene: Callable[[np.random.Generator, Photographs, int], tuple[np.ndarray, ...]]
+    mirrored: tuple[int, ...] | None = None
 
 
 def make(recipe: Recipe, split: str, count: int, size: int, seed: int, cache: Path | None) -> Split:
@@ -106,7 +109,14 @@ def make(recipe: Recipe, split: str, count: int, size: int, seed: int, cache: Pa
         if file:
             _write(file, arrays)
     ids = tuple(f"{split}-{i:05d}" for i in range(count))
-    return Split(dataset=name, class_names=recipe.class_names, ids=ids, background=recipe.background, **arrays)
+    return Split(
+        dataset=name,
+        class_names=recipe.class_names,
+        ids=ids,
+        background=recipe.background,
+        mirrored=recipe.mirrored,
+        **arrays,
+    )
 
 
 def _draw(recipe: Recipe, shapes: dict[str, tuple[int, ...]], split: str, size: int, seed: int) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from agmm.data import (
     camvid,
     cityscapes,
     coco,
+    densepose,
     label_files,
+    people,
     shapes,
     streets,
     voc,
@@ -32,17 +34,26 @@ MODULES = {
     "shapes": shapes,
     "crowds": shapes,
     "streets": streets,
+    "people": people,
     "camvid": camvid,
     "voc": voc,
     "cityscapes": cityscapes,
     "coco": coco,
     "ade20k": ade20k,
+    "densepose": densepose,
 }
-EMBEDDED = {"shapes": shapes.make, "crowds": shapes.make_crowds, "streets": streets.make}
-FOLDERS = {"camvid": "CamVid", "voc": "PASCAL VOC", "cityscapes": "Cityscapes", "coco": "MS COCO", "ade20k": "ADE20K"}
+EMBEDDED = {"shapes": shapes.make, "crowds": shapes.make_crowds, "streets": streets.make, "people": people.make}
+FOLDERS = {
+    "camvid": "CamVid",
+    "voc": "PASCAL VOC",
+    "cityscapes": "Cityscapes",
+    "coco": "MS COCO",
+    "ade20k": "ADE20K",
+    "densepose": "DensePose-COCO",
+}
 """Data sets that are read from a folder of the user's."""
 
-PAPERS = ("voc", "cityscapes", "coco", "ade20k")
+PAPERS = ("voc", "cityscapes", "coco", "ade20k", "densepose")
 """Those that the papers' numbers were measured on."""
 
 LABELS_VERSION = 1
@@ -76,9 +87,9 @@ def load(
 
     Parameters
     ----------
-    dataset : {"shapes", "streets", "camvid", "voc", "cityscapes", "coco", "ade20k"}
+    dataset : {"shapes", "crowds", "streets", "people", "camvid", "voc", "cityscapes", "coco", "ade20k", "densepose"}
     split : str
-        ``"train"``, ``"test"`` and, for shapes, ``"pretrain"``; the test split of all others is their val.
+        ``"train"``, ``"test"`` and, for shapes and people, ``"pretrain"``; the test split of all others is their val.
     count : int, optional
         Number of images of an embedded data set.
     size : (H, W), optional

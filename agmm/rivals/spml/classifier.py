@@ -1,7 +1,8 @@
 """The classifier on frozen embeddings, and the pseudo labels that it learns from (SPML, Algorithm 1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,7 +68,8 @@ class SPMLClassifier:
         *,
         side: int,
         device: torch.device,
-        **normalization: tuple[float, ...],
+        mirrored: Sequence[int] | None = None,
+        **normalization: Any,
     ) -> np.ndarray:
         """Labels of training images for the second classifier.
 
@@ -82,6 +84,8 @@ class SPMLClassifier:
             Classes that each image may have.
         side : int
             Smaller images are padded right and below, with the mean color if they are normalized.
+        mirrored : sequence of int, optional
+            What each class is called in a mirror image, see `agmm.data.Split`.
         device, normalization
             As in `agmm.evaluation.evaluate`.
 
@@ -89,36 +93,38 @@ class SPMLClassifier:
         -------
         (N, H, W) uint8 array
         """
-        made = [
-            self._of_image(
-                net,
-                evaluation.to_input(torch.from_numpy(image)[None].to(device), **normalization),
-                image,
-                classes,
-                side,
-            )
-            for image, classes in zip(images, torch.from_numpy(named).to(device), strict=True)
-        ]
+        made = []
+        for image, classes in zip(images, torch.from_numpy(named).to(device), strict=True):
+            inputs = evaluation.to_input(torch.from_numpy(image)[None].to(device), **normalization)
+            embeddings, logits = _two_views(net, inputs, side, mirrored)
+            scores = self._refined(embeddings, logits, classes)
+            if self.crf:
+                rgb = torch.from_numpy(image)[None].to(device)
+                scores = evaluation.refine(scores, rgb, fully_connected.PARAMETERS[self.crf])
+            made.append(evaluation.best_class(scores)[0].cpu().numpy().astype(np.uint8))
         return np.where(np.asarray(sparse) == VOID, VOID, np.stack(made))
 
-    def _of_image(self, net: nn.Module, inputs: Tensor, image: np.ndarray, named: Tensor, side: int) -> np.ndarray:
-        height, width = image.shape[:2]
-        padded = F.pad(inputs, (0, max(side - width, 0), 0, max(side - height, 0)))
-        views = torch.cat([padded, padded.flip(-1)])
-        features, logits = (full_precision(maps) for maps in net(views)[:2])
-        features = F.interpolate(features, padded.shape[-2:], mode="bilinear", align_corners=False)
-        embeddings, scores = (
-            [plain[:, :height, :width], mirrored.flip(-1)[:, :height, :width]] for plain, mirrored in (features, logits)
-        )
+    def _refined(self, embeddings: list[Tensor], logits: list[Tensor], named: Tensor) -> Tensor:
+        """Shares (1, K, H, W) of the classes after the walk."""
+        height, width = logits[0].shape[1:]
         size = (max(height // self.stride, 1), max(width // self.stride, 1))
-        refined = walk.class_scores(scores, size, named)
+        scores = walk.class_scores(logits, size, named)
         if self.walk != "none":
             affinities = walk.affinity([walk.on_grid(view, size) for view in embeddings])
-            refined = walk.spread(refined, walk.transitions(affinities, walk=self.walk))
-        whole = F.interpolate(refined[None], (height, width), mode="bilinear", align_corners=False)
-        if self.crf:
-            shares = whole / whole.sum(1, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
-            whole = evaluation.refine(
-                shares, torch.from_numpy(image)[None].to(whole.device), fully_connected.PARAMETERS[self.crf]
-            )
-        return evaluation.best_class(whole)[0].cpu().numpy().astype(np.uint8)
+            scores = walk.spread(scores, walk.transitions(affinities, walk=self.walk))
+        whole = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)
+        return whole / whole.sum(1, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
+
+
+def _two_views(
+    net: nn.Module, inputs: Tensor, side: int, mirrored: Sequence[int] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Embeddings (C, H, W) and logits (K, H, W) of an image (1, 3, H, W) and of its mirror image, mirrored back."""
+    height, width = inputs.shape[-2:]
+    padded = F.pad(inputs, (0, max(side - width, 0), 0, max(side - height, 0)))
+    features, logits = (full_precision(maps) for maps in net(torch.cat([padded, padded.flip(-1)]))[:2])
+    features = F.interpolate(features, padded.shape[-2:], mode="bilinear", align_corners=False)
+    embeddings, scores = (
+        [plain[:, :height, :width], turned.flip(-1)[:, :height, :width]] for plain, turned in (features, logits)
+    )
+    return embeddings, scores if mirrored is None else [scores[0], scores[1][list(mirrored)]]
