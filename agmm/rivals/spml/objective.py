@@ -11,7 +11,7 @@ from torch import Tensor
 from agmm import losses
 from agmm.objectives.common import Output, check_labels, full_precision
 from agmm.rivals.spml import relations
-from agmm.rivals.spml.segments import Prototypes, cut
+from agmm.rivals.spml.segments import Prototypes, Segments, cut
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,27 @@ class SPML:
             Terms classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight.
         """
         check_labels(labels, self.num_classes)
-        features, logits = full_precision(features), full_precision(logits)
-        grid = (features.shape[-2], features.shape[-1])
-        small_labels, small_regions = (_nearest(codes, grid) for codes in (labels, regions))
-        segments = cut(features, small_labels, small_regions, image_classes, self.clusters, self.iterations)
+        with torch.autocast(features.device.type, enabled=False):
+            features, logits = full_precision(features), full_precision(logits)
+            grid = (features.shape[-2], features.shape[-1])
+            small_labels, small_regions = (_nearest(codes, grid) for codes in (labels, regions))
+            segments = cut(features, small_labels, small_regions, image_classes, self.clusters, self.iterations)
+            terms = {
+                "classifier": losses.partial_cross_entropy(
+                    logits, labels, counts or losses.count(labels, self.num_classes)
+                )
+            }
+            terms |= self._relations(segments, image_classes)
+        if torch.is_grad_enabled() and self.memory:
+            self.remembered.appendleft(segments.prototypes.detached())
+        weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
+        loss = torch.stack([weights.get(name, self.lambda_c) * term for name, term in terms.items()]).sum()
+        return Output(loss, terms)
+
+    def _relations(self, segments: Segments, image_classes: Tensor) -> dict[str, Tensor]:
+        """The relations that have a weight, unweighted."""
         known = Prototypes.joined([segments.prototypes, *self.remembered])
-        terms = {
-            "classifier": losses.partial_cross_entropy(
-                logits, labels, counts or losses.count(labels, self.num_classes)
-            ),
-            "annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c),
-        }
+        terms = {"annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c)}
         if self.lambda_i:
             terms["low_level"] = relations.low_level(segments, self.kappa_i, self.located)
         if self.lambda_o:
@@ -129,11 +139,7 @@ class SPML:
             )
         if self.lambda_a:
             terms["affinity"] = relations.affinity(segments, self.num_classes, self.kappa_a, self.threshold)
-        if torch.is_grad_enabled() and self.memory:
-            self.remembered.appendleft(segments.prototypes.detached())
-        weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
-        loss = torch.stack([weights.get(name, self.lambda_c) * term for name, term in terms.items()]).sum()
-        return Output(loss, terms)
+        return terms
 
     def forget(self) -> None:
         """Forget all segments, as every epoch begins without any."""
