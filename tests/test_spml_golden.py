@@ -112,7 +112,7 @@ def test_losses_of_pixels(concentration, name, groups, kind, dtype):
     count, key = len(vectors), f"{name}_c{concentration}"
 
     def loss(weights):
-        return contrast.contrast(vectors, prototypes, own, group, positive, ~positive, concentration, weights)
+        return contrast.contrast(vectors, prototypes, own, group, positive, concentration, weights)
 
     # The released code loses digits in float32: its sums are differences, which we never take.
     lost = abs(info["arguments"]["measured_f32_minus_f64"][key]) if kind == "f32" else 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Output, check_labels, full_precision
-from agmm.rivals.spml import relations
+from agmm.rivals.spml import contrast, relations
 from agmm.rivals.spml.segments import Prototypes, Segments, cut
 
 
@@ -31,7 +31,7 @@ class SPML:
     lambda_c, lambda_i, lambda_o, lambda_a : float
         Weights of the relations; 0 leaves one out.
     kappa_c, kappa_i, kappa_o, kappa_a : float
-        Concentrations.
+        Concentrations, at most 300.
     clusters : (int, int)
         Rows and columns of the grid with which k-means begins.
     iterations : int
@@ -72,8 +72,8 @@ class SPML:
         if len(self.clusters) != 2 or min(self.clusters) < 1:
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
         for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= contrast.DOUBLE:
+                raise ValueError(f"{name} must be positive and at most {contrast.DOUBLE:g}, not {getattr(self, name)}")
         # No field: what a run is does not change with what its objective remembers.
         object.__setattr__(self, "remembered", deque(maxlen=self.memory))
 
