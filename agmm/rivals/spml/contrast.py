@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ENTRIES = 2**24
-"""Similarities that are held at once."""
+ENTRIES = {"cpu": 2**20, "cuda": 2**24}
+"""Similarities that are held at once: what a cache holds, or what keeps a GPU busy."""
 
 SINGLE, DOUBLE = 30.0, 300.0
 """Largest concentrations in float32 and float64: exponentials spread over exp(2 * concentration)."""
@@ -82,7 +82,7 @@ class _Contrast(torch.autograd.Function):
         # Whether a pixel's own segment is in A, which is where no other is, and whether it is in R.
         own_in_a, own_in_r = ((positive.sum(1)[group] == liked).to(vectors), (~liked).to(vectors))
         most = prototypes.new_full((1, 1), -concentration)
-        step = max(1, ENTRIES // len(prototypes))
+        step = max(1, ENTRIES[vectors.device.type] // len(prototypes))
         for start in range(0, len(vectors), step):
             block = slice(start, start + step)
             here, itself, in_a, in_r = vectors[block], own[block, None], own_in_a[block, None], own_in_r[block, None]
@@ -90,7 +90,7 @@ class _Contrast(torch.autograd.Function):
             repelling = torch.addmm(most, here, prototypes.T, alpha=concentration).exp_()
             mine = repelling.gather(1, itself)
             repelling.scatter_(1, itself, 0)
-            attracting = attracts[group[block]].mul_(repelling)
+            attracting = attracts.index_select(0, group[block]).mul_(repelling)
             repelling -= attracting
             a = attracting.sum(1, keepdim=True) + mine * in_a
             r = repelling.sum(1, keepdim=True) + mine * in_r
