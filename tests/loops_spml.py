@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,11 +34,11 @@ class Segment:
     tags: np.ndarray
     pixels: list = field(default_factory=list)
 
-    @property
+    @cached_property
     def prototype(self):
         return unit(sum(e for e, _ in self.pixels))
 
-    @property
+    @cached_property
     def located(self):
         return unit(sum(a for _, a in self.pixels))
 
@@ -120,7 +121,7 @@ def cut(batch, clusters, iterations):
 
 def pixel_loss(vector, own, positive, prototypes, kappa):
     """Of one pixel; every segment that is not positive is negative."""
-    similarity = [np.exp(kappa * (prototype @ vector)) for prototype in prototypes]
+    similarity = np.exp(kappa * (np.array(prototypes) @ vector))
     others = [t for t in range(len(prototypes)) if positive(t) and t != own]
     attraction = sum(similarity[t] for t in others or [own])
     repulsion = sum(similarity[t] for t in range(len(prototypes)) if not positive(t))
