@@ -174,7 +174,7 @@ def test_profile(tmp_path):
 
 def test_wrong_options_are_one_sentence(capsys):
     for arguments, sentence in (
-        (["speed"], "known: dense, branch, step, input, evaluation, sweep"),
+        (["speed"], "known: dense, branch, step, input, evaluation, sweep, spml"),
         (["--csv", "speed.txt"], "does not end in .csv"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no GPU; use the device cpu")]),
     ):

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from agmm import environment, storage
-from agmm.bench import branch, dense, evaluation, input, step, sweep
+from agmm.bench import branch, dense, evaluation, input, spml, step, sweep
 from agmm.bench.figure import Figure, Setting, hardware, show
 
 GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
@@ -18,6 +18,7 @@ GROUPS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "input": input.figures,
     "evaluation": evaluation.figures,
     "sweep": sweep.figures,
+    "spml": spml.figures,
 }
 
 

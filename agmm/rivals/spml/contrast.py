@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ENTRIES = 2**22
-"""Similarities that are held at once."""
+ENTRIES = {"cpu": 2**20, "cuda": 2**24}
+"""Similarities that are held at once: what a cache holds, or what keeps a GPU busy."""
+
+SINGLE, DOUBLE = 30.0, 300.0
+"""Largest concentrations in float32 and float64: exponentials spread over exp(2 * concentration)."""
 
 
 def contrast(
@@ -16,17 +19,16 @@ def contrast(
     own: Tensor,
     group: Tensor,
     positive: Tensor,
-    negative: Tensor,
     concentration: float,
     weights: Tensor,
 ) -> Tensor:
     """Weighted sum over pixels of -log(attraction / (attraction + repulsion)).
 
     Attraction is the sum of exp(concentration * similarity) over a pixel's positive segments without its own one; that
-    of its own segment where there is no other. Repulsion is the same sum over the negative segments.
+    of its own segment where there is no other. Repulsion is the same sum over all segments that are not positive.
 
-    All sums are sums of logarithms, so that no concentration overflows or cancels. Pixels are taken in blocks and the
-    gradients found with the loss: memory does not grow with pixels times segments.
+    No sum is a difference of others, so that nothing cancels. Pixels are taken in blocks and the gradients found with
+    the loss: memory does not grow with pixels times segments.
 
     Parameters
     ----------
@@ -35,11 +37,11 @@ def contrast(
     prototypes : (M, C) Tensor
         Unit vectors of segments.
     own, group : (N,) int64 Tensor
-        Segment of each pixel, and the row of ``positive`` and ``negative`` that holds for it.
-    positive, negative : (G, M) bool Tensor
-        Segments that attract and repel the pixels of a group.
+        Segment of each pixel, and the row of ``positive`` that holds for it.
+    positive : (G, M) bool Tensor
+        Segments that attract the pixels of a group; the others repel them.
     concentration : float
-        kappa > 0.
+        kappa, above 0 and at most ``DOUBLE``; above ``SINGLE``, the sums are float64.
     weights : (N,) Tensor
         Of the pixels in the sum; 1/N for a mean.
 
@@ -50,38 +52,18 @@ def contrast(
     """
     if not len(vectors) or not len(prototypes):
         return vectors.sum() * 0
-    return _Contrast.apply(vectors, prototypes, own, group, positive, negative, concentration, weights)
-
-
-def pixel_losses(
-    similarity: Tensor, own: Tensor, positive: Tensor, negative: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss of each pixel, and what its gradient is made of.
-
-    Parameters
-    ----------
-    similarity : (N, M) Tensor
-        Concentration times dot product.
-    own : (N,) int64 Tensor
-    positive, negative : (N, M) bool Tensor
-
-    Returns
-    -------
-    losses, attraction, repulsion : (N,) Tensor
-        The loss and the logarithms of both sums.
-    attracting : (N, M) bool Tensor
-        Segments in the sum of the attraction.
-    """
-    itself = own[:, None]
-    others = positive.scatter(1, itself, False)
-    lonely = ~others.any(1, keepdim=True)
-    attracting = others.scatter(1, itself, lonely)
-    attraction, repulsion = (similarity.masked_fill(~kept, -torch.inf).logsumexp(1) for kept in (attracting, negative))
-    return torch.nn.functional.softplus(repulsion - attraction), attraction, repulsion, attracting
+    dtype = vectors.dtype
+    if concentration > SINGLE:
+        vectors, prototypes, weights = vectors.double(), prototypes.double(), weights.double()
+    return _Contrast.apply(vectors, prototypes, own, group, positive, concentration, weights).to(dtype)
 
 
 class _Contrast(torch.autograd.Function):
-    """Loss and gradients block by block; similarities are computed once and forgotten."""
+    """Loss and gradients block by block; similarities are computed once and forgotten.
+
+    The loss of a pixel is log(1 + R / A). Its slope by the similarity to a segment is the segment's share in A + R if
+    it repels, and if it attracts, minus its share in A times R / (A + R).
+    """
 
     @staticmethod
     def forward(
@@ -91,29 +73,34 @@ class _Contrast(torch.autograd.Function):
         own: Tensor,
         group: Tensor,
         positive: Tensor,
-        negative: Tensor,
         concentration: float,
         weights: Tensor,
     ) -> Tensor:
-        total = vectors.new_zeros(())
-        to_vectors, to_prototypes = torch.zeros_like(vectors), torch.zeros_like(prototypes)
-        step = max(1, ENTRIES // len(prototypes))
+        total, to_vectors, to_prototypes = vectors.new_zeros(()), torch.empty_like(vectors), 0 * prototypes
+        attracts = positive.to(vectors.dtype)
+        liked = positive[group, own]
+        # Whether a pixel's own segment is in A, which is where no other is, and whether it is in R.
+        own_in_a, own_in_r = ((positive.sum(1)[group] == liked).to(vectors), (~liked).to(vectors))
+        most = prototypes.new_full((1, 1), -concentration)
+        step = max(1, ENTRIES[vectors.device.type] // len(prototypes))
         for start in range(0, len(vectors), step):
             block = slice(start, start + step)
-            similarity = concentration * (vectors[block] @ prototypes.T)
-            repelling = negative[group[block]]
-            losses, attraction, repulsion, attracting = pixel_losses(
-                similarity, own[block], positive[group[block]], repelling
-            )
-            total += losses @ weights[block]
-            # d loss / d similarity: the share of a segment in the repulsion minus its share in the attraction.
-            pull = (weights[block] * torch.sigmoid(repulsion - attraction))[:, None]
-            repulsion = repulsion.clamp_min(torch.finfo(repulsion.dtype).min)  # none at all: every share is 0
-            slope = (similarity - repulsion[:, None]).exp().masked_fill(~repelling, 0)
-            slope -= (similarity - attraction[:, None]).exp().masked_fill(~attracting, 0)
-            slope *= concentration * pull
-            to_vectors[block] = slope @ prototypes
-            to_prototypes += slope.T @ vectors[block]
+            here, itself, in_a, in_r = vectors[block], own[block, None], own_in_a[block, None], own_in_r[block, None]
+            # Divided by the largest that there can be, exp(concentration).
+            repelling = torch.addmm(most, here, prototypes.T, alpha=concentration).exp_()
+            mine = repelling.gather(1, itself)
+            repelling.scatter_(1, itself, 0)
+            attracting = attracts.index_select(0, group[block]).mul_(repelling)
+            repelling -= attracting
+            a = attracting.sum(1, keepdim=True) + mine * in_a
+            r = repelling.sum(1, keepdim=True) + mine * in_r
+            total += torch.log1p(r / a)[:, 0] @ weights[block]
+            push = concentration * weights[block, None] / (a + r)
+            pull = push * (r / a)
+            slope = repelling.mul_(push).sub_(attracting.mul_(pull))
+            slope.scatter_(1, itself, mine * (in_r * push - in_a * pull))
+            torch.mm(slope, prototypes, out=to_vectors[block])
+            to_prototypes.addmm_(slope.T, here)
         ctx.save_for_backward(to_vectors, to_prototypes)
         return total
 
@@ -121,4 +108,4 @@ class _Contrast(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *slope: Tensor) -> tuple[Tensor | None, ...]:
         to_vectors, to_prototypes = ctx.saved_tensors
-        return (slope[0] * to_vectors, slope[0] * to_prototypes, *(None,) * 6)
+        return (slope[0] * to_vectors, slope[0] * to_prototypes, *(None,) * 5)

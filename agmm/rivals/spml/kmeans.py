@@ -61,9 +61,11 @@ def spherical_kmeans(
     -------
     Tensor (B, P) int64
     """
+    vectors = vectors.contiguous()
     counted = vectors if valid is None else vectors * valid[..., None]
+    members = vectors.new_empty(*clusters.shape, number)
     for _ in range(iterations):
-        members = F.one_hot(clusters, number).to(vectors)
+        members.zero_().scatter_(2, clusters[..., None], 1)
         directions = F.normalize(members.mT @ counted, dim=-1)
         clusters = (vectors @ directions.mT).argmax(-1)
     return clusters

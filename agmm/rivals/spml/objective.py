@@ -10,8 +10,8 @@ from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
-from agmm.rivals.spml import relations
-from agmm.rivals.spml.segments import Prototypes, cut
+from agmm.rivals.spml import contrast, relations
+from agmm.rivals.spml.segments import Prototypes, Segments, cut
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SPML:
     lambda_c, lambda_i, lambda_o, lambda_a : float
         Weights of the relations; 0 leaves one out.
     kappa_c, kappa_i, kappa_o, kappa_a : float
-        Concentrations.
+        Concentrations, at most 300.
     clusters : (int, int)
         Rows and columns of the grid with which k-means begins.
     iterations : int
@@ -77,8 +77,8 @@ class SPML:
         if len(self.clusters) != 2 or min(self.clusters) < 1:
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
         for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= contrast.DOUBLE:
+                raise ValueError(f"{name} must be positive and at most {contrast.DOUBLE:g}, not {getattr(self, name)}")
         # No field: what a run is does not change with what its objective remembers.
         object.__setattr__(self, "remembered", deque(maxlen=self.memory))
 
@@ -115,19 +115,28 @@ class SPML:
             Terms classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight.
         """
         check_labels(labels, self.num_classes)
-        features, logits = full_precision(features), full_precision(logits)
-        grid = (features.shape[-2], features.shape[-1])
-        on_grid = _nearest if self.grid_labels == "nearest" else _any
-        segments = cut(
-            features, on_grid(labels, grid), _nearest(regions, grid), image_classes, self.clusters, self.iterations
-        )
+        with torch.autocast(features.device.type, enabled=False):
+            features, logits = full_precision(features), full_precision(logits)
+            grid = (features.shape[-2], features.shape[-1])
+            on_grid = _nearest if self.grid_labels == "nearest" else _any
+            codes = on_grid(labels, grid), _nearest(regions, grid)
+            segments = cut(features, *codes, image_classes, self.clusters, self.iterations)
+            terms = {
+                "classifier": losses.partial_cross_entropy(
+                    logits, labels, counts or losses.count(labels, self.num_classes)
+                )
+            }
+            terms |= self._relations(segments, image_classes)
+        if torch.is_grad_enabled() and self.memory:
+            self.remembered.appendleft(segments.prototypes.detached())
+        weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
+        loss = torch.stack([weights.get(name, self.lambda_c) * term for name, term in terms.items()]).sum()
+        return Output(loss, terms)
+
+    def _relations(self, segments: Segments, image_classes: Tensor) -> dict[str, Tensor]:
+        """The relations that have a weight, unweighted."""
         known = Prototypes.joined([segments.prototypes, *self.remembered])
-        terms = {
-            "classifier": losses.partial_cross_entropy(
-                logits, labels, counts or losses.count(labels, self.num_classes)
-            ),
-            "annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c),
-        }
+        terms = {"annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c)}
         if self.lambda_i:
             terms["low_level"] = relations.low_level(segments, self.kappa_i, self.located)
         if self.lambda_o:
@@ -136,11 +145,7 @@ class SPML:
             )
         if self.lambda_a:
             terms["affinity"] = relations.affinity(segments, self.num_classes, self.kappa_a, self.threshold)
-        if torch.is_grad_enabled() and self.memory:
-            self.remembered.appendleft(segments.prototypes.detached())
-        weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
-        loss = torch.stack([weights.get(name, self.lambda_c) * term for name, term in terms.items()]).sum()
-        return Output(loss, terms)
+        return terms
 
     def forget(self) -> None:
         """Forget all segments, as every epoch begins without any."""

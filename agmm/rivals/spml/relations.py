@@ -22,16 +22,24 @@ def low_level(segments: Segments, concentration: float, located: bool = True) ->
         Compare vectors with their location (VOC), or without (DensePose).
     """
     vectors = segments.located if located else segments.embeddings
-    pixels, images = segments.images, segments.prototypes.images
+    images = segments.prototypes.images
     prototypes = directions(vectors, segments.own, len(images))
     region = images.new_zeros(len(images)).scatter(0, segments.own, segments.regions)
-    losses = []
-    for image in images.unique():
-        seen, there = pixels == image, images == image
-        first = int(there.int().argmax())  # the segments of an image are neighbors
-        group, same = segments.own[seen] - first, region[there][:, None] == region[there]
-        weights = vectors.new_full((len(group),), 1 / len(group))
-        losses.append(contrast(vectors[seen], prototypes[there], group, group, same, ~same, concentration, weights))
+    pixels_each, segments_each = (of.bincount().tolist() for of in (segments.images, images))
+    losses, first = [], 0
+    # Pixels and segments are ordered by image.
+    for here, own, there, regions in zip(
+        vectors.split(pixels_each),
+        segments.own.split(pixels_each),
+        prototypes.split(segments_each),
+        region.split(segments_each),
+        strict=True,
+    ):
+        if len(here):
+            group, same = own - first, regions[:, None] == regions
+            weights = here.new_full((len(group),), 1 / len(group))
+            losses.append(contrast(here, there, group, group, same, concentration, weights))
+            first += len(there)
     return torch.stack(losses).mean() if losses else vectors.sum() * 0
 
 
@@ -57,7 +65,7 @@ def annotation(segments: Segments, known: Prototypes, num_classes: int, concentr
     own, group = place[segments.own[annotated]], segments.labels[annotated]
     weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
     vectors = segments.embeddings[annotated]
-    return contrast(vectors, known.vectors[searched], own, group, same, ~same, concentration, weights)
+    return contrast(vectors, known.vectors[searched], own, group, same, concentration, weights)
 
 
 def cooccurrence(
@@ -86,7 +94,7 @@ def cooccurrence(
     kept = (tags * foreground).any(1)[segments.images]
     own, group = segments.own[kept], segments.images[kept]
     weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
-    return contrast(segments.embeddings[kept], known.vectors, own, group, shared, ~shared, concentration, weights)
+    return contrast(segments.embeddings[kept], known.vectors, own, group, shared, concentration, weights)
 
 
 def affinity(segments: Segments, num_classes: int, concentration: float, threshold: float = 0.95) -> Tensor:
@@ -106,7 +114,7 @@ def affinity(segments: Segments, num_classes: int, concentration: float, thresho
     shared = classes @ classes.T > 0
     own, weights = segments.own, segments.embeddings.new_full((len(segments.own),), 1 / max(len(segments.own), 1))
     vectors = segments.prototypes.vectors
-    return contrast(segments.embeddings, vectors, own, own, shared, ~shared, concentration, weights)
+    return contrast(segments.embeddings, vectors, own, own, shared, concentration, weights)
 
 
 @torch.no_grad()

@@ -1,0 +1,342 @@
+"""The objective of SPML beside loops, and its properties."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from agmm.labels import UNLABELED, VOID
+from agmm.rivals.spml import SPML, contrast, kmeans, relations, retrieval, walk
+from agmm.rivals.spml.segments import cut
+from tests import loops_spml as loops
+
+RELATIONS = ("annotation", "low_level", "cooccurrence", "affinity")
+quick = settings(deadline=None, max_examples=25)
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def call(objective, features, labels, regions, tags):
+    logits = torch.zeros(len(labels), objective.num_classes, *labels.shape[1:], dtype=features.dtype)
+    return objective(features, logits, labels, tags, regions=regions)
+
+
+def example(images=2, seed=0, dtype=torch.float64):
+    """Tensors of `example_batch`."""
+    return example_batch(images, seed).tensors(dtype)
+
+
+def example_batch(images=2, seed=0):
+    """Annotated, unlabeled and void pixels, four regions; images share class 0, and no other with their neighbors."""
+    rng = np.random.default_rng(seed)
+    labels = np.full((images, 8, 9), UNLABELED)
+    chance = rng.random(labels.shape)
+    labels[chance < 0.3] = rng.integers(4, size=labels.shape)[chance < 0.3]
+    labels[chance > 0.9] = VOID
+    tags = np.eye(4, dtype=bool)[[1 + image % 3 for image in range(images)]]
+    tags[:, 0] = True
+    return loops.Batch(rng.normal(size=(images, 5, 8, 9)), labels, rng.integers(4, size=labels.shape), tags)
+
+
+# --- beside loops
+
+
+@quick
+@given(loops.problems())
+def test_small_problems_equal_loops(problem):
+    equals_loops(*problem)
+
+
+@pytest.mark.parametrize(
+    ("background", "threshold", "located"), [(0, 0.5, True), (None, 0.7, False), (3, -1.0, True), (0, 0.95, True)]
+)
+def test_larger_problems_equal_loops(background, threshold, located):
+    options = {"kappa_c": 6.0, "kappa_i": 16.0, "kappa_o": 12.0, "kappa_a": 10.0, "clusters": (2, 2), "iterations": 3}
+    options |= {"memory": 1, "background": background, "threshold": threshold, "located": located}
+    equals_loops(4, options, [example_batch(n, n) for n in (1, 2, 3)])
+
+
+def equals_loops(k, options, batches):
+    """Compare the terms of consecutive batches."""
+    objective = SPML(k, lambda_a=0.3, **options)
+    remembered = []
+    for step in batches:
+        memory = [segment for segments in remembered[: options["memory"]] for segment in segments]
+        expected, segments = loops.terms(step, memory, k, options)
+        features, labels, regions, tags = step.tensors()
+        output = call(objective, features, labels, regions, tags)
+        for name in RELATIONS:
+            assert output.terms[name].item() == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+        assert torch.autograd.grad(output.loss, features)[0].isfinite().all()
+        remembered.insert(0, segments)
+
+
+@quick
+@given(loops.problems(most_steps=1))
+def test_segments_equal_loops(problem):
+    _, options, (batch,) = problem
+    segments, pixels = loops.cut(batch, options["clusters"], options["iterations"])
+    features, labels, regions, tags = batch.tensors()
+    labels, regions = (
+        torch.tensor(np.array([loops.nearest(image, features.shape[2:]) for image in codes]).reshape(-1, *size))
+        for codes in (labels.numpy(), regions.numpy())
+        for size in [features.shape[2:]]
+    )
+    found = cut(features, labels.long(), regions.long(), tags, options["clusters"], options["iterations"])
+    assert found.own.tolist() == [own for *_, own, _, _ in pixels]
+    for name, values in (
+        ("images", [segment.image for segment in segments]),
+        ("labels", [segment.label for segment in segments]),
+    ):
+        assert getattr(found.prototypes, name).tolist() == values
+    for vector, segment in zip(found.prototypes.vectors.detach().numpy(), segments, strict=True):
+        np.testing.assert_allclose(vector, segment.prototype, atol=1e-12)
+
+
+def test_nothing_to_learn_from_is_zero_with_a_zero_gradient():
+    features, labels, regions, tags = example()
+    for shown, named in ((torch.full_like(labels, VOID), tags), (torch.full_like(labels, UNLABELED), tags & False)):
+        output = call(SPML(4, lambda_i=0, lambda_a=0), features, shown, regions, named)
+        assert output.loss.item() == 0
+        assert not torch.autograd.grad(output.loss, features)[0].any()
+
+
+# --- contrast
+
+
+def segmentation(pixels=12, segments=7, channels=3, groups=5, seed=0, dtype=torch.float64):
+    """Unit vectors of pixels and segments, own segments, groups, positive segments of the groups, weights."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.nn.functional.normalize(random(pixels, channels, seed=seed, dtype=dtype), dim=1).requires_grad_()
+    prototypes = torch.nn.functional.normalize(random(segments, channels, seed=seed + 1, dtype=dtype), dim=1)
+    own = torch.randint(segments, (pixels,), generator=generator)
+    group = torch.randint(groups, (pixels,), generator=generator)
+    positive = torch.rand(groups, segments, generator=generator) < 0.4
+    positive[0] = torch.arange(segments) == own[group == 0][0] if (group == 0).any() else False
+    positive[1], positive[2] = True, False
+    weights = torch.rand(pixels, generator=generator, dtype=dtype)
+    return vectors, prototypes.requires_grad_(), own, group, positive, weights
+
+
+@pytest.mark.parametrize("concentration", [1.0, 12.0])
+def test_gradients_of_contrast_are_right(concentration):
+    vectors, prototypes, *rest, weights = segmentation()
+
+    def loss(vectors, prototypes):
+        return contrast.contrast(vectors, prototypes, *rest, concentration, weights)
+
+    assert torch.autograd.gradcheck(loss, (vectors, prototypes))
+
+
+def test_blocks_change_nothing(monkeypatch):
+    vectors, prototypes, *rest, weights = segmentation(pixels=50)
+
+    def found():
+        loss = contrast.contrast(vectors, prototypes, *rest, 8.0, weights)
+        return loss, *torch.autograd.grad(loss, (vectors, prototypes))
+
+    expected = found()
+    for entries in (1, 7 * 9, 7 * 49):
+        monkeypatch.setitem(contrast.ENTRIES, "cpu", entries)
+        for a, b in zip(found(), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("concentration", [16.0, 30.0, 80.0, 300.0])
+def test_contrast_is_stable_in_float32(concentration):
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        vectors, prototypes, *rest, weights = segmentation(pixels=300, segments=60, dtype=torch.float32)
+        vectors, prototypes = (x.detach().to(dtype).requires_grad_() for x in (vectors, prototypes))
+        loss = contrast.contrast(vectors, prototypes, *rest, concentration, weights.to(dtype))
+        results.append((loss, *torch.autograd.grad(loss, (vectors, prototypes))))
+    for single, double in zip(*results, strict=True):
+        assert single.dtype == torch.float32
+        assert (single.double() - double).norm() <= 1e-5 * double.norm()
+
+
+def test_alone_of_its_kind_a_pixel_is_attracted_by_its_own_segment():
+    vector, prototypes = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+    own, group, weights = torch.tensor([0]), torch.tensor([0]), torch.ones(1)
+
+    def loss(positive):
+        positive = torch.tensor([positive])
+        return contrast.contrast(vector, prototypes, own, group, positive, 2.0, weights).item()
+
+    e = np.exp(2 * np.array([0.6, 0.0, -1.0]))
+    assert loss([True, False, False]) == pytest.approx(np.log(1 + (e[1] + e[2]) / e[0]))
+    assert loss([True, True, False]) == pytest.approx(np.log(1 + e[2] / e[1]))
+    assert loss([True, True, True]) == 0
+
+
+# --- who feels what
+
+
+def test_low_level_relation_stays_within_an_image():
+    features, labels, regions, tags = example()
+    segments = cut(features, labels, regions, tags)
+    first = relations.low_level(segments, 16.0)
+    alone = relations.low_level(cut(features[:1], labels[:1], regions[:1], tags[:1]), 16.0)
+    other = relations.low_level(cut(features[1:], labels[1:], regions[1:], tags[1:]), 16.0)
+    assert first.item() == pytest.approx((alone + other).item() / 2, rel=1e-12)
+    together, separate = (torch.autograd.grad(loss, features)[0] for loss in (first, alone / 2))
+    torch.testing.assert_close(together[0], separate[0])
+    assert not separate[1].any()
+
+
+def test_annotation_reaches_annotated_segments_only():
+    features, labels, regions, tags = example()
+    segments = cut(features, labels, regions, tags)
+    gradient = torch.autograd.grad(relations.annotation(segments, segments.prototypes, 4, 6.0), features)[0]
+    reached = gradient.abs().sum(1) > 0
+    assert reached.any()
+    assert not reached[labels >= UNLABELED].any()
+
+
+def test_remembered_segments_are_constants_of_the_steps_before():
+    objective = SPML(4, memory=2)
+    for seed in range(4):
+        features, labels, regions, tags = example(seed=seed)
+        call(objective, features, labels, regions, tags)
+        counts = [len(known.labels) for known in objective.remembered]
+        assert len(counts) == min(seed + 1, 2)
+        assert not any(known.vectors.requires_grad for known in objective.remembered)
+    with torch.no_grad():
+        call(objective, features, labels, regions, tags)
+    assert [len(known.labels) for known in objective.remembered] == counts
+
+
+def test_a_forgetful_objective_equals_a_fresh_one():
+    batch, other = example(), example(seed=1)
+    objective = SPML(4)
+    call(objective, *other)
+    remembering = call(objective, *batch)
+    objective.forget()
+    forgetful, fresh = call(objective, *batch), call(SPML(4), *batch)
+    assert forgetful.loss.item() == fresh.loss.item() != remembering.loss.item()
+    assert call(SPML(4, memory=0), *batch).loss.item() == fresh.loss.item()
+
+
+def test_the_classifier_leaves_detached_embeddings_alone():
+    features, labels, regions, tags = example()
+    weight = random(4, 5).requires_grad_()
+    logits = torch.einsum("kc,bchw->bkhw", weight, torch.nn.functional.normalize(features.detach(), dim=1))
+    output = SPML(4)(features, logits, labels, tags, regions=regions)
+    classifier, embedding = torch.autograd.grad(output.terms["classifier"], (weight, features), allow_unused=True)
+    assert classifier.any()
+    assert embedding is None
+
+
+def test_terms_are_weighted():
+    batch = example()
+    objective = SPML(4, lambda_c=0.7, lambda_i=0.3, lambda_o=0.2, lambda_a=0.1)
+    output = call(objective, *batch)
+    weights = {"classifier": 0.7, "annotation": 0.7, "low_level": 0.3, "cooccurrence": 0.2, "affinity": 0.1}
+    assert output.terms.keys() == weights.keys()
+    assert output.loss.item() == pytest.approx(sum(w * output.terms[n].item() for n, w in weights.items()))
+    assert call(SPML(4, lambda_i=0, lambda_o=0), *batch).terms.keys() == {"classifier", "annotation"}
+
+
+def test_objective_computes_in_float32_under_autocast():
+    features, labels, regions, tags = example(dtype=torch.float32)
+    expected = call(SPML(4, lambda_a=0.5), features, labels, regions, tags)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = call(SPML(4, lambda_a=0.5), features, labels, regions, tags)
+    for name, term in expected.terms.items():
+        assert torch.equal(found.terms[name], term), name
+
+
+def test_wrong_input_is_one_sentence():
+    features, labels, regions, tags = example()
+    for options, sentence in (
+        ({"kappa_i": 0}, "kappa_i must be positive"),
+        ({"kappa_o": 400}, "kappa_o must be positive and at most 300"),
+        ({"clusters": (0, 6)}, "clusters are rows and columns"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            SPML(4, **options)
+    with pytest.raises(ValueError, match="label code 3"):
+        call(SPML(3), features, labels, regions, tags)
+
+
+# --- k-means, random walk, retrieval
+
+
+def test_kmeans_depends_on_directions_and_not_on_order():
+    features, first = random(2, 5, 10, 12), kmeans.grid_clusters((10, 12), (3, 4)).flatten()
+    labels, regions, tags = torch.zeros(2, 10, 12).long(), torch.zeros(2, 10, 12).long(), torch.ones(2, 4).bool()
+    lengths = 0.1 + random(2, 1, 10, 12, seed=1).abs()
+    segments = cut(features, labels, regions, tags, (3, 4))
+    assert torch.equal(segments.own, cut(lengths * features, labels, regions, tags, (3, 4)).own)
+    vectors = kmeans.located(torch.nn.functional.normalize(features, dim=1)).flatten(2).mT
+    found = kmeans.spherical_kmeans(vectors, first.expand(2, -1), 12)
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(2))
+    permuted = kmeans.spherical_kmeans(vectors[:, order], first[order].expand(2, -1), 12)
+    assert torch.equal(permuted, found[:, order])
+    assert not torch.equal(found[0], first)
+    assert torch.equal(kmeans.spherical_kmeans(vectors, first.expand(2, -1), 12, 0)[1], first)
+
+
+def test_padding_moves_no_cluster():
+    vectors = torch.nn.functional.normalize(random(1, 60, 3), dim=2)
+    first, valid = torch.arange(60)[None] % 6, torch.ones(1, 60).bool()
+    valid[:, 40:] = False
+    masked = kmeans.spherical_kmeans(vectors, first, 6, valid=valid)
+    assert torch.equal(masked[:, :40], kmeans.spherical_kmeans(vectors[:, :40], first[:, :40], 6))
+
+
+def test_random_walk_is_a_mean():
+    affinities = walk.affinity([random(6, 4, 5), random(6, 4, 5, seed=1)])
+    for how in ("code", "paper"):
+        step = walk.transitions(affinities, walk=how)
+        torch.testing.assert_close(step.sum(0), torch.ones(20).double())
+        assert step.min() >= 0
+        averages = walk.transitions(affinities, beta=0, walk=how)
+        torch.testing.assert_close(averages, torch.full((20, 20), 1 / 20).double())
+        torch.testing.assert_close(walk.transitions(affinities, beta=3000, walk=how), torch.eye(20).double())
+
+
+def test_a_random_walk_over_many_pixels_is_finite_in_float32():
+    affinities = walk.affinity([random(16, 25, 30, dtype=torch.float32)])
+    for how in ("code", "paper"):
+        torch.testing.assert_close(walk.transitions(affinities, walk=how).sum(0), torch.ones(750))
+
+
+def test_a_random_walk_makes_no_mass_for_absent_classes():
+    named = torch.tensor([True, False, True])
+    scores = walk.class_scores([random(3, 8, 10), random(3, 8, 10, seed=1)], (4, 5), named)
+    np.testing.assert_allclose(scores.amax((1, 2)), [1, 0, 1])
+    spread = walk.spread(scores, walk.transitions(walk.affinity([random(6, 4, 5)])))
+    assert not spread[1].any()
+    assert spread[[0, 2]].min() > 0
+    assert (spread.amax((1, 2)) <= 1 + 1e-12).all()
+
+
+def test_paper_and_code_walk_differ_in_power_and_steps():
+    affinities = walk.affinity([random(6, 2, 3)]).numpy()
+    for how, steps in (("code", 64), ("paper", 6)):
+        base = affinities if how == "code" else affinities / affinities.sum(0)
+        step = base**20 / (base**20).sum(0)
+        expected = np.eye(6)
+        for _ in range(steps):
+            expected = expected @ step
+        np.testing.assert_allclose(walk.transitions(torch.tensor(affinities), walk=how), expected, rtol=1e-9)
+
+
+def test_retrieval_finds_the_largest_dot_products():
+    queries, prototypes = random(7, 4), random(30, 4, seed=1)
+    found = retrieval.nearest(queries, prototypes, 5, block=3)
+    expected = np.argsort(-(queries @ prototypes.T).numpy(), axis=1)[:, :5]
+    np.testing.assert_array_equal(found, expected)
+    assert retrieval.nearest(queries[:0], prototypes, 5).shape == (0, 5)
+    with pytest.raises(ValueError, match="30 segments are fewer than the 31 neighbors"):
+        retrieval.nearest(queries, prototypes, 31)
+
+
+def test_votes():
+    labels = torch.tensor([[2, 2, 1, 0], [1, 0, 0, 1]])
+    np.testing.assert_allclose(retrieval.shares(labels, 3), [[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
+    own = torch.tensor([0, 0, 0, 2, 2])
+    assert retrieval.majority(torch.tensor([1, 2, 2, 2, 1]), own, 4, 3).tolist() == [2, 0, 1, 0]

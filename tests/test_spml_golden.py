@@ -1,0 +1,301 @@
+"""SPML beside vectors computed with the released code."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from agmm.rivals.spml import SPML, contrast, kmeans, relations, retrieval, walk
+from agmm.rivals.spml.segments import cut, directions
+from tests.helpers import golden
+
+STEPS = ("spml_train_segsort_point", "spml_train_segsort_softmax_scribble", "spml_train_feature_affinity")
+PRECISIONS = (pytest.param("f64", torch.float64, id="float64"), pytest.param("f32", torch.float32, id="float32"))
+precisions = pytest.mark.parametrize(("kind", "dtype"), PRECISIONS)
+
+
+def close(found, expected, rtol, atol):
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=rtol, atol=atol)
+
+
+def near(found, expected, tolerance):
+    """By the norm of the difference."""
+    assert np.linalg.norm(found.numpy() - expected) <= tolerance * np.linalg.norm(expected)
+
+
+# --- k-means and segments
+
+
+def test_first_clusters_and_locations():
+    arrays, _ = golden("spml_kmeans")
+    assert np.array_equal(kmeans.grid_clusters((20, 24), (4, 5)), arrays["initial_labels"])
+    grids = [name.removeprefix("init_").split("_on_") for name in arrays if name.startswith("init_")]
+    assert len(grids) == 6
+    for clusters, size in grids:
+        found = kmeans.grid_clusters(*(tuple(map(int, sides.split("x"))) for sides in (size, clusters)))
+        assert np.array_equal(found, arrays[f"init_{clusters}_on_{size}"]), (clusters, size)
+    assert np.array_equal(kmeans.locations((20, 24)).permute(1, 2, 0), arrays["location_float_minus_half"])
+    assert np.array_equal(kmeans.locations((7, 8)).permute(1, 2, 0), arrays["lc_loc"][0])
+
+
+@precisions
+def test_kmeans(kind, dtype):
+    arrays, info = golden("spml_kmeans")
+    embedding = F.normalize(torch.tensor(arrays["embedding"], dtype=dtype), dim=1)
+    vectors = kmeans.located(embedding).flatten(2).mT
+    tolerance = 1e-12 if kind == "f64" else 1e-6
+    close(vectors[0], arrays["embedding_with_loc_f64"], tolerance, tolerance)
+    first = kmeans.grid_clusters((20, 24), (4, 5)).flatten()[None]
+    for iterations in info["arguments"]["iterations"]:
+        clusters = kmeans.spherical_kmeans(vectors, first, 20, iterations)
+        assert np.array_equal(clusters.view(20, 24), arrays[f"labels_{kind}_iter{iterations}"]), iterations
+        if (expected := arrays.get(f"prototypes_{kind}_iter{iterations}")) is not None:
+            close(directions(vectors[0], clusters[0], 20), expected, tolerance, tolerance)
+
+
+@precisions
+def test_segments(kind, dtype):
+    arrays, _ = golden("spml_segment_by_kmeans")
+    features = torch.tensor(arrays["embedding"], dtype=dtype)
+    labels, regions = (torch.tensor(arrays[f"{name}_label"]).long() for name in ("semantic", "instance"))
+    segments = cut(features, labels, regions, torch.zeros(2, 21).bool(), (3, 3))
+    for name, found in (
+        ("cluster_semantic_label", segments.labels),
+        ("cluster_instance_label", segments.regions),
+        ("cluster_index", segments.own),
+        ("cluster_batch_index", segments.images),
+        ("majority_label", segments.prototypes.labels),
+    ):
+        assert np.array_equal(found, arrays[f"{name}_{kind}"]), name
+    tolerance = 1e-12 if kind == "f64" else 1e-6
+    close(segments.prototypes.vectors, arrays[f"prototypes_{kind}"], tolerance, tolerance)
+    if kind == "f64":
+        close(segments.embeddings, arrays["cluster_embedding_f64"], tolerance, tolerance)
+        close(segments.located, arrays["cluster_embedding_with_loc_f64"], tolerance, tolerance)
+    whole = cut(features, 0 * labels, 0 * regions, torch.zeros(2, 21).bool(), (3, 3))
+    assert np.array_equal(whole.own, arrays["cluster_index_without_labels_f64"])
+
+
+def test_majority_takes_the_lowest_of_equals():
+    arrays, _ = golden("spml_segment_by_kmeans")
+    labels, own = (torch.tensor(arrays[f"ppl_{name}"]) for name in ("semantic", "instance"))
+    found = retrieval.majority(labels, own, int(own.max()) + 1, int(labels.max()) + 1)
+    assert np.array_equal(found[own.unique()], arrays["fml_majority"])
+
+
+# --- the loss
+
+
+def by_class(arrays):
+    """Groups and positive segments where those of a pixel's class are positive."""
+    positive = torch.tensor(arrays["prototype_semantic_label"]) == torch.arange(256)[:, None]
+    return torch.tensor(arrays["semantic_label"]).long(), positive
+
+
+def by_set(arrays):
+    """Where segments that share a class are positive."""
+    tags, known = (torch.tensor(arrays[name]).float() for name in ("semantic_tag", "prototype_semantic_tag"))
+    return torch.arange(len(tags)), tags @ known.T > 0
+
+
+@precisions
+@pytest.mark.parametrize(("name", "groups"), [("segsort_plus", by_class), ("set_segsort_plus", by_set)])
+@pytest.mark.parametrize("concentration", [6, 8, 12, 16])
+def test_losses_of_pixels(concentration, name, groups, kind, dtype):
+    arrays, info = golden("spml_segsort_losses")
+    vectors, prototypes = (
+        torch.tensor(arrays[key], dtype=dtype).requires_grad_() for key in ("embeddings", "prototypes")
+    )
+    own = torch.tensor(arrays["cluster_index"]).long()
+    group, positive = groups(arrays)
+    count, key = len(vectors), f"{name}_c{concentration}"
+
+    def loss(weights):
+        return contrast.contrast(vectors, prototypes, own, group, positive, concentration, weights)
+
+    # The released code loses digits in float32: its sums are differences, which we never take.
+    lost = abs(info["arguments"]["measured_f32_minus_f64"][key]) if kind == "f32" else 0
+    tolerance = (1e-9, 1e-8) if kind == "f64" else (1e-4, 1e-5 + 2 * lost)
+    mean = loss(torch.full((count,), 1 / count, dtype=dtype))
+    close(mean, arrays[f"{key}_{kind}_mean"], *tolerance)
+    if kind == "f64":
+        pixels = torch.stack([loss(one) for one in torch.eye(count, dtype=dtype)])
+        close(pixels, arrays[f"{key}_f64_per_pixel"], *tolerance)
+        close(loss(torch.ones(count, dtype=dtype)), arrays[f"{key}_f64_sum"], *tolerance)
+    if (expected := arrays.get(f"{key}_f64_grad_embeddings")) is not None:
+        gradients = torch.autograd.grad(mean, (vectors, prototypes))
+        near(gradients[0], expected, 1e-8 if kind == "f64" else 1e-5)
+        near(gradients[1], arrays[f"{key}_f64_grad_prototypes"], 1e-8 if kind == "f64" else 1e-5)
+
+
+# --- steps of a training
+
+
+def objective_of(info):
+    """With the weights and concentrations of a vector; its second relation is co-occurrence or affinity."""
+    kappa, (c, second, i, _) = info["concentration"], info["weights"]
+    densepose = info["num_classes"] == 15
+    return SPML(
+        info["num_classes"],
+        lambda_c=c,
+        lambda_i=i,
+        lambda_o=0 if densepose else second,
+        lambda_a=second if densepose else 0,
+        kappa_c=kappa["semantic annotation"],
+        kappa_o=kappa["co-occurrence / feature affinity slot"],
+        kappa_a=kappa["co-occurrence / feature affinity slot"],
+        kappa_i=kappa["image similarity"],
+        clusters=tuple(info["kmeans_num_clusters"]),
+        memory=info["memory_bank_size"],
+        located=not densepose,
+    )
+
+
+def classifier_of(arrays, dtype):
+    """The classifier of a vector, None for those without."""
+    states = {name[11:].replace("_", "."): torch.tensor(arrays[name]) for name in arrays if name[:11] == "classifier_"}
+    if not states:
+        return None
+    hidden, channels = states["0.weight"].shape[:2]
+    layers = (
+        nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+        nn.BatchNorm2d(hidden),
+        nn.ReLU(),
+        nn.Dropout(0.65),
+        nn.Conv2d(hidden, len(states["4.weight"]), 1),
+    )
+    net = nn.Sequential(*layers).to(dtype).eval()
+    net.load_state_dict(states, strict=False)  # without the statistics of batch normalization, which are 0 and 1
+    return net
+
+
+def step_of(arrays, step, dtype, num_classes):
+    """Features, labels and regions at three times the grid, tags."""
+    features = torch.tensor(arrays[f"step{step}_embedding"], dtype=dtype).requires_grad_()
+    labels, regions = (
+        torch.tensor(arrays[f"step{step}_{name}_label"]).long().repeat_interleave(3, 1).repeat_interleave(3, 2)
+        for name in ("semantic", "instance")
+    )
+    return features, labels, regions, torch.tensor(arrays[f"step{step}_semantic_tag"])[:, :num_classes].bool()
+
+
+@precisions
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_a_training(name, kind, dtype):
+    arrays, info = golden(name)
+    objective, classifier = objective_of(info["arguments"]), classifier_of(arrays, dtype)
+    second = "affinity" if objective.lambda_a else "cooccurrence"
+    weights = info["arguments"]["weights"]
+    tolerance = (1e-9, 1e-12) if kind == "f64" else (1e-4, 1e-5)
+    for step in range(info["arguments"]["steps"]):
+        features, labels, regions, tags = step_of(arrays, step, dtype, objective.num_classes)
+        logits = features.new_zeros(len(features), objective.num_classes, *labels.shape[1:])
+        if classifier is not None:
+            small = classifier(F.normalize(features.detach(), dim=1))
+            logits = F.interpolate(small, scale_factor=3, mode="bilinear")
+        output = objective(features, logits, labels, tags, regions=regions)
+        if classifier is not None:
+            without = output.loss
+            if kind == "f64" and (expected := arrays.get(f"step{step}_classifier_logit_f64")) is not None:
+                close(small, expected, *tolerance)
+        else:
+            without = output.loss - weights[0] * output.terms["classifier"]
+        close(without, arrays[f"step{step}_total_{kind}"], *tolerance)
+        annotated = output.terms["annotation"] + (output.terms["classifier"] if classifier is not None else 0)
+        for term, weight, key in (
+            (annotated, weights[0], "sem_ann"),
+            (output.terms[second], weights[1], "sem_occ"),
+            (output.terms["low_level"], weights[2], "img_sim"),
+        ):
+            close(weight * term, arrays[f"step{step}_{key}_loss_{kind}"], *tolerance)
+            if (expected := arrays.get(f"step{step}_grad_embedding_of_{key}_loss_as_f32")) is not None:
+                gradient = torch.autograd.grad(weight * term, features, retain_graph=True)[0]
+                near(gradient, expected, 1e-7 if kind == "f64" else 1e-4)
+        if (expected := arrays.get(f"step{step}_grad_embedding_as_f32")) is not None:
+            near(torch.autograd.grad(without, features)[0], expected, 1e-7 if kind == "f64" else 1e-4)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_segments_of_a_training(name):
+    arrays, info = golden(name)
+    info = info["arguments"]
+    for step in range(info["steps"]):
+        if f"step{step}_prototype_f64" not in arrays:
+            continue
+        features, labels, regions, tags = step_of(arrays, step, torch.float64, info["num_classes"])
+        small = (codes[:, 1::3, 1::3] for codes in (labels, regions))
+        segments = cut(features, *small, tags, tuple(info["kmeans_num_clusters"]))
+        for key, found in (
+            ("cluster_index", segments.own),
+            ("cluster_semantic_label", segments.labels),
+            ("cluster_instance_label", segments.regions),
+            ("cluster_batch_index", segments.images),
+            ("prototype_semantic_label", segments.prototypes.labels),
+            ("prototype_batch_index", segments.prototypes.images),
+        ):
+            assert np.array_equal(found, arrays[f"step{step}_{key}_f64"]), key
+        close(segments.prototypes.vectors, arrays[f"step{step}_prototype_f64"], 1e-9, 1e-12)
+
+
+def test_possible_classes():
+    arrays, info = golden("spml_train_feature_affinity")
+    features, labels, regions, tags = step_of(arrays, 0, torch.float64, 15)
+    segments = cut(features, labels[:, 1::3, 1::3], regions[:, 1::3, 1::3], tags, (4, 4))
+    found = relations.possible_classes(segments, 15)
+    expected = arrays["step0_nearest_labels_before_fill_f64"].astype(bool)
+    filled = expected.any(1)
+    assert filled.any()
+    assert not filled.all()
+    assert np.array_equal(found[filled], expected[filled])
+    assert found[~filled].all()
+
+
+# --- inference
+
+
+@precisions
+@pytest.mark.parametrize("name", ["spml_random_walk_cam", "spml_random_walk_softmax"])
+def test_random_walk(name, kind, dtype):
+    arrays, _ = golden(name)
+    plain, mirrored = (torch.tensor(arrays[f"embedding_{view}"][0], dtype=dtype) for view in ("plain", "flipped"))
+    height, width = plain.shape[1:]
+    size = (height // 8, width // 8)
+    affinities = walk.affinity([walk.on_grid(view, size) for view in (plain, mirrored.flip(-1))])
+    steps = walk.transitions(affinities)
+    if "logit_plain" in arrays:
+        logits, other = (torch.tensor(arrays[f"logit_{view}"][0], dtype=dtype) for view in ("plain", "flipped"))
+        named = torch.isin(torch.arange(21), torch.tensor(arrays["semantic_label"]))
+        scores = walk.class_scores([logits, other.flip(-1)], size, named)
+    else:
+        cams = torch.zeros(20, height, width, dtype=dtype)
+        for tag in (3, 8, 14):
+            cams[tag] = torch.tensor(arrays[f"cam_{tag}"])
+        scores = walk.cam_scores(cams)
+    tolerance = (1e-9, 1e-12) if kind == "f64" else (1e-3, 1e-5)
+    close(scores, arrays[f"scores_small_{kind}"], *tolerance)
+    close(walk.spread(scores, steps), arrays[f"cam_rw_{kind}"], *tolerance)
+    if kind == "f64":
+        close(affinities, arrays["aff_f64"], *tolerance)
+        close(steps, arrays["trans_mat_f64_as_f32"], 1e-6, 1e-8)
+
+
+@precisions
+@pytest.mark.parametrize("count", [1, 3, 5, 20])
+def test_retrieval(count, kind, dtype):
+    arrays, _ = golden("spml_topk_retrieval")
+    queries, prototypes = (torch.tensor(arrays[name], dtype=dtype) for name in ("query", "memory"))
+    labels = torch.tensor(arrays["memory_label"]).long()[retrieval.nearest(queries, prototypes, count)]
+    assert np.array_equal(labels, arrays[f"top{count}_labels_{kind}"])
+    assert np.array_equal(retrieval.shares(labels, 21).argmax(1), arrays[f"top{count}_majority_{kind}"])
+
+
+@precisions
+def test_retrieval_for_pixels(kind, dtype):
+    arrays, _ = golden("spml_topk_retrieval")
+    _, own = torch.tensor(arrays["cluster_index"]).unique(return_inverse=True)
+    segments = directions(torch.tensor(arrays["cluster_embedding"], dtype=dtype), own, int(own.max()) + 1)
+    found = retrieval.nearest(segments, torch.tensor(arrays["memory"], dtype=dtype))
+    labels = torch.tensor(arrays["memory_label"]).long()[found]
+    assert np.array_equal(labels[own], arrays[f"pixel_top20_{kind}"])
+    assert np.array_equal(retrieval.shares(labels, 21).argmax(1)[own], arrays[f"pixel_prediction_{kind}"])
