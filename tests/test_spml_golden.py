@@ -37,6 +37,9 @@ def test_first_clusters_and_locations():
         assert np.array_equal(found, arrays[f"init_{clusters}_on_{size}"]), (clusters, size)
     assert np.array_equal(kmeans.locations((20, 24)).permute(1, 2, 0), arrays["location_float_minus_half"])
     assert np.array_equal(kmeans.locations((7, 8)).permute(1, 2, 0), arrays["lc_loc"][0])
+    images, kernel = torch.from_numpy(arrays["lc_image"]), torch.from_numpy(arrays["lc_kernel5"])
+    found = kmeans.colors(images, (7, 8), kernel).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(found, arrays["lc_loc_color_smooth5"][..., 2:], rtol=1e-4, atol=1e-5)
 
 
 @precisions

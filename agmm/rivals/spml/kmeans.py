@@ -31,10 +31,41 @@ def locations(size: tuple[int, int]) -> Tensor:
     return torch.stack(torch.meshgrid(*sides, indexing="ij"))
 
 
-def located(embeddings: Tensor) -> Tensor:
-    """Unit vectors (B, C + 2, h, w) from unit embeddings (B, C, h, w) with their location appended."""
-    place = locations((embeddings.shape[-2], embeddings.shape[-1])).to(embeddings)
-    return F.normalize(torch.cat([embeddings, place.expand(len(embeddings), -1, -1, -1)], 1), dim=1)
+def smoothing(std: float = 1.0) -> Tensor:
+    """Gaussian kernel (5, 5). That of the released code has the distance from the center for weights, by mistake."""
+    steps = torch.arange(-2.0, 3.0)
+    line = (-0.5 * (steps / std).square()).exp()
+    kernel = line[:, None] * line
+    return kernel / kernel.sum()
+
+
+def colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) -> Tensor:
+    """Colors of every pixel of a grid, beside its location (SPML on DensePose, released code).
+
+    Parameters
+    ----------
+    images : (B, 3, H, W) Tensor
+        At least as large as the kernel, in any units: of every channel the mean is taken away, the largest becomes 1.
+    size : (h, w)
+        Of the grid.
+    kernel : (n, n) Tensor, optional
+        That the images are smoothed with, without padding; `smoothing` by default.
+
+    Returns
+    -------
+    Tensor (B, 3, h, w)
+    """
+    weights = (smoothing() if kernel is None else kernel).to(images).expand(3, 1, -1, -1)
+    smooth = F.interpolate(F.conv2d(images, weights, groups=3), size, mode="bilinear", align_corners=False)
+    centered = smooth - smooth.mean((2, 3), keepdim=True)
+    return centered / centered.abs().amax((2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def located(embeddings: Tensor, shown: Tensor | None = None) -> Tensor:
+    """Unit vectors from embeddings (B, C, h, w) with their location, and what else is ``shown`` there, appended."""
+    place = locations((embeddings.shape[-2], embeddings.shape[-1])).to(embeddings).expand(len(embeddings), -1, -1, -1)
+    parts = [embeddings, place] if shown is None else [embeddings, place, shown.to(embeddings)]
+    return F.normalize(torch.cat(parts, 1), dim=1)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
-from agmm.rivals.spml import contrast, relations
+from agmm.rivals.spml import contrast, kmeans, relations
 from agmm.rivals.spml.segments import Prototypes, Segments, cut
 
 
@@ -44,14 +44,14 @@ class SPML:
         Relation I compares vectors with their location (VOC) or without (DensePose).
     threshold : float
         Least cosine at which a segment takes the class of its nearest annotated one (relation A).
+    colors : bool
+        Whether clusters and the lookup of relation A follow colors, too (DensePose).
     regions : str
         Over-segmentation of the images, see `agmm.data.oversegmentation`.
     grid_labels : {"nearest", "any"}
         Labels on the grid of the embeddings: those of the nearest pixels, for which labels must be wider than the grid
         (released code), or any label of a grid cell, the lowest code of several (ours, for clicks of one pixel).
     """
-
-    needs: ClassVar[tuple[str, ...]] = ("regions",)
 
     num_classes: int
     lambda_c: float = 1.0
@@ -68,6 +68,7 @@ class SPML:
     background: int | None = 0
     located: bool = True
     threshold: float = 0.95
+    colors: bool = False
     regions: str = "felzenszwalb"
     grid_labels: Literal["nearest", "any"] = "nearest"
 
@@ -84,6 +85,11 @@ class SPML:
 
     remembered: ClassVar[deque[Prototypes]]
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a call needs besides the tensors of every objective."""
+        return ("regions", "images") if self.colors else ("regions",)
+
     def __call__(
         self,
         features: Tensor,
@@ -93,6 +99,7 @@ class SPML:
         counts: losses.Counts | None = None,
         *,
         regions: Tensor,
+        images: Tensor | None = None,
     ) -> Output:
         """Loss of a batch, whose segments are remembered where gradients are wanted.
 
@@ -106,6 +113,8 @@ class SPML:
             Labels in the project's codes and regions of an over-segmentation.
         image_classes : (B, K) bool Tensor
             Classes of every whole image.
+        images : (B, 3, H, W) Tensor, optional
+            Only with ``colors``.
         counts : Counts, optional
             Divisor of the classifier's mean; the relations are means over the pixels given here.
 
@@ -120,7 +129,8 @@ class SPML:
             grid = (features.shape[-2], features.shape[-1])
             on_grid = _nearest if self.grid_labels == "nearest" else _any
             codes = on_grid(labels, grid), _nearest(regions, grid)
-            segments = cut(features, *codes, image_classes, self.clusters, self.iterations)
+            shown = kmeans.colors(images, grid) if self.colors and images is not None else None
+            segments = cut(features, *codes, image_classes, self.clusters, self.iterations, shown)
             terms = {
                 "classifier": losses.partial_cross_entropy(
                     logits, labels, counts or losses.count(labels, self.num_classes)

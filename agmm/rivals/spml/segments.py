@@ -9,6 +9,9 @@ from torch import Tensor
 from agmm.labels import VOID
 from agmm.rivals.spml import kmeans
 
+OF_EMBEDDING = 0.1
+"""Weight of the embedding in located vectors with colors."""
+
 
 @dataclass(frozen=True)
 class Prototypes:
@@ -75,6 +78,7 @@ def cut(
     tags: Tensor,
     clusters: tuple[int, int] = (6, 6),
     iterations: int = 10,
+    colors: Tensor | None = None,
 ) -> Segments:
     """Cluster the pixels of every image and cut each cluster by label and region.
 
@@ -94,14 +98,18 @@ def cut(
         Number of clusters along each side.
     iterations : int
         Of k-means.
+    colors : (B, 3, h, w) Tensor, optional
+        See `kmeans.colors`. Clusters then follow colors, too, and located vectors follow them and the location
+        mostly: the embedding has a tenth of its weight in these (DensePose).
     """
     size, number = (features.shape[-2], features.shape[-1]), clusters[0] * clusters[1]
     embeddings = F.normalize(features, dim=1)
-    with_location = kmeans.located(embeddings)
-    flat, flat_located = (maps.flatten(2).mT for maps in (embeddings, with_location))
+    seen = kmeans.located(embeddings, colors)
+    with_location = seen if colors is None else kmeans.located(OF_EMBEDDING * embeddings, colors)
+    flat, flat_seen, flat_located = (maps.flatten(2).mT for maps in (embeddings, seen, with_location))
     valid = labels.flatten(1) != VOID
     first = kmeans.grid_clusters(size, clusters).flatten().to(labels.device).expand(len(features), -1)
-    found = kmeans.spherical_kmeans(flat_located.detach(), first, number, iterations, valid)
+    found = kmeans.spherical_kmeans(flat_seen.detach(), first, number, iterations, valid)
     image = torch.arange(len(features), device=labels.device)[:, None].expand_as(found)
     about = [part[valid] for part in (image, found, labels.flatten(1), regions.flatten(1))]
     own, first_pixel = _numbered(about)
