@@ -36,7 +36,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Embedding:
-    """How SPML is trained at a preset, beside its weights for a form of labels (`SPML_WEIGHTS`).
+    """How SPML is trained at a preset, beside its options for a form of labels (`SPML_OPTIONS`).
 
     Attributes
     ----------
@@ -54,15 +54,20 @@ class Embedding:
     classifier_changes: dict[str, Any]
 
 
-SPML_WEIGHTS: dict[str, dict[str, Any]] = {
+_OF_BOXES = {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0}
+SPML_OPTIONS: dict[str, dict[str, Any]] = {
     "points": {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0},
-    "boxes": {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0},
-    "tags": {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0},
+    "grabcut": _OF_BOXES,
+    "boxcam": _OF_BOXES,
+    "tags": _OF_BOXES,
+    "part_points": {"lambda_o": 0.0, "lambda_a": 0.5, "memory": 0, "located": False, "colors": True},
     "full": {"lambda_i": 0.0, "lambda_o": 0.0},
 }
-"""Weights of SPML where they are not those of scribbles: of the released scripts, which share the paper's proportions.
+"""Options of SPML by form of labels, where they are not those of scribbles.
 
-With dense labels the annotation alone says what belongs together, as in SegSort (Hwang et al., ICCV 2019).
+Weights are those of the released scripts, which share the paper's proportions. Parts of people have the affinity that
+the paper describes and the script leaves out. With dense labels the annotation alone says what belongs together, as in
+SegSort (Hwang et al., ICCV 2019).
 """
 
 
@@ -125,8 +130,7 @@ class Preset:
             changes = dict(self.embedding.changes)
             network_options = template.network_options + tuple(changes.pop("network_options", {}).items())
             template = replace(template, network_options=network_options, **changes)
-            weights = SPML_WEIGHTS.get(labels.split("_")[0], SPML_WEIGHTS.get(kind.form, {}))
-            options = self.embedding.options | weights | options
+            options = self.embedding.options | SPML_OPTIONS.get(kind.form, {}) | options
         return replace(
             template,
             method=method,
@@ -191,7 +195,11 @@ _TAGS = {
     "reg": 0.0,
     "photometric": False,
 }
+# People stand upright, and their mirror images have other left sides.
+_PEOPLE = replace(_QUICK, dataset="people", init="scratch", augmentation="crop_flip", crop=64)
 _QUICK_LABELS = _SHAPES_LABELS | {
+    "parts": Kind("part_points", {}, _PEOPLE),
+    "parts_full": Kind("full", {}, _PEOPLE),
     "clicks20": Kind("clicks", {"n": 10}, _STREETS),
     "clicks50": Kind("clicks", {"n": 20}, _STREETS),
     "clicks100": Kind("clicks", {"n": 40}, _STREETS),
@@ -398,7 +406,7 @@ PRESETS = {
             "coco_tags": Kind("tags", _SMOKE_TAGS, replace(_QUICK, dataset="crowds", **_SMOKE), accurate=False),
         },
         inits=("tags", "scratch"),
-        seconds={"shapes": 1, "streets": 1, "crowds": 1},
+        seconds={"shapes": 1, "streets": 1, "crowds": 1, "people": 1},
         seeds=1,
         needs="nothing: a handful of embedded images, for tests",
         networks=_QUICK_NETWORKS,
@@ -412,6 +420,7 @@ PRESETS = {
             "shapes": 60,
             "streets": 60,
             "crowds": 60,
+            "people": 60,
             "shapes, small_vit": 80,
             "shapes, tags": 200,
             "crowds, tags": 200,

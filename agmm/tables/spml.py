@@ -6,8 +6,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from agmm.data import people
 from agmm.presets import Preset
-from agmm.tables.cells import WVF, Cell, Column, Row, Table, cells, lines
+from agmm.tables.cells import CLASS_IOU, WVF, Cell, Column, Row, Table, cells, lines, published
 from agmm.tables.quoted import quoted
 
 PAPER = "SPML (ICLR 2021)"
@@ -104,6 +105,40 @@ def table8(preset: Preset) -> tuple[Cell, ...]:
     return cells(preset, "spml_table8", rows, (SCRIBBLES,))
 
 
+PARTS, PARTS_FULL = Column("points", "parts", {}), Column("full", "parts_full", {})
+
+
+def table4(preset: Preset) -> tuple[Cell, ...]:
+    """Parts of people from points, on DensePose, and their share of full supervision."""
+    return tuple(cell for cell in table10(preset) if cell.column in ("mean", WVF) and cell.labels != "full")
+
+
+def table10(preset: Preset) -> tuple[Cell, ...]:
+    """Parts of people, class by class: full supervision by a softmax and by SegSort, and points."""
+    rows = [
+        (Row("Softmax", ("O139",), {"method": "Softmax"}), PARTS_FULL, None),
+        (Row("SegSort", ("O140",), {"method": "SegSort"}, "SPML"), PARTS_FULL, None),
+        (Row("DenseCRF loss", ("O137",), {"method": "Tang et al. (2018b)"}, "DenseCRFLoss"), PARTS, "Softmax"),
+        (Row("SPML", ("O138",), {"method": "Our SPML"}, "SPML"), PARTS, "SegSort"),
+    ]
+    made: dict[str, list[Cell]] = {}
+    for row, column, whole in rows:
+        for cell in cells(preset, "spml_table10", (row._replace(printed=None),), (column,)):
+            made[row.label] = [_of_class(cell, name, row.printed or {}) for name in (*people.CLASS_NAMES, "mean")]
+            if whole in made:
+                share = _of_class(replace(cell, metric=WVF, full=made[whole][-1].run), "mean", row.printed or {})
+                made[row.label].append(replace(share, column=WVF))
+    return tuple(cell for row_cells in made.values() for cell in row_cells)
+
+
+def _of_class(cell: Cell, name: str, where: dict[str, str]) -> Cell:
+    """The cell of one class, or of the mean over all."""
+    metric = cell.metric if name == "mean" else f"{CLASS_IOU}{name}"
+    printed = {"IoU": "IoU", "mIoU": "mIoU", WVF: WVF}[metric.split(":")[0]]
+    value, source = published("spml_table10", **where, **{"class": name.replace(" ", "_"), "metric": printed})
+    return replace(cell, column=name, metric=metric, published=value, published_source=source)
+
+
 def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
     """Published lines of others, beside which there is no cell of ours."""
     shown = [line for line in lines(table) if line["run_by_authors"] != "true" and line["metric"] == "mIoU"]
@@ -114,18 +149,26 @@ def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
     )
 
 
-def _table(rows: Callable[[Preset], tuple[Cell, ...]], title: str) -> Table:
+_VOC = "PASCAL VOC 2012 val, ResNet-101 with ImageNet weights"
+_DENSEPOSE = "DensePose-COCO minival2014, PSPNet with ImageNet weights"
+
+
+def _table(
+    rows: Callable[[Preset], tuple[Cell, ...]], title: str, data: str = "VOC", published_on: str = _VOC
+) -> Table:
     number = rows.__name__.removeprefix("table")
     notebook = f"notebooks/spml/table{number}.ipynb"
-    return Table(f"spml_table{number}", f"Table {number}: {title}", PAPER, notebook, rows)
+    return Table(f"spml_table{number}", f"Table {number}: {title}", PAPER, notebook, rows, data, published_on)
 
 
 TABLES = {
     table.name: table
     for table in (
         _table(table3, "scribbles, and full supervision"),
+        _table(table4, "parts of people from points", "DensePose", _DENSEPOSE),
         _table(table6, "weights of the relations"),
         _table(table7, "scribbles of several lengths"),
         _table(table8, "scribbles, class by class"),
+        _table(table10, "parts of people, class by class", "DensePose", _DENSEPOSE),
     )
 }
