@@ -25,6 +25,9 @@ _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 """Default of every option of `build`, and the networks that it belongs to."""
 
+OF_THE_HEAD = ("embedding", "decoder")
+"""Options of `build` that leave the backbone as it is."""
+
 
 @dataclass(frozen=True)
 class Tokens:

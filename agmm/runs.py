@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from agmm import crf, methods, objectives
+from agmm import crf, methods, networks, objectives
 from agmm.rivals import toco
 
 SCHEMA = 1
@@ -222,6 +222,7 @@ class Run:
             restrict=True,
             labels="tags",
             label_options=(),
+            network_options=tuple(pair for pair in self.network_options if pair[0] not in networks.OF_THE_HEAD),
             init="scratch",
             train_images=self.pretrain_images,
             epochs=self.pretrain_epochs,
