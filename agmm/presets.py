@@ -46,12 +46,15 @@ class Embedding:
         Of `agmm.rivals.spml.SPML`.
     classifier, classifier_changes : dict
         Options of `agmm.rivals.spml.SPMLClassifier`, and the fields that are different for it.
+    of_parts : dict
+        Further options where the labels are those of parts of people.
     """
 
     options: dict[str, Any]
     changes: dict[str, Any]
     classifier: dict[str, Any]
     classifier_changes: dict[str, Any]
+    of_parts: dict[str, Any]
 
 
 _OF_BOXES = {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0}
@@ -149,7 +152,8 @@ class Preset:
         run, chosen = self.at(labels, method, **how), self.embedding
         if run.labels == "full" or chosen is None:
             return run
-        return run.classified(chosen.classifier, **chosen.classifier_changes)
+        parts = chosen.of_parts if run.labels == "part_points" else {}
+        return run.classified(chosen.classifier | parts, **chosen.classifier_changes)
 
 
 # One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.
@@ -224,6 +228,7 @@ _QUICK_EMBEDDING = Embedding(
     changes={"network_options": {"embedding": 32}},
     classifier={"stride": 4, "crf": "deeplab_64"},
     classifier_changes={"epochs": 4},
+    of_parts={"first": "nearest", "clusters": (8, 8)},
 )
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {

@@ -106,6 +106,31 @@ def test_a_smaller_image_is_padded_and_cut_again() -> None:
     np.testing.assert_array_equal(plain, padded)
 
 
+@pytest.mark.parametrize("walk", ["none", "code"])
+def test_segments_take_the_class_of_the_nearest_annotated_one(walk: str) -> None:
+    """Four parts of an image with embeddings of their own, and a click in three of them."""
+    quarters = np.kron(np.arange(4).reshape(2, 2), np.ones((16, 16), int))
+    directions = torch.eye(4)
+    directions[3] = torch.tensor([0.1, 0.9, 0.0, 0.2])  # without a click; most like the second part
+
+    class Parts(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            plain = directions[torch.from_numpy(quarters[::2, ::2].copy())].movedim(-1, 0)
+            return torch.stack([plain, plain.flip(-1)]), torch.zeros(2, 5, 32, 32)
+
+    sparse = np.full((1, 32, 32), UNLABELED, np.uint8)
+    sparse[0, 3, 3], sparse[0, 3, 20], sparse[0, 20, 3] = 4, 2, 3
+    named = np.ones((1, 5), bool)
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    objective = SPMLClassifier(5, walk=walk, stride=2, crf="", first="nearest", clusters=(4, 4), colors=False)  # type: ignore[arg-type]
+    made = objective.pseudo_labels(Parts(), images, sparse, named, side=0, device=torch.device("cpu"))
+    inner = np.zeros((32, 32), bool)
+    for rows in (slice(2, 14), slice(18, 30)):
+        for columns in (slice(2, 14), slice(18, 30)):
+            inner[rows, columns] = True
+    np.testing.assert_array_equal(made[0][inner], np.array([4, 2, 3, 2])[quarters][inner])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["dihedral", "crop_flip", "official"]))
 def test_labels_and_regions_move_together(seed: int, how: str) -> None:

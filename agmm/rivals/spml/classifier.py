@@ -14,7 +14,8 @@ from agmm import evaluation, losses
 from agmm.data import Arrays
 from agmm.labels import VOID
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
-from agmm.rivals.spml import walk
+from agmm.rivals.spml import kmeans, relations, walk
+from agmm.rivals.spml.segments import cut, on_grid
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,26 @@ class SPMLClassifier:
         Pixels of the image per pixel of the walk, along each side.
     crf : str
         Name in `agmm.crf.PARAMETERS` of the CRF that follows (released code); empty: there is none (paper).
+    first : {"classifier", "nearest"}
+        Predictions of the first classifier (VOC), or of every segment the class of the nearest annotated one in its
+        image (DensePose).
+    clusters : (int, int)
+        Of these segments, see `agmm.rivals.spml.SPML`.
+    colors : bool
+        Whether they follow colors.
     """
 
     num_classes: int
     walk: Literal["code", "paper", "none"] = "code"
     stride: int = 8
     crf: str = "deeplab"
+    first: Literal["classifier", "nearest"] = "classifier"
+    clusters: tuple[int, int] = (24, 24)
+    colors: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "clusters", tuple(self.clusters))
+        one_of("first", self.first, ("classifier", "nearest"))
         one_of("walk", self.walk, ("code", "paper", "none"))
         one_of("crf", self.crf, ("", *fully_connected.PARAMETERS))
         if self.stride < 1:
@@ -94,26 +107,39 @@ class SPMLClassifier:
         (N, H, W) uint8 array
         """
         made = []
-        for image, classes in zip(images, torch.from_numpy(named).to(device), strict=True):
-            inputs = evaluation.to_input(torch.from_numpy(image)[None].to(device), **normalization)
-            embeddings, logits = _two_views(net, inputs, side, mirrored)
-            scores = self._refined(embeddings, logits, classes)
-            if self.crf:
-                rgb = torch.from_numpy(image)[None].to(device)
-                scores = evaluation.refine(scores, rgb, fully_connected.PARAMETERS[self.crf])
-            made.append(evaluation.best_class(scores)[0].cpu().numpy().astype(np.uint8))
+        for image, label, classes in zip(images, sparse, torch.from_numpy(named).to(device), strict=True):
+            rgb, codes = (torch.from_numpy(np.asarray(array))[None].to(device) for array in (image, label))
+            embeddings, logits = _two_views(net, evaluation.to_input(rgb, **normalization), side, mirrored)
+            size = tuple(max(length // self.stride, 1) for length in image.shape[:2])
+            embeddings = [walk.on_grid(view, size) for view in embeddings]
+            if self.first == "nearest":
+                scores = walk.scaled([self._of_nearest(view, codes, rgb) for view in embeddings], classes)
+            else:
+                scores = walk.class_scores(logits, size, classes)
+            made.append(self._refined(scores, embeddings, rgb))
         return np.where(np.asarray(sparse) == VOID, VOID, np.stack(made))
 
-    def _refined(self, embeddings: list[Tensor], logits: list[Tensor], named: Tensor) -> Tensor:
-        """Shares (1, K, H, W) of the classes after the walk."""
-        height, width = logits[0].shape[1:]
-        size = (max(height // self.stride, 1), max(width // self.stride, 1))
-        scores = walk.class_scores(logits, size, named)
+    def _of_nearest(self, embeddings: Tensor, codes: Tensor, rgb: Tensor) -> Tensor:
+        """Shares (K, h, w): of each pixel the class of the annotated segment that is nearest to its own."""
+        size = (embeddings.shape[-2], embeddings.shape[-1])
+        small = on_grid(codes, size, "any")
+        shown = kmeans.colors(rgb.movedim(-1, 1).float(), size) if self.colors else None
+        every = torch.ones(1, self.num_classes, dtype=torch.bool, device=codes.device)
+        segments = cut(embeddings[None], small, torch.zeros_like(small), every, self.clusters, colors=shown)
+        classes = relations.possible_classes(segments, self.num_classes, threshold=-1.0).to(embeddings)
+        shares = embeddings.new_zeros(small.numel(), self.num_classes)
+        shares[small.flatten() != VOID] = (classes / classes.sum(1, keepdim=True))[segments.own]
+        return shares.T.unflatten(1, size)
+
+    def _refined(self, scores: Tensor, embeddings: list[Tensor], rgb: Tensor) -> np.ndarray:
+        """Labels (H, W) uint8 from scores on the grid of the walk, by walk and CRF."""
         if self.walk != "none":
-            affinities = walk.affinity([walk.on_grid(view, size) for view in embeddings])
-            scores = walk.spread(scores, walk.transitions(affinities, walk=self.walk))
-        whole = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)
-        return whole / whole.sum(1, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
+            scores = walk.spread(scores, walk.transitions(walk.affinity(embeddings), walk=self.walk))
+        whole = F.interpolate(scores[None], rgb.shape[1:3], mode="bilinear", align_corners=False)
+        if self.crf:
+            shares = whole / whole.sum(1, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
+            whole = evaluation.refine(shares, rgb, fully_connected.PARAMETERS[self.crf])
+        return evaluation.best_class(whole)[0].cpu().numpy().astype(np.uint8)
 
 
 def _two_views(

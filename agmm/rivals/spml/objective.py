@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
 from agmm.rivals.spml import contrast, kmeans, relations
-from agmm.rivals.spml.segments import Prototypes, Segments, cut
+from agmm.rivals.spml.segments import Prototypes, Segments, cut, on_grid
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class SPML:
     regions : str
         Over-segmentation of the images, see `agmm.data.oversegmentation`.
     grid_labels : {"nearest", "any"}
-        Labels on the grid of the embeddings: those of the nearest pixels, for which labels must be wider than the grid
-        (released code), or any label of a grid cell, the lowest code of several (ours, for clicks of one pixel).
+        Labels on the grid of the embeddings, see `segments.on_grid`: as in the released code, which has wider labels
+        than its grid is, or ours for clicks of one pixel.
     """
 
     num_classes: int
@@ -127,8 +126,7 @@ class SPML:
         with torch.autocast(features.device.type, enabled=False):
             features, logits = full_precision(features), full_precision(logits)
             grid = (features.shape[-2], features.shape[-1])
-            on_grid = _nearest if self.grid_labels == "nearest" else _any
-            codes = on_grid(labels, grid), _nearest(regions, grid)
+            codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
             shown = kmeans.colors(images, grid) if self.colors and images is not None else None
             segments = cut(features, *codes, image_classes, self.clusters, self.iterations, shown)
             terms = {
@@ -160,13 +158,3 @@ class SPML:
     def forget(self) -> None:
         """Forget all segments, as every epoch begins without any."""
         self.remembered.clear()
-
-
-def _nearest(codes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Codes (B, H, W) on a smaller grid."""
-    return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
-
-
-def _any(codes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Lowest code of each cell, which is that of a class if the cell has any."""
-    return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()

@@ -1,6 +1,7 @@
 """Segments of a batch: clusters cut where labels or image regions change, with their prototypes (SPML, Sec. 3.2)."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,16 @@ class Segments:
 def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
     """Unit vectors (number, C) along the sums of the vectors (N, C) with the same index (N,); 0 where there is none."""
     return F.normalize(vectors.new_zeros(number, vectors.shape[1]).index_add(0, index, vectors), dim=1)
+
+
+def on_grid(codes: Tensor, size: tuple[int, int], how: Literal["nearest", "any"] = "nearest") -> Tensor:
+    """Codes (B, H, W) on a coarser grid (B, h, w): of the nearest pixels, or the lowest of each cell.
+
+    The lowest code of a cell is that of a class if any of its pixels has one.
+    """
+    if how == "any":
+        return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()
+    return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
 
 
 def cut(

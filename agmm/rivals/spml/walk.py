@@ -47,19 +47,17 @@ def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> 
 
 
 def class_scores(logits: Sequence[Tensor], size: tuple[int, int], named: Tensor) -> Tensor:
-    """Scores of a classifier on the grid of the walk, each class's largest one 1.
+    """Scores (K, h, w) of a classifier on the grid of the walk, from its logits (K, H, W) in several views.
 
-    Parameters
-    ----------
-    logits : sequence of (K, H, W) Tensor
-        Of several views of an image.
-    size : (h, w)
-    named : (K,) bool Tensor
-        Classes that the image has; the others score 0.
+    See `scaled`.
     """
-    shares = [_resized(view, size).softmax(0) for view in logits]
-    mean = torch.stack(shares).mean(0)
-    return mean / mean.amax((1, 2), keepdim=True) * named[:, None, None]
+    return scaled([_resized(view, size).softmax(0) for view in logits], named)
+
+
+def scaled(shares: Sequence[Tensor], named: Tensor) -> Tensor:
+    """Mean of several views (K, h, w), each class's largest value 1; 0 for what is not among the classes named (K,)."""
+    mean = torch.stack(list(shares)).mean(0)
+    return mean / mean.amax((1, 2), keepdim=True).clamp_min(torch.finfo(mean.dtype).tiny) * named[:, None, None]
 
 
 def cam_scores(cams: Tensor, scale: float = 1 / 8, exponent: float = 6.0) -> Tensor:
