@@ -11,7 +11,7 @@ import pandas as pd
 from agmm.data import sets
 from agmm.presets import PRESETS
 from agmm.runs import Run, load_history, load_result
-from agmm.tables.cells import CLASS_IOU, SINGLE_SCALE, Cell, Table
+from agmm.tables.cells import CLASS_IOU, SINGLE_SCALE, WVF, Cell, Table
 
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""
@@ -61,6 +61,7 @@ def _lead(epoch: int) -> Callable[[Run, Path], float]:
 METRICS: dict[str, Callable[[Run, Path], float]] = {
     "mIoU": _miou,
     SINGLE_SCALE: _single_scale,
+    WVF: _miou,
     "training mIoU: P": _curve("p_miou", -1),
     "training mIoU: P among labeled classes": _curve("p_restricted_miou", -1),
     "training mIoU: G": _curve("g_miou", -1),
@@ -68,7 +69,7 @@ METRICS: dict[str, Callable[[Run, Path], float]] = {
     "training mIoU: G - P, first epoch": _lead(0),
     "training mIoU: G - P, last epoch": _lead(-1),
 }
-"""Metric -> how it is read from a complete run, in per cent."""
+"""Metric -> how it is read from a complete run, in per cent; of a share (`WVF`), its numerator."""
 
 
 def read(metric: str) -> Callable[[Run, Path], float]:

@@ -13,13 +13,18 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
     """All methods of the paper's comparison: quoted numbers as quoted, and what the authors trained, trained."""
     network = {"network_id": "3"}
     tel = Row("TEL", ("", "extra:TEL on points", "O028"), network | {"method": "TEL"}, "TreeEnergy")
+    another = "published for the decoder of DeepLabV2"
+    spml = Row("SPML", ("", "", "O029"), {"method": "SPML"}, "SPML", note=another)
     ours = [
         Row("DeepLabV3+", ("O027", "O001", "O007"), network | {"method": "DeeplabV3+"}),
+        spml,
+        spml._replace(ids=("", "extra:SPML on the points of the others", ""), printed=None),
         tel._replace(note="the paper's text says 64.9 for points"),
         Row("AGMM", ("", "O005", "O011"), network | {"method": "AGMM"}, "AGMM", AS_RELEASED),
         Row("AGMM", ("", WITHOUT, WITHOUT), network | {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
     ]
     trained = {("DeeplabV3+", "3"), ("TEL", "3"), ("AGMM", "3")}
+    trained |= {("SPML", "2")} if preset.embedding else set()
     others = [line for line in lines("agmm_table4") if (line["method"], line["network_id"]) not in trained]
     return (*quoted(others), *cells(preset, "agmm_table4", ours, _ALL))
 

@@ -21,8 +21,18 @@ _FULL, _SOFTMAX_FULL = "O133", "O027"
 
 
 def table3(preset: Preset) -> tuple[Cell, ...]:
-    """Scribbles on VOC, beside full supervision of the same pipeline, with and without a DenseCRF."""
-    return _shares(preset, "spml_table3", {"100%": "scribbles"}, {"panel": "left"})
+    """Scribbles on VOC, beside full supervision of the same pipeline, with and without a DenseCRF; and a plot.
+
+    The plot on the right is of Table 7's numbers as shares, without a DenseCRF.
+    """
+    left = _shares(preset, "spml_table3", {"100%": "scribbles"}, {"panel": "left"})
+    right = []
+    for length in LENGTHS:
+        for cell in table7(preset):
+            if (cell.row, cell.column, length != "100%") == ("SPML", f"scribbles {length}, {WVF}", True):
+                value, source = published("spml_table3", panel="right", scribble_length=length)
+                right.append(replace(cell, published=value, published_source=source))
+    return (*left, *right)
 
 
 def table7(preset: Preset) -> tuple[Cell, ...]:
@@ -72,18 +82,14 @@ def table6(preset: Preset) -> tuple[Cell, ...]:
     }
     ids = {(0.3, 0.5): "O141", (0.05, 0.5): "O142", (0.0, 0.5): "O143", (0.1, 1.0): "O144", (0.1, 0.1): "O145"}
     ids |= {(0.1, 0.0): "O146", (0.0, 0.0): "O147", (0.1, 0.5): "O029"}
+    names = {"left": "λ_I = {0:g} (λ_O = {1:g})", "middle": "λ_O = {1:g} (λ_I = {0:g})"}
     for panel, weights in sweeps.items():
         for number, (i, o, a) in enumerate(weights, start=1):
-            name = f"λ_I = {i:g}, λ_O = {o:g}" + ("" if a is None else f", λ_A = {a:g}")
+            name = names.get(panel, "λ_I = {0:g}, λ_O = {1:g}, λ_A = {2:g}").format(i, o, a)
             options = {"lambda_i": i, "lambda_o": o} | ({"lambda_a": a} if a else {})
-            identity = "O148" if a else ids[i, o]
-            rows.append(
-                Row(name, (identity,), {"panel": panel, "row": str(number)}, "SPML", options, note=_PANELS[panel])
-            )
+            identity, where = "O148" if a else ids[i, o], {"panel": panel, "row": str(number)}
+            rows.append(Row(name, (identity,), where, "SPML", options))
     return cells(preset, "spml_table6", rows, (SCRIBBLES,))
-
-
-_PANELS = {"left": "low-level similarity", "middle": "co-occurrence", "right": "one relation after the other"}
 
 
 def table8(preset: Preset) -> tuple[Cell, ...]:
@@ -142,7 +148,15 @@ def _of_class(cell: Cell, name: str, where: dict[str, str]) -> Cell:
 def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
     """Published lines of others, beside which there is no cell of ours."""
     shown = [line for line in lines(table) if line["run_by_authors"] != "true" and line["metric"] == "mIoU"]
-    about = [line | {"backbone": line.get("backbone") or "as published"} for line in shown]
+    both = {line["method"] for line in shown if line["crf"] == "true"} & {
+        line["method"] for line in shown if line["crf"] == "false"
+    }
+    about = [
+        line
+        | {"backbone": line.get("backbone") or "as published"}
+        | ({"method": f"{line['method']} + CRF"} if line["crf"] == "true" and line["method"] in both else {})
+        for line in shown
+    ]
     return tuple(
         replace(cell, column="full" if line["supervision"] == "full" else f"scribbles {line['scribble_length']}")
         for cell, line in zip(quoted(about), about, strict=True)

@@ -1,0 +1,86 @@
+"""Tables of SPML: against the list of trainings, the numbers as printed, and shares of full supervision."""
+
+import pandas as pd
+import pytest
+
+from agmm import tables
+from agmm.presets import PRESETS
+from agmm.tables import aggregate
+from tests.test_tables import PUBLISHED, complete
+
+NAMES = tables.GROUPS["spml"]
+LABELS = {
+    "scribble 100%": ("scribbles", {}),
+    "scribble 80%": ("scribbles", {"length": 0.8}),
+    "scribble 50%": ("scribbles", {"length": 0.5}),
+    "scribble 30%": ("scribbles", {"length": 0.3}),
+    "scribble 0% (points)": ("scribbles", {"length": 0.0}),
+    "points": ("part_points", {}),
+    "full": ("full", {}),
+}
+METHODS = {"SegSort": "SPML", "Softmax": "Baseline", "Tang 2018b": "DenseCRFLoss", "baseline": "Baseline"}
+
+
+def cells(name: str) -> tuple[tables.Cell, ...]:
+    return tables.TABLES[name].cells(PRESETS["quick"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trainings_are_those_of_the_list(name: str) -> None:
+    frame = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
+    used = frame[frame["used_in"].str.split().apply(lambda names: name in names) & frame.index.str.startswith("O")]
+    made = [cell for cell in cells(name) if cell.training_id.startswith("O")]
+    denominators = {"O139", "O140"} if name == "spml_table4" else set()
+    assert set(used.index) - denominators <= {cell.training_id for cell in made}
+    for cell in made:
+        line = frame.loc[cell.training_id]
+        assert cell.run is not None
+        form, options = LABELS[line["labels"]]
+        assert cell.labels == form
+        assert dict(cell.run.label_options).items() >= options.items()
+        assert cell.method == METHODS.get(line["method"], line["method"])
+        assert (cell.run.dataset == "people") == (line["dataset"] == "DensePose")
+        weights = dict((cell.run.teacher or cell.run).options)
+        if line["variant"].startswith("lambda_I"):
+            for part in line["variant"].split(", "):
+                symbol, value = part.split(" ")
+                assert weights.get(symbol.lower(), 0.0) == float(value), part
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_numbers_are_those_of_the_file(name: str) -> None:
+    """Every number of the authors' own stands beside exactly the cells of its row."""
+    frame = pd.read_csv(PUBLISHED / f"{name}.csv")
+    own = frame[(frame["run_by_authors"].astype(str) == "true") | (frame["run_by_authors"].astype(str) == "True")]
+    if name == "spml_table3":
+        own = own[own["panel"] == "left"]  # the right panel is that of Table 7
+    if name == "spml_table8":
+        own = own[own["class"] == "mean"]
+    shown = sorted(
+        cell.published for cell in cells(name) if cell.published is not None and cell.training_id != "quoted"
+    )
+    printed = sorted(own["value"])
+    missing = [value for value in printed if value not in shown]
+    assert not missing
+
+
+def test_a_share_is_that_of_the_same_seed(tmp_path) -> None:
+    (cell,) = [c for c in cells("spml_table3") if (c.row, c.column) == ("SPML", "scribbles 100%, WvF")]
+    assert cell.run is not None
+    assert cell.full is not None
+    assert cell.full.labels == "full"
+    complete(tmp_path, cell.run, 40.0)
+    assert not aggregate._measured(cell, tmp_path)
+    complete(tmp_path, cell.full, 80.0)
+    frame = aggregate.collect(tables.TABLES["spml_table3"], "quick", tmp_path)
+    line = frame[(frame["column"] == cell.column) & (frame["row"] == "SPML")].squeeze()
+    assert line["ours_mean"] == pytest.approx(50.0)
+    assert line["published"] == 97.5
+
+
+def test_full_supervision_is_trained_with_the_table() -> None:
+    needed = {run.id for run in tables.needed(["spml_table4"], "quick", 1)}
+    for cell in cells("spml_table4"):
+        assert cell.run is not None
+        assert cell.run.id in needed
+        assert cell.full is None or cell.full.id in needed
