@@ -57,9 +57,11 @@ class Embedding:
     of_parts: dict[str, Any]
 
 
+_OF_POINTS = {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0}
 _OF_BOXES = {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0}
 SPML_OPTIONS: dict[str, dict[str, Any]] = {
-    "points": {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0},
+    "points": _OF_POINTS,
+    "clicks": _OF_POINTS,
     "grabcut": _OF_BOXES,
     "boxcam": _OF_BOXES,
     "tags": _OF_BOXES,
@@ -255,6 +257,14 @@ _CAMVID = replace(
     augmentation="crop_flip",
     history_images=50,
 )
+# No class is background, and nearly all images share classes: co-occurrence finds nothing to repel.
+_CAMVID_EMBEDDING = Embedding(
+    options={"regions": "felzenszwalb_medium", "grid_labels": "any", "background": None},
+    changes={"network_options": {"embedding": 32}},
+    classifier={"stride": 8, "crf": ""},
+    classifier_changes={"epochs": 3},
+    of_parts={},
+)
 
 _SMOKE: dict[str, Any] = {
     "preset": "smoke",
@@ -442,6 +452,7 @@ PRESETS = {
         seconds={"camvid": 240},
         seeds=1,
         needs="--data-root with CamVid (train, trainannot, val, valannot); a patient CPU",
+        embedding=_CAMVID_EMBEDDING,
     ),
     "camvid_r50": Preset(
         run=replace(
