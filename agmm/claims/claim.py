@@ -13,7 +13,7 @@ VOC = ("points", "scribbles")
 CLICKS = ("clicks20", "clicks50", "clicks100")
 BLOCKS = ("blocks10", "blocks20", "blocks50")
 NAMES = {f"clicks{n}": f"{n} clicks" for n in (20, 50, 100)} | {f"blocks{n}": f"{n} % blocks" for n in (10, 20, 50)}
-NAMES["coco_tags"] = "COCO tags"
+NAMES |= {f"scribbles{n}": f"{n} % scribbles" for n in (80, 50, 30, 0)} | {"coco_tags": "COCO tags"}
 """Kinds of labels that are printed otherwise than they are called in a preset."""
 
 Judge = Callable[[Evidence], dict[str, Finding]]
