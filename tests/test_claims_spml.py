@@ -58,9 +58,7 @@ def test_the_margin_grows_as_scribbles_shrink(evidence: Evidence) -> None:
     fill(evidence, {(rival, kind): 79.0 - 2 * k for k, kind in enumerate(kinds)})
     assert verdicts(evidence, "S07") == ["reproduced"]
     assert verdicts(evidence, "S06") == ["reproduced"] * 5
-    assert (
-        verdicts(evidence, "S01") == ["not reproduced", "inconclusive"] or verdicts(evidence, "S01")[0] == "reproduced"
-    )
+    assert verdicts(evidence, "S01") == ["reproduced", "inconclusive"]
 
 
 def test_relations_against_each_other(evidence: Evidence) -> None:
