@@ -21,7 +21,8 @@ class SPML:
     The classifier learns from detached embeddings (released code), so it changes nothing but its own weights.
 
     Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
-    labels, see `agmm.presets`.
+    labels, see `agmm.presets`. Segments are those of the tensors at hand: of one process and microbatch, where the
+    released code gathers them from all its devices.
 
     Parameters
     ----------
