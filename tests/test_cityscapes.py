@@ -127,7 +127,7 @@ def test_full_size(tmp_path):
     assert (sparse[0] < UNLABELED).sum() == 20
     np.testing.assert_array_equal(sparse[0], sets.labels_on_demand(train, "clicks", {"n": 20}, 0)[0])
     assert sum(path.stat().st_size for path in cache.rglob("*.png")) < 20_000
-    image, labels = official(train.images[0], sparse[0], 769, np.random.default_rng(0), color=False)
+    image, labels, _ = official(train.images[0], sparse[0], 769, np.random.default_rng(0), color=False)
     assert (image.shape, labels.shape) == ((769, 769, 3), (769, 769))
 
 
