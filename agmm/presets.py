@@ -89,8 +89,9 @@ class Preset:
     inits : tuple of str
         Initializations that make sense here, the default first.
     seconds : dict of str to float
-        Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``
-        and ``"voc, tags"`` are those with another network, and those that learn from image tags.
+        Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
+        ``"voc, tags"`` and ``"shapes, SPML"`` are those with another network, those that learn from image tags, and
+        those of another method.
     seeds : int
         Seeds that ``run_all.py`` trains by default.
     needs : str
@@ -439,6 +440,8 @@ PRESETS = {
             "shapes, small_vit": 80,
             "shapes, tags": 200,
             "crowds, tags": 200,
+            "shapes, SPML": 150,
+            "people, SPML": 150,
         },
         seeds=1,
         needs="nothing: embedded images, a small network, about a CPU minute a run",

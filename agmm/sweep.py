@@ -225,7 +225,7 @@ def estimate(run: Run, measured: dict[Kind, list[float]]) -> float:
     if known:
         return statistics.median(known)
     stated = PRESETS[run.preset].seconds if run.preset in PRESETS else {}
-    special = f"{run.dataset}, {'tags' if run.from_tags else run.network}"
+    special = f"{run.dataset}, {_slower(run) or run.network}"
     seconds = stated.get(special, stated.get(run.dataset, 60.0))
     return seconds * (0.1 if run.trained is not None else run.last_epoch / run.epochs)
 
@@ -333,5 +333,10 @@ def _devices(device: str, jobs: int) -> list[str]:
 
 def _kind(run: Run) -> Kind:
     tests = run.trained is not None
-    work = "test" if tests else "pretraining" if run.method == "ImageTags" else "tags" if run.from_tags else "training"
-    return run.preset, run.last_epoch, run.network, work
+    work = "pretraining" if run.method == "ImageTags" else _slower(run) or "training"
+    return run.preset, run.last_epoch, run.network, "test" if tests else work
+
+
+def _slower(run: Run) -> str:
+    """What makes the steps of a run longer than those of others; empty if nothing does."""
+    return "tags" if run.from_tags else run.method if run.method in ("SPML", "SPMLClassifier") else ""

@@ -415,7 +415,9 @@ def test_loads_by_name(root):
             sets.load("voc", "train", **options)
     with pytest.raises(ValueError, match="PASCAL VOC has no images for tag pretraining"):
         sets.load("voc", "pretrain", data_root=root)
-    with pytest.raises(ValueError, match="unknown data set 'mnist'; known: shapes, crowds, streets, people, camvid, voc"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'mnist'; known: shapes, crowds, streets, people, camvid, voc"
+    ):
         sets.load("mnist", "train", data_root=root)
 
 
