@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from agmm import seeds
 from agmm.evaluation import SCALES
 from agmm.runs import Init, Run
 
@@ -46,8 +47,8 @@ class Embedding:
         Of `agmm.rivals.spml.SPML`.
     classifier, classifier_changes : dict
         Options of `agmm.rivals.spml.SPMLClassifier`, and the fields that are different for it.
-    of_parts : dict
-        Further options where the labels are those of parts of people.
+    of_parts, of_tags : dict
+        Further options of the classifier where the labels are those of parts of people, or are made of image tags.
     """
 
     options: dict[str, Any]
@@ -55,6 +56,7 @@ class Embedding:
     classifier: dict[str, Any]
     classifier_changes: dict[str, Any]
     of_parts: dict[str, Any]
+    of_tags: dict[str, Any] = field(default_factory=dict)
 
 
 _OF_POINTS = {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0}
@@ -64,7 +66,7 @@ SPML_OPTIONS: dict[str, dict[str, Any]] = {
     "clicks": _OF_POINTS,
     "grabcut": _OF_BOXES,
     "boxcam": _OF_BOXES,
-    "tags": _OF_BOXES,
+    "cam": _OF_BOXES,
     "part_points": {"lambda_o": 0.0, "lambda_a": 0.5, "memory": 0, "located": False, "colors": True},
     "full": {"lambda_i": 0.0, "lambda_o": 0.0},
 }
@@ -137,7 +139,7 @@ class Preset:
             network_options = template.network_options + tuple(changes.pop("network_options", {}).items())
             template = replace(template, network_options=network_options, **changes)
             options = self.embedding.options | SPML_OPTIONS.get(kind.form, {}) | options
-        return replace(
+        run = replace(
             template,
             method=method,
             options=tuple(options.items()),
@@ -146,17 +148,25 @@ class Preset:
             init=init or template.init,
             seed=seed,
         )
+        if kind.form not in seeds.NEED_CAMS:
+            return run
+        return run.with_cams_of(self.at("tags", network=network, init=init, seed=seed))
 
     def spml(self, labels: str, method: str = "SPML", **how: Any) -> Run:
-        """The run of SPML's second classifier, and with it of the whole method; parameters as of `at`.
+        """The run of SPML's last classifier, and with it of the whole method; parameters as of `at`.
 
-        From dense labels there is one classifier, that learns beside the embedding.
+        From dense labels there is one classifier, that learns beside the embedding; from image tags there are two more,
+        each on what the nearest segments of all images say (Algorithm 2).
         """
         run, chosen = self.at(labels, method, **how), self.embedding
         if run.labels == "full" or chosen is None:
             return run
-        parts = chosen.of_parts if run.labels == "part_points" else {}
-        return run.classified(chosen.classifier | parts, **chosen.classifier_changes)
+        options, changes = chosen.classifier, chosen.classifier_changes
+        if run.labels == "cam":
+            options = options | chosen.of_tags
+            seen = run.classified(options | {"first": "cam"}, **changes)
+            return seen.classified(options | {"walk": "step"}, **changes)
+        return run.classified(options | (chosen.of_parts if run.labels == "part_points" else {}), **changes)
 
 
 # One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.
@@ -168,6 +178,8 @@ _SHAPES_LABELS = {
     "boxes": Kind("grabcut", {}, accurate=False),
     "blocks": Kind("blocks", {"ratio": 0.1}),
     "full": Kind("full", {}),
+    "cam": Kind("cam", {}, accurate=False),
+    "boxcam": Kind("boxcam", {}, accurate=False),
 }
 _QUICK = Run(
     preset="quick",
@@ -232,6 +244,7 @@ _QUICK_EMBEDDING = Embedding(
     classifier={"stride": 4, "crf": "deeplab_64"},
     classifier_changes={"epochs": 4},
     of_parts={"first": "nearest", "clusters": (8, 8)},
+    of_tags={"neighbors": 20, "cells": (6, 6), "scales": (1.0,), "query_scales": (1.0,)},
 )
 # Regions of CamVid at half size: one click per connected region of every class, three pixels wide.
 _CAMVID_LABELS = {

@@ -4,6 +4,9 @@ The processes of ``torchrun`` share every set of images.
 """
 
 import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agmm import crf, evaluation, gmm, labels, loop, methods, objectives, reading
+from agmm import crf, evaluation, gmm, labels, loop, methods, models, objectives, reading
 from agmm.batches import ONE_BY_ONE, normalization
-from agmm.data import Arrays, OnDemand, Split, label_files
+from agmm.data import Arrays, OnDemand, Split, label_files, sets
 from agmm.rivals import cams, spml, toco
 from agmm.runs import Run
 
@@ -144,35 +147,127 @@ def pseudo_labels(
     teacher = run.teacher
     assert teacher is not None
     options = _options(teacher, data)
-    size = options.pop("batch_size")
+    about = {"batch_size": options.pop("batch_size"), "device": device, **normalization(teacher)}
     predict = evaluation.as_tested(net, **options)
-    about_input = normalization(teacher)
-    about = {"batch_size": size, "device": device, **about_input}
-
     objective = methods.build(run.method, data.num_classes, **dict(run.options))
+    if isinstance(objective, spml.SPMLClassifier):
+        return _spml_labels(net, objective, run, results, data, sparse, device, tags)
 
     def of(images: Arrays, sparse: np.ndarray, tags: np.ndarray | None) -> np.ndarray:
         named = np.stack([labels.image_classes(label, data.num_classes) for label in sparse]) if tags is None else tags
         with autocast(teacher, device):
-            if isinstance(objective, spml.SPMLClassifier):
-                classes = named | (not run.restrict)
-                side = (run.crop or 0) if run.augmentation in ONE_BY_ONE else 0
-                how: dict[str, Any] = {"side": side, "device": device, "mirrored": data.mirrored} | about_input
-                return objective.pseudo_labels(net, images, sparse, classes, **how)
             return evaluation.pseudo_labels(predict, images, sparse, named & run.restrict, **about)
 
     if isinstance(sparse, np.ndarray):
         return of(data.images, sparse, tags)
-    folder = run.folder(results) / "pseudo_labels"
+
+    def one(index: int) -> np.ndarray:
+        named = None if tags is None else tags[index : index + 1]
+        return of([data.images[index]], sparse[index][None], named)[0]
+
+    return _on_disk(run.folder(results), data.ids, "pseudo_labels", one, len(data))
+
+
+def _spml_labels(
+    net: nn.Module,
+    objective: spml.SPMLClassifier,
+    run: Run,
+    results: Path,
+    data: Split,
+    sparse: Arrays,
+    device: torch.device,
+    tags: np.ndarray | None,
+) -> Arrays:
+    """Labels of a next classifier ``run`` of SPML."""
+    teacher = run.teacher
+    assert teacher is not None
+    about = normalization(teacher)
+
+    def forward(inputs: Tensor) -> tuple[Tensor, ...]:
+        with autocast(teacher, device):
+            return net(inputs)
+
+    def named(index: int) -> np.ndarray:
+        found = labels.image_classes(sparse[index], data.num_classes) if tags is None else tags[index]
+        return found | (not run.restrict)
+
+    return objective.pseudo_labels(
+        forward,
+        data.images,
+        sparse,
+        OnDemand(named, range(len(data))),
+        side=(run.crop or 0) if run.augmentation in ONE_BY_ONE else 0,
+        device=device,
+        mirrored=data.mirrored,
+        cams=data.cams,
+        keep=spml.in_memory if isinstance(sparse, np.ndarray) else partial(_on_disk, run.folder(results), data.ids),
+        **about,
+    )
+
+
+def _on_disk(
+    folder: Path, ids: Sequence[str], name: str, make: Callable[[int], np.ndarray], number: int
+) -> Sequence[np.ndarray]:
+    """Labels as PNG files in ``folder/name``, each made once, by one of the processes."""
+    folder = folder / name
     folder.mkdir(exist_ok=True)
-    paths = [folder / f"{name}.png" for name in data.ids]
+    paths = [folder / f"{image}.png" for image in ids]
     rank, world = loop.rank_and_world()
-    left = [i for i in range(rank, len(data), world) if not paths[i].exists()]
-    ahead = (OnDemand(arrays.__getitem__, left) for arrays in (data.images, sparse))
-    for i, (image, label) in zip(left, reading.ahead(*ahead, readers=reading.readers(device)), strict=True):
-        label_files.write_index(paths[i], of([image], label[None], None if tags is None else tags[i : i + 1])[0])
+    for index in range(rank, number, world):
+        if not paths[index].exists():
+            label_files.write_index(paths[index], make(index))
     loop.wait_for_all()
     return OnDemand(label_files.read_index, paths)
+
+
+# --- Class activation maps --------------------------------------------------------------------------------------------
+
+
+def with_cams(run: Run, data: Split, results: Path, device: torch.device) -> Split:
+    """The training images of a run with the class activation maps that its labels are made of, if they are.
+
+    Those of a data set on disk are kept beside the weights that they come from.
+    """
+    source = run.cams_of
+    if source is None:
+        return data
+    net = models.load_network(source, results, data.num_classes, device)
+    objective = models.load_objective(source, results, data.num_classes, device)
+    assert isinstance(objective, toco.FromTags)
+    tags = sets.image_tags(data, cache=results / "cache")
+    of = partial(_cams, net, objective, source, data, tags, device)
+    maps: Sequence[dict[int, np.ndarray]]
+    if isinstance(data.images, np.ndarray):
+        maps = [of(index) for index in range(len(data))]
+    else:
+        maps = _cams_on_disk(source.folder(results) / "cams", data.ids, of)
+    return replace(data, cams=maps, cams_from=f"class activation maps of run {source.id}")
+
+
+@torch.no_grad()
+def _cams(
+    net: nn.Module, objective: toco.FromTags, run: Run, data: Split, tags: np.ndarray, device: torch.device, index: int
+) -> dict[int, np.ndarray]:
+    """Maps of an image's tags, as halves: code -> (H, W)."""
+    shown = torch.from_numpy(tags[index : index + 1, 1:]).to(device)
+    image = torch.from_numpy(np.asarray(data.images[index]))[None].to(device)
+    with autocast(run, device):
+        maps = objective.maps_of_whole(net, evaluation.to_input(image, **normalization(run)), shown, run.crop)[0]
+    return {code: maps[code - 1].half().cpu().numpy() for code in np.flatnonzero(tags[index]).tolist() if code}
+
+
+def _cams_on_disk(
+    folder: Path, ids: Sequence[str], make: Callable[[int], dict[int, np.ndarray]]
+) -> Sequence[dict[int, np.ndarray]]:
+    """Maps in files of the layout that `label_files.read_cams` reads, each made once, by one of the processes."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{image}.npy" for image in ids]
+    rank, world = loop.rank_and_world()
+    for index in range(rank, len(ids), world):
+        if not paths[index].exists():
+            label_files.write_cams(paths[index], make(index))
+    loop.wait_for_all()
+    return OnDemand(label_files.read_cams, paths)
 
 
 def _options(run: Run, split: Split) -> dict[str, Any]:

@@ -16,7 +16,10 @@ SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
 
 Options = tuple[tuple[str, Any], ...]
-_PAIRS = ("options", "teacher_options", "teacher_changes", "label_options", "network_options", "trained_test")
+_PAIRS = (
+    *("options", "teacher_options", "teacher_changes", "cam_changes"),
+    *("label_options", "network_options", "trained_test"),
+)
 Init = Literal["scratch", "tags", "imagenet"]
 
 
@@ -39,6 +42,9 @@ class Run:
         Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
     teacher_changes : pairs
         Further fields that are different in the first stage.
+    cam_changes : pairs
+        Only of labels that are made of class activation maps: fields that are different in the run whose maps they are
+        (`cams_of`); empty where the maps come with the data set.
     restrict : bool
         Only where there is a first stage: its predictions are chosen among the classes that an image's labels name.
     normalize : bool
@@ -93,6 +99,7 @@ class Run:
     teacher_method: str = ""
     teacher_options: Options = ()
     teacher_changes: Options = ()
+    cam_changes: Options = ()
     restrict: bool = True
     normalize: bool = False
     image_size: tuple[int, int] | None = None
@@ -167,6 +174,8 @@ class Run:
             objective = asdict(methods.build(self.method, 2, **dict(self.options)))
             default = asdict(methods.build(self.method, 2))
             described["options"] = {name: value for name, value in objective.items() if value != default[name]}
+        described |= {"cams": self.cams_of.id} if self.cams_of is not None else {}
+        described.pop("cam_changes", None)
         if self.teacher is not None:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
             described.pop("teacher_changes", None)
@@ -203,7 +212,7 @@ class Run:
         """The runs that must be complete before this one."""
         if self.trained is not None:
             return (self.trained,)
-        return tuple(run for run in (self.pretraining, self.teacher) if run is not None)
+        return tuple(run for run in (self.pretraining, self.cams_of, self.teacher) if run is not None)
 
     @property
     def pretraining(self) -> "Run | None":
@@ -219,6 +228,7 @@ class Run:
             teacher_method="",
             teacher_options=(),
             teacher_changes=(),
+            cam_changes=(),
             restrict=True,
             labels="tags",
             label_options=(),
@@ -247,6 +257,20 @@ class Run:
         first: dict[str, Any] = {"method": self.teacher_method, "options": self.teacher_options, "restrict": True}
         cleared: dict[str, Any] = {"teacher_method": "", "teacher_options": (), "teacher_changes": ()}
         return replace(self, **(first | cleared | dict(self.teacher_changes)))
+
+    @property
+    def cams_of(self) -> "Run | None":
+        """The run on image tags whose class activation maps this one's labels are made of."""
+        if not self.cam_changes:
+            return None
+        if (first := self.trained or self.teacher) is not None:
+            return first.cams_of
+        return replace(self, cam_changes=(), **dict(self.cam_changes))
+
+    def with_cams_of(self, other: "Run") -> "Run":
+        """The same run on labels that are made of the class activation maps of another one, from image tags."""
+        different = {f.name: getattr(other, f.name) for f in fields(self) if f.name not in ("cam_changes", "seed")}
+        return replace(self, cam_changes=tuple(pair for pair in different.items() if pair[1] != getattr(self, pair[0])))
 
     @property
     def trained(self) -> "Run | None":
@@ -307,7 +331,7 @@ class Run:
         )
 
     def classified(self, options: dict[str, Any] | None = None, **changes: Any) -> "Run":
-        """The run that trains SPML's second classifier on this one's embeddings (SPML, Algorithm 1).
+        """The run that trains SPML's next classifier on this one's embeddings (SPML, Algorithms 1 and 2).
 
         Parameters
         ----------
@@ -316,14 +340,15 @@ class Run:
         **changes
             Fields that are different for the classifier, such as ``epochs``.
         """
-        if self.method != "SPML":
+        if self.method not in ("SPML", "SPMLClassifier"):
             raise ValueError(f"the method {self.method} has no embeddings to classify; begin with SPML")
+        stages = ("teacher_method", "teacher_options", "teacher_changes") if self.teacher_method else ()
         return replace(
             self,
             **(changes | {"method": "SPMLClassifier", "options": tuple((options or {}).items())}),
             teacher_method=self.method,
             teacher_options=self.options,
-            teacher_changes=tuple((name, getattr(self, name)) for name in changes),
+            teacher_changes=tuple((name, getattr(self, name)) for name in (*changes, *stages)),
             restrict=self.labels != "clicks",
         )
 
@@ -335,7 +360,11 @@ class Run:
 def _frozen(options: Any) -> Options:
     """Options as sorted pairs with tuples for lists, whatever they came as."""
     pairs = options.items() if isinstance(options, dict) else options
-    return tuple(sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in pairs))
+    return tuple(sorted((name, _hashable(value)) for name, value in pairs))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(one) for one in value) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

@@ -339,4 +339,6 @@ def _kind(run: Run) -> Kind:
 
 def _slower(run: Run) -> str:
     """What makes the steps of a run longer than those of others; empty if nothing does."""
-    return "tags" if run.from_tags else run.method if run.method in ("SPML", "SPMLClassifier") else ""
+    if run.method == "SPMLClassifier":
+        return "SPMLClassifier, neighbors" if dict(run.options).get("neighbors") else run.method
+    return "tags" if run.from_tags else run.method if run.method == "SPML" else ""

@@ -171,6 +171,7 @@ def _train_segmenter(
     folder, cache = run.folder(results), results / "cache"
     load = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root, cache=cache)
     data, test = load("train", count=run.train_images), load("test", count=run.test_images)
+    data = protocol.with_cams(run, data, results, device)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
     tags = _tags(run, data, cache)
     net = models.build_network(run, data.num_classes)
@@ -351,8 +352,8 @@ def _details(
 
 
 def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
-    """Image tags (N, K) of a split, where these are a run's labels."""
-    if run.labels != "tags":
+    """Image tags (N, K) of a split, where these are a run's labels, or what its labels are made of."""
+    if run.labels not in ("tags", "cam"):
         return None
     if split.background != 0:
         raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")

@@ -97,7 +97,9 @@ class Split:
         Annotated boxes, one `agmm.data.label_files.Boxes` per image; None where they are to be simulated.
     cams : sequence of dict, optional
         Class activation maps for the forms of `agmm.seeds` that need them, see `agmm.data.label_files.read_cams`. No
-        data set comes with them: give them with `dataclasses.replace`.
+        data set comes with them: `agmm.protocol.with_cams` makes them, others are given with `dataclasses.replace`.
+    cams_from : str
+        What made them, in a few words: part of the name under which labels made of them are kept.
     mirrored : tuple of int, optional
         Where classes have a side, as the hands of people do: the class of each in the mirror image. Whatever mirrors
         an image must exchange its classes too (`agmm.data.augment.exchange`).
@@ -113,6 +115,7 @@ class Split:
     published: tuple[Published, ...] = ()
     boxes: Sequence[Boxes] | None = None
     cams: Sequence[Mapping[int, np.ndarray]] | None = None
+    cams_from: str = ""
     mirrored: tuple[int, ...] | None = None
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -369,6 +369,13 @@ def read_cams(path: Path | str, size: tuple[int, int] | None = None, *, first: i
         _check_size(path, cam.shape, size)
         cams[int(index) + first] = cam
     return cams
+
+
+def write_cams(path: Path, cams: Mapping[int, np.ndarray], *, first: int = 1) -> None:
+    """Write class activation maps whole or not at all; inverse of `read_cams`."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.array({int(code) - first: cam for code, cam in cams.items()}), allow_pickle=True)
+    storage.write(path, buffer.getvalue())
 
 
 # --- Shared by the readers --------------------------------------------------------------------------------------------

@@ -207,7 +207,9 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     if (published := _published(split, form, options)) is not None:
         return np.stack(list(published.maps))
     options = _with_scale(split, form, options, cache)
-    digest = storage.digest([split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_given(split, form)])
+    digest = storage.digest(
+        [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_origin(split, form)]
+    )
     name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
     if cache is not None and (cache / name).exists():
         return np.load(cache / name)
@@ -252,7 +254,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
     if cache is not None:
         described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
-        described |= dict.fromkeys(_given(split, form), True)
+        described |= dict.fromkeys(_origin(split, form), True)
         folder = cache / f"labels-{split.dataset}-{form}-{seed}-{storage.digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_json(folder / "labels.json", described)
@@ -268,8 +270,9 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
     if form == "full":
         return "dense masks"
     if form in seeds.FORMS:
-        given = " and ".join(f"published {name}" for name in _given(split, form))
-        return f"{form} from {given or 'boxes of dense masks'}"
+        drawn = [] if form == "cam" else ["published boxes" if split.boxes is not None else "boxes of dense masks"]
+        made = [split.cams_from or "published cams"] if form in seeds.NEED_CAMS else []
+        return f"{form} from {' and '.join(drawn + made)}"
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
 
@@ -369,6 +372,11 @@ def _given(split: Split, form: str) -> list[str]:
     """What a split holds that a form is made from instead of the dense mask."""
     wanted = ["boxes"] * (form in seeds.FORMS) + ["cams"] * (form in seeds.NEED_CAMS)
     return [name for name in wanted if getattr(split, name) is not None]
+
+
+def _origin(split: Split, form: str) -> list[str]:
+    """`_given`, class activation maps by what made them."""
+    return [split.cams_from or name if name == "cams" else name for name in _given(split, form)]
 
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agmm import evaluation, gmm, methods, models, networks, objectives, training
+from agmm import evaluation, gmm, methods, models, networks, objectives, protocol, training
 from agmm.data import Arrays, Split, sets
 from agmm.rivals import toco
 from agmm.runs import Run
@@ -57,6 +57,7 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
 def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
     """Training images of a run and their sparse labels."""
     data = _split(run, "train", results, data_root)
+    data = protocol.with_cams(run, data, Path(results), training.choose_device("auto"))
     return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
 
 

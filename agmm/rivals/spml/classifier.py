@@ -1,61 +1,90 @@
-"""The classifier on frozen embeddings, and the pseudo labels that it learns from (SPML, Algorithm 1)."""
+"""The classifier on frozen embeddings, and the pseudo labels that it learns from (SPML, Algorithms 1 and 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from agmm import crf as fully_connected
 from agmm import evaluation, losses
 from agmm.data import Arrays
 from agmm.labels import VOID
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
-from agmm.rivals.spml import kmeans, relations, walk
+from agmm.rivals.spml import kmeans, relations, retrieval, walk
 from agmm.rivals.spml.segments import cut, on_grid
+
+Views = tuple[list[Tensor], list[Tensor]]
+"""Embeddings (C, H, W) and logits (K, H, W) of an image and of its mirror image, mirrored back."""
+
+Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
+"""Name, function from an index to labels, and number of images -> the labels of all, in memory or on disk."""
+
+LEAST = 0.15
+"""Share of votes below which the largest of a class does not count as all (released code)."""
+
+
+def in_memory(name: str, make: Callable[[int], np.ndarray], number: int) -> np.ndarray:
+    """`Keep` of images of one size."""
+    return np.stack([make(index) for index in range(number)])
 
 
 @dataclass(frozen=True)
 class SPMLClassifier:
-    """Cross-entropy of the classifier on the refined predictions of its first stage, whose embeddings stay as they are.
+    """Cross-entropy of the next classifier on refined labels; the embeddings stay those of the first stage.
 
     Parameters
     ----------
     num_classes : int
         K.
-    walk : {"code", "paper", "none"}
-        Random walk that refines the predictions, see `agmm.rivals.spml.walk.transitions`.
+    first : {"classifier", "nearest", "cam"}
+        What is refined: predictions of the first stage's classifier (VOC); of every segment the class of the nearest
+        annotated one in its image (DensePose); class activation maps (image tags).
+    walk : {"code", "paper", "step", "none"}
+        Random walk that refines it, see `agmm.rivals.spml.walk.transitions`.
     stride : int
         Pixels of the image per pixel of the walk, along each side.
     crf : str
         Name in `agmm.crf.PARAMETERS` of the CRF that follows (released code); empty: there is none (paper).
-    first : {"classifier", "nearest"}
-        Predictions of the first classifier (VOC), or of every segment the class of the nearest annotated one in its
-        image (DensePose).
     clusters : (int, int)
-        Of these segments, see `agmm.rivals.spml.SPML`.
+        Of the segments of ``first="nearest"``, see `agmm.rivals.spml.SPML`.
     colors : bool
         Whether they follow colors.
+    neighbors : int
+        Segments of all training images that then vote for the class of each segment (image tags: 20); 0: none do. What
+        a classifier predicts has no CRF before the votes, but after them.
+    cells : (int, int)
+        Rows and columns of the clusters of which these are.
+    scales, query_scales : tuple of float
+        At which images are seen to find the segments that vote, and those that are voted for.
     """
 
     num_classes: int
-    walk: Literal["code", "paper", "none"] = "code"
+    walk: Literal["code", "paper", "step", "none"] = "code"
     stride: int = 8
     crf: str = "deeplab"
-    first: Literal["classifier", "nearest"] = "classifier"
+    first: Literal["classifier", "nearest", "cam"] = "classifier"
     clusters: tuple[int, int] = (24, 24)
     colors: bool = True
+    neighbors: int = 0
+    cells: tuple[int, int] = (12, 12)
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
+    query_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clusters", tuple(self.clusters))
-        one_of("first", self.first, ("classifier", "nearest"))
-        one_of("walk", self.walk, ("code", "paper", "none"))
+        for name in ("clusters", "cells", "scales", "query_scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        one_of("first", self.first, ("classifier", "nearest", "cam"))
+        one_of("walk", self.walk, (*walk.STEPS, "none"))
         one_of("crf", self.crf, ("", *fully_connected.PARAMETERS))
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1, not {self.stride}")
+        if self.neighbors < 0:
+            raise ValueError(f"neighbors must be a number of segments, 0 for none, not {self.neighbors}")
 
     def __call__(
         self,
@@ -74,50 +103,87 @@ class SPMLClassifier:
     @torch.no_grad()
     def pseudo_labels(
         self,
-        net: nn.Module,
+        net: Callable[[Tensor], tuple[Tensor, ...]],
         images: Arrays,
-        sparse: np.ndarray,
-        named: np.ndarray,
+        sparse: Arrays,
+        named: Arrays,
         *,
         side: int,
         device: torch.device,
         mirrored: Sequence[int] | None = None,
+        cams: Sequence[Mapping[int, np.ndarray]] | None = None,
+        keep: Keep = in_memory,
         **normalization: Any,
-    ) -> np.ndarray:
-        """Labels of training images for the second classifier.
+    ) -> Arrays:
+        """Labels of training images for the next classifier.
 
         Parameters
         ----------
-        net : nn.Module
-            Of the first stage; its classifier is the first one.
+        net : callable
+            The network of the first stage: images (B, 3, H, W) to features and logits.
         images : sequence of (H, W, 3) uint8 arrays
         sparse : sequence of (H, W) uint8 arrays
             Annotation; only its ``VOID`` stays.
-        named : (N, K) bool array
+        named : sequence of (K,) bool arrays
             Classes that each image may have.
         side : int
             Smaller images are padded right and below, with the mean color if they are normalized.
         mirrored : sequence of int, optional
             What each class is called in a mirror image, see `agmm.data.Split`.
+        cams : sequence of dict, optional
+            Class activation maps, see `agmm.data.Split`; only with ``first="cam"``.
+        keep : Keep
+            Where labels stay, in one piece by default.
         device, normalization
             As in `agmm.evaluation.evaluate`.
 
         Returns
         -------
-        (N, H, W) uint8 array
+        sequence of (H, W) uint8 arrays
         """
-        made = []
-        for image, label, classes in zip(images, sparse, torch.from_numpy(named).to(device), strict=True):
-            rgb, codes = (torch.from_numpy(np.asarray(array))[None].to(device) for array in (image, label))
-            embeddings, logits = _two_views(net, evaluation.to_input(rgb, **normalization), side, mirrored)
-            size = tuple(max(length // self.stride, 1) for length in image.shape[:2])
-            embeddings = [walk.on_grid(view, size) for view in embeddings]
-            if self.first == "nearest":
-                scores = walk.scaled([self._of_nearest(view, codes, rgb) for view in embeddings], classes)
-            else:
-                scores = walk.class_scores(logits, size, classes)
-            made.append(self._refined(scores, embeddings, rgb))
-        return np.where(np.asarray(sparse) == VOID, VOID, np.stack(made))
+        see = partial(_views, net, side=side, mirrored=mirrored, **normalization)
+
+        def shown(index: int) -> tuple[Tensor, Tensor, Tensor]:
+            arrays = np.asarray(images[index]), np.asarray(sparse[index]), named[index]
+            rgb, codes, classes = (torch.from_numpy(array).to(device) for array in arrays)
+            return rgb[None], codes[None], classes
+
+        def first(index: int) -> np.ndarray:
+            return self._first(see, *shown(index), None if cams is None else cams[index])
+
+        if not self.neighbors:
+            return keep("pseudo_labels", first, len(images))
+        guessed = keep("first_labels", first, len(images))
+        known = retrieval.Bank.joined(
+            self._bank(see, shown(index)[0], torch.from_numpy(guessed[index]).to(device))
+            for index in range(len(images))
+        )
+        return keep("pseudo_labels", lambda index: self._voted(see, *shown(index), known), len(images))
+
+    def _first(
+        self,
+        see: "partial[Views]",
+        rgb: Tensor,
+        codes: Tensor,
+        named: Tensor,
+        cams: Mapping[int, np.ndarray] | None,
+    ) -> np.ndarray:
+        """Labels (H, W) uint8 of an image, before any votes of other segments."""
+        embeddings, logits = see(rgb)
+        size = max(rgb.shape[1] // self.stride, 1), max(rgb.shape[2] // self.stride, 1)
+        embeddings = [walk.on_grid(view, size) for view in embeddings]
+        if self.first == "nearest":
+            scores = walk.scaled([self._of_nearest(view, codes, rgb) for view in embeddings], named)
+        elif self.first == "cam":
+            scores = walk.on_grid(self._of_cams(cams, rgb), size) * named[:, None, None]
+        else:
+            # With votes to come the released code averages logits, else probabilities.
+            views = [torch.stack(logits).mean(0)] if self.neighbors else logits
+            scores = walk.class_scores(views, size, named)
+        if self.walk != "none":
+            scores = walk.spread(scores, walk.transitions(walk.affinity(embeddings), walk=self.walk))
+        whole = F.interpolate(scores[None], rgb.shape[1:3], mode="bilinear", align_corners=False)
+        return self._best(whole, rgb, codes, crf=not (self.neighbors and self.first == "classifier"))
 
     def _of_nearest(self, embeddings: Tensor, codes: Tensor, rgb: Tensor) -> Tensor:
         """Shares (K, h, w): of each pixel the class of the annotated segment that is nearest to its own."""
@@ -131,26 +197,60 @@ class SPMLClassifier:
         shares[small.flatten() != VOID] = (classes / classes.sum(1, keepdim=True))[segments.own]
         return shares.T.unflatten(1, size)
 
-    def _refined(self, scores: Tensor, embeddings: list[Tensor], rgb: Tensor) -> np.ndarray:
-        """Labels (H, W) uint8 from scores on the grid of the walk, by walk and CRF."""
-        if self.walk != "none":
-            scores = walk.spread(scores, walk.transitions(walk.affinity(embeddings), walk=self.walk))
-        whole = F.interpolate(scores[None], rgb.shape[1:3], mode="bilinear", align_corners=False)
-        if self.crf:
-            shares = whole / whole.sum(1, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
-            whole = evaluation.refine(shares, rgb, fully_connected.PARAMETERS[self.crf])
-        return evaluation.best_class(whole)[0].cpu().numpy().astype(np.uint8)
+    def _of_cams(self, cams: Mapping[int, np.ndarray] | None, rgb: Tensor) -> Tensor:
+        """Scores (K, H, W) of class activation maps, the background's among them."""
+        if cams is None:
+            raise ValueError("first='cam' needs class activation maps, and there are none; choose first='classifier'")
+        maps = torch.zeros(self.num_classes - 1, *rgb.shape[1:3], device=rgb.device)
+        for code, cam in cams.items():
+            maps[code - 1] = torch.from_numpy(np.asarray(cam, np.float32)).to(rgb.device)
+        return walk.cam_scores(maps, scale=1)
+
+    def _bank(self, see: "partial[Views]", rgb: Tensor, labels: Tensor) -> retrieval.Bank:
+        """The segments of an image at all scales, without its mirror image."""
+        plain = (see(rgb, scale=scale)[0][0] for scale in self.scales)
+        return retrieval.Bank.joined(
+            retrieval.bank(view, labels.long(), self.cells, self.num_classes) for view in plain
+        )
+
+    def _voted(
+        self, see: "partial[Views]", rgb: Tensor, codes: Tensor, named: Tensor, known: retrieval.Bank
+    ) -> np.ndarray:
+        """Labels (H, W) uint8 of an image by the votes of the segments nearest to its own."""
+        views = [view for scale in self.query_scales for view in see(rgb, scale=scale)[0]]
+        shares = torch.stack(
+            [retrieval.votes(view, known, self.cells, self.neighbors, self.num_classes) for view in views]
+        ).mean(0)
+        scores = shares / shares.amax((1, 2), keepdim=True).clamp_min(LEAST) * named[:, None, None]
+        return self._best(scores[None], rgb, codes, crf=True)
+
+    def _best(self, scores: Tensor, rgb: Tensor, codes: Tensor, crf: bool) -> np.ndarray:
+        """Best classes (H, W) uint8 of scores (1, K, H, W), after the CRF if there is one; ``VOID`` stays."""
+        if self.crf and crf:
+            shares = scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+            scores = evaluation.refine(shares, rgb, fully_connected.PARAMETERS[self.crf])
+        best = evaluation.best_class(scores).masked_fill(codes == VOID, VOID)
+        return best[0].cpu().numpy().astype(np.uint8)
 
 
-def _two_views(
-    net: nn.Module, inputs: Tensor, side: int, mirrored: Sequence[int] | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Embeddings (C, H, W) and logits (K, H, W) of an image (1, 3, H, W) and of its mirror image, mirrored back."""
+def _views(
+    net: Callable[[Tensor], tuple[Tensor, ...]],
+    rgb: Tensor,
+    scale: float = 1.0,
+    *,
+    side: int,
+    mirrored: Sequence[int] | None,
+    **normalization: Any,
+) -> Views:
+    """What a network says of an image (1, H, W, 3), seen at another scale and padded to a ``side``, in its own size."""
+    inputs = evaluation.to_input(rgb, **normalization)
+    whole = inputs.shape[-2], inputs.shape[-1]
+    if scale != 1:
+        inputs = F.interpolate(inputs, scale_factor=scale, mode="bilinear", align_corners=False)
     height, width = inputs.shape[-2:]
     padded = F.pad(inputs, (0, max(side - width, 0), 0, max(side - height, 0)))
     features, logits = (full_precision(maps) for maps in net(torch.cat([padded, padded.flip(-1)]))[:2])
     features = F.interpolate(features, padded.shape[-2:], mode="bilinear", align_corners=False)
-    embeddings, scores = (
-        [plain[:, :height, :width], turned.flip(-1)[:, :height, :width]] for plain, turned in (features, logits)
-    )
+    both = [[plain[:, :height, :width], turned.flip(-1)[:, :height, :width]] for plain, turned in (features, logits)]
+    embeddings, scores = ([walk.on_grid(view, whole) for view in views] if scale != 1 else views for views in both)
     return embeddings, scores if mirrored is None else [scores[0], scores[1][list(mirrored)]]

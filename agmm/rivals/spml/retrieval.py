@@ -1,7 +1,82 @@
 """Segments that look like others: nearest neighbors among all segments, and what most of them are (SPML, Sec. 3.4)."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from agmm.labels import UNLABELED
+from agmm.rivals.spml import kmeans
+from agmm.rivals.spml.segments import directions
+
+
+class Bank(NamedTuple):
+    """Segments that neighbors are found among: their prototypes (M, C) and classes (M,)."""
+
+    vectors: Tensor
+    classes: Tensor
+
+    @staticmethod
+    def joined(parts: "Iterable[Bank]") -> "Bank":
+        """The segments of several images."""
+        return Bank(*(torch.cat(both) for both in zip(*parts, strict=True)))
+
+
+def clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Clusters (H, W) of an image by embedding and place, and their prototypes (M, C); that of an empty one is 0.
+
+    Parameters
+    ----------
+    embeddings : (C, H, W) Tensor
+    grid : (rows, columns)
+        That k-means begins with; M = rows * columns.
+    """
+    size = (embeddings.shape[-2], embeddings.shape[-1])
+    number, vectors = grid[0] * grid[1], torch.nn.functional.normalize(embeddings, dim=0)
+    first = kmeans.grid_clusters(size, grid).flatten().to(embeddings.device)
+    seen = kmeans.located(vectors[None]).flatten(2).mT
+    own = kmeans.spherical_kmeans(seen, first[None], number)[0]
+    return own.view(size), directions(vectors.flatten(1).T, own, number)
+
+
+def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes: int) -> Bank:
+    """The segments of an image, each with the most frequent of its labels (Algorithm 2, step 2).
+
+    Parameters
+    ----------
+    embeddings : (C, H, W) Tensor
+    labels : (H, W) int64 Tensor
+        Codes; pixels of none of the classes do not vote, and a segment without a vote is left out.
+    grid : (rows, columns)
+    num_classes : int
+        K.
+    """
+    own, prototypes = clusters(embeddings, grid)
+    known = labels < UNLABELED
+    voted, counted = own[known], labels[known]
+    classes = majority(counted, voted, len(prototypes), num_classes)
+    kept = torch.bincount(voted, minlength=len(prototypes)) > 0
+    return Bank(prototypes[kept], classes[kept])
+
+
+def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, num_classes: int) -> Tensor:
+    """Share (K, H, W) of each class among the segments nearest to that of every pixel (Algorithm 2, step 3).
+
+    Parameters
+    ----------
+    embeddings : (C, H, W) Tensor
+    known : Bank
+    grid : (rows, columns)
+        Of the clusters of this image.
+    count : int
+        Neighbors of each.
+    num_classes : int
+        K.
+    """
+    own, prototypes = clusters(embeddings, grid)
+    found = known.classes[nearest(prototypes, known.vectors, count)]
+    return shares(found, num_classes).T[:, own]
 
 
 def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4096) -> Tensor:

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Walk = Literal["code", "paper"]
+Walk = Literal["code", "paper", "step"]
+
+STEPS: dict[Walk, int] = {"code": 64, "paper": 6, "step": 1}
+"""Of the whole walk. The released code squares the matrix six times."""
 
 GAMMA, BETA = 5.0, 20.0
 """Sharpness of affinities, and the power that they are raised to."""
@@ -38,12 +41,12 @@ def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> 
     affinities : (P, P) Tensor
     beta : float
         Power of the affinities.
-    walk : {"code", "paper"}
-        The released code squares the matrix six times: 64 steps. The paper walks six. It also normalizes before the
-        power and not after it; columns normalized after it are the same either way.
+    walk : {"code", "paper", "step"}
+        One of `STEPS`. The paper normalizes before the power and not after it; columns normalized after it are the same
+        either way.
     """
     powers = affinities**beta
-    return torch.linalg.matrix_power(powers / powers.sum(0), 64 if walk == "code" else 6)
+    return torch.linalg.matrix_power(powers / powers.sum(0), STEPS[walk])
 
 
 def class_scores(logits: Sequence[Tensor], size: tuple[int, int], named: Tensor) -> Tensor:
