@@ -181,6 +181,19 @@ def test_cam_labels_are_the_best_class_above_the_background() -> None:
     np.testing.assert_array_equal(seeds.cam_labels(cams, (6, 7), 0.6), np.array([0, 2, 5])[stacked.argmax(0)])
 
 
+def test_cam_labels_are_the_best_of_all_scores() -> None:
+    """Pixel by pixel, the background's score among them; two classes with the same one are the first."""
+    random = np.random.default_rng(0)
+    cams = {2: random.random((6, 7)) ** 3, 5: random.random((6, 7)) ** 3}
+    made = seeds.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams=cams, exponent=6)
+    for pixel in np.ndindex(6, 7):
+        scores = {0: (1 - max(cam[pixel] for cam in cams.values())) ** 6} | {k: cam[pixel] for k, cam in cams.items()}
+        assert made[pixel] == max(scores, key=lambda k: scores[k])
+    assert {0, 2, 5} == set(np.unique(made))
+    nothing = seeds.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams={}, background=None)
+    assert (nothing == UNLABELED).all()
+
+
 def test_grabcut_and_cams_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows: GrabCut's segment is 0 … 3; columns: the CAM's class is found in 2 … 5 of the upper half only."""
     segment = np.zeros((8, 8), bool)
@@ -242,10 +255,14 @@ def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> N
         made = sets.sparse_labels(split, form, {}, 0, tmp_path)  # what is kept without them is another file
         assert set(np.unique(made)) <= ({0, 4, UNLABELED} if form != "points" else {*range(7), UNLABELED})
         if form != "points":
-            assert (made[:, :3] == 0).all()
+            assert (made[:, :3] == 0).all() != (form == "cam")  # which sees no boxes
     assert (sets.sparse_labels(split, "points", {}, 0, tmp_path) == plain["points"]).all()
     assert sets.label_source(split, "boxes", {}) == "published: boxes of the data set's annotations"
     assert sets.label_source(split, "grabcut_cam", {}) == "grabcut_cam from published boxes and published cams"
+    of_a_run = replace(split, cams=[{4: 1 - maps[4]} for maps in cams], cams_from="CAMs of a run")
+    assert sets.label_source(of_a_run, "cam", {}) == "cam from CAMs of a run"
+    first, other = (sets.sparse_labels(one, "cam", {}, 0, tmp_path) for one in (split, of_a_run))
+    assert (first != other).any(), "labels of other maps are not read from the same file"
 
 
 def test_a_run_learns_from_boxes(tmp_path) -> None:

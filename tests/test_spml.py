@@ -340,3 +340,35 @@ def test_votes():
     np.testing.assert_allclose(retrieval.shares(labels, 3), [[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
     own = torch.tensor([0, 0, 0, 2, 2])
     assert retrieval.majority(torch.tensor([1, 2, 2, 2, 1]), own, 4, 3).tolist() == [2, 0, 1, 0]
+
+
+def test_the_segments_of_an_image_vote_with_their_most_frequent_class():
+    """Beside a loop over pixels; void pixels do not vote, and a segment without a vote is not there."""
+    embeddings = random(4, 12, 10)
+    labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, VOID], (12, 10), p=[0.5, 0.2, 0.2, 0.1]))
+    own, prototypes = retrieval.clusters(embeddings, (3, 2))
+    labels[own == 1] = VOID
+    found = retrieval.bank(embeddings, labels, (3, 2), 3)
+    kept, classes = [], []
+    for segment in range(6):
+        members = own == segment
+        total = (embeddings / embeddings.norm(dim=0))[:, members].sum(1)
+        torch.testing.assert_close(prototypes[segment], total / total.norm() if members.any() else total)
+        counts = [int((labels[members] == k).sum()) for k in range(3)]
+        if sum(counts):
+            kept.append(segment)
+            classes.append(int(np.argmax(counts)))
+    assert kept == [0, 2, 3, 4, 5]
+    torch.testing.assert_close(found.vectors, prototypes[kept])
+    assert found.classes.tolist() == classes
+
+
+def test_pixels_have_the_votes_of_the_segments_nearest_to_theirs():
+    embeddings = random(4, 6, 8)
+    known = retrieval.Bank(torch.nn.functional.normalize(random(30, 4, seed=1), dim=1), torch.arange(30) % 3)
+    found = retrieval.votes(embeddings, known, (2, 2), 5, 3)
+    own, prototypes = retrieval.clusters(embeddings, (2, 2))
+    for row, column in np.ndindex(6, 8):
+        nearest = np.argsort(-(known.vectors @ prototypes[own[row, column]]).numpy())[:5]
+        expected = np.bincount(nearest % 3, minlength=3) / 5
+        np.testing.assert_allclose(found[:, row, column], expected)

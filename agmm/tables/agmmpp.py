@@ -4,7 +4,7 @@ The paper prints its own numbers in some places differently; notes say so. Netwo
 Cityscapes ResNet-50) and ``"vit"`` (ViT-B/16), or a preset's counterparts of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 from agmm.objectives.agmmpp import squeezed
 from agmm.presets import Preset
 from agmm.tables.agmm import AS_RELEASED, COLUMNS, WITHOUT, WITHOUT_ABSENT
-from agmm.tables.cells import SINGLE_SCALE, Cell, Column, Row, Table, cells, lines, protocol
-from agmm.tables.quoted import quoted
+from agmm.tables.cells import SINGLE_SCALE, Cell, Column, Row, Table, cells, lines, protocol, source
+from agmm.tables.quoted import left, quoted
 
 PAPER = "AGMM++ (TPAMI 2025)"
 CLICKS = tuple(Column(f"{n} clicks", f"clicks{n}", {"clicks": str(n)}) for n in (20, 50, 100))
@@ -68,7 +68,7 @@ def _tags(preset: Preset, table: str, column: Column, numbers: dict[str, str], i
         ),
     ]
     made = cells(preset, table, rows, (column,))
-    return (*quoted(_left(table, made), column="split", prefix="image-level, "), *made)
+    return (*quoted(left(table, made), column="split", prefix="image-level, "), *made)
 
 
 def table3(preset: Preset) -> tuple[Cell, ...]:
@@ -107,7 +107,7 @@ def _one_form(
     rows = [row._replace(note=notes.get(row.label, row.note)) for row in rows]
     made = cells(preset, table, rows, (column,))
     with_crf = {("AGMM++", "true"): {"method": "AGMM++ + CRF"}}
-    return (*quoted(line | with_crf.get((line["method"], line["crf"]), {}) for line in _left(table, made)), *made)
+    return (*quoted(line | with_crf.get((line["method"], line["crf"]), {}) for line in left(table, made)), *made)
 
 
 def table4(preset: Preset) -> tuple[Cell, ...]:
@@ -136,8 +136,10 @@ def table6(preset: Preset) -> tuple[Cell, ...]:
             note="the paper's text says 76.7"
         ),
     ]
-    made = cells(preset, "agmmpp_table6", rows, (BOXES,))
-    return (*quoted(_left("agmmpp_table6", made)), *made)
+    spml = Row("SPML (ResNet)", ("O084",), {"row": "8"}, "SPML", refined=True, note="on CAMs in boxes")
+    made = cells(preset, "agmmpp_table6", [spml], (Column("box", "boxcam"),))
+    made += cells(preset, "agmmpp_table6", rows, (BOXES,))
+    return (*quoted(left("agmmpp_table6", made)), *made)
 
 
 def table7(preset: Preset) -> tuple[Cell, ...]:
@@ -191,12 +193,12 @@ def _single_scale(cell: Cell) -> Cell:
 def table9(preset: Preset) -> tuple[Cell, ...]:
     """Quality of pseudo labels from image tags, on training images."""
     ours = [
-        replace(cell, column="image-level", published=float(line["value"]), published_source=_source(line))
+        replace(cell, column="image-level", published=float(line["value"]), published_source=source(line))
         for cell in table8(preset)
         for line in lines("agmmpp_table9")
         if cell.column == PSEUDO and (cell.row, line["method"]) in (("ToCo", "ToCo"), ("AGMM++", "AGMM++"))
     ]
-    return (*quoted(_left("agmmpp_table9", ours)), *ours)
+    return (*quoted(left("agmmpp_table9", ours)), *ours)
 
 
 def table10(preset: Preset) -> tuple[Cell, ...]:
@@ -308,16 +310,6 @@ def _pp(
     **options: Any,
 ) -> Row:
     return Row(label, ids, printed, "AGMMpp", options, network=network, refined=refined)
-
-
-def _left(table: str, made: Iterable[Cell]) -> list[dict[str, str]]:
-    """Lines of a published table beside which there is no cell of ours, at this preset at least."""
-    shown = {cell.published_source for cell in made}
-    return [line for line in lines(table) if _source(line) not in shown]
-
-
-def _source(line: dict[str, str]) -> str:
-    return f"{line['paper']} {line['table']}, row {line['row']} ({line['dataset']} {line['split']}, {line['backbone']})"
 
 
 _NAMES = {"resnet": "ResNet", "vit": "ViT"}

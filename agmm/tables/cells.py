@@ -220,8 +220,12 @@ def published(table: str, **where: str) -> tuple[float, str]:
     if len(found) != 1:
         raise KeyError(f"{table} prints {len(found)} numbers for {where}")
     (line,) = found
-    place = f"{line['paper']} {line['table']}, row {line['row']}"
-    return float(line["value"]), f"{place} ({line['dataset']} {line['split']}, {line['backbone']})"
+    return float(line["value"]), source(line)
+
+
+def source(line: dict[str, str]) -> str:
+    """Where a published number stands: table, row, data set and backbone."""
+    return f"{line['paper']} {line['table']}, row {line['row']} ({line['dataset']} {line['split']}, {line['backbone']})"
 
 
 @cache

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable
 
-from agmm.tables.cells import QUOTED, Cell
+from agmm.tables.cells import QUOTED, Cell, lines, source
 
 _EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF", "ms_test": "several scales"}
 
 
+def left(table: str, made: Iterable[Cell]) -> list[dict[str, str]]:
+    """Lines of a published table beside which there is no cell of ours, at this preset at least."""
+    shown = {cell.published_source for cell in made}
+    return [line for line in lines(table) if source(line) not in shown]
+
+
 def quoted(
-    lines: Iterable[dict[str, str]], column: str = "supervision", prefix: str = "", suffix: str = ""
+    published: Iterable[dict[str, str]], column: str = "supervision", prefix: str = "", suffix: str = ""
 ) -> tuple[Cell, ...]:
     """Cells of lines of a published table, in columns by one of its fields."""
     return tuple(
@@ -28,7 +34,7 @@ def quoted(
             published_source=f"{line['paper']} {line['table']}, row {line['row']}, quoted there",
             note=f"quoted: {', '.join(_about(line))}",
         )
-        for line in lines
+        for line in published
     )
 
 
