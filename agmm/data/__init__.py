@@ -98,6 +98,8 @@ class Split:
     cams : sequence of dict, optional
         Class activation maps for the forms of `agmm.seeds` that need them, see `agmm.data.label_files.read_cams`. No
         data set comes with them: give them with `dataclasses.replace`.
+    regions : sequence of (H, W) uint8 arrays, optional
+        Published over-segmentation of the images, numbered 0 … 254 (see `agmm.data.oversegmentation`).
     mirrored : tuple of int, optional
         Where classes have a side, as the hands of people do: the class of each in the mirror image. Whatever mirrors
         an image must exchange its classes too (`agmm.data.augment.exchange`).
@@ -113,6 +115,7 @@ class Split:
     published: tuple[Published, ...] = ()
     boxes: Sequence[Boxes] | None = None
     cams: Sequence[Mapping[int, np.ndarray]] | None = None
+    regions: Arrays | None = None
     mirrored: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
