@@ -108,7 +108,7 @@ class SPMLClassifier:
         """
         made = []
         for image, label, classes in zip(images, sparse, torch.from_numpy(named).to(device), strict=True):
-            rgb, codes = (torch.from_numpy(np.asarray(array))[None].to(device) for array in (image, label))
+            rgb, codes = (torch.from_numpy(np.array(array))[None].to(device) for array in (image, label))
             embeddings, logits = _two_views(net, evaluation.to_input(rgb, **normalization), side, mirrored)
             size = tuple(max(length // self.stride, 1) for length in image.shape[:2])
             embeddings = [walk.on_grid(view, size) for view in embeddings]
