@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import runs
+from agmm import networks, runs, sweep
 from agmm.data import label_files, oversegmentation, sets
 from agmm.labels import VOID
 from agmm.presets import PRESETS
@@ -138,6 +140,19 @@ def test_plan_names_every_training_of_ours(preset: str, tmp_path: Path, capfd: p
         assert "densepose with resnet101" in ours[training]
         assert f"(published {published})" in ours[training]
         assert " h " in ours[training]
+
+
+@pytest.mark.parametrize(("labels", "method"), [("scribbles", "SPML"), ("parts", "SPML"), ("parts_full", "Baseline")])
+def test_hours_of_networks_follow_from_operations(labels: str, method: str) -> None:
+    """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
+    run = PAPER.at(labels, method)
+    with torch.device("meta"):
+        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, 3, 512, 512))
+    images = run.epochs * {"voc": 10_582, "densepose": 26_437}[run.dataset]
+    expected = 3 * counter.get_total_flops() * images / 60e12
+    assert sweep.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 # --- Published regions ------------------------------------------------------------------------------------------------
@@ -298,3 +313,24 @@ def test_two_processes_train_both_stages(root: Path, tmp_path: Path) -> None:
         assert ours[term] == pytest.approx(theirs[term], rel=1e-4), term
     # In one process the second microbatch contrasts with the first as it is remembered, the first with itself alone.
     assert abs(ours["annotation"] - theirs["annotation"]) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:CamVid")
+def test_road_scenes_on_a_gpu_have_a_counterpart(tmp_path: Path) -> None:
+    """Both stages of `camvid_r50`, smaller."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(count):
+            mask = rng.integers(0, 12, (6, 8)).repeat(10, 0).repeat(10, 1)
+            layouts.save_index(tmp_path / "data" / f"{split}annot" / f"{number}.png", mask)
+            image = (20 * mask[..., None] + rng.integers(0, 9, (*mask.shape, 3))).astype(np.uint8)
+            layouts.save_index(tmp_path / "data" / split / f"{number}.png", image)
+    preset = PRESETS["camvid_r50"].spml("points")
+    assert (preset.network, dict(preset.network_options)) == ("resnet50", {"embedding": 64})
+    run = short(preset, long_side=None, image_size=(60, 80), precision="bfloat16")
+    assert run.teacher is not None
+    result = agmm.run(run, results=tmp_path, data_root=tmp_path / "data", device="cpu")
+    assert result.details["regions"] == "felzenszwalb"
+    history = runs.load_history(run.teacher, tmp_path)
+    assert {"annotation", "low_level", "cooccurrence"} <= set(history)
+    assert np.isfinite(history.to_numpy()).all()
