@@ -24,8 +24,8 @@ from agmm.runs import Run
 
 IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
 ALL_AT_ONCE = ("dihedral", "crop_flip")
-ONE_BY_ONE = ("official", "official_color")
-"""Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released code."""
+ONE_BY_ONE = tuple(augment.ONE_BY_ONE)
+"""Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released codes."""
 
 AugmentOn = Literal["workers", "device"]
 """Whether images are augmented one by one by `OneByOne` or by `OnDevice`."""
@@ -233,8 +233,8 @@ class OnDevice:
         for keys in self.order:
             images, sparse, classes = zip(*(self.held[index] for _, index in keys), strict=True)
             rngs = [_rng(run, *key) for key in keys]
-            color = run.augmentation == "official_color"
-            yield [*augment_device.official(images, sparse, run.crop, rngs, color), torch.stack(classes)]
+            augmented = augment_device.ONE_BY_ONE[run.augmentation](images, sparse, run.crop, rngs)
+            yield [*augmented, torch.stack(classes)]
 
 
 def _shared_steps(
@@ -278,9 +278,8 @@ class _Augmented(Dataset[tuple[Tensor, ...]]):
         assert self.run.crop is not None
         image, sparse = self.images[index], self.sparse[index]
         classes = _image_classes(self.classes, index, sparse, self.num_classes)
-        color = self.run.augmentation == "official_color"
         rng = _rng(self.run, epoch, index)
-        picture, cut, turned = augment.official(image, sparse, self.run.crop, rng, color=color)
+        picture, cut, turned = augment.ONE_BY_ONE[self.run.augmentation](image, sparse, self.run.crop, rng)
         return torch.from_numpy(picture), torch.from_numpy(cut), torch.tensor(turned), torch.from_numpy(classes)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -213,6 +213,19 @@ def _one_scale(
     return (straight + turned.flip(-1)) / 2
 
 
+def in_square(predict: Predict, images: Tensor, side: int) -> Tensor:
+    """Probabilities of images whose longer side is brought to ``side`` and which are padded to a square (SPML).
+
+    Images are resized bilinearly and padded right and below with zeros, the mean color of normalized ones. What is
+    predicted is cut and resized by nearest neighbors to the size that images (B, 3, H, W) had.
+    """
+    size = images.shape[-2:]
+    height, width = (max(round(length * side / max(size)), 1) for length in size)
+    resized = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+    probabilities = predict(F.pad(resized, (0, side - width, 0, side - height)))
+    return F.interpolate(probabilities[..., :height, :width], tuple(size), mode="nearest")
+
+
 def tile_positions(height: int, width: int, tile: int, step: int | None = None) -> list[tuple[int, int]]:
     """Top left corners (row, column) of the tiles that cover an image; the last of each direction ends at the border.
 
@@ -308,8 +321,11 @@ def as_tested(
     merge: Merge = "mean",
     pixels: int = PIXELS,
     mirrored: Sequence[int] | None = None,
+    long_side: int | None = None,
 ) -> Predict:
     """Network input to probabilities the way a test makes them: `multi_scale` views, each by `sliding_window`.
+
+    With a ``long_side`` the images are tested `in_square`.
 
     Views or tiles of at most so many ``pixels`` go through the network together. Where views are merged by "max", they
     and their tiles are logits, and the softmax comes last.
@@ -327,7 +343,7 @@ def as_tested(
         maps = multi_scale(view, images, scales, flip, merge=merge, pixels=pixels, mirrored=mirrored)
         return maps.softmax(dim=1) if merge == "max" else maps
 
-    return merged
+    return merged if long_side is None else (lambda images: in_square(merged, images, long_side))
 
 
 def refine(probabilities: Tensor, images: Tensor, parameters: fully_connected.Parameters) -> Tensor:
@@ -356,6 +372,7 @@ def evaluate(
     crop: int | None = None,
     pixels: int = PIXELS,
     mirrored: Sequence[int] | None = None,
+    long_side: int | None = None,
 ) -> Tensor:
     """Confusion matrix of a network over a data set.
 
@@ -389,13 +406,16 @@ def evaluate(
         Evaluate the center of every image only, as the AGMM authors do in early Cityscapes epochs.
     pixels : int
         Most pixels of views or tiles that go through the network together.
+    long_side : int, optional
+        Test images in squares of this side, see `in_square`; a CRF then works at their own size.
 
     Returns
     -------
     (K, K) int64 tensor
         On the CPU; rows are the truth.
     """
-    predict = as_tested(net, scales=scales, flip=flip, tile=tile, merge=merge, pixels=pixels, mirrored=mirrored)
+    views: dict[str, Any] = {"scales": scales, "flip": flip, "tile": tile, "merge": merge, "long_side": long_side}
+    predict = as_tested(net, pixels=pixels, mirrored=mirrored, **views)
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)

@@ -132,25 +132,56 @@ class SummedASPP(nn.Module):
         return _doubled(torch.stack([branch(high) for branch in self.branches]).sum(0))
 
 
-class PyramidPooling(nn.Module):
-    """Means over ever larger parts of the image beside the last stage, at twice its resolution (SPML on DensePose).
+class Pyramid(nn.Module):
+    """Means over ever larger parts of the image beside the last stage: (B, C', h, w) -> (B, width, h, w).
 
     Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017. Means over a whole image are normalized over the batch
     alone, so training needs two images.
     """
 
-    def __init__(self, high_channels: int, channels: int, bins: Sequence[int] = (1, 2, 3, 6), width: int = 512) -> None:
+    def __init__(self, high_channels: int, bins: Sequence[int] = (1, 2, 3, 6), width: int = 512) -> None:
         super().__init__()
         self.pools = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(bin), convolution(high_channels, width, 1)) for bin in bins
         )
         self.fuse = convolution(high_channels + len(bins) * width, width, 3)
+
+    def forward(self, high: Tensor) -> Tensor:
+        """Features after the last ReLU."""
+        pooled = [resize(pool(high), high.shape[-2:], align_corners=False) for pool in self.pools]
+        return self.fuse(torch.cat([high, *pooled], 1))
+
+
+class PyramidPooling(nn.Module):
+    """Embeddings from a `Pyramid`, at twice the resolution of the last stage (SPML on DensePose)."""
+
+    def __init__(self, high_channels: int, channels: int, width: int = 512) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(high_channels, width=width)
         self.project = nn.Conv2d(width, channels, 1)
 
     def forward(self, _: Tensor, high: Tensor) -> Tensor:
         """Embeddings at twice the resolution of ``high``."""
-        pooled = [resize(pool(high), high.shape[-2:], align_corners=False) for pool in self.pools]
-        return _doubled(self.project(self.fuse(torch.cat([high, *pooled], 1))))
+        return _doubled(self.project(self.pyramid(high)))
+
+
+class PyramidHead(nn.Module):
+    """PSPNet: classes from a `Pyramid`, at the resolution of the last stage; without its auxiliary loss."""
+
+    align_corners = False
+
+    def __init__(self, high_channels: int, num_classes: int, width: int = 512) -> None:
+        super().__init__()
+        self.high_channels = high_channels
+        self.feature_channels = width
+        self.pyramid = Pyramid(high_channels, width=width)
+        self.dropout = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, _: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, width, h, w), logits (B, K, h, w), and the last stage in the place of earlier features."""
+        features = self.pyramid(high)
+        return features, self.classifier(self.dropout(features)), high
 
 
 def convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -152,10 +152,16 @@ def fit(
 
 
 def schedule(run: Run, step: int, steps: int) -> float:
-    """Factor of the learning rate at a step (from 0): linear warm-up, then poly decay per step (AGMM, Sec. 4.1)."""
-    if step < run.warmup:
-        return (step + 1) / run.warmup
-    return (1 - step / steps) ** run.power
+    """Factor of the learning rate at a step (from 0): linear warm-up, then poly decay per step (AGMM, Sec. 4.1).
+
+    A warm-up from a share of the rate never exceeds the decay (SPML, released code).
+    """
+    decayed: float = (1 - step / steps) ** run.power
+    if step >= run.warmup:
+        return decayed
+    if run.warmup_from:
+        return min(decayed, run.warmup_from + (1 - run.warmup_from) * step / run.warmup)
+    return (step + 1) / run.warmup
 
 
 def mix(seed: int, epoch: int) -> int:

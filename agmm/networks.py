@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm import transformers
-from agmm.heads import DeepLabEmbedding, DeepLabHead, EmbeddingHead, PyramidPooling, SummedASPP, convolution, resize
+from agmm.heads import (
+    DeepLabEmbedding,
+    DeepLabHead,
+    EmbeddingHead,
+    PyramidHead,
+    PyramidPooling,
+    SummedASPP,
+    convolution,
+    resize,
+)
 
 DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
 NAMES = ("small", *DEEP_STEM, "small_vit", "vit_base")
@@ -59,14 +68,17 @@ class Segmenter(nn.Module):
     backbone : nn.Module
         images -> (low, high): the stage at stride 4 and the last stage. Or images -> (middle, final, summary), see
         `agmm.transformers.VisionTransformer`.
-    head : DeepLabHead, EmbeddingHead or LargeFOV
+    head : DeepLabHead, EmbeddingHead, PyramidHead or LargeFOV
         (low, high) -> (features, logits, features before the last convolution), all on one grid.
     provenance : str
         Which stem and which weights; part of what a result must report.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: DeepLabHead | EmbeddingHead | transformers.LargeFOV, provenance: str
+        self,
+        backbone: nn.Module,
+        head: DeepLabHead | EmbeddingHead | PyramidHead | transformers.LargeFOV,
+        provenance: str,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -244,7 +256,7 @@ def build(
         Only "small" and ResNets: channels of the embeddings of SPML, 64 on VOC and 32 on DensePose; 0 for a network
         without.
     decoder : {"aspp", "pyramid"}
-        Only ResNets, of embeddings: as on VOC or as on DensePose.
+        Only ResNets: of embeddings as SPML has it on VOC or on DensePose; without embeddings DeepLabV3+ or PSPNet.
 
     Raises
     ------
@@ -272,8 +284,10 @@ def build(
         return Segmenter(*transformers.small(num_classes), "small vision transformer, random weights")
     if name == "vit_base":
         return _vit_base(num_classes, init == "imagenet", weights)
-    if embedding:
-        return _resnet_embedding(name, num_classes, init == "imagenet", embedding, decoder)
+    if decoder not in ("aspp", "pyramid"):
+        raise ValueError(f"unknown decoder {decoder!r}: choose aspp or pyramid")
+    if embedding or decoder == "pyramid":
+        return _resnet_of_spml(name, num_classes, init == "imagenet", embedding, decoder)
     return _resnet(name, num_classes, init == "imagenet", rates, multi_grid)
 
 
@@ -286,11 +300,22 @@ def has_class_tokens(net: nn.Module) -> bool:
     return tokens.middle is not None
 
 
-def parameter_groups(net: Segmenter, lr: float, head_factor: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer: the backbone with rate ``lr``, everything else with ``head_factor * lr``."""
-    rest = [parameter for name, parameter in net.named_parameters() if not name.startswith("backbone.")]
-    groups = ((net.backbone.parameters(), lr), (rest, head_factor * lr))
-    return [{"params": [p for p in params if p.requires_grad], "lr": rate} for params, rate in groups]
+def parameter_groups(net: Segmenter, lr: float, head_factor: float, bias_factor: float = 1.0) -> list[dict[str, Any]]:
+    """Groups for an optimizer: the backbone with rate ``lr``, everything else with ``head_factor * lr``.
+
+    With another ``bias_factor`` than 1 the biases are groups of their own: with so many times the rate of the weights
+    beside them, and no decay (2 in SPML's released code).
+    """
+    rest = [(name, parameter) for name, parameter in net.named_parameters() if not name.startswith("backbone.")]
+    groups: list[dict[str, Any]] = []
+    for named, rate in ((net.backbone.named_parameters(), lr), (rest, head_factor * lr)):
+        learned = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        apart = {name for name, _ in learned if bias_factor != 1 and name.endswith("bias")}
+        groups.append({"params": [p for name, p in learned if name not in apart], "lr": rate})
+        if apart:
+            biases = [p for name, p in learned if name in apart]
+            groups.append({"params": biases, "lr": bias_factor * rate, "weight_decay": 0.0})
+    return groups
 
 
 def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -> Segmenter:
@@ -337,9 +362,8 @@ def _resnet(
     return Segmenter(backbone, head, weights)
 
 
-def _resnet_embedding(name: str, num_classes: int, pretrained: bool, channels: int, decoder: str) -> Segmenter:
-    if decoder not in ("aspp", "pyramid"):
-        raise ValueError(f"unknown decoder {decoder!r}: choose aspp or pyramid")
+def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, channels: int, decoder: str) -> Segmenter:
+    """The networks of SPML: embeddings of so many channels, or PSPNet where there are none."""
     backbone, weights = _resnet_backbone(name, pretrained)
     high_channels = backbone.feature_info.channels()[-1]
     for module in backbone.modules():
@@ -350,6 +374,8 @@ def _resnet_embedding(name: str, num_classes: int, pretrained: bool, channels: i
         for module_name, module in backbone.named_children():
             if module_name not in ("layer2", "layer3", "layer4"):
                 module.requires_grad_(False)
+    if not channels:
+        return Segmenter(backbone, PyramidHead(high_channels, num_classes), f"{weights}, pyramid pooling")
     made = PyramidPooling(high_channels, channels) if decoder == "pyramid" else SummedASPP(high_channels, channels)
     return Segmenter(
         backbone, EmbeddingHead(made, high_channels, channels, num_classes), f"{weights}, {channels}-d embeddings"

@@ -273,6 +273,7 @@ def _cams_on_disk(
 def _options(run: Run, split: Split) -> dict[str, Any]:
     """How a run is tested."""
     views = {"scales": run.scales, "flip": run.flip, "tile": run.tile, "merge": run.scale_merge}
+    views |= {"long_side": run.long_side}
     return {"batch_size": _images_at_a_time(split), "mirrored": split.mirrored, **views}
 
 

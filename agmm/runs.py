@@ -57,8 +57,10 @@ class Run:
         Start of the backbone; ``"tags"`` is a run of its own that others share (`requires`).
     epochs, batch_size, microbatch, crop, augmentation
         ``batch_size`` is the effective batch over all devices and accumulation steps of ``microbatch`` images each.
-    optimizer, lr, head_factor, weight_decay, momentum, warmup, power
-        Poly schedule per step: ``lr (1 - t/T)^power`` after ``warmup`` linear steps.
+    optimizer, lr, head_factor, bias_factor, weight_decay, momentum, warmup, warmup_from, power
+        Poly schedule per step: ``lr (1 - t/T)^power`` after ``warmup`` linear steps, which begin with the share
+        ``warmup_from`` of lr. Biases have ``bias_factor`` times the rate of the weights beside them, and no decay
+        unless that is 1 (see `agmm.networks.parameter_groups`).
     loss_scope : {"microbatch", "effective"}
         What averages over labeled pixels extend over.
     precision : {"float32", "bfloat16"}
@@ -69,6 +71,8 @@ class Run:
         Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
     scales, flip, tile
         Test-time protocol.
+    long_side : int, optional
+        Side of the squares that images are tested in, their longer side as long (`agmm.evaluation.in_square`).
     scale_merge : {"mean", "max"}
         How scales and mirror images become one, see `agmm.evaluation.multi_scale`.
     crf : str
@@ -116,9 +120,11 @@ class Run:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-3
     head_factor: float = 1.0
+    bias_factor: float = 1.0
     weight_decay: float = 1e-2
     momentum: float = 0.9
     warmup: int = 0
+    warmup_from: float = 0.0
     power: float = 0.9
     loss_scope: Literal["microbatch", "effective"] = "microbatch"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -127,6 +133,7 @@ class Run:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     tile: int | None = None
+    long_side: int | None = None
     scale_merge: Literal["mean", "max"] = "mean"
     crf: str = ""
     trained_test: Options = ()
@@ -243,6 +250,9 @@ class Run:
             loss_scope="microbatch",
             selection="last",
             stop_after=None,
+            bias_factor=1.0,
+            warmup_from=0.0,
+            long_side=None,
             history_images=0,
             seed=0,
         )

@@ -200,7 +200,10 @@ def _train_segmenter(
             objective.forget()
         return batches.ahead(source.epoch(number), data.num_classes, device)
 
-    groups, steps = networks.parameter_groups(net, run.lr, run.head_factor), batches.steps(run, len(source))
+    groups, steps = (
+        networks.parameter_groups(net, run.lr, run.head_factor, run.bias_factor),
+        batches.steps(run, len(source)),
+    )
     progress = loop.fit(run, net, groups, epoch, steps, partial(_loss, run, objective, device), measure, folder)
     if isinstance(objective, nn.Module):
         del net.objective
@@ -348,7 +351,20 @@ def _details(
         "labeled_share": float(found.pixel_share),
         "labeled_pixels_per_image": float(found.pixels_per_image),
         "coverage": float(named),
-    }
+    } | _regions(run, data)
+
+
+def _regions(run: Run, data: Split) -> dict[str, str]:
+    """Which over-segmentation the embedding of SPML has learned from; nothing of other methods."""
+    embedding: Run | None = run
+    while embedding is not None and embedding.method == "SPMLClassifier":
+        embedding = embedding.teacher
+    if embedding is None or embedding.method != "SPML":
+        return {}
+    objective = methods.build("SPML", data.num_classes, **dict(embedding.options))
+    assert isinstance(objective, spml.SPML)
+    method = oversegmentation.chosen(data, objective.regions)
+    return {"regions": f"published ({oversegmentation.FOLDER})" if method == "published" else method}
 
 
 def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:

@@ -303,3 +303,117 @@ def test_color_changes_are_torchvisions(name, amount):
     picture = Image.fromarray(noise)
     expected = tv.to_grayscale(picture, 3) if name == "gray" else getattr(tv, f"adjust_{name}")(picture, amount)
     np.testing.assert_array_equal(augment._change_color(picture, name, amount), expected)
+
+
+# --- SPML -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("classifier", "most"), [(False, 1.5), (True, 2.0)])
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_spml_scale_and_padding(shape, classifier, most):
+    """A crop larger than every enlargement shows the whole image in a corner, and beyond it the mean color."""
+    image, labels = halves(*shape)
+    rng = np.random.default_rng(0)
+    scales, mirrored = [], 0
+    for _ in range(200):
+        drawn = _plain(augment.draw_spml(shape, 90, rng, classifier))
+        picture, moved, turned = augment._carried_out(image, labels, 90, drawn, augment.MEAN_COLOR)
+        inside = moved != VOID
+        height, width = inside.any(1).sum(), inside.any(0).sum()
+        assert inside.sum() == height * width
+        assert inside[0, -1 if turned else 0]
+        assert (picture[~inside] == (124, 116, 104)).all()
+        assert set(np.unique(picture[inside])) <= set(range(40, 221))
+        assert abs(height / shape[0] - width / shape[1]) <= 0.5 / shape[0] + 0.5 / shape[1]
+        scales.append(height / shape[0])
+        mirrored += turned
+    assert 0.48 <= min(scales) < 0.55
+    assert most - 0.1 < max(scales) <= most + 0.02
+    assert np.mean(scales) == pytest.approx((0.5 + most) / 2, abs=0.1)
+    assert 70 < mirrored < 130
+
+
+def _plain(drawn):
+    """The same without changes of color."""
+    return augment.Draws(drawn.size, drawn.corner, drawn.mirrored, ())
+
+
+def test_mean_color_is_next_to_nothing_after_normalization():
+    from agmm import evaluation
+
+    color = np.array([[augment.MEAN_COLOR]], np.uint8)
+    assert evaluation.to_input(color, evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD).abs().max() < 0.01
+
+
+def test_only_images_of_the_classifier_become_gray_or_blurred():
+    seen = {True: [], False: []}
+    for classifier, drawn in seen.items():
+        for seed in range(600):
+            drawn += augment.draw_spml((30, 40), 20, np.random.default_rng(seed), classifier).changes
+    assert not seen[False]
+    widths = [amount for name, amount in seen[True] if name == "kernel_blur"]
+    assert sum(name == "weighted_gray" for name, _ in seen[True]) == pytest.approx(180, abs=40)
+    assert len(widths) == pytest.approx(300, abs=50)
+    assert 0.1 <= min(widths) < 0.3
+    assert 4.8 < max(widths) <= 5
+    assert np.mean(widths) == pytest.approx(2.55, abs=0.3)
+
+
+def _by_loops(image, width):
+    """Each pixel by itself: weights exp(-r^2 / width^2) of the 5 x 5 around it, whose sum is 1."""
+    height, wide = image.shape[:2]
+    blurred = np.zeros(image.shape)
+    for y in range(height):
+        for x in range(wide):
+            total, weights = np.zeros(3), 0.0
+            for dy in range(-2, 3):
+                for dx in range(-2, 3):
+                    weight = np.exp(-(dy * dy + dx * dx) / width**2)
+                    total += weight * image[min(max(y + dy, 0), height - 1), min(max(x + dx, 0), wide - 1)]
+                    weights += weight
+            blurred[y, x] = total / weights
+    return blurred
+
+
+@pytest.mark.parametrize("width", [0.1, 0.7, 2.3, 5.0])
+def test_blur_of_spml_against_loops_and_on_the_device(width):
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    expected = _by_loops(image, width)
+    pillow = np.asarray(augment._change_color(Image.fromarray(image), "kernel_blur", width))
+    device = augment_device._CHANGES["kernel_blur"](torch.from_numpy(image).permute(2, 0, 1).float(), width)
+    for found in (pillow, device.permute(1, 2, 0).numpy()):
+        assert np.abs(found - expected).max() <= 0.5 + 1e-4
+    if width > 1:
+        assert np.abs(image - expected).max() > 20
+
+
+def test_gray_of_spml_is_its_weighted_mean_on_the_device_too():
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    expected = image @ np.array([0.3, 0.59, 0.11])
+    pillow = np.asarray(augment._change_color(Image.fromarray(image), "weighted_gray", 0.0))
+    device = augment_device._CHANGES["weighted_gray"](torch.from_numpy(image).permute(2, 0, 1).float(), 0.0)
+    for found in (pillow, device.permute(1, 2, 0).numpy()):
+        assert (found == found[..., :1]).all()
+        assert np.abs(found[..., 0] - expected).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("name", ["spml", "spml_classifier"])
+def test_spml_on_the_device_is_that_of_the_workers(name):
+    """Labels equal, with regions in their upper bits; images up to rounding."""
+    source = np.random.default_rng(5)
+    sizes = [(int(h), int(w)) for h, w in source.integers(24, 100, (60, 2))]
+    sizes = [(min(height, 2 * width - 2), width) for height, width in sizes]
+    images = [source.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    codes = [source.integers(0, 256 * 255, size).astype(np.int32) for size in sizes]
+    rngs = [np.random.default_rng(i) for i in range(60)]
+    pictures, cuts, turned = augment_device.ONE_BY_ONE[name](
+        [torch.from_numpy(image) for image in images], [torch.from_numpy(code) for code in codes], 64, rngs
+    )
+    differences = []
+    for i in range(60):
+        picture, cut, mirrored = augment.ONE_BY_ONE[name](images[i], codes[i], 64, np.random.default_rng(i))
+        np.testing.assert_array_equal(cuts[i].numpy(), cut)
+        assert turned[i] == mirrored
+        differences.append(np.abs(pictures[i].numpy().astype(int) - picture))
+    assert np.max(differences) <= 2
+    assert np.mean(differences) < 0.02

@@ -295,6 +295,48 @@ def test_sliding_window_equals_the_official_one(case: str, batch: int) -> None:
     assert differing == info["arguments"]["pixels_where_argmax_of_double_and_single_softmax_differ"]
 
 
+@pytest.mark.parametrize("shape", [(10, 16), (16, 10), (30, 41), (12, 12)])
+def test_squares_show_the_whole_image_above_left(shape: tuple[int, int]) -> None:
+    """What a network would see, and the way back: the nearest of the pixels predicted."""
+    images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)) + 0.1
+    seen = []
+
+    def predict(squares: Tensor) -> Tensor:
+        seen.append(squares)
+        return torch.arange(24.0 * 24).view(1, 1, 24, 24).repeat(2, 3, 1, 1)
+
+    found = evaluation.in_square(predict, images, 24)
+    (squares,) = seen
+    assert squares.shape == (2, 3, 24, 24)
+    height, width = (int((squares[0, 0] > 0).any(axis).sum()) for axis in (1, 0))
+    assert max(height, width) == 24
+    assert height * shape[1] == pytest.approx(width * shape[0], rel=0.05)
+    assert (squares[..., height:, :] == 0).all()
+    assert (squares[..., width:] == 0).all()
+    torch.testing.assert_close(squares[..., :height, :width].mean(), images.mean(), rtol=0.05, atol=0)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            place = 24 * (row * height // shape[0]) + column * width // shape[1]
+            assert (found[:, :, row, column] == place).all()
+
+
+def test_squares_are_what_a_test_predicts() -> None:
+    """With a network that looks at single pixels nothing but the resizing makes a difference."""
+    images = np.zeros((1, 20, 30, 3), np.uint8)
+    images[:, :, 15:] = 255
+    truth = (images[..., 0] > 0).astype(np.uint8)
+
+    class Bright(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            assert images.shape[-2:] == (45, 45)
+            logits = torch.cat([0.5 - images[:, :1], images[:, :1] - 0.5], 1)
+            return images, logits
+
+    found = evaluation.evaluate(Bright(), images, truth, 2, batch_size=1, device="cpu", long_side=45)
+    assert found.sum() == 600
+    assert found.diagonal().sum() >= 580  # a column at the edge may fall to either side
+
+
 def test_sliding_window_equals_a_loop_over_tiles() -> None:
     arrays, _ = golden("eval_slide_voc")
     predict = tiny_network(arrays)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from agmm import networks
+from agmm import heads, networks
 
 CONVOLUTIONAL = ("small", *networks.DEEP_STEM)
 
@@ -118,6 +118,50 @@ def test_parameter_groups_part_the_parameters(name: str) -> None:
     assert [id(p) for p in backbone["params"]] == [id(p) for p in net.backbone.parameters()]
     assert [id(p) for p in rest["params"]] == [id(p) for p in net.head.parameters()]
     assert len(backbone["params"]) + len(rest["params"]) == len(list(net.parameters()))
+
+
+def test_biases_may_be_groups_of_their_own() -> None:
+    """Each learned parameter once, with the rate and the decay that SPML's released code gives it."""
+    net = networks.build("resnet50", 3, embedding=8)
+    net.backbone.layer1.requires_grad_(False)
+    optimizer = torch.optim.SGD(networks.parameter_groups(net, 0.003, 10, 2.0), lr=1.0, weight_decay=5e-4)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found)
+    learned = {name: p for name, p in net.named_parameters() if not name.startswith("backbone.layer1.")}
+    assert found.keys() == {id(p) for p in learned.values()}
+    for name, parameter in learned.items():
+        bias = name.split(".")[-1] == "bias"
+        rate = 0.003 * (10 if name.startswith("head.") else 1) * (2 if bias else 1)
+        assert found[id(parameter)] == (pytest.approx(rate), 0.0 if bias else 5e-4), name
+
+
+def test_pspnet_means_over_parts_of_the_image() -> None:
+    """Against the operations one by one, on a grid that the bins do not divide."""
+    head = heads.PyramidHead(4, 3, width=5).eval()
+    high = torch.rand(2, 4, 7, 9)
+    parts = [high]
+    for bin, pool in zip((1, 2, 3, 6), head.pyramid.pools, strict=True):
+        means = torch.zeros(2, 4, bin, bin)
+        for row in range(bin):
+            for column in range(bin):
+                rows = slice(7 * row // bin, -(-7 * (row + 1) // bin))
+                columns = slice(9 * column // bin, -(-9 * (column + 1) // bin))
+                means[:, :, row, column] = high[:, :, rows, columns].mean((2, 3))
+        assert isinstance(pool, torch.nn.Sequential)
+        parts.append(F.interpolate(pool[1](means), size=(7, 9), mode="bilinear", align_corners=False))
+    expected = head.pyramid.fuse(torch.cat(parts, 1))
+    features, logits, _ = head(high, high)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits, F.conv2d(expected, head.classifier.weight, head.classifier.bias))
+
+
+def test_a_pyramid_without_embeddings_is_pspnet() -> None:
+    net = networks.build("resnet50", 15, decoder="pyramid").eval()
+    features, logits = net(torch.zeros(1, 3, 64, 96))
+    assert features.shape == (1, net.feature_channels, 8, 12)
+    assert logits.shape == (1, 15, 64, 96)
+    with pytest.raises(ValueError, match="unknown decoder 'pyramids': choose aspp or pyramid"):
+        networks.build("resnet50", 15, decoder="pyramids")
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)

@@ -25,6 +25,7 @@ METHODS = {
     "TEL": "TreeEnergy",
     "TEL+SEAM": "TreeEnergy",
     "DenseCRF Loss": "DenseCRFLoss",
+    "SPML": "SPMLClassifier",
     "Baseline (+MT)": "Baseline",
     "Label Assignment": "LabelAssignment",
 }
@@ -52,7 +53,7 @@ VARIANTS = {
 
 
 def trainings() -> pd.DataFrame:
-    """The trainings of the list that are AGMM's and AGMM++'s own and have a specification."""
+    """The trainings of the list that are AGMM's and AGMM++'s own and have a specification; not those of SPML."""
     frame = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
     return frame[frame.index.str.match(r"O") & ~frame["method"].isin(NOT_SPECIFIED)]
 
@@ -69,7 +70,7 @@ def test_every_training_is_in_the_tables_that_the_list_names(name):
     """With the right data, labels, network and objective; where nothing is printed there may be those of others."""
     frame = trainings()
     listed = set(frame.index[frame["used_in"].str.split().apply(lambda used: name in used)])
-    made = [cell for cell in cells(name) if cell.training_id.startswith("O")]
+    made = [cell for cell in cells(name) if cell.training_id.startswith("O") and cell.method != "SPML"]
     assert {cell.training_id for cell in made if cell.published is not None} == listed
     for cell in made:
         check(cell.run, frame.loc[cell.training_id])
@@ -94,15 +95,17 @@ def check(run, line: "pd.Series") -> None:
 
 
 def test_one_run_for_each_training():
-    """Over the tables of both papers; those that only test weights again count as the run that trained them."""
+    """Over the tables of all papers; those that only test weights again count as the run that trained them."""
     runs: dict[str, set[str]] = {}
     for name in tables.TABLES:
         for cell in cells(name):
             if cell.run is not None and cell.run.stop_after is None:
                 runs.setdefault(cell.training_id, set()).add((cell.run.trained or cell.run).id)
     numbered = {training: ids for training, ids in runs.items() if training.startswith("O")}
-    assert set(numbered) == set(trainings().index[: trainings().index.get_loc("O131") + 1])
-    assert len(numbered) == 131 - len(["O029", "O073", "O084", "O076", "O078", "O080", "O086"])
+    of_spml = {"O029", "O073", *(f"O{n}" for n in range(133, 149))}
+    of_others = set(trainings().index[: trainings().index.get_loc("O131") + 1])
+    assert len(of_others) == 131 - len(["O029", "O073", "O084", "O076", "O078", "O080", "O086"])
+    assert set(numbered) == of_others | of_spml
     assert all(len(ids) == 1 for ids in numbered.values())
     assert len(set.union(*numbered.values())) == len(numbered)
     extras = set.union(*(ids for training, ids in runs.items() if training not in numbered))

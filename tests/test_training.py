@@ -268,6 +268,12 @@ def test_schedule_follows_the_poly_formula() -> None:
     assert loop.schedule(run, 0, 100) == 1
     assert loop.schedule(run, 50, 100) == pytest.approx(0.5**0.9)
     assert loop.schedule(replace(run, warmup=10), 4, 100) == 0.5
+    from_tenth = [loop.schedule(replace(run, warmup=50, warmup_from=0.1), step, 100) for step in range(100)]
+    assert from_tenth[0] == pytest.approx(0.1)
+    assert from_tenth[25] == pytest.approx(0.55)
+    # Past the crossing of both lines, still in the warm-up, the decay is the smaller one.
+    assert from_tenth[45] == pytest.approx(0.55**0.9)
+    assert from_tenth[60] == pytest.approx(0.4**0.9)
 
 
 @pytest.mark.parametrize("scope", ["microbatch", "effective"])

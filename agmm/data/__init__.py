@@ -100,6 +100,8 @@ class Split:
         data set comes with them: `agmm.protocol.with_cams` makes them, others are given with `dataclasses.replace`.
     cams_from : str
         What made them, in a few words: part of the name under which labels made of them are kept.
+    regions : sequence of (H, W) uint8 arrays, optional
+        Published over-segmentation of the images, numbered 0 … 254 (see `agmm.data.oversegmentation`).
     mirrored : tuple of int, optional
         Where classes have a side, as the hands of people do: the class of each in the mirror image. Whatever mirrors
         an image must exchange its classes too (`agmm.data.augment.exchange`).
@@ -116,6 +118,7 @@ class Split:
     boxes: Sequence[Boxes] | None = None
     cams: Sequence[Mapping[int, np.ndarray]] | None = None
     cams_from: str = ""
+    regions: Arrays | None = None
     mirrored: tuple[int, ...] | None = None
 
     def __len__(self) -> int:

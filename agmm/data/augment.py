@@ -3,8 +3,9 @@
 What is mirrored is told, because the classes of some data sets have a left and a right (`exchange`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -147,7 +148,51 @@ def official(
     -----
     The classes of the whole image must be read from `labels` before this call: resizing and cropping lose some.
     """
-    drawn = draw(labels.shape, crop, rng, color)
+    return _carried_out(image, labels, crop, draw(labels.shape, crop, rng, color), clicks=clicks)
+
+
+def spml(
+    image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, classifier: bool
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """
+    Augment one image as SPML's released code does: resize, pad, crop, flip; for the classifier also gray and blur.
+
+    Parameters
+    ----------
+    image, labels, crop, rng
+        As of `official`; labels are resized by nearest neighbors.
+    classifier : bool
+        Whether it is for the second classifier, not for the embedding (`draw_spml`).
+
+    Returns
+    -------
+    tuple
+        As of `official`, with padding of the color `MEAN_COLOR`.
+    """
+    return _carried_out(image, labels, crop, draw_spml(labels.shape, crop, rng, classifier), MEAN_COLOR)
+
+
+MEAN_COLOR = (124, 116, 104)
+"""ImageNet's mean in gray levels: what is next to nothing after normalization."""
+
+ONE_BY_ONE: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, bool]]] = {
+    "official": partial(official, color=False),
+    "official_color": partial(official, color=True),
+    "spml": partial(spml, classifier=False),
+    "spml_classifier": partial(spml, classifier=True),
+}
+"""Augmentations of single images by name: (image, labels, crop, rng) to image, labels and whether it is mirrored."""
+
+
+def _carried_out(
+    image: np.ndarray,
+    labels: np.ndarray,
+    crop: int,
+    drawn: "Draws",
+    padding: tuple[int, int, int] | None = None,
+    clicks: str = "nearest",
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """What was drawn, done to an image and its labels; the padding is black or of a color."""
     rows, columns = drawn.windows(crop)
     picture = _resize_and_crop(image, drawn.size, drawn.corner, crop)
     if clicks == "nearest":
@@ -157,6 +202,10 @@ def official(
         part = agmm.labels.resize_labels(labels, drawn.size, clicks=clicks)[rows, columns]
     cut = np.full((crop, crop), VOID, labels.dtype)
     cut[: len(part), : part.shape[1]] = part
+    if padding is not None:
+        padded = Image.new("RGB", picture.size, padding)
+        padded.paste(picture.crop((0, 0, part.shape[1], len(part))))
+        picture = padded
     if drawn.mirrored:
         picture, cut = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(cut[:, ::-1])
     for name, amount in drawn.changes:
@@ -191,7 +240,7 @@ class Draws:
 
 
 JITTER = {"brightness": (0.5, 1.5), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.25, 0.25)}
-COLOR_CHANGES = (*JITTER, "gray", "blur", "shift")
+COLOR_CHANGES = (*JITTER, "gray", "blur", "shift", "weighted_gray", "kernel_blur")
 
 
 def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: bool) -> Draws:
@@ -217,6 +266,34 @@ def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: boo
     return Draws(size, (top, left), mirrored, tuple(changes))
 
 
+def draw_spml(shape: tuple[int, ...], crop: int, rng: np.random.Generator, classifier: bool) -> Draws:
+    """The draws of `spml` for an image of height and width ``shape``.
+
+    Scales are uniform in 0.5 … 1.5 for the embedding, in 0.5 … 2 for the classifier. Its images also become gray with
+    a probability of 0.3 and blurred with one of 0.5, by a width that is uniform in 0.1 … 5 pixels (released code).
+    """
+    scale = rng.uniform(0.5, 2.0 if classifier else 1.5)
+    height, width = (max(round(side * scale), 1) for side in shape)
+    top, left = (int(rng.integers(max(side - crop, 0), endpoint=True)) for side in (height, width))
+    mirrored = bool(rng.random() < 0.5)
+    changes: list[tuple[str, float]] = []
+    if classifier and rng.random() < 0.3:
+        changes.append(("weighted_gray", 0.0))
+    if classifier and rng.random() < 0.5:
+        changes.append(("kernel_blur", float(rng.uniform(0.1, 5))))
+    return Draws((height, width), (top, left), mirrored, tuple(changes))
+
+
+GRAY_WEIGHTS = (0.3, 0.59, 0.11)
+"""Of red, green and blue in SPML's gray."""
+
+
+def kernel(width: float) -> list[float]:
+    """Weights exp(-(r / width)^2) of a pixel and its two neighbors to each side, along one axis; their sum is 1."""
+    weights = [np.exp(-((step / width) ** 2)) for step in range(-2, 3)]
+    return [float(weight / sum(weights)) for weight in weights]
+
+
 def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], crop: int) -> Image.Image:
     """Pillow's bilinear resizing to ``size`` and a crop, black beyond the image.
 
@@ -235,7 +312,7 @@ def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int
 
 
 def _change_color(picture: Image.Image, name: str, amount: float) -> Image.Image:
-    """One of `COLOR_CHANGES`, as torchvision makes them of Pillow images."""
+    """One of `COLOR_CHANGES`: as torchvision makes them of Pillow images, or the last two, of SPML."""
     if name in _ENHANCE:
         return _ENHANCE[name](picture).enhance(amount)
     if name == "hue":
@@ -246,8 +323,27 @@ def _change_color(picture: Image.Image, name: str, amount: float) -> Image.Image
         return picture.convert("L").convert("RGB")
     if name == "blur":
         return picture.filter(ImageFilter.GaussianBlur(amount))
+    if name == "weighted_gray":
+        gray = _round(np.asarray(picture, np.float32) @ np.array(GRAY_WEIGHTS, np.float32))
+        return Image.fromarray(gray).convert("RGB")
+    if name == "kernel_blur":
+        return Image.fromarray(_blur(np.asarray(picture, np.float32), kernel(amount)))
     assert name == "shift"
     return picture.point([min(max(round(level + amount), 0), 255) for level in range(256)] * 3)
+
+
+def _blur(pixels: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """Weighted sums of neighbors (H, W, 3) along both axes, with repeated border pixels (ours); uint8."""
+    for axis in (0, 1):
+        margins = [(2, 2) if i == axis else (0, 0) for i in range(3)]
+        repeated = np.pad(pixels, margins, mode="edge")
+        parts = (np.take(repeated, range(i, i + pixels.shape[axis]), axis) for i in range(5))
+        pixels = np.sum([np.float32(weight) * part for weight, part in zip(weights, parts, strict=True)], axis=0)
+    return _round(pixels)
+
+
+def _round(levels: np.ndarray) -> np.ndarray:
+    return np.floor(levels + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
 _ENHANCE = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}

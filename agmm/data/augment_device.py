@@ -1,4 +1,4 @@
-"""The papers' augmentation of single images where they lie: `agmm.data.augment.official` in torch, on any device.
+"""The papers' augmentation of single images where they lie: those of `agmm.data.augment` in torch, on any device.
 
 The draws are the same, made by the same generators, and so is the definition of every step: antialiased bilinear
 resizing, color changes in 8 bits and Pillow's box blurs. What differs is rounding, by a gray level here and there.
@@ -7,6 +7,7 @@ Nothing waits for the device.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,15 +43,47 @@ def official(
         Images (B, crop, crop, 3) and labels (B, crop, crop), both uint8, and (B,) bool: what is mirrored. Labels equal
         those of `augment.official`; so do most pixels of the images, the others differ by a few gray levels.
     """
-    device = images[0].device
     draws = [augment.draw(tuple(label.shape), crop, rng, color) for label, rng in zip(labels, rngs, strict=True)]
+    return _carried_out(images, labels, crop, draws)
+
+
+def spml(
+    images: Sequence[Tensor], labels: Sequence[Tensor], crop: int, rngs: Sequence[np.random.Generator], classifier: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Augment images as `agmm.data.augment.spml` does; parameters and what is returned as of `official`."""
+    drawn = zip(labels, rngs, strict=True)
+    draws = [augment.draw_spml(tuple(label.shape), crop, rng, classifier) for label, rng in drawn]
+    return _carried_out(images, labels, crop, draws, augment.MEAN_COLOR)
+
+
+ONE_BY_ONE: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "official": partial(official, color=False),
+    "official_color": partial(official, color=True),
+    "spml": partial(spml, classifier=False),
+    "spml_classifier": partial(spml, classifier=True),
+}
+"""As `augment.ONE_BY_ONE`: (images, labels, crop, rngs) to images, labels and what is mirrored."""
+
+
+def _carried_out(
+    images: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    crop: int,
+    draws: Sequence[augment.Draws],
+    padding: tuple[int, int, int] = (0, 0, 0),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What was drawn, done to images and labels."""
+    device = images[0].device
     seen = _sampled(labels, draws, crop).to(device, non_blocking=True)
     pictures = torch.empty((len(images), crop, crop, 3), dtype=torch.uint8, device=device)
-    cut = torch.full((len(images), crop, crop), VOID, dtype=torch.uint8, device=device)
+    # More than eight bits where they hold regions, too.
+    cut = torch.full((len(images), crop, crop), VOID, dtype=labels[0].dtype, device=device)
     for i, drawn in enumerate(draws):
         rows, columns = (window.stop - window.start for window in drawn.windows(crop))
         cut[i, :rows, :columns] = labels[i][seen[i, 0, :rows]][:, seen[i, 1, :columns]]
         picture = _resize_and_crop(images[i], drawn, crop)
+        for channel, level in zip(picture, padding, strict=True):
+            channel[rows:], channel[:, columns:] = level, level
         if drawn.mirrored:
             picture, cut[i] = picture.flip(2), cut[i].flip(1)
         for name, amount in drawn.changes:
@@ -155,6 +188,21 @@ def _blur(picture: Tensor, sigma: float) -> Tensor:
     return picture
 
 
+def _weighted_gray(picture: Tensor) -> Tensor:
+    parts = [weight * channel for weight, channel in zip(augment.GRAY_WEIGHTS, picture, strict=True)]
+    return _round(parts[0] + parts[1] + parts[2]).expand(3, -1, -1)
+
+
+def _kernel_blur(picture: Tensor, width: float) -> Tensor:
+    """Weighted sums of five neighbors along both axes, with repeated border pixels; rounded once."""
+    weights = augment.kernel(width)
+    for axis in (1, 2):
+        side = picture.shape[axis]
+        repeated = F.pad(picture, (0, 0, 2, 2) if axis == 1 else (2, 2, 0, 0), mode="replicate")
+        picture = torch.stack([w * repeated.narrow(axis, i, side) for i, w in enumerate(weights)]).sum(0)
+    return _round(picture)
+
+
 def _box(side: int, radius: float, device: torch.device) -> Tensor:
     """Box blur of one axis as a matrix (side, side); a pixel at the box's end counts in part."""
     margin = math.ceil(radius)
@@ -175,4 +223,6 @@ _CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "gray": lambda picture, amount: _luma(picture).expand(3, -1, -1),
     "blur": _blur,
     "shift": lambda picture, amount: (picture + amount).round_().clamp_(0, 255),
+    "weighted_gray": lambda picture, amount: _weighted_gray(picture),
+    "kernel_blur": _kernel_blur,
 }

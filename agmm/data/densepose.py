@@ -1,7 +1,8 @@
 """DensePose-COCO: 26,437 training and 1,508 validation images (minival) with 14 parts of people, read on demand.
 
 Its annotations belong to images of COCO 2014. They hold a small mask of every part of most people, no masks of images:
-`agmm.data.densepose_masks` makes these once. Left and right are the person's own.
+`agmm.data.densepose_masks` makes these once. Left and right are the person's own. Published over-segmentations are
+found beside them (see `agmm.data.oversegmentation`).
 """
 
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from agmm.data import OnDemand, Split, coco, files, label_files
+from agmm.data import OnDemand, Split, coco, files, label_files, oversegmentation
 from agmm.labels import VOID
 
 CLASS_NAMES = (
@@ -45,14 +46,15 @@ def load(root: Path, split: str) -> Split:
     Returns
     -------
     Split
-        With the people as instances; those whose parts are not annotated are ``VOID``.
+        With the people as instances, those whose parts are not annotated are ``VOID``; and with the published regions
+        of "train".
 
     Raises
     ------
     FileNotFoundError
         If a folder is missing, or masks are, which a command makes.
     ValueError
-        If images or published masks are missing.
+        If images, published masks or published regions are missing.
 
     Warns
     -----
@@ -72,6 +74,7 @@ def load(root: Path, split: str) -> Split:
         background=0,
         instances=OnDemand(label_files.read_index, people),
         mirrored=MIRRORED,
+        regions=oversegmentation.find(Path(root), images) if split == "train" else None,
     )
 
 
@@ -79,6 +82,9 @@ def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
     """Read every file of the splits once and return one sentence per problem; missing files raise as in `load`."""
     triples = [three for split in splits for three in _triples(Path(root), split)]
     problems = files.check([(image, mask) for image, mask, _ in triples], _CODES)
+    if "train" in splits:
+        images = [image for image, _, _ in _triples(Path(root), "train")]
+        problems += oversegmentation.check(oversegmentation.find(Path(root), images))
     for _, mask, people in triples:
         try:
             label_files.read_index(people, files.read_size(mask))

@@ -3,8 +3,8 @@
 Below the data root lie VOC in ``VOCdevkit/VOC2012`` and SBD in ``benchmark_RELEASE/dataset``, as their archives
 extract, or VOC with a folder ``SegmentationClassAug`` instead of SBD. Published sparse labels are found beside them:
 ``voc_whats_the_point.json`` with ``voc_whats_the_point_bg_from_scribbles.json``, and folders of one file per image that
-are named after form and publisher (``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.published`). Boxes
-are those of VOC's own ``Annotations``.
+are named after form and publisher (``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.published`), and
+over-segmentations (see `agmm.data.oversegmentation`). Boxes are those of VOC's own ``Annotations``.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agmm.data import OnDemand, Published, Split, files, label_files, published
+from agmm.data import OnDemand, Published, Split, files, label_files, oversegmentation, published
 from agmm.data.label_files import Boxes, Click
 from agmm.data.published import Source
 from agmm.labels import VOID
@@ -62,14 +62,14 @@ def load(root: Path, split: str) -> Split:
     -------
     Split
         With objects where every image of the split has an object mask, with boxes where every image has its
-        annotations, and with the published labels of "train".
+        annotations, and with the published labels and regions of "train".
 
     Raises
     ------
     FileNotFoundError
         If a folder is missing.
     ValueError
-        If a listed image or mask is missing, or published labels are incomplete.
+        If a listed image or mask is missing, or published labels or regions are incomplete.
 
     Warns
     -----
@@ -91,14 +91,16 @@ def load(root: Path, split: str) -> Split:
         instances=_instances(root, images),
         published=_published(root, images) if split == "train" else (),
         boxes=_boxes(root, images),
+        regions=oversegmentation.find(root, images) if split == "train" else None,
     )
 
 
 def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
-    """Read every file of the splits once, published labels included, and return one sentence per problem."""
+    """Read every file of the splits once, what is published included, and return one sentence per problem."""
     pairs = {split: _pairs(Path(root), split) for split in splits}
     images = [image for image, _ in pairs.get("train", ())]
     problems = published.check_all(pairs.values(), _CODES, _published(Path(root), images))
+    problems += oversegmentation.check(oversegmentation.find(Path(root), images))
     boxes = _boxes(Path(root), images)
     for two in boxes.keys if boxes else ():
         try:

@@ -197,6 +197,7 @@ def protocol(run: Run) -> str:
     parts += ["flip"] if run.flip else []
     parts += ["largest logits of the scales"] if run.scale_merge == "max" and run.scales[1:] else []
     parts += [f"sliding window {run.tile}"] if run.tile else []
+    parts += [f"long side {run.long_side}"] if run.long_side else []
     parts += [f"DenseCRF ({run.crf})"] if run.crf else []
     return ", ".join(parts)
 

@@ -144,7 +144,7 @@ class SPMLClassifier:
         see = partial(_views, net, side=side, mirrored=mirrored, **normalization)
 
         def shown(index: int) -> tuple[Tensor, Tensor, Tensor]:
-            arrays = np.asarray(images[index]), np.asarray(sparse[index]), named[index]
+            arrays = np.array(images[index]), np.array(sparse[index]), named[index]
             rgb, codes, classes = (torch.from_numpy(array).to(device) for array in arrays)
             return rgb[None], codes[None], classes
 

@@ -1,6 +1,7 @@
 """The objective that an embedding is trained with: four relations, a memory of segments, a classifier beside."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
-from agmm.rivals.spml import contrast, kmeans, relations
+from agmm.rivals.spml import contrast, kmeans, relations, shared
 from agmm.rivals.spml.segments import Prototypes, Segments, cut, on_grid
 
 
@@ -21,8 +22,8 @@ class SPML:
     The classifier learns from detached embeddings (released code), so it changes nothing but its own weights.
 
     Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
-    labels, see `agmm.presets`. Segments are those of the tensors at hand: of one process and microbatch, where the
-    released code gathers them from all its devices.
+    labels, see `agmm.presets`. Segments are those of the tensors at hand, a microbatch, and of the microbatches of the
+    other processes of a training, as the released code gathers them from all its devices.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class SPML:
     colors : bool
         Whether clusters and the lookup of relation A follow colors, too (DensePose).
     regions : str
-        Over-segmentation of the images, see `agmm.data.oversegmentation`.
+        Over-segmentation of the images, see `agmm.data.oversegmentation.regions`.
     grid_labels : {"nearest", "any"}
         Labels on the grid of the embeddings, see `segments.on_grid`: as in the released code, which has wider labels
         than its grid is, or ours for clicks of one pixel.
@@ -135,16 +136,23 @@ class SPML:
                     logits, labels, counts or losses.count(labels, self.num_classes)
                 )
             }
-            terms |= self._relations(segments, image_classes)
+            told = [relations.possible_classes(segments, self.num_classes, self.threshold)] if self.lambda_a else []
+            batch, classes = shared.gathered(segments.prototypes, len(features), *told)
+            terms |= self._relations(segments, batch, classes, image_classes)
         if torch.is_grad_enabled() and self.memory:
-            self.remembered.appendleft(segments.prototypes.detached())
+            self.remembered.appendleft(batch.detached())
         weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
-        loss = torch.stack([weights.get(name, self.lambda_c) * term for name, term in terms.items()]).sum()
-        return Output(loss, terms)
+        weighted = [weights.get(name, self.lambda_c) * term for name, term in terms.items()]
+        if batch is not segments.prototypes:
+            # A process takes part in the exchange of gradients whether or not it has pixels to contrast.
+            weighted.append(0 * batch.vectors.sum())
+        return Output(torch.stack(weighted).sum(), terms)
 
-    def _relations(self, segments: Segments, image_classes: Tensor) -> dict[str, Tensor]:
-        """The relations that have a weight, unweighted."""
-        known = Prototypes.joined([segments.prototypes, *self.remembered])
+    def _relations(
+        self, segments: Segments, batch: Prototypes, classes: Sequence[Tensor], image_classes: Tensor
+    ) -> dict[str, Tensor]:
+        """The relations that have a weight, unweighted; affinity needs the classes possible in the batch's segments."""
+        known = Prototypes.joined([batch, *self.remembered])
         terms = {"annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c)}
         if self.lambda_i:
             terms["low_level"] = relations.low_level(segments, self.kappa_i, self.located)
@@ -153,7 +161,7 @@ class SPML:
                 segments, known, image_classes, self.kappa_o, self.background
             )
         if self.lambda_a:
-            terms["affinity"] = relations.affinity(segments, self.num_classes, self.kappa_a, self.threshold)
+            terms["affinity"] = relations.affinity(segments, batch, classes[0], self.kappa_a)
         return terms
 
     def forget(self) -> None:

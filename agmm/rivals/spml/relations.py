@@ -97,24 +97,22 @@ def cooccurrence(
     return contrast(segments.embeddings[kept], known.vectors, own, group, shared, concentration, weights)
 
 
-def affinity(segments: Segments, num_classes: int, concentration: float, threshold: float = 0.95) -> Tensor:
+def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
     """Relation A: pixels are attracted by the segments of the batch that may have a class in common with theirs.
 
     Parameters
     ----------
-    segments : Segments
-    num_classes : int
-        K.
+    segments, known
+        As in `annotation`, without those of the memory.
+    classes : (M, K) bool Tensor
+        The `possible_classes` of the segments known.
     concentration : float
         kappa_A.
-    threshold : float
-        See `possible_classes`.
     """
-    classes = possible_classes(segments, num_classes, threshold).float()
-    shared = classes @ classes.T > 0
+    every = classes.float()
+    shared = every[: len(segments.prototypes.labels)] @ every.T > 0
     own, weights = segments.own, segments.embeddings.new_full((len(segments.own),), 1 / max(len(segments.own), 1))
-    vectors = segments.prototypes.vectors
-    return contrast(segments.embeddings, vectors, own, own, shared, concentration, weights)
+    return contrast(segments.embeddings, known.vectors, own, own, shared, concentration, weights)
 
 
 @torch.no_grad()

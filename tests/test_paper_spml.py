@@ -1,0 +1,336 @@
+"""SPML under the papers' protocol: published regions, and two iterations on fixtures of VOC and DensePose."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import agmm
+import run_all
+from agmm import networks, runs, sweep
+from agmm.data import label_files, oversegmentation, sets
+from agmm.labels import VOID
+from agmm.presets import PRESETS
+from tests import layouts
+from tests.helpers import ROOT
+from tests.test_training import SCRIPT
+from tests.test_voc import write_clicks
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
+PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
+
+
+def write_data(root: Path) -> Path:
+    """VOC and DensePose, each in its folder below one data root."""
+    for name in ("voc", "densepose"):
+        (root / name).mkdir(parents=True)
+    layouts.write_voc2012(root / "voc")
+    layouts.write_sbd(root / "voc")
+    write_clicks(root / "voc")
+    layouts.densepose(root / "densepose")
+    return root
+
+
+def write_regions(root: Path, names: dict[str, tuple[int, int]], below: str = "") -> dict[str, np.ndarray]:
+    """Regions of images by name and size, numbered up to the last number that there may be."""
+    written = {}
+    for name, (height, width) in names.items():
+        written[name] = np.random.default_rng(len(written)).integers(0, 255, (height, width), dtype=np.uint8)
+        written[name][0, 0] = 254
+        layouts.save_index(root / "regions" / "spml" / below / f"{name}.png", written[name])
+    return written
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def voc(root: Path, tmp_path: Path) -> Path:
+    """VOC alone, with the published regions of its training images."""
+    folder = tmp_path / "voc"
+    shutil.copytree(root / "voc", folder)
+    write_regions(folder, {name: layouts.size(name) for name in layouts.TRAIN_AUG})
+    return folder
+
+
+def short(run: agmm.Run, **changes: object) -> agmm.Run:
+    """Two iterations of a run, or of both of its stages, with a small network."""
+    embedding = dict(run.network_options).get("embedding")
+    small = [("stem", 4), ("feature_channels", 8), *([("embedding", 8)] if embedding else [])]
+    size = {"crop": 48, "batch_size": 2, "microbatch": 2, "warmup": 1, "history_images": 2, "long_side": 64}
+    size |= {"network": "small", "network_options": tuple(small), "init": "scratch"}
+    size |= {"epochs": 1 if run.dataset == "voc" else 2}
+    first = tuple((name, size.get(name, value)) for name, value in run.teacher_changes)
+    return replace(run, teacher_changes=first, **size | changes)  # type: ignore[arg-type]
+
+
+# --- Protocol ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", [PAPER, OFFICIAL])
+def test_protocol_is_that_of_the_released_scripts(preset: agmm.presets.Preset) -> None:
+    for labels, images, iterations, of_classifier in (
+        ("scribbles", 10_582, 30_000, 4_000),
+        ("parts", 26_437, 45_000, 4_000),
+    ):
+        second = preset.spml(labels)
+        first = second.teacher
+        assert first is not None
+        for run in (first, second):
+            assert (run.network, run.init, run.normalize, run.crop, run.batch_size) == (
+                *("resnet101", "imagenet", True, 512, 16),
+            )
+            assert (run.optimizer, run.lr, run.momentum, run.weight_decay) == ("sgd", 0.003, 0.9, 5e-4)
+            assert (run.head_factor, run.bias_factor, run.warmup, run.warmup_from) == (10, 2, 100, 0.1)
+            assert (run.scales, run.flip, run.selection) == ((1.0,), False, "last")
+        assert images // 16 * first.epochs == pytest.approx(iterations, rel=0.02)
+        # The nearest whole number of epochs, which on DensePose is far.
+        steps = images // 16
+        assert abs(steps * second.epochs - of_classifier) < steps / 2
+        assert (first.augmentation, second.augmentation) == ("spml", "spml_classifier")
+    voc, parts = preset.at("scribbles", "SPML"), preset.at("parts", "SPML")
+    assert dict(voc.network_options) == {"embedding": 64}
+    assert dict(parts.network_options) == {"embedding": 32, "decoder": "pyramid"}
+    assert (voc.long_side, parts.long_side) == (512, 640)
+    assert dict(preset.at("parts_full").network_options) == {"decoder": "pyramid"}
+
+
+def test_weights_are_the_printed_ones_or_those_of_the_scripts() -> None:
+    def weights(preset: agmm.presets.Preset, labels: str) -> list[float]:
+        objective = agmm.methods.build("SPML", 21, **dict(preset.at(labels, "SPML").options))
+        return [getattr(objective, f"lambda_{name}") for name in "cioa"] + [objective.kappa_o, objective.memory]  # type: ignore[union-attr]
+
+    for labels in ("scribbles", "scribbles50"):
+        assert weights(PAPER, labels) == weights(OFFICIAL, labels) == [1.0, 0.1, 0.5, 0.0, 12, 2]
+    for labels in ("points", "scribbles0"):
+        assert weights(PAPER, labels) == [1.0, 1.0, 1.0, 0.0, 8, 2]
+        assert weights(OFFICIAL, labels) == [0.1, 0.1, 0.1, 0.0, 8, 2]
+    for labels in ("boxes", "tags"):
+        assert weights(PAPER, labels) == [1.0, 0.3, 1.0, 0.0, 8, 2]
+        assert weights(OFFICIAL, labels) == [0.3, 0.1, 0.3, 0.0, 8, 2]
+    assert weights(PAPER, "parts")[:4] == [1.0, 0.1, 0.0, 0.5]
+    assert weights(PAPER, "parts")[5] == 2
+    assert weights(OFFICIAL, "parts")[:4] == [1.0, 0.1, 0.0, 0.0]
+    assert weights(OFFICIAL, "parts")[5] == 0
+    assert weights(PAPER, "full")[:4] == weights(PAPER, "parts_full")[:4] == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_official"])
+def test_plan_names_every_training_of_ours(preset: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", preset, "--only", "spml", "--dry-run", "--results", str(tmp_path)]
+    assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "estimated, not measured" in lines[1]
+    ours = {line.split()[0]: line for line in lines if line.startswith("  O")}
+    assert {"O029", "O073", *(f"O{i}" for i in range(133, 149))} <= ours.keys()
+    printed = {"O137": "31.3", "O138": "44.2", "O139": "60.3", "O140": "57.3"}
+    for training, published in printed.items():
+        assert "densepose with resnet101" in ours[training]
+        assert f"(published {published})" in ours[training]
+        assert " h " in ours[training]
+
+
+@pytest.mark.parametrize(("labels", "method"), [("scribbles", "SPML"), ("parts", "SPML"), ("parts_full", "Baseline")])
+def test_hours_of_networks_follow_from_operations(labels: str, method: str) -> None:
+    """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
+    run = PAPER.at(labels, method)
+    with torch.device("meta"):
+        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, 3, 512, 512))
+    images = run.epochs * {"voc": 10_582, "densepose": 26_437}[run.dataset]
+    expected = 3 * counter.get_total_flops() * images / 60e12
+    assert sweep.estimate(run, {}) == pytest.approx(expected, rel=0.02)
+
+
+# --- Published regions ------------------------------------------------------------------------------------------------
+
+
+def test_published_regions_are_read_where_they_are(root: Path, tmp_path: Path) -> None:
+    for dataset, sizes in (
+        ("voc", {name: layouts.size(name) for name in layouts.TRAIN_AUG}),
+        ("densepose", {f"COCO_train2014_{n:012d}": (60, 80) for n in layouts.DENSEPOSE_IMAGES["train"]}),
+    ):
+        plain = sets.load(dataset, "train", data_root=root)
+        assert plain.regions is None
+        assert oversegmentation.chosen(plain, "auto") == "felzenszwalb"
+        with pytest.raises(ValueError, match=rf"published regions of {dataset} .* no folder regions/spml below"):
+            oversegmentation.regions(plain, "published")
+        shutil.copytree(root / dataset, tmp_path / dataset)
+        written = write_regions(tmp_path / dataset, sizes, below="train")
+        split = sets.load(dataset, "train", data_root=tmp_path)
+        assert sets.load(dataset, "test", data_root=tmp_path).regions is None
+        for method in ("auto", "published"):
+            found = oversegmentation.regions(split, method)
+            for name, regions in zip(split.ids, found, strict=True):
+                np.testing.assert_array_equal(regions, written[name])
+        assert oversegmentation.chosen(split, "felzenszwalb") == "felzenszwalb"
+        assert sets.check(dataset, tmp_path) == []
+
+
+@pytest.mark.parametrize("dataset", ["voc", "densepose"])
+def test_wrong_regions_are_named_before_training(
+    root: Path, tmp_path: Path, dataset: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {name: layouts.size(name) for name in layouts.TRAIN_AUG}
+    if dataset == "densepose":
+        sizes = {f"COCO_train2014_{n:012d}": (60, 80) for n in layouts.DENSEPOSE_IMAGES["train"]}
+    shutil.copytree(root, tmp_path / "data")
+    folder = tmp_path / "data" / dataset
+    written = write_regions(folder, sizes)
+    one, other = sorted(written)[:2]
+    paths = [folder / "regions" / "spml" / f"{name}.png" for name in (one, other)]
+    written[one][3, 3] = 255
+    layouts.save_index(paths[0], written[one])
+    layouts.save_index(paths[1], written[other][:-1])
+    split = sets.load(dataset, "train", data_root=tmp_path / "data")
+    assert split.regions is not None
+    padding = r"holds the region 255, which stands for padding; number its regions 0 … 254"
+    with pytest.raises(ValueError, match=f"{paths[0]} {padding}"):
+        split.regions[split.ids.index(one)]
+    problems = sets.check(dataset, tmp_path / "data")
+    assert [str(path) in problem for path, problem in zip(paths, problems, strict=True)] == [True, True]
+    assert all("\n" not in problem for problem in problems)
+    table = "spml_table8" if dataset == "voc" else "spml_table4"
+    arguments = ["--preset", "paper", "--only", table, "--results", str(tmp_path / "r")]
+    assert run_all.main([*arguments, "--data-root", str(tmp_path / "data"), "--no-notebooks"]) == 2
+    assert padding[:18] in capfd.readouterr().err
+    paths[1].unlink()
+    missing = f"1 of {len(sizes)} training images have no regions, {other}.png first; complete the folder or move it"
+    for read in (sets.check, lambda name, root: sets.load(name, "train", data_root=root)):
+        with pytest.raises(ValueError, match=missing):
+            read(dataset, tmp_path / "data")
+
+
+def test_a_run_learns_from_published_regions_and_says_so(root: Path, voc: Path, tmp_path: Path) -> None:
+    run = short(PAPER.at("scribbles", "SPML"), history_images=0)
+    for name, folder, said in (
+        ("substitute", root / "voc", "felzenszwalb"),
+        ("published", voc, "published (regions/spml)"),
+    ):
+        result = agmm.run(run, results=tmp_path / name, data_root=folder, device="cpu")
+        assert result.details["regions"] == said
+    one, other = (runs.load_history(run, tmp_path / name)["low_level"][0] for name in ("substitute", "published"))
+    assert abs(one - other) > 0.01
+
+
+# --- Two iterations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels", ["points", "scribbles", "scribbles0", "full", "parts", "parts_full"], ids=lambda labels: labels
+)
+def test_two_iterations_of_every_kind_of_labels(root: Path, tmp_path: Path, labels: str) -> None:
+    run = short(PAPER.spml(labels))
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    test = sets.load(run.dataset, "test", data_root=root)
+    assert np.sum(result.confusion) == sum((mask != VOID).sum() for mask in test.truth)
+    assert result.details["regions"] == "felzenszwalb"
+    first = run.teacher or run
+    assert (run.method, first.method) == ("SPML" if "full" in labels else "SPMLClassifier", "SPML")
+    history = runs.load_history(first, tmp_path)
+    assert np.isfinite(history.to_numpy()).all()
+    expected = {"classifier", "annotation"} | (set() if "full" in labels else {"low_level"})
+    assert expected <= set(history)
+    assert ("cooccurrence" in history) == (labels in ("points", "scribbles", "scribbles0"))
+    assert ("affinity" in history) == (labels == "parts")
+    if run is first:
+        return
+    data = sets.load(run.dataset, "train", data_root=root)
+    for name, mask in zip(data.ids, data.truth, strict=True):
+        pseudo = label_files.read_index(run.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
+        assert pseudo.shape == mask.shape
+        assert set(np.unique(pseudo)) <= {*range(data.num_classes), VOID}
+    weights = [safetensors.torch.load_file(r.folder(tmp_path) / "model.safetensors") for r in (first, run)]
+    changed = {name for name in weights[0] if not weights[0][name].equal(weights[1][name])}
+    assert changed
+    assert all(name.startswith("head.classifier.") for name in changed)
+
+
+def test_a_second_test_refines_with_a_crf_in_squares(root: Path, tmp_path: Path) -> None:
+    run = short(PAPER.at("scribbles", "SPML"), history_images=0)
+    plain = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    refined = run.tested(**PAPER.networks["resnet"].refined)
+    assert refined.long_side == run.long_side
+    again = agmm.run(refined, results=tmp_path, data_root=root, device="cpu")
+    assert again.details["tested_run"] == run.id
+    assert np.sum(again.confusion) == np.sum(plain.confusion)
+
+
+@pytest.mark.parametrize("augmentation", ["spml", "spml_classifier"])
+def test_the_device_augments_as_the_workers_do(root: Path, tmp_path: Path, augmentation: str) -> None:
+    run = short(PAPER.at("parts", "SPML"), history_images=0, augmentation=augmentation)
+    found = []
+    for where in ("workers", "device"):
+        agmm.run(run, results=tmp_path / where, data_root=root, device="cpu", augment_on=where)  # type: ignore[arg-type]
+        found.append(runs.load_history(run, tmp_path / where).iloc[0])
+    for term in ("labeled_pixels", "classifier", "annotation", "low_level"):
+        assert found[1][term] == pytest.approx(found[0][term], rel=0.02), term
+
+
+@pytest.mark.parametrize(
+    ("labels", "method"), [("parts", "SPML"), ("parts", "DenseCRFLoss"), ("parts_full", "Baseline")]
+)
+def test_an_iteration_of_the_papers_networks(root: Path, tmp_path: Path, labels: str, method: str) -> None:
+    preset = PAPER.at(labels, method)
+    network = {"network": "resnet50", "network_options": preset.network_options}
+    options = (("size_rule", "scaled_sigma"),) if method == "DenseCRFLoss" else preset.options
+    run = short(preset, epochs=1, **network, options=options, history_images=1)
+    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    assert "deep stem, random weights" in result.details["network"]
+    assert np.isfinite(runs.load_history(run, tmp_path)["loss"]).all()
+
+
+def test_two_processes_train_both_stages(root: Path, tmp_path: Path) -> None:
+    """The low-level relation and the labels are those of one process: the same crops, each image by itself."""
+    run = short(PAPER.spml("scribbles"), batch_size=4, history_images=0)
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
+    result = runs.load_result(run, tmp_path)
+    assert result is not None
+    assert np.sum(result.confusion) == np.sum(single.confusion)
+    assert run.teacher is not None
+    ours, theirs = (runs.load_history(run.teacher, folder).iloc[0] for folder in (tmp_path, tmp_path / "single"))
+    for term in ("low_level", "labeled_pixels"):
+        assert ours[term] == pytest.approx(theirs[term], rel=1e-4), term
+    # In one process the second microbatch contrasts with the first as it is remembered, the first with itself alone.
+    assert abs(ours["annotation"] - theirs["annotation"]) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:CamVid")
+def test_road_scenes_on_a_gpu_have_a_counterpart(tmp_path: Path) -> None:
+    """Both stages of `camvid_r50`, smaller."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(count):
+            mask = rng.integers(0, 12, (6, 8)).repeat(10, 0).repeat(10, 1)
+            layouts.save_index(tmp_path / "data" / f"{split}annot" / f"{number}.png", mask)
+            image = (20 * mask[..., None] + rng.integers(0, 9, (*mask.shape, 3))).astype(np.uint8)
+            layouts.save_index(tmp_path / "data" / split / f"{number}.png", image)
+    preset = PRESETS["camvid_r50"].spml("points")
+    assert (preset.network, dict(preset.network_options)) == ("resnet50", {"embedding": 64})
+    run = short(preset, long_side=None, image_size=(60, 80), precision="bfloat16")
+    assert run.teacher is not None
+    result = agmm.run(run, results=tmp_path, data_root=tmp_path / "data", device="cpu")
+    assert result.details["regions"] == "felzenszwalb"
+    history = runs.load_history(run.teacher, tmp_path)
+    assert {"annotation", "low_level", "cooccurrence"} <= set(history)
+    assert np.isfinite(history.to_numpy()).all()
