@@ -68,6 +68,14 @@ class Embedding:
         """How the embedding of a data set is trained."""
         return self.elsewhere.get(dataset, self)
 
+    def classified(self, run: Run) -> Run:
+        """The last classifier on the embeddings of a run; from image tags it is the second (Algorithm 2)."""
+        options, changes = self.classifier, self.classifier_changes
+        if run.labels != "cam":
+            return run.classified(options | (self.of_parts if run.labels == "part_points" else {}), **changes)
+        options = options | self.of_tags
+        return run.classified(options | {"first": "cam"}, **changes).classified(options | {"walk": "step"}, **changes)
+
 
 _OF_POINTS = {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0}
 _OF_BOXES = {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0}
@@ -155,6 +163,8 @@ class Preset:
         if method == "SPML":
             if self.embedding is None:
                 raise ValueError(f"the preset {template.preset} has no SPML")
+            if kind.form == "tags":
+                raise ValueError("SPML learns from maps that are there before it: choose the labels cam, not tags")
             embedding = self.embedding.on(template.dataset)
             changes = dict(embedding.changes)
             network_options = template.network_options + tuple(changes.pop("network_options", {}).items())
@@ -185,13 +195,7 @@ class Preset:
         run, chosen = self.at(labels, method, **how), self.embedding
         if run.labels == "full" or chosen is None:
             return run
-        chosen = chosen.on(run.dataset)
-        options, changes = chosen.classifier, chosen.classifier_changes
-        if run.labels == "cam":
-            options = options | chosen.of_tags
-            seen = run.classified(options | {"first": "cam"}, **changes)
-            return seen.classified(options | {"walk": "step"}, **changes)
-        return run.classified(options | (chosen.of_parts if run.labels == "part_points" else {}), **changes)
+        return chosen.on(run.dataset).classified(run)
 
 
 # One click per object and one on the background, well inside; strokes one pixel wide, as images are 64 pixels wide.

@@ -250,7 +250,7 @@ def _cams(
 ) -> dict[int, np.ndarray]:
     """Maps of an image's tags, as halves: code -> (H, W)."""
     shown = torch.from_numpy(tags[index : index + 1, 1:]).to(device)
-    image = torch.from_numpy(np.asarray(data.images[index]))[None].to(device)
+    image = torch.from_numpy(np.array(data.images[index]))[None].to(device)
     with autocast(run, device):
         maps = objective.maps_of_whole(net, evaluation.to_input(image, **normalization(run)), shown, run.crop)[0]
     return {code: maps[code - 1].half().cpu().numpy() for code in np.flatnonzero(tags[index]).tolist() if code}

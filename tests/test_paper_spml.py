@@ -117,7 +117,7 @@ def test_weights_are_the_printed_ones_or_those_of_the_scripts() -> None:
     for labels in ("points", "scribbles0"):
         assert weights(PAPER, labels) == [1.0, 1.0, 1.0, 0.0, 8, 2]
         assert weights(OFFICIAL, labels) == [0.1, 0.1, 0.1, 0.0, 8, 2]
-    for labels in ("boxes", "tags"):
+    for labels in ("boxes", "boxcam", "cam"):
         assert weights(PAPER, labels) == [1.0, 0.3, 1.0, 0.0, 8, 2]
         assert weights(OFFICIAL, labels) == [0.3, 0.1, 0.3, 0.0, 8, 2]
     assert weights(PAPER, "parts")[:4] == [1.0, 0.1, 0.0, 0.5]
@@ -134,7 +134,7 @@ def test_plan_names_every_training_of_ours(preset: str, tmp_path: Path, capfd: p
     lines = capfd.readouterr().out.splitlines()
     assert "estimated, not measured" in lines[1]
     ours = {line.split()[0]: line for line in lines if line.startswith("  O")}
-    assert {"O029", "O073", *(f"O{i}" for i in range(133, 149))} <= ours.keys()
+    assert {"O029", "O073", "O084", *(f"O{i}" for i in range(132, 149))} <= ours.keys()
     printed = {"O137": "31.3", "O138": "44.2", "O139": "60.3", "O140": "57.3"}
     for training, published in printed.items():
         assert "densepose with resnet101" in ours[training]
@@ -257,6 +257,38 @@ def test_two_iterations_of_every_kind_of_labels(root: Path, tmp_path: Path, labe
     changed = {name for name in weights[0] if not weights[0][name].equal(weights[1][name])}
     assert changed
     assert all(name.startswith("head.classifier.") for name in changed)
+
+
+@pytest.mark.parametrize("labels", ["cam", "boxcam"])
+def test_two_iterations_from_image_tags_and_boxes(root: Path, tmp_path: Path, labels: str) -> None:
+    """All stages: maps of a run on image tags, the embedding, one or two classifiers."""
+    plain = PAPER.at(labels, "SPML")
+    tested = {"tile": 48, "scales": (0.5, 1.0), "long_side": None} if labels == "cam" else {}
+    embedding = short(plain, history_images=0, **tested).with_cams_of(short(PAPER.at("tags"), long_side=None))
+    assert PAPER.embedding is not None
+    run = replace(PAPER.embedding, classifier_changes={"epochs": 1, "augmentation": "spml_classifier"})
+    last = run.classified(embedding)
+    stages = [stage for stage in sweep.distinct([last]) if stage.labels == labels]
+    assert len(stages) == (3 if labels == "cam" else 2)
+    if labels == "cam":
+        assert (plain.scales, plain.flip, plain.tile, plain.long_side) == ((0.5, 0.75, 1, 1.25, 1.5), True, 512, None)
+        assert [dict(stage.options).get("neighbors") for stage in stages] == [None, 20, 20]
+    result = agmm.run(last, results=tmp_path, data_root=root, device="cpu")
+    assert last.cams_of is not None
+    assert f"class activation maps of run {last.cams_of.id}" in result.details["label_source"]
+    assert result.details["regions"] == "felzenszwalb"
+    data = sets.load("voc", "train", data_root=root)
+    assert {path.stem for path in (last.cams_of.folder(tmp_path) / "cams").iterdir()} == set(data.ids)
+    for name, mask in zip(data.ids, data.truth, strict=True):
+        pseudo = label_files.read_index(last.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
+        assert pseudo.shape == mask.shape
+        assert set(np.unique(pseudo)) <= {0, *np.unique(mask), VOID}
+
+
+def test_image_tags_become_maps_before_spml_learns_from_them() -> None:
+    for preset in (PAPER, PRESETS["quick"]):
+        with pytest.raises(ValueError, match="SPML learns from maps .* choose the labels cam, not tags"):
+            preset.at("tags", "SPML")
 
 
 def test_a_second_test_refines_with_a_crf_in_squares(root: Path, tmp_path: Path) -> None:
