@@ -183,4 +183,4 @@ CLAIMS = (
         where_there(better(softmax, spml(), (3.0,), ("parts_full",)), ("parts_full",)),
     ),
 )
-"""Those that are judged: image tags, boxes, their order (S19) and the figures (S20, S21) are not there yet."""
+"""Those that are judged: image tags, boxes and their order (S19) are not there yet. Figures have `spml_figures`."""
