@@ -3,13 +3,14 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from agmm import figures
 from agmm.claims import rules
-from agmm.claims.agmm_figures import measured, of_networks
+from agmm.claims.agmm_figures import measured
 from agmm.claims.claim import Claim
 from agmm.claims.evidence import Evidence
 from agmm.claims.rules import Finding
-from agmm.data import Split
 from agmm.figures import Trained
 from agmm.tables.spml_figures import RELATIONS
 
@@ -43,21 +44,19 @@ def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
     """
     if not _there(evidence):
         return {}
-    run = evidence.preset.spml("scribbles")
-    rule = partial(rules.direction, unit="share")
-    return {
-        f"queries of {name} images": of_networks(evidence, [run], partial(_lead, test=test), rule)
-        for name, test in {"training": False, "test": True}.items()
-    }
+    values, why = measured(evidence, [evidence.preset.spml("scribbles")], _leads)
+    test, training = values.T if len(values) else np.zeros((2, 0))
+    judged = {"queries of test images": test, "queries of training images": training}
+    found = {name: rules.direction(leads, unit="share") for name, leads in judged.items()}
+    return {name: replace(one, note=why or one.note) for name, one in found.items()}
 
 
-def _lead(trained: Trained, test: bool) -> float:
-    """Mean over the segments of the first images of a split."""
-    split: Split = trained.test if test else trained.data
+def _leads(trained: Trained) -> tuple[float, ...]:
+    """Means over the segments of the first images of the test and of the training set."""
     among = figures.bank(trained, trained.data)
-    queries = figures.bank(trained, split, IMAGES)
-    found = figures.context(queries, among)
-    return float((found["nearest"] - found["chance"]).mean())
+    queries = (figures.bank(trained, split, IMAGES) for split in (trained.test, trained.data))
+    found = [figures.context(one, among) for one in queries]
+    return tuple(float((one["nearest"] - one["chance"]).mean()) for one in found)
 
 
 _claim = partial(Claim, labels="scribbles", agmm=False)
