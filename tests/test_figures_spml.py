@@ -258,7 +258,7 @@ def test_one_more_relation_at_a_time() -> None:
 def test_panels() -> None:
     """Each with its data and the full supervision of the same; a preset leaves out what it lacks."""
     found = tables.panels("spml_figure6", "quick")
-    assert list(found) == ["scribbles", "points on parts of people"]
+    assert list(found) == ["scribbles", "points on parts"]
     for rows in found.values():
         assert list(rows) == ["DenseCRF loss", "SPML", "full supervision"]
         assert len({run.dataset for run in rows.values()}) == 1

@@ -29,7 +29,7 @@ def _panel(label: str, labels: str, full: str, rival: Row, ours: str, whole: str
 _ON_VOC = Row("DenseCRF loss", ("extra:the DenseCRF loss on the same network",), None, "DenseCRFLoss")
 PANELS = (
     _panel("scribbles", "scribbles", "full", _ON_VOC, "O029", "O133"),
-    _panel("points on parts of people", "parts", "parts_full", _ON_VOC._replace(ids=("O137",)), "O138", "O140"),
+    _panel("points on parts", "parts", "parts_full", _ON_VOC._replace(ids=("O137",)), "O138", "O140"),
 )
 """Those that can be trained; a preset leaves out what it lacks."""
 
