@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from agmm import plots, storage
-from agmm.claims import agmm, agmmpp, rules, spml
+from agmm.claims import agmm, agmmpp, rules, spml, spml_figures
 from agmm.claims.claim import Claim
 from agmm.claims.evidence import Evidence
 from agmm.data import sets
@@ -27,7 +27,7 @@ class Paper(NamedTuple):
 PAPERS = (
     Paper("AGMM (CVPR 2023)", agmm.CLAIMS, "claims"),
     Paper("AGMM++ (TPAMI 2025)", agmmpp.CLAIMS, "claims_agmmpp"),
-    Paper("SPML (ICLR 2021)", spml.CLAIMS, "claims_spml"),
+    Paper("SPML (ICLR 2021)", (*spml.CLAIMS, *spml_figures.CLAIMS), "claims_spml"),
 )
 COLUMNS = [
     *("paper", "claim", "where", "sentence", "objective", "dataset", "setting", "n_seeds"),

@@ -205,3 +205,4 @@ CLAIMS = (
         ),
     ),
 )
+"""Those about numbers; figures have `agmm.claims.spml_figures`."""

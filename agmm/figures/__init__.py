@@ -3,15 +3,20 @@
 Labels form the mixture, so whatever needs it is shown on training images; the dense truth serves for evaluation only.
 """
 
+from agmm.figures.boundaries import boundary_quality
 from agmm.figures.features import embed, project, sample_features, silhouette
 from agmm.figures.pictures import compare_mixtures, mixtures, predictions
 from agmm.figures.pixels import SUBSETS, label_accuracy, label_quality, similarity
+from agmm.figures.retrieval import bank, context, retrieved
 from agmm.figures.trained import Trained, load
 
 __all__ = [
     "SUBSETS",
     "Trained",
+    "bank",
+    "boundary_quality",
     "compare_mixtures",
+    "context",
     "embed",
     "label_accuracy",
     "label_quality",
@@ -19,6 +24,7 @@ __all__ = [
     "mixtures",
     "predictions",
     "project",
+    "retrieved",
     "sample_features",
     "silhouette",
     "similarity",

@@ -2,6 +2,7 @@
 
 from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
 from agmm.plots.numbers import classes, gains, label_quality, sweep, training_curves
+from agmm.plots.retrieval import retrieval
 from agmm.plots.speed import speed
 from agmm.plots.style import WIDTH, save, style
 from agmm.plots.verdicts import claims
@@ -15,6 +16,7 @@ __all__ = [
     "gallery",
     "label_quality",
     "mixture_projection",
+    "retrieval",
     "save",
     "similarity",
     "speed",

@@ -135,7 +135,11 @@ def _ellipse(axis: Axes, gaussian: "pd.Series[float]", color: str) -> None:
 
 
 def gallery(
-    pictures: Sequence[Mapping[str, np.ndarray]], num_classes: int, stem: Path, rows: Sequence[str] = ()
+    pictures: Sequence[Mapping[str, np.ndarray]],
+    num_classes: int,
+    stem: Path,
+    rows: Sequence[str] = (),
+    notes: Mapping[str, str] | None = None,
 ) -> Figure:
     """Rows of pictures with their masks in one palette.
 
@@ -151,12 +155,14 @@ def gallery(
         Folder and name of the files to write, without ending; the CSV holds every mask's share of each class.
     rows : sequence of str
         What is written beside every row.
+    notes : mapping, optional
+        What is written below the names of some columns.
     """
     style()
     names = [name for name in pictures[0] if name != "labels"]
     side = WIDTH / len(names)
     height, width = pictures[0]["image"].shape[:2]
-    size = (WIDTH, side * height / width * len(pictures) + 0.25)
+    size = (WIDTH, side * height / width * len(pictures) + (0.4 if notes else 0.25))
     figure, axes = plt.subplots(len(pictures), len(names), figsize=size, squeeze=False)
     found = []
     for number, (line, picture) in enumerate(zip(axes, pictures, strict=True)):
@@ -169,7 +175,7 @@ def gallery(
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if number == 0:
-                axis.set_title(name)
+                axis.set_title(f"{name}\n{notes[name]}" if notes and name in notes else name)
         line[0].set_ylabel(rows[number] if rows else "")
         if "labels" in picture:
             y, x = np.nonzero(picture["labels"] < num_classes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from agmm import sweep
 from agmm.presets import PRESETS, Preset
 from agmm.runs import Run
-from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp, agmmpp_figures, spml
+from agmm.tables import agmm, agmm_cityscapes, agmm_figures, agmm_voc, agmmpp, agmmpp_figures, spml, spml_figures
 from agmm.tables.aggregate import RESULTS, collect, complete_seeds, curves, gains, sweep_values
 from agmm.tables.cells import SINGLE_SCALE, Cell, Table
 from agmm.tables.printed import markdown, nothing_to_train, write
@@ -25,6 +25,7 @@ __all__ = [
     "gains",
     "markdown",
     "needed",
+    "panels",
     "preset",
     "published",
     "runs",
@@ -37,8 +38,9 @@ __all__ = [
 
 _AGMM = agmm.TABLES | agmm_voc.TABLES | agmm_cityscapes.TABLES | agmm_figures.TABLES
 _AGMMPP = agmmpp.TABLES | agmmpp_figures.TABLES
-TABLES: dict[str, Table] = _AGMM | _AGMMPP | spml.TABLES
-GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP), "spml": tuple(spml.TABLES)}
+_SPML = spml.TABLES | spml_figures.TABLES
+TABLES: dict[str, Table] = _AGMM | _AGMMPP | _SPML
+GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP), "spml": tuple(_SPML)}
 
 
 def select(names: Iterable[str]) -> list[str]:
@@ -72,6 +74,15 @@ def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
 def runs(name: str, preset: str) -> dict[str, Run]:
     """The runs behind a figure, with seed 0, by row."""
     return {cell.row: cell.run for cell in TABLES[name].cells(PRESETS[preset]) if cell.run is not None}
+
+
+def panels(name: str, preset: str) -> dict[str, dict[str, Run]]:
+    """The runs behind a figure whose columns are panels, with seed 0, by column and row."""
+    found: dict[str, dict[str, Run]] = {}
+    for cell in TABLES[name].cells(PRESETS[preset]):
+        if cell.run is not None:
+            found.setdefault(cell.column, {})[cell.row] = cell.run
+    return found
 
 
 def trainings(names: Iterable[str], preset: str) -> dict[str, str]:

@@ -1,0 +1,347 @@
+"""Figures of SPML: boundaries, neighbors and shared classes against loops, their trainings against the paper's list."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import agmm
+from agmm import figures, tables
+from agmm.claims import spml_figures as claims
+from agmm.claims.evidence import Evidence
+from agmm.data import Split
+from agmm.figures import boundaries, retrieval
+from agmm.labels import VOID
+from agmm.presets import PRESETS
+from agmm.rivals.spml.segments import Prototypes
+from tests.test_tables import PUBLISHED
+
+mpl.use("Agg")
+
+from agmm import plots  # noqa: E402
+
+NAMES = [name for name in tables.GROUPS["spml"] if "_figure" in name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads on small images wait for each other where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> figures.Trained:
+    results = tmp_path_factory.mktemp("results")
+    run = PRESETS["smoke"].spml("scribbles", init="scratch")
+    agmm.run(run, results=results)
+    return figures.load(run, results)
+
+
+# --- Boundaries -------------------------------------------------------------------------------------------------------
+
+
+def close(truth: np.ndarray, distance: float) -> np.ndarray:
+    """Pixel by pixel, against every other pixel."""
+    found = np.zeros(truth.shape, bool)
+    pixels = list(np.ndindex(truth.shape))
+    for p in pixels:
+        found[p] = any(truth[q] != truth[p] and math.dist(p, q) <= distance for q in pixels)
+    return found
+
+
+@pytest.mark.parametrize("distance", [1.0, 1.9, 2.5, 5.0])
+def test_pixels_close_to_a_boundary(distance: float) -> None:
+    rng = np.random.default_rng(int(10 * distance))
+    for _ in range(5):
+        truth = np.kron(rng.choice([0, 1, 3, VOID], (4, 3)), np.ones((4, 5), int)).astype(np.uint8)
+        assert (boundaries.close_to_boundary(truth, distance) == close(truth, distance)).all()
+    assert not boundaries.close_to_boundary(np.zeros((6, 7), np.uint8), distance).any()
+
+
+@pytest.mark.parametrize(("size", "pixels"), [((375, 500), 5.0), ((500, 333), 5.0), ((1000, 600), 10.0), ((64, 64), 1)])
+def test_the_distance_is_in_proportion_and_at_least_a_pixel(size: tuple[int, int], pixels: float) -> None:
+    assert boundaries.reach(size) == pixels
+
+
+def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
+    few = replace(trained, test=part(trained.test, 5))
+    pictures = figures.predictions({"SPML": few}, range(5))
+    truth, predicted = (np.stack([picture[name] for picture in pictures]) for name in ("truth", "SPML"))
+    framed = np.pad(truth, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    sides = framed[:, :-2, 1:-1], framed[:, 2:, 1:-1], framed[:, 1:-1, :-2], framed[:, 1:-1, 2:]
+    near = np.any([side != truth for side in sides], 0)
+    values = figures.boundary_quality({"SPML": few}).iloc[0]
+    for column, mask in {"boundary": near, "all": np.ones_like(near)}.items():
+        unions = [((truth == k) | (predicted == k)) & mask for k in range(7)]
+        hits = [((truth == k) & (predicted == k)) & mask for k in range(7)]
+        iou = [100 * hit.sum() / union.sum() for hit, union in zip(hits, unions, strict=True) if union.any()]
+        assert values[column] == pytest.approx(np.mean(iou), abs=0.2)
+    assert values["pixels"] == pytest.approx(near.mean())
+
+
+def part(split, count: int):
+    return replace(split, ids=split.ids[:count], images=split.images[:count], truth=split.truth[:count])
+
+
+# --- Banks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bank_holds_every_segment_once(trained: figures.Trained) -> None:
+    """Prototypes, sizes, predicted and true classes of an image, from its pixels."""
+    bank = figures.bank(trained, trained.data, 3)
+    assert retrieval.clusters(trained.run) == (8, 8)
+    for index in range(3):
+        here = bank.prototypes.images == index
+        segments, _ = retrieval._segments(trained, trained.data, index)
+        own = segments.own.view(64, 64)
+        assert bank.sizes[here].tolist() == torch.bincount(own.flatten()).tolist()
+        assert bank.sizes[here].sum() == 64 * 64
+        assert 1 < here.sum() <= 64
+        image = torch.from_numpy(trained.data.images[index : index + 1]).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            features, logits = trained.net(image)
+        whole = torch.nn.functional.interpolate(features, (64, 64), mode="bilinear", align_corners=False)[0].double()
+        units = whole / whole.norm(dim=0)
+        shown = [k in trained.data.truth[index] and k > 0 for k in range(7)]
+        for number, segment in enumerate(here.nonzero()[:, 0].tolist()):
+            inside = own == number
+            total = units[:, inside].sum(1)
+            torch.testing.assert_close(
+                bank.prototypes.vectors[segment].double(), total / total.norm(), atol=1e-4, rtol=0
+            )
+            counts = np.bincount(logits.argmax(1)[0][inside], minlength=7)
+            assert counts[bank.prototypes.labels[segment]] == counts.max()
+            assert bank.prototypes.tags[segment].tolist() == shown
+
+
+def test_no_segments(trained: figures.Trained) -> None:
+    with pytest.raises(ValueError, match="Baseline has no segments; choose a run of SPML or SPMLClassifier"):
+        retrieval.clusters(PRESETS["smoke"].at("points"))
+    assert retrieval.clusters(trained.run.teacher) == (8, 8)
+
+
+def planted(rng: np.random.Generator, name: str, images: int, segments: int) -> retrieval.Bank:
+    """Random prototypes of images with random classes; the tags of the first image are empty."""
+    number, classes = images * segments, 4
+    vectors = torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((number, 3))), dim=1)
+    tags = torch.from_numpy(rng.random((images, classes)) < 0.5)
+    tags[0] = False
+    place = torch.arange(images).repeat_interleave(segments)
+    labels = torch.from_numpy(rng.integers(classes, size=number))
+    ids, nothing = tuple(f"{name}-{i}" for i in range(images)), np.zeros((images, 1, 1), np.uint8)
+    split = Split("planted", tuple("abcd"), ids, nothing, nothing, background=0)
+    prototypes = Prototypes(vectors, labels, place, tags[place])
+    return retrieval.Bank(split, prototypes, torch.ones(number, dtype=torch.int64))
+
+
+def own_image(queries: retrieval.Bank, among: retrieval.Bank, query: int, other: int) -> bool:
+    images = queries.prototypes.images[query], among.prototypes.images[other]
+    return queries.split.ids[images[0]] == among.split.ids[images[1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbors_are_the_nearest_of_other_images(seed: int) -> None:
+    """Sorted by the dot product, one query after the other; within a set and between two."""
+    rng = np.random.default_rng(seed)
+    train, test = planted(rng, "train", 6, 5), planted(rng, "test", 3, 4)
+    for queries in (train, test):
+        chosen = torch.from_numpy(rng.permutation(len(queries.sizes))[:7])
+        found = retrieval.neighbors(queries, train, chosen, 4)
+        for query, neighbors in zip(chosen.tolist(), found.tolist(), strict=True):
+            others = [one for one in range(len(train.sizes)) if not own_image(queries, train, query, one)]
+            cosine = lambda one, q=queries, i=query: float(q.prototypes.vectors[i] @ train.prototypes.vectors[one])  # noqa: E731
+            assert neighbors == sorted(others, key=cosine, reverse=True)[:4]
+
+
+def test_a_planted_copy_is_the_nearest_neighbor() -> None:
+    """In another image, though the own one has copies, too."""
+    train = planted(np.random.default_rng(5), "train", 6, 5)
+    train.prototypes.vectors[[1, 2, 3, 17]] = train.prototypes.vectors[0].clone()
+    assert retrieval.neighbors(train, train, torch.tensor([0]), 1).tolist() == [[17]]
+    with pytest.raises(ValueError, match="fewer than"):
+        retrieval.neighbors(train, train, torch.tensor([0]), 26)
+
+
+def jaccard(a: set, b: set) -> float:
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shared_classes_by_sets(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    train, test = planted(rng, "train", 6, 5), planted(rng, "test", 3, 4)
+    classes = lambda bank, one: {k for k, shown in enumerate(bank.prototypes.tags[one]) if shown}  # noqa: E731
+    for queries in (train, test):
+        found = figures.context(queries, train, 4)
+        nearest = retrieval.neighbors(queries, train, torch.arange(len(queries.sizes)), 4)
+        for query, line in found.iterrows():
+            own = classes(queries, query)
+            near = [jaccard(own, classes(train, one)) for one in nearest[query].tolist()]
+            assert line["nearest"] == pytest.approx(np.mean(near))
+            alike = [
+                jaccard(own, classes(train, one))
+                for one in range(len(train.sizes))
+                if train.prototypes.labels[one] == queries.prototypes.labels[query]
+                and not own_image(queries, train, query, one)
+            ]
+            assert line["chance"] == pytest.approx(np.mean(alike) if alike else np.nan, nan_ok=True)
+
+
+def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
+    """The query is the largest segment of an object; what is drawn lies in other images, the nearest first."""
+    queries, among = figures.bank(trained, trained.data, 4), figures.bank(trained, trained.data)
+    rows = figures.retrieved(trained, queries, among, [1, 3], 3)
+    for image, row in zip([1, 3], rows, strict=True):
+        query, *found = row
+        here = (queries.prototypes.images == image) & (queries.prototypes.labels > 0)
+        here = here if here.any() else queries.prototypes.images == image
+        assert query.mask.sum() == queries.sizes[here].max()
+        assert (query.image == trained.data.images[image]).all()
+        assert query.name not in {one.name for one in found}
+        cosines = [one.cosine for one in found]
+        assert len(cosines) == 3
+        assert cosines == sorted(cosines, reverse=True)
+        for one in found:
+            truth = trained.data.truth[trained.data.ids.index(one.name)]
+            assert {trained.data.class_names[k] for k in np.unique(truth) if k} == set(one.tags)
+    figure = plots.retrieval(rows, tmp_path / "f")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".csv"}
+    listed = pd.read_csv(tmp_path / "f.csv")
+    assert listed["image"].tolist() == [one.name for row in rows for one in row]
+    assert [axis.get_title() for axis in figure.axes[:5]] == ["query", "", "1", "2", "3"]
+
+
+def test_notes_below_the_names_of_columns(trained: figures.Trained, tmp_path) -> None:
+    pictures = figures.predictions({"C": trained}, range(1))
+    figure = plots.gallery(pictures, 7, tmp_path / "f", notes={"C": "12.3 %"})
+    assert [axis.get_title() for axis in figure.axes] == ["image", "truth", "C\n12.3 %"]
+
+
+# --- Trainings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trainings_are_those_of_the_list(name: str) -> None:
+    listed = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
+    cells = tables.TABLES[name].cells(PRESETS["quick"])
+    assert cells
+    for cell in cells:
+        assert cell.run is not None
+        if cell.training_id.startswith("extra:"):
+            assert cell.method == "DenseCRFLoss"
+            continue
+        line = listed.loc[cell.training_id]
+        assert {"SegSort": "SPML", "Tang 2018b": "DenseCRFLoss"}.get(line["method"], line["method"]) == cell.method
+        assert (line["labels"] == "full") == (cell.labels == "full")
+        assert (line["dataset"] == "DensePose") == (cell.run.dataset == "people")
+
+
+def test_one_more_relation_at_a_time() -> None:
+    """The trainings of Table 6 with these weights, none but those."""
+    rows = tables.runs("spml_figure7", "quick")
+    table = tables.runs("spml_table6", "quick")
+    weights = {"C": (0, 0), "C + I": (0.1, 0), "C + I + O": (0.1, 0.5)}
+    assert {row: run.id for row, run in rows.items()} == {
+        row: table[f"λ_I = {i:g}, λ_O = {o:g}, λ_A = 0"].id for row, (i, o) in weights.items()
+    }
+
+
+def test_panels() -> None:
+    """Each with its data and the full supervision of the same; a preset leaves out what it lacks."""
+    found = tables.panels("spml_figure6", "quick")
+    assert list(found) == ["scribbles", "points on parts"]
+    for rows in found.values():
+        assert list(rows) == ["DenseCRF loss", "SPML", "full supervision"]
+        assert len({run.dataset for run in rows.values()}) == 1
+        assert rows["full supervision"].labels == "full"
+    quick = PRESETS["quick"]
+    few = replace(quick, labels={kind: quick.labels[kind] for kind in ("scribbles", "full", "parts")})
+    assert {cell.column for cell in tables.TABLES["spml_figure6"].cells(few)} == {"scribbles"}
+    assert not tables.TABLES["spml_figure6"].cells(replace(quick, embedding=None))
+
+
+# --- Claims -----------------------------------------------------------------------------------------------------------
+
+
+class Kept(Evidence):
+    """Evidence of three seeds with weights; a network is the number of its seed."""
+
+    def no_networks(self, *runs: agmm.Run) -> str:
+        return ""
+
+    def networks(self, *runs: agmm.Run):  # type: ignore[no-untyped-def]
+        for seed in range(3):
+            yield [SimpleNamespace(run=run, data=range(4), test=range(4), seed=seed) for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("qualities", "verdict"),
+    [
+        ([[1, 2, 3], [4, 5, 6], [1, 3, 4]], "reproduced"),
+        ([[3, 2, 1], [3, 1, 2], [1, 2, 3]], "not reproduced"),
+        ([[1, 2, 3], [1, 3, 2], [1, 2, 3]], "reproduced"),
+        ([[1, 2, 3], [3, 1, 2], [1, 2, 3]], "inconclusive"),
+    ],
+)
+def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
+    def quality(runs: dict) -> pd.DataFrame:
+        assert list(runs) == ["C", "C + I", "C + I + O"]
+        weights = [dict(one.run.teacher.options) for one in runs.values()]
+        assert [(one["lambda_i"], one["lambda_o"]) for one in weights] == [(0, 0), (0.1, 0), (0.1, 0.5)]
+        return pd.DataFrame({"boundary": qualities[next(iter(runs.values())).seed]})
+
+    monkeypatch.setattr(figures, "boundary_quality", quality)
+    (found,) = claims.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
+    assert (found.verdict, found.n) == (verdict, 3)
+
+
+def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
+    """The mean over segments of nearest minus chance, without those that have no chance."""
+    leads = {"data": (0.3, 0.2, 0.25), "test": (-0.3, -0.2, -0.25)}
+
+    def context(queries: tuple, among: tuple) -> pd.DataFrame:
+        assert among[1] is None
+        assert queries[1] == claims.IMAGES
+        lead = leads[queries[0]][queries[2]]
+        return pd.DataFrame({"nearest": [0.5 + lead, 0.5 + lead, 9.0], "chance": [0.5, 0.5, math.nan]})
+
+    def bank(trained, split, images=None):
+        return ("data" if split is trained.data else "test", images, trained.seed)
+
+    monkeypatch.setattr(figures, "bank", bank)
+    monkeypatch.setattr(figures, "context", context)
+    found = claims.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
+    verdicts = {name: one.verdict for name, one in found.items()}
+    assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}
+    assert found["queries of training images"].effect == pytest.approx(0.25)
+    assert found["queries of test images"].unit == "share"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_claims_stay_open_without_weights(preset: str, tmp_path) -> None:
+    for claim in claims.CLAIMS:
+        found = claim.judge(Evidence(PRESETS[preset], tmp_path, True))
+        assert bool(found) == (preset in ("smoke", "quick"))
+        assert all((one.verdict, one.note) == ("inconclusive", "no seeds") for one in found.values())
+
+
+def test_claims_judge_what_the_figures_train(tmp_path) -> None:
+    asked: set[str] = set()
+
+    class Listening(Evidence):
+        def seeds(self, *runs: agmm.Run) -> list[int]:
+            asked.update(run.id for run in runs)
+            return []
+
+    for claim in claims.CLAIMS:
+        claim.judge(Listening(PRESETS["quick"], tmp_path, True))
+    assert asked == {run.id for run in tables.runs("spml_figure7", "quick").values()}
