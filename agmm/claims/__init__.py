@@ -132,7 +132,7 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
         else "Only directions are judged, not sizes: the published numbers belong to another data set and network."
     )
     rival = "Claims about AGMM are judged with its code as released and without L_absent; the others do not differ."
-    numbers = frame.assign(effect=[_effect(found) for _, found in frame.iterrows()])
+    numbers = frame.assign(effect=[effect(found) for _, found in frame.iterrows()])
     return [
         f"## {title}",
         "",
@@ -173,7 +173,7 @@ def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(setting=named, objective="").sort_values("claim", kind="stable")
 
 
-def _effect(found: "pd.Series[Any]") -> str:
+def effect(found: "pd.Series[Any]") -> str:
     """Mean and interval, as far as there are seeds for them."""
     effect, low, high = found["effect"], found["low"], found["high"]
     if math.isnan(effect):

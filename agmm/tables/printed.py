@@ -43,14 +43,13 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
     kinds += ["ours"] + (["reference"] if reference else [])
     printed: dict[tuple[str, str], dict[str, str]] = {}
     for cell, (_, line) in zip(cells, frame.iterrows(), strict=True):
-        scratch = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
-        about = ", ".join(part for part in (cell.objective, scratch, cell.note) if part)
+        said = about(cell, preset, cell.note)
         numbers = {
             printed_on: _number(line["published"]),
             "ours": _number(line["ours_mean"], line["ours_std"], line["n_seeds"]),
             "reference": reference.get(_key(line), ""),
         }
-        entry = printed.setdefault((cell.row, about), {})
+        entry = printed.setdefault((cell.row, said), {})
         entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
     in_paper = set(frame.loc[frame["published"].notna(), "column"])
     ours = {cell.column for cell in cells if cell.training_id != QUOTED}
@@ -59,10 +58,16 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
     heads = ["row", "objective", *heads]
     lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", ""]
     lines += [_line(heads), _line(["---"] * len(heads))] if printed else []
-    for (name, about), entry in printed.items():
-        lines.append(_line([name, about, *(entry.get(head, "") for head in heads[2:])]))
+    for (name, said), entry in printed.items():
+        lines.append(_line([name, said, *(entry.get(head, "") for head in heads[2:])]))
     notes = _footnotes(table, frame, preset, results)
     return "\n".join([*lines, *([""] if printed else []), *(f"- {note}" for note in notes)])
+
+
+def about(cell: Cell, preset: str, note: str) -> str:
+    """What is said of a row beside its name: its objective, its start where that is not the usual one, its note."""
+    scratch = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
+    return ", ".join(part for part in (cell.objective, scratch, note) if part)
 
 
 def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:

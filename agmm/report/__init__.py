@@ -1,0 +1,110 @@
+"""One page about everything in ``results/<preset>``: tables, claims, figures, runs and what they cost."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from agmm import storage, sweep, tables
+from agmm.data import sets
+from agmm.presets import PRESETS
+from agmm.report import judged, numbers, pictures, records
+
+PAPERS = {"agmm": "AGMM (CVPR 2023)", "agmmpp": "AGMM++ (TPAMI 2025)", "spml": "SPML (ICLR 2021)"}
+
+
+def write(preset: str, results: str | Path = "results", *, embed: bool = True) -> Path:
+    """Write ``<results>/<preset>/report.html`` from what is there, and return its path; nothing is trained.
+
+    Parameters
+    ----------
+    preset : str
+    results : path
+    embed : bool
+        Put the figures into the page, so that it can be sent alone; else link to their files, which makes it small.
+        Records of runs are always linked.
+
+    Returns
+    -------
+    Path
+    """
+    tables.preset(preset)
+    folder = Path(results) / preset
+    page = render(preset, results, embed=embed)
+    with storage.writable(folder):
+        storage.write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def render(preset: str, results: str | Path = "results", *, embed: bool = True) -> str:
+    """The page itself; the same for the same files."""
+    environment = Environment(
+        loader=PackageLoader("agmm.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["duration"] = sweep.duration
+    return environment.get_template("report.html").render(collect(preset, results, embed))
+
+
+def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
+    """Everything that the page shows, by the name that its template uses."""
+    folder = Path(results) / preset
+    found = records.read(preset, results)
+    shown, problems = pictures.figures(folder, embed)
+    problems += [problem for record in found.values() for problem in record.problems]
+    views: dict[str, numbers.View | None] = {}
+    curves: dict[str, list[pictures.Panel]] = {}
+    for name, table in tables.TABLES.items():
+        try:
+            view = views[name] = numbers.read(table, preset, folder / "tables")
+        except ValueError as error:
+            views[name] = None
+            problems.append(str(error))
+        else:
+            curves[name], damaged = pictures.panels(view.runs, found, folder) if view else ([], [])
+            problems += damaged
+    try:
+        papers = judged.read(folder)
+    except ValueError as error:
+        papers = []
+        problems.append(str(error))
+    complete = [record for record in found.values() if record.result]
+    datasets = sorted({record.run.dataset for record in complete if record.run})
+    return {
+        "preset": preset,
+        "needs": PRESETS[preset].needs,
+        "groups": {PAPERS[group]: [tables.TABLES[name] for name in names] for group, names in tables.GROUPS.items()},
+        "views": views,
+        "sentences": {name: numbers.sentence(table) for name, table in tables.TABLES.items()},
+        "trainable": {name: _trainable(table, preset) for name, table in tables.TABLES.items()},
+        "executed": {name for name in tables.TABLES if (folder / "notebooks" / f"{name}.ipynb").exists()},
+        "shown": {name for name, view in views.items() if view and view.ids},
+        "curves_of": curves,
+        "shape": pictures.SHAPE,
+        "figures": shown,
+        "claims": papers,
+        "marks": judged.MARKS,
+        "numbered": {verdict: number for number, verdict in enumerate(judged.MARKS, 1)},
+        "records": found,
+        "complete": complete,
+        "unfinished": [record for record in found.values() if record.result is None],
+        "by_data": {name: [r for r in complete if r.run and r.run.dataset == name] for name in datasets},
+        "nameless": [record for record in complete if record.run is None],
+        "datasets": datasets,
+        "elsewhere": [name for name in datasets if name not in sets.PAPERS],
+        "embedded": bool(datasets) and set(datasets) <= set(sets.EMBEDDED),
+        "newest": max((record.ended for record in complete), default=""),
+        "seeds": sorted({record.run.seed for record in complete if record.run}),
+        "made_with": records.made_with(complete),
+        "costs": records.costs({name: (view.table.title, view.ids) for name, view in views.items() if view}, found),
+        "problems": list(dict.fromkeys(problems)),
+        "embed": embed,
+    }
+
+
+def _trainable(table: tables.Table, preset: str) -> bool:
+    return any(cell.run is not None for cell in table.cells(PRESETS[preset]))

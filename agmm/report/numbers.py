@@ -1,0 +1,169 @@
+"""A table of the page: what its CSV file says, ours beside published, with differences in words, numbers and tones."""
+
+import csv
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from inspect import cleandoc
+from pathlib import Path
+from typing import NamedTuple
+
+from agmm.presets import PRESETS
+from agmm.tables import Cell, Table
+from agmm.tables.aggregate import COLUMNS, KEY
+from agmm.tables.printed import about
+
+TONES = (1.0, 5.0, 15.0)
+"""Points from which a difference is a small, a medium and a large one; below the first it is level."""
+
+
+class Entry(NamedTuple):
+    """One number of ours beside the published one, as printed."""
+
+    published: str
+    ours: str
+    spread: str
+    seeds: int
+    difference: str
+    tone: str
+    runs: tuple[str, ...]
+
+
+class Line(NamedTuple):
+    """A row: its name, what is said of it, and its entries by column; None where the table has no such cell."""
+
+    row: str
+    about: str
+    entries: list[Entry | None]
+
+
+class Column(NamedTuple):
+    """A column, and which of published, ours and difference stand in it."""
+
+    label: str
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table as the page shows it."""
+
+    table: Table
+    columns: list[Column]
+    lines: list[Line]
+    notes: list[str]
+    runs: dict[tuple[str, str], tuple[str, ...]]
+    """(row with what is said of it, column) -> identities of the runs behind the number."""
+
+    @property
+    def ids(self) -> set[str]:
+        """Identities of all runs behind it."""
+        return {one for ids in self.runs.values() for one in ids}
+
+
+def sentence(table: Table) -> str:
+    """What a table shows: the first paragraph of the description of its rows."""
+    return " ".join(cleandoc(table.cells.__doc__ or "").split("\n\n")[0].split())
+
+
+def read(table: Table, preset: str, folder: Path) -> View | None:
+    """The table as its CSV file has it; None where there is none.
+
+    The file and not the runs, so that page and file cannot disagree.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    path = folder / f"{table.name}.csv"
+    if not path.exists():
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+        entries = [(_cell(line), _entry(line)) for line in found]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f"tables/{path.name} is damaged ({type(error).__name__}: {error})") from error
+    notes = {_key(cell): cell.note for cell in table.cells(PRESETS[preset])}
+    columns = [_column(label, entries) for label in dict.fromkeys(cell.column for cell, _ in entries)]
+    lines: dict[tuple[str, str], dict[str, Entry]] = {}
+    for cell, entry in entries:
+        said = about(cell, preset, notes.get(_key(cell), ""))
+        lines.setdefault((cell.row, said), {})[cell.column] = entry
+    return View(
+        table,
+        columns,
+        [Line(row, said, [line.get(column.label) for column in columns]) for (row, said), line in lines.items()],
+        _notes(path.with_suffix(".md")),
+        {
+            (f"{row} ({said})" if said else row, column): entry.runs
+            for (row, said), line in lines.items()
+            for column, entry in line.items()
+            if entry.runs
+        },
+    )
+
+
+def _cell(line: dict[str, str]) -> Cell:
+    """The cell that a line of the file describes, without its run."""
+    if missing := [name for name in COLUMNS if line.get(name) is None]:
+        raise ValueError(f"no {missing[0]}")
+    given = {f.name: line[f.name] for f in fields(Cell) if f.name in KEY}
+    return Cell(**(given | {"training_id": "", "run": None, "absent": line["absent"] == "True"}))
+
+
+def _key(cell: Cell) -> tuple[str, ...]:
+    return tuple(str(getattr(cell, name)) for name in KEY)
+
+
+def _entry(line: dict[str, str]) -> Entry:
+    ours, spread, published = (_float(line[name]) for name in ("ours_mean", "ours_std", "published"))
+    return Entry(
+        _one_decimal(published),
+        _one_decimal(ours),
+        _one_decimal(spread),
+        int(line["n_seeds"]),
+        difference(ours - published),
+        tone(ours - published),
+        tuple(line["run_ids"].split()),
+    )
+
+
+def _float(text: str) -> float:
+    value = float(text) if text else math.nan
+    if math.isinf(value):
+        raise ValueError("an infinite number")
+    return value
+
+
+def _one_decimal(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1f}"
+
+
+def difference(points: float) -> str:
+    """With its sign, also where it is nothing but that; empty if it is missing."""
+    return "" if math.isnan(points) else f"{points:+.1f}".replace("-", "−")
+
+
+def tone(points: float) -> str:
+    """Sign and size of a difference in a word, for its color."""
+    size = sum(abs(points) >= bound for bound in TONES)
+    return ("up" if points > 0 else "down") + str(size) if size else "level"
+
+
+def _column(label: str, entries: Iterable[tuple[Cell, Entry]]) -> Column:
+    inside = [entry for cell, entry in entries if cell.column == label]
+    published = any(entry.published for entry in inside)
+    both = any(entry.difference for entry in inside)
+    ours = any(entry.ours for entry in inside) or not published
+    kinds = {"published": published, "ours": ours, "difference": both}
+    return Column(label, tuple(kind for kind, shown in kinds.items() if shown))
+
+
+def _notes(path: Path) -> list[str]:
+    """The footnotes of the table's printed form."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.removeprefix("- ").replace("`", "") for line in lines if line.startswith("- ")]
