@@ -29,12 +29,14 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@touch $@
 
 # For maintainers: copy the tables, figures, claims and small records of the runs of a preset to results/reference/,
-# without weights, caches and executed notebooks.
+# without weights, caches and executed notebooks. The report is made anew from the copy, so that all its links hold there,
+# and links to the figures beside it instead of holding them a second time, which keeps it small.
 PRESET ?= quick
-reference:
+reference: $(VENV)/installed
 	mkdir -p results/reference/$(PRESET)
 	cd results/$(PRESET) && find . -type f \( -name '*.csv' -o -name '*.md' -o -name '*.json' -o -name 'log.txt' -o -name '*.png' \
 	  -o -name '*.pdf' \) -not -path './replaced/*' -not -path '*/pseudo_labels/*' | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
+	$(BIN)/python -m agmm.report --preset $(PRESET) --results results/reference --link-figures
 
 # For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
 lock:

@@ -1,4 +1,4 @@
-"""Regenerate the papers' tables: train what they need, write them, execute their notebooks.
+"""Regenerate the papers' tables: train what they need, write them, execute their notebooks, report on all of it.
 
     python run_all.py                                   every table at the preset `quick`
     python run_all.py --only agmm_table1 --seeds 3      one table, three seeds
@@ -149,7 +149,7 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
 
 
 def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str], jobs: int) -> int:
-    """Write every table, execute its notebook, whatever becomes of the others, and judge the claims; then sum up."""
+    """Write every table, execute its notebook, whatever becomes of the others; judge, report, sum up."""
     from agmm import notebooks, tables
 
     broken = dict(failed)
@@ -177,8 +177,15 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
             say(f"claims: {judge(args)}")
         except Exception as error:
             broken["claims"] = f"claims: {type(error).__name__}: {error}"
+    page = None
+    try:
+        page = report(args)
+    except Exception as error:
+        broken["report"] = f"report: {type(error).__name__}: {error}"
     for sentence in broken.values():
         print(f"failed: {sentence}", file=sys.stderr)
+    if page is not None:
+        say(f"report: {page}")
     return 1 if broken else 0
 
 
@@ -187,6 +194,13 @@ def judge(args: argparse.Namespace) -> Path:
     from agmm import claims
 
     return claims.write(args.preset, args.results, args.data_root)
+
+
+def report(args: argparse.Namespace) -> Path:
+    """One page about everything that is there, whatever has failed."""
+    from agmm import report
+
+    return report.write(args.preset, args.results)
 
 
 def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:

@@ -145,7 +145,9 @@ def test_failing_table_leaves_the_others(capfd, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "train_all", lambda *args, **options: {})
     monkeypatch.setattr(notebooks, "execute", execute)
     assert run_all.main(["--preset", "smoke", "--results", str(tmp_path), "--jobs", "1"]) == 1
-    assert "failed: agmm_table1: RuntimeError: cell 3 failed" in capfd.readouterr().err
+    printed = capfd.readouterr()
+    assert "failed: agmm_table1: RuntimeError: cell 3 failed" in printed.err
+    assert printed.out.splitlines()[-1] == f"report: {tmp_path / 'smoke' / 'report.html'}"
     for name in tables.TABLES:
         assert (tmp_path / "smoke" / "tables" / f"{name}.md").exists()
         assert (tmp_path / "smoke" / "notebooks" / f"{name}.ipynb").exists() == (name != "agmm_table1")
@@ -175,10 +177,20 @@ def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
     args = ["--preset", "smoke", "--results", str(tmp_path), "--only", "agmm_table2", "agmm_table1"]
     assert run_all.main(args) == 1
     assert executed == ["table1"]
-    assert "failed: it diverged" in capfd.readouterr().err
+    printed = capfd.readouterr()
+    assert "failed: it diverged" in printed.err
+    assert printed.out.splitlines()[-1] == f"report: {tmp_path / 'smoke' / 'report.html'}"
+    assert (tmp_path / "smoke" / "report.html").exists()
     frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmm_table2.csv", keep_default_na=False)
     blank = frame[frame["ours_mean"] == ""]
     assert list(zip(blank["row"], blank["column"], blank["absent"], strict=True)) == [("AGMM (SG)", "point", False)]
+
+
+def test_failed_report_is_a_sentence(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_all, "report", lambda args: 1 / 0)
+    args = ["--preset", "camvid", "--only", "agmmpp_table2", "--results", str(tmp_path), "--no-notebooks"]
+    assert run_all.main(args) == 1
+    assert capfd.readouterr().err == "failed: report: ZeroDivisionError: division by zero\n"
 
 
 def test_force_moves_the_selected_runs_only(tmp_path, monkeypatch):

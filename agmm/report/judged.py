@@ -60,8 +60,10 @@ def _judged(title: str, frame: pd.DataFrame) -> Judged:
     combined = claims.verdicts(frame)
     names = [name for name in claims.OBJECTIVES.values() if name in combined]
     rows = combined.to_dict("records")
-    numbers = [{str(k): v for k, v in row.items()} | {"effect": claims.effect(pd.Series(row))} for row in
-               frame.to_dict("records")]
+    numbers = [
+        {str(k): v for k, v in row.items()} | {"effect": claims.effect(pd.Series(row))}
+        for row in frame.to_dict("records")
+    ]
     return Judged(
         title,
         names if (frame["objective"] != "").any() else [],

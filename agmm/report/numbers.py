@@ -3,10 +3,10 @@
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agmm.presets import PRESETS
 from agmm.tables import Cell, Table
@@ -109,7 +109,7 @@ def _cell(line: dict[str, str]) -> Cell:
     """The cell that a line of the file describes, without its run."""
     if missing := [name for name in COLUMNS if line.get(name) is None]:
         raise ValueError(f"no {missing[0]}")
-    given = {f.name: line[f.name] for f in fields(Cell) if f.name in KEY}
+    given: dict[str, Any] = {name: line[name] for name in KEY}
     return Cell(**(given | {"training_id": "", "run": None, "absent": line["absent"] == "True"}))
 
 
@@ -119,13 +119,14 @@ def _key(cell: Cell) -> tuple[str, ...]:
 
 def _entry(line: dict[str, str]) -> Entry:
     ours, spread, published = (_float(line[name]) for name in ("ours_mean", "ours_std", "published"))
+    points = round(ours - published, 1) + 0.0  # as printed, so that tone and number agree; no minus before zero
     return Entry(
         _one_decimal(published),
         _one_decimal(ours),
         _one_decimal(spread),
         int(line["n_seeds"]),
-        difference(ours - published),
-        tone(ours - published),
+        difference(points),
+        tone(points),
         tuple(line["run_ids"].split()),
     )
 

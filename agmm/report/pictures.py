@@ -155,7 +155,9 @@ def _mean(curves: list[dict[str, list[float]]]) -> dict[str, list[float]]:
 
 def _panel(title: str, curve: dict[str, list[float]], low: float, high: float) -> Panel:
     ends = {name: (line[0], line[-1]) for name, line in curve.items()}
-    return Panel(title, _points(curve["p"], low, high), _points(curve["g"], low, high), ends, len(curve["p"]), low, high)
+    return Panel(
+        title, _points(curve["p"], low, high), _points(curve["g"], low, high), ends, len(curve["p"]), low, high
+    )
 
 
 def _points(line: Iterable[float], low: float, high: float) -> str:
