@@ -200,7 +200,7 @@ def test_one_table_and_its_cost(tmp_path):
     page = Page(text)
     assert "2030-01-02 03:04:05" in text
     assert "CPU (test)" in text
-    assert "Without a result: 1 runs" in text
+    assert "Without a result: 1 run," in text
     hours = {row[0].strip(): row[1:] for row in page.tables["Hours by table"][1:]}
     complete_runs = len(tables.needed(["agmm_table1"], "smoke", 1)) - 1
     assert hours["All runs, each once"] == [str(complete_runs), f"{complete_runs * 3 / 3600:.2f}", "0.00"]
@@ -261,7 +261,7 @@ def test_other_damaged_files(tmp_path):
         "claims.csv",
         "figures/agmm_table1.png",
     }
-    assert "Without a readable description: 1 runs" in page
+    assert "Without a readable description: 1 run<" in page
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------
