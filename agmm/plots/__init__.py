@@ -2,6 +2,7 @@
 
 from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
 from agmm.plots.numbers import classes, gains, label_quality, sweep, training_curves
+from agmm.plots.playground import click_figure
 from agmm.plots.retrieval import retrieval
 from agmm.plots.speed import speed
 from agmm.plots.style import WIDTH, save, style
@@ -11,6 +12,7 @@ __all__ = [
     "WIDTH",
     "claims",
     "classes",
+    "click_figure",
     "embedding",
     "gains",
     "gallery",

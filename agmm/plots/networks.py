@@ -189,6 +189,11 @@ def _palette() -> np.ndarray:
     return np.array([*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)])
 
 
+def class_colors(codes: np.ndarray) -> np.ndarray:
+    """Color (…, 3) of every class code."""
+    return _palette()[codes % 20]
+
+
 def _colored(mask: np.ndarray, image: np.ndarray, num_classes: int) -> np.ndarray:
     """Colors (H, W, 3) in [0, 1] of a mask."""
     pale = 1 - PALE * (1 - image.mean(2, keepdims=True) / 255)
