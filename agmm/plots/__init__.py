@@ -1,5 +1,6 @@
 """Figures: one style, vector and PNG, the numbers in a CSV beside them."""
 
+from agmm.plots.differences import differences
 from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
 from agmm.plots.numbers import classes, gains, label_quality, sweep, training_curves
 from agmm.plots.retrieval import retrieval
@@ -11,6 +12,7 @@ __all__ = [
     "WIDTH",
     "claims",
     "classes",
+    "differences",
     "embedding",
     "gains",
     "gallery",
