@@ -1,6 +1,10 @@
-"""Methods by name: AGMM's own objectives and its rivals."""
+"""Methods by name: AGMM's own objectives and its rivals, and a user's by the module that it is in."""
 
-from dataclasses import fields
+import hashlib
+import importlib
+import inspect
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, one_of
@@ -22,9 +26,47 @@ FROM_DATA = ("num_classes", "in_channels")
 
 
 def build(method: str, num_classes: int, **options: Any) -> Objective:
-    """Objective by name; unknown names and options are refused with the list of known ones."""
-    one_of("method", method, tuple(METHODS))
-    known = tuple(f.name for f in fields(METHODS[method]) if f.name not in FROM_DATA)
+    """Objective by name; unknown names and options are refused with the list of known ones.
+
+    A user's objective is ``"module:Name"``: a data class in an importable module, whose first field is ``num_classes``
+    and whose other fields are its options. It is called as `agmm.objectives.AGMM` is and returns an
+    `agmm.objectives.Output`.
+    """
+    if is_own(method):
+        kind = _own(method)
+    else:
+        one_of("method", method, tuple(METHODS))
+        kind = METHODS[method]
+    known = tuple(f.name for f in fields(kind) if f.name not in FROM_DATA)
     for name in options:
         one_of(f"option of {method}", name, known)
-    return METHODS[method](num_classes, **options)
+    return kind(num_classes, **options)
+
+
+def is_own(method: str) -> bool:
+    """Whether a method is a user's."""
+    return ":" in method
+
+
+def source(method: str) -> str:
+    """Ten hexadecimal digits of the file that a user's method is in: part of the identity of its runs."""
+    file = inspect.getsourcefile(_own(method))
+    assert file is not None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:10]
+
+
+def _own(method: str) -> Any:
+    """The data class of a user's method."""
+    module, _, name = method.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"the method {method!r} cannot be imported ({error}); "
+            "write module:Name and start where the module can be found, or put its folder on PYTHONPATH"
+        ) from error
+    if not is_dataclass(kind) or not callable(kind) or "num_classes" not in {f.name for f in fields(kind)}:
+        raise ValueError(
+            f"the method {method!r} is no data class with a field num_classes; see agmm.objectives.Baseline"
+        )
+    return kind

@@ -74,7 +74,7 @@ class Embedding:
         if run.labels != "cam":
             return run.classified(options | (self.of_parts if run.labels == "part_points" else {}), **changes)
         options = options | self.of_tags
-        return run.classified(options | {"first": "cam"}, **changes).classified(options | {"walk": "step"}, **changes)
+        return run.classified(options | {"first": "cam"}, **changes).classified(options, **changes)
 
 
 _OF_POINTS = {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0}

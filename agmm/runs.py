@@ -50,7 +50,8 @@ class Run:
     normalize : bool
         Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1].
     method, options
-        Objective and its options (see `agmm.methods.build`); ``"ImageTags"`` trains a backbone on image tags.
+        Objective and its options (see `agmm.methods.build`), which may be a user's; ``"ImageTags"`` trains a backbone
+        on image tags.
     network, network_options
         See `agmm.networks.build`.
     init : {"scratch", "tags", "imagenet"}
@@ -181,6 +182,7 @@ class Run:
             objective = asdict(methods.build(self.method, 2, **dict(self.options)))
             default = asdict(methods.build(self.method, 2))
             described["options"] = {name: value for name, value in objective.items() if value != default[name]}
+            described |= {"source": methods.source(self.method)} if methods.is_own(self.method) else {}
         described |= {"cams": self.cams_of.id} if self.cams_of is not None else {}
         described.pop("cam_changes", None)
         if self.teacher is not None:

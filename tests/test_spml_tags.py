@@ -179,7 +179,7 @@ def test_what_a_classifier_predicts_is_voted_on_without_a_crf(monkeypatch: pytes
         return probabilities
 
     monkeypatch.setattr(agmm.evaluation, "refine", refine)
-    how = {"crf": "deeplab_64", "query_scales": (1.0,), "walk": "step"}
+    how = {"crf": "deeplab_64", "query_scales": (1.0,)}
     for first, neighbors, crfs in (("classifier", 0, 6), ("classifier", 5, 6), ("cam", 0, 6), ("cam", 5, 12)):
         seen.clear()
         _labels(VOTED(first=first, neighbors=neighbors, **how))

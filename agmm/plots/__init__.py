@@ -1,5 +1,6 @@
 """Figures: one style, vector and PNG, the numbers in a CSV beside them."""
 
+from agmm.plots.differences import differences
 from agmm.plots.networks import embedding, gallery, mixture_projection, similarity
 from agmm.plots.numbers import classes, gains, label_quality, sweep, training_curves
 from agmm.plots.playground import click_figure
@@ -13,6 +14,7 @@ __all__ = [
     "claims",
     "classes",
     "click_figure",
+    "differences",
     "embedding",
     "gains",
     "gallery",

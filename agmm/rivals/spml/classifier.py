@@ -44,7 +44,7 @@ class SPMLClassifier:
     first : {"classifier", "nearest", "cam"}
         What is refined: predictions of the first stage's classifier (VOC); of every segment the class of the nearest
         annotated one in its image (DensePose); class activation maps (image tags).
-    walk : {"code", "paper", "step", "none"}
+    walk : {"code", "paper", "none"}
         Random walk that refines it, see `agmm.rivals.spml.walk.transitions`.
     stride : int
         Pixels of the image per pixel of the walk, along each side.
@@ -64,7 +64,7 @@ class SPMLClassifier:
     """
 
     num_classes: int
-    walk: Literal["code", "paper", "step", "none"] = "code"
+    walk: Literal["code", "paper", "none"] = "code"
     stride: int = 8
     crf: str = "deeplab"
     first: Literal["classifier", "nearest", "cam"] = "classifier"

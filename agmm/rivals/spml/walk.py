@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Walk = Literal["code", "paper", "step"]
+Walk = Literal["code", "paper"]
 
-STEPS: dict[Walk, int] = {"code": 64, "paper": 6, "step": 1}
+STEPS: dict[Walk, int] = {"code": 64, "paper": 6}
 """Of the whole walk. The released code squares the matrix six times."""
 
 GAMMA, BETA = 5.0, 20.0
@@ -41,7 +41,7 @@ def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> 
     affinities : (P, P) Tensor
     beta : float
         Power of the affinities.
-    walk : {"code", "paper", "step"}
+    walk : {"code", "paper"}
         One of `STEPS`. The paper normalizes before the power and not after it; columns normalized after it are the same
         either way.
     """

@@ -1,0 +1,124 @@
+"""A user's method beside a table, and the number of seeds that a difference needs."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import agmm
+from agmm import compare, methods, notebooks, plots
+from agmm.presets import PRESETS
+from tests.helpers import ROOT
+
+SAME = """
+from dataclasses import dataclass
+from agmm import objectives
+
+@dataclass(frozen=True)
+class Same:
+    num_classes: int
+    factor: float = 1.0
+
+    def __call__(self, *batch):
+        output = objectives.Baseline(self.num_classes)(*batch)
+        return objectives.Output(self.factor * output.loss, output.terms)
+
+class Plain:
+    pass
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of a user's, of its own for every test."""
+    name = f"mine_{abs(hash(tmp_path)) % 10**9}"
+    (tmp_path / f"{name}.py").write_text(SAME)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_the_baseline_written_anew_is_the_baseline(module: str, tmp_path: Path) -> None:
+    """The same losses make the same bits, under every row's own start."""
+    heard: list[str] = []
+    found = compare.compare(
+        f"{module}:Same", "agmm_table2", preset="smoke", seeds=2, rivals=True, results=tmp_path, report=heard.append
+    )
+    baseline = found[found["row"] == "Baseline"]
+    assert set(baseline["column"]) == {"point", "scribble"}
+    assert (baseline[["difference", "seeds"]].to_numpy() == [0, 2]).all()
+    assert (baseline["ours"] == baseline["theirs"]).all()
+    assert not any("+MT" in row for row in found["row"]), "rows of several stages are another condition"
+    others = found[found["row"] != "Baseline"]
+    assert (others["difference"] != 0).any()
+    pd.testing.assert_series_equal(found["difference"], found["ours"] - found["theirs"], check_names=False)
+    text = compare.markdown(found)
+    assert text.count("\n") == len(found) + 1
+    assert "| point | Baseline |" in text
+    again = compare.compare(f"{module}:Same", "agmm_table2", preset="smoke", seeds=2, results=tmp_path)
+    pd.testing.assert_frame_equal(again, found)
+
+
+def test_rows_that_are_not_there_are_not_trained_unless_asked_for(module: str, tmp_path: Path) -> None:
+    found = compare.compare(f"{module}:Same", "agmm_table2", preset="smoke", seeds=1, results=tmp_path)
+    assert (found["seeds"] == 0).all()
+    assert found["difference"].isna().all()
+    assert "not trained" in compare.markdown(found)
+    with pytest.raises(ValueError, match="there are no differences yet"):
+        plots.differences(found, tmp_path / "figure")
+
+
+def test_a_run_is_told_apart_by_the_code_of_its_method(module: str, tmp_path: Path) -> None:
+    run = replace(PRESETS["smoke"].at("points"), method=f"{module}:Same")
+    plain, options = run.id, replace(run, options=(("factor", 2.0),)).id
+    assert agmm.Run.from_dict(run.to_dict()).id == plain
+    (tmp_path / f"{module}.py").write_text(SAME + "# edited")
+    assert len({plain, options, replace(run).id}) == 3
+
+
+def test_mistakes_are_named(module: str) -> None:
+    for method, problem in (
+        ("nowhere_at_all:Same", "cannot be imported .*put its folder on PYTHONPATH"),
+        (f"{module}:Other", "cannot be imported"),
+        (f"{module}:", "cannot be imported"),
+        (":Same", "cannot be imported"),
+        (f"{module}:Plain", "is no data class with a field num_classes"),
+        ("pathlib:Path", "is no data class"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            methods.build(method, 2)
+    with pytest.raises(ValueError, match="option of"):
+        methods.build(f"{module}:Same", 2, gamma=1)
+    with pytest.raises(ValueError, match="agmm_table1"):
+        compare.compare(f"{module}:Same", "agmm_tabel1", preset="smoke")
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10), (2.0, 5)])
+def test_seeds_needed_are_those_of_published_tables(effect: float, seeds: int) -> None:
+    """Paired t test, two-sided 5 %, power 0.8: effect sizes of Cohen's tables."""
+    values = np.array([-1.0, 1.0])
+    assert compare.seeds_needed(values / values.std(ddof=1) + effect) == seeds
+    assert compare.seeds_needed(values / values.std(ddof=1) - effect) == seeds
+
+
+def test_seeds_needed_against_a_simulation() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([0.3, 1.1, 2.2, 0.6])
+    needed = int(compare.seeds_needed(values))
+    for n, enough in ((needed, True), (needed - 1, False)):
+        drawn = rng.normal(values.mean(), values.std(ddof=1), (40_000, n))
+        t = drawn.mean(1) / drawn.std(1, ddof=1) * n**0.5
+        found = (np.abs(t) > compare.stats.t.ppf(0.975, n - 1)).mean()
+        assert (found > 0.79) == enough or abs(found - 0.8) < 0.01
+    assert math.isnan(compare.seeds_needed(values[:1]))
+    assert math.isinf(compare.seeds_needed(np.array([-1.0, 1.0])))
+
+
+def test_notebook(tmp_path: Path) -> None:
+    given = {"preset": "smoke", "seeds": 2, "rivals": True, "table": "agmm_table2", "results": str(tmp_path)}
+    notebooks.execute(ROOT / "notebooks/explore/my_method.ipynb", tmp_path / "out.ipynb", given)
+    drawn = pd.read_csv(tmp_path / "smoke" / "figures" / "my_method.csv")
+    assert (drawn["seeds"] == 2).all()
+    assert (tmp_path / "smoke" / "figures" / "my_method.png").stat().st_size > 10_000
