@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -261,7 +262,20 @@ def test_other_damaged_files(tmp_path):
         "claims.csv",
         "figures/agmm_table1.png",
     }
-    assert "Without a readable description: 1 run<" in page
+    assert "or without a readable description: 1 run<" in page
+
+
+def test_methods_of_the_user_are_not_imported(tmp_path):
+    """Their module may be elsewhere by now, or do anything when it is imported."""
+    smoke(tmp_path, "agmm_supp_figure1")
+    folder = tmp_path / "smoke" / "runs" / "0123456789"
+    shutil.copytree(next(folder.parent.iterdir()), folder)
+    plain = json.loads((folder / "run.json").read_text()) | {"method": "antigravity:Mine", "options": {"sharpness": 2}}
+    (folder / "run.json").write_text(json.dumps(plain))
+    text = report.write("smoke", tmp_path).read_text()
+    assert f"antigravity:Mine, {plain['labels']} of shapes, seed 0" in text
+    assert "Could not be read" not in text
+    assert "antigravity" not in sys.modules
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

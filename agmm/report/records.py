@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agmm import sweep, tables
+from agmm import methods, sweep, tables
 from agmm.data import sets
 from agmm.runs import Result, Run
 
@@ -32,11 +32,13 @@ class Record:
     problems: tuple[str, ...] = ()
     command: str = ""
     """What trains it; empty where no table of this version has it."""
+    own: str = ""
+    """In a few words, where the method is a user's; the run itself is missing then."""
 
     @property
     def described(self) -> str:
         """The run in a few words."""
-        return sweep.describe(self.run) if self.run else "unreadable description"
+        return sweep.describe(self.run) if self.run else self.own or "unreadable description"
 
     @property
     def on_gpu(self) -> bool:
@@ -58,12 +60,13 @@ def read(preset: str, results: str | Path) -> dict[str, Record]:
 
 def _record(folder: Path) -> Record:
     problems: list[str] = []
-    run = _parsed(folder / "run.json", Run.from_dict, problems)
+    described = _parsed(folder / "run.json", _described, problems)
+    run, own = (None, described) if isinstance(described, str) else (described, "")
     result = _parsed(folder / "result.json", _result, problems)
     environment = _parsed(folder / "environment.json", _mapping, problems) or {}
     files = tuple(name for name in FILES if (folder / name).is_file())
     times = _TIME.findall((folder / "log.txt").read_text(errors="replace")) if "log.txt" in files else []
-    return Record(folder.name, run, result, environment, times[-1] if times else "", files, tuple(problems))
+    return Record(folder.name, run, result, environment, times[-1] if times else "", files, tuple(problems), own=own)
 
 
 def _parsed(path: Path, make: Any, problems: list[str]) -> Any:
@@ -75,6 +78,15 @@ def _parsed(path: Path, make: Any, problems: list[str]) -> Any:
     except Exception as error:  # whatever a damaged file makes of the checks of a run
         problems.append(f"runs/{path.parent.name}/{path.name} is damaged ({type(error).__name__}: {error})")
         return None
+
+
+def _described(plain: Any) -> Run | str:
+    """The run, or a few words about one of a user's method: to build that would import the user's code."""
+    method, teacher = (str(_mapping(plain).get(name, "")) for name in ("method", "teacher_method"))
+    if methods.is_own(method) or methods.is_own(teacher):
+        of = f" of {teacher}" if teacher else ""
+        return f"{method}{of}, {plain.get('labels')} of {plain.get('dataset')}, seed {plain.get('seed')}"
+    return Run.from_dict(plain)
 
 
 def _result(plain: Any) -> Result:
