@@ -32,10 +32,15 @@ class Probabilities(nn.Module):
         return self.net((images - self.mean) / self.std)[1].softmax(dim=1)
 
 
+def missing() -> list[str]:
+    """Packages that the export needs and that are not installed."""
+    return [name for name in NEEDS if importlib.util.find_spec(name) is None]
+
+
 def require() -> None:
     """Raise a RuntimeError with a remedy where a package is missing."""
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
-        raise RuntimeError(f"ONNX export needs {', '.join(missing)}: pip install 'agmm[onnx]', or leave it out")
+    if names := missing():
+        raise RuntimeError(f"ONNX export needs {', '.join(names)}: pip install 'agmm[onnx]', or leave it out")
 
 
 def export(net: nn.Module, normalization: dict[str, Any], path: Path) -> float:

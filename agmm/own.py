@@ -373,6 +373,8 @@ def check(
         elif sample.labels is not None:
             counts = np.bincount(sample.labels.ravel(), minlength=VOID + 1)
             pixels, shown = pixels + counts, shown + (counts > 0)
+    if not problems and not pixels[:UNLABELED].any():
+        problems.append(own.NOTHING_LABELED)
     for stem in sorted(found.images.keys() - set(found.labeled) - found.truth.keys()):
         try:
             files.read_image(found.images[stem])

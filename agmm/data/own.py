@@ -35,6 +35,9 @@ COMMON = 0.5
 """Images with a class that is in a smaller share of them are shown more often: sqrt(COMMON / share) times."""
 
 
+NOTHING_LABELED = "no image has a labeled pixel; label a few, or correct the codes of the masks"
+
+
 @dataclass
 class Survey:
     """What lies in the user's folders.
@@ -46,7 +49,7 @@ class Survey:
     images : dict
         Stem to file, sorted.
     masks, drawn, truth : dict
-        Stem to the file of its mask, to the shapes of its annotation, to the file of its dense mask.
+        Stem to the file of its mask, to what each annotation file says of it, to the file of its dense mask.
     problems : list of str
         A sentence each; nothing is trained as long as there is one.
     notes : list of str
@@ -56,7 +59,7 @@ class Survey:
     names: tuple[str, ...]
     images: dict[str, Path]
     masks: dict[str, Path] = field(default_factory=dict)
-    drawn: dict[str, Annotation] = field(default_factory=dict)
+    drawn: dict[str, list[Annotation]] = field(default_factory=dict)
     truth: dict[str, Path] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -69,7 +72,9 @@ class Survey:
     @property
     def labeled(self) -> list[str]:
         """Stems of the images with labels, those with nothing but tags left out."""
-        drawn = [stem for stem, found in self.drawn.items() if any(shape.kind != "tag" for shape in found.shapes)]
+        drawn = [
+            stem for stem, found in self.drawn.items() if any(s.kind != "tag" for one in found for s in one.shapes)
+        ]
         return sorted({*self.masks, *drawn} & self.images.keys())
 
 
@@ -160,7 +165,9 @@ def survey(images_in: Path, labels: Path, classes: Path, truth: Path | None = No
     for path in _files(labels, tuple(annotations.READERS)):
         _read_annotations(found, path)
     for stem in found.masks.keys() & found.drawn.keys():
-        found.problems.append(f"{found.masks[stem]}: its image is also in {found.drawn[stem].file}; keep one of them")
+        found.problems.append(
+            f"{found.masks[stem]}: its image is also in {found.drawn[stem][0].file}; keep one of them"
+        )
     found.truth = {} if truth is None else dense_masks(truth, found.images)
     if not found.labeled and not found.problems:
         found.problems.append(_nothing_labeled(found, labels))
@@ -171,7 +178,7 @@ def survey(images_in: Path, labels: Path, classes: Path, truth: Path | None = No
 
 
 def _nothing_labeled(found: Survey, labels: Path) -> str:
-    if any(annotation.shapes for annotation in found.drawn.values()):
+    if any(one.shapes for annotated in found.drawn.values() for one in annotated):
         return f"{labels}: holds nothing but tags of whole images, from which this cannot learn well; add a few clicks"
     kinds = ", ".join((".png", *annotations.READERS))
     return f"{labels}: labels no image of the folder; files end in {kinds} and name images as they are called"
@@ -189,10 +196,8 @@ def _read_annotations(found: Survey, path: Path) -> None:
                 found.problems.append(
                     f"{path}: labels the image {stem!r}, which is not in the folder of images; add it"
                 )
-        elif stem in found.drawn:  # tools and people may split the work over several files
-            found.drawn[stem].shapes += annotation.shapes
-        else:
-            found.drawn[stem] = annotation
+        else:  # tools and people may split the work over several files
+            found.drawn.setdefault(stem, []).append(annotation)
 
 
 # --- Images with labels -----------------------------------------------------------------------------------------------
@@ -254,7 +259,7 @@ def _sample(found: Survey, side: int, width: int, stem: str) -> Sample:
         if stem in found.masks:
             sample.labels = agmm.labels.resize_labels(read_mask(found.masks[stem], found.names, size), small.shape[:2])
         elif stem in found.drawn:
-            sample.labels = _draw(found, found.drawn[stem], small, size, width)
+            sample.labels = _draw(found, stem, small, size, width)
         if stem in found.truth:
             truth = read_mask(found.truth[stem], found.names, size)
             sample.truth = agmm.labels.resize_labels(truth, small.shape[:2], clicks="nearest")
@@ -264,14 +269,16 @@ def _sample(found: Survey, side: int, width: int, stem: str) -> Sample:
         return Sample(stem, problem=str(error))
 
 
-def _draw(found: Survey, annotation: Annotation, image: np.ndarray, size: tuple[int, int], width: int) -> np.ndarray:
+def _draw(found: Survey, stem: str, image: np.ndarray, size: tuple[int, int], width: int) -> np.ndarray:
     """Labels in the size of the shrunken image: clicks, lines and polygons before what boxes say."""
-    annotations.check_places(annotation, size)
-    drawn = agmm.labels.resize_labels(annotations.draw(annotation.shapes, size, width), image.shape[:2])
-    codes, corners = annotations.boxes(annotation.shapes, image.shape[:2], image.shape[1] / size[1])
+    for annotation in found.drawn[stem]:
+        annotations.check_places(annotation, size)
+    shapes = [shape for annotation in found.drawn[stem] for shape in annotation.shapes]
+    drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), image.shape[:2])
+    codes, corners = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
     if not codes:
         return drawn
-    rng = agmm.labels.generator(0, "own", annotation.file.stem, "grabcut")
+    rng = agmm.labels.generator(0, "own", stem, "grabcut")
     labels = seeds.grabcut(image, codes, corners, rng, background=found.background)
     labels[drawn != UNLABELED] = drawn[drawn != UNLABELED]
     return labels
@@ -391,7 +398,7 @@ def _divided(classes: dict[str, list[int]], truth: set[str], share: float) -> tu
     """
     labeled = sorted(stem for stem, named in classes.items() if named)
     if not labeled:
-        raise ValueError("no image has a labeled pixel; label a few, or correct the codes of the masks")
+        raise ValueError(NOTHING_LABELED)
     if apart := sorted(truth - set(labeled)):
         return labeled, apart
     left = Counter(code for stem in labeled for code in classes[stem])
