@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("agmm").setLevel(logging.INFO)
     try:
         return args.action(**given)
+    except KeyboardInterrupt:
+        print(f"agmm {args.command}: interrupted; the same call of train resumes after its last epoch", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"agmm {args.command}: {error}", file=sys.stderr)
         return 2
@@ -50,7 +53,7 @@ def _predict(**given: object) -> int:
     table = own.predict(**given)  # type: ignore[arg-type]
     if table is not None:
         print(table[["class", "iou"]].to_string(index=False, float_format="%.1f"))
-    print(f"masks, overlays in {given['out']}")
+    print(f"masks/, overlays/ and their colors, classes.csv, in {given['out']}")
     return 0
 
 
@@ -86,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command("predict", "Predict the masks of a folder of images.", _predict)
     add("--model", type=Path, required=True, metavar="DIR", help="folder that agmm train wrote")
     add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
-    add("--out", type=Path, required=True, metavar="DIR", help="receives masks/, overlays/ and report.csv")
+    add("--out", type=Path, required=True, metavar="DIR", help="receives masks/, overlays/, classes.csv, report.csv")
     add("--truth", type=Path, metavar="DIR", help="folder of dense masks, for the IoU of every class")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add = command("check", "Say what a folder holds and what is wrong with it.", _check)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agmm import evaluation, exported, loop, models, networks, storage, training
 from agmm.batches import normalization
-from agmm.data import files, own
+from agmm.data import files, label_files, own
 from agmm.labels import UNLABELED, VOID
 from agmm.runs import Result, Run
 
@@ -129,7 +129,10 @@ def train(
     if min(side, steps, width) < 1 or not 0 <= validation < 1:
         raise ValueError("side, steps and width must be positive, and validation a share from 0 to below 1")
     found = own.survey(Path(images), Path(labels), Path(classes), None if truth is None else Path(truth))
-    with storage.writable(out.parent), tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary:
+    with (
+        storage.writable(out.parent, "--out"),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
+    ):
         about = own.prepare(found, Path(temporary) / "data", side=side, width=width, validation=validation)
         run = describe(about, small=small, steps=steps, method=method, complete=complete, seed=seed)
         out.mkdir(exist_ok=True)
@@ -138,7 +141,7 @@ def train(
         loop.LOGGER.info(line)
     # Batches come from files that are small already.
     result = training.run(run, results=out / "training", data_root=out / "data", device=device, keep_decoded=False)
-    with storage.writable(out):
+    with storage.writable(out, "--out"):
         _write_model(run, about, result, out)
         if onnx:
             exported.export(load(out, device="cpu").net, normalization(run), out / "model.onnx")
@@ -288,7 +291,8 @@ def predict(
     images : path
         Folder of images.
     out : path
-        Receives ``masks/<name>.png`` (palette, index = class), ``overlays/<name>.png`` and, with ``truth``, report.csv.
+        Receives ``masks/<name>.png`` (palette, index = class), ``overlays/<name>.png``, classes.csv with the colors
+        and, with ``truth``, report.csv.
     truth : path, optional
         Folder of dense masks of some of the images.
     device : str
@@ -311,7 +315,8 @@ def predict(
             own.read_mask(masks[stem], loaded.names, size)
     confusion = torch.zeros(len(loaded.names), len(loaded.names), dtype=torch.int64)
     colors = palette(len(loaded.names), loaded.background)
-    with storage.writable(out / "masks"), storage.writable(out / "overlays"):
+    with storage.writable(out / "masks", "--out"), storage.writable(out / "overlays", "--out"):
+        storage.write_text(out / "classes.csv", _legend(loaded.names, colors).to_csv(index=False))
         for stem, path in listed.items():
             image = files.read_image(path, upright=True)
             predicted = mask(loaded, image)
@@ -328,6 +333,15 @@ def predict(
     return table
 
 
+def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[dict[str, np.ndarray]]:
+    """The first images of a folder with the masks that `predict` wrote to ``predicted``, for `agmm.plots.gallery`."""
+    masks = Path(predicted) / "masks"
+    return [
+        {"image": files.read_image(path, upright=True), "prediction": label_files.read_index(masks / f"{stem}.png")}
+        for stem, path in list(own.images(Path(images)).items())[:count]
+    ]
+
+
 def overlay(image: np.ndarray, predicted: np.ndarray, colors: np.ndarray, background: int | None) -> np.ndarray:
     """An image with its classes laid over it in half-transparent colors, the background left as it is."""
     mixed = (image.astype(np.uint16) + colors[predicted]) // 2
@@ -339,6 +353,11 @@ def palette(count: int, background: int | None) -> np.ndarray:
     numbers = [0 if code == background else code + (background is None or code < background) for code in range(count)]
     bits = (np.array(numbers)[:, None, None] >> (3 * np.arange(8) + np.arange(3)[:, None])) & 1
     return (bits << (7 - np.arange(8))).sum(axis=2).astype(np.uint8)
+
+
+def _legend(names: Sequence[str], colors: np.ndarray) -> pd.DataFrame:
+    hexadecimal = ["#{:02x}{:02x}{:02x}".format(*color) for color in colors.tolist()]
+    return pd.DataFrame({"code": range(len(names)), "class": names, "color": hexadecimal})
 
 
 def _png(array: np.ndarray, colors: np.ndarray | None = None) -> bytes:
