@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"agmm {args.command}: interrupted; the same call of train resumes after its last epoch", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"agmm {args.command}: {error}", file=sys.stderr)
+        print(f"agmm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

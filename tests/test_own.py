@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 
 import agmm
-from agmm import __main__, commands, exported, networks, own
+from agmm import __main__, commands, exported, networks, notebooks, own
 from agmm.data import own as folders
 from agmm.data import sets, shapes
 from agmm.labels import UNLABELED, VOID
+from tests.helpers import ROOT
 from tests.test_annotations import FORMATS, image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
@@ -78,6 +80,9 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
         assert (mask.mode, mask.size) == ("P", image.size)
         assert np.asarray(mask).max() < len(NAMES)
         assert Image.open(predicted / "overlays" / f"im{number}.png").size == image.size
+    legend = pd.read_csv(predicted / "classes.csv")
+    assert legend["class"].tolist() == list(NAMES)
+    assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
     table = pd.read_csv(predicted / "report.csv")
     truth, mask = (np.asarray(Image.open(user / part / "im4.png")) for part in ("truth", "predicted/masks"))
     truth2, mask2 = (np.asarray(Image.open(user / part / "im5.png")) for part in ("truth", "predicted/masks"))
@@ -391,6 +396,42 @@ def test_onnx_without_its_packages(monkeypatch, user, capsys):
     assert commands.main(["train", *given(user), "--out", str(user / "model"), "--onnx", *TINY]) == 2
     assert "pip install 'agmm[onnx]'" in capsys.readouterr().err
     assert not (user / "model").exists()
+
+
+def test_the_notebook_runs_as_it_is(tmp_path):
+    path = ROOT / "notebooks" / "explore" / "own_images.ipynb"
+    notebooks.execute(path, tmp_path / "out.ipynb", {"out": str(tmp_path / "own"), "steps": 2, "device": "cpu"})
+    report = pd.read_csv(tmp_path / "own" / "predicted" / "report.csv")
+    assert report["class"].tolist() == [*shapes.CLASS_NAMES, "mean"]
+
+
+def test_an_interrupted_training_says_how_it_goes_on(user, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own.training, "run", interrupted)
+    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 130
+    assert "the same call of train resumes" in capsys.readouterr().err
+
+
+def test_the_large_network_without_its_weights(user, monkeypatch):
+    """Where ImageNet weights cannot be had it trains from scratch."""
+
+    def offline(name, classes, init):
+        raise RuntimeError("no network")
+
+    about = prepared(user)
+    monkeypatch.setattr(own.networks, "build", offline)
+    run = own.describe(about, small=False, steps=2)
+    assert (run.network, run.init, run.lr) == ("resnet50", "scratch", 0.01)
+    monkeypatch.setattr(own.networks, "build", lambda name, classes, init: None)
+    run = own.describe(about, small=False, steps=2)
+    assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
+
+
+def test_the_command_of_the_metadata():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"agmm": f"{commands.__name__}:{commands.main.__name__}"}
 
 
 def test_described_run_is_json(user):
