@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         return single.main(argv[1:])
     args = _parser().parse_args(argv)
     given = {name: value for name, value in vars(args).items() if name not in ("command", "action")}
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("agmm").setLevel(logging.INFO)
+    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("agmm")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         return args.action(**given)
     except KeyboardInterrupt:
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"agmm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    finally:
+        logger.removeHandler(handler)
 
 
 def _train(**given: object) -> int:
@@ -79,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--complete", action="store_true", help="the labels of an image name every class that it shows")
     add("--method", choices=("AGMM", "Baseline"), default="AGMM", help="default: AGMM")
     add("--network", choices=("small", "resnet50"), help="default: resnet50 on a GPU, else small")
+    add("--init", choices=("imagenet", "scratch"), help="of resnet50 (default: imagenet, if its weights can be had)")
     add("--side", type=int, metavar="N", help="longest side that images are shrunk to (default: 256; 512 on a GPU)")
     add("--steps", type=int, metavar="N", help="optimizer steps (default: 600; 4000 on a GPU)")
     add("--width", type=int, default=3, metavar="N", help="width of clicks and lines in pixels (default: 3)")

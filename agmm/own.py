@@ -71,6 +71,7 @@ def train(
     complete: bool = False,
     method: str = "AGMM",
     network: str | None = None,
+    init: str | None = None,
     side: int | None = None,
     steps: int | None = None,
     width: int = 3,
@@ -95,7 +96,10 @@ def train(
         (AGMM's absent-class loss, which does much good there, and harm with clicks that miss a class).
     method : {"AGMM", "Baseline"}
     network : {"small", "resnet50"}, optional
-        Default: ResNet-50 on a GPU, with ImageNet weights if they can be had, else the small network from scratch.
+        Default: ResNet-50 on a GPU, else the small network.
+    init : {"imagenet", "scratch"}, optional
+        Start of the ResNet-50. Default: ImageNet weights if they can be had; to look for them without a connection
+        takes a minute. The small network starts from scratch.
     side : int, optional
         Longest side that larger images are shrunk to; default 256 on a CPU, 512 on a GPU.
     steps : int, optional
@@ -134,7 +138,7 @@ def train(
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
     ):
         about = own.prepare(found, Path(temporary) / "data", side=side, width=width, validation=validation)
-        run = describe(about, small=small, steps=steps, method=method, complete=complete, seed=seed)
+        run = describe(about, small=small, steps=steps, method=method, complete=complete, init=init, seed=seed)
         out.mkdir(exist_ok=True)
         own.replace_folder(Path(temporary) / "data", out / "data")
     for line in summary(about, run):
@@ -149,14 +153,21 @@ def train(
 
 
 def describe(
-    about: own.Prepared, *, small: bool, steps: int, method: str = "AGMM", complete: bool = False, seed: int = 0
+    about: own.Prepared,
+    *,
+    small: bool,
+    steps: int,
+    method: str = "AGMM",
+    complete: bool = False,
+    init: str | None = None,
+    seed: int = 0,
 ) -> Run:
     """The run that suits a prepared folder.
 
     Few images are shown so often that an epoch has `EPOCH_STEPS`, those with rare classes more often. Without
     ``complete`` AGMM goes without its absent-class loss: clicks seldom name all classes of an image.
     """
-    run = _small(about) if small else _resnet50(about)
+    run = _small(about) if small else _resnet50(about, init)
     shown = max(own.weights(about).sum(), EPOCH_STEPS * run.batch_size)
     per_epoch = math.ceil(shown / run.batch_size)
     terms = ("seg", "self", "spar", "con") + (("absent",) if complete else ())
@@ -189,14 +200,17 @@ def _small(about: own.Prepared) -> Run:
     )
 
 
-def _resnet50(about: own.Prepared) -> Run:
+def _resnet50(about: own.Prepared, init: str | None) -> Run:
     """On a GPU; the rates are those of camvid_r50 from scratch, and of Cityscapes' protocol from ImageNet."""
     run = replace(_small(about), network="resnet50", network_options=(), batch_size=16, microbatch=16, threads=1)
     run = replace(run, optimizer="sgd", weight_decay=1e-4, precision="bfloat16")
-    try:
-        networks.build("resnet50", len(about.names), init="imagenet")
-    except RuntimeError as error:
-        loop.LOGGER.warning(f"training from scratch: {error}")
+    if init is None:
+        try:
+            networks.build("resnet50", len(about.names), init="imagenet")
+        except RuntimeError as error:
+            loop.LOGGER.warning(f"training from scratch: {error}")
+            init = "scratch"
+    if init == "scratch":
         return replace(run, lr=0.01)
     return replace(run, init="imagenet", lr=0.004, head_factor=10)
 
@@ -291,7 +305,7 @@ def predict(
     images : path
         Folder of images.
     out : path
-        Receives ``masks/<name>.png`` (palette, index = class), ``overlays/<name>.png``, classes.csv with the colors
+        Receives ``masks/<name>.png`` (palette, index = class), ``overlays/<name>.jpg``, classes.csv with the colors
         and, with ``truth``, report.csv.
     truth : path, optional
         Folder of dense masks of some of the images.
@@ -313,6 +327,7 @@ def predict(
         size = files.read_image(path, upright=True).shape[:2]
         if stem in masks:
             own.read_mask(masks[stem], loaded.names, size)
+    loop.LOGGER.info(f"{len(listed)} images to predict")
     confusion = torch.zeros(len(loaded.names), len(loaded.names), dtype=torch.int64)
     colors = palette(len(loaded.names), loaded.background)
     with storage.writable(out / "masks", "--out"), storage.writable(out / "overlays", "--out"):
@@ -321,7 +336,7 @@ def predict(
             image = files.read_image(path, upright=True)
             predicted = mask(loaded, image)
             storage.write(out / "masks" / f"{stem}.png", _png(predicted, colors))
-            storage.write(out / "overlays" / f"{stem}.png", _png(overlay(image, predicted, colors, loaded.background)))
+            storage.write(out / "overlays" / f"{stem}.jpg", _jpeg(overlay(image, predicted, colors, loaded.background)))
             if stem in masks:
                 true = torch.from_numpy(own.read_mask(masks[stem], loaded.names, predicted.shape))
                 confusion += evaluation.confusion_matrix(torch.from_numpy(predicted), true, len(loaded.names))
@@ -360,10 +375,15 @@ def _legend(names: Sequence[str], colors: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"code": range(len(names)), "class": names, "color": hexadecimal})
 
 
-def _png(array: np.ndarray, colors: np.ndarray | None = None) -> bytes:
-    image, buffer = Image.fromarray(array), io.BytesIO()
-    if colors is not None:
-        image.putpalette(colors.tobytes())
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _png(index: np.ndarray, colors: np.ndarray) -> bytes:
+    image, buffer = Image.fromarray(index), io.BytesIO()
+    image.putpalette(colors.tobytes())
     image.save(buffer, "PNG")
     return buffer.getvalue()
 

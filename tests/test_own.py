@@ -79,7 +79,7 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
         image, mask = (Image.open(user / part / f"im{number}.png") for part in ("images", "predicted/masks"))
         assert (mask.mode, mask.size) == ("P", image.size)
         assert np.asarray(mask).max() < len(NAMES)
-        assert Image.open(predicted / "overlays" / f"im{number}.png").size == image.size
+        assert Image.open(predicted / "overlays" / f"im{number}.jpg").size == image.size
     legend = pd.read_csv(predicted / "classes.csv")
     assert legend["class"].tolist() == list(NAMES)
     assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
@@ -414,6 +414,27 @@ def test_an_interrupted_training_says_how_it_goes_on(user, monkeypatch, capsys):
     assert "the same call of train resumes" in capsys.readouterr().err
 
 
+def test_the_same_call_resumes(user, short, monkeypatch):
+    """After an interruption behind the first of two epochs it ends with the same weights as without."""
+    about = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt"}
+    about |= {"side": 48, "steps": 4, "device": "cpu"}
+    whole = own.train(**about, out=user / "whole")
+    save = own.loop._save_checkpoint
+
+    def interrupted(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own.loop, "_save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        own.train(**about, out=user / "parts")
+    monkeypatch.setattr(own.loop, "_save_checkpoint", save)
+    assert own.train(**about, out=user / "parts").confusion == whole.confusion
+    assert "epoch 1 of 2" in (user / "parts" / "log.txt").read_text()
+    weights = [(user / part / "model.safetensors").read_bytes() for part in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
 def test_the_large_network_without_its_weights(user, monkeypatch):
     """Where ImageNet weights cannot be had it trains from scratch."""
 
@@ -425,6 +446,8 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
     run = own.describe(about, small=False, steps=2)
     assert (run.network, run.init, run.lr) == ("resnet50", "scratch", 0.01)
     monkeypatch.setattr(own.networks, "build", lambda name, classes, init: None)
+    assert own.describe(about, small=False, steps=2, init="imagenet").init == "imagenet"
+    assert own.describe(about, small=False, steps=2, init="scratch").init == "scratch"
     run = own.describe(about, small=False, steps=2)
     assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
 
