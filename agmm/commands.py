@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("train", "Train on a folder of images with sparse labels; the same call resumes it.", _train)
     _folder(add)
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the model and its report")
+    add("--out", type=Path, required=True, metavar="DIR", help="new folder for the model and its report")
     add("--complete", action="store_true", help="the labels of an image name every class that it shows")
     add("--method", choices=("AGMM", "Baseline"), default="AGMM", help="default: AGMM")
     add("--network", choices=("small", "resnet50"), help="default: resnet50 on a GPU, else small")
@@ -93,7 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     add = command("predict", "Predict the masks of a folder of images.", _predict)
     add("--model", type=Path, required=True, metavar="DIR", help="folder that agmm train wrote")
     add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
-    add("--out", type=Path, required=True, metavar="DIR", help="receives masks/, overlays/, classes.csv, report.csv")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new folder for masks/, overlays/, classes.csv, report.csv",
+    )
     add("--truth", type=Path, metavar="DIR", help="folder of dense masks, for the IoU of every class")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add = command("check", "Say what a folder holds and what is wrong with it.", _check)

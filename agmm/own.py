@@ -24,6 +24,7 @@ from agmm import evaluation, exported, loop, models, networks, storage, training
 from agmm.batches import normalization
 from agmm.data import files, label_files, own
 from agmm.labels import UNLABELED, VOID
+from agmm.objectives import one_of
 from agmm.runs import Result, Run
 
 CPU_STEPS, GPU_STEPS = 600, 4000
@@ -87,8 +88,8 @@ def train(
     images, labels, classes : path
         Folder of images; folder of masks or annotation files, or one such file; text file with a class name a line.
     out : path
-        Receives model.safetensors, model.json, report.csv, log.txt, with ``onnx`` model.onnx; besides ``data``, the
-        images in their working size with their labels, and ``training``, the run as of `agmm.run`.
+        A new folder, or that of an earlier call. Receives model.safetensors, model.json, report.csv, log.txt, with
+        ``onnx`` model.onnx; besides ``training`` with the images in their working size and the run as of `agmm.run`.
     truth : path, optional
         Folder of dense masks of some images: they are validated on, not learned from.
     complete : bool
@@ -126,7 +127,8 @@ def train(
     """
     if onnx:
         exported.require()
-    out, where = Path(out), training.choose_device(device)
+    out, where = _output(out, "training"), training.choose_device(device)
+    one_of("network", network, (None, "small", "resnet50"))
     small = (network or ("small" if where.type == "cpu" else "resnet50")) == "small"
     side = side or (CPU_SIDE if where.type == "cpu" else GPU_SIDE)
     steps = steps or (CPU_STEPS if where.type == "cpu" else GPU_STEPS)
@@ -139,17 +141,26 @@ def train(
     ):
         about = own.prepare(found, Path(temporary) / "data", side=side, width=width, validation=validation)
         run = describe(about, small=small, steps=steps, method=method, complete=complete, init=init, seed=seed)
-        out.mkdir(exist_ok=True)
-        own.replace_folder(Path(temporary) / "data", out / "data")
+        (out / "training").mkdir(parents=True, exist_ok=True)
+        own.replace_folder(Path(temporary) / "data", out / "training" / "data")
     for line in summary(about, run):
         loop.LOGGER.info(line)
     # Batches come from files that are small already.
-    result = training.run(run, results=out / "training", data_root=out / "data", device=device, keep_decoded=False)
+    results = out / "training"
+    result = training.run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
     with storage.writable(out, "--out"):
         _write_model(run, about, result, out)
         if onnx:
             exported.export(load(out, device="cpu").net, normalization(run), out / "model.onnx")
     return result
+
+
+def _output(out: str | Path, mark: str) -> Path:
+    """The folder to write to; a ValueError where it holds something, and not the ``mark`` of an earlier call."""
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and ((out / mark).exists() or not any(out.iterdir()))):
+        raise ValueError(f"{out}: holds files that would be mixed with new ones; name a new folder with --out")
+    return out
 
 
 def describe(
@@ -305,8 +316,8 @@ def predict(
     images : path
         Folder of images.
     out : path
-        Receives ``masks/<name>.png`` (palette, index = class), ``overlays/<name>.jpg``, classes.csv with the colors
-        and, with ``truth``, report.csv.
+        A new folder, or that of an earlier call. Receives ``masks/<name>.png`` (palette, index = class),
+        ``overlays/<name>.jpg``, classes.csv with the colors and, with ``truth``, report.csv.
     truth : path, optional
         Folder of dense masks of some of the images.
     device : str
@@ -321,7 +332,8 @@ def predict(
     ValueError
         With a sentence about the first file that something is wrong with; then nothing is written.
     """
-    loaded, listed, out = load(model, device), own.images(Path(images)), Path(out)
+    out = _output(out, "classes.csv")
+    loaded, listed = load(model, device), own.images(Path(images))
     masks = {} if truth is None else own.dense_masks(Path(truth), listed)
     for stem, path in listed.items():  # all of them before the first is written
         size = files.read_image(path, upright=True).shape[:2]

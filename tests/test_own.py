@@ -65,7 +65,7 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     assert commands.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), *TINY]) == 0
     assert "mean IoU" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
-        *("data", "training", "model.safetensors", "model.json", "report.csv", "log.txt")
+        *("training", "model.safetensors", "model.json", "report.csv", "log.txt")
     }
     report = pd.read_csv(out / "report.csv")
     assert report["class"].tolist() == [*NAMES, "mean"]
@@ -219,6 +219,17 @@ def test_folders_that_are_not_there(user, option, capsys):
         commands.main(["train", *given(user, **{option: user / "nowhere"}), "--out", str(user / "model"), *TINY]) == 2
     )
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_folders_with_other_files_are_left_alone(user, command, capsys):
+    """Whoever names the folder of the images, or one with masks of their own, loses nothing."""
+    (user / "masks").mkdir()
+    options = given(user) if command == "train" else ["--model", "m", "--images", str(user / "images")]
+    before = {path.name for path in user.iterdir()}
+    assert commands.main([command, *options, "--out", str(user)]) == 2
+    assert "holds files that would be mixed with new ones; name a new folder" in capsys.readouterr().err
+    assert {path.name for path in user.iterdir()} == before
 
 
 def test_bad_models(user, short, capsys):
