@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _folder(add)
     add("--out", type=Path, required=True, metavar="DIR", help="new folder for the model and its report")
     add("--complete", action="store_true", help="the labels of an image name every class that it shows")
-    add("--method", choices=("AGMM", "Baseline"), default="AGMM", help="default: AGMM")
+    add("--method", choices=("AGMM", "Baseline"), help="default: AGMM with --complete, else Baseline")
     add("--network", choices=("small", "resnet50"), help="default: resnet50 on a GPU, else small")
     add("--init", choices=("imagenet", "scratch"), help="of resnet50 (default: imagenet, if its weights can be had)")
     add("--side", type=int, metavar="N", help="longest side that images are shrunk to (default: 256; 512 on a GPU)")

@@ -70,7 +70,7 @@ def train(
     *,
     truth: str | Path | None = None,
     complete: bool = False,
-    method: str = "AGMM",
+    method: str | None = None,
     network: str | None = None,
     init: str | None = None,
     side: int | None = None,
@@ -93,9 +93,11 @@ def train(
     truth : path, optional
         Folder of dense masks of some images: they are validated on, not learned from.
     complete : bool
-        Whether the labels of an image name every class that it shows. Then pixels learn not to be of other classes
-        (AGMM's absent-class loss, which does much good there, and harm with clicks that miss a class).
-    method : {"AGMM", "Baseline"}
+        Whether the labels of an image name every class that it shows.
+    method : {"AGMM", "Baseline"}, optional
+        Default: AGMM with all its terms if labels are complete, else partial cross-entropy alone. The mixture has no
+        component for a class that nobody clicked in an image, and from clicks that miss classes it was behind. AGMM of
+        labels that are not complete goes without its absent-class loss.
     network : {"small", "resnet50"}, optional
         Default: ResNet-50 on a GPU, else the small network.
     init : {"imagenet", "scratch"}, optional
@@ -168,16 +170,17 @@ def describe(
     *,
     small: bool,
     steps: int,
-    method: str = "AGMM",
+    method: str | None = None,
     complete: bool = False,
     init: str | None = None,
     seed: int = 0,
 ) -> Run:
     """The run that suits a prepared folder.
 
-    Few images are shown so often that an epoch has `EPOCH_STEPS`, those with rare classes more often. Without
-    ``complete`` AGMM goes without its absent-class loss: clicks seldom name all classes of an image.
+    Few images are shown so often that an epoch has `EPOCH_STEPS`, those with rare classes more often. Options are those
+    of `train`.
     """
+    method = method or ("AGMM" if complete else "Baseline")
     run = _small(about) if small else _resnet50(about, init)
     shown = max(own.weights(about).sum(), EPOCH_STEPS * run.batch_size)
     per_epoch = math.ceil(shown / run.batch_size)
@@ -236,7 +239,8 @@ def summary(about: own.Prepared, run: Run) -> Iterator[str]:
             "" if pixels else ": it will never be predicted"
         )
     steps = (run.train_images or 0) // run.batch_size
-    yield f"{run.method} trains the {run.network} network, {run.epochs} epochs of {steps} steps"
+    how = {"Baseline": "partial cross-entropy (AGMM if labels are complete)"}.get(run.method, run.method)
+    yield f"{run.network} network, {how}, {run.epochs} epochs of {steps} steps"
 
 
 def _write_model(run: Run, about: own.Prepared, result: Result, out: Path) -> None:

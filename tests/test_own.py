@@ -62,7 +62,10 @@ def short(monkeypatch):
 
 def test_train_and_predict_by_the_command_line(user, short, capsys):
     out = user / "model"
-    assert commands.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), *TINY]) == 0
+    assert (
+        commands.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), "--complete", *TINY])
+        == 0
+    )
     assert "mean IoU" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
         *("training", "model.safetensors", "model.json", "report.csv", "log.txt")
@@ -357,10 +360,14 @@ def test_masks_that_ignore_all_but_the_labels_are_noted(user):
     assert any("dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in note for note in notes)
 
 
-def test_complete_labels_bring_the_absent_class_loss(user):
+def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
     about = prepared(user)
-    assert dict(own.describe(about, small=True, steps=2).options)["terms"] == ("seg", "self", "spar", "con")
-    assert "absent" in dict(own.describe(about, small=True, steps=2, complete=True).options)["terms"]
+    assert own.describe(about, small=True, steps=2).method == "Baseline"
+    run = own.describe(about, small=True, steps=2, complete=True)
+    assert run.method == "AGMM"
+    assert "absent" in dict(run.options)["terms"]
+    run = own.describe(about, small=True, steps=2, method="AGMM")
+    assert dict(run.options)["terms"] == ("seg", "self", "spar", "con")
 
 
 def test_colors_are_those_of_voc():
@@ -428,7 +435,7 @@ def test_an_interrupted_training_says_how_it_goes_on(user, monkeypatch, capsys):
 def test_the_same_call_resumes(user, short, monkeypatch):
     """After an interruption behind the first of two epochs it ends with the same weights as without."""
     about = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt"}
-    about |= {"side": 48, "steps": 4, "device": "cpu"}
+    about |= {"side": 48, "steps": 4, "device": "cpu", "method": "AGMM"}
     whole = own.train(**about, out=user / "whole")
     save = own.loop._save_checkpoint
 
