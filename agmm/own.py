@@ -4,7 +4,6 @@
 `agmm.data.own` and `agmm.data.annotations`.
 """
 
-import io
 import json
 import math
 import tempfile
@@ -17,12 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from agmm import evaluation, exported, loop, models, networks, storage, training
 from agmm.batches import normalization
-from agmm.data import files, label_files, own
+from agmm.data import files, label_files, own, palettes, prepared
 from agmm.labels import UNLABELED, VOID
 from agmm.objectives import one_of
 from agmm.runs import Result, Run
@@ -141,10 +139,10 @@ def train(
         storage.writable(out.parent, "--out"),
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
     ):
-        about = own.prepare(found, Path(temporary) / "data", side=side, width=width, validation=validation)
+        about = prepared.prepare(found, Path(temporary) / "data", side=side, width=width, validation=validation)
         run = describe(about, small=small, steps=steps, method=method, complete=complete, init=init, seed=seed)
         (out / "training").mkdir(parents=True, exist_ok=True)
-        own.replace_folder(Path(temporary) / "data", out / "training" / "data")
+        prepared.replace_folder(Path(temporary) / "data", out / "training" / "data")
     for line in summary(about, run):
         loop.LOGGER.info(line)
     # Batches come from files that are small already.
@@ -166,7 +164,7 @@ def _output(out: str | Path, mark: str) -> Path:
 
 
 def describe(
-    about: own.Prepared,
+    about: prepared.Prepared,
     *,
     small: bool,
     steps: int,
@@ -182,7 +180,7 @@ def describe(
     """
     method = method or ("AGMM" if complete else "Baseline")
     run = _small(about) if small else _resnet50(about, init)
-    shown = max(own.weights(about).sum(), EPOCH_STEPS * run.batch_size)
+    shown = max(prepared.weights(about).sum(), EPOCH_STEPS * run.batch_size)
     per_epoch = math.ceil(shown / run.batch_size)
     terms = ("seg", "self", "spar", "con") + (("absent",) if complete else ())
     return replace(
@@ -195,7 +193,7 @@ def describe(
     )
 
 
-def _small(about: own.Prepared) -> Run:
+def _small(about: prepared.Prepared) -> Run:
     return Run(
         preset="own",
         dataset="own",
@@ -214,7 +212,7 @@ def _small(about: own.Prepared) -> Run:
     )
 
 
-def _resnet50(about: own.Prepared, init: str | None) -> Run:
+def _resnet50(about: prepared.Prepared, init: str | None) -> Run:
     """On a GPU; the rates are those of camvid_r50 from scratch, and of Cityscapes' protocol from ImageNet."""
     run = replace(_small(about), network="resnet50", network_options=(), batch_size=16, microbatch=16, threads=1)
     run = replace(run, optimizer="sgd", weight_decay=1e-4, precision="bfloat16")
@@ -229,7 +227,7 @@ def _resnet50(about: own.Prepared, init: str | None) -> Run:
     return replace(run, init="imagenet", lr=0.004, head_factor=10)
 
 
-def summary(about: own.Prepared, run: Run) -> Iterator[str]:
+def summary(about: prepared.Prepared, run: Run) -> Iterator[str]:
     """Lines that tell what is about to be trained."""
     validated = "dense masks" if about.dense else "their labels"
     overlap = " (the training images themselves: label more)" if set(about.validation) <= set(about.train) else ""
@@ -243,7 +241,7 @@ def summary(about: own.Prepared, run: Run) -> Iterator[str]:
     yield f"{run.network} network, {how}, {run.epochs} epochs of {steps} steps"
 
 
-def _write_model(run: Run, about: own.Prepared, result: Result, out: Path) -> None:
+def _write_model(run: Run, about: prepared.Prepared, result: Result, out: Path) -> None:
     folder = run.folder(out / "training")
     for name in ("model.safetensors", "log.txt"):
         storage.write(out / name, (folder / name).read_bytes())
@@ -345,14 +343,15 @@ def predict(
             own.read_mask(masks[stem], loaded.names, size)
     loop.LOGGER.info(f"{len(listed)} images to predict")
     confusion = torch.zeros(len(loaded.names), len(loaded.names), dtype=torch.int64)
-    colors = palette(len(loaded.names), loaded.background)
+    colors = palettes.palette(len(loaded.names), loaded.background)
     with storage.writable(out / "masks", "--out"), storage.writable(out / "overlays", "--out"):
-        storage.write_text(out / "classes.csv", _legend(loaded.names, colors).to_csv(index=False))
+        storage.write_text(out / "classes.csv", palettes.legend(loaded.names, colors).to_csv(index=False))
         for stem, path in listed.items():
             image = files.read_image(path, upright=True)
             predicted = mask(loaded, image)
-            storage.write(out / "masks" / f"{stem}.png", _png(predicted, colors))
-            storage.write(out / "overlays" / f"{stem}.jpg", _jpeg(overlay(image, predicted, colors, loaded.background)))
+            storage.write(out / "masks" / f"{stem}.png", palettes.png(predicted, colors))
+            shown = palettes.overlay(image, predicted, colors, loaded.background)
+            storage.write(out / "overlays" / f"{stem}.jpg", palettes.jpeg(shown))
             if stem in masks:
                 true = torch.from_numpy(own.read_mask(masks[stem], loaded.names, predicted.shape))
                 confusion += evaluation.confusion_matrix(torch.from_numpy(predicted), true, len(loaded.names))
@@ -371,37 +370,6 @@ def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[
         {"image": files.read_image(path, upright=True), "prediction": label_files.read_index(masks / f"{stem}.png")}
         for stem, path in list(own.images(Path(images)).items())[:count]
     ]
-
-
-def overlay(image: np.ndarray, predicted: np.ndarray, colors: np.ndarray, background: int | None) -> np.ndarray:
-    """An image with its classes laid over it in half-transparent colors, the background left as it is."""
-    mixed = (image.astype(np.uint16) + colors[predicted]) // 2
-    return np.where((predicted == background)[..., None], image, mixed).astype(np.uint8)
-
-
-def palette(count: int, background: int | None) -> np.ndarray:
-    """Colors (K, 3) uint8 of classes: those of VOC's masks from 1 on, and black for the background."""
-    numbers = [0 if code == background else code + (background is None or code < background) for code in range(count)]
-    bits = (np.array(numbers)[:, None, None] >> (3 * np.arange(8) + np.arange(3)[:, None])) & 1
-    return (bits << (7 - np.arange(8))).sum(axis=2).astype(np.uint8)
-
-
-def _legend(names: Sequence[str], colors: np.ndarray) -> pd.DataFrame:
-    hexadecimal = ["#{:02x}{:02x}{:02x}".format(*color) for color in colors.tolist()]
-    return pd.DataFrame({"code": range(len(names)), "class": names, "color": hexadecimal})
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def _png(index: np.ndarray, colors: np.ndarray) -> bytes:
-    image, buffer = Image.fromarray(index), io.BytesIO()
-    image.putpalette(colors.tobytes())
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 # --- Check ------------------------------------------------------------------------------------------------------------

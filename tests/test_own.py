@@ -13,7 +13,7 @@ from PIL import Image
 import agmm
 from agmm import __main__, commands, exported, networks, notebooks, own
 from agmm.data import own as folders
-from agmm.data import sets, shapes
+from agmm.data import palettes, prepared, sets, shapes
 from agmm.labels import UNLABELED, VOID
 from tests.helpers import ROOT
 from tests.test_annotations import FORMATS, image_file, names_file, write
@@ -252,21 +252,21 @@ def test_bad_models(user, short, capsys):
 # --- Labels and splits ------------------------------------------------------------------------------------------------
 
 
-def prepared(user, **options):
+def prepare(user, **options):
     found = folders.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
-    return folders.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
+    return prepared.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
 
 
 def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
-    about = prepared(user, validation=0.5)
+    about = prepare(user, validation=0.5)
     assert len(about.validation) == 3
     assert not set(about.validation) & set(about.train)
     assert {code for named in about.train.values() for code in named} == {0, 1, 2}
     (user / "images" / "im9.png").write_bytes((user / "images" / "im0.png").read_bytes())
     with open(user / "labels" / "clicks.csv", "a") as file:
         file.write("dog,9,9,im9.png\n")
-    folders.replace_folder(user / "prepared", user / "old")
-    more = prepared(user, validation=0.5)
+    prepared.replace_folder(user / "prepared", user / "old")
+    more = prepare(user, validation=0.5)
     assert more.digest != about.digest
     assert len(set(more.validation) & set(about.validation)) >= 2
 
@@ -274,7 +274,7 @@ def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
 def test_images_with_nothing_but_truth_are_validated_on(user):
     text = (user / "labels" / "clicks.csv").read_text().splitlines()
     (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im5" not in line))
-    about = prepared(user, truth=user / "truth", side=64)
+    about = prepare(user, truth=user / "truth", side=64)
     assert about.validation == ("im5",)
     assert about.dense
     assert len(about.train) == 5
@@ -287,7 +287,7 @@ def test_a_single_image_is_measured_on_itself(user):
         (user / "images" / f"im{number}.png").unlink()
     text = (user / "labels" / "clicks.csv").read_text().splitlines()
     (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im0" in line or "image" in line))
-    about = prepared(user)
+    about = prepare(user)
     assert about.validation == ("im0",) == tuple(about.train)
     assert any(
         "the training images themselves" in line
@@ -297,14 +297,14 @@ def test_a_single_image_is_measured_on_itself(user):
 
 def test_rare_classes_are_shown_more_often():
     train = {f"a{i}": [0] for i in range(15)} | {"rare": [0, 1]}
-    about = folders.Prepared(("x", "y"), None, 9, 1, train, (), False, (), (), "")
-    weights = folders.weights(about)
+    about = prepared.Prepared(("x", "y"), None, 9, 1, train, (), False, (), (), "")
+    weights = prepared.weights(about)
     assert weights[:15].tolist() == [1.0] * 15
     assert weights[15] == pytest.approx(np.sqrt(8))
-    shown = folders.repeated(about, 1000)
+    shown = prepared.repeated(about, 1000)
     assert set(shown) == set(train)
     assert shown.count("rare") / shown.count("a0") == pytest.approx(np.sqrt(8), rel=0.05)
-    assert set(folders.repeated(about, 18)) == set(train)
+    assert set(prepared.repeated(about, 18)) == set(train)
 
 
 def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
@@ -361,7 +361,7 @@ def test_masks_that_ignore_all_but_the_labels_are_noted(user):
 
 
 def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
-    about = prepared(user)
+    about = prepare(user)
     assert own.describe(about, small=True, steps=2).method == "Baseline"
     run = own.describe(about, small=True, steps=2, complete=True)
     assert run.method == "AGMM"
@@ -371,10 +371,10 @@ def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
 
 
 def test_colors_are_those_of_voc():
-    colors = own.palette(22, 0)
+    colors = palettes.palette(22, 0)
     assert colors[[0, 1, 2, 15, 20]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128]]
-    assert own.palette(3, None).tolist() == colors[1:4].tolist()
-    assert own.palette(3, 1).tolist() == colors[[1, 0, 2]].tolist()
+    assert palettes.palette(3, None).tolist() == colors[1:4].tolist()
+    assert palettes.palette(3, 1).tolist() == colors[[1, 0, 2]].tolist()
 
 
 # --- Masks at full size and ONNX --------------------------------------------------------------------------------------
@@ -459,7 +459,7 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
     def offline(name, classes, init):
         raise RuntimeError("no network")
 
-    about = prepared(user)
+    about = prepare(user)
     monkeypatch.setattr(own.networks, "build", offline)
     run = own.describe(about, small=False, steps=2)
     assert (run.network, run.init, run.lr) == ("resnet50", "scratch", 0.01)
@@ -476,6 +476,6 @@ def test_the_command_of_the_metadata():
 
 
 def test_described_run_is_json(user):
-    run = own.describe(prepared(user), small=True, steps=100)
+    run = own.describe(prepare(user), small=True, steps=100)
     assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     assert run.epochs * run.train_images >= 100 * run.batch_size

@@ -23,8 +23,8 @@ from agmm.data import (
     coco,
     densepose,
     label_files,
-    own,
     people,
+    prepared,
     shapes,
     streets,
     voc,
@@ -94,7 +94,7 @@ def load(
     split : str
         ``"train"``, ``"test"`` and, for shapes and people, ``"pretrain"``; the test split of all others is their val.
     count : int, optional
-        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.own.load`).
+        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.prepared.load`).
     size : (H, W), optional
         Size that the images of CamVid are brought to; those of the others are read at their own.
     data_root : path, optional
@@ -116,7 +116,7 @@ def load(
     if dataset == "own":
         if data_root is None:
             raise ValueError("images of your own are read from a prepared folder: train with agmm.own.train")
-        return own.load(Path(data_root), split, count)
+        return prepared.load(Path(data_root), split, count)
     if dataset not in FOLDERS:
         raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*EMBEDDED, *FOLDERS))}")
     title = FOLDERS[dataset]
