@@ -124,7 +124,7 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert commands.main(["check", *given(user)]) == 2
     said = capsys.readouterr().out
     assert "im0.png: cannot be decoded" in said
-    assert "zz.png: no image has this name; add it" in said
+    assert "zz.png: no image has this name; add the image or remove the mask" in said
     assert "2 problems found" in said
 
 

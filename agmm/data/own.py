@@ -150,7 +150,8 @@ def survey(images_in: Path, labels: Path, classes: Path, truth: Path | None = No
         masks = {path.stem: path for path in _files(labels, (".png",))}
         found.masks = {stem: path for stem, path in masks.items() if stem in found.images}
         found.problems += [
-            f"{masks[stem]}: no image has this name; add it" for stem in masks.keys() - found.masks.keys()
+            f"{masks[stem]}: no image has this name; add the image or remove the mask"
+            for stem in masks.keys() - found.masks.keys()
         ]
     for path in _files(labels, tuple(annotations.READERS)):
         _read_annotations(found, path)
