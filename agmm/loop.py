@@ -6,6 +6,7 @@ boundary repeats an uninterrupted one, on a CPU to the last bit.
 
 import contextlib
 import io
+import logging
 import math
 import os
 import time
@@ -27,6 +28,9 @@ from agmm.runs import Run
 
 LOOK_EVERY = 20
 """Steps between two looks at the loss; each look waits for the device."""
+
+
+LOGGER = logging.getLogger("agmm")
 
 
 class TrainingDiverged(RuntimeError):
@@ -175,8 +179,9 @@ def is_main() -> bool:
 
 
 def log(folder: Path, line: str) -> None:
-    """Append a line with the time to the run's log.txt."""
+    """Append a line with the time to the run's log.txt; who listens to the logger ``agmm`` hears it, too."""
     if is_main():
+        LOGGER.info(line)
         with open(folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 

@@ -33,7 +33,8 @@ class Run:
         The preset it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
         ``"shapes"``, ``"crowds"``, ``"streets"`` or ``"people"`` (with counts), ``"camvid"`` (with the size (H, W) that
-        images are brought to), ``"voc"``, ``"cityscapes"``, ``"coco"``, ``"ade20k"`` or ``"densepose"``.
+        images are brought to), ``"voc"``, ``"cityscapes"``, ``"coco"``, ``"ade20k"`` or ``"densepose"``. Or ``"own"``,
+        whose label option ``data`` is a digest of the user's folder (see `agmm.data.prepared`).
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
         option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of

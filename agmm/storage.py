@@ -15,9 +15,9 @@ import numpy as np
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run again, everything finished so far is kept",
     errno.EDQUOT: "the disk quota is used up; free some space and run again, everything finished so far is kept",
-    errno.EROFS: "it is read-only; choose another folder with --results",
-    errno.EACCES: "permission denied; choose another folder with --results",
-    errno.EPERM: "operation not permitted; choose another folder with --results",
+    errno.EROFS: "it is read-only; choose another folder with {option}",
+    errno.EACCES: "permission denied; choose another folder with {option}",
+    errno.EPERM: "operation not permitted; choose another folder with {option}",
 }
 
 
@@ -26,15 +26,18 @@ class StorageError(RuntimeError):
 
 
 @contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and turn the operating system's refusals inside the block into a `StorageError`."""
+def writable(folder: Path, option: str = "--results") -> Iterator[None]:
+    """Make ``folder`` and turn the operating system's refusals inside the block into a `StorageError`.
+
+    ``option`` of the command line is what chooses the folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
-        raise StorageError(f"cannot write to {folder}: {_REMEDIES[error.errno]}") from error
+        raise StorageError(f"cannot write to {folder}: {_REMEDIES[error.errno].format(option=option)}") from error
 
 
 def write(path: Path, data: bytes) -> None:

@@ -178,6 +178,7 @@ MEAN_COLOR = (124, 116, 104)
 ONE_BY_ONE: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, bool]]] = {
     "official": partial(official, color=False),
     "official_color": partial(official, color=True),
+    "official_clicks": partial(official, color=False, clicks="move"),
     "spml": partial(spml, classifier=False),
     "spml_classifier": partial(spml, classifier=True),
 }

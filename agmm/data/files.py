@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import Image
+from PIL import Image, ImageOps
 
 from agmm.labels import VOID
 
@@ -15,9 +15,15 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 Pair = tuple[Path, Path]
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, upright: bool = False) -> np.ndarray:
     """
     Read an image as RGB, (H, W, 3) uint8; gray and palette images are converted.
+
+    Parameters
+    ----------
+    path : Path
+    upright : bool
+        Turn a photograph as its camera noted (EXIF), the way viewers and labeling tools show it.
 
     Raises
     ------
@@ -27,7 +33,7 @@ def read_image(path: Path) -> np.ndarray:
     image = _open(path)
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path}: a 16-bit or floating-point image; save it with 8 bits per channel")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
 
 
 def read_mask(path: Path, codes: Mapping[int, int]) -> np.ndarray:
@@ -159,7 +165,7 @@ def _open(path: Path, decode: bool = True) -> Image.Image:
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); replace the file") from error
 
 

@@ -241,7 +241,7 @@ def read_scribbles(path: Path | str, size: tuple[int, int] | None = None) -> tup
         Height and width that the file must give.
     """
     path = _existing(path)
-    root = _xml(path)
+    root = read_xml(path)
     stated = (round(_number(path, root, "size/height")), round(_number(path, root, "size/width")))
     _check_size(path, stated, size)
     scribbles = []
@@ -299,7 +299,7 @@ def read_boxes(path: Path | str, size: tuple[int, int] | None = None) -> Boxes:
         Height and width that the file must give.
     """
     path = _existing(path)
-    root = _xml(path)
+    root = read_xml(path)
     stated = (round(_number(path, root, "size/height")), round(_number(path, root, "size/width")))
     _check_size(path, stated, size)
     codes, corners = [], []
@@ -396,7 +396,7 @@ def _check_size(path: Path, found: Sequence[int], wanted: tuple[int, int] | None
         )
 
 
-def _xml(path: Path) -> ElementTree.Element:
+def read_xml(path: Path) -> ElementTree.Element:
     """Root of an XML file without document type, so that no entity can be declared or fetched."""
     try:
         text = path.read_text(encoding="utf-8-sig")

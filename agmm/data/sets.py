@@ -24,6 +24,7 @@ from agmm.data import (
     densepose,
     label_files,
     people,
+    prepared,
     shapes,
     streets,
     voc,
@@ -87,11 +88,13 @@ def load(
 
     Parameters
     ----------
-    dataset : {"shapes", "crowds", "streets", "people", "camvid", "voc", "cityscapes", "coco", "ade20k", "densepose"}
+    dataset : str
+        ``"shapes"``, ``"crowds"``, ``"streets"``, ``"people"``, ``"camvid"``, ``"voc"``, ``"cityscapes"``, ``"coco"``,
+        ``"ade20k"``, ``"densepose"`` or ``"own"``.
     split : str
         ``"train"``, ``"test"`` and, for shapes and people, ``"pretrain"``; the test split of all others is their val.
     count : int, optional
-        Number of images of an embedded data set.
+        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.prepared.load`).
     size : (H, W), optional
         Size that the images of CamVid are brought to; those of the others are read at their own.
     data_root : path, optional
@@ -110,6 +113,10 @@ def load(
         if count is None:
             raise ValueError("an embedded data set needs a number of images")
         return EMBEDDED[dataset](split, count, seed=0, cache=cache)
+    if dataset == "own":
+        if data_root is None:
+            raise ValueError("images of your own are read from a prepared folder: train with agmm.own.train")
+        return prepared.load(Path(data_root), split, count)
     if dataset not in FOLDERS:
         raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*EMBEDDED, *FOLDERS))}")
     title = FOLDERS[dataset]

@@ -1,0 +1,340 @@
+"""Annotations of five formats: the same clicks and lines give the same labels; one sentence per bad file."""
+
+import contextlib
+import csv
+import json
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from agmm import labels
+from agmm.data import annotations, camvid, label_files
+from agmm.data import own as folders
+from agmm.labels import UNLABELED
+from tests.helpers import shared
+
+NAMES = ("background", "cat", "a \"dog\" & 'bird'")
+SIZE = (20, 30)
+FORMATS = ("png", "csv", "labelme", "coco", "cvat")
+
+
+def place(limit):
+    return st.floats(0, limit, exclude_max=True, allow_nan=False).map(lambda value: round(value, 2))
+
+
+VERTEX = st.tuples(place(SIZE[1] - 0.01), place(SIZE[0] - 0.01))
+CLICKS = st.lists(st.tuples(VERTEX, st.integers(0, 2)), min_size=1, max_size=20)
+LINES = st.lists(st.tuples(st.lists(VERTEX, min_size=2, max_size=6), st.integers(0, 2)), min_size=1, max_size=4)
+
+
+def image_file(folder, stem="a", size=SIZE, suffix=".png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(stem)).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{stem}{suffix}")
+    return folder / f"{stem}{suffix}"
+
+
+def names_file(folder, names=NAMES):
+    (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    return folder / "names.txt"
+
+
+def write(form, folder, clicks, names=NAMES, size=SIZE, width=1, lines=None, suffix=".png"):
+    """Clicks {stem: [((x, y), code)]} and lines {stem: [(vertices, code)]} of images in one of the formats."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = lines or {}
+    stems = sorted({*clicks, *lines})
+    writer = {"png": _png, "csv": _csv, "labelme": _labelme, "coco": _coco, "cvat": _cvat}[form]
+    writer(folder, [(stem, clicks.get(stem, []), lines.get(stem, [])) for stem in stems], names, size, width, suffix)
+    return folder
+
+
+def _png(folder, images, names, size, width, suffix):
+    """Drawn as the published clicks and scribbles are."""
+    for stem, clicks, lines in images:
+        strokes = [label_files.Scribble(code, tuple((int(x), int(y)) for x, y in vertices)) for vertices, code in lines]
+        mask = label_files.draw_scribbles(strokes, size, width)
+        dots = label_files.draw_clicks([label_files.Click(x, y, code) for (x, y), code in clicks], size, width)
+        Image.fromarray(np.where(dots == UNLABELED, mask, dots)).save(folder / f"{stem}.png")
+
+
+def _csv(folder, images, names, size, width, suffix):
+    with open(folder / "clicks.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("class", "x", "y", "image"))
+        for stem, clicks, _ in images:
+            rows.writerows((names[code], x, y, stem + suffix) for (x, y), code in clicks)
+
+
+def _labelme(folder, images, names, size, width, suffix):
+    for stem, clicks, lines in images:
+        shapes = [{"label": names[c], "points": [p], "shape_type": "point"} for p, c in clicks]
+        shapes += [{"label": names[c], "points": v, "shape_type": "linestrip"} for v, c in lines]
+        content = {"shapes": shapes, "imagePath": stem + suffix, "imageHeight": size[0], "imageWidth": size[1]}
+        (folder / f"{stem}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _coco(folder, images, names, size, width, suffix):
+    content = {"categories": [{"id": 10 + code, "name": name} for code, name in enumerate(names)]}
+    content["images"] = [
+        {"id": number, "file_name": f"sub/{stem}{suffix}", "height": size[0], "width": size[1]}
+        for number, (stem, _, _) in enumerate(images)
+    ]
+    content["annotations"] = [
+        {"id": 7, "image_id": number, "category_id": 10 + code, "keypoints": [x, y, 2], "num_keypoints": 1}
+        for number, (_, clicks, _) in enumerate(images)
+        for (x, y), code in clicks
+    ]
+    (folder / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _cvat(folder, images, names, size, width, suffix):
+    text = "<?xml version='1.0' encoding='utf-8'?><annotations><version>1.1</version>"
+    for number, (stem, clicks, lines) in enumerate(images):
+        text += f"<image id='{number}' name='{stem}{suffix}' width='{size[1]}' height='{size[0]}'>"
+        for kind, drawn in (("points", [([p], c) for p, c in clicks]), ("polyline", lines)):
+            for vertices, code in drawn:
+                points = ";".join(f"{x},{y}" for x, y in vertices)
+                text += f"<{kind} label={quoteattr(names[code])} points='{points}'/>"
+        text += "</image>"
+    (folder / "annotations.xml").write_text(text + "</annotations>", encoding="utf-8")
+
+
+def trained_on(folder, form, side=512, width=1):
+    """Training labels by stem, of images in ``folder/images`` and labels in ``folder/<form>``."""
+    found = folders.survey(folder / "images", folder / form, folder / "names.txt")
+    assert not found.problems
+    return {sample.stem: sample.labels for sample in folders.render(found, side, width)}
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@settings(max_examples=15, deadline=None)
+@given(clicks=CLICKS)
+def test_the_same_clicks_from_every_format(tmp_path_factory, width, clicks):
+    folder = tmp_path_factory.mktemp("clicks")
+    image_file(folder / "images")
+    names_file(folder)
+    expected = None
+    for form in FORMATS:
+        write(form, folder / form, {"a": clicks}, width=width)
+        found = trained_on(folder, form, width=width)["a"]
+        expected = found if expected is None else expected
+        np.testing.assert_array_equal(found, expected, form)
+    if width == 1:
+        by_hand = {(int(y), int(x)): code for (x, y), code in clicks}
+        assert {tuple(at): int(expected[tuple(at)]) for at in np.argwhere(expected != UNLABELED)} == by_hand
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@settings(max_examples=15, deadline=None)
+@given(lines=LINES, clicks=CLICKS)
+def test_the_same_lines_from_every_format_that_has_them(tmp_path_factory, width, lines, clicks):
+    folder = tmp_path_factory.mktemp("lines")
+    image_file(folder / "images")
+    names_file(folder)
+    drawn = []
+    for form in ("png", "labelme", "cvat"):
+        write(form, folder / form, {"a": clicks}, lines={"a": lines}, width=width)
+        drawn.append(trained_on(folder, form, width=width)["a"])
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("side", [512, 200])
+def test_twenty_clicks_on_real_images(tmp_path, side):
+    """As somebody would label CamVid, in each format, at the images' size and shrunk."""
+    root, names, clicks = shared("data/camvid"), camvid.CLASS_NAMES, {}
+    (tmp_path / "images").mkdir()
+    names_file(tmp_path, names)
+    for path in sorted((root / "train").glob("*.jpg"))[::90]:
+        (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
+        mask = np.array(Image.open(root / "trainannot" / f"{path.stem}.png"))
+        mask[mask == 11] = 255
+        drawn = labels.clicks(mask, labels.generator(0, "own", path.stem, "clicks"), n=20)
+        clicks[path.stem] = [((x + 0.5, y + 0.5), int(drawn[y, x])) for y, x in np.argwhere(drawn < UNLABELED).tolist()]
+    for width in (1, 3):
+        found = {}
+        for form in FORMATS:
+            write(form, tmp_path / f"{form}{width}", clicks, names, mask.shape, width, suffix=".jpg")
+            found[form] = trained_on(tmp_path, f"{form}{width}", side, width)
+            assert found[form].keys() == clicks.keys()
+            for stem, expected in found["png"].items():
+                np.testing.assert_array_equal(found[form][stem], expected, f"{form}, {stem}")
+    if side == 200:  # none of the clicks, a pixel each, was lost
+        single = trained_on(tmp_path, "csv1", side, 1)
+        assert all((single[stem] != UNLABELED).sum() == 20 for stem in clicks)
+
+
+# --- Other shapes -----------------------------------------------------------------------------------------------------
+
+
+def labelme(path, *shapes, **more):
+    items = [{"label": label, "points": points, "shape_type": kind} for label, kind, points in shapes]
+    path.write_text(json.dumps({"shapes": items, "imageHeight": SIZE[0], "imageWidth": SIZE[1]} | more))
+    return path
+
+
+def test_polygons_are_filled_and_points_lie_in_front(tmp_path):
+    path = labelme(
+        tmp_path / "a.json", ("cat", "polygon", [[2, 3], [12, 3], [12, 9], [2, 9]]), (NAMES[2], "point", [[5.5, 5.5]])
+    )
+    (found,) = annotations.read(path, NAMES).values()
+    drawn = annotations.draw(found.shapes, SIZE, width=1)
+    expected = np.full(SIZE, UNLABELED)
+    expected[3:9, 2:12] = 1
+    expected[5, 5] = 2
+    np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize("form", ["labelme", "coco", "cvat"])
+def test_the_same_boxes(tmp_path, form):
+    if form == "labelme":
+        path = labelme(tmp_path / "a.json", ("cat", "rectangle", [[12, 9], [2, 3]]))
+    elif form == "coco":
+        path = tmp_path / "a.json"
+        item = {"image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 6], "segmentation": []}
+        about = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cat"}]}
+        path.write_text(json.dumps(about | {"annotations": [item]}))
+    else:
+        path = tmp_path / "a.xml"
+        box = "<box label='cat' xtl='2' ytl='3' xbr='12' ybr='9'/>"
+        path.write_text(f"<annotations><image name='a.png'>{box}</image></annotations>")
+    (found,) = annotations.read(path, NAMES).values()
+    codes, corners = annotations.boxes(found.shapes, SIZE)
+    assert (codes, corners.tolist()) == ([1], [[3, 2, 9, 12]])
+    codes, corners = annotations.boxes(found.shapes, (10, 15), scale=0.5)
+    assert corners.tolist() == [[1, 1, 5, 6]]
+    assert (annotations.draw(found.shapes, SIZE) == UNLABELED).all()
+
+
+def test_tags_of_labelme_coco_and_cvat(tmp_path):
+    path = labelme(tmp_path / "a.json", flags={"cat": True, "background": False})
+    assert annotations.read(path, NAMES)["a"].shapes == [annotations.Shape("tag", 1)]
+    (tmp_path / "b.xml").write_text("<annotations><image name='a.png'><tag label='cat'/></image></annotations>")
+    assert annotations.read(tmp_path / "b.xml", NAMES)["a"].shapes == [annotations.Shape("tag", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a.png", "a"), ("x/y/a.JPG", "a"), ("x\\a.tif", "a"), ("a", "a"), ("v1.2", "v1.2"), ("v1.2.png", "v1.2")],
+)
+def test_stems(name, stem):
+    assert annotations.stem(name) == stem
+
+
+def test_csv_of_a_spreadsheet(tmp_path):
+    """Semicolons, a byte order mark, capitals and further columns."""
+    (tmp_path / "a.csv").write_text("\ufeffImage;X;Y;Class;who\r\na.png;1.5;2;cat;me\r\n", encoding="utf-8")
+    (found,) = annotations.read(tmp_path / "a.csv", NAMES).values()
+    assert found.shapes == [annotations.Shape("point", 1, ((1.5, 2.0),))]
+
+
+# --- What is wrong with a file ----------------------------------------------------------------------------------------
+
+COCO = '{"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cat"}], "annotations": [%s]}'
+BAD = {
+    "a.csv": {
+        "": "has no column image, x, y, class; its first line must name",
+        "image,x,y\na.png,1,2": "has no column class",
+        "image,x,y,class\na.png,1": "line 2: has fewer fields",
+        "image,x,y,class\na.png,1,left,cat": "line 2: y is 'left'; it must be a number",
+        "image,x,y,class\na.png,1,nan,cat": "must be a number",
+        "image,x,y,class\na.png,1,2,cow": "line 2: the class 'cow' is not among the class names (background, cat",
+    },
+    "a.json": {
+        '{"shapes": [': "is not valid JSON",
+        "[1, 2]": "is neither labelme's JSON (with shapes) nor COCO's",
+        '{"shapes": 3}': "shapes must be a list of objects",
+        '{"shapes": [{"label": "cat", "points": [[1]]}]}': "[1] is no pair of coordinates",
+        '{"shapes": [{"label": "cat", "points": [[1, 2]]}]}': "a polygon has 1 vertices; it needs 3",
+        '{"shapes": [{"label": "cat", "points": [], "shape_type": "circle"}]}': "type 'circle' is not read; use point",
+        '{"shapes": [{"label": ["cat"], "points": [[1, 2]], "shape_type": "point"}]}': "is not among the class names",
+        '{"shapes": [], "flags": ["cat"]}': "is not laid out as its format has it",
+        COCO % '{"image_id": 2, "category_id": 1}': "image_id 2 is not listed",
+        COCO % '{"image_id": [2], "category_id": 1}': "is not laid out as its format has it",
+        COCO % '{"image_id": 1}': "has no category_id",
+        COCO % '{"image_id": 1, "category_id": 1, "bbox": [1]}': "[1] is no pair of coordinates",
+        COCO % '{"image_id": 1, "category_id": 1, "segmentation": {"counts": "a"}}': "is a run-length code",
+    },
+    "a.xml": {
+        "<annotations><image>": "is not valid UTF-8 XML",
+        "<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>": "declares a document type or entities",
+        "<annotation/>": "begins with <annotation>, not <annotations>",
+        "<annotations><track/></annotations>": "holds tracks of a video",
+        "<annotations><image/></annotations>": "a <image> has no attribute name",
+        "<annotations><image name='a'><mask label='cat'/></image></annotations>": "a <mask> of image a is not read",
+        "<annotations><image name='a'><points label='cat' points='1'/></image></annotations>": "no pair of coordinates",
+        "<annotations><image name='a'><points label='cow' points='1,2'/></image></annotations>": "the class 'cow'",
+        "<annotations><image name='a'><box label='cat' xtl='1'/></image></annotations>": "has no attribute ytl",
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "text", "said"), [(n, t, s) for n, bad in BAD.items() for t, s in bad.items()])
+def test_bad_files_get_one_sentence(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=name) as error:
+        annotations.read(tmp_path / name, NAMES)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.xml"])
+def test_files_that_are_no_text(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ValueError, match=name):
+        annotations.read(tmp_path / name, NAMES)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    content=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-3, 3)
+        | st.floats()
+        | st.sampled_from(["cat", "a.png", "point", "polygon"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "shapes",
+                        "label",
+                        "points",
+                        "shape_type",
+                        "flags",
+                        "images",
+                        "annotations",
+                        "categories",
+                        "id",
+                        "file_name",
+                        "image_id",
+                        "category_id",
+                        "bbox",
+                        "keypoints",
+                        "segmentation",
+                        "name",
+                    ]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=20,
+    )
+)
+def test_json_of_any_form_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "a.json"
+    for wrapped in (
+        content,
+        {"shapes": [content]},
+        {"images": [content], "annotations": [content], "categories": [content]},
+    ):
+        path.write_text(json.dumps(wrapped))
+        with contextlib.suppress(ValueError):
+            annotations.read(path, NAMES)

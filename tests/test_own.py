@@ -1,0 +1,481 @@
+"""Images of one's own: from folders to masks by the command line, and one sentence for whatever is wrong."""
+
+import json
+import logging
+import tomllib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import agmm
+from agmm import __main__, commands, exported, networks, notebooks, own
+from agmm.data import own as folders
+from agmm.data import palettes, prepared, sets, shapes
+from agmm.labels import UNLABELED, VOID
+from tests.helpers import ROOT
+from tests.test_annotations import FORMATS, image_file, names_file, write
+
+NAMES = ("background", "cat", "dog")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    yield
+    logging.getLogger("agmm").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def user(tmp_path):
+    """Six images of three sizes with two clicks each, as a CSV file, and dense truth of the last two."""
+    for number in range(6):
+        image_file(tmp_path / "images", f"im{number}", size=(40 + 8 * (number % 3), 48))
+    (tmp_path / "truth").mkdir()
+    for stem in ("im4", "im5"):
+        size = Image.open(tmp_path / "images" / f"{stem}.png").size
+        truth = np.random.default_rng(0).integers(0, 3, size[::-1], np.uint8)
+        Image.fromarray(truth).save(tmp_path / "truth" / f"{stem}.png")
+    clicks = {f"im{number}": [((5, 5), 0), ((20 + number, 30), 1 + number % 2)] for number in range(6)}
+    write("csv", tmp_path / "labels", clicks, NAMES)
+    names_file(tmp_path, NAMES)
+    return tmp_path
+
+
+def given(user, **changes):
+    paths = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt"} | changes
+    return [text for name, value in paths.items() for text in (f"--{name}", str(value))]
+
+
+TINY = ("--side", "48", "--steps", "4", "--device", "cpu")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Epochs of two steps."""
+    monkeypatch.setattr(own, "EPOCH_STEPS", 2)
+
+
+# --- From end to end --------------------------------------------------------------------------------------------------
+
+
+def test_train_and_predict_by_the_command_line(user, short, capsys):
+    out = user / "model"
+    assert (
+        commands.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), "--complete", *TINY])
+        == 0
+    )
+    assert "mean IoU" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        *("training", "model.safetensors", "model.json", "report.csv", "log.txt")
+    }
+    report = pd.read_csv(out / "report.csv")
+    assert report["class"].tolist() == [*NAMES, "mean"]
+    assert (
+        report["measured_on"].unique().tolist() == ["2 images, dense masks"] or "1 images" in report["measured_on"][0]
+    )
+    predicted = user / "predicted"
+    options = ["--model", str(out), "--images", str(user / "images"), "--out", str(predicted)]
+    assert commands.main(["predict", *options, "--truth", str(user / "truth"), "--device", "cpu"]) == 0
+    for number in range(6):
+        image, mask = (Image.open(user / part / f"im{number}.png") for part in ("images", "predicted/masks"))
+        assert (mask.mode, mask.size) == ("P", image.size)
+        assert np.asarray(mask).max() < len(NAMES)
+        assert Image.open(predicted / "overlays" / f"im{number}.jpg").size == image.size
+    legend = pd.read_csv(predicted / "classes.csv")
+    assert legend["class"].tolist() == list(NAMES)
+    assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
+    table = pd.read_csv(predicted / "report.csv")
+    truth, mask = (np.asarray(Image.open(user / part / "im4.png")) for part in ("truth", "predicted/masks"))
+    truth2, mask2 = (np.asarray(Image.open(user / part / "im5.png")) for part in ("truth", "predicted/masks"))
+    both, either = (
+        sum(f(t == 1, m == 1).sum() for t, m in ((truth, mask), (truth2, mask2)))
+        for f in (np.logical_and, np.logical_or)
+    )
+    assert table["iou"][1] == pytest.approx(100 * both / either)
+
+
+def test_the_same_call_loads_and_other_labels_train_anew(user, short):
+    about = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt", "out": user / "model"}
+    first = own.train(**about, side=48, steps=4, device="cpu")
+    again = agmm.own.train(**about, side=48, steps=4, device="cpu")
+    assert again.run_id == first.run_id
+    assert again.seconds == first.seconds
+    with open(user / "labels" / "clicks.csv", "a") as file:
+        file.write("dog,9,9,im0.png\n")
+    assert own.train(**about, side=48, steps=4, device="cpu").run_id != first.run_id
+
+
+def test_module_and_command_are_one(user, capsys):
+    assert __main__.main(["check", *given(user)]) == 0
+    assert "all is well" in capsys.readouterr().out
+    assert commands.main(["run", "O999"]) == 2
+    assert "has no training 'O999'" in capsys.readouterr().err
+
+
+def test_check_counts_labels_and_lists_all_problems(user, capsys):
+    assert commands.main(["check", *given(user)]) == 0
+    said = capsys.readouterr().out
+    assert "6 images, 6 with labels, 0 with dense masks" in said
+    assert "dog (code 2): 36 labeled pixels in 3 images" in said
+    (user / "images" / "im0.png").write_bytes(b"no image")
+    (user / "labels" / "zz.png").write_bytes(b"")
+    assert commands.main(["check", *given(user)]) == 2
+    said = capsys.readouterr().out
+    assert "im0.png: cannot be decoded" in said
+    assert "zz.png: no image has this name; add the image or remove the mask" in said
+    assert "2 problems found" in said
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_trains(user, short, form):
+    clicks = {f"im{number}": [((5, 5), 0), ((20, 30), 1 + number % 2)] for number in range(0, 6, 3)}
+    write(form, user / form, clicks, NAMES, size=(40, 48))
+    result = own.train(
+        user / "images", user / form, user / "names.txt", user / form / "out", side=48, steps=2, device="cpu"
+    )
+    assert 0 <= result.miou <= 100
+
+
+# --- What is wrong ----------------------------------------------------------------------------------------------------
+
+
+def spoil_mask(user, mask):
+    (user / "labels" / "clicks.csv").unlink()
+    Image.fromarray(mask).save(user / "labels" / "im0.png")
+
+
+SPOILED = {
+    "empty folder": (lambda u: [p.unlink() for p in (u / "images").iterdir()], "images: holds no image"),
+    "no image": (lambda u: (u / "images" / "im1.png").write_text("x"), "im1.png: cannot be decoded"),
+    "truncated image": (
+        lambda u: (u / "images" / "im1.png").write_bytes((u / "images" / "im1.png").read_bytes()[:500]),
+        "im1.png: cannot be decoded",
+    ),
+    "two images": (lambda u: image_file(u / "images", "im1", suffix=".jpg"), "im1.png: a second image beside im1.jpg"),
+    "missing image": (
+        lambda u: (u / "images" / "im1.png").unlink(),
+        "clicks.csv: labels the image 'im1', which is not",
+    ),
+    "no labels": (lambda u: (u / "labels" / "clicks.csv").unlink(), "labels: labels no image of the folder"),
+    "mask's size": (lambda u: spoil_mask(u, np.zeros((5, 6), np.uint8)), "im0.png is for 6 x 5 pixels, its image has"),
+    "mask's code": (lambda u: spoil_mask(u, np.full((40, 48), 3, np.uint8)), "im0.png: holds code 3; masks hold 0 … 2"),
+    "mask's colors": (lambda u: spoil_mask(u, np.zeros((40, 48, 3), np.uint8)), "im0.png holds colors"),
+    "empty masks": (lambda u: spoil_mask(u, np.full((40, 48), 254, np.uint8)), "no image has a labeled pixel"),
+    "labeled twice": (
+        lambda u: Image.fromarray(np.zeros((40, 48), np.uint8)).save(u / "labels" / "im0.png"),
+        "im0.png: its image is also in",
+    ),
+    "names": (lambda u: (u / "names.txt").write_text("cat\ncat\n"), "names.txt: names 'cat' twice; write 2 to 254"),
+    "one name": (lambda u: (u / "names.txt").write_text("cat\n"), "names.txt: holds 1 class names"),
+    "unknown class": (lambda u: (u / "names.txt").write_text("cat\ndog"), "the class 'background' is not among"),
+    "outside": (
+        lambda u: (u / "labels" / "clicks.csv").write_text("image,x,y,class\nim0,99,3,cat\n"),
+        "clicks.csv: a point at x 99, y 3 lies outside the image of 48 x 40 pixels",
+    ),
+    "other image's size": (
+        lambda u: write("labelme", u / "labels", {"im0": [((1, 1), 0)]}, NAMES, size=(7, 8)),
+        "is for an image of 8 x 7 pixels, but it has 48 x 40",
+    ),
+    "truncated JSON": (lambda u: (u / "labels" / "im0.json").write_text('{"shapes": ['), "im0.json: is not valid JSON"),
+    "truncated XML": (lambda u: (u / "labels" / "a.xml").write_text("<annotations>"), "a.xml is not valid UTF-8 XML"),
+    "columns": (lambda u: (u / "labels" / "a.csv").write_text("x,y\n"), "a.csv: has no column image, class"),
+    "tags": (
+        lambda u: (
+            (u / "labels" / "clicks.csv").unlink()
+            or (u / "labels" / "a.xml").write_text(
+                "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
+            )
+        ),
+        "holds nothing but tags of whole images",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_mistakes_end_in_one_sentence_and_leave_nothing(user, case, capsys):
+    spoil, said = SPOILED[case]
+    spoil(user)
+    before = {path.name for path in user.iterdir()}
+    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("agmm train: ")
+    assert error.count("\n") == 1
+    assert {path.name for path in user.iterdir()} == before
+    assert commands.main(["check", *given(user)]) == 2
+    assert said in capsys.readouterr().out
+
+
+def test_more_mistakes_are_counted(user, capsys):
+    for stem in ("im1", "im2", "im3"):
+        (user / "images" / f"{stem}.png").write_text("x")
+    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
+    assert "im1.png: cannot be decoded" in (error := capsys.readouterr().err)
+    assert "and 2 more problems, which `agmm check` lists" in error
+
+
+@pytest.mark.parametrize("option", ["images", "labels", "classes", "truth"])
+def test_folders_that_are_not_there(user, option, capsys):
+    assert (
+        commands.main(["train", *given(user, **{option: user / "nowhere"}), "--out", str(user / "model"), *TINY]) == 2
+    )
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_folders_with_other_files_are_left_alone(user, command, capsys):
+    """Whoever names the folder of the images, or one with masks of their own, loses nothing."""
+    (user / "masks").mkdir()
+    options = given(user) if command == "train" else ["--model", "m", "--images", str(user / "images")]
+    before = {path.name for path in user.iterdir()}
+    assert commands.main([command, *options, "--out", str(user)]) == 2
+    assert "holds files that would be mixed with new ones; name a new folder" in capsys.readouterr().err
+    assert {path.name for path in user.iterdir()} == before
+
+
+def test_bad_models(user, short, capsys):
+    options = ["--model", str(user / "model"), "--images", str(user / "images"), "--out", str(user / "out")]
+    assert commands.main(["predict", *options]) == 2
+    assert "no trained model, model.json is missing" in capsys.readouterr().err
+    own.train(user / "images", user / "labels", user / "names.txt", user / "model", side=48, steps=2, device="cpu")
+    (user / "images" / "im5.png").write_text("x")
+    assert commands.main(["predict", *options]) == 2
+    assert "im5.png: cannot be decoded" in capsys.readouterr().err
+    assert not (user / "out").exists()
+    (user / "model" / "model.safetensors").write_bytes(b"x")
+    assert commands.main(["predict", *options]) == 2
+    assert "the model cannot be read" in capsys.readouterr().err
+
+
+# --- Labels and splits ------------------------------------------------------------------------------------------------
+
+
+def prepare(user, **options):
+    found = folders.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
+    return prepared.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
+
+
+def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
+    about = prepare(user, validation=0.5)
+    assert len(about.validation) == 3
+    assert not set(about.validation) & set(about.train)
+    assert {code for named in about.train.values() for code in named} == {0, 1, 2}
+    (user / "images" / "im9.png").write_bytes((user / "images" / "im0.png").read_bytes())
+    with open(user / "labels" / "clicks.csv", "a") as file:
+        file.write("dog,9,9,im9.png\n")
+    prepared.replace_folder(user / "prepared", user / "old")
+    more = prepare(user, validation=0.5)
+    assert more.digest != about.digest
+    assert len(set(more.validation) & set(about.validation)) >= 2
+
+
+def test_images_with_nothing_but_truth_are_validated_on(user):
+    text = (user / "labels" / "clicks.csv").read_text().splitlines()
+    (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im5" not in line))
+    about = prepare(user, truth=user / "truth", side=64)
+    assert about.validation == ("im5",)
+    assert about.dense
+    assert len(about.train) == 5
+    split = sets.load("own", "test", data_root=user / "prepared")
+    np.testing.assert_array_equal(split.truth[0], np.asarray(Image.open(user / "truth" / "im5.png")))
+
+
+def test_a_single_image_is_measured_on_itself(user):
+    for number in range(1, 6):
+        (user / "images" / f"im{number}.png").unlink()
+    text = (user / "labels" / "clicks.csv").read_text().splitlines()
+    (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im0" in line or "image" in line))
+    about = prepare(user)
+    assert about.validation == ("im0",) == tuple(about.train)
+    assert any(
+        "the training images themselves" in line
+        for line in own.summary(about, own.describe(about, small=True, steps=2))
+    )
+
+
+def test_rare_classes_are_shown_more_often():
+    train = {f"a{i}": [0] for i in range(15)} | {"rare": [0, 1]}
+    about = prepared.Prepared(("x", "y"), None, 9, 1, train, (), False, (), (), "")
+    weights = prepared.weights(about)
+    assert weights[:15].tolist() == [1.0] * 15
+    assert weights[15] == pytest.approx(np.sqrt(8))
+    shown = prepared.repeated(about, 1000)
+    assert set(shown) == set(train)
+    assert shown.count("rare") / shown.count("a0") == pytest.approx(np.sqrt(8), rel=0.05)
+    assert set(prepared.repeated(about, 18)) == set(train)
+
+
+def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
+    image = np.full((40, 60, 3), 30, np.uint8)
+    image[12:28, 20:40] = (220, 60, 60)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(image).save(tmp_path / "images" / "a.png")
+    box = "<box label='cat' xtl='16' ytl='8' xbr='44' ybr='32'/><points label='dog' points='2,2'/>"
+    (tmp_path / "a.xml").write_text(f"<annotations><image name='a.png'>{box}</image></annotations>")
+    expected = np.zeros((40, 60), np.uint8)
+    expected[12:28, 20:40] = 1
+    for names in (NAMES, ("cat", "dog")):
+        found = folders.survey(tmp_path / "images", tmp_path / "a.xml", names_file(tmp_path, names))
+        (sample,) = folders.render(found, 60, width=1)
+        outside = 0 if names == NAMES else UNLABELED
+        wanted = np.where(expected == 1, names.index("cat"), outside)
+        wanted[2, 2] = names.index("dog")
+        np.testing.assert_array_equal(sample.labels, wanted)
+    (sample,) = folders.render(found, 30, width=1)
+    assert sample.labels.shape == (20, 30)
+    assert sample.labels[10, 15] == 0
+
+
+def test_photographs_are_turned_as_viewers_show_them(tmp_path):
+    (tmp_path / "images").mkdir()
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
+    write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
+    found = folders.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
+    (sample,) = folders.render(found, 64, width=1)
+    assert not sample.problem
+    assert sample.image.shape == (30, 20, 3)
+    assert sample.labels[28, 3] == 1
+
+
+def test_labelme_files_beside_their_images(tmp_path):
+    image_file(tmp_path / "images")
+    write("labelme", tmp_path / "images", {"a": [((3, 8), 1)]}, NAMES)
+    found = folders.survey(tmp_path / "images", tmp_path / "images", names_file(tmp_path, NAMES))
+    assert found.problems == []
+    assert found.labeled == ["a"]
+
+
+def test_masks_that_ignore_all_but_the_labels_are_noted(user):
+    mask = np.full((40, 48), VOID, np.uint8)
+    mask[5, 5], mask[7, 7] = 0, 1
+    spoil_mask(user, mask)
+    problems, notes = own.check(user / "images", user / "labels", user / "names.txt")
+    assert not problems
+    assert any("write 254" in note for note in notes)
+    assert any("dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in note for note in notes)
+
+
+def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
+    about = prepare(user)
+    assert own.describe(about, small=True, steps=2).method == "Baseline"
+    run = own.describe(about, small=True, steps=2, complete=True)
+    assert run.method == "AGMM"
+    assert "absent" in dict(run.options)["terms"]
+    run = own.describe(about, small=True, steps=2, method="AGMM")
+    assert dict(run.options)["terms"] == ("seg", "self", "spar", "con")
+
+
+def test_colors_are_those_of_voc():
+    colors = palettes.palette(22, 0)
+    assert colors[[0, 1, 2, 15, 20]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128]]
+    assert palettes.palette(3, None).tolist() == colors[1:4].tolist()
+    assert palettes.palette(3, 1).tolist() == colors[[1, 0, 2]].tolist()
+
+
+# --- Masks at full size and ONNX --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    net = networks.build("small", 3, stem=8, feature_channels=16).eval()
+    return own.Model(net, NAMES, 0, 64, {"mean": (0.4,) * 3, "std": (0.2,) * 3}, torch.device("cpu"))
+
+
+def test_masks_of_large_images_are_the_best_class_of_enlarged_maps(model):
+    image = shapes.make("test", 1, seed=0).images[0].repeat(3, 0).repeat(4, 1)
+    maps = own.probabilities(model, image)
+    assert max(maps.shape[-2:]) == 64
+    large = torch.nn.functional.interpolate(maps, image.shape[:2], mode="bilinear", align_corners=False)
+    np.testing.assert_array_equal(own.mask(model, image), large.argmax(1)[0].numpy())
+
+
+@pytest.mark.skipif(bool(exported.missing()), reason="onnx, onnxruntime or onnxscript is not installed")
+def test_onnx_predicts_as_torch(model, tmp_path):
+    import onnxruntime
+
+    path = tmp_path / "model.onnx"
+    assert exported.export(model.net, model.normalization, path) <= 1e-4
+    session = onnxruntime.InferenceSession(str(path))
+    image = shapes.make("test", 1, seed=0).images[0][:49]
+    inputs = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None].repeat(3, 0)
+    (found,) = session.run(None, {"images": inputs})
+    np.testing.assert_allclose(found[:1], own.probabilities(model, image).numpy(), atol=1e-4)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+
+
+def test_onnx_without_its_packages(monkeypatch, user, capsys):
+    monkeypatch.setattr(exported, "NEEDS", ("onnx", "no_such_package"))
+    assert commands.main(["train", *given(user), "--out", str(user / "model"), "--onnx", *TINY]) == 2
+    assert "pip install 'agmm[onnx]'" in capsys.readouterr().err
+    assert not (user / "model").exists()
+
+
+def test_the_notebook_runs_as_it_is(tmp_path):
+    path = ROOT / "notebooks" / "explore" / "own_images.ipynb"
+    notebooks.execute(path, tmp_path / "out.ipynb", {"out": str(tmp_path / "own"), "steps": 2, "device": "cpu"})
+    report = pd.read_csv(tmp_path / "own" / "predicted" / "report.csv")
+    assert report["class"].tolist() == [*shapes.CLASS_NAMES, "mean"]
+
+
+def test_an_interrupted_training_says_how_it_goes_on(user, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own.training, "run", interrupted)
+    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 130
+    assert "the same call of train resumes" in capsys.readouterr().err
+
+
+def test_the_same_call_resumes(user, short, monkeypatch):
+    """After an interruption behind the first of two epochs it ends with the same weights as without."""
+    about = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt"}
+    about |= {"side": 48, "steps": 4, "device": "cpu", "method": "AGMM"}
+    whole = own.train(**about, out=user / "whole")
+    save = own.loop._save_checkpoint
+
+    def interrupted(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own.loop, "_save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        own.train(**about, out=user / "parts")
+    monkeypatch.setattr(own.loop, "_save_checkpoint", save)
+    assert own.train(**about, out=user / "parts").confusion == whole.confusion
+    assert "epoch 1 of 2" in (user / "parts" / "log.txt").read_text()
+    weights = [(user / part / "model.safetensors").read_bytes() for part in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def test_the_large_network_without_its_weights(user, monkeypatch):
+    """Where ImageNet weights cannot be had it trains from scratch."""
+
+    def offline(name, classes, init):
+        raise RuntimeError("no network")
+
+    about = prepare(user)
+    monkeypatch.setattr(own.networks, "build", offline)
+    run = own.describe(about, small=False, steps=2)
+    assert (run.network, run.init, run.lr) == ("resnet50", "scratch", 0.01)
+    monkeypatch.setattr(own.networks, "build", lambda name, classes, init: None)
+    assert own.describe(about, small=False, steps=2, init="imagenet").init == "imagenet"
+    assert own.describe(about, small=False, steps=2, init="scratch").init == "scratch"
+    run = own.describe(about, small=False, steps=2)
+    assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
+
+
+def test_the_command_of_the_metadata():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"agmm": f"{commands.__name__}:{commands.main.__name__}"}
+
+
+def test_described_run_is_json(user):
+    run = own.describe(prepare(user), small=True, steps=100)
+    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    assert run.epochs * run.train_images >= 100 * run.batch_size
