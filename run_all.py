@@ -3,8 +3,10 @@
     python run_all.py                                   every table at the preset `quick`
     python run_all.py --only agmm_table1 --seeds 3      one table, three seeds
     python run_all.py --preset camvid --data-root PATH  real road scenes
+    python run_all.py --engine slurm --slurm time=600   a job of Slurm for every training, of ten hours at a time
 
-Whatever is complete is not trained again; an interrupted command resumes when it is repeated.
+Whatever is complete is not trained again; an interrupted command resumes when it is repeated. Slurm's jobs need the
+folder of the results, the data and this Python on a file system that all nodes share.
 """
 
 import argparse
@@ -47,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--preset", default="quick", help="scale of everything (default: quick)")
     add("--seeds", type=_positive, metavar="N", help="train the seeds 0 … N-1 (default: the preset's)")
     add("--jobs", type=_positive, metavar="N", help="trainings at a time (default: one per GPU or core; Slurm: all)")
-    where = "processes of this machine, or jobs of Slurm, whose nodes share results, data and Python (default: local)"
+    where = "processes of this machine, or jobs of Slurm through submitit (default: local)"
     add("--engine", choices=("local", "slurm"), default="local", help=where)
     keys = (
         "of the jobs: partition, time (minutes, after which it resumes), gpus_per_node, cpus_per_task, mem, account …"
@@ -99,7 +101,7 @@ def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo
     from agmm import sweep, tables
 
     seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
-    processes = f"{jobs} process{'es' if jobs > 1 else ''}"
+    processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")

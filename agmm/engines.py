@@ -12,8 +12,8 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any
 
-LOOK_EVERY = 2.0
-"""Seconds between two looks at the jobs."""
+LOOK_EVERY = 10.0
+"""Seconds between two looks at the jobs, as squeue is a burden to Slurm."""
 
 GRACE = 30.0
 """Seconds that the result of a job that is over may take to show on a shared file system."""

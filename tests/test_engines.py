@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import stat
+import sys
 from dataclasses import replace
 
 import pytest
@@ -104,7 +105,7 @@ def commands(tmp_path, monkeypatch):
     return make
 
 
-def test_mistakes_are_sentences(tmp_path, commands, capfd):
+def test_mistakes_are_sentences(tmp_path, commands, capfd, monkeypatch):
     def sentence(*args: str) -> str:
         given = ["--preset", "smoke", "--only", "agmm_table2", "--results", str(tmp_path / "results")]
         assert run_all.main([*given, *args]) == 2
@@ -114,6 +115,10 @@ def test_mistakes_are_sentences(tmp_path, commands, capfd):
 
     assert "--slurm belongs to --engine slurm" in sentence("--slurm", "time=5")
     assert "--engine slurm needs sbatch on this machine" in sentence("--engine", "slurm")
+    with monkeypatch.context() as patch:
+        commands(sbatch="exit 1")
+        patch.setitem(sys.modules, "submitit", None)
+        assert "needs submitit: pip install" in sentence("--engine", "slurm")
     commands(sbatch="exit 1", srun="exit 1", squeue="exit 1")
     assert "squeue gets no answer" in sentence("--engine", "slurm")
     commands(squeue="exit 0")
@@ -122,6 +127,8 @@ def test_mistakes_are_sentences(tmp_path, commands, capfd):
     unknown = sentence("--engine", "slurm", "--slurm", "partitoin=gpu", "mem=8GB")
     assert "['partitoin']" in unknown
     assert "known: account, " in unknown
+    with pytest.raises(ValueError, match="engine must be local, slurm or an executor, not 'slrum'"):
+        sweep.train_all([TAGGED], results=tmp_path, engine="slrum")
 
 
 def test_what_slurm_is_asked_for(tmp_path, commands):
