@@ -74,6 +74,7 @@ class CannotStart(Exception):
 
 def main() -> int:
     """Returns 0, also where Slurm cannot start, and 1 if something differs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # with the daemons
     with tempfile.TemporaryDirectory(prefix="slurm-") as name:
         folder = Path(name)
         try:
@@ -112,7 +113,12 @@ def cluster(folder: Path) -> Iterator[None]:
             time.sleep(1)
         if not wait(lambda: "idle" in said("sinfo", "--noheader", "--format=%t"), 30):
             raise CannotStart(f"no node is idle; {'; '.join(last_words(folder, started))}")
-        yield
+        try:
+            yield
+        finally:
+            # Jobs outlive the daemons.
+            said("scancel", "--partition=all")
+            wait(lambda: not said("squeue", "--noheader"), 30)
 
 
 MUNGE = (("socket", "socket"), ("key-file", "key"), ("log-file", "log"), ("pid-file", "pid"), ("seed-file", "seed"))
