@@ -3,8 +3,10 @@
     python run_all.py                                   every table at the preset `quick`
     python run_all.py --only agmm_table1 --seeds 3      one table, three seeds
     python run_all.py --preset camvid --data-root PATH  real road scenes
+    python run_all.py --engine slurm --slurm time=600   a job of Slurm for every training, of ten hours at a time
 
-Whatever is complete is not trained again; an interrupted command resumes when it is repeated.
+Whatever is complete is not trained again; an interrupted command resumes when it is repeated. Slurm's jobs need the
+folder of the results, the data and this Python on a file system that all nodes share.
 """
 
 import argparse
@@ -46,7 +48,13 @@ def parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="NAME", help="tables or groups (default: all)")
     add("--preset", default="quick", help="scale of everything (default: quick)")
     add("--seeds", type=_positive, metavar="N", help="train the seeds 0 … N-1 (default: the preset's)")
-    add("--jobs", type=_positive, metavar="N", help="trainings at a time (default: one per GPU or CPU core)")
+    add("--jobs", type=_positive, metavar="N", help="trainings at a time (default: one per GPU or core; Slurm: all)")
+    where = "processes of this machine, or jobs of Slurm through submitit (default: local)"
+    add("--engine", choices=("local", "slurm"), default="local", help=where)
+    keys = (
+        "of the jobs: partition, time (minutes, after which it resumes), gpus_per_node, cpus_per_task, mem, account …"
+    )
+    add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
     add("--augment-on", choices=("workers", "device"), default="workers", help="where images from disk are augmented")
@@ -61,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def regenerate(args: argparse.Namespace) -> int:
     """Check, train, write."""
     # Here, because a mistyped option should not wait seconds for torch.
-    from agmm import sweep, tables
+    from agmm import engines, sweep, tables
 
     if args.list:
         return show_list()
@@ -69,11 +77,13 @@ def regenerate(args: argparse.Namespace) -> int:
         names = tables.select(args.only or tables.TABLES)
         seeds = args.seeds or tables.preset(args.preset).seeds
         runs = tables.needed(names, args.preset, seeds)
-        jobs = args.jobs or sweep.default_jobs(args.device)
         todo = runs if args.force else sweep.missing(runs, args.results)
+        here = sweep.default_jobs(args.device)
+        jobs = args.jobs or (here if args.engine == "local" else max(1, len(todo)))
         announce(args, names, runs, todo, jobs)
         if args.dry_run:
             return 0
+        engine = engines.named(args.engine, args.results, args.slurm)
         check(args, names, seeds, todo)
         if args.force:
             moved = sweep.set_aside(runs, args.results)
@@ -82,8 +92,8 @@ def regenerate(args: argparse.Namespace) -> int:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
     how = {name: getattr(args, name) for name in ("results", "data_root", "device", "augment_on", "keep_decoded")}
-    failed = sweep.train_all(runs, **how, jobs=jobs, report=say)
-    return write(args, names, seeds, failed, jobs)
+    failed = sweep.train_all(runs, **how, jobs=jobs, engine=engine, report=say)
+    return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
@@ -91,7 +101,7 @@ def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo
     from agmm import sweep, tables
 
     seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
-    processes = f"{jobs} process{'es' if jobs > 1 else ''}"
+    processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
@@ -139,7 +149,8 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
         ) from None
     if not todo:
         return
-    training.choose_device(args.device)
+    if args.engine == "local":
+        training.choose_device(args.device)
     for dataset in dict.fromkeys(run.dataset for run in todo):
         if dataset in sets.FOLDERS and args.data_root is not None:
             say(f"checking the files of {sets.FOLDERS[dataset]}")

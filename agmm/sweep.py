@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from agmm import loop, training
+from agmm import engines, loop, training
 from agmm.batches import AugmentOn
 from agmm.presets import PRESETS
 from agmm.runs import Run, load_result
 
 Report = Callable[[str], object]
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
@@ -50,6 +49,7 @@ def train_all(
     augment_on: AugmentOn = "workers",
     keep_decoded: bool = True,
     jobs: int | None = None,
+    engine: str | Executor = "local",
     report: Report = print,
 ) -> dict[str, str]:
     """Train what is missing, several runs at a time, and go on past failures.
@@ -63,7 +63,9 @@ def train_all(
     results, data_root, device, augment_on, keep_decoded
         See `agmm.run`; ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
     jobs : int, optional
-        Processes; see `default_jobs`.
+        Trainings at a time; see `default_jobs`. Slurm receives all that may start where nothing is given.
+    engine : {"local", "slurm"} or Executor
+        Processes of this machine, jobs of Slurm with its defaults, or those of `agmm.engines.slurm`; it is shut down.
     report : callable
         Receives a line per finished run.
 
@@ -75,27 +77,27 @@ def train_all(
     Raises
     ------
     KeyboardInterrupt
-        After the processes have been ended; what they had finished, checkpoints included, is kept.
+        After the processes have been ended and jobs cancelled; what they had finished, checkpoints included, is kept.
     """
     sweep = _Sweep(runs, results, report)
     if not sweep.waiting:
         return {}
-    devices = _devices(device, min(jobs or default_jobs(device), sweep.total))
+    new, devices = _slots(engine, device, jobs, sweep.total, results)
     how = {"results": str(results), "data_root": data_root, "augment_on": augment_on, "keep_decoded": keep_decoded}
     strangers = set(multiprocessing.active_children())
     with _worker_environment():
         # A pool per process: when one breaks, it is known whose run it was.
-        pools = [_pool() for _ in devices]
+        pools = [new() for _ in devices]
         try:
             while sweep.waiting or sweep.running:
                 for slot in set(range(len(pools))) - sweep.busy():
                     if (run := sweep.next()) is not None:
-                        job = _submit(pools, slot, run, how | {"device": devices[slot]})
+                        job = _submit(pools, slot, new, run, how | {"device": devices[slot]})
                         sweep.running[job] = run, slot
                 for job in wait(sweep.running, return_when=FIRST_COMPLETED).done:
                     slot = sweep.settle(job, len(pools))
-                    if isinstance(job.exception(), BrokenProcessPool):
-                        pools[slot] = _pool()
+                    if isinstance(job.exception(), BrokenExecutor):
+                        pools[slot] = new()
         except KeyboardInterrupt:
             for child in set(multiprocessing.active_children()) - strangers:
                 child.kill()
@@ -135,8 +137,10 @@ class _Sweep:
         """Book a finished job; returns its slot."""
         run, slot = self.running.pop(job)
         error = job.exception()
-        died = isinstance(error, BrokenProcessPool)
-        problem = "its process died (killed, or out of memory)" if died else str(error) if error else job.result()
+        died = isinstance(error, BrokenExecutor)
+        problem = str(error) if error else job.result()
+        if isinstance(error, BrokenProcessPool):
+            problem = "its process died (killed, or out of memory)"
         if died and run.id not in self.retried:
             self.retried.add(run.id)
             self.waiting[run.id] = run
@@ -301,20 +305,34 @@ def _pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_start)
 
 
-def _submit(pools: list[ProcessPoolExecutor], slot: int, run: Run, how: dict[str, Any]) -> "Future[str | None]":
+def _slots(
+    engine: str | Executor, device: str, jobs: int | None, total: int, results: str | Path
+) -> tuple[Callable[[], Executor], list[str]]:
+    """What hands out an executor, and the device of every training that may run at a time."""
+    if engine == "local":
+        return _pool, _devices(device, min(jobs or default_jobs(device), total))
+    executor = engines.slurm(results) if engine == "slurm" else engine
+    if not isinstance(executor, Executor):
+        raise ValueError(f"engine must be local, slurm or an executor, not {engine!r}")
+    return lambda: executor, [device] * min(jobs or total, total)
+
+
+def _submit(
+    pools: list[Executor], slot: int, new: Callable[[], Executor], run: Run, how: dict[str, Any]
+) -> "Future[str | None]":
     """Submit to the slot's process, or to a new one if it died while it had nothing to do."""
     try:
         return pools[slot].submit(_train, run, how)
     except BrokenProcessPool:
-        pools[slot] = _pool()
+        pools[slot] = new()
         return pools[slot].submit(_train, run, how)
 
 
 @contextlib.contextmanager
 def _worker_environment() -> Iterator[None]:
     """One thread for the libraries of processes started inside, which read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
+    before = {name: os.environ.get(name) for name in engines.ONE_THREAD}
+    os.environ.update(engines.ONE_THREAD)
     try:
         yield
     finally:

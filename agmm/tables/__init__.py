@@ -1,6 +1,7 @@
 """Rows of every table and figure: which runs they need, and how the results are set beside the published numbers."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -111,9 +112,12 @@ def train(
     *,
     device: str = "auto",
     jobs: int | None = None,
+    engine: str | Executor = "local",
     report: Callable[[str], object] = print,
 ) -> None:
     """Train what a table still lacks; nothing where all its runs are complete, or where the preset has none of them.
+
+    Other arguments are those of `agmm.sweep.train_all`.
 
     Raises
     ------
@@ -125,7 +129,13 @@ def train(
         report(nothing_to_train(preset))
         return
     failed = sweep.train_all(
-        wanted, results=results, data_root=data_root or None, device=device, jobs=jobs, report=report
+        wanted,
+        results=results,
+        data_root=data_root or None,
+        device=device,
+        jobs=jobs,
+        engine=engine,
+        report=report,
     )
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(wanted)} runs failed: {'; '.join(failed.values())}")

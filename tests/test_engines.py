@@ -1,0 +1,151 @@
+"""Jobs of submitit as an executor: on this machine, as submitit has an executor for that; Slurm itself: tests.slurm."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import stat
+import sys
+from dataclasses import replace
+
+import pytest
+
+import run_all
+from agmm import engines, sweep
+from agmm.presets import PRESETS
+
+submitit = pytest.importorskip("submitit", reason="submitit is not installed")
+
+SMOKE = PRESETS["smoke"]
+TAGGED = replace(SMOKE.run, init="tags")
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """Jobs of submitit on this machine; ended with the test."""
+    monkeypatch.setattr(engines, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(engines, "GRACE", 0.2)
+    cluster = submitit.LocalExecutor(tmp_path / "slurm" / "%j")
+    cluster.update_parameters(setup=engines._environment(), timeout_min=10)
+    executor = engines.Submitted(cluster, lambda jobs: {job.job_id for job in jobs if job.state == "RUNNING"})
+    yield executor
+    executor.shutdown(cancel_futures=True)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise KeyError("gone")
+
+
+def environment():
+    return {name: os.environ.get(name) for name in engines.ONE_THREAD}
+
+
+def test_runs_land_in_the_same_folders(tmp_path, local):
+    """One that requires another one: the bits of the local engine, and nothing left to do for it."""
+    lines: list[str] = []
+    assert sweep.train_all([TAGGED], results=tmp_path / "jobs", device="cpu", engine=local, report=lines.append) == {}
+    assert [line.split("]")[0] for line in lines] == ["[1/2", "[2/2"]
+    assert sweep.train_all([TAGGED], results=tmp_path / "processes", device="cpu", jobs=1, report=lines.append) == {}
+    for run in (TAGGED.pretraining, TAGGED):
+        one, other = (run.folder(tmp_path / name) for name in ("jobs", "processes"))
+        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def test_a_lost_job_is_tried_again_once(tmp_path, local, monkeypatch):
+    monkeypatch.setattr(sweep, "_train", lambda run, how: die())
+    lines: list[str] = []
+    failed = sweep.train_all([TAGGED.pretraining], results=tmp_path, engine=local, report=lines.append)
+    assert [("once more" in line, "ended early" in line) for line in lines] == [(True, True), (False, True)]
+    assert "_log.err" in failed[TAGGED.pretraining.id]
+
+
+def test_errors_become_a_sentence(local):
+    with pytest.raises(RuntimeError, match=r"^KeyError: 'gone'; its log is .*_0_log\.err$"):
+        local.submit(fail).result(60)
+
+
+def test_a_job_has_one_thread(local):
+    assert set(local.submit(environment).result(60).values()) == {"1"}
+
+
+def test_a_restarted_job_calls_again():
+    call = engines._Restartable(divmod)
+    assert call(7, 2) == (3, 1)
+    again = call.checkpoint(7, 2)
+    assert (again.function, again.args) == (call, (7, 2))
+    assert pickle.loads(pickle.dumps(call))(7, 2) == (3, 1)
+    # A process that reads images and receives the signal, too, ends and queues nothing.
+    child = multiprocessing.get_context("fork").Process(target=lambda: (call.checkpoint(7, 2), os._exit(3)))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+# --- Slurm, of which commands are replaced ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Make a command of Slurm that is a shell script."""
+
+    def make(**scripts: str) -> None:
+        for name, script in scripts.items():
+            path = tmp_path / "bin" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(engines.shutil, "which", lambda name: (tmp_path / "bin" / name).exists() or None)
+    return make
+
+
+def test_mistakes_are_sentences(tmp_path, commands, capfd, monkeypatch):
+    def sentence(*args: str) -> str:
+        given = ["--preset", "smoke", "--only", "agmm_table2", "--results", str(tmp_path / "results")]
+        assert run_all.main([*given, *args]) == 2
+        printed = capfd.readouterr().err
+        assert (printed.startswith("run_all.py: "), printed.count("\n")) == (True, 1)
+        return printed
+
+    assert "--slurm belongs to --engine slurm" in sentence("--slurm", "time=5")
+    assert "--engine slurm needs sbatch on this machine" in sentence("--engine", "slurm")
+    with monkeypatch.context() as patch:
+        commands(sbatch="exit 1")
+        patch.setitem(sys.modules, "submitit", None)
+        assert "needs submitit: pip install" in sentence("--engine", "slurm")
+    commands(sbatch="exit 1", srun="exit 1", squeue="exit 1")
+    assert "squeue gets no answer" in sentence("--engine", "slurm")
+    commands(squeue="exit 0")
+    assert "takes KEY=VALUE, not 'gpu'" in sentence("--engine", "slurm", "--slurm", "gpu")
+    assert "whole minutes, not '4:00:00'" in sentence("--engine", "slurm", "--slurm", "time=4:00:00")
+    unknown = sentence("--engine", "slurm", "--slurm", "partitoin=gpu", "mem=8GB")
+    assert "['partitoin']" in unknown
+    assert "known: account, " in unknown
+    with pytest.raises(ValueError, match="engine must be local, slurm or an executor, not 'slrum'"):
+        sweep.train_all([TAGGED], results=tmp_path, engine="slrum")
+
+
+def test_what_slurm_is_asked_for(tmp_path, commands):
+    commands(
+        sbatch=f'cp "$1" {tmp_path}/asked; echo "sbatch: error: invalid partition" >&2; exit 1',
+        srun="exit 1",
+        squeue="echo 17; echo 18",
+    )
+    assert engines.queued([]) == {"17", "18"}
+    given = engines.parameters(["gpus_per_node=1", "setup=module load x", "exclusive=true", "mem=8GB"])
+    executor = engines.slurm(tmp_path, **given)
+    refused = executor.submit(fail).exception(10)
+    executor.shutdown()
+    assert isinstance(refused, engines.JobLost)
+    assert str(refused) == "Slurm refused the job: sbatch: error: invalid partition"
+    asked = (tmp_path / "asked").read_text().splitlines()
+    for option in ("time=240", "gpus-per-node=1", "mem=8GB", "exclusive", "requeue", "job-name=agmm", "signal=USR2@90"):
+        assert f"#SBATCH --{option}" in asked
+    assert "module load x" in asked
+    assert "export OMP_NUM_THREADS=1" in asked
