@@ -251,7 +251,7 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     folder = SCRATCH.folder(tmp_path)
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="checkpoint.pt is damaged; delete it"):
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run; delete it"):
         agmm.run(SCRATCH, results=tmp_path)
 
 

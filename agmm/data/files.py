@@ -8,6 +8,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from agmm import storage
 from agmm.labels import VOID
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -70,7 +71,9 @@ def read_sbd(path: Path, struct: str) -> np.ndarray:
     try:
         values = np.asarray(scipy.io.loadmat(path, variable_names=[struct])[struct]["Segmentation"][0, 0])
     except Exception as error:  # a damaged file may fail anywhere in the parser
-        raise ValueError(f"{path}: cannot be read as {struct} of SBD ({error}); replace the file") from error
+        raise ValueError(
+            f"{path}: cannot be read as {struct} of SBD ({storage.one_line(error)}); replace the file"
+        ) from error
     if values.ndim != 2 or values.dtype.kind not in "ui" or not ((values >= 0) & (values <= VOID)).all():
         raise ValueError(f"{path}: {struct} holds {values.dtype} of shape {values.shape}, no mask; replace the file")
     return values.astype(np.uint8)
@@ -159,8 +162,10 @@ def _open(path: Path, decode: bool = True) -> Image.Image:
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); replace the file") from error
+    except PermissionError as error:
+        raise ValueError(f"{path}: not readable; change its permissions") from error
+    except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
+        raise ValueError(f"{path}: cannot be decoded ({storage.one_line(error)}); replace the file") from error
 
 
 def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
