@@ -1,5 +1,6 @@
 """Folders of images and masks: reading them into RGB and label codes, and saying what is wrong with them."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,11 @@ from agmm import storage
 from agmm.labels import VOID
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called: among Pillow's other formats some start other programs."""
+
+# Pillow refuses what declares twice as many pixels; until there it is a large image, and no line on stderr.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Pair = tuple[Path, Path]
 
@@ -114,10 +120,12 @@ def check(pairs: Iterable[Pair], codes: Mapping[int, int]) -> list[str]:
 
 def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
     """Raise a ValueError that tells the number of problems and shows the first few; pass silently without any."""
+    if len(problems) == 1:
+        raise ValueError(f"{what}: 1 problem found: {problems[0]}")
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:first])
         more = f"\n  and {len(problems) - first} more" if len(problems) > first else ""
-        raise ValueError(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)} found{shown}{more}")
+        raise ValueError(f"{what}: {len(problems)} problems found{shown}{more}")
 
 
 def _read_pair(two: Pair, codes: Mapping[int, int]) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
@@ -156,7 +164,7 @@ def _read_index(path: Path) -> np.ndarray:
 def _open(path: Path, decode: bool = True) -> Image.Image:
     """The decoded image; Pillow's many ways to fail become one sentence."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if decode:
                 image.load()
             return image

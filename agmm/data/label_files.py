@@ -71,7 +71,7 @@ def read_index(path: Path | str, size: tuple[int, int] | None = None) -> np.ndar
     """
     path = _existing(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             mode, index = image.mode, np.array(image)
     except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
         raise ValueError(

@@ -14,7 +14,7 @@ import safetensors
 
 from tests.faults.common import Tally, different, finish, output, start
 
-PHASES = ("start-up", "training", "worker", "checkpoint write", "result write", "table write", "notebook")
+PHASES = ("start-up", "checkpoint write", "training", "result write", "worker", "table write", "notebook")
 """In the order in which one results folder meets them; the worker's death is followed by that of all."""
 
 _DELAYS = {"start-up": 5.0, "training": 3.0, "notebook": 8.0}
@@ -45,12 +45,13 @@ def _kill(results: Path, phase: str, chance: random.Random) -> str | None:
     process = start(results)
     try:
         _await(process, lambda: _began(results, "training" if phase == "worker" else phase))
-        time.sleep(chance.uniform(0, _DELAYS.get(phase, 0.0)))
+        if phase in _DELAYS:
+            time.sleep(chance.uniform(0, _DELAYS[phase]))
         if phase == "worker":
             _kill_worker(process, results)
             time.sleep(chance.uniform(0, 6))
         ended = process.poll() is not None
-        if chance.random() < 0.5:
+        if phase in _DELAYS and chance.random() < 0.5:
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
