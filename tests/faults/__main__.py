@@ -1,6 +1,7 @@
 """The command; see the package's docstring."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.groups) - set(GROUPS):
         parser.error(f"no group {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that file systems are unmounted and folders removed
     faults = survived = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         work = Path(scratch)

@@ -29,7 +29,8 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
             print(f"  {kind}: skipped, as mounting is refused ({mounted.stderr.strip()})", flush=True)
             continue
         try:
-            tally.add(kind, _survives(disk, work / "whole", prepare))
+            tally.add(kind, problem := _survives(disk, work / "whole", prepare))
+            print(f"  {kind}: {problem or 'survived'}", flush=True)
         finally:
             subprocess.run(["umount", "-l", str(disk)], check=True)
 
