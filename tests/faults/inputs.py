@@ -60,7 +60,7 @@ class Door:
 
 
 def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
-    """Every fault at every door; then random bytes, which may be read as long as nothing breaks."""
+    """Every fault at every door; random bytes may be read, as pixels, as long as nothing breaks."""
     chance = random.Random(args.seed)
     refused = 0
     for door in doors():
@@ -103,8 +103,7 @@ def _try(door: Door, sound: Path, work: Path, spoil: corpus.Fault, chance: rando
     if code != 2:
         return code, f"exit code {code}: {said[-300:]}"
     left = sorted(_files(root) ^ before) + sorted(file for file in _files(out) if file.name != "results")
-    named = path.stem if path.stem in said and path.name not in said else path.name
-    return code, complaint(said, named) or (f"{left[0]} is left" if left else None)
+    return code, complaint(said, path.name) or (f"{left[0]} is left" if left else None)
 
 
 def _files(folder: Path) -> set[Path]:
