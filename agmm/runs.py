@@ -452,9 +452,13 @@ def check_description(run: Run, results: str | Path = "results") -> None:
     except FileNotFoundError:
         return
     except Exception as error:  # any field may hold anything
-        raise ValueError(f"{path} does not describe a run ({error}); delete the file, its folder says which") from error
+        raise ValueError(
+            f"{path} does not describe a run ({error}); delete that file, the result stays what it is"
+        ) from error
     if described != run.id:
-        raise ValueError(f"{path} describes run {described}, not {run.id}; delete the file, its folder says which")
+        raise ValueError(
+            f"{path} describes run {described}, not {run.id}; delete that file, the result stays what it is"
+        )
 
 
 def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:

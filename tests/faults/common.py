@@ -1,10 +1,12 @@
 """What the groups share: starting the command, comparing two results folders, counting."""
 
+import atexit
 import contextlib
 import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -69,9 +71,17 @@ def start(results: Path, *more: str) -> subprocess.Popen[bytes]:
     """Start it in a session of its own; what it prints goes to ``said`` and ``complained``."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with open(output(results, "out"), "wb") as out, open(output(results, "err"), "wb") as err:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command(results, *more), stdout=out, stderr=err, cwd=ROOT, env=environment, start_new_session=True
         )
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Nothing goes on after the faults' command has been ended."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def output(results: Path, name: str) -> Path:

@@ -74,8 +74,9 @@ def _began(results: Path, phase: str) -> bool:
     runs = results / "smoke" / "runs"
     if phase == "start-up":
         return True
-    if phase == "training":
-        return any(not (path.parent / "result.json").exists() for path in runs.glob("*/run.json"))
+    if phase == "training":  # after the pretraining, which is over in no time
+        begun = list(runs.glob("*/run.json"))
+        return len(begun) > 1 and any(not (path.parent / "result.json").exists() for path in begun)
     if phase == "checkpoint write":
         return any(runs.glob("*/.tmp-*-checkpoint.pt"))
     if phase == "result write":
