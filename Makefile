@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: tables test lint reference lock clean
+.PHONY: tables test faults lint reference lock clean
 .DELETE_ON_ERROR:
 
 tables: $(VENV)/installed
@@ -14,6 +14,9 @@ tables: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+
+faults: $(VENV)/installed
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

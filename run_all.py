@@ -88,6 +88,7 @@ def regenerate(args: argparse.Namespace) -> int:
         if args.force:
             moved = sweep.set_aside(runs, args.results)
             say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
+        sweep.tidy(runs, args.results)
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
@@ -177,7 +178,7 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
                 target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
                 tasks[name] = ROOT / table.notebook, target, parameters(args, seeds)
         except Exception as error:  # a failing table must not take the others along
-            broken[name] = f"{name}: {type(error).__name__}: {error}"
+            broken[name] = f"{name}: {in_words(error)}"
     for name, wrong in notebooks.execute_all(tasks, jobs):
         if wrong is None:
             say(f"{name}: {tasks[name][1]}")
@@ -187,17 +188,24 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
         try:
             say(f"claims: {judge(args)}")
         except Exception as error:
-            broken["claims"] = f"claims: {type(error).__name__}: {error}"
+            broken["claims"] = f"claims: {in_words(error)}"
     page = None
     try:
         page = report(args)
     except Exception as error:
-        broken["report"] = f"report: {type(error).__name__}: {error}"
+        broken["report"] = f"report: {in_words(error)}"
     for sentence in broken.values():
         print(f"failed: {sentence}", file=sys.stderr)
     if page is not None:
         say(f"report: {page}")
     return 1 if broken else 0
+
+
+def in_words(error: Exception) -> str:
+    """What a user can act on as it is; of anything else its kind as well."""
+    from agmm.storage import StorageError
+
+    return str(error) if isinstance(error, ValueError | OSError | StorageError) else f"{type(error).__name__}: {error}"
 
 
 def judge(args: argparse.Namespace) -> Path:

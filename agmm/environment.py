@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import platform
 import resource
 import subprocess
+import threading
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,3 +80,15 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def end_with_parent() -> None:
+    """End this process of a pool as soon as its parent is gone, even by ``kill -9``."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

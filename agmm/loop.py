@@ -10,12 +10,14 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import safetensors
 import safetensors.torch
 import torch
 import torch.distributed as dist
@@ -111,7 +113,7 @@ def fit(
         If the loss becomes NaN or infinite; the checkpoint of the last good epoch is kept.
     """
     optimizer = _optimizer(run, groups)
-    progress, history = _load_checkpoint(folder / "checkpoint.pt", net, optimizer)
+    progress, history = _load_checkpoint(run, folder / "checkpoint.pt", net, optimizer)
     module = _distributed(net)
     where = f"epoch {progress.epoch} of {run.last_epoch}"
     log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {where}")
@@ -147,11 +149,11 @@ def fit(
         _keep_best(run, net, row, progress, folder)
         progress.seconds += time.perf_counter() - started
         if is_main():
-            _save_checkpoint(folder, net, optimizer, progress, history)
+            _save_checkpoint(run, folder, net, optimizer, progress, history)
             log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
     if run.selection == "best":
         wait_for_all()
-        net.load_state_dict(safetensors.torch.load_file(folder / "best.safetensors"))
+        load_weights(net, folder / "best.safetensors", run.id)
     return progress
 
 
@@ -195,6 +197,7 @@ def _optimizer(run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def _save_checkpoint(
+    run: Run,
     folder: Path,
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -204,22 +207,25 @@ def _save_checkpoint(
     state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
     storage.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
     buffer = io.BytesIO()
-    torch.save(state | {"history": history}, buffer)
+    torch.save(state | {"history": history, "run": run.id}, buffer)
     storage.write(folder / "checkpoint.pt", buffer.getvalue())
 
 
 def _load_checkpoint(
-    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
+    run: Run, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, list[dict[str, float]]]:
     if not path.exists():
         return Progress(), []
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # the exception says it
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("run", run.id) != run.id:
+            raise ValueError(f"it is of run {state['run']}")
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         return Progress(**state["progress"]), state["history"]
     except Exception as error:
-        raise ValueError(f"{path} is damaged; delete it to train this run from its start") from error
+        raise ValueError(f"{path} is damaged or of another run; delete it to train this run from its start") from error
 
 
 def _distributed(net: nn.Module) -> nn.Module:
@@ -271,18 +277,31 @@ def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progre
     if run.selection == "best" and row.get("test_miou", -math.inf) > progress.best:
         progress.best, progress.best_epoch = row["test_miou"], progress.epoch
         if is_main():
-            save_weights(net, folder / "best.safetensors")
+            save_weights(net, folder / "best.safetensors", run.id)
 
 
-def save_weights(net: nn.Module, path: Path) -> None:
-    """State dict as safetensors."""
+def save_weights(net: nn.Module, path: Path, run_id: str) -> None:
+    """State dict as safetensors, with the identity of the run that it is of."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    storage.write(path, safetensors.torch.save(state))
+    storage.write(path, safetensors.torch.save(state, {"run": run_id}))
 
 
-def load_weights(net: nn.Module, path: Path) -> None:
-    """Inverse of `save_weights`."""
-    net.load_state_dict(safetensors.torch.load_file(path))
+def load_weights(net: nn.Module, path: Path, run_id: str) -> None:
+    """Inverse of `save_weights`; ValueError where the file is damaged, or of another run or network."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            owner = (file.metadata() or {}).get("run", run_id)  # older files do not say
+        state = safetensors.torch.load_file(path)
+        if owner == run_id:
+            net.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged or of another network; delete its folder to train the run again"
+        ) from error
+    if owner != run_id:
+        raise ValueError(
+            f"{path} holds the weights of run {owner}, not of {run_id}; delete its folder to train it again"
+        )
 
 
 def join_torchrun(device: torch.device) -> None:

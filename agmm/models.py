@@ -32,7 +32,7 @@ def build_objective(run: Run, net: networks.Segmenter, num_classes: int) -> meth
 def start_from(net: networks.Segmenter, trained: Run, results: Path) -> None:
     """Give a new network the weights of a complete run, and train nothing but its new classifier."""
     fresh = {name: value.clone() for name, value in net.head.classifier.state_dict().items()}
-    loop.load_weights(net, weights(trained, results))
+    loop.load_weights(net, weights(trained, results), trained.id)
     net.head.classifier.load_state_dict(fresh)
     net.freeze()
 
@@ -41,7 +41,7 @@ def load_network(run: Run, results: Path, num_classes: int, device: torch.device
     """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
     run = run.trained or run
     net = build_network(run, num_classes)
-    loop.load_weights(net, weights(run, results))
+    loop.load_weights(net, weights(run, results), run.id)
     return net.to(device).to(memory_format=torch.channels_last).eval()
 
 
@@ -50,7 +50,7 @@ def load_objective(run: Run, results: Path, num_classes: int, device: torch.devi
     run = run.trained or run
     objective = build_objective(run, build_network(run, num_classes), num_classes)
     if isinstance(objective, nn.Module):
-        loop.load_weights(objective, weights(run, results, "objective.safetensors"))
+        loop.load_weights(objective, weights(run, results, "objective.safetensors"), run.id)
         objective.to(device).eval()
     return objective
 

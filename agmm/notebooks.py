@@ -4,11 +4,14 @@ import ast
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nbformat
+
+from agmm import environment, storage
 
 Task = tuple[Path, Path, dict[str, Any]]
 """A notebook, where its executed copy goes, and its parameters."""
@@ -55,17 +58,33 @@ def execute_all(tasks: dict[str, Task], jobs: int) -> Iterator[tuple[str, str | 
         for name, task in tasks.items():
             yield name, _attempt(*task)
         return
-    # Processes, as papermill changes the current folder of the whole process.
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    lost = []
+    for name, wrong in _in_processes(tasks, jobs):
+        if wrong is _DIED:  # which takes along all that run beside it
+            lost.append(name)
+        else:
+            yield name, wrong
+    for name in lost:
+        yield from _in_processes({name: tasks[name]}, 1)
+
+
+_DIED = "its process died (killed, or out of memory)"
+
+
+def _in_processes(tasks: dict[str, Task], jobs: int) -> Iterator[tuple[str, str | None]]:
+    """Processes, as papermill changes the current folder of the whole process."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=environment.end_with_parent) as pool:
         names = {pool.submit(_attempt, *task): name for name, task in tasks.items()}
         for done in as_completed(names):
-            yield names[done], done.result()
+            yield names[done], _DIED if isinstance(done.exception(), BrokenProcessPool) else done.result()
 
 
 def _attempt(path: Path, target: Path, given: dict[str, Any]) -> str | None:
     """Exceptions end here, as not all survive the way back from a process."""
     try:
         execute(path, target, given)
+    except storage.StorageError as error:
+        return str(error)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -94,14 +113,14 @@ def execute(path: Path, target: Path, given: dict[str, Any]) -> None:
             return KernelSpec(**spec | {"argv": [*spec["argv"], "--log-level=CRITICAL"]})
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(path),
-        str(target),
-        parameters=given,
-        kernel_name="python3",
-        language="python",
-        cwd=str(path.parent),
-        progress_bar=False,
-        kernel_manager_class=ThisInterpreter,
-    )
+    with storage.writable(target.parent), storage.replacing(target) as temporary:
+        papermill.execute_notebook(
+            str(path),
+            str(temporary),
+            parameters=given,
+            kernel_name="python3",
+            language="python",
+            cwd=str(path.parent),
+            progress_bar=False,
+            kernel_manager_class=ThisInterpreter,
+        )

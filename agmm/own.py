@@ -271,7 +271,7 @@ def load(model: str | Path, device: str = "auto") -> Model:
         about = json.loads((folder / "model.json").read_text())
         run, names = Run.from_dict(about["run"]), tuple(about["classes"])
         net = models.build_network(replace(run, init="scratch"), len(names))
-        loop.load_weights(net, folder / "model.safetensors")
+        loop.load_weights(net, folder / "model.safetensors", run.id)
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder}: no trained model, {Path(error.filename).name} is missing; check --model"

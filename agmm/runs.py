@@ -1,7 +1,9 @@
 """One training: its immutable description, its identity, its folder, and the result found there."""
 
 import hashlib
+import io
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -418,16 +420,59 @@ class Result:
 
 
 def load_result(run: Run, results: str | Path = "results") -> Result | None:
-    """Result of a run if it is complete, else None."""
+    """Result of a run if it is complete, else None; ValueError where its file is damaged or of something else."""
     path = run.folder(results) / "result.json"
     try:
-        return Result(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        plain = json.loads(path.read_text())
+        found = Result(**plain)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete the folder to train the run again") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = str(error).replace("Result.__init__() got an unexpected keyword argument", "unknown field")
+        problem = problem.replace("Result.__init__() missing", "it lacks")
+        raise ValueError(f"{path} is damaged ({problem}); delete the folder to train the run again") from error
+    wrong = [name for name, kinds in _KINDS.items() if not isinstance(plain[name], kinds)]
+    if wrong or not math.isfinite(found.miou):
+        raise ValueError(
+            f"{path} is damaged (see {wrong[0] if wrong else 'miou'}); delete the folder to train it again"
+        )
+    if found.run_id != run.id:
+        raise ValueError(f"{path} is of run {found.run_id}, not of {run.id}; delete the folder to train the run again")
+    return found
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {"run_id": str, "iou": list, "confusion": list, "epoch": int}
+_KINDS |= {"details": dict} | dict.fromkeys(("miou", "seconds", "images_per_second", "peak_memory_mb"), (int, float))
+
+
+def check_description(run: Run, results: str | Path = "results") -> None:
+    """ValueError where a run's ``run.json`` has been edited: it would describe another run than the result's."""
+    path = run.folder(results) / "run.json"
+    try:
+        described = Run.from_dict(json.loads(path.read_text())).id
+    except FileNotFoundError:
+        return
+    except Exception as error:  # any field may hold anything
+        raise ValueError(
+            f"{path} does not describe a run ({error}); delete that file, the result stays what it is"
+        ) from error
+    if described != run.id:
+        raise ValueError(
+            f"{path} describes run {described}, not {run.id}; delete that file, the result stays what it is"
+        )
 
 
 def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:
     """Training curves, a row per epoch; of a run that tests another one's weights, those of the other one."""
-    return pd.read_csv((run.trained or run).folder(results) / "history.csv")
+    run = run.trained or run
+    path = run.folder(results) / "history.csv"
+    try:
+        text = path.read_text(encoding="utf-8")
+        history = pd.read_csv(io.StringIO(text))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete the folder to train the run again") from error
+    epochs = list(history.get("epoch", ()))
+    whole = text.endswith("\n") and bool(epochs) and epochs == list(range(1, len(epochs) + 1))
+    if not whole or history.select_dtypes("number").shape != history.shape:
+        raise ValueError(f"{path} is damaged (no row of numbers per epoch); delete the folder to train the run again")
+    return history

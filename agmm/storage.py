@@ -1,10 +1,14 @@
 """Files that are either complete or absent, and one sentence when the disk says no."""
 
+import contextlib
 import errno
 import hashlib
 import io
 import json
 import os
+import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +22,13 @@ _REMEDIES = {
     errno.EROFS: "it is read-only; choose another folder with {option}",
     errno.EACCES: "permission denied; choose another folder with {option}",
     errno.EPERM: "operation not permitted; choose another folder with {option}",
+    errno.ENOLCK: "its file system gives no locks; choose another folder with {option}",
+    errno.EOPNOTSUPP: "its file system gives no locks; choose another folder with {option}",
 }
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
+_TEMPORARY = re.compile(r"\.tmp-(?P<host>[A-Za-z0-9]+)-(?P<pid>\d+)-.+")
+_FORGOTTEN = 24 * 3600  # seconds; no other machine takes so long to write a file
 
 
 class StorageError(RuntimeError):
@@ -45,7 +55,7 @@ def write(path: Path, data: bytes) -> None:
 
     Callers serialize in memory: libraries that write files themselves hide a full disk behind errors of their own.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -54,6 +64,50 @@ def write(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` for a library that writes itself and more than once; moved there at the end of the block.
+
+    That happens after an exception as well, as half a notebook shows what went wrong.
+    """
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+    finally:
+        if temporary.exists():
+            os.replace(temporary, path)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where a file is written before it is moved to ``path``; other processes and machines write elsewhere."""
+    return path.with_name(f".tmp-{_HOST}-{os.getpid()}-{path.name}")
+
+
+def tidy(folder: Path) -> list[Path]:
+    """Remove what processes that were killed while they wrote have left in a folder and below; returns the files.
+
+    A process of another machine cannot be asked whether it lives, so its files are left alone for a day.
+    """
+    removed = []
+    for path in sorted(folder.rglob(".tmp-*")):
+        if (found := _TEMPORARY.fullmatch(path.name)) and _abandoned(path, found["host"], int(found["pid"])):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _abandoned(path: Path, host: str, pid: int) -> bool:
+    try:
+        if host != _HOST:
+            return time.time() - path.stat().st_mtime > _FORGOTTEN
+        os.kill(pid, 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return pid == os.getpid()  # as in a container, where the first process always has the same number
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,13 +128,20 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a file, made and written there first if there is no sound one."""
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):
-        array = make()
+    """The array in a file, made and written there first if there is no sound one; nothing in the file is executed."""
+    with contextlib.suppress(Exception):  # a damaged file may fail anywhere in the parser
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):  # and no archive of several
+            return found
+    array = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_array(path, array)
     return array
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, for a place within a sentence: one line, and not pages of it."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def digest(described: Any, sort_keys: bool = False) -> str:

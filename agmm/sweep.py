@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import statistics
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +17,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from agmm import engines, loop, training
+from agmm import engines, environment, loop, storage, training
 from agmm.batches import AugmentOn
 from agmm.presets import PRESETS
-from agmm.runs import Run, load_result
+from agmm.runs import Run, check_description, load_result
 
 Report = Callable[[str], object]
 
@@ -36,8 +35,17 @@ def distinct(runs: Iterable[Run]) -> list[Run]:
 
 
 def missing(runs: Iterable[Run], results: str | Path) -> list[Run]:
-    """Those that are not complete."""
-    return [run for run in runs if not (run.folder(results) / "result.json").exists()]
+    """Those that are not complete; ValueError where what is there is damaged."""
+    return [run for run in runs if load_result(run, results) is None]
+
+
+def tidy(runs: Iterable[Run], results: str | Path) -> None:
+    """Remove what killed processes have left, and refuse descriptions that were edited."""
+    for run in distinct(runs):
+        check_description(run, results)
+        if load_result(run, results) is not None:
+            training.drop_checkpoints(run.folder(results))
+    storage.tidy(Path(results))
 
 
 def train_all(
@@ -291,14 +299,7 @@ def _train(run: Run, how: dict[str, Any]) -> str | None:
 def _start() -> None:
     """Of a process: Ctrl-C is the parent's business, and no training outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    environment.end_with_parent()
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -94,15 +94,32 @@ def _complete(run: Run, results: Path, how: dict[str, Any]) -> Result:
         # Another process may have finished it while this one waited.
         if (done := load_result(run, results)) is not None:
             return done
+        storage.tidy(folder)  # only processes that are dead have left anything, as this one holds the lock
         storage.write_json(folder / "run.json", run.to_dict())
         result = train(run, results, **how)
         if loop.is_main():
             storage.write_json(folder / "result.json", asdict(result))
+            # Not before: whoever is killed during the last test must not train again.
+            drop_checkpoints(folder)
     return result
 
 
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for name in ("checkpoint.pt", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
-    """One process at a time, freed by the operating system if it dies; the processes of one ``torchrun`` share it."""
+    """One process at a time; the processes of one ``torchrun`` share the lock.
+
+    It is ``flock``, which the operating system frees when a process dies, so that no lock can be stale. NFS passes it
+    on to the server (Linux 2.6.12 and later) and thus to other machines, and frees it when a machine is gone. A file
+    system without it (ENOSYS) gets a file with machine and number of the process instead, which the machine itself sees
+    through when the process is dead; one that refuses (ENOLCK) is an error. Only where NFS is mounted with ``nolock``
+    does the lock not reach other machines: two of them may then train the same run, and as every file is written beside
+    its place under a name of its own and moved there in one step, the folder ends with one of two equal results.
+    """
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
 
@@ -176,7 +193,7 @@ def _train_segmenter(
     tags = _tags(run, data, cache)
     net = models.build_network(run, data.num_classes)
     if run.pretraining is not None:
-        loop.load_weights(net.backbone, models.weights(run.pretraining, results))
+        loop.load_weights(net.backbone, models.weights(run.pretraining, results), run.pretraining.id)
     objective = models.build_objective(run, net, data.num_classes)
     if isinstance(objective, spml.SPMLClassifier):
         assert run.teacher is not None
@@ -208,7 +225,7 @@ def _train_segmenter(
     if isinstance(objective, nn.Module):
         del net.objective
         if loop.is_main():
-            loop.save_weights(objective, folder / "objective.safetensors")
+            loop.save_weights(objective, folder / "objective.safetensors", run.id)
     started = time.perf_counter()
     confusion = protocol.confusion(net, test, run, device)
     details = _details(run, net, data, test, sparse, device, tags)
@@ -421,13 +438,11 @@ def _finish(
     details: dict[str, Any],
     device: torch.device,
 ) -> Result:
-    """Write the weights and the environment, drop the checkpoints."""
+    """Write the weights and the environment."""
     per_epoch = images // run.batch_size * run.batch_size
     if loop.is_main():
-        loop.save_weights(net, folder / "model.safetensors")
+        loop.save_weights(net, folder / "model.safetensors", run.id)
         storage.write_json(folder / "environment.json", environment.describe(device))
-        for name in ("checkpoint.pt", "best.safetensors"):
-            (folder / name).unlink(missing_ok=True)
         loop.log(folder, f"done: {score:.2f} on the test split")
     loop.wait_for_all()
     return Result(

@@ -187,7 +187,7 @@ def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
 
 def test_weights_of_our_own_runs_are_loaded_by_name(source, tmp_path):
     path = tmp_path / "model.safetensors"
-    loop.save_weights(source, path)
+    loop.save_weights(source, path, "abc")
     assert same(checkpoints.load(path, "voc"), source)
 
 

@@ -407,7 +407,7 @@ def networks(tmp_path):
             net = models.build_network(run, 7)
             with torch.no_grad():
                 net.head.classifier.weight.add_(torch.randn(net.head.classifier.weight.shape))
-            loop.save_weights(net, run.folder(tmp_path) / "model.safetensors")
+            loop.save_weights(net, run.folder(tmp_path) / "model.safetensors", run.id)
     return evidence
 
 

@@ -398,9 +398,9 @@ def networks(tmp_path_factory):
             run = replace(row(evidence, kind), seed=seed)
             write(evidence.results, run, 50.0)
             net = models.build_network(run, 7)
-            loop.save_weights(net, run.folder(evidence.results) / "model.safetensors")
+            loop.save_weights(net, run.folder(evidence.results) / "model.safetensors", run.id)
             objective = models.build_objective(run, net, 7)
-            loop.save_weights(objective, run.folder(evidence.results) / "objective.safetensors")
+            loop.save_weights(objective, run.folder(evidence.results) / "objective.safetensors", run.id)
     write(evidence.results, run := plus()(evidence, "scribbles"), 50.0)
     (run.folder(evidence.results) / "model.safetensors").touch()
     return evidence

@@ -280,7 +280,7 @@ def test_bad_xml_files_get_one_sentence(tmp_path, reader):
         ("<annotation/>", "a.xml: annotation has no size/height"),
         (
             f"<annotation>{SIZE.replace('375', 'tall')}</annotation>",
-            "a.xml: size/height is 'tall'; it must be a number",
+            "a.xml: size/height is 'tall'; it must be a number of pixels",
         ),
         (f"<annotation>{SIZE.replace('375', 'inf')}</annotation>", "size/height is 'inf'"),
     ]:

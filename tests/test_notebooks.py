@@ -128,3 +128,20 @@ def test_several_at_a_time(tmp_path):
     assert code_cells(tmp_path / "out" / "good.ipynb")[-1].outputs[0]["text"] == "6\n"
     assert code_cells(tmp_path / "out" / "fine.ipynb")[-1].outputs[0]["text"] == f"{tmp_path / 'fine'}\n"
     assert code_cells(tmp_path / "out" / "bad.ipynb")[-1].outputs[0].ename == "ZeroDivisionError"
+
+
+def test_a_notebook_whose_process_dies_is_tried_once_more(tmp_path):
+    """As is the one that it takes along; one that dies again is a sentence."""
+    kill = "import os, signal, pathlib\nif {}:\n    {}\n    os.kill(os.getppid(), signal.SIGKILL)"
+    once = tmp_path / "once"
+    sources = {
+        "dies": kill.format("True", "pass"),
+        "dies once": kill.format(f"not pathlib.Path({str(once)!r}).exists()", f"pathlib.Path({str(once)!r}).touch()"),
+        "good": "print(x)",
+    }
+    for name, source in sources.items():
+        write(tmp_path / f"{name}.ipynb", ("x = 1", ["parameters"]), (source, []))
+    tasks = {name: (tmp_path / f"{name}.ipynb", tmp_path / "out" / f"{name}.ipynb", {}) for name in sources}
+    for name, wrong in (("dies once", None), ("dies", "its process died (killed, or out of memory)")):
+        chosen = {one: tasks[one] for one in (name, "good")}
+        assert dict(notebooks.execute_all(chosen, jobs=2)) == {name: wrong, "good": None}

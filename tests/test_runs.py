@@ -1,5 +1,6 @@
 """Runs: identity, folders, train-or-load, two processes, damaged files."""
 
+import errno
 import json
 import multiprocessing
 import pickle
@@ -8,12 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import agmm
-from agmm import runs, training
+from agmm import runs, storage, sweep, training
 from agmm.presets import PRESETS
 from agmm.storage import StorageError
 from tests.helpers import ROOT
@@ -185,3 +187,110 @@ def test_identity_is_kept_with_the_run_but_not_handed_on_to_its_variants() -> No
     assert copy == run
     assert hash(copy) == hash(run)
     assert copy.id == first == runs.Run.from_dict(run.to_dict()).id
+
+
+# --- Nothing is lost, and nothing damaged is taken for a result -------------------------------------------------------
+
+
+def test_result_of_something_else_is_refused(tmp_path: Path) -> None:
+    agmm.run(TINY, results=tmp_path)
+    path = TINY.folder(tmp_path) / "result.json"
+    plain = json.loads(path.read_text())
+    for edit, words in (
+        (plain | {"loss": 1}, "unknown field 'loss'"),
+        ({"run_id": TINY.id}, "it lacks 8 required"),
+        ([plain], "result.json is damaged"),
+        (plain | {"miou": float("nan")}, "see miou"),
+        (plain | {"confusion": None}, "see confusion"),
+        (plain | {"run_id": "0123456789"}, f"is of run 0123456789, not of {TINY.id}"),
+    ):
+        path.write_text(json.dumps(edit))
+        with pytest.raises(ValueError, match=words):
+            runs.load_result(TINY, tmp_path)
+        with pytest.raises(ValueError, match="delete the folder"):
+            sweep.missing([TINY], tmp_path)
+
+
+def test_edited_description_is_refused(tmp_path: Path) -> None:
+    path = TINY.folder(tmp_path) / "run.json"
+    runs.check_description(TINY, tmp_path)
+    path.parent.mkdir(parents=True)
+    for edit, words in ((TINY.to_dict() | {"seed": 9}, "describes run"), ({"seed": 0}, "does not describe a run")):
+        path.write_text(json.dumps(edit))
+        with pytest.raises(ValueError, match=words):
+            sweep.tidy([TINY], tmp_path)
+    path.write_text(json.dumps(TINY.to_dict()))
+    sweep.tidy([TINY], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "epoch,loss\n1,0.5\n2,0.", "epoch,loss\n1,0.5\n3,0.4\n", "epoch,loss\n1,a\n", "x\n1\n"]
+)
+def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
+    folder = TINY.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text(text)
+    with pytest.raises(ValueError, match="history.csv is damaged"):
+        runs.load_history(TINY, tmp_path)
+
+
+def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
+    """They fit the network, and the table would hold their number."""
+    agmm.run(TINY, results=tmp_path)
+    other = replace(TINY, seed=1)
+    agmm.run(other, results=tmp_path)
+    path = TINY.folder(tmp_path) / "model.safetensors"
+    path.write_bytes((other.folder(tmp_path) / path.name).read_bytes())
+    with pytest.raises(ValueError, match=f"model.safetensors holds the weights of run {other.id}, not of {TINY.id}"):
+        agmm.run(TINY.tested(flip=True), results=tmp_path)
+    path.write_bytes(path.read_bytes()[:999])
+    with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        agmm.run(TINY.tested(flip=True), results=tmp_path)
+
+
+def test_killed_during_the_last_test_trains_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            agmm.run(TINY, results=tmp_path)
+    agmm.run(TINY, results=tmp_path)
+    log = (TINY.folder(tmp_path) / "log.txt").read_text()
+    assert (log.count("  epoch 1  "), log.count("  done: ")) == (1, 1)
+    assert not (TINY.folder(tmp_path) / "checkpoint.pt").exists()
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
+    """A checkpoint beside a result, and a file that was being written."""
+    agmm.run(TINY, results=tmp_path)
+    folder = TINY.folder(tmp_path)
+    (folder / "checkpoint.pt").touch()
+    storage.temporary_beside(folder / "result.json").touch()
+    sweep.tidy([TINY], tmp_path)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".") or path.name == "checkpoint.pt"]
+
+
+@pytest.mark.parametrize("kind", ["FileLock", "SoftFileLock"])
+def test_lock_of_a_killed_process_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Neither that of the operating system nor the file that stands in for it where there is none."""
+    code = "import sys, filelock; lock = getattr(filelock, sys.argv[1])(sys.argv[2]); lock.acquire(); print(flush=True)"
+    code += "; input()"
+    command = [sys.executable, "-c", code, kind, str(tmp_path / "lock")]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    lock = getattr(filelock, kind)(tmp_path / "lock")
+    with pytest.raises(filelock.Timeout):
+        lock.acquire(timeout=0)
+    holder.kill()
+    holder.communicate()
+    with lock.acquire(timeout=20):
+        pass
+
+
+def test_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StorageError, match="gives no locks; choose another folder"):
+        agmm.run(TINY, results=tmp_path)

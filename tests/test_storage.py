@@ -1,13 +1,18 @@
 """Storage: files are complete or absent, and a full disk is a sentence."""
 
+import contextlib
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agmm import storage
+from tests.faults import corpus
 
 
 def _full_disk(_: int) -> None:
@@ -37,3 +42,52 @@ def test_json_is_readable_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         storage.write_json(tmp_path / "a.json", float("nan"))
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None, "ä"]}
+
+
+def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mine = storage.temporary_beside(tmp_path / "a.json").name
+    below = tmp_path / "runs" / "abc"
+    below.mkdir(parents=True)
+    host = mine.split("-")[1]
+    old, fresh = below / ".tmp-elsewhere-1-a.json", below / ".tmp-elsewhere-2-a.json"
+    removed = [below / f".tmp-{host}-{dead.pid}-a.json", tmp_path / mine, old]
+    kept = [below / f".tmp-{host}-{alive.pid}-a.json", fresh, below / ".hidden", below / "a.json"]
+    for path in removed + kept:
+        path.touch()
+    os.utime(old, (0, 0))
+    try:
+        assert sorted(storage.tidy(tmp_path)) == sorted(removed)
+    finally:
+        alive.communicate(b"\n")
+    assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"noise" * 9, corpus.declared("(10**15,)"), "pickle", "archive"]
+)
+def test_a_damaged_array_is_made_again(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "cache" / "a.npy"
+    path.parent.mkdir()
+    if content == "archive":
+        with open(path, "wb") as file:
+            np.savez(file, a=np.ones(3))
+    elif content == "pickle":
+        path.write_bytes(corpus.array(np.array([corpus.Touch()], object), pickled=True))
+    else:
+        assert isinstance(content, bytes)
+        path.write_bytes(content)
+    for _ in range(2):
+        assert storage.kept_array(path, lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert not Path(corpus.Touch.path).exists()
+
+
+def test_half_a_file_is_kept_after_an_exception_but_never_seen_before(tmp_path: Path) -> None:
+    (tmp_path / "a.ipynb").write_text("before")
+    with contextlib.suppress(RuntimeError), storage.replacing(tmp_path / "a.ipynb") as temporary:
+        temporary.write_text("half")
+        assert (tmp_path / "a.ipynb").read_text() == "before"
+        raise RuntimeError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.ipynb": "half"}

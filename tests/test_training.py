@@ -251,7 +251,7 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     folder = SCRATCH.folder(tmp_path)
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="checkpoint.pt is damaged; delete it"):
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run; delete it"):
         agmm.run(SCRATCH, results=tmp_path)
 
 
@@ -378,3 +378,32 @@ def test_weights_that_are_gone_cannot_be_tested(tmp_path: Path) -> None:
     (base.folder(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="model.safetensors is missing, and another run starts from it; delete its"):
         agmm.run(base.tested(crf="deeplab"), results=tmp_path)
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fits the network, and training would go on from it."""
+    other = replace(SCRATCH, seed=1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_finish", stop)
+        for run in (SCRATCH, other):
+            with pytest.raises(KeyboardInterrupt):
+                agmm.run(run, results=tmp_path)
+    path = SCRATCH.folder(tmp_path) / "checkpoint.pt"
+    path.write_bytes((other.folder(tmp_path) / path.name).read_bytes())
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run"):
+        agmm.run(SCRATCH, results=tmp_path)
+
+
+def test_damaged_cache_of_labels_is_made_again(tmp_path: Path) -> None:
+    agmm.run(SCRATCH, results=tmp_path)
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (tmp_path / "cache").rename(fresh / "cache")
+    agmm.run(SCRATCH, results=fresh)
+    assert _same(_weights(SCRATCH, tmp_path), _weights(SCRATCH, fresh))

@@ -128,7 +128,10 @@ def listed_pairs(what: str, images: Path, listed: Path, command: str) -> list[fi
     masks = listed.with_suffix("")
     if not listed.is_file() or not masks.is_dir():
         raise FileNotFoundError(f"{what}: no masks in {masks}; {command}")
-    names = listed.read_text(encoding="utf-8").split()
+    try:
+        names = listed.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listed} is no list of names ({error}); remove it; {command}") from error
     absent = set(names) - {path.stem for path in masks.iterdir() if path.suffix == ".png"}
     if absent:
         raise FileNotFoundError(

@@ -116,16 +116,19 @@ def render_file(
     """
     report(f"reading {path}")
     folder = listed.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
     tasks = read(path, folder, categories)
-    storage.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
+    folder.mkdir(parents=True, exist_ok=True)
     there = {target.name for target in folder.iterdir()}
     todo = [task for task in tasks if task[0].name not in there]
     done = len(tasks) - len(todo)
-    for number in _render_all(todo, jobs or _cores(), write):
-        before, done = done, done + number
-        if 50 * before // len(tasks) < 50 * done // len(tasks):
-            report(f"{folder.name}: {done:,} of {len(tasks):,} masks")
+    try:
+        for number in _render_all(todo, jobs or _cores(), write):
+            before, done = done, done + number
+            if 50 * before // len(tasks) < 50 * done // len(tasks):
+                report(f"{folder.name}: {done:,} of {len(tasks):,} masks")
+    except ValueError as error:
+        raise ValueError(f"{path}, image {error}") from error
+    storage.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
     report(f"{folder}: {len(tasks):,} masks are there")
 
 
@@ -147,8 +150,10 @@ def _render_chunk(write: Callable[[Task], None], tasks: Sequence[Task]) -> int:
     for task in tasks:
         try:
             write(task)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{task[0].stem}: its outlines cannot be painted ({error}); extract them again") from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+            raise ValueError(
+                f"{task[0].stem}: its outlines cannot be painted ({storage.one_line(error)}); extract them again"
+            ) from error
     return len(tasks)
 
 
@@ -189,8 +194,8 @@ def read(path: Path, folder: Path, categories: Sequence[int] = CATEGORY_IDS) -> 
             (folder / f"{Path(images[i]['file_name']).stem}.png", (images[i]["height"], images[i]["width"]), painted)
             for i, painted in annotations.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problem = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        problem = f"lacks {error}" if isinstance(error, KeyError) else storage.one_line(error)
         raise ValueError(f"{path} cannot be read as instance annotations ({problem}); extract it again") from error
     return sorted(tasks, key=lambda task: task[0])
 
@@ -249,6 +254,8 @@ def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape:
         return decode_runs(segmentation["counts"], shape)
     inside = np.zeros(shape, bool)
     for outline in segmentation:
+        if not np.isfinite(outline).all():
+            raise ValueError("an outline has a corner that is not a number")
         inside |= fill_polygon(np.reshape(outline, (-1, 2)), shape)
     return inside
 

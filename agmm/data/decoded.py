@@ -14,7 +14,7 @@ import PIL
 import torch
 from filelock import FileLock
 
-from agmm import environment
+from agmm import environment, storage
 from agmm.data import OnDemand, files
 
 MOST = 0.5
@@ -75,7 +75,7 @@ def _too_large(size: int, cache: Path) -> str | None:
 
 def _write(file: Path, images: OnDemand) -> None:
     """Decode all images into a temporary file and move it into place."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = storage.temporary_beside(file)
     try:
         with open(temporary, "wb") as target, ThreadPoolExecutor() as threads:
             for start in range(0, len(images), 64):  # the threads must not run ahead of the disk

@@ -1,5 +1,6 @@
 """Folders of images and masks: reading them into RGB and label codes, and saying what is wrong with them."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,9 +9,15 @@ import numpy as np
 import scipy.io
 from PIL import Image, ImageOps
 
+from agmm import storage
 from agmm.labels import VOID
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+"""What is decoded, whatever a file is called: among Pillow's other formats some start other programs."""
+
+# Pillow refuses what declares twice as many pixels; until there it is a large image, and no line on stderr.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Pair = tuple[Path, Path]
 
@@ -76,7 +83,9 @@ def read_sbd(path: Path, struct: str) -> np.ndarray:
     try:
         values = np.asarray(scipy.io.loadmat(path, variable_names=[struct])[struct]["Segmentation"][0, 0])
     except Exception as error:  # a damaged file may fail anywhere in the parser
-        raise ValueError(f"{path}: cannot be read as {struct} of SBD ({error}); replace the file") from error
+        raise ValueError(
+            f"{path}: cannot be read as {struct} of SBD ({storage.one_line(error)}); replace the file"
+        ) from error
     if values.ndim != 2 or values.dtype.kind not in "ui" or not ((values >= 0) & (values <= VOID)).all():
         raise ValueError(f"{path}: {struct} holds {values.dtype} of shape {values.shape}, no mask; replace the file")
     return values.astype(np.uint8)
@@ -117,10 +126,12 @@ def check(pairs: Iterable[Pair], codes: Mapping[int, int]) -> list[str]:
 
 def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
     """Raise a ValueError that tells the number of problems and shows the first few; pass silently without any."""
+    if len(problems) == 1:
+        raise ValueError(f"{what}: 1 problem found: {problems[0]}")
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:first])
         more = f"\n  and {len(problems) - first} more" if len(problems) > first else ""
-        raise ValueError(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)} found{shown}{more}")
+        raise ValueError(f"{what}: {len(problems)} problems found{shown}{more}")
 
 
 def _read_pair(two: Pair, codes: Mapping[int, int]) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
@@ -159,14 +170,16 @@ def _read_index(path: Path) -> np.ndarray:
 def _open(path: Path, decode: bool = True) -> Image.Image:
     """The decoded image; Pillow's many ways to fail become one sentence."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if decode:
                 image.load()
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); replace the file") from error
+    except PermissionError as error:
+        raise ValueError(f"{path}: not readable; change its permissions") from error
+    except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
+        raise ValueError(f"{path}: cannot be decoded ({storage.one_line(error)}); replace the file") from error
 
 
 def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

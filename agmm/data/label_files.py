@@ -71,10 +71,12 @@ def read_index(path: Path | str, size: tuple[int, int] | None = None) -> np.ndar
     """
     path = _existing(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             mode, index = image.mode, np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); get the file again") from error
+    except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
+        raise ValueError(
+            f"{path} cannot be read as an image ({storage.one_line(error)}); get the file again"
+        ) from error
     if mode.startswith("I") or mode == "F":
         raise ValueError(f"{path} has more than 8 bits per pixel (mode {mode}); save class codes as an 8-bit PNG")
     if mode not in ("P", "L"):
@@ -208,9 +210,9 @@ def _click_file(path: Path, codes: range) -> dict[str, tuple[Click, ...]]:
 def _click(path: Path, image_id: str, click: dict[str, Any], codes: range) -> Click:
     try:
         x, y, code = float(click["x"]), float(click["y"]), click["cls"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path}, image {image_id}: a click needs numbers x, y and cls, this one is {click}"
+            f"{path}, image {image_id}: a click needs numbers x, y and cls, this one is {str(click)[:100]}"
         ) from error
     if not (abs(x) < 1e6 and abs(y) < 1e6):  # false for NaN as well
         raise ValueError(f"{path}, image {image_id}: a click lies at x {x}, y {y}; coordinates are pixels of the image")
@@ -356,8 +358,9 @@ def read_cams(path: Path | str, size: tuple[int, int] | None = None, *, first: i
                 raise ValueError("it is of another version of the format")
             _, _, kind = np.lib.format.read_array_header_1_0(file)
             content = _ArraysOnly(file).load().item() if kind.hasobject else None
-    except (ValueError, TypeError, AttributeError, EOFError, LookupError, ImportError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as class activation maps ({error}); get the file again") from error
+    except Exception as error:  # a damaged file may fail anywhere in the parser
+        problem = storage.one_line(error)
+        raise ValueError(f"{path} cannot be read as class activation maps ({problem}); get the file again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no dictionary; class activation maps are {{class index: (H, W) array}}")
     cams = {}
@@ -420,8 +423,8 @@ def _number(path: Path, element: ElementTree.Element, field: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{path}: {field} is {text!r}; it must be a number")
+    if not abs(number) < 1e6:  # true for NaN as well
+        raise ValueError(f"{path}: {field} is {text[:100]!r}; it must be a number of pixels")
     return number
 
 

@@ -218,13 +218,11 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
         [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_origin(split, form)]
     )
     name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
-    if cache is not None and (cache / name).exists():
-        return np.load(cache / name)
-    simulated = np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
-    if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-        storage.write_array(cache / name, simulated)
-    return simulated
+
+    def simulated() -> np.ndarray:
+        return np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
+
+    return simulated() if cache is None else storage.kept_array(cache / name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:

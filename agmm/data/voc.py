@@ -157,7 +157,10 @@ def _wanted(root: Path) -> str:
 def _names(path: Path) -> set[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; extract the archive of the data set again")
-    return set(path.read_text(encoding="utf-8").split())
+    try:
+        return set(path.read_text(encoding="utf-8").split())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no list of names ({error}); extract the archive of the data set again") from error
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:

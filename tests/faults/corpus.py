@@ -1,0 +1,402 @@
+"""Ways to spoil a file, by kind of file. Each takes the sound content and returns a malformed one."""
+
+import io
+import json
+import pickle
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+Fault = Callable[[bytes, random.Random], bytes]
+
+
+def truncated(sound: bytes, chance: random.Random) -> bytes:
+    """The first part, not more than half."""
+    return sound[: chance.randrange(1, 1 + len(sound) // 2)]
+
+
+def overwritten(sound: bytes, chance: random.Random) -> bytes:
+    """A stretch of random bytes within; a few formats still read that."""
+    start = chance.randrange(len(sound))
+    return sound[:start] + chance.randbytes(16) + sound[start + 16 :]
+
+
+ANY: dict[str, Fault] = {
+    "empty": lambda sound, chance: b"",
+    "one byte": lambda sound, chance: sound[:1],
+    "noise": lambda sound, chance: chance.randbytes(300),
+    "text": lambda sound, chance: b"<html><body>404 not found</body></html>\n",
+    "zeros": lambda sound, chance: bytes(len(sound)),
+    "truncated": truncated,
+    "truncated elsewhere": truncated,
+    "truncated once more": truncated,
+    "a zip file": lambda sound, chance: _zip({"a": sound}),
+    "a pickle": lambda sound, chance: pickle.dumps({"a": 1}),
+}
+
+
+# --- Images -----------------------------------------------------------------------------------------------------------
+
+
+def png(width: int, height: int, depth: int = 8, color: int = 0, rows: bytes | None = None) -> bytes:
+    """A PNG of any declared size and type, with rows that need not fit."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    data = zlib.compress(bytes(100) if rows is None else rows)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _like(sound: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(sound))
+
+
+PICTURES: dict[str, Fault] = {
+    "no pixels": lambda sound, chance: png(0, 0),
+    "no width": lambda sound, chance: png(0, 5),
+    "50000 x 50000 pixels declared": lambda sound, chance: png(50_000, 50_000),
+    "2^31 - 1 pixels wide": lambda sound, chance: png(2**31 - 1, 2**31 - 1),
+    "depth of 3 bits": lambda sound, chance: png(8, 8, depth=3),
+    "color type 9": lambda sound, chance: png(8, 8, color=9),
+    "too few rows": lambda sound, chance: png(64, 64),
+    "no compressed data": lambda sound, chance: png(8, 8)[:41] + bytes(30),
+    "vector graphics": lambda sound, chance: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "a PDF": lambda sound, chance: b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n",
+    "16 bits": lambda sound, chance: saved(Image.fromarray(np.asarray(_like(sound).convert("L"), np.uint16) * 200)),
+    "text bomb": lambda sound, chance: _with_text_bomb(sound),
+}
+"""Refused as images and as masks."""
+
+MASKS: dict[str, Fault] = {
+    "colors": lambda sound, chance: saved(_like(sound).convert("RGB")),
+    "colors and alpha": lambda sound, chance: saved(_like(sound).convert("RGBA")),
+    "gray and alpha": lambda sound, chance: saved(_like(sound).convert("LA")),
+    "one bit": lambda sound, chance: saved(_like(sound).convert("1")),
+    "another size": lambda sound, chance: saved(Image.new("L", (_like(sound).width + 1, _like(sound).height))),
+    "one pixel": lambda sound, chance: saved(Image.new("L", (1, 1))),
+    "an unknown code": lambda sound, chance: saved(Image.new("L", _like(sound).size, 200)),
+    "one unknown code in a palette": lambda sound, chance: _one_code(sound, 99),
+    "a JPEG": lambda sound, chance: saved(_noise(sound, chance), "JPEG"),
+}
+
+LEGAL: dict[str, Fault] = {
+    "palette": lambda sound, chance: saved(_like(sound).convert("P")),
+    "alpha": lambda sound, chance: saved(_like(sound).convert("RGBA")),
+    "gray": lambda sound, chance: saved(_like(sound).convert("L")),
+    "gray and alpha": lambda sound, chance: saved(_like(sound).convert("LA")),
+}
+"""Images that are read all the same."""
+
+
+def _with_text_bomb(sound: bytes) -> bytes:
+    """A text chunk that expands to a hundred megabytes, before the image."""
+    content = b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)
+    kind = b"zTXt"
+    bomb = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    image = saved(_like(sound))
+    return image[:33] + bomb + image[33:]
+
+
+def _one_code(sound: bytes, code: int) -> bytes:
+    index = np.zeros(_like(sound).size[::-1], np.uint8)
+    index[-1, -1] = code
+    image = Image.fromarray(index)
+    image.putpalette([value % 256 for value in range(768)])
+    return saved(image)
+
+
+def _noise(sound: bytes, chance: random.Random) -> Image.Image:
+    width, height = _like(sound).size
+    return Image.frombytes("L", (width, height), chance.randbytes(width * height))
+
+
+# --- Text -------------------------------------------------------------------------------------------------------------
+
+JSON: dict[str, Fault] = {
+    "nested without end": lambda sound, chance: b"[" * 100_000,
+    "a list": lambda sound, chance: b"[1, 2]",
+    "null": lambda sound, chance: b"null",
+    "a number": lambda sound, chance: b"1e999",
+    "a number of 5000 digits": lambda sound, chance: b'{"a": ' + b"9" * 5000 + b"}",
+    "UTF-16": lambda sound, chance: sound.decode().encode("utf-16"),
+    "not UTF-8": lambda sound, chance: b'{"\xff\xfe": []}',
+    "a comma too many": lambda sound, chance: sound.rstrip().rstrip(b"}") + b",}",
+    "values null": lambda sound, chance: _values(sound, None),
+    "values numbers": lambda sound, chance: _values(sound, 7),
+    "values strings": lambda sound, chance: _values(sound, "x"),
+}
+
+
+def _values(sound: bytes, value: object) -> bytes:
+    return json.dumps(dict.fromkeys(json.loads(sound), value)).encode()
+
+
+def _clicks(**changed: object) -> Fault:
+    """A click of every image with other values."""
+
+    def fault(sound: bytes, chance: random.Random) -> bytes:
+        plain = json.loads(sound)
+        for clicks in plain.values():
+            clicks[0].update(changed)
+        return json.dumps(plain).encode()
+
+    return fault
+
+
+CLICKS: dict[str, Fault] = {
+    "NaN": _clicks(x=float("nan")),
+    "infinite": _clicks(y=float("inf")),
+    "far away": _clicks(x=1e12),
+    "an integer of 400 digits": _clicks(x=10**400),
+    "words": _clicks(x="left"),
+    "no class": _clicks(cls=None),
+    "class 99": _clicks(cls=99),
+    "class -1": _clicks(cls=-1),
+    "class 1.5": _clicks(cls=1.5),
+    "class a list": _clicks(cls=[1]),
+}
+
+_LAUGHS = (
+    '<!DOCTYPE a [<!ENTITY l0 "ha">' + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)) + "]>"
+)
+_FETCH = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>'
+
+XML: dict[str, Fault] = {
+    "billion laughs": lambda sound, chance: _LAUGHS.encode() + sound.replace(b"</annotation>", b"&l9;</annotation>"),
+    "an external entity": lambda sound, chance: _FETCH.encode() + sound.replace(b"</annotation>", b"&x;</annotation>"),
+    "an external document type": lambda sound, chance: b'<!DOCTYPE a SYSTEM "http://127.0.0.1:9/a.dtd">' + sound,
+    "an undeclared entity": lambda sound, chance: sound.replace(b"</annotation>", b"&who;</annotation>"),
+    "nested without end": lambda sound, chance: b"<a>" * 100_000,
+    "nested": lambda sound, chance: b"<a>" * 100_000 + b"</a>" * 100_000,
+    "UTF-16": lambda sound, chance: sound.decode().encode("utf-16"),
+    "not UTF-8": lambda sound, chance: sound.replace(b"</annotation>", b"\xff</annotation>"),
+    "another root": lambda sound, chance: b"<svg/>",
+    "no size": lambda sound, chance: sound.replace(b"size>", b"extent>"),
+    "width in words": lambda sound, chance: _between(sound, b"<width>", b"wide"),
+    "width NaN": lambda sound, chance: _between(sound, b"<width>", b"nan"),
+    "width 1e300": lambda sound, chance: _between(sound, b"<width>", b"1e300"),
+    "another width": lambda sound, chance: _between(sound, b"<width>", b"9"),
+}
+SCRIBBLES: dict[str, Fault] = {
+    "a corner at infinity": lambda sound, chance: _between(sound, b"<X>", b"inf"),
+    "a corner far away": lambda sound, chance: _between(sound, b"<X>", b"1e300"),
+    "no corner": lambda sound, chance: sound.replace(b"point>", b"corner>"),
+    "unknown class": lambda sound, chance: _between(sound, b"<tag>", b"unicorn"),
+}
+BOXES: dict[str, Fault] = {
+    "a side in words": lambda sound, chance: _between(sound, b"<xmin>", b"left"),
+    "a box without pixels": lambda sound, chance: _between(sound, b"<xmin>", b"900000"),
+    "no box": lambda sound, chance: sound.replace(b"bndbox>", b"circle>"),
+    "unknown class": lambda sound, chance: _between(sound, b"<name>", b"unicorn"),
+}
+
+
+def _between(sound: bytes, tag: bytes, value: bytes) -> bytes:
+    """Another value after the first tag."""
+    before, _, rest = sound.partition(tag)
+    return before + tag + value + rest[rest.index(b"<") :]
+
+
+# --- Annotations of COCO ----------------------------------------------------------------------------------------------
+
+
+def _annotation(**changed: object) -> Fault:
+    def fault(sound: bytes, chance: random.Random) -> bytes:
+        plain = json.loads(sound)
+        plain["annotations"][0].update(changed)
+        return json.dumps(plain).encode()
+
+    return fault
+
+
+def _pictured(**changed: object) -> Fault:
+    def fault(sound: bytes, chance: random.Random) -> bytes:
+        plain = json.loads(sound)
+        for image in plain["images"]:
+            image.update(changed)
+        return json.dumps(plain).encode()
+
+    return fault
+
+
+COCO: dict[str, Fault] = {
+    "category 12": _annotation(category_id=12),
+    "category in words": _annotation(category_id="dog"),
+    "category a list": _annotation(category_id=[1]),
+    "an image that is not there": _annotation(image_id=-5),
+    "image a list": _annotation(image_id=[1]),
+    "outline in words": _annotation(segmentation=[["a", "b"]]),
+    "outline of one number": _annotation(segmentation=[[1.0]]),
+    "outline NaN": _annotation(segmentation=[[float("nan")] * 6]),
+    "outline infinite": _annotation(segmentation=[[float("inf")] * 6]),
+    "outline null": _annotation(segmentation=None),
+    "run lengths of another size": _annotation(segmentation={"size": [1, 1], "counts": [1]}),
+    "run lengths missing": _annotation(segmentation={"size": [1, 1]}),
+    "height in words": _pictured(height="tall"),
+    "height negative": _pictured(height=-4),
+    "height 10^12": _pictured(height=10**12),
+    "height 1.5": _pictured(height=1.5),
+    "name a number": _pictured(file_name=3),
+}
+
+
+# --- Arrays and weights -----------------------------------------------------------------------------------------------
+
+
+def array(value: object, pickled: bool = False) -> bytes:
+    """A ``.npy`` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(value), allow_pickle=pickled)
+    return buffer.getvalue()
+
+
+class Touch:
+    """Writes a file when it is unpickled."""
+
+    path = "touched"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (f"open({self.path!r}, 'w').close()",)
+
+
+def declared(shape: str, kind: str = "<f4") -> bytes:
+    """The head of a ``.npy`` file that declares any shape, without content."""
+    head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode()
+
+
+def _cams(value: object) -> Fault:
+    return lambda sound, chance: array(np.array({0: value}, object), pickled=True)
+
+
+CAMS: dict[str, Fault] = {
+    "a pickle that runs code": lambda sound, chance: array(np.array({0: Touch()}, object), pickled=True),
+    "a bare pickle that runs code": lambda sound, chance: pickle.dumps(Touch()),
+    "NaN": _cams(np.full((4, 4), np.nan)),
+    "infinite": _cams(np.full((4, 4), np.inf)),
+    "integers": _cams(np.zeros((4, 4), int)),
+    "three dimensions": _cams(np.zeros((4, 4, 4))),
+    "objects": _cams(np.array([[None]])),
+    "words": _cams("map"),
+    "no dictionary": lambda sound, chance: array(np.zeros((4, 4))),
+    "names for classes": lambda sound, chance: array(np.array({"dog": np.zeros((4, 4))}, object), pickled=True),
+    "10^15 numbers declared": lambda sound, chance: declared("(1000000000000000,)"),
+    "a shape that is code": lambda sound, chance: declared("(__import__('os').getpid(),)"),
+    "a negative shape": lambda sound, chance: declared("(-1,)"),
+    "a type that is none": lambda sound, chance: declared("(1,)", "oops"),
+}
+
+
+def checkpoint(value: object) -> bytes:
+    """A file of ``torch.save``."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _state(value: object) -> Fault:
+    return lambda sound, chance: checkpoint(value)
+
+
+CHECKPOINTS: dict[str, Fault] = {
+    "a pickle that runs code": lambda sound, chance: checkpoint({"state_dict": Touch()}),
+    "a bare pickle that runs code": lambda sound, chance: pickle.dumps(Touch(), protocol=2),
+    "a whole module": lambda sound, chance: checkpoint(torch.nn.Linear(1, 1)),
+    "a list": _state([torch.zeros(1)]),
+    "a number": _state(3),
+    "nothing": _state({}),
+    "tensors that are none of a network": _state({"a": torch.zeros(2)}),
+    "names that are numbers": _state({1: torch.zeros(2)}),
+    "two networks": _state({"a": {"x": torch.zeros(1)}, "b": {"x": torch.zeros(1)}}),
+    "another ResNet": _state({"layer1.0.conv1.weight": torch.zeros(2)}),
+    "safetensors under its name": lambda sound, chance: struct.pack("<Q", 2) + b"{}",
+}
+SAFETENSORS: dict[str, Fault] = {
+    "a head of 2^60 bytes": lambda sound, chance: struct.pack("<Q", 2**60) + b"{}",
+    "a head that is no JSON": lambda sound, chance: struct.pack("<Q", 3) + b"abc",
+    "a tensor beyond the end": lambda sound, chance: _head({"a": ("F32", [9], [0, 36])}),
+    "a negative offset": lambda sound, chance: _head({"a": ("F32", [1], [-4, 0])}),
+    "overlapping tensors": lambda sound, chance: _head({n: ("F32", [1], [0, 4]) for n in "ab"}) + bytes(4),
+    "a type that is none": lambda sound, chance: _head({"a": ("Q9", [1], [0, 4])}) + bytes(4),
+    "tensors that are none of a network": lambda sound, chance: _head({"a": ("F32", [1], [0, 4])}) + bytes(4),
+    "no tensors": lambda sound, chance: _head({}),
+}
+
+
+def _head(tensors: dict[str, tuple[str, list[int], list[int]]]) -> bytes:
+    plain = {
+        name: {"dtype": kind, "shape": shape, "data_offsets": ends} for name, (kind, shape, ends) in tensors.items()
+    }
+    text = json.dumps(plain).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+# --- Archives ---------------------------------------------------------------------------------------------------------
+
+
+def _zip(members: dict[str, bytes], mode: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _zipped(name: str, content: bytes = b"x", mode: int = 0) -> Fault:
+    return lambda sound, chance: _zip({"leftImg8bit/a": b"x", name: content}, mode)
+
+
+def _tarred(name: str, target: str = "", kind: str = "") -> Fault:
+    import tarfile
+
+    def fault(sound: bytes, chance: random.Random) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for path in ("leftImg8bit/a", name):
+                info = tarfile.TarInfo(path)
+                info.size = 1
+                if path == name and kind:
+                    info.type, info.linkname, info.size = getattr(tarfile, kind), target, 0
+                archive.addfile(info, io.BytesIO(b"x"))
+        return buffer.getvalue()
+
+    return fault
+
+
+ARCHIVES: dict[str, Fault] = {
+    "zip: above": _zipped("../escaped"),
+    "zip: above, further in": _zipped("leftImg8bit/../../escaped"),
+    "zip: absolute": _zipped("/tmp/escaped"),
+    "zip: backslashes": _zipped("..\\escaped"),
+    "zip: a drive": _zipped("C:/escaped"),
+    "zip: a link": _zipped("leftImg8bit/link", b"../..", 0o120777),
+    "zip: without the folder": lambda sound, chance: _zip({"other/a": b"x"}),
+    "zip: a file for the folder": lambda sound, chance: _zip({"leftImg8bit": b"x"}),
+    "tar: above": _tarred("../escaped"),
+    "tar: a link to above": _tarred("leftImg8bit/link", "../../..", "SYMTYPE"),
+    "tar: an absolute link": _tarred("leftImg8bit/link", "/etc", "SYMTYPE"),
+    "tar: a hard link to above": _tarred("leftImg8bit/link", "../../escaped", "LNKTYPE"),
+    "tar: a device": _tarred("leftImg8bit/null", "", "CHRTYPE"),
+    "tar: a pipe": _tarred("leftImg8bit/pipe", "", "FIFOTYPE"),
+    "tar: without the folder": lambda sound, chance: _tarred("x")(sound, chance).replace(
+        b"leftImg8bit", b"another4bit"
+    ),
+}

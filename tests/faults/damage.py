@@ -1,0 +1,223 @@
+"""Files of a results folder that are truncated, emptied, swapped, edited by hand, or of another version."""
+
+import argparse
+import json
+import pickle
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agmm import loop, runs, sweep, tables
+from tests.faults.common import TABLE, Tally, again, complaint, different, essence
+
+Damage = Callable[[Path, random.Random], object]
+
+
+def truncate(path: Path, chance: random.Random) -> None:
+    """Keep a random part from the beginning."""
+    content = path.read_bytes()
+    path.write_bytes(content[: chance.randrange(1, len(content))])
+
+
+def empty(path: Path, chance: random.Random) -> None:
+    """Keep nothing."""
+    path.write_bytes(b"")
+
+
+def noise(path: Path, chance: random.Random) -> None:
+    """Bytes without any meaning."""
+    path.write_bytes(chance.randbytes(max(1, path.stat().st_size)))
+
+
+def flip(path: Path, chance: random.Random) -> None:
+    """Another byte among the first 64, where formats keep what they say of themselves."""
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(min(64, len(content)))] ^= 255
+    path.write_bytes(content)
+
+
+def hostile(path: Path, chance: random.Random) -> None:
+    """A pickle that would leave a file behind."""
+    path.write_bytes(pickle.dumps(Touch(path.with_name("touched"))))
+
+
+class Touch:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+BYTES: tuple[Damage, ...] = (truncate, truncate, truncate, empty, noise, hostile)
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "an unknown field": lambda plain: plain | {"loss": 0.5},
+    "a missing field": lambda plain: dict(list(plain.items())[1:]),
+    "the last field missing": lambda plain: dict(list(plain.items())[:-1]),
+    "a list": lambda plain: [plain],
+    "null": lambda plain: None,
+    "a number": lambda plain: 7,
+}
+RESULT_EDITS = EDITS | {
+    "mIoU in words": lambda plain: plain | {"miou": "high"},
+    "mIoU NaN": lambda plain: plain | {"miou": float("nan")},
+    "mIoU null": lambda plain: plain | {"miou": None},
+    "no IoU": lambda plain: plain | {"iou": None},
+    "another run": lambda plain: plain | {"run_id": "0123456789"},
+}
+RUN_EDITS = EDITS | {
+    "another seed": lambda plain: plain | {"seed": 5},
+    "more epochs": lambda plain: plain | {"epochs": 50},
+    "another method": lambda plain: plain | {"method": "Nonsense"},
+    "epochs in words": lambda plain: plain | {"epochs": "two"},
+}
+
+
+def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
+    """Every damage to every kind of file: either repaired or one sentence that names it."""
+    chance = random.Random(args.seed)
+    needed = tables.needed([TABLE], "smoke", 1)
+    for kind, problem in (
+        *_complete(work, needed, chance),
+        *_curves(work, needed, chance),
+        *_weights(work, needed, chance),
+        *_checkpoints(work, needed, chance),
+        *_caches(work, needed, chance),
+    ):
+        tally.add(kind, problem)
+
+
+def _copy(work: Path) -> Path:
+    results = work / "damaged"
+    shutil.rmtree(results, ignore_errors=True)
+    shutil.copytree(work / "whole", results)
+    return results
+
+
+def _hidden(results: Path) -> str | None:
+    """Whether hostile content was executed."""
+    return "code was run" if list(results.rglob("touched")) else None
+
+
+def _complete(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
+    """result.json and run.json of complete runs, through the command."""
+    edits: list[tuple[str, str, Damage]] = [
+        (name, damage.__name__, damage) for name in ("result.json", "run.json") for damage in BYTES
+    ]
+    for name, table in (("result.json", RESULT_EDITS), ("run.json", RUN_EDITS)):
+        edits += [(name, what, lambda path, _, edit=edit: _edit(path, edit)) for what, edit in table.items()]
+        edits.append((name, "of another run", lambda path, _: shutil.copy(_other(path), path)))
+    for name, what, damage in edits:
+        results = _copy(work)
+        path = needed[chance.randrange(len(needed))].folder(results) / name
+        damage(path, chance)
+        code, said = again(results)
+        problem = _hidden(results)
+        if code == 0 and not problem:
+            problem = different(results, work / "whole")
+        elif not problem:
+            problem = complaint(said, path) or (None if code == 2 else f"exit code {code}")
+        yield f"{name} damaged", problem and f"{what}: {problem}"
+
+
+def _other(path: Path) -> Path:
+    return next(other for other in sorted(path.parents[1].glob(f"*/{path.name}")) if other != path)
+
+
+def _edit(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+
+
+def _curves(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
+    """history.csv, which figures and some tables read."""
+    for damage in (truncate, truncate, empty, noise, hostile, lambda path, _: path.write_text("epoch\na\n")):
+        results = _copy(work)
+        path = needed[-1].folder(results) / "history.csv"
+        before = essence(path)
+        damage(path, chance)
+        try:
+            runs.load_history(needed[-1], results)
+            problem = None if essence(path) == before else "read as if nothing had happened"
+        except ValueError as error:
+            problem = complaint(str(error), path)
+        yield "history.csv damaged", problem or _hidden(results)
+
+
+def _weights(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
+    """The weights that another run starts from."""
+    last = needed[-1]
+    assert last.pretraining is not None
+    swap: Damage = lambda path, _: shutil.copy(last.folder(work / "whole") / path.name, path)  # noqa: E731
+    for damage in (*BYTES, flip, flip, swap, lambda path, _: path.unlink()):
+        results = _copy(work)
+        shutil.rmtree(last.folder(results))
+        path = last.pretraining.folder(results) / "model.safetensors"
+        damage(path, chance)
+        yield "model.safetensors damaged", _trained(results, work, last, path)
+
+
+def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
+    """The checkpoint of an interrupted run, and that of another one in its place."""
+    last, other = needed[-1], needed[-2]
+    assert last.pretraining is not None
+    begun = work / "begun"
+    for one in (last, other):
+        shutil.copytree(last.pretraining.folder(work / "whole"), last.pretraining.folder(begun), dirs_exist_ok=True)
+        _interrupt(one, begun)
+    swap: Damage = lambda path, _: shutil.copy(other.folder(begun) / path.name, path)  # noqa: E731
+    alien: Damage = lambda path, _: torch.save({"net": {}, "history": 3}, path)  # noqa: E731
+    for damage in (*BYTES, swap, alien, lambda path, _: torch.save([1], path), lambda path, _: None):
+        results = work / "damaged"
+        shutil.rmtree(results, ignore_errors=True)
+        shutil.copytree(begun, results)
+        path = last.folder(results) / "checkpoint.pt"
+        damage(path, chance)
+        yield "checkpoint.pt damaged", _trained(results, work, last, path)
+
+
+def _interrupt(one: runs.Run, results: Path) -> None:
+    """Train the first epoch only."""
+    log = loop.log
+
+    def stop(folder: Path, line: str) -> None:
+        log(folder, line)
+        if line.startswith("epoch 1"):
+            raise RuntimeError("interrupted")
+
+    loop.log = stop  # type: ignore[assignment]
+    try:
+        assert sweep._train(one, {"results": str(results), "device": "cpu"}) == "interrupted"
+    finally:
+        loop.log = log
+
+
+def _caches(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
+    """Generated data and simulated labels."""
+    names = sorted(path.name for path in (work / "whole" / "cache").iterdir())
+    last = needed[-1]
+    for name in names:
+        other = names[names.index(name) - 1]
+        swap: Damage = lambda path, _, other=other: shutil.copy(path.with_name(other), path)  # noqa: E731
+        for damage in (*BYTES, flip, swap):
+            results = _copy(work)
+            shutil.rmtree(last.folder(results))
+            path = results / "cache" / name
+            damage(path, chance)
+            yield "cache damaged", _trained(results, work, last, path)
+
+
+def _trained(results: Path, work: Path, one: runs.Run, path: Path) -> str | None:
+    """Train what is missing: the same bits, or one sentence that names the file."""
+    said = sweep._train(one, {"results": str(results), "device": "cpu"})
+    if said is not None:
+        return complaint(said, path) or _hidden(results)
+    for name in ("model.safetensors", "result.json", "history.csv"):
+        if essence(one.folder(results) / name) != essence(one.folder(work / "whole") / name):
+            return f"{name} is another one after damage to {path.name}"
+    return _hidden(results)

@@ -1,0 +1,262 @@
+"""Malformed inputs, one at a time, through the command lines: exit code 2, one sentence that names the file, no output.
+
+A reader joins by a `Door`: what its sound tree looks like, which file is spoiled, the faults, and how it is called.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+import run_all
+from agmm import released, sweep
+from agmm.data import coco_masks, densepose_masks, download, label_files, voc
+from tests import layouts
+from tests.faults import corpus
+from tests.faults.common import Tally, complaint, in_process
+
+Call = Callable[[Path, Path], tuple[int, str]]
+"""Folder of the inputs and folder of the outputs to exit code and complaints."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """A way in for files of users.
+
+    Attributes
+    ----------
+    name : str
+        In the counts.
+    make : callable
+        Writes a sound tree into a folder.
+    file : str
+        The file in it that is spoiled.
+    faults : mapping of str to Fault
+    call : Call
+    provable : bool
+        Whether the tree is accepted before anything is spoiled, which would take long where it is a large network.
+    readable : bool
+        Whether malformed content may be read all the same, as pixels that changed are pixels.
+    """
+
+    name: str
+    make: Callable[[Path], object]
+    file: str
+    faults: Mapping[str, corpus.Fault]
+    call: Call
+    provable: bool = True
+    readable: bool = False
+
+
+def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
+    """Every fault at every door; random bytes may be read, as pixels, as long as nothing breaks."""
+    chance = random.Random(args.seed)
+    refused = 0
+    for door in doors():
+        sound = work / "sound"
+        shutil.rmtree(sound, ignore_errors=True)
+        sound.mkdir()
+        door.make(sound)
+        if door.provable:
+            ended = _try(door, sound, work, lambda content, _: content, chance)
+            if ended[0] != 0:
+                raise RuntimeError(f"{door.name} is refused before anything is spoiled: {ended}")
+        for fault, spoil in door.faults.items():
+            code, problem = _try(door, sound, work, spoil, chance)
+            refused += code == 2
+            tally.add(door.name, problem and f"{fault}: {problem}")
+    print(f"  {refused} malformed inputs were refused, {tally.total - refused} were read all the same", flush=True)
+
+
+def _try(door: Door, sound: Path, work: Path, spoil: corpus.Fault, chance: random.Random) -> tuple[int, str | None]:
+    """Spoil one file, call, and look at what is said and what is left."""
+    root, out = work / "inputs", work / "outputs"
+    for folder in (root, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(sound, root)
+    path = root / door.file
+    path.write_bytes(spoil(path.read_bytes(), chance))
+    before = _files(root)
+    try:
+        code, said = door.call(root, out)
+    except Exception as error:
+        return -1, f"{type(error).__name__}: {error}"
+    finally:
+        escaped = [file for file in (Path("/tmp/escaped"), Path(corpus.Touch.path), work / "escaped") if file.exists()]
+        for file in escaped:
+            file.unlink()
+    if escaped:
+        return code, f"{escaped[0]} was written"
+    if code == 0 and door.readable:
+        return code, said or None
+    if code != 2:
+        return code, f"exit code {code}: {said[-300:]}"
+    left = sorted(_files(root) ^ before) + sorted(file for file in _files(out) if file.name != "results")
+    return code, complaint(said, path.name) or (f"{left[0]} is left" if left else None)
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")}
+
+
+# --- Doors ------------------------------------------------------------------------------------------------------------
+
+
+def doors() -> Iterator[Door]:
+    """All of them."""
+    pictures = corpus.ANY | corpus.PICTURES
+    masks = pictures | corpus.MASKS
+    wild = {f"random bytes {i}": corpus.overwritten for i in range(12)}
+    camvid = _table("camvid", "agmm_table1")
+    yield Door("CamVid image", _camvid, "train/a.png", pictures, camvid)
+    yield Door("CamVid mask", _camvid, "trainannot/a.png", masks, camvid)
+    yield Door("CamVid image, legal or nearly", _camvid, "val/a.png", corpus.LEGAL | wild, camvid, readable=True)
+    yield Door("CamVid mask, nearly legal", _camvid, "valannot/a.png", wild, camvid, readable=True)
+    tables_of_voc, folder, name = _table("paper", "agmm_table1"), "VOCdevkit/VOC2012", layouts.VOC_TRAIN[0]
+    yield Door("VOC image", _voc, f"{folder}/JPEGImages/{name}.jpg", pictures, tables_of_voc)
+    yield Door("VOC mask", _voc, f"{folder}/SegmentationClass/{name}.png", masks, tables_of_voc)
+    yield Door("SBD mask", _voc, f"benchmark_RELEASE/dataset/cls/{layouts.SBD_TRAIN[2]}.mat", corpus.ANY, tables_of_voc)
+    yield Door("VOC list", _voc, f"{folder}/ImageSets/Segmentation/val.txt", _LISTS, tables_of_voc)
+    yield Door(
+        "VOC boxes", _voc, f"{folder}/Annotations/{name}.xml", corpus.ANY | corpus.XML | corpus.BOXES, tables_of_voc
+    )
+    clicks = corpus.ANY | corpus.JSON | corpus.CLICKS
+    yield Door("clicks", _voc, "voc_whats_the_point.json", clicks, tables_of_voc)
+    scribbles = corpus.ANY | corpus.XML | corpus.SCRIBBLES
+    yield Door("scribbles", _voc, f"scribbles/scribblesup/{name}.xml", scribbles, tables_of_voc)
+    yield Door("published points", _voc, f"points/agmm_voc/{name}.png", masks, tables_of_voc)
+    json_faults = corpus.ANY | corpus.JSON
+    yield Door(
+        "COCO annotations", _coco, "annotations/instances_train2014.json", json_faults | corpus.COCO, _coco_masks
+    )
+    dense = "annotations/densepose_coco_2014_train.json"
+    yield Door("DensePose annotations", _densepose, dense, json_faults, _densepose_masks)
+    archive = "leftImg8bit_trainvaltest.zip"
+    yield Door("Cityscapes archive", _archives, archive, corpus.ANY | corpus.ARCHIVES, _download)
+    yield Door("checkpoint", _checkpoint, "a.pth", corpus.ANY | corpus.CHECKPOINTS, _released("a.pth"), provable=False)
+    weights = corpus.ANY | corpus.SAFETENSORS
+    yield Door("weights", _checkpoint, "a.safetensors", weights, _released("a.safetensors"), provable=False)
+    yield Door("class activation maps", _cams, "a.npy", corpus.ANY | corpus.CAMS, _read_cams)
+
+
+_LISTS: dict[str, corpus.Fault] = {
+    "noise": corpus.ANY["noise"],
+    "UTF-16": lambda sound, _: sound.decode().encode("utf-16"),
+}
+
+
+def _table(preset: str, table: str) -> Call:
+    """The tables' command, which checks all files first; what it would do then is left out."""
+
+    def call(root: Path, out: Path) -> tuple[int, str]:
+        nothing = mock.patch.object(sweep, "train_all", return_value={})
+        with nothing, mock.patch.object(run_all, "write", return_value=0):
+            args = ("--preset", preset, "--only", table, "--seeds", 1, "--device", "cpu", "--no-notebooks")
+            return in_process(run_all.main, *args, "--data-root", root, "--results", out)
+
+    return call
+
+
+def _coco_masks(root: Path, out: Path) -> tuple[int, str]:
+    return in_process(coco_masks.main, root, "--jobs", 1)
+
+
+def _densepose_masks(root: Path, out: Path) -> tuple[int, str]:
+    return in_process(densepose_masks.main, root, "--jobs", 1)
+
+
+def _download(root: Path, out: Path) -> tuple[int, str]:
+    return in_process(download.main, "cityscapes", "--data-root", root)
+
+
+def _released(name: str) -> Call:
+    def call(root: Path, out: Path) -> tuple[int, str]:
+        args = ("--dataset", "voc", "--data-root", root, "--device", "cpu", "--images", 1)
+        return in_process(released.main, root / name, *args)
+
+    return call
+
+
+def _read_cams(root: Path, out: Path) -> tuple[int, str]:
+    """Maps come with no command of their own."""
+
+    def main(argv: list[str]) -> int:
+        try:
+            label_files.read_cams(argv[0], (4, 4))
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return 0
+
+    return in_process(main, root / "a.npy")
+
+
+# --- Sound trees ------------------------------------------------------------------------------------------------------
+
+
+def _camvid(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "ab":
+            for part, shape in ((split, (24, 32, 3)), (f"{split}annot", (24, 32))):
+                path = root / part / f"{name}.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(rng.integers(0, 12, shape, dtype=np.uint8)).save(path)
+
+
+def _voc(root: Path) -> None:
+    layouts.write_voc2012(root)
+    layouts.write_sbd(root)
+    layouts.write_annotations(root)
+    names = layouts.TRAIN_AUG
+    for name, cls in zip(voc.CLICKS, (3, 0), strict=True):
+        clicks = {image: [{"x": 3.0, "y": 4.5, "cls": cls, "rank": 0}] for image in names}
+        (root / name).write_text(json.dumps(clicks))
+    for image in names:
+        height, width = layouts.size(image)
+        corner = "<point><X>3</X><Y>4</Y></point>"
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        path = root / "scribbles" / "scribblesup" / f"{image}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"<annotation>{size}<polygon><tag>cat</tag>{corner}{corner}</polygon></annotation>")
+        labels = np.random.default_rng(0).integers(0, 21, (height, width), dtype=np.uint8)
+        layouts.save_index(root / "points" / "agmm_voc" / f"{image}.png", labels)
+
+
+def _coco(root: Path) -> None:
+    layouts.coco(root, masks=False)
+
+
+def _densepose(root: Path) -> None:
+    layouts.densepose(root, masks=False)
+
+
+def _archives(root: Path) -> None:
+    """The two archives of Cityscapes as they are downloaded."""
+    layouts.write_cityscapes(root)
+    for name in ("leftImg8bit", "gtFine"):
+        with zipfile.ZipFile(root / f"{name}_trainvaltest.zip", "w") as archive:
+            for path in sorted((root / name).rglob("*.*")):
+                archive.write(path, path.relative_to(root))
+        shutil.rmtree(root / name)
+
+
+def _checkpoint(root: Path) -> None:
+    _voc(root)
+    (root / "a.pth").write_bytes(corpus.checkpoint({"a": torch.zeros(9)}))
+    (root / "a.safetensors").write_bytes(safetensors.torch.save({"a": torch.zeros(9)}))
+
+
+def _cams(root: Path) -> None:
+    label_files.write_cams(root / "a.npy", {1: np.zeros((4, 4), np.float32)})
