@@ -44,7 +44,7 @@ reference: $(VENV)/installed
 # For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
 lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --upgrade --extra dev --extra slurm pyproject.toml -o requirements.lock
+	  --upgrade --all-extras pyproject.toml -o requirements.lock
 	sed '/- pip:$$/q' environment.yml > environment.tmp
 	grep -E '^[^ ]+==' requirements.lock | sed -E "s/ *\\\\$$//; s/^(.* ; .*)$$/\"\1\"/; s/^/      - /" >> environment.tmp
 	echo '      - -e .' >> environment.tmp
