@@ -105,7 +105,7 @@ def test_protocol_of_transformers_is_that_of_toco() -> None:
 
 def test_labels_that_are_guesses_may_be_corrected() -> None:
     kept = {kind: dict(PAPER.at(kind, "AGMMpp").options).get("keep_labels", True) for kind in PAPER.labels}
-    assert {kind for kind, keep in kept.items() if not keep} == {"boxes", "tags", "coco_tags"}
+    assert {kind for kind, keep in kept.items() if not keep} == {"boxes", "boxcam", "tags", "coco_tags", "cam"}
 
 
 def test_plan_names_every_training_of_ours(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -57,8 +57,8 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
     kept: list[bytes] = []
     original = agmm.loop._save_checkpoint
 
-    def save(folder: Path, *state: object) -> None:
-        original(folder, *state)  # type: ignore[arg-type]
+    def save(run: agmm.Run, folder: Path, *state: object) -> None:
+        original(run, folder, *state)  # type: ignore[arg-type]
         if not kept:
             kept.append((folder / "checkpoint.pt").read_bytes())
 

@@ -329,8 +329,8 @@ def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFi
     assert result is not None
     assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
     assert single.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
-    assert single.main(["O132", *arguments]) == 2
-    assert "the preset smoke has no training 'O132'; `python run_all.py" in capfd.readouterr().err
+    assert single.main(["O076", *arguments]) == 2
+    assert "the preset smoke has no training 'O076'; `python run_all.py" in capfd.readouterr().err
     assert single.main(["O001", "--preset", "smok"]) == 2
     assert "did you mean smoke?" in capfd.readouterr().err
 
