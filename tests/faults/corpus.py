@@ -5,9 +5,11 @@ import json
 import pickle
 import random
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -381,10 +383,13 @@ def _tarred(name: str, target: str = "", kind: str = "") -> Fault:
     return fault
 
 
+ESCAPED = Path(tempfile.gettempdir()) / "escaped"
+"""Where an archive of an absolute path wants to write."""
+
 ARCHIVES: dict[str, Fault] = {
     "zip: above": _zipped("../escaped"),
     "zip: above, further in": _zipped("leftImg8bit/../../escaped"),
-    "zip: absolute": _zipped("/tmp/escaped"),
+    "zip: absolute": _zipped(str(ESCAPED)),
     "zip: backslashes": _zipped("..\\escaped"),
     "zip: a drive": _zipped("C:/escaped"),
     "zip: a link": _zipped("leftImg8bit/link", b"../..", 0o120777),

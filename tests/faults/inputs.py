@@ -93,7 +93,7 @@ def _try(door: Door, sound: Path, work: Path, spoil: corpus.Fault, chance: rando
     except Exception as error:
         return -1, f"{type(error).__name__}: {error}"
     finally:
-        escaped = [file for file in (Path("/tmp/escaped"), Path(corpus.Touch.path), work / "escaped") if file.exists()]
+        escaped = [file for file in (corpus.ESCAPED, Path(corpus.Touch.path), work / "escaped") if file.exists()]
         for file in escaped:
             file.unlink()
     if escaped:
