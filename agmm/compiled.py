@@ -90,6 +90,7 @@ def differences_planes(start, stop, features, means, per_image, out):
 
 @_loop
 def differences_rows_backward(start, stop, features, means, per_image, grad, grad_features, grad_means):
+    """Gradients of `differences_rows`, the features a row per pixel; those of the means are added up."""
     for b in range(start, stop):
         for pixel in range(features.shape[1]):
             f, grad_f = features[b, pixel], grad_features[b, pixel]
@@ -104,6 +105,7 @@ def differences_rows_backward(start, stop, features, means, per_image, grad, gra
 
 @_loop
 def differences_planes_backward(start, stop, features, means, per_image, grad, grad_features, grad_means):
+    """Gradients of `differences_planes`, the features a plane per channel; those of the means are added up."""
     channels = features.shape[1]
     for b in range(start, stop):
         for first in range(0, features.shape[2], TILE):
@@ -308,6 +310,7 @@ def segmentation_backward(
 
 @_loop
 def count_codes(start, stop, labels, counts):
+    """Pixels of each class, image by image; in the last three columns those unlabeled, void, and of no known code."""
     num_classes = counts.shape[1] - 3
     for b in range(start, stop):
         count, unlabeled, void = counts[b], 0, 0
@@ -322,6 +325,7 @@ def count_codes(start, stop, labels, counts):
 
 @_loop
 def adjoint_weights(start, stop, labels, classes, share, top, bottom, down, left, right, across, weights):
+    """Weight of every feature pixel in the labeled pixels of each component: what bilinear interpolation gives back."""
     for b in range(start, stop):
         for y in range(labels.shape[1]):
             label = labels[b, y]
@@ -341,6 +345,7 @@ def adjoint_weights(start, stop, labels, classes, share, top, bottom, down, left
 
 @_loop
 def weighted_sums(start, stop, features, rows, weights, sums):
+    """Sums of the features (rows of pixels, or planes) of each component by its weights."""
     for b in range(start, stop):
         for n in range(weights.shape[1]):
             line, total = weights[b, n], sums[b, n]
@@ -357,6 +362,7 @@ def weighted_sums(start, stop, features, rows, weights, sums):
 
 @_loop
 def add_weighted(start, stop, grad_features, rows, weights, grad_sums):
+    """Gradients of `weighted_sums`, added to those of the features."""
     for b in range(start, stop):
         for n in range(weights.shape[1]):
             line, grad = weights[b, n], grad_sums[b, n]
@@ -373,6 +379,7 @@ def add_weighted(start, stop, grad_features, rows, weights, grad_sums):
 
 @_loop
 def interpolate(start, stop, maps, per_image, top, bottom, down, left, right, across, out):
+    """Maps of the components, interpolated bilinearly to the grid of the labels."""
     line = np.empty(maps.shape[3], f32)
     for b in range(start, stop):
         for n in range(per_image[b]):
@@ -386,6 +393,7 @@ def interpolate(start, stop, maps, per_image, top, bottom, down, left, right, ac
 
 @_loop
 def interpolate_backward(start, stop, grad, per_image, top, bottom, down, left, right, across, out):
+    """Gradients of `interpolate`, added up on the grid of the maps."""
     line = np.empty(out.shape[3], f32)
     for b in range(start, stop):
         for n in range(per_image[b]):

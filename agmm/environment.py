@@ -64,6 +64,7 @@ def keep_freed_memory() -> None:
 
 
 def device_name(device: torch.device) -> str:
+    """Name of a GPU, or architecture and number of cores of a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
@@ -77,6 +78,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory_mb(device: torch.device) -> float:
+    """Most MiB that this process has held: on a GPU as tensors, on a CPU altogether."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -24,14 +24,17 @@ class Region:
 
     @property
     def area(self) -> int:
+        """Pixels."""
         return int(np.count_nonzero(self.inside))
 
 
 def margin(window: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The window with one more pixel on every side, as far as there is one at the upper left."""
     return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in window)
 
 
 def components(mask: np.ndarray, code: int, smallest: float) -> list[Region]:
+    """Connected regions of a code, those of fewer pixels than the smallest left out."""
     numbered, _ = ndimage.label(mask == code)
     areas = np.bincount(numbered.ravel())
     return [
@@ -42,6 +45,7 @@ def components(mask: np.ndarray, code: int, smallest: float) -> list[Region]:
 
 
 def tight_box(region: Region) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of a region in its image; bottom and right exclusive."""
     rows, columns = (np.flatnonzero(region.inside.any(axis=axis)) for axis in (1, 0))
     top, left = (part.start or 0 for part in region.window)
     return top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1
@@ -53,6 +57,7 @@ def depth_inside(inside: np.ndarray) -> np.ndarray:
 
 
 def peak(values: np.ndarray) -> np.ndarray:
+    """Row and column of the largest value."""
     return np.array(np.unravel_index(values.argmax(), values.shape))
 
 
@@ -103,6 +108,7 @@ def spread_out(inside: np.ndarray, rng: np.random.Generator, placement: str, cou
 
 
 def holds(inside: np.ndarray, position: np.ndarray) -> bool:
+    """Whether a position is in the mask and set there."""
     return bool((position >= 0).all() and (position < inside.shape).all() and inside[tuple(position)])
 
 

@@ -126,4 +126,5 @@ class Split:
 
     @property
     def num_classes(self) -> int:
+        """K."""
         return len(self.class_names)

@@ -62,6 +62,7 @@ class Archive:
 
     @property
     def name(self) -> str:
+        """File name."""
         return self.url.rsplit("/", 1)[1]
 
 

@@ -180,10 +180,12 @@ def local_grid(
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """One number between two."""
     return low + (high - low) * rng.random()
 
 
 def pixel_centers(size: int) -> np.ndarray:
+    """Places (size,) of the centers of a row of pixels, from 0 to 1."""
     return (np.arange(size) + 0.5) / size
 
 

@@ -41,6 +41,7 @@ class Trained:
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return next(self.net.parameters()).device
 
 
@@ -118,6 +119,7 @@ def best_component(trained: Trained, features: Tensor, logits: Tensor, labels: T
 
 
 def tensor(arrays: Arrays) -> Tensor:
+    """Arrays of one size as one tensor."""
     return torch.from_numpy(np.stack(list(arrays)))
 
 

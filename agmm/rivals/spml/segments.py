@@ -36,6 +36,7 @@ class Prototypes:
     tags: Tensor
 
     def detached(self) -> "Prototypes":
+        """The same without gradient."""
         return Prototypes(self.vectors.detach(), self.labels, self.images, self.tags)
 
     @staticmethod
