@@ -258,7 +258,7 @@ def test_one_more_relation_at_a_time() -> None:
 def test_panels() -> None:
     """Each with its data and the full supervision of the same; a preset leaves out what it lacks."""
     found = tables.panels("spml_figure6", "quick")
-    guessed = ["cross-entropy on CAM labels", "SPML", "full supervision"]
+    guessed = ["cross-entropy", "SPML", "full supervision"]
     drawn = ["DenseCRF loss", *guessed[1:]]
     assert {label: list(rows) for label, rows in found.items()} == {
         "image tags": guessed,

@@ -61,6 +61,6 @@ def _leads(trained: Trained) -> tuple[float, ...]:
 
 _claim = partial(Claim, labels="scribbles", agmm=False)
 CLAIMS = (
-    _claim("S20", "Fig. 6, 7", "more relations align better with boundaries", "", boundaries_improve),
-    _claim("S21", "Fig. 10", "neighboring segments share the image's context", "", neighbors_share_context),
+    _claim("S20", "Fig. 6, 7", "more relations, better boundaries", "", boundaries_improve),
+    _claim("S21", "Fig. 10", "neighbors share the context", "", neighbors_share_context),
 )

@@ -27,7 +27,7 @@ def _panel(label: str, labels: str, full: str, rival: Row, ours: str, whole: str
 
 
 _ON_VOC = Row("DenseCRF loss", ("extra:the DenseCRF loss on the same network",), None, "DenseCRFLoss")
-_ON_CAMS = Row("cross-entropy on CAM labels", ("extra:cross-entropy on the same pixel labels",))
+_ON_CAMS = Row("cross-entropy", ("extra:cross-entropy on the same pixel labels",))
 PANELS = (
     _panel("image tags", "cam", "full", _ON_CAMS, "O132", "O133"),
     _panel("boxes", "boxcam", "full", _ON_CAMS, "O084", "O133"),
