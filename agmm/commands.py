@@ -63,7 +63,8 @@ def _predict(**given: object) -> int:
 def _check(**given: object) -> int:
     problems, notes = own.check(**given)  # type: ignore[arg-type]
     print("\n".join([*notes, *(f"problem: {problem}" for problem in problems)]))
-    print(f"{len(problems)} problems found" if problems else "all is well: train with the same options and --out DIR")
+    found = f"{len(problems)} problem{'s' * (len(problems) > 1)} found"
+    print(found if problems else "all is well: train with the same options and --out DIR")
     return 2 if problems else 0
 
 
