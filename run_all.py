@@ -57,7 +57,6 @@ def parser() -> argparse.ArgumentParser:
     add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
-    add("--augment-on", choices=("workers", "device"), default="workers", help="where images from disk are augmented")
     add("--no-decoded", dest="keep_decoded", action="store_false", help="keep no decoded images in results/cache")
     add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
     add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
@@ -92,7 +91,7 @@ def regenerate(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
-    how = {name: getattr(args, name) for name in ("results", "data_root", "device", "augment_on", "keep_decoded")}
+    how = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
     failed = sweep.train_all(runs, **how, jobs=jobs, engine=engine, report=say)
     return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 

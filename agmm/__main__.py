@@ -30,13 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
-    add("--augment-on", choices=("workers", "device"), default="workers", help="where images from disk are augmented")
     add("--no-decoded", dest="keep_decoded", action="store_false", help="keep no decoded images in results/cache")
     add("--results", type=Path, default=tables.RESULTS, metavar="PATH", help="folder to write to (default: results)")
     args = parser.parse_args(argv)
     try:
         run = replace(find(args.training, args.preset), seed=args.seed)
-        how = {name: getattr(args, name) for name in ("results", "data_root", "device", "augment_on", "keep_decoded")}
+        how = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
         result = agmm.run(run, **how)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"python -m agmm: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Batches of a training: augmented together from memory, or image by image, by worker processes or on the device.
+"""Batches of a training: augmented together from memory, or image by image by worker processes.
 
 Either way the data of an epoch follow from the run's seed and the epoch's number, not from how many processes share the
 work: under ``torchrun`` every process takes its share of the microbatches of each effective batch. An incomplete last
@@ -8,7 +8,7 @@ batch is dropped.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from agmm import environment, evaluation, gmm, labels, losses, reading
-from agmm.data import Arrays, augment, augment_device
+from agmm import evaluation, gmm, labels, losses, reading
+from agmm.data import Arrays, augment
 from agmm.labels import VOID
 from agmm.loop import Batch, mix, rank_and_world
 from agmm.runs import Run
@@ -26,13 +26,6 @@ IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
 ALL_AT_ONCE = ("dihedral", "crop_flip")
 ONE_BY_ONE = tuple(augment.ONE_BY_ONE)
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released codes."""
-
-AugmentOn = Literal["workers", "device"]
-"""Whether images are augmented one by one by `OneByOne` or by `OnDevice`."""
-
-HELD_SHARE = 1 / 3
-"""Share of a device's free memory that the images of `OnDevice` may take: the rest is the network's."""
-
 
 def ahead(steps: Iterator[list[Batch]], num_classes: int, device: torch.device) -> Iterator[list[Batch]]:
     """The same batches with their components, on a GPU prepared while the step before is computed.
@@ -178,65 +171,6 @@ class OneByOne:
         return _shared_steps(self.run, parts, self.num_classes, self.table)
 
 
-class OnDevice:
-    """A training split held on its device, decoded, and augmented there; parameters as of `OneByOne`.
-
-    Raises
-    ------
-    ValueError
-        If it takes more than `HELD_SHARE` of the device's free memory.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        images: Arrays,
-        sparse: Arrays,
-        num_classes: int,
-        device: torch.device,
-        classes: np.ndarray | None = None,
-        mirrored: tuple[int, ...] | None = None,
-    ) -> None:
-        self.run, self.num_classes = run, num_classes
-        self.table = _table(mirrored, device)
-        self.order = _Microbatches(run, len(images))
-        # Read by as many processes as would augment, one image at a time.
-        loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
-            _Whole(images, sparse, num_classes, classes),
-            batch_size=None,
-            num_workers=reading.readers(device),
-            generator=torch.Generator(),
-        )
-        self.held: list[tuple[Tensor, ...]] = []
-        taken, free = 0, environment.free_memory(device)
-        for image in loader:
-            self.held.append(tuple(tensor.to(device) for tensor in image))
-            taken += sum(tensor.nbytes for tensor in image)
-            expected = taken / len(self.held) * len(images)
-            if expected > HELD_SHARE * free and len(self.held) >= min(len(images), 32):
-                raise ValueError(
-                    f"the {len(images)} training images take about {expected / 1e9:.1f} GB, more than a third of the "
-                    f"{free / 1e9:.1f} GB that are free on {device}; choose augment_on='workers' (--augment-on workers)"
-                )
-
-    def __len__(self) -> int:
-        return self.order.images
-
-    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
-        """The microbatches of every step that are this process's share."""
-        self.order.epoch = epoch
-        return _shared_steps(self.run, self._parts(), self.num_classes, self.table)
-
-    def _parts(self) -> Iterator[list[Tensor]]:
-        run = self.run
-        assert run.crop is not None
-        for keys in self.order:
-            images, sparse, classes = zip(*(self.held[index] for _, index in keys), strict=True)
-            rngs = [_rng(run, *key) for key in keys]
-            augmented = augment_device.ONE_BY_ONE[run.augmentation](images, sparse, run.crop, rngs)
-            yield [*augmented, torch.stack(classes)]
-
-
 def _shared_steps(
     run: Run, parts: Iterator[list[Tensor]], num_classes: int, table: Tensor | None = None
 ) -> Iterator[list[Batch]]:
@@ -281,21 +215,6 @@ class _Augmented(Dataset[tuple[Tensor, ...]]):
         rng = _rng(self.run, epoch, index)
         picture, cut, turned = augment.ONE_BY_ONE[self.run.augmentation](image, sparse, self.run.crop, rng)
         return torch.from_numpy(picture), torch.from_numpy(cut), torch.tensor(turned), torch.from_numpy(classes)
-
-
-class _Whole(Dataset[tuple[Tensor, ...]]):
-    """Index -> image (H, W, 3), labels (H, W) uint8, classes (K,) bool."""
-
-    def __init__(self, images: Arrays, sparse: Arrays, num_classes: int, classes: np.ndarray | None = None) -> None:
-        self.images, self.sparse, self.num_classes, self.classes = images, sparse, num_classes, classes
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        image, sparse = np.array(self.images[index]), np.array(self.sparse[index])
-        classes = _image_classes(self.classes, index, sparse, self.num_classes)
-        return torch.from_numpy(image), torch.from_numpy(sparse), torch.from_numpy(classes)
 
 
 def _image_classes(given: np.ndarray | None, index: int, sparse: np.ndarray, num_classes: int) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 These functions compute exactly what `agmm.reference` writes in plain operations, but touch each feature and each logit
 once forward and once backward, and never hold a (B, K, C, h, w) or a second (B, K, H, W) tensor. The loops come in
-three formulations with the same signatures: the functions at the end of this module, for any device and number type,
-which process the batch in blocks that stay in the processor's cache; `agmm.fused_cpu`, for float32 on a CPU; and
-`agmm.fused_cuda`, for NVIDIA GPUs.
+two formulations with the same signatures: the functions at the end of this module, for any device and number type,
+which process the batch in blocks that stay in the processor's cache, and `agmm.fused_cpu`, for float32 on a CPU.
 
 M are the pixels of the feature grid or of the label, flattened; n(b) is an image's number of components, of N slots.
 """
@@ -140,7 +139,7 @@ def segmentation_terms(logits: Tensor, scores: Tensor, supervision: Supervision)
     return _SegmentationTerms.apply(logits.flatten(2), scores.flatten(2), supervision).unbind()
 
 
-FAST = {"cpu": "agmm.fused_cpu", "cuda": "agmm.fused_cuda"}
+FAST = {"cpu": "agmm.fused_cpu"}
 """Modules with loops for a kind of device; ``FAST.clear()`` leaves the plain ones."""
 
 

@@ -18,7 +18,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from agmm import engines, environment, loop, storage, training
-from agmm.batches import AugmentOn
 from agmm.presets import PRESETS
 from agmm.runs import Run, check_description, load_result
 
@@ -54,7 +53,6 @@ def train_all(
     results: str | Path = "results",
     data_root: str | Path | None = None,
     device: str = "auto",
-    augment_on: AugmentOn = "workers",
     keep_decoded: bool = True,
     jobs: int | None = None,
     engine: str | Executor = "local",
@@ -68,7 +66,7 @@ def train_all(
     Parameters
     ----------
     runs : iterable of Run
-    results, data_root, device, augment_on, keep_decoded
+    results, data_root, device, keep_decoded
         See `agmm.run`; ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
     jobs : int, optional
         Trainings at a time; see `default_jobs`. Slurm receives all that may start where nothing is given.
@@ -91,7 +89,7 @@ def train_all(
     if not sweep.waiting:
         return {}
     new, devices = _slots(engine, device, jobs, sweep.total, results)
-    how = {"results": str(results), "data_root": data_root, "augment_on": augment_on, "keep_decoded": keep_decoded}
+    how = {"results": str(results), "data_root": data_root, "keep_decoded": keep_decoded}
     strangers = set(multiprocessing.active_children())
     with _worker_environment():
         # A pool per process: when one breaks, it is known whose run it was.

@@ -30,13 +30,13 @@ from agmm import (
     protocol,
     storage,
 )
-from agmm.batches import AugmentOn, normalization
+from agmm.batches import normalization
 from agmm.data import Arrays, OnDemand, Split, decoded, oversegmentation, sets
 from agmm.loop import Batch
 from agmm.rivals import spml, toco
 from agmm.runs import Result, Run, load_result
 
-Source = batches.InMemory | batches.OneByOne | batches.OnDevice
+Source = batches.InMemory | batches.OneByOne
 
 COUNTED_IMAGES = 1000
 """Images on which the coverage of the labels is counted."""
@@ -51,7 +51,6 @@ def run(
     results: str | Path = "results",
     data_root: str | Path | None = None,
     device: str = "auto",
-    augment_on: AugmentOn = "workers",
     keep_decoded: bool = True,
 ) -> Result:
     """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
@@ -67,9 +66,6 @@ def run(
         Where the data set lies; the embedded one needs none.
     device : str
         ``"auto"`` takes a GPU where there is one.
-    augment_on : {"workers", "device"}
-        Where the images of a data set on disk are augmented: by processes that read them, or on the device, which holds
-        them all. The draws are the same; pixels may differ by a few gray levels.
     keep_decoded : bool
         Whether the processes that read keep decoded images in a file below ``results/cache``, where it fits.
 
@@ -80,7 +76,7 @@ def run(
     agmm.loop.TrainingDiverged
         If the loss becomes NaN or infinite.
     """
-    how = {"data_root": data_root, "device": device, "augment_on": augment_on, "keep_decoded": keep_decoded}
+    how = {"data_root": data_root, "device": device, "keep_decoded": keep_decoded}
     return _complete(run, Path(results), how)
 
 
@@ -128,7 +124,6 @@ def train(
     results: Path,
     data_root: str | Path | None = None,
     device: str = "auto",
-    augment_on: AugmentOn = "workers",
     keep_decoded: bool = True,
 ) -> Result:
     """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
@@ -146,7 +141,7 @@ def train(
         Folder of the data set.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` …
-    augment_on, keep_decoded
+    keep_decoded
         As in `run`.
 
     Raises
@@ -163,7 +158,7 @@ def train(
             return _test_again(run, run.trained, results, data_root, where)
         if run.method == "ImageTags":
             return _train_image_tags(run, results, where)
-        return _train_segmenter(run, results, data_root, where, augment_on, keep_decoded)
+        return _train_segmenter(run, results, data_root, where, keep_decoded)
 
 
 def choose_device(device: str) -> torch.device:
@@ -182,7 +177,6 @@ def _train_segmenter(
     results: Path,
     data_root: str | Path | None,
     device: torch.device,
-    augment_on: AugmentOn,
     keep_decoded: bool,
 ) -> Result:
     folder, cache = run.folder(results), results / "cache"
@@ -204,7 +198,7 @@ def _train_segmenter(
     net.to(device).to(memory_format=torch.channels_last)
     if run.compiled:
         net.compile()
-    source = _source(run, results, data, sparse, device, augment_on, keep_decoded, tags, objective)
+    source = _source(run, results, data, sparse, device, keep_decoded, tags, objective)
 
     def measure(epoch: int) -> dict[str, float]:
         curves = protocol.training_curves(net, objective, data, sparse, run, device, tags)
@@ -289,13 +283,11 @@ def _source(
     data: Split,
     sparse: Arrays,
     device: torch.device,
-    augment_on: AugmentOn,
     keep_decoded: bool,
     tags: np.ndarray | None = None,
     objective: methods.Trained | None = None,
 ) -> Source:
     """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
-    objectives.one_of("augment_on", augment_on, ("workers", "device"))
     objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
     targets = sparse
     if run.teacher is not None:
@@ -306,8 +298,6 @@ def _source(
         targets = oversegmentation.with_regions(targets, regions)
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
-        if augment_on == "device":
-            return batches.OnDevice(run, images, targets, data.num_classes, device, tags, data.mirrored)
         if keep_decoded and isinstance(images, OnDemand):
             images = decoded.keep(images, results / "cache", partial(loop.log, run.folder(results)))
         return batches.OneByOne(run, images, targets, data.num_classes, device, tags, data.mirrored)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agmm.data import augment, augment_device, generated
+from agmm.data import augment, generated
 from agmm.labels import UNLABELED, VOID
 
 
@@ -221,77 +221,6 @@ def test_color_changes_leave_geometry_and_labels_alone():
     assert 0.05 < gray / 300 < 0.16
 
 
-def test_augmentation_on_the_device_is_that_of_the_workers():
-    """Labels equal, images up to rounding: a level of each resizing, several where color changes magnify it."""
-    source = np.random.default_rng(3)
-    photographs = [Image.fromarray(photo) for photo in generated.photographs("left")]
-    sizes = [(int(h), int(w)) for h, w in source.integers(24, 120, (120, 2))]
-    sizes = [(min(height, 2 * width - 2), width) for height, width in sizes]
-    images = [
-        np.array(photographs[i % len(photographs)].resize(size[::-1])) if i % 4 else source.integers(0, 256, (*size, 3))
-        for i, size in enumerate(sizes)
-    ]
-    images = [image.astype(np.uint8) for image in images]
-    sparse = [source.integers(0, 256, size, dtype=np.uint8) for size in sizes]
-    for color, largest in ((False, 2), (True, 8)):
-        on_device = augment_device.official(
-            [torch.from_numpy(image) for image in images],
-            [torch.from_numpy(label) for label in sparse],
-            64,
-            [np.random.default_rng(i) for i in range(120)],
-            color,
-        )
-        differences = []
-        for i, (picture, moved, turned) in enumerate(zip(*on_device, strict=True)):
-            expected, label, mirrored = augment.official(images[i], sparse[i], 64, np.random.default_rng(i), color)
-            np.testing.assert_array_equal(moved.numpy(), label)
-            assert turned == mirrored
-            differences.append(np.abs(picture.numpy().astype(int) - expected))
-        assert np.max(differences) <= largest
-        assert np.mean(differences) < 0.02
-        assert max(difference.mean() for difference in differences) < 0.15
-
-
-@pytest.mark.parametrize(
-    ("name", "amount", "largest"),
-    [
-        *[(name, amount, 1) for name in ("brightness", "contrast", "saturation") for amount in (0.5, 0.93, 1.5)],
-        *[("hue", amount, 1) for amount in (-0.25, -0.01, 0.0, 0.1, 0.25)],
-        ("gray", 0.0, 0),
-        *[("blur", amount, 1) for amount in (0.1, 0.6, 1.3, 2.0)],
-        *[("shift", amount, 0) for amount in (-9.7, 0.4, 7.5)],
-    ],
-)
-def test_each_color_change_on_the_device_is_pillows(name, amount, largest):
-    """On every corner of the color cube, on grays and on noise."""
-    levels = np.array([0, 1, 2, 84, 85, 86, 127, 128, 170, 200, 254, 255], np.uint8)
-    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 36, 3)
-    noise = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
-    image = np.concatenate([cube, noise])
-    expected = np.asarray(augment._change_color(Image.fromarray(image), name, amount)).astype(int)
-    found = augment_device._CHANGES[name](torch.from_numpy(image).permute(2, 0, 1).float(), amount)
-    difference = np.abs(found.permute(1, 2, 0).numpy() - expected)
-    assert difference.max() <= largest
-    assert (difference > 0).mean() < (0.1 if name == "blur" else 0.01)  # which rounds six times, often at one half
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_augmentation_on_a_gpu_never_waits_for_it():
-    source = np.random.default_rng(3)
-    images = [torch.from_numpy(source.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(30)]
-    sparse = [torch.from_numpy(source.integers(0, 256, (60, 80), dtype=np.uint8)) for _ in range(30)]
-    found = {}
-    for device in ("cpu", "cuda"):
-        there = [[tensor.to(device) for tensor in tensors] for tensors in (images, sparse)]
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            found[device] = augment_device.official(*there, 64, [np.random.default_rng(i) for i in range(30)], True)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(found["cpu"][1], found["cuda"][1].cpu())
-    assert (found["cpu"][0].int() - found["cuda"][0].cpu().int()).abs().max() <= 8
-
-
 @pytest.mark.parametrize("amount", [-0.25, -0.01, 0.1, 0.6, 1.4])
 @pytest.mark.parametrize("name", augment.COLOR_CHANGES[:5])
 def test_color_changes_are_torchvisions(name, amount):
@@ -376,44 +305,18 @@ def _by_loops(image, width):
 
 
 @pytest.mark.parametrize("width", [0.1, 0.7, 2.3, 5.0])
-def test_blur_of_spml_against_loops_and_on_the_device(width):
+def test_blur_of_spml_against_loops(width):
     image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     expected = _by_loops(image, width)
-    pillow = np.asarray(augment._change_color(Image.fromarray(image), "kernel_blur", width))
-    device = augment_device._CHANGES["kernel_blur"](torch.from_numpy(image).permute(2, 0, 1).float(), width)
-    for found in (pillow, device.permute(1, 2, 0).numpy()):
-        assert np.abs(found - expected).max() <= 0.5 + 1e-4
+    found = np.asarray(augment._change_color(Image.fromarray(image), "kernel_blur", width))
+    assert np.abs(found - expected).max() <= 0.5 + 1e-4
     if width > 1:
         assert np.abs(image - expected).max() > 20
 
 
-def test_gray_of_spml_is_its_weighted_mean_on_the_device_too():
+def test_gray_of_spml_is_its_weighted_mean():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     expected = image @ np.array([0.3, 0.59, 0.11])
-    pillow = np.asarray(augment._change_color(Image.fromarray(image), "weighted_gray", 0.0))
-    device = augment_device._CHANGES["weighted_gray"](torch.from_numpy(image).permute(2, 0, 1).float(), 0.0)
-    for found in (pillow, device.permute(1, 2, 0).numpy()):
-        assert (found == found[..., :1]).all()
-        assert np.abs(found[..., 0] - expected).max() <= 0.5 + 1e-4
-
-
-@pytest.mark.parametrize("name", ["spml", "spml_classifier"])
-def test_spml_on_the_device_is_that_of_the_workers(name):
-    """Labels equal, with regions in their upper bits; images up to rounding."""
-    source = np.random.default_rng(5)
-    sizes = [(int(h), int(w)) for h, w in source.integers(24, 100, (60, 2))]
-    sizes = [(min(height, 2 * width - 2), width) for height, width in sizes]
-    images = [source.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    codes = [source.integers(0, 256 * 255, size).astype(np.int32) for size in sizes]
-    rngs = [np.random.default_rng(i) for i in range(60)]
-    pictures, cuts, turned = augment_device.ONE_BY_ONE[name](
-        [torch.from_numpy(image) for image in images], [torch.from_numpy(code) for code in codes], 64, rngs
-    )
-    differences = []
-    for i in range(60):
-        picture, cut, mirrored = augment.ONE_BY_ONE[name](images[i], codes[i], 64, np.random.default_rng(i))
-        np.testing.assert_array_equal(cuts[i].numpy(), cut)
-        assert turned[i] == mirrored
-        differences.append(np.abs(pictures[i].numpy().astype(int) - picture))
-    assert np.max(differences) <= 2
-    assert np.mean(differences) < 0.02
+    found = np.asarray(augment._change_color(Image.fromarray(image), "weighted_gray", 0.0))
+    assert (found == found[..., :1]).all()
+    assert np.abs(found[..., 0] - expected).max() <= 0.5 + 1e-4

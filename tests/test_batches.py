@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from agmm import batches, environment, gmm, labels, reading
-from agmm.batches import InMemory, OnDevice, OneByOne
+from agmm import batches, gmm, labels, reading
+from agmm.batches import InMemory, OneByOne
 from agmm.data import OnDemand, augment, decoded, files
 from agmm.labels import UNLABELED, VOID
 from agmm.loop import Batch
@@ -84,49 +84,13 @@ def test_workers_read_the_same_from_decoded_images(monkeypatch: pytest.MonkeyPat
     assert all(_same(a, b) for one, two in zip(found, _steps(), strict=True) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize("color", ["", "_color"])
-def test_the_device_augments_the_same(color: str) -> None:
-    """Order, labels, classes and divisors equal those of the workers; images up to a few gray levels, 1 / 255 each."""
-    run = replace(RUN, augmentation=f"official{color}", loss_scope="effective", normalize=False)
-    source = OnDevice(run, IMAGES, SPARSE, K, CPU)
-    assert len(source) == 15
-    for epoch in (1, 0):
-        for one, two in zip(source.epoch(epoch), _steps(run, epoch), strict=True):
-            for a, b in zip(one, two, strict=True):
-                assert (a.images.dtype, a.labels.dtype) == (b.images.dtype, b.labels.dtype)
-                assert a.images.stride() == b.images.stride()
-                assert torch.equal(a.labels, b.labels)
-                assert torch.equal(a.image_classes, b.image_classes)
-                assert a.counts == b.counts
-                assert 255 * (a.images - b.images).abs().max() < 8.5
-                assert 255 * (a.images - b.images).abs().mean() < 0.2
-
-
-def test_the_device_repeats_itself() -> None:
-    source = OnDevice(RUN, IMAGES, SPARSE, K, CPU)
-    first, again, other = (list(source.epoch(epoch)) for epoch in (0, 0, 1))
-    assert all(_same(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
-    assert not any(_same(a, b) for one, two in zip(first, other, strict=True) for a, b in zip(one, two, strict=True))
-
-
-def test_images_that_do_not_fit_on_the_device_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = sum(image.nbytes for image in (*IMAGES, *SPARSE)) + 15 * K
-    monkeypatch.setattr(environment, "free_memory", lambda device: 3 * size)
-    OnDevice(RUN, IMAGES, SPARSE, K, CPU)
-    monkeypatch.setattr(environment, "free_memory", lambda device: 3 * size - 3)
-    with pytest.raises(ValueError, match="15 training images take about .* more than a third .*augment-on workers"):
-        OnDevice(RUN, IMAGES, SPARSE, K, CPU)
-
-
-@pytest.mark.parametrize("augmentation", ["official", "device", "dihedral"])
+@pytest.mark.parametrize("augmentation", ["official", "dihedral"])
 def test_processes_share_the_microbatches_of_a_step(monkeypatch: pytest.MonkeyPatch, augmentation: str) -> None:
-    run = replace(RUN, augmentation=augmentation.replace("device", "official"))
+    run = replace(RUN, augmentation=augmentation)
     square = [torch.from_numpy(np.stack([a[:20, :20] for a in arrays])) for arrays in (IMAGES, SPARSE)]
     classes = torch.ones(15, K, dtype=torch.bool)
 
     def epoch() -> list[list[Batch]]:
-        if augmentation == "device":
-            return list(OnDevice(run, IMAGES, SPARSE, K, CPU).epoch(0))
         return _steps(run) if augmentation == "official" else list(InMemory(run, *square, classes).epoch(0))
 
     whole = epoch()
@@ -136,19 +100,18 @@ def test_processes_share_the_microbatches_of_a_step(monkeypatch: pytest.MonkeyPa
             assert _same(all_parts[rank], part)
 
 
-@pytest.mark.parametrize("augmentation", ["official", "device", "crop_flip", "dihedral"])
+@pytest.mark.parametrize("augmentation", ["official", "crop_flip", "dihedral"])
 def test_left_and_right_change_places_with_the_image(augmentation: str) -> None:
     """Red grows towards the right and green downwards; the left is of class 1, the right of class 2 or unlabeled."""
-    run = replace(RUN, augmentation=augmentation.replace("device", "official"), normalize=False, crop=30)
+    run = replace(RUN, augmentation=augmentation, normalize=False, crop=30)
     images, sparse = np.zeros((15, 64, 64, 3), np.uint8), np.full((15, 64, 64), 1, np.uint8)
     images[..., 0], images[..., 1] = np.linspace(0, 255, 64), np.linspace(0, 255, 64)[:, None]
     sparse[::2, :, 32:], sparse[1::2, :, 32:] = 2, UNLABELED
     classes = np.stack([labels.image_classes(label, K) for label in sparse])
     mirrored = (0, 2, 1, 3, 4)
-    source: InMemory | OnDevice | OneByOne
+    source: InMemory | OneByOne
     if run.augmentation == "official":
-        kind = OnDevice if augmentation == "device" else OneByOne
-        source = kind(run, images, sparse, K, CPU, None, mirrored)
+        source = OneByOne(run, images, sparse, K, CPU, None, mirrored)
     else:
         source = InMemory(run, *(torch.from_numpy(array) for array in (images, sparse, classes)), mirrored=mirrored)
     seen = set()

@@ -128,20 +128,16 @@ def test_two_iterations_on_every_kind_of_labels(root: Path, tmp_path: Path, labe
     assert ("single_scale_miou" in result.details) == (run.dataset == "voc")
 
 
-def test_a_run_reads_decoded_images_or_augments_on_its_device(root: Path, tmp_path: Path) -> None:
+def test_a_run_reads_decoded_images_or_files(root: Path, tmp_path: Path) -> None:
     run = short(PAPER.at("points"), history_images=0)
     for name, files, how in (
         ("workers", 1, {}),
         ("from_files", 0, {"keep_decoded": False}),
-        ("device", 0, {"augment_on": "device"}),
     ):
         agmm.run(run, results=tmp_path / name, data_root=root, device="cpu", **how)  # type: ignore[arg-type]
         assert len(list((tmp_path / name / "cache").glob("decoded-*.bin"))) == files
-    one, two, three = (runs.load_history(run, tmp_path / name)["loss"] for name in ("workers", "from_files", "device"))
+    one, two = (runs.load_history(run, tmp_path / name)["loss"] for name in ("workers", "from_files"))
     assert one.tolist() == two.tolist()
-    assert three.tolist() == pytest.approx(one.tolist(), rel=0.02)
-    with pytest.raises(ValueError, match="augment_on"):
-        agmm.run(replace(run, seed=1), results=tmp_path, data_root=root, device="cpu", augment_on="gpu")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("labels", "network"), [("points", "resnet101"), ("clicks20", "resnet50")])

@@ -301,17 +301,6 @@ def test_a_second_test_refines_with_a_crf_in_squares(root: Path, tmp_path: Path)
     assert np.sum(again.confusion) == np.sum(plain.confusion)
 
 
-@pytest.mark.parametrize("augmentation", ["spml", "spml_classifier"])
-def test_the_device_augments_as_the_workers_do(root: Path, tmp_path: Path, augmentation: str) -> None:
-    run = short(PAPER.at("parts", "SPML"), history_images=0, augmentation=augmentation)
-    found = []
-    for where in ("workers", "device"):
-        agmm.run(run, results=tmp_path / where, data_root=root, device="cpu", augment_on=where)  # type: ignore[arg-type]
-        found.append(runs.load_history(run, tmp_path / where).iloc[0])
-    for term in ("labeled_pixels", "classifier", "annotation", "low_level"):
-        assert found[1][term] == pytest.approx(found[0][term], rel=0.02), term
-
-
 @pytest.mark.parametrize(
     ("labels", "method"), [("parts", "SPML"), ("parts", "DenseCRFLoss"), ("parts_full", "Baseline")]
 )

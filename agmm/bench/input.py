@@ -63,9 +63,8 @@ def _of_data_set(run: Run, size: tuple[int, int], folder: Path, setting: Setting
     kept = decoded.keep(data.images, folder / "cache")
     of = run, _repeat(sparse, images), data.num_classes, device
     sources = {
-        "from files": _source(batches.OneByOne, _repeat(data.images, images), *of),
-        "decoded images kept": _source(batches.OneByOne, _repeat(kept, images), *of),
-        "on the device": _source(batches.OnDevice, _repeat(data.images, images), *of),
+        "from files": _source(_repeat(data.images, images), *of),
+        "decoded images kept": _source(_repeat(kept, images), *of),
     }
     few = setting if setting.small or setting.device == "cuda" else replace(setting, repeats=1)
     seconds = in_turn({"network": _training_step(run, data, device), **sources}, few)
@@ -75,7 +74,7 @@ def _of_data_set(run: Run, size: tuple[int, int], folder: Path, setting: Setting
     for name, taken in seconds.items():
         yield Figure(
             "input",
-            f"{NAMES[run.dataset]} at {run.crop}, {'1 process' if name == 'on the device' else readers}, {name}",
+            f"{NAMES[run.dataset]} at {run.crop}, {readers}, {name}",
             images / float(np.median(taken)),
             "images/s",
             f"training step, {run.network}",
@@ -92,7 +91,6 @@ def _repeat(arrays: Arrays, count: int) -> OnDemand:
 
 
 def _source(
-    kind: type[batches.OneByOne] | type[batches.OnDevice],
     images: Arrays,
     run: Run,
     sparse: Arrays,
@@ -100,7 +98,7 @@ def _source(
     device: torch.device,
 ) -> Callable[[], None]:
     """Function that makes all batches of one more epoch."""
-    source, epochs = kind(run, images, sparse, num_classes, device), count()
+    source, epochs = batches.OneByOne(run, images, sparse, num_classes, device), count()
 
     def epoch() -> None:
         for _ in source.epoch(next(epochs)):
