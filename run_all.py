@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from agmm.runs import Run
+    from agmm.training.run import Run
 
 ROOT = Path(__file__).resolve().parent
 say = partial(print, flush=True)
@@ -68,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
 def regenerate(args: argparse.Namespace) -> int:
     """Check, train, write."""
     # Here, because a mistyped option should not wait seconds for torch.
-    from agmm import engines, sweep, tables
+    from agmm.papers import tables
+    from agmm.training import slurm, sweep
 
     if args.list:
         return show_list()
@@ -82,7 +83,7 @@ def regenerate(args: argparse.Namespace) -> int:
         announce(args, names, runs, todo, jobs)
         if args.dry_run:
             return 0
-        engine = engines.named(args.engine, args.results, args.slurm)
+        engine = slurm.named(args.engine, args.results, args.slurm)
         check(args, names, seeds, todo)
         if args.force:
             moved = sweep.set_aside(runs, args.results)
@@ -98,7 +99,8 @@ def regenerate(args: argparse.Namespace) -> int:
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
     """How many runs, how many of them cached, how long; every run with --dry-run."""
-    from agmm import sweep, tables
+    from agmm.papers import tables
+    from agmm.training import sweep
 
     seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
@@ -114,7 +116,8 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
     """The papers' trainings by their number, then what is trained beside them and why; expected times, paper's mIoU."""
     from dataclasses import replace
 
-    from agmm import sweep, tables
+    from agmm.papers import tables
+    from agmm.training import sweep
 
     known, printed = tables.trainings(names, preset), tables.published(names, preset)
     measured = sweep.measure(results)
@@ -135,8 +138,9 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
 
 def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Run]") -> None:
     """Whatever could fail after hours fails now."""
-    from agmm import notebooks, tables, training
     from agmm.data import sets
+    from agmm.papers import notebooks, tables
+    from agmm.training import train as training
 
     for name in names if not args.no_notebooks else ():
         notebooks.check(ROOT / tables.TABLES[name].notebook, parameters(args, seeds))
@@ -161,7 +165,7 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
 
 def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str], jobs: int) -> int:
     """Write every table, execute its notebook, whatever becomes of the others; judge, report, sum up."""
-    from agmm import notebooks, tables
+    from agmm.papers import notebooks, tables
 
     broken = dict(failed)
     tasks = {}
@@ -202,16 +206,16 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
 
 def in_words(error: Exception) -> str:
     """What a user can act on as it is; of anything else its kind as well."""
-    from agmm.storage import StorageError
+    from agmm.host.atomic_files import StorageError
 
     return str(error) if isinstance(error, ValueError | OSError | StorageError) else f"{type(error).__name__}: {error}"
 
 
 def judge(args: argparse.Namespace) -> Path:
     """Judge the paper's claims, which are about all of its tables."""
-    from agmm import claims
+    from agmm.papers import verdicts
 
-    return claims.write(args.preset, args.results, args.data_root)
+    return verdicts.write(args.preset, args.results, args.data_root)
 
 
 def report(args: argparse.Namespace) -> Path:
@@ -229,8 +233,8 @@ def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:
 
 def show_list() -> int:
     """Tables, groups and presets."""
-    from agmm import tables
-    from agmm.presets import PRESETS
+    from agmm.papers import tables
+    from agmm.training.presets import PRESETS
 
     for table in tables.TABLES.values():
         say(f"{table.name:20} {table.paper}, {table.title}")

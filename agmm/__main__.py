@@ -3,7 +3,7 @@
     python -m agmm O005                                                         one training at the preset quick
     torchrun --nproc-per-node 4 -m agmm O005 --preset paper --data-root DIR     the same on four GPUs
 
-``python -m agmm train`` and the like are those of `agmm.commands`, the command ``agmm``.
+``python -m agmm train`` and the like are those of `agmm.cli`, the command ``agmm``.
 ``python run_all.py --dry-run --only agmm`` lists numbers and identities; `run_all.py` finds the result.
 """
 
@@ -13,14 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import agmm
-from agmm import commands, loop, tables
+from agmm import cli
+from agmm.papers import tables
+from agmm.training import loop
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 2 after a mistake of the user."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in commands.COMMANDS:
-        return commands.main(argv)
+    if argv and argv[0] in cli.COMMANDS:
+        return cli.main(argv)
     parser = argparse.ArgumentParser(
         "python -m agmm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

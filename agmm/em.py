@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import fused, gmm
+from agmm import fast, gmm
+from agmm.codes import VOID
 from agmm.gmm import Components
-from agmm.labels import VOID
 
 Assignment = Literal["argmax", "responsibility", "soft"]
 Distance = Literal["absolute", "signed", "rms"]
@@ -145,7 +145,7 @@ def labels_of_cells(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
-    """Distance of every cell to every mean (Eq. 3), other than the absolute one of `agmm.fused`.
+    """Distance of every cell to every mean (Eq. 3), other than the absolute one of `agmm.fast`.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def _estimate(features: Tensor, weights: Tensor, parts: Components, sigma_min: f
     """Means, distances and variances from weights (B, N, h w) that add up to 1 in every component."""
     flat = features.flatten(2)
     if distance == "absolute":
-        means, d = fused.means_and_differences(flat, weights, parts.per_image)
+        means, d = fast.means_and_differences(flat, weights, parts.per_image)
     else:
         means = weights @ flat.transpose(1, 2)
         d = distances(flat, means, distance)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import fused
-from agmm.labels import UNLABELED, VOID
+from agmm import fast
+from agmm.codes import UNLABELED, VOID
 
 EPS = 1e-6
 NO_MASS = 1e-3
@@ -85,7 +85,7 @@ def components(labels: Tensor, num_classes: int) -> Components:
     num_classes : int
         K.
     """
-    counts = fused.census(labels, num_classes)[:, :num_classes]
+    counts = fast.census(labels, num_classes)[:, :num_classes]
     present = counts > 0
     per_image = tuple(present.sum(1).tolist())
     slots = max(per_image, default=0) or 1
@@ -126,7 +126,7 @@ def component_means(features: Tensor, labels: Tensor, parts: Components) -> Tens
 def mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
     """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
     share = parts.filled / (parts.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
-    return fused.mean_weights(labels, parts.classes, share, features.shape[-2:])
+    return fast.mean_weights(labels, parts.classes, share, features.shape[-2:])
 
 
 def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
@@ -143,14 +143,14 @@ def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
     Tensor (B, N, h, w)
         0 in empty slots.
     """
-    d = fused.mean_absolute_difference(features.flatten(2), means, parts.per_image)
+    d = fast.mean_absolute_difference(features.flatten(2), means, parts.per_image)
     return d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
 
 
 def means_and_distances(features: Tensor, labels: Tensor, parts: Components) -> tuple[Tensor, Tensor]:
     """`component_means` and `distances` to them, at the cost of one."""
     weights = mean_weights(labels, parts, features)
-    means, d = fused.means_and_differences(features.flatten(2), weights, parts.per_image)
+    means, d = fast.means_and_differences(features.flatten(2), weights, parts.per_image)
     return means, d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
 
 
@@ -221,7 +221,7 @@ def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts
     Tensor (B, N, H, W)
         In [0, 1]; exactly 0 in empty slots.
     """
-    return fused.upsample(bells(d, sigma, parts), size, parts.per_image)
+    return fast.upsample(bells(d, sigma, parts), size, parts.per_image)
 
 
 def bells(d: Tensor, sigma: Tensor | float | None, parts: Components) -> Tensor:

@@ -4,7 +4,7 @@ All functions are pure and work on components (see `agmm.gmm`): ``g`` are the mi
 segmentation's probabilities at the slots' classes, both (B, N, H, W). Each returns a scalar that is exactly 0, with a
 graph, where the set it averages over is empty. ``eps`` is 1e-6 everywhere.
 
-The terms at label resolution are written here as the equations read; training uses `agmm.fused`, which computes the
+The terms at label resolution are written here as the equations read; training uses `agmm.fast`, which computes the
 same numbers in one pass.
 """
 
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import fused
+from agmm import fast
+from agmm.codes import UNLABELED, VOID
 from agmm.gmm import EPS, Components, labeled_pixels
-from agmm.labels import UNLABELED, VOID
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Counts:
 
 def count(labels: Tensor, num_classes: int) -> Counts:
     """Labeled and valid (not ``VOID``) pixels of (B, H, W) labels, at least 1 each."""
-    pixels = fused.census(labels, num_classes).sum(0)
+    pixels = fast.census(labels, num_classes).sum(0)
     return Counts(pixels[:num_classes].sum().clamp_min(1), (labels.numel() - pixels[num_classes + 1]).clamp_min(1))
 
 

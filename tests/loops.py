@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 
 EPS = 1e-6
 

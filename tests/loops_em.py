@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from tests import loops
 from tests.loops import EPS
 

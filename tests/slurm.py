@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agmm import sweep, tables
-from agmm.presets import PRESETS
-from agmm.runs import Run
+from agmm.papers import tables
+from agmm.training import sweep
+from agmm.training.presets import PRESETS
+from agmm.training.run import Run
 from tests.helpers import ROOT
 
 DAEMONS = ("munged", "slurmctld", "slurmd")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from agmm.data import ade20k, sets
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.public import ade20k
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:ADE20K .* images, not")

@@ -7,9 +7,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agmm import em, gmm, losses, methods, networks
-from agmm.labels import UNLABELED, VOID
+from agmm import em, gmm, losses, networks
+from agmm.codes import UNLABELED, VOID
 from agmm.objectives import AGMM, AGMMpp, agmmpp
+from agmm.training import methods
 from tests import loops_em
 from tests.loops import Problem, problems, random_problem
 

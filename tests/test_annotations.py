@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agmm import labels
-from agmm.data import annotations, camvid, label_files
-from agmm.data import own as folders
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
+from agmm.data.own import annotations, survey
+from agmm.data.public import camvid, label_files
 from tests.helpers import shared
 
 NAMES = ("background", "cat", "a \"dog\" & 'bird'")
@@ -106,9 +106,9 @@ def _cvat(folder, images, names, size, width, suffix):
 
 def trained_on(folder, form, side=512, width=1):
     """Training labels by stem, of images in ``folder/images`` and labels in ``folder/<form>``."""
-    found = folders.survey(folder / "images", folder / form, folder / "names.txt")
+    found = survey.survey(folder / "images", folder / form, folder / "names.txt")
     assert not found.problems
-    return {sample.stem: sample.labels for sample in folders.render(found, side, width)}
+    return {sample.stem: sample.labels for sample in survey.render(found, side, width)}
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agmm.data import augment, generated
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
+from agmm.data import augment
 
 
 def coded(count, height, width):

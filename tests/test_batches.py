@@ -8,12 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from agmm import batches, gmm, labels, reading
-from agmm.batches import InMemory, OneByOne
-from agmm.data import OnDemand, augment, decoded, files
-from agmm.labels import UNLABELED, VOID
-from agmm.loop import Batch
-from agmm.runs import Run
+from agmm import gmm, labels
+from agmm.codes import UNLABELED, VOID
+from agmm.data import augment, disk_cache, image_files
+from agmm.data.split import OnDemand
+from agmm.evaluation import read_ahead
+from agmm.objectives.common import Batch
+from agmm.training import batches
+from agmm.training.batches import InMemory, OneByOne
+from agmm.training.run import Run
 
 K = 5
 CPU = torch.device("cpu")
@@ -65,7 +68,7 @@ def _present(label: torch.Tensor) -> torch.Tensor:
 
 def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _steps()
-    monkeypatch.setattr(reading, "readers", lambda device: 2)
+    monkeypatch.setattr(read_ahead, "readers", lambda device: 2)
     source = OneByOne(RUN, OnDemand(IMAGES.__getitem__, range(15)), OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
     for epoch in (1, 0):  # the processes stay from epoch to epoch
         found = list(source.epoch(epoch))
@@ -76,10 +79,10 @@ def test_workers_read_the_same_from_decoded_images(monkeypatch: pytest.MonkeyPat
     paths = [tmp_path / f"{i}.png" for i in range(15)]
     for path, image in zip(paths, IMAGES, strict=True):
         Image.fromarray(image).save(path)
-    kept = decoded.keep(OnDemand(files.read_image, paths), tmp_path)
+    kept = disk_cache.keep(OnDemand(image_files.read_image, paths), tmp_path)
     for path in paths:
         path.unlink()
-    monkeypatch.setattr(reading, "readers", lambda device: 2)
+    monkeypatch.setattr(read_ahead, "readers", lambda device: 2)
     found = list(OneByOne(RUN, kept, SPARSE, K, CPU).epoch(0))
     assert all(_same(a, b) for one, two in zip(found, _steps(), strict=True) for a, b in zip(one, two, strict=True))
 

@@ -4,12 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from agmm import bench, notebooks
-from agmm.bench import branch, dense, groups, step
-from agmm.bench.__main__ import main
-from agmm.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show
-from agmm.bench.inputs import FORMS, SMALL, tensors
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
+from agmm.papers import notebooks
+from agmm.tools import bench
+from agmm.tools.bench import branch, dense, groups, step
+from agmm.tools.bench.__main__ import main
+from agmm.tools.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show
+from agmm.tools.bench.inputs import FORMS, SMALL, tensors
 from tests.helpers import ROOT
 
 QUICKLY = Setting(repeats=1, small=True)

@@ -8,9 +8,9 @@ import torch
 from sklearn import metrics
 
 from agmm import evaluation
-from agmm.bench import evaluation as bench
-from agmm.bench.figure import Figure, Setting
-from agmm.labels import VOID
+from agmm.codes import VOID
+from agmm.tools.bench import evaluation as bench
+from agmm.tools.bench.figure import Figure, Setting
 
 CASES = [
     *bench.SMALL,

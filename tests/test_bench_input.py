@@ -2,8 +2,8 @@
 
 import pytest
 
-from agmm.bench import input
-from agmm.bench.figure import Setting
+from agmm.tools.bench import input
+from agmm.tools.bench.figure import Setting
 
 
 def test_every_way_of_reading_is_set_beside_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

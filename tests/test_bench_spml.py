@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from agmm.bench import spml
-from agmm.bench.figure import Setting
 from agmm.rivals.spml import kmeans
 from agmm.rivals.spml.segments import directions
+from agmm.tools.bench import spml
+from agmm.tools.bench.figure import Setting
 
 
 def test_figures():

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from agmm import sweep, training
-from agmm.bench import sweep as bench
-from agmm.bench.figure import Setting
-from agmm.runs import Run, load_result
+from agmm.tools.bench import sweep as bench
+from agmm.tools.bench.figure import Setting
+from agmm.training import sweep, train
+from agmm.training.run import Run, load_result
 
 
 def test_figures_train_the_same_runs_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ def test_figures_train_the_same_runs_each_way(monkeypatch: pytest.MonkeyPatch) -
     def train_all(runs: list[Run], *, results: Path, device: str, jobs: int, **options: Any) -> dict[str, str]:
         kept = set((results / "cache").iterdir())
         if not calls:
-            training.run(runs[0], results=results, device=device)
+            train.run(runs[0], results=results, device=device)
             assert load_result(runs[0], results) is not None
         made.append(len(set((results / "cache").iterdir()) - kept))
         calls.append((jobs, {run.threads for run in runs}))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agmm import networks
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 from agmm.rivals import cams
 
 SMALL = (1, 2)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agmm.data import camvid, files
-from agmm.labels import VOID
+from agmm.codes import VOID
+from agmm.data import image_files
+from agmm.data.public import camvid
 from tests.helpers import shared
 
 CODES = {**{k: k for k in range(11)}, 11: VOID}
@@ -83,7 +84,7 @@ def test_palette_masks_are_read_as_indices(tmp_path):
 def test_gray_images_become_rgb(tmp_path):
     gray = np.arange(20, dtype=np.uint8).reshape(4, 5)
     Image.fromarray(gray).save(tmp_path / "gray.png")
-    np.testing.assert_array_equal(files.read_image(tmp_path / "gray.png"), np.stack([gray] * 3, axis=-1))
+    np.testing.assert_array_equal(image_files.read_image(tmp_path / "gray.png"), np.stack([gray] * 3, axis=-1))
 
 
 def test_sound_folders_have_no_problems(root):
@@ -171,7 +172,7 @@ def test_the_first_bad_files_and_their_number_are_told(tmp_path):
 
 
 def test_no_problem_raises_nothing():
-    files.raise_if_bad([], "anything")
+    image_files.raise_if_bad([], "anything")
 
 
 def test_unequal_sizes_need_a_size(root):
@@ -202,7 +203,7 @@ def test_missing_and_empty_folders_name_the_layout(tmp_path, call):
 
 def test_missing_files():
     with pytest.raises(FileNotFoundError, match="nowhere.png: no such file"):
-        files.read_mask(camvid.Path("nowhere.png"), CODES)
+        image_files.read_mask(camvid.Path("nowhere.png"), CODES)
 
 
 def test_unknown_split(root):

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from agmm import checkpoints, loop, networks
-from agmm.checkpoints import DILATIONS
+from agmm import networks
+from agmm.tools import author_checkpoints
+from agmm.tools.author_checkpoints import DILATIONS
+from agmm.training import loop
 
 # Convolution and batch norm of our head, in its order.
 UNITS = (
@@ -90,7 +92,7 @@ def source() -> networks.Segmenter:
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.net.resnet."])
 def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
     state = published(source, in_order(NAMINGS[naming]), prefix)
-    assert same(checkpoints.assemble(state, "voc", "x.pth"), source)
+    assert same(author_checkpoints.assemble(state, "voc", "x.pth"), source)
 
 
 @given(st.data())
@@ -105,13 +107,13 @@ def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, data):
         for place, i in zip(places, alike, strict=True):
             order[place] = i
     state = published(source, [(i, (names[2 * i], names[2 * i + 1] if i != CLASSIFIER else "")) for i in order])
-    assert same(checkpoints.assemble(state, "voc", "x.pth"), source)
+    assert same(author_checkpoints.assemble(state, "voc", "x.pth"), source)
 
 
 def test_order_decides_between_units_of_equal_shape(source):
     order = in_order(NAMINGS["named"])
     order[1], order[3], order[0], order[POOLING] = order[3], order[1], order[POOLING], order[0]
-    net = checkpoints.assemble(published(source, order), "voc", "x.pth")
+    net = author_checkpoints.assemble(published(source, order), "voc", "x.pth")
     for mine, theirs in ((1, 3), (2, 2), (3, 1)):
         assert torch.equal(net.head.branches[mine][0].weight, source.head.branches[theirs][0].weight)
         assert torch.equal(net.head.branches[mine][1].running_var, source.head.branches[theirs][1].running_var)
@@ -131,7 +133,7 @@ def test_a_bias_before_a_batch_norm_is_folded(source):
     images = torch.rand(1, 3, 33, 41, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, plain = net(images), source(images)
-        found = checkpoints.assemble(state, "voc", "x.pth")(images)
+        found = author_checkpoints.assemble(state, "voc", "x.pth")(images)
     for one, two, without in zip(found, expected, plain, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(one, without, rtol=1e-2, atol=1e-2)
@@ -144,7 +146,7 @@ def test_a_bias_before_a_batch_norm_is_folded(source):
 )
 def test_the_file_tells_the_backbone_and_the_data_set_its_dilations(name, dataset, num_classes, rates, last):
     state = published(skeleton(name, num_classes), in_order(NAMINGS["named"]))
-    net = checkpoints.assemble(state, dataset, "folder/x.pth")
+    net = author_checkpoints.assemble(state, dataset, "folder/x.pth")
     assert len(net.backbone.layer3) == {"resnet50": 6, "resnet101": 23}[name]
     assert [block.conv2.dilation[0] for block in net.backbone.layer4] == list(last)
     assert [branch[0].dilation[0] for branch in net.head.branches] == [1, *rates]
@@ -154,12 +156,14 @@ def test_the_file_tells_the_backbone_and_the_data_set_its_dilations(name, datase
 
 def test_resnet101_is_filled():
     net = drawn("resnet101", 21, "voc")
-    assert same(checkpoints.assemble(published(net, in_order(NAMINGS["deep"])), "voc", "x.pth"), net)
+    assert same(author_checkpoints.assemble(published(net, in_order(NAMINGS["deep"])), "voc", "x.pth"), net)
 
 
 def test_half_precision_is_widened(source):
     state = published(source, in_order(NAMINGS["named"]))
-    net = checkpoints.assemble({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, "voc", "x.pth")
+    net = author_checkpoints.assemble(
+        {k: v.half() if v.is_floating_point() else v for k, v in state.items()}, "voc", "x.pth"
+    )
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert torch.equal(net.head.classifier.bias, source.head.classifier.bias.half().float())
 
@@ -177,7 +181,7 @@ def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
     state["module.backbone.fc.weight"], state["module.backbone.fc.bias"] = torch.ones(3, 2048), torch.ones(3)
     path = tmp_path / "point_67.80.pth"
     torch.save({"model": state, "epoch": 79, "best": np.float64(67.8), "optimizer": {"state": {}}}, path)
-    net = checkpoints.load(path, "voc")
+    net = author_checkpoints.load(path, "voc")
     assert net.provenance.endswith("weights of point_67.80.pth without its classifier fc")
     images = torch.rand(1, 3, 49, 65, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -188,7 +192,7 @@ def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
 def test_weights_of_our_own_runs_are_loaded_by_name(source, tmp_path):
     path = tmp_path / "model.safetensors"
     loop.save_weights(source, path, "abc")
-    assert same(checkpoints.load(path, "voc"), source)
+    assert same(author_checkpoints.load(path, "voc"), source)
 
 
 class Code:
@@ -206,12 +210,12 @@ def test_code_in_a_file_is_not_run(tmp_path):
         with pytest.raises(
             ValueError, match=r"evil.pth: holds posix.mkdir, and a file that could run code is not op"
         ) as error:
-            checkpoints.read(path)
+            author_checkpoints.read(path)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "marker").exists()
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(ValueError, match=r"module.pth: holds torch.nn.modules.linear.Linear.*state_dict"):
-        checkpoints.read(tmp_path / "module.pth")
+        author_checkpoints.read(tmp_path / "module.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -222,7 +226,7 @@ def test_truncated_files(tmp_path, zipped, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match="short.pth: no checkpoint of torch, or a damaged one; download it again"):
-        checkpoints.read(path)
+        author_checkpoints.read(path)
 
 
 @pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
@@ -230,10 +234,10 @@ def test_files_of_another_kind(tmp_path, name):
     for content in (b"<!DOCTYPE html><html>", b"hello world\n", b"\x89PNG\r\n\x1a\n00000000"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}: no checkpoint of torch, or a damaged one"):
-            checkpoints.read(tmp_path / name)
+            author_checkpoints.read(tmp_path / name)
     for missing in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file; name a checkpoint"):
-            checkpoints.read(missing)
+            author_checkpoints.read(missing)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +253,7 @@ def test_files_of_another_kind(tmp_path, name):
 def test_files_without_one_state_dict(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=rf"x.pth: holds {message}; save the state dict of one network"):
-        checkpoints.read(tmp_path / "x.pth")
+        author_checkpoints.read(tmp_path / "x.pth")
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ def test_files_without_one_state_dict(tmp_path, content, message):
 
 def refused(state: dict[str, Tensor], message: str, dataset: str = "voc", **options) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        checkpoints.assemble(state, dataset, "x.pth", **options)
+        author_checkpoints.assemble(state, dataset, "x.pth", **options)
     assert str(error.value).startswith("x.pth: ")
     assert "\n" not in str(error.value)
 
@@ -349,7 +353,7 @@ def test_classifiers_of_other_data_sets():
     other = published(skeleton(num_classes=11), in_order(NAMINGS["named"]))
     refused(other, "cls_seg has 11 classes, but Cityscapes has 19; evaluate it on the data set it was tr", "cityscapes")
     with pytest.raises(ValueError, match="unknown data set 'camvid'; known: voc, cityscapes"):
-        checkpoints.assemble(other, "camvid", "x.pth")
+        author_checkpoints.assemble(other, "camvid", "x.pth")
 
 
 def test_other_backbones(state):

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from agmm import evaluation
-from agmm.data import cityscapes, sets
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
 from agmm.data.augment import official
-from agmm.labels import UNLABELED, VOID
+from agmm.data.public import cityscapes
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cityscapes .* images, not")

@@ -15,12 +15,15 @@ from scipy import stats
 from sklearn.metrics import silhouette_score
 from torch import nn
 
-from agmm import Result, claims, figures, loop, methods, models, tables
-from agmm.claims import agmm as paper
-from agmm.claims import agmm_clicks, agmm_figures, agmm_voc, agmmpp, rules
-from agmm.claims.claim import CLICKS
-from agmm.claims.evidence import Evidence
-from agmm.presets import PRESETS
+from agmm import Result, figures
+from agmm.papers import rules, tables, verdicts
+from agmm.papers.agmm import claims as paper
+from agmm.papers.agmm import claims_clicks, claims_figures, claims_voc
+from agmm.papers.agmmpp import claims as agmmpp
+from agmm.papers.claim import CLICKS
+from agmm.papers.evidence import Evidence
+from agmm.training import loop, methods, weights
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, shared
 
 QUICK = PRESETS["quick"]
@@ -202,12 +205,12 @@ def test_claims_are_those_of_the_list(letter, listed_claims, number):
 
 @pytest.fixture(scope="module", params=["quick", "camvid", "paper"])
 def untrained(request, tmp_path_factory):
-    return claims.collect(request.param, tmp_path_factory.mktemp("results"))
+    return verdicts.collect(request.param, tmp_path_factory.mktemp("results"))
 
 
 def test_nothing_trained_nothing_claimed(untrained):
     """But what a network costs needs no training."""
-    text = claims.markdown("any", untrained)
+    text = verdicts.markdown("any", untrained)
     on_voc = "voc" in set(untrained["dataset"])
     assert ("sizes are judged where" in text) == on_voc
     judged = set(untrained.loc[untrained["verdict"] != "inconclusive", "claim"])
@@ -224,10 +227,10 @@ def test_claims_of_the_second_paper_take_up_agmm_where_they_name_it(untrained):
     frame = untrained[untrained["paper"] == "AGMM++ (TPAMI 2025)"]
     assert not frame.duplicated(["claim", "objective", "setting"]).any()
     objectives = frame.groupby("claim")["objective"].agg(set)
-    both = set(claims.OBJECTIVES.values())
+    both = set(verdicts.OBJECTIVES.values())
     assert {claim for claim, found in objectives.items() if found == both} == {"P01", "P02", "P04", "P07", "P08"}
     assert {claim for claim, found in objectives.items() if found == both | {""}} == {"P10", "P24"}
-    table = claims.verdicts(frame)
+    table = verdicts.verdicts(frame)
     assert (table[list(both)].notna()).all(axis=None)
     assert list(table["claim"]) == [f"P{n:02}" for n in range(1, 30)]
 
@@ -245,7 +248,7 @@ def test_claimed_numbers_are_those_printed_for_the_claim(untrained):
     assert checked == {f"A{n:02}" for n in (*range(1, 16), *range(21, 27), 29, 30)}
     printed = pd.read_csv(tables_of("agmm_supp_table1")).set_index(["supervision", "lambda"])["value"]
     for labels, base in (("points", 59.2), ("scribbles", 67.3)):
-        for weight, gain in zip(agmm_voc.LAMBDAS, agmm_voc.LAMBDA_GAINS[labels], strict=True):
+        for weight, gain in zip(claims_voc.LAMBDAS, claims_voc.LAMBDA_GAINS[labels], strict=True):
             assert gain == pytest.approx(printed[labels[:-1], weight] - base)
 
 
@@ -253,7 +256,7 @@ def test_claims_ask_for_what_the_tables_train(tmp_path, monkeypatch):
     """The same options, or results would never be found; but second stages without L_absent are in no table."""
     asked = set()
     monkeypatch.setattr(Evidence, "seeds", lambda self, *runs: asked.update(runs) or [])
-    claims.collect("quick", tmp_path)
+    verdicts.collect("quick", tmp_path)
     trained = {run.id for run in tables.needed(tables.TABLES, "quick", 1)}
     strangers = [run for run in asked if run.id not in trained]
     assert len(asked) > 60
@@ -270,14 +273,14 @@ def test_differences_are_paired_over_seeds(tmp_path):
             if value is not None:
                 write(tmp_path, replace(run, seed=seed), float(value))
     assert evidence.lead(a, b).tolist() == [10, 11, 12]
-    path = claims.write("quick", tmp_path)
+    path = verdicts.write("quick", tmp_path)
     frame = pd.read_csv(path.with_suffix(".csv")).set_index(["claim", "objective", "setting"])
     found = frame.loc[("A01", "released code", "points")]
     assert (found["n_seeds"], found["effect"], found["verdict"]) == (3, 11, "reproduced")
     assert found["low"] == pytest.approx(11 - 4.302653 / math.sqrt(3))
     assert frame.loc[("A02", "released code", "scribbles"), "n_seeds"] == 0
     assert frame.loc[("A01", "released code without L_absent", "points"), "verdict"] == "inconclusive"
-    summary = claims.verdicts(frame.reset_index()).set_index("claim")
+    summary = verdicts.verdicts(frame.reset_index()).set_index("claim")
     assert summary.loc["A01", "released code"] == "reproduced"
     assert summary.loc["A02", "released code"] == "inconclusive"
     assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == {
@@ -299,13 +302,13 @@ def test_curves_by_hand(tmp_path):
         curves = {"p_miou": [20.0, 50.0], "p_restricted_miou": [30.0, 50.0], "g_miou": [28.0 + shift, 51.0]}
         write(tmp_path, replace(evidence.agmm("points"), seed=seed), 60.0, curves=curves)
         write(tmp_path, replace(QUICK.at("points"), seed=seed), 50.0, curves={"p_miou": [10.0, 45.0]})
-    early = agmm_figures.mixture_leads_early(evidence)
+    early = claims_figures.mixture_leads_early(evidence)
     assert early["points, against P"].effect == pytest.approx(8.1)
     assert early["points, against P"].verdict == "reproduced"
     assert early["points, against P among labeled classes"].verdict == "not reproduced"
-    assert agmm_figures.gap_narrows(evidence)["points"].effect == pytest.approx(7.1)
-    assert {found.verdict for found in agmm_figures.both_improve(evidence).values()} == {"reproduced"}
-    assert agmm_figures.above_baseline_while_training(evidence)["points"].verdict == "reproduced"
+    assert claims_figures.gap_narrows(evidence)["points"].effect == pytest.approx(7.1)
+    assert {found.verdict for found in claims_figures.both_improve(evidence).values()} == {"reproduced"}
+    assert claims_figures.above_baseline_while_training(evidence)["points"].verdict == "reproduced"
 
 
 @pytest.mark.parametrize(("preset", "verdict"), [("quick", "reproduced"), ("paper", "not reproduced")])
@@ -334,7 +337,7 @@ def test_scribbles_against_points_per_class(tmp_path):
     for seed in range(3):
         write(tmp_path, replace(evidence.agmm("points"), seed=seed), 50.0, iou=(50.0, 60.0))
         write(tmp_path, replace(evidence.agmm("scribbles"), seed=seed), 55.0, iou=(60.0, 59.0 + seed))
-    found = agmm_voc.scribbles_beat_points_per_class(evidence)["scribbles - points"]
+    found = claims_voc.scribbles_beat_points_per_class(evidence)["scribbles - points"]
     assert (found.effect, found.verdict) == (0.5, "inconclusive")
 
 
@@ -342,7 +345,7 @@ def test_guard_is_that_of_the_claims_data_set(tmp_path):
     """Clicks belong to other images than points: one may be too hard while the other is not."""
     write(tmp_path, QUICK.at("points"), 40.0)
     write(tmp_path, QUICK.at("clicks20"), 60.0)
-    frame = claims.collect("quick", tmp_path)
+    frame = verdicts.collect("quick", tmp_path)
     assert set(frame.loc[frame["claim"].between("A23", "A30"), "dataset"]) == {"streets"}
     notes = frame.groupby("claim")["note"].agg(list)
     weak = {claim: all("too weak" in note for note in found) for claim, found in notes.items()}
@@ -355,14 +358,14 @@ def test_clicks_by_hand(tmp_path):
     """Baseline, DenseCRF loss, TEL, steps of AGMM and second stages, with 20, 50 and 100 clicks."""
     evidence = Evidence(QUICK, tmp_path, absent=True)
     rows = {
-        agmm_clicks.baseline: (50.0, 56.0, 60.0),
-        agmm_clicks.crf_loss: (51.0, 56.5, 69.0),
-        agmm_clicks.tree_energy: (53.0, 58.0, 62.0),
-        agmm_clicks.with_self: (56.0, 60.0, 63.0),
-        agmm_clicks.with_spar: (57.0, 61.0, 64.0),
-        agmm_clicks.full: (58.0, 62.0, 63.0),
-        agmm_clicks.second_stage(agmm_clicks.baseline): (55.0, 60.0, 63.0),
-        agmm_clicks.second_stage(agmm_clicks.full): (60.0, 63.0, 62.0),
+        claims_clicks.baseline: (50.0, 56.0, 60.0),
+        claims_clicks.crf_loss: (51.0, 56.5, 69.0),
+        claims_clicks.tree_energy: (53.0, 58.0, 62.0),
+        claims_clicks.with_self: (56.0, 60.0, 63.0),
+        claims_clicks.with_spar: (57.0, 61.0, 64.0),
+        claims_clicks.full: (58.0, 62.0, 63.0),
+        claims_clicks.second_stage(claims_clicks.baseline): (55.0, 60.0, 63.0),
+        claims_clicks.second_stage(claims_clicks.full): (60.0, 63.0, 62.0),
     }
     for seed, noise in enumerate((0.0, 0.2, -0.1)):
         for row, values in rows.items():
@@ -370,7 +373,7 @@ def test_clicks_by_hand(tmp_path):
                 write(tmp_path, replace(row(evidence, labels), seed=seed), value + noise * value / 50)
     rows = {
         (claim.id, setting): asdict(one)
-        for claim in agmm_clicks.CLAIMS
+        for claim in claims_clicks.CLAIMS
         for setting, one in claim.judge(evidence).items()
     }
     found = pd.DataFrame.from_dict(rows, orient="index")
@@ -400,11 +403,11 @@ SMOKE = PRESETS["smoke"]
 def networks(tmp_path):
     """Results at `smoke` with untrained networks for three seeds of the baseline, SG and AGMM."""
     evidence = Evidence(SMOKE, tmp_path, absent=True)
-    for row in (agmm_figures.baseline, agmm_figures.stop_gradient, agmm_figures.full):
+    for row in (claims_figures.baseline, claims_figures.stop_gradient, claims_figures.full):
         for seed in range(3):
             run = replace(row(evidence, "points"), seed=seed)
             write(tmp_path, run, 50.0)
-            net = models.build_network(run, 7)
+            net = weights.build_network(run, 7)
             with torch.no_grad():
                 net.head.classifier.weight.add_(torch.randn(net.head.classifier.weight.shape))
             loop.save_weights(net, run.folder(tmp_path) / "model.safetensors", run.id)
@@ -412,10 +415,12 @@ def networks(tmp_path):
 
 
 def test_features_are_compared_by_their_silhouette(networks):
-    found = agmm_figures.features_are_more_discriminative(networks)
+    found = claims_figures.features_are_more_discriminative(networks)
     expected = []
     for seed in range(3):
-        runs = [replace(row(networks, "points"), seed=seed) for row in (agmm_figures.full, agmm_figures.stop_gradient)]
+        runs = [
+            replace(row(networks, "points"), seed=seed) for row in (claims_figures.full, claims_figures.stop_gradient)
+        ]
         samples = [figures.sample_features(figures.load(run, networks.results), 2000) for run in runs]
         ours, theirs = (silhouette_score(*sample, metric="cosine") for sample in samples)
         expected.append(ours - theirs)
@@ -425,25 +430,25 @@ def test_features_are_compared_by_their_silhouette(networks):
 
 
 def test_only_seeds_with_weights_are_measured(networks):
-    runs = [agmm_figures.full(networks, "points"), agmm_figures.baseline(networks, "points")]
+    runs = [claims_figures.full(networks, "points"), claims_figures.baseline(networks, "points")]
     (replace(runs[0], seed=1).folder(networks.results) / "model.safetensors").unlink()
     assert [[one.run.seed for one in pair] for pair in networks.networks(*runs)] == [[0, 0], [2, 2]]
-    found = agmm_figures.similar_pixels_are_better(networks)
+    found = claims_figures.similar_pixels_are_better(networks)
     assert (found["points, AGMM"].n, found["points, AGMM"].note) == (2, "too few seeds")
     for seed in (0, 2):
         (replace(runs[0], seed=seed).folder(networks.results) / "model.safetensors").unlink()
-    found = agmm_figures.similar_pixels_are_better(networks)
+    found = claims_figures.similar_pixels_are_better(networks)
     assert (found["points, AGMM"].verdict, found["points, AGMM"].note) == ("inconclusive", "no weights kept")
     assert found["points, baseline"].n == 3
 
 
 def test_networks_of_real_scenes_need_their_folder(tmp_path):
     evidence = Evidence(PRESETS["camvid"], tmp_path, absent=True)
-    write(tmp_path, run := agmm_figures.full(evidence, "points"), 50.0)
+    write(tmp_path, run := claims_figures.full(evidence, "points"), 50.0)
     (run.folder(tmp_path) / "model.safetensors").touch()
     assert "no folder of the data set" in evidence.no_networks(run)
     assert replace(evidence, data_root=tmp_path).no_networks(run) == ""
-    assert "no folder" in agmm_figures.similar_pixels_are_better(evidence)["points, AGMM"].note
+    assert "no folder" in claims_figures.similar_pixels_are_better(evidence)["points, AGMM"].note
 
 
 def test_similar_pixels_by_hand(networks, monkeypatch):
@@ -453,15 +458,15 @@ def test_similar_pixels_by_hand(networks, monkeypatch):
         {"class": k, "subset": subset, "iou": value} for subset, values in iou.items() for k, value in enumerate(values)
     ]
     monkeypatch.setattr(figures, "similarity", lambda runs: pd.DataFrame(rows))
-    found = agmm_figures.similar_pixels_are_better(networks)["points, baseline"]
+    found = claims_figures.similar_pixels_are_better(networks)["points, baseline"]
     assert (found.effect, found.verdict, found.n) == (pytest.approx(5 / 6), "reproduced", 3)
 
 
 def test_inference_costs_are_those_counted_by_hand(tmp_path):
     """Convolutions are all that multiplies; each output value takes a product per weight of its kernel."""
     evidence = Evidence(SMOKE, tmp_path, absent=True)
-    (found,) = agmm_figures.inference_costs_nothing(evidence).values()
-    net, macs = models.build_network(replace(SMOKE.at("points"), init="scratch"), 7).eval(), 0
+    (found,) = claims_figures.inference_costs_nothing(evidence).values()
+    net, macs = weights.build_network(replace(SMOKE.at("points"), init="scratch"), 7).eval(), 0
 
     def count(layer, inputs, output):
         nonlocal macs
@@ -478,7 +483,7 @@ def test_inference_costs_are_those_counted_by_hand(tmp_path):
 
 
 def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
-    evidence, build = Evidence(SMOKE, tmp_path, absent=True), models.build_network
+    evidence, build = Evidence(SMOKE, tmp_path, absent=True), weights.build_network
 
     def with_parameter(run, num_classes):
         net = build(run, num_classes)
@@ -486,8 +491,8 @@ def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
             net.extra = nn.Conv2d(1, 1, 1)
         return net
 
-    monkeypatch.setattr(models, "build_network", with_parameter)
-    assert agmm_figures.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"
+    monkeypatch.setattr(weights, "build_network", with_parameter)
+    assert claims_figures.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"
     monkeypatch.undo()
     monkeypatch.setattr(methods, "build", lambda *_, **__: lambda features, logits, *rest: logits.add_(1))
-    assert agmm_figures.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"
+    assert claims_figures.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"

@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from agmm import claims, figures, loop, models, tables
-from agmm.claims import agmmpp, agmmpp_figures, agmmpp_tags, agmmpp_voc
-from agmm.claims.agmmpp_rows import WITH_CON, WITH_SELF, WITH_WEAK, agmm, assignment, plus, refined, seg
-from agmm.claims.claim import BLOCKS, CLICKS, VOC, second_stage, tree_energy
-from agmm.claims.evidence import Evidence
-from agmm.data import Split
-from agmm.labels import UNLABELED, VOID
+from agmm import figures
+from agmm.codes import UNLABELED, VOID
+from agmm.data.split import Split
 from agmm.objectives import AGMMpp
-from agmm.presets import PRESETS, Kind, Network
-from agmm.tables import agmmpp_cost
+from agmm.papers import tables, verdicts
+from agmm.papers.agmmpp import claims as agmmpp
+from agmm.papers.agmmpp import claims_figures, claims_tags, claims_voc, cost
+from agmm.papers.agmmpp.claims_rows import WITH_CON, WITH_SELF, WITH_WEAK, agmm, assignment, plus, refined, seg
+from agmm.papers.claim import BLOCKS, CLICKS, VOC, second_stage, tree_energy
+from agmm.papers.evidence import Evidence
+from agmm.training import loop, weights
+from agmm.training.presets import PRESETS, Kind, Network
 from tests import loops, loops_em
 from tests.test_claims import write
 
@@ -104,12 +106,12 @@ def test_agmm_is_met_with_and_without_its_absent_class_loss(evidence, monkeypatc
     fill(evidence, {(plus(), "points"): 63.0, (agmm(), "points"): 60.0, (seg(), "points"): 50.0})
     fill(without, {(agmm(), "points"): 65.0})
     monkeypatch.setitem(PRESETS, "quick", FULL)
-    monkeypatch.setattr(claims, "PAPERS", claims.PAPERS[1:])
-    frame = claims.collect("quick", evidence.results).set_index(["claim", "setting", "objective"]).sort_index()
+    monkeypatch.setattr(verdicts, "PAPERS", verdicts.PAPERS[1:])
+    frame = verdicts.collect("quick", evidence.results).set_index(["claim", "setting", "objective"]).sort_index()
     found = frame.loc[("P01", "points")]
     assert found["effect"].round(1).to_dict() == {"released code": 3, "released code without L_absent": -2}
     assert found["verdict"].to_list() == ["reproduced", "not reproduced"]
-    summary = claims.verdicts(frame.reset_index()).set_index("claim")
+    summary = verdicts.verdicts(frame.reset_index()).set_index("claim")
     assert summary.loc["P01", "released code without L_absent"] == "not reproduced"
     # The one that AGMM takes no part in has the same verdict beside both.
     assert frame.loc[("P28", "points"), "verdict"].to_dict() == {"": "reproduced"}
@@ -118,7 +120,7 @@ def test_agmm_is_met_with_and_without_its_absent_class_loss(evidence, monkeypatc
 def test_weight_of_the_mixture(evidence):
     """Points peak at 1, scribbles at 0.2."""
     points, scribbles = (50, 51, 52, 53, 54, 53.5), (60, 64, 63, 62, 60, 59)
-    for weight, values in zip(agmmpp_voc.LAMBDAS, zip(points, scribbles, strict=True), strict=True):
+    for weight, values in zip(claims_voc.LAMBDAS, zip(points, scribbles, strict=True), strict=True):
         row = plus(lambda_gmm=weight)
         fill(evidence, {(row, kind): value for kind, value in zip(VOC, values, strict=True)})
     found = judged(evidence, "P20", "P21")
@@ -134,8 +136,8 @@ def test_steps_of_a_transformer(evidence):
     table = {"boxes": (50, 55, 56, 58, 57), "points": (40, 43, 47, 48, 50), "scribbles": (60, 61, 62, 63, 64)}
     fill(evidence, {(row, kind): v for kind, column in table.items() for row, v in zip(rows, column, strict=True)})
     found = effects(judged(evidence, "P15"), "P15")
-    assert [found[f"boxes, {name}"] for name in agmmpp_voc.STEP_NAMES] == [5, 1, 2, -1]
-    assert [found[f"points, {name}"] for name in agmmpp_voc.STEP_NAMES] == [3, 4, 1, 2]
+    assert [found[f"boxes, {name}"] for name in claims_voc.STEP_NAMES] == [5, 1, 2, -1]
+    assert [found[f"points, {name}"] for name in claims_voc.STEP_NAMES] == [3, 4, 1, 2]
     assert len(found) == 12
     # Boxes are guesses, which online EM may correct.
     assert dict(plus("vit")(evidence, "boxes").options)["keep_labels"] is False
@@ -153,11 +155,11 @@ def test_boxes(evidence):
 
 def test_all_forms_on_one_data_set(evidence):
     """Where one form is missing the claim stays open, however good the others are."""
-    worse = dict.fromkeys(agmmpp_voc.FORMS, 53.0) | {"blocks": 49.0}
+    worse = dict.fromkeys(claims_voc.FORMS, 53.0) | {"blocks": 49.0}
     fill(evidence, {(plus(), kind): value for kind, value in worse.items()})
     fill(evidence, {(seg(), kind): 50.0 for kind in worse})
     found = judged(evidence, "P28")["verdict"]["P28"]
-    assert found.to_dict() == dict.fromkeys(agmmpp_voc.FORMS, "reproduced") | {"blocks": "not reproduced"}
+    assert found.to_dict() == dict.fromkeys(claims_voc.FORMS, "reproduced") | {"blocks": "not reproduced"}
     labels = {name: kind for name, kind in FULL.labels.items() if name != "blocks"}
     found = judged(replace(evidence, preset=replace(FULL, labels=labels)), "P28")
     assert found["verdict"]["P28"].to_list() == ["reproduced"] * 4 + ["inconclusive"]
@@ -200,13 +202,13 @@ def test_clicks_and_blocks_by_hand(evidence):
 def test_tags_by_hand(evidence):
     """Segmentation is read at a single scale, pseudo labels from histories; small steps need ten seeds."""
     single, cams = (60, 61, 62, 64, 63), (50, 54, 55, 57, 58)
-    for row, segmentation, pseudo in zip(agmmpp_tags.ROWS, single, cams, strict=True):
-        column = "cam_miou" if row is agmmpp_tags.ROWS[0] else "g_miou"
+    for row, segmentation, pseudo in zip(claims_tags.ROWS, single, cams, strict=True):
+        column = "cam_miou" if row is claims_tags.ROWS[0] else "g_miou"
         for seed, noise in enumerate(NOISE):
             run = replace(row(evidence, "tags"), seed=seed)
             details = {"single_scale_miou": segmentation + noise * segmentation / 50}
             write(evidence.results, run, 70.0, curves={column: [1.0, pseudo + noise]}, details=details)
-    for row, value in ((agmmpp_tags.ROWS[-1], 66.0), (agmmpp_tags.ROWS[0], 65.0)):
+    for row, value in ((claims_tags.ROWS[-1], 66.0), (claims_tags.ROWS[0], 65.0)):
         fill(evidence, {(refined(row, "vit"), "tags"): value})
         fill(evidence, {(refined(row, "vit"), "coco_tags"): value - 20})
     found = judged(evidence, "P12", "P13", "P14", "P17")
@@ -297,10 +299,10 @@ def test_an_expensive_branch_would_be_noticed(tmp_path, monkeypatch, ours, incre
     evidence = Evidence(FULL, tmp_path, absent=True)
     counted = {"Baseline": 0.0, "AGMM++": float(ours), "AGMM": 100.0}
     rows = [{"method": name, "gmacs": 80 + over, "over_baseline": over} for name, over in counted.items()]
-    monkeypatch.setattr(agmmpp_cost, "operations", lambda: pd.DataFrame(rows))
-    (found,) = agmmpp_figures.mixture_costs_less(evidence).values()
+    monkeypatch.setattr(cost, "operations", lambda: pd.DataFrame(rows))
+    (found,) = claims_figures.mixture_costs_less(evidence).values()
     assert (found.verdict, found.effect) == (increment, ours / 100)
-    (found,) = agmmpp_figures.cheaper_than_agmm(evidence).values()
+    (found,) = claims_figures.cheaper_than_agmm(evidence).values()
     assert (found.verdict, found.effect) == (total, (80 + ours) / 180)
 
 
@@ -376,7 +378,7 @@ def test_reestimated_mixture_equals_loops():
     new = np.where(mass[..., None] > 0, members.reshape(3, 3, -1) @ flat / np.maximum(mass, 1)[..., None], mu)
     both = present & exists
     distances = [np.abs(means - goal).mean(2)[both].mean() for means in (mu, new)]
-    found = agmmpp_figures.reestimated(trained)
+    found = claims_figures.reestimated(trained)
     assert found[:2] == pytest.approx(distances, rel=1e-4)
     assert found[1] < found[0]
     labels, target = torch.from_numpy(trained.sparse).long(), trained.data.truth
@@ -397,9 +399,9 @@ def networks(tmp_path_factory):
         for seed in range(3):
             run = replace(row(evidence, kind), seed=seed)
             write(evidence.results, run, 50.0)
-            net = models.build_network(run, 7)
+            net = weights.build_network(run, 7)
             loop.save_weights(net, run.folder(evidence.results) / "model.safetensors", run.id)
-            objective = models.build_objective(run, net, 7)
+            objective = weights.build_objective(run, net, 7)
             loop.save_weights(objective, run.folder(evidence.results) / "objective.safetensors", run.id)
     write(evidence.results, run := plus()(evidence, "scribbles"), 50.0)
     (run.folder(evidence.results) / "model.safetensors").touch()
@@ -417,7 +419,7 @@ def test_claims_about_networks(networks, monkeypatch):
     assert found["n"].to_list() == [3, 3, 3, 0, 0, 3, 3]
     assert found.loc[("P25", "tags"), ["effect", "verdict"]].to_list() == [pytest.approx(5 / 6), "reproduced"]
     (trained,) = next(networks.networks(plus()(networks, "points")))
-    old, new, old_miou, new_miou = agmmpp_figures.reestimated(trained)
+    old, new, old_miou, new_miou = claims_figures.reestimated(trained)
     assert found.loc[("P27", "points, means"), "each"][0] == pytest.approx(1 - new / old)
     assert found.loc[("P27", "points, mIoU of G"), "each"][0] == pytest.approx(new_miou - old_miou)
     trained = next(networks.networks(*(row(networks, "tags") for row in (plus("vit"), plus("vit", **WITH_CON)))))

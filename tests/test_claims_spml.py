@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from agmm import tables
-from agmm.claims import spml as claims
-from agmm.claims.claim import Rows
-from agmm.claims.evidence import Evidence
-from agmm.claims.rules import Finding
-from agmm.claims.spml import refined, rival, softmax, spml
-from agmm.presets import PRESETS
+from agmm.papers import tables
+from agmm.papers.claim import Rows
+from agmm.papers.evidence import Evidence
+from agmm.papers.rules import Finding
+from agmm.papers.spml import claims
+from agmm.papers.spml.claims import refined, rival, softmax, spml
+from agmm.training.presets import PRESETS
 from tests.test_claims import write
 
 NOISE = (0.0, 0.2, -0.1)

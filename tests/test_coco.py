@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from skimage import draw
 
-from agmm.data import coco, coco_masks, label_files, sets
-from agmm.data.coco_masks import fill_polygon
-from agmm.labels import VOID
+from agmm.codes import VOID
+from agmm.data import sets
+from agmm.data.public import coco, label_files, masks
+from agmm.data.public.masks import fill_polygon
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:COCO .* images, not")
@@ -72,26 +73,24 @@ def test_run_length_codes_are_those_of_cocos_own_tool():
         ("5172L0000000ON3", boxes),
         ("k77e04M2N2O0O2O0O2O000000000001N101N101N2N3LQ:", disc),
     ):
-        np.testing.assert_array_equal(coco_masks.decode_runs(text, mask.shape), mask)
+        np.testing.assert_array_equal(masks.decode_runs(text, mask.shape), mask)
         changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
         runs = np.diff(changes, prepend=0, append=mask.size).tolist()
-        np.testing.assert_array_equal(coco_masks.decode_runs(runs, mask.shape), mask)
+        np.testing.assert_array_equal(masks.decode_runs(runs, mask.shape), mask)
     with pytest.raises(ValueError, match=r"has 47 pixels, its image of \(6, 8\) has 48"):
-        coco_masks.decode_runs([40, 7], (6, 8))
+        masks.decode_runs([40, 7], (6, 8))
 
 
 def test_small_objects_are_in_front_and_crowds_behind():
     whole, half = outline((0, 0), (8, 0), (8, 8), (0, 8)), outline((0, 0), (4, 0), (4, 8), (0, 8))
     dot, other = outline((6, 6), (7, 6), (7, 7), (6, 7)), outline((1, 1), (2, 1), (2, 2), (1, 2))
-    mask = coco_masks.class_mask(
-        (8, 10), [annotation(90, dot, other), annotation(1, half), annotation(13, whole, crowd=1)]
-    )
+    mask = masks.class_mask((8, 10), [annotation(90, dot, other), annotation(1, half), annotation(13, whole, crowd=1)])
     expected = np.zeros((8, 10), np.uint8)
     expected[:, :8] = VOID
     expected[:, :4] = 1
     expected[6, 6] = expected[1, 1] = 80
     np.testing.assert_array_equal(mask, expected)
-    front = coco_masks.class_mask((8, 10), [annotation(13, whole), annotation(1, half)])
+    front = masks.class_mask((8, 10), [annotation(13, whole), annotation(1, half)])
     np.testing.assert_array_equal(np.unique(front[:, :4]), [1])
     np.testing.assert_array_equal(np.unique(front[:, 4:8]), [12])
 
@@ -101,7 +100,7 @@ def test_small_objects_are_in_front_and_crowds_behind():
 
 def test_masks_are_made_once_and_only_where_they_lack(tmp_path, capsys):
     written = layouts.coco(tmp_path, masks=False)
-    assert coco_masks.main([str(tmp_path), "--jobs", "1"]) == 0
+    assert masks.main([str(tmp_path), "--jobs", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("val2014: 2 masks are there")
     paths = {path.stem: path for path in (tmp_path / "SegmentationClass").rglob("*.png")}
     assert paths.keys() == written.keys()
@@ -111,7 +110,7 @@ def test_masks_are_made_once_and_only_where_they_lack(tmp_path, capsys):
     kept, lost = sorted(paths)[:2]
     layouts.save_index(paths[kept], np.full((60, 80), 7))
     paths[lost].unlink()
-    coco_masks.render(tmp_path, jobs=1, report=lambda line: None)
+    masks.render(tmp_path, jobs=1, report=lambda line: None)
     assert (label_files.read_index(paths[kept]) == 7).all()
     np.testing.assert_array_equal(label_files.read_index(paths[lost]), written[lost])
 
@@ -122,15 +121,15 @@ def test_several_processes_make_the_same_masks(tmp_path, monkeypatch):
     written = layouts.coco(tmp_path, masks=False)
     forking = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: forking)
-    monkeypatch.setattr(coco_masks, "_CHUNK", 2)
-    tasks = coco_masks.read(tmp_path / "annotations" / "instances_train2014.json", tmp_path)
-    assert list(coco_masks._render_all(tasks, 2)) == [2, 2]
+    monkeypatch.setattr(masks, "_CHUNK", 2)
+    tasks = masks.read(tmp_path / "annotations" / "instances_train2014.json", tmp_path)
+    assert list(masks._render_all(tasks, 2)) == [2, 2]
     for target, _, _ in tasks:
         np.testing.assert_array_equal(label_files.read_index(target), written[target.stem])
 
 
 def test_annotations_that_are_no_annotations(tmp_path, capsys):
-    assert coco_masks.main([str(tmp_path)]) == 2
+    assert masks.main([str(tmp_path)]) == 2
     assert "must hold coco2014/train2014, coco2014/val2014 and annotations/" in capsys.readouterr().err
     layouts.coco(tmp_path, masks=False)
     path = tmp_path / "annotations" / "instances_train2014.json"
@@ -149,7 +148,7 @@ def test_annotations_that_are_no_annotations(tmp_path, capsys):
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message) as error:
-            coco_masks.render(tmp_path, jobs=1, report=lambda line: None)
+            masks.render(tmp_path, jobs=1, report=lambda line: None)
         assert "\n" not in str(error.value)
 
 
@@ -161,7 +160,7 @@ def test_classes_are_the_categories_in_order():
     assert [coco.CLASS_NAMES[k] for k in (0, 1, 10, 40, 60, 80)] == [
         *("background", "person", "traffic light", "bottle", "bed", "toothbrush"),
     ]
-    assert coco_masks.CATEGORY_IDS == layouts.COCO_CATEGORIES
+    assert masks.CATEGORY_IDS == layouts.COCO_CATEGORIES
 
 
 def test_images_with_an_annotation(tmp_path):
@@ -185,7 +184,7 @@ def test_folders_may_lie_in_one(tmp_path):
         shutil.move(tmp_path / name, tmp_path / "coco2014" / name)
     (tmp_path / "coco2014").rename(tmp_path / "coco")
     assert len(sets.load("coco", "train", data_root=tmp_path)) == 4
-    coco_masks.render(tmp_path / "coco", jobs=1, report=lambda line: None)
+    masks.render(tmp_path / "coco", jobs=1, report=lambda line: None)
     assert not (tmp_path / "coco" / "coco2014").exists()
 
 
@@ -196,12 +195,12 @@ def test_other_numbers_of_images_warn(tmp_path):
 
 
 def test_what_is_missing_is_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm.data.download coco --data-root"):
+    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm.data.public.download coco --data-root"):
         coco.load(tmp_path, "train")
     with pytest.raises(ValueError, match="unknown split 'test', choose one of train, val"):
         coco.load(tmp_path, "test")
     written = layouts.coco(tmp_path, masks=False)
-    command = f"`python -m agmm.data.coco_masks {tmp_path}` makes them"
+    command = f"`python -m agmm.data.public.masks {tmp_path}` makes them"
     with pytest.raises(FileNotFoundError, match=f"COCO val in .*: no masks in .*; {command}"):
         coco.load(tmp_path, "val")
     layouts.coco(tmp_path)

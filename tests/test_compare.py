@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 
 import agmm
-from agmm import compare, methods, notebooks, plots
-from agmm.presets import PRESETS
+from agmm.figures import plots
+from agmm.papers import notebooks
+from agmm.tools import compare
+from agmm.training import methods
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 
 SAME = """

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agmm import cost, networks
+from agmm import networks
+from agmm.networks import macs
 
 aten = torch.ops.aten
 
@@ -72,24 +73,24 @@ def test_branch_equals_a_count_of_its_operations(squeezed: int | None, em: bool)
     with Counted() as counted:
         branch(features, 3, (9, 13), squeeze, em)
     method = "AGMMpp" if squeezed else "AGMM"
-    steps = cost.branch_macs(method, 12, (3, 4), (9, 13), squeezed=squeezed, classes=3, em=em)
+    steps = macs.branch_macs(method, 12, (3, 4), (9, 13), squeezed=squeezed, classes=3, em=em)
     assert sum(steps.values()) == counted.operations
     assert all(isinstance(count, int) for count in steps.values())
 
 
 @pytest.mark.parametrize("classes", [1, 3, 21])
 def test_order_of_the_table(classes: int) -> None:
-    plain = cost.branch_macs("AGMM", 768, (28, 28), (448, 448), classes=classes)
-    squeezed = cost.branch_macs("AGMMpp", 768, (28, 28), (448, 448), squeezed=128, classes=classes)
+    plain = macs.branch_macs("AGMM", 768, (28, 28), (448, 448), classes=classes)
+    squeezed = macs.branch_macs("AGMMpp", 768, (28, 28), (448, 448), squeezed=128, classes=classes)
     assert 0 < sum(squeezed.values()) < 0.8 * sum(plain.values())
 
 
 def test_a_branch_needs_its_channels() -> None:
     for method, squeezed in (("AGMM", 128), ("AGMMpp", None)):
         with pytest.raises(ValueError, match="squeezed is the number of channels C' of AGMMpp"):
-            cost.branch_macs(method, 768, (28, 28), (448, 448), squeezed=squeezed)
+            macs.branch_macs(method, 768, (28, 28), (448, 448), squeezed=squeezed)
     with pytest.raises(ValueError, match="method is 'Baseline'; the methods with a mixture branch are AGMM and AGMMpp"):
-        cost.branch_macs("Baseline", 768, (28, 28), (448, 448))
+        macs.branch_macs("Baseline", 768, (28, 28), (448, 448))
 
 
 def test_vit_base_is_the_table_s_baseline() -> None:
@@ -102,13 +103,13 @@ def test_vit_base_is_the_table_s_baseline() -> None:
     attention = 12 * 2 * tokens**2 * 768
     embedding = patches * 768 * 3 * 16**2
     decoder = patches * 512 * (9 * 768 + 9 * 512 + 21)
-    assert cost.network_macs(net, 448) == linear + attention + embedding + decoder
+    assert macs.network_macs(net, 448) == linear + attention + embedding + decoder
     classifiers = 2 * patches * 768 * 20
-    assert round((cost.network_macs(net, (448, 448)) + classifiers) / 1e9, 1) == 83.2
+    assert round((macs.network_macs(net, (448, 448)) + classifiers) / 1e9, 1) == 83.2
 
 
 def test_network_is_left_as_it_is() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)).train()
-    assert cost.network_macs(net, (32, 48)) == 16 * 24 * 8 * 27
+    assert macs.network_macs(net, (32, 48)) == 16 * 24 * 8 * 27
     assert net.training
     assert net[0].weight.device.type == "cpu"

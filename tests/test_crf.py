@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import crf
-from agmm.crf import PARAMETERS, Parameters
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
+from agmm.evaluation import crf
+from agmm.evaluation.crf import PARAMETERS, Parameters
 from tests.helpers import golden
 from tests.test_densecrf import brute_kernel, random_images, random_maps
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agmm import environment
-from agmm.data import OnDemand, decoded, files
+from agmm.data import disk_cache, image_files
+from agmm.data.split import OnDemand
+from agmm.host import machine
 
 
 @pytest.fixture
@@ -20,12 +21,12 @@ def images(tmp_path: Path) -> OnDemand:
     paths = [tmp_path / name for name in ("a.jpg", "b.png", "c.jpg")]
     for path, size in zip(paths, ((20, 30), (17, 9), (40, 41)), strict=True):
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
-    return OnDemand(files.read_image, paths)
+    return OnDemand(image_files.read_image, paths)
 
 
 def kept(images: OnDemand, folder: Path) -> tuple[OnDemand, list[str]]:
     said: list[str] = []
-    return decoded.keep(images, folder / "cache", said.append), said
+    return disk_cache.keep(images, folder / "cache", said.append), said
 
 
 def same(found: OnDemand, expected: OnDemand) -> bool:
@@ -35,7 +36,7 @@ def same(found: OnDemand, expected: OnDemand) -> bool:
 def test_images_are_decoded_once(images: OnDemand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, said = kept(images, tmp_path)
     expected = list(images)
-    monkeypatch.setattr(files, "read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_files, "read_image", lambda path: pytest.fail("decoded again"))
     again, _ = kept(images, tmp_path)
     for found in (first, again, pickle.loads(pickle.dumps(again))):
         assert all(map(np.array_equal, found, expected))
@@ -80,7 +81,7 @@ def test_what_does_not_fit_is_left_on_disk(images: OnDemand, tmp_path: Path, mon
     size = 3 * (20 * 30 + 17 * 9 + 40 * 41)
     for free, fits in ((2 * size, True), (2 * size - 1, False)):
         with monkeypatch.context() as patch:
-            patch.setattr(environment, "free_memory", lambda device, free=free: free)
+            patch.setattr(machine, "free_memory", lambda device, free=free: free)
             found, said = kept(images, tmp_path / f"memory{free}")
         assert (found is not images, said == []) == (fits, fits)
         with monkeypatch.context() as patch:

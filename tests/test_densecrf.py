@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import crf, permutohedral
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
+from agmm.evaluation import crf
+from agmm.evaluation import lattice as permutohedral
 from agmm.objectives import Baseline
 from agmm.rivals import densecrf
 from agmm.rivals.densecrf import DenseCRFLoss

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agmm.data import coco_masks, densepose, densepose_masks, label_files, sets
-from agmm.labels import VOID
+from agmm.codes import VOID
+from agmm.data import sets
+from agmm.data.public import densepose, densepose_masks, label_files
+from agmm.data.public import masks as coco_masks
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:DensePose .* images, not")
@@ -188,12 +190,12 @@ def test_other_numbers_of_images_warn(tmp_path):
 
 
 def test_what_is_missing_or_wrong_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm.data.download coco --data-root"):
+    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm.data.public.download coco --data-root"):
         densepose.load(tmp_path, "train")
     with pytest.raises(ValueError, match="unknown split 'minival', choose one of train, val"):
         densepose.load(tmp_path, "minival")
     written = layouts.densepose(tmp_path, masks=False)
-    command = f"`python -m agmm.data.densepose_masks {tmp_path}` makes them"
+    command = f"`python -m agmm.data.public.densepose_masks {tmp_path}` makes them"
     with pytest.raises(FileNotFoundError, match=f"DensePose val in .*: no masks in .*; {command}"):
         densepose.load(tmp_path, "val")
     layouts.densepose(tmp_path)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from agmm.data import cityscapes, download
-from agmm.data.download import Archive
+from agmm.data.public import cityscapes, download
+from agmm.data.public.download import Archive
 from tests import layouts
 
 CONTENT = bytes(range(256)) * 4000

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agmm import em, gmm
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from tests import loops_em
 from tests.loops import problems, random_problem
 

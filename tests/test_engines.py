@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 import run_all
-from agmm import engines, sweep
-from agmm.presets import PRESETS
+from agmm.training import slurm, sweep
+from agmm.training.presets import PRESETS
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed")
 
@@ -23,11 +23,11 @@ TAGGED = replace(SMOKE.run, init="tags")
 @pytest.fixture
 def local(tmp_path, monkeypatch):
     """Jobs of submitit on this machine; ended with the test."""
-    monkeypatch.setattr(engines, "LOOK_EVERY", 0.1)
-    monkeypatch.setattr(engines, "GRACE", 0.2)
+    monkeypatch.setattr(slurm, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(slurm, "GRACE", 0.2)
     cluster = submitit.LocalExecutor(tmp_path / "slurm" / "%j")
-    cluster.update_parameters(setup=engines._environment(), timeout_min=10)
-    executor = engines.Submitted(cluster, lambda jobs: {job.job_id for job in jobs if job.state == "RUNNING"})
+    cluster.update_parameters(setup=slurm._environment(), timeout_min=10)
+    executor = slurm.Submitted(cluster, lambda jobs: {job.job_id for job in jobs if job.state == "RUNNING"})
     yield executor
     executor.shutdown(cancel_futures=True)
 
@@ -41,7 +41,7 @@ def fail():
 
 
 def environment():
-    return {name: os.environ.get(name) for name in engines.ONE_THREAD}
+    return {name: os.environ.get(name) for name in slurm.ONE_THREAD}
 
 
 def test_runs_land_in_the_same_folders(tmp_path, local):
@@ -74,7 +74,7 @@ def test_a_job_has_one_thread(local):
 
 
 def test_a_restarted_job_calls_again():
-    call = engines._Restartable(divmod)
+    call = slurm._Restartable(divmod)
     assert call(7, 2) == (3, 1)
     again = call.checkpoint(7, 2)
     assert (again.function, again.args) == (call, (7, 2))
@@ -101,7 +101,7 @@ def commands(tmp_path, monkeypatch):
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(engines.shutil, "which", lambda name: (tmp_path / "bin" / name).exists() or None)
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: (tmp_path / "bin" / name).exists() or None)
     return make
 
 
@@ -137,12 +137,12 @@ def test_what_slurm_is_asked_for(tmp_path, commands):
         srun="exit 1",
         squeue="echo 17; echo 18",
     )
-    assert engines.queued([]) == {"17", "18"}
-    given = engines.parameters(["gpus_per_node=1", "setup=module load x", "exclusive=true", "mem=8GB"])
-    executor = engines.slurm(tmp_path, **given)
+    assert slurm.queued([]) == {"17", "18"}
+    given = slurm.parameters(["gpus_per_node=1", "setup=module load x", "exclusive=true", "mem=8GB"])
+    executor = slurm.slurm(tmp_path, **given)
     refused = executor.submit(fail).exception(10)
     executor.shutdown()
-    assert isinstance(refused, engines.JobLost)
+    assert isinstance(refused, slurm.JobLost)
     assert str(refused) == "Slurm refused the job: sbatch: error: invalid partition"
     asked = (tmp_path / "asked").read_text().splitlines()
     for option in ("time=240", "gpus-per-node=1", "mem=8GB", "exclusive", "requeue", "job-name=agmm", "signal=USR2@90"):

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from torch import Tensor, nn
 
-from agmm import crf, evaluation
-from agmm.data import OnDemand
-from agmm.labels import UNLABELED, VOID
+from agmm import evaluation
+from agmm.codes import UNLABELED, VOID
+from agmm.data.split import OnDemand
+from agmm.evaluation import crf
 from tests.helpers import golden
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

@@ -14,8 +14,8 @@ from sklearn.metrics import silhouette_score
 
 import agmm
 from agmm import figures, gmm, objectives
-from agmm.labels import UNLABELED
-from agmm.presets import PRESETS
+from agmm.codes import UNLABELED
+from agmm.training.presets import PRESETS
 from tests import loops
 
 SMOKE = PRESETS["smoke"]

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 import agmm
-from agmm import figures, tables
+from agmm import figures
+from agmm.codes import UNLABELED, VOID
 from agmm.figures.pixels import partial_miou
 from agmm.figures.trained import weak_labels
-from agmm.labels import UNLABELED, VOID
-from agmm.presets import PRESETS
+from agmm.papers import tables
 from agmm.rivals import cams
-from agmm.runs import load_history
+from agmm.training.presets import PRESETS
+from agmm.training.run import load_history
 from tests import loops, loops_em
 from tests.helpers import ROOT
 

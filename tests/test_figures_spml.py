@@ -12,19 +12,20 @@ import pytest
 import torch
 
 import agmm
-from agmm import figures, tables
-from agmm.claims import spml_figures as claims
-from agmm.claims.evidence import Evidence
-from agmm.data import Split
+from agmm import figures
+from agmm.codes import VOID
+from agmm.data.split import Split
 from agmm.figures import boundaries, retrieval
-from agmm.labels import VOID
-from agmm.presets import PRESETS
+from agmm.papers import tables
+from agmm.papers.evidence import Evidence
+from agmm.papers.spml import claims_figures
 from agmm.rivals.spml.segments import Prototypes
+from agmm.training.presets import PRESETS
 from tests.test_tables import PUBLISHED
 
 mpl.use("Agg")
 
-from agmm import plots  # noqa: E402
+from agmm.figures import plots  # noqa: E402
 
 NAMES = [name for name in tables.GROUPS["spml"] if "_figure" in name]
 
@@ -306,7 +307,7 @@ def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
         return pd.DataFrame({"boundary": qualities[next(iter(runs.values())).seed]})
 
     monkeypatch.setattr(figures, "boundary_quality", quality)
-    (found,) = claims.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
+    (found,) = claims_figures.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
     assert (found.verdict, found.n) == (verdict, 3)
 
 
@@ -316,7 +317,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     def context(queries: tuple, among: tuple) -> pd.DataFrame:
         assert among[1] is None
-        assert queries[1] == claims.IMAGES
+        assert queries[1] == claims_figures.IMAGES
         lead = leads[queries[0]][queries[2]]
         return pd.DataFrame({"nearest": [0.5 + lead, 0.5 + lead, 9.0], "chance": [0.5, 0.5, math.nan]})
 
@@ -325,7 +326,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(figures, "bank", bank)
     monkeypatch.setattr(figures, "context", context)
-    found = claims.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
+    found = claims_figures.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
     verdicts = {name: one.verdict for name, one in found.items()}
     assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}
     assert found["queries of training images"].effect == pytest.approx(0.25)
@@ -334,7 +335,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_claims_stay_open_without_weights(preset: str, tmp_path) -> None:
-    for claim in claims.CLAIMS:
+    for claim in claims_figures.CLAIMS:
         found = claim.judge(Evidence(PRESETS[preset], tmp_path, True))
         assert bool(found) == ("camvid" not in preset)
         assert all((one.verdict, one.note) == ("inconclusive", "no seeds") for one in found.values())
@@ -348,6 +349,6 @@ def test_claims_judge_what_the_figures_train(tmp_path) -> None:
             asked.update(run.id for run in runs)
             return []
 
-    for claim in claims.CLAIMS:
+    for claim in claims_figures.CLAIMS:
         claim.judge(Listening(PRESETS["quick"], tmp_path, True))
     assert asked == {run.id for run in tables.runs("spml_figure7", "quick").values()}

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import fused, gmm, losses
-from agmm.labels import VOID
+from agmm import fast, gmm, losses
+from agmm.codes import VOID
 from tests.loops import problems, random_problem
 
 BLOCKS = (1, 7, 50, 400, 2000)
@@ -27,7 +27,7 @@ def inputs():
     generator = torch.Generator().manual_seed(0)
     g = torch.rand(*parts.classes.shape, *labels.shape[1:], generator=generator, dtype=torch.float64)
     weight = losses.self_weight(parts, True, "mean", torch.float64)
-    given = fused.Supervision(
+    given = fast.Supervision(
         labels.flatten(1), parts.classes, weight, 0.3 * weight, True, ~image_classes, True, gmm.EPS
     )
     return logits, g.requires_grad_(), given
@@ -61,7 +61,7 @@ def with_gradients(function, arguments, upstream=(0.7, 1.3, 0.9, 0.4)):
 def test_segmentation_terms_equal_plain_operations(inputs, negatives):
     logits, g, given = inputs
     inputs = logits, g, replace(given, negatives=negatives)
-    close(with_gradients(fused.segmentation_terms, inputs), with_gradients(plain_terms, inputs))
+    close(with_gradients(fast.segmentation_terms, inputs), with_gradients(plain_terms, inputs))
 
 
 @settings(deadline=None, max_examples=40)
@@ -84,10 +84,10 @@ def test_segmentation_terms_equal_the_loss_functions(problem, negatives):
 
     def at_once(logits, g):
         spar = 0.5 * weight if negatives else parts.filled.double()  # as printed every component counts once
-        supervision = fused.Supervision(
+        supervision = fast.Supervision(
             labels.flatten(1), parts.classes, weight, spar, negatives, ~image_classes, True, gmm.EPS
         )
-        seg, self_, spar, absent = fused.segmentation_terms(logits, g, supervision)
+        seg, self_, spar, absent = fast.segmentation_terms(logits, g, supervision)
         return seg / counts.labeled, self_ / counts.valid, spar / counts.labeled, absent / counts.valid
 
     close(with_gradients(at_once, (logits, g)), with_gradients(by_functions, (logits, g)), 1e-10)
@@ -96,7 +96,7 @@ def test_segmentation_terms_equal_the_loss_functions(problem, negatives):
 def test_terms_left_out_are_zero_and_have_no_gradient(inputs):
     logits, g, given = inputs
     alone = replace(given, absent=None, seg=False, spar_weight=torch.zeros_like(given.spar_weight))
-    without, full = fused.segmentation_terms(logits, g, alone), fused.segmentation_terms(*inputs)
+    without, full = fast.segmentation_terms(logits, g, alone), fast.segmentation_terms(*inputs)
     assert without[0] == without[2] == without[3] == 0
     assert without[1] == full[1]
     for term in (0, 2, 3):
@@ -111,8 +111,8 @@ def test_a_confident_wrong_prediction_has_a_finite_loss_and_gradient(dtype):
         logits[:, 3] = 200
     labels, nothing = torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 0, dtype=dtype)
     absent = torch.ones(1, 150, dtype=torch.bool)
-    given = fused.Supervision(labels, labels[:, :0], nothing, nothing, True, absent, False, 1e-6)
-    *_, value = fused.segmentation_terms(logits, torch.zeros(1, 0, 2, 2, dtype=dtype), given)
+    given = fast.Supervision(labels, labels[:, :0], nothing, nothing, True, absent, False, 1e-6)
+    *_, value = fast.segmentation_terms(logits, torch.zeros(1, 0, 2, 2, dtype=dtype), given)
     # In float32 one less a number that close to 1 is rounded to an eighth of itself.
     assert value.item() == pytest.approx(4 * -np.log(1e-6), rel=0.02)
     assert torch.autograd.grad(value, logits)[0].isfinite().all()
@@ -124,7 +124,7 @@ def test_segmentation_terms_gradcheck(inputs):
     labels = given.labels.unflatten(1, (17, 23))[:, :4, :3].clone()
     labels[0, 0, 0], labels[0, 1, 1] = int(given.classes[0, 0]), VOID
     given = replace(given, labels=labels.flatten(1))
-    assert torch.autograd.gradcheck(lambda z, g: fused.segmentation_terms(z, g, given), (logits, g))
+    assert torch.autograd.gradcheck(lambda z, g: fast.segmentation_terms(z, g, given), (logits, g))
 
 
 def test_difference_gradchecks():
@@ -133,14 +133,14 @@ def test_difference_gradchecks():
     means = torch.rand(2, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(2, 2, 5, generator=generator, dtype=torch.float64)
     weights[:, :, 1::2] = 0
-    assert torch.autograd.gradcheck(lambda f, m: fused.mean_absolute_difference(f, m, (2, 2)), (features, means))
-    assert torch.autograd.gradcheck(lambda f: fused.means_and_differences(f, weights, (2, 2)), (features,))
+    assert torch.autograd.gradcheck(lambda f, m: fast.mean_absolute_difference(f, m, (2, 2)), (features, means))
+    assert torch.autograd.gradcheck(lambda f: fast.means_and_differences(f, weights, (2, 2)), (features,))
 
 
 def test_the_kink_has_slope_zero():
     features = torch.tensor([[[1.0, 2.0]]], requires_grad=True)
     means = torch.tensor([[[1.0]]], requires_grad=True)
-    d = fused.mean_absolute_difference(features, means, (1,))
+    d = fast.mean_absolute_difference(features, means, (1,))
     gradients = torch.autograd.grad(d.sum(), (features, means))
     assert d.tolist() == [[[0, 1]]]
     assert [g.flatten().tolist() for g in gradients] == [[0, 1], [-1]]
@@ -150,10 +150,10 @@ def test_second_derivatives_are_refused(inputs):
     features = torch.rand(2, 3, 5, requires_grad=True)
     means = torch.rand(2, 2, 3, requires_grad=True)
     for value, leaf in (
-        (fused.mean_absolute_difference(features, means, (2, 2)).square().sum(), features),
-        (fused.means_and_differences(features, torch.rand(2, 2, 5), (2, 2))[1].square().sum(), features),
-        (fused.segmentation_terms(*inputs)[1].square(), inputs[0]),
-        (fused.upsample(features[None], (7, 9), (2,)).square().sum(), features),
+        (fast.mean_absolute_difference(features, means, (2, 2)).square().sum(), features),
+        (fast.means_and_differences(features, torch.rand(2, 2, 5), (2, 2))[1].square().sum(), features),
+        (fast.segmentation_terms(*inputs)[1].square(), inputs[0]),
+        (fast.upsample(features[None], (7, 9), (2,)).square().sum(), features),
     ):
         (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -162,9 +162,9 @@ def test_second_derivatives_are_refused(inputs):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_do_not_change_segmentation_terms(inputs, block, monkeypatch):
-    whole = with_gradients(fused.segmentation_terms, inputs)
-    monkeypatch.setitem(fused.BLOCK, "cpu", block)
-    close(with_gradients(fused.segmentation_terms, inputs), whole)
+    whole = with_gradients(fast.segmentation_terms, inputs)
+    monkeypatch.setitem(fast.BLOCK, "cpu", block)
+    close(with_gradients(fast.segmentation_terms, inputs), whole)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -177,14 +177,14 @@ def test_blocks_do_not_change_differences(per_image, block, monkeypatch):
     upstream = torch.rand(4, 3, 35, generator=generator, dtype=torch.float64) * filled[..., None]
 
     def run():
-        means, d = fused.means_and_differences(features, weights, per_image)
+        means, d = fast.means_and_differences(features, weights, per_image)
         plain = (features.unsqueeze(1) - means.unsqueeze(3)).abs().mean(2)
         close([d[filled]], [plain[filled]])
         return means, d * filled[..., None], *torch.autograd.grad((d * upstream).sum() + means.sum(), features)
 
-    assert fused.BLOCK["cpu"] > features.numel()
+    assert fast.BLOCK["cpu"] > features.numel()
     whole = run()
-    monkeypatch.setitem(fused.BLOCK, "cpu", block)
+    monkeypatch.setitem(fast.BLOCK, "cpu", block)
     close(run(), whole)
 
 
@@ -196,18 +196,18 @@ def test_any_memory_layout_gives_the_same_numbers(inputs):
         yield x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
         yield torch.cat([x.detach()] * 2, 3)[..., : x.shape[3]].requires_grad_()
 
-    expected = with_gradients(fused.segmentation_terms, inputs)
+    expected = with_gradients(fast.segmentation_terms, inputs)
     for z, s in zip(laid_out(logits), laid_out(g), strict=True):
         assert not z.is_contiguous()
-        close(with_gradients(fused.segmentation_terms, (z, s, *rest)), expected)
+        close(with_gradients(fast.segmentation_terms, (z, s, *rest)), expected)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("shape", [(5, 3, 11), (1, 60, 100), (3, 0, 4), (2, 7, 1)])
 def test_blocks_cover_every_pixel_once_and_stay_small(shape, block, monkeypatch):
-    monkeypatch.setitem(fused.BLOCK, "cpu", block)
+    monkeypatch.setitem(fast.BLOCK, "cpu", block)
     visits = torch.zeros(shape[0], shape[2])
-    for images, pixels in fused._blocks(torch.empty(shape)):
+    for images, pixels in fast._blocks(torch.empty(shape)):
         visits[images, pixels] += 1
         assert visits[images, pixels].numel() * shape[1] <= max(block, shape[1])
     assert (visits == 1).all()

@@ -1,4 +1,4 @@
-"""The compiled loops in float32 against the same functions of `agmm.fused` in float64."""
+"""The compiled loops in float32 against the same functions of `agmm.fast` in float64."""
 
 from dataclasses import replace
 
@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import compiled, fused, fused_cpu
-from agmm.labels import UNLABELED, VOID
+from agmm import fast
+from agmm.codes import UNLABELED, VOID
+from agmm.fast import cpu, cpu_kernels
 
 LAYOUTS = ("planes", "rows", "gaps")
 
@@ -35,21 +36,21 @@ def close(found, expected, tolerance=2e-5):
 
 
 def test_which_tensors_are_for_these_loops():
-    assert fused.loops(torch.zeros(1)) is fused_cpu
-    assert fused.loops(torch.zeros(1, dtype=torch.int64)) is fused_cpu
-    assert fused.loops(torch.zeros(1, dtype=torch.float64)) is fused
+    assert fast.loops(torch.zeros(1)) is cpu
+    assert fast.loops(torch.zeros(1, dtype=torch.int64)) is cpu
+    assert fast.loops(torch.zeros(1, dtype=torch.float64)) is fast
 
 
 def test_exp_and_log_are_exact_to_single_precision():
     x = np.random.default_rng(0).uniform(-86, 0, 20_000).astype(np.float32)
-    found = np.array([compiled.exp(v) for v in x])
+    found = np.array([cpu_kernels.exp(v) for v in x])
     np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=4e-7)
     x = np.exp(np.random.default_rng(1).uniform(-30, 5, 20_000)).astype(np.float32)
-    found = np.array([compiled.log(v) for v in x])
+    found = np.array([cpu_kernels.log(v) for v in x])
     np.testing.assert_allclose(found, np.log(x.astype(np.float64)), rtol=3e-7, atol=1e-7)
-    assert compiled.exp(np.float32(-1000)) < 1e-37
-    assert np.isnan(compiled.exp(np.float32("nan")))
-    assert np.isnan(compiled.log(np.float32("nan")))
+    assert cpu_kernels.exp(np.float32(-1000)) < 1e-37
+    assert np.isnan(cpu_kernels.exp(np.float32("nan")))
+    assert np.isnan(cpu_kernels.log(np.float32("nan")))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -64,12 +65,12 @@ def test_differences(shape, layout, threads):
     filled = torch.arange(slots) < torch.tensor(per_image)[:, None]
     f = laid_out(features.float(), layout)
     close(
-        fused_cpu.differences(f, means.float(), per_image)[filled],
-        fused.differences(features, means, per_image)[filled],
+        cpu.differences(f, means.float(), per_image)[filled],
+        fast.differences(features, means, per_image)[filled],
     )
     grad *= filled[..., None]
-    expected = fused.differences_backward(f.double(), means.float().double(), per_image, grad)
-    found = fused_cpu.differences_backward(f, means.float(), per_image, grad.float())
+    expected = fast.differences_backward(f.double(), means.float().double(), per_image, grad)
+    found = cpu.differences_backward(f, means.float(), per_image, grad.float())
     assert found[0].stride() == torch.empty_like(f).stride()
     for a, b in zip(found, expected, strict=True):
         close(a, b)
@@ -82,12 +83,12 @@ def test_weighted_sums(layout, threads):
     weights = torch.rand(3, 4, 50) * (torch.rand(3, 4, 50) < 0.2)
     grad, sums = torch.randn(3, 20, 50), torch.randn(3, 4, 20)
     close(
-        fused_cpu.weighted_sums(laid_out(features, layout), weights),
-        fused.weighted_sums(features.double(), weights.double()),
+        cpu.weighted_sums(laid_out(features, layout), weights),
+        fast.weighted_sums(features.double(), weights.double()),
     )
     found, expected = laid_out(grad.clone(), layout), grad.double()
-    fused_cpu.add_weighted(found, weights, sums)
-    fused.add_weighted(expected, weights.double(), sums.double())
+    cpu.add_weighted(found, weights, sums)
+    fast.add_weighted(expected, weights.double(), sums.double())
     close(found, expected)
 
 
@@ -97,11 +98,11 @@ def test_weighted_sums(layout, threads):
 def test_interpolation(size, fine, threads):
     torch.manual_seed(0)
     maps, grad = torch.randn(2, 3, *size), torch.randn(2, 3, *fine)
-    close(fused_cpu.interpolate(maps, fine, (3, 3)), fused.interpolate(maps.double(), fine, (3, 3)))
-    found = fused_cpu.interpolate_backward(grad, maps.shape, (3, 3))
-    close(found, fused.interpolate_backward(grad.double(), maps.shape, (3, 3)))
-    assert not fused_cpu.interpolate(maps, fine, (3, 1))[1, 1:].any()
-    assert not fused_cpu.interpolate_backward(grad, maps.shape, (3, 1))[1, 1:].any()
+    close(cpu.interpolate(maps, fine, (3, 3)), fast.interpolate(maps.double(), fine, (3, 3)))
+    found = cpu.interpolate_backward(grad, maps.shape, (3, 3))
+    close(found, fast.interpolate_backward(grad.double(), maps.shape, (3, 3)))
+    assert not cpu.interpolate(maps, fine, (3, 1))[1, 1:].any()
+    assert not cpu.interpolate_backward(grad, maps.shape, (3, 1))[1, 1:].any()
 
 
 @settings(deadline=None, max_examples=60)
@@ -110,17 +111,17 @@ def test_labels_are_counted_and_spread(seed, num_classes, height, width):
     rng = np.random.default_rng(seed)
     codes = [*range(num_classes), UNLABELED, VOID, num_classes, -1]
     labels = torch.from_numpy(rng.choice(codes, (2, height, width)))
-    found = fused.census(labels, num_classes)
+    found = fast.census(labels, num_classes)
     for b in range(2):
         expected = [int((labels[b] == code).sum()) for code in codes[:-2]]
         assert found[b].tolist() == [*expected, height * width - sum(expected)]
-    assert torch.equal(fused.count_codes(labels.flatten(1), num_classes), found)
+    assert torch.equal(fast.count_codes(labels.flatten(1), num_classes), found)
 
     classes = torch.stack([torch.randperm(num_classes) for _ in range(2)])
     share, size = torch.rand(2, num_classes), (int(rng.integers(1, 5)), int(rng.integers(1, 5)))
     share[0, 0] = 0
-    weights = fused.mean_weights(labels, classes, share, size)
-    close(weights, fused.adjoint_weights(labels, classes, share.double(), size))
+    weights = fast.mean_weights(labels, classes, share, size)
+    close(weights, fast.adjoint_weights(labels, classes, share.double(), size))
     maps = torch.randn(2, num_classes, *size).double()
     upsampled = torch.nn.functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
     mask = (labels[:, None] == classes[..., None, None]) * share[..., None, None].double()
@@ -135,7 +136,7 @@ def problem(seed=0, batch=3, num_classes=21, slots=4, pixels=700):
     classes = torch.stack([torch.randperm(num_classes)[:slots] for _ in range(batch)])
     filled = torch.arange(slots) < torch.tensor([4, 2, 0])[:, None]
     absent = torch.rand(batch, num_classes) < 0.6
-    given = fused.Supervision(
+    given = fast.Supervision(
         labels, classes, torch.rand(batch, slots) * filled, torch.rand(batch, slots) * filled, True, absent, True, 1e-6
     )
     return 3 * torch.randn(batch, num_classes, pixels), torch.rand(batch, slots, pixels), given
@@ -145,9 +146,9 @@ def both(logits, scores, given, upstream=(0.7, 1.3, 0.9, 0.4)):
     """Sums and gradients of the compiled loops, and of the others in float64."""
     doubled = replace(given, self_weight=given.self_weight.double(), spar_weight=given.spar_weight.double())
     grad = torch.tensor(upstream)
-    found = fused_cpu.segmentation(logits, scores, given), *fused_cpu.segmentation_backward(logits, scores, given, grad)
+    found = cpu.segmentation(logits, scores, given), *cpu.segmentation_backward(logits, scores, given, grad)
     doubles = logits.double(), scores.double(), doubled
-    return found, (fused.segmentation(*doubles), *fused.segmentation_backward(*doubles, grad.double()))
+    return found, (fast.segmentation(*doubles), *fast.segmentation_backward(*doubles, grad.double()))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -203,10 +204,10 @@ def test_a_diverged_network_is_noticed(value, layout):
         broken = laid_out(logits.clone(), layout)
         broken[1, k, 13] = value
         alone = replace(given, self_weight=torch.zeros_like(given.self_weight))
-        assert not fused_cpu.segmentation(broken, scores, alone)[3].isfinite()
-        assert not fused_cpu.segmentation(broken, scores, replace(given, absent=None))[1].isfinite()
-        gradient, _ = fused_cpu.segmentation_backward(broken, scores, given, torch.ones(4))
+        assert not cpu.segmentation(broken, scores, alone)[3].isfinite()
+        assert not cpu.segmentation(broken, scores, replace(given, absent=None))[1].isfinite()
+        gradient, _ = cpu.segmentation_backward(broken, scores, given, torch.ones(4))
         assert not gradient[1, :, 13].isfinite().all()
     features = torch.zeros(1, 20, 7)
     features[0, 3, 2] = value
-    assert not fused_cpu.differences(laid_out(features, layout), torch.ones(1, 2, 20), (2,))[0, :, 2].isfinite().any()
+    assert not cpu.differences(laid_out(features, layout), torch.ones(1, 2, 20), (2,))[0, :, 2].isfinite().any()

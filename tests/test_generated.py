@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agmm.data import generated, people, shapes, streets
+from agmm.data.synthetic import people, recipe, shapes, streets
 
 
 @pytest.fixture(params=[shapes, streets, people], ids=lambda module: module.__name__.split(".")[-1])
@@ -34,7 +34,7 @@ def test_seeds_and_splits_are_different_streams(data):
 
 def test_held_out_images_see_other_parts_of_the_photographs():
     for left, right, (_, name) in zip(
-        generated.photographs("left"), generated.photographs("right"), generated.PHOTOGRAPHS, strict=True
+        recipe.photographs("left"), recipe.photographs("right"), recipe.PHOTOGRAPHS, strict=True
     ):
         whole = np.concatenate([left, right], axis=1)
         assert left.shape[1] / whole.shape[1] == pytest.approx(0.7, abs=0.002), name
@@ -45,7 +45,7 @@ def test_photo_crop_agrees_with_pillow_when_enlarging():
     """Pillow's bilinear resize does the same where it does not average, up to its rounding to 8 bits."""
     photo = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     rng, twin = np.random.default_rng(3), np.random.default_rng(3)
-    crop = generated.photo_crop(rng, (photo,), 64)
+    crop = recipe.photo_crop(rng, (photo,), 64)
     twin.integers(1)
     side = min((0.6 + 1.4 * twin.random()) * 64, 40)
     y, x = twin.random() * (40 - side), twin.random() * (40 - side)
@@ -59,7 +59,7 @@ def test_photographs_ship_in_the_wheels(package):
     listed = {str(file) for file in metadata.files(package) or ()}
     if not any(file.endswith("__init__.py") for file in listed):
         pytest.skip(f"{package} was installed without a list of its files")
-    wanted = {f"{module}/{name}" for owner, name in generated.PHOTOGRAPHS if owner == module}
+    wanted = {f"{module}/{name}" for owner, name in recipe.PHOTOGRAPHS if owner == module}
     assert wanted
     assert wanted <= listed
 
@@ -69,7 +69,7 @@ def test_cache_is_used_and_gives_the_same(data, tmp_path, monkeypatch):
     data.make("test", 4, size=32, seed=1, cache=tmp_path / "new" / "folder")
     (file,) = (tmp_path / "new" / "folder").iterdir()
     assert f"{data.__name__.split('.')[-1]}-v{data.VERSION}-" in file.name
-    monkeypatch.setattr(generated, "_draw", lambda *_: pytest.fail("generated although the cache holds it"))
+    monkeypatch.setattr(recipe, "_draw", lambda *_: pytest.fail("generated although the cache holds it"))
     cached = data.make("test", 4, size=32, seed=1, cache=tmp_path / "new" / "folder")
     for a, b in zip(arrays(fresh), arrays(cached), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -108,7 +108,7 @@ def test_failing_write_leaves_nothing_behind(tmp_path, monkeypatch):
         stream.write(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(generated.np, "savez", full)
+    monkeypatch.setattr(recipe.np, "savez", full)
     with pytest.raises(OSError, match="no space left"):
         shapes.make("train", 1, size=16, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -129,8 +129,8 @@ def test_bad_arguments(data, arguments, message):
 
 
 def test_missing_photograph_is_named(monkeypatch):
-    monkeypatch.setattr(generated, "PHOTOGRAPHS", (("skimage", "data/nowhere.png"),))
-    generated.photographs.cache_clear()
+    monkeypatch.setattr(recipe, "PHOTOGRAPHS", (("skimage", "data/nowhere.png"),))
+    recipe.photographs.cache_clear()
     with pytest.raises(FileNotFoundError, match="skimage lacks its file data/nowhere.png"):
         shapes.make("train", 1)
-    generated.photographs.cache_clear()
+    recipe.photographs.cache_clear()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 
 from agmm import gmm
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from tests import loops
 from tests.loops import problems, random_problem
 

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from agmm import checkpoints, loop
-from agmm.data import coco_masks, files, label_files
-from agmm.presets import PRESETS
+from agmm.data import image_files
+from agmm.data.public import label_files, masks
+from agmm.tools import author_checkpoints
+from agmm.training import loop
+from agmm.training.presets import PRESETS
 from tests.faults import corpus
 
 CHANCE = random.Random(0)
@@ -35,7 +37,7 @@ def test_the_pickle_of_these_tests_runs_code_where_it_is_trusted(tmp_path):
 def test_checkpoints_run_no_code(tmp_path, fault, name):
     (tmp_path / name).write_bytes(corpus.CHECKPOINTS[fault](b"", CHANCE))
     with pytest.raises(ValueError, match=name):
-        checkpoints.load(name, "voc")
+        author_checkpoints.load(name, "voc")
 
 
 @pytest.mark.filterwarnings("error")
@@ -60,7 +62,7 @@ def test_class_activation_maps_run_no_code(tmp_path, fault):
 def test_images_that_declare_too_much_or_want_other_programs(tmp_path, fault):
     sound = corpus.saved(Image.new("L", (8, 8)))
     (tmp_path / "a.png").write_bytes(corpus.PICTURES[fault](sound, CHANCE))
-    for read in (files.read_image, lambda path: files.read_mask(path, {0: 0}), label_files.read_index):
+    for read in (image_files.read_image, lambda path: image_files.read_mask(path, {0: 0}), label_files.read_index):
         with pytest.raises(ValueError, match="a.png") as error:
             read(Path("a.png"))
         assert "\n" not in str(error.value)
@@ -87,4 +89,4 @@ def test_clicks_outside_all_numbers(tmp_path, click):
 @pytest.mark.parametrize("corner", [np.nan, np.inf])
 def test_outlines_have_finite_corners(corner):
     with pytest.raises(ValueError, match="not a number"):
-        coco_masks.instance_mask([np.full(6, corner)], (4, 4))
+        masks.instance_mask([np.full(6, corner)], (4, 4))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agmm.data import label_files
-from agmm.data.label_files import Click, ClickAgreement, Scribble
-from agmm.labels import UNLABELED, VOID, image_classes, paint_boxes
+from agmm.codes import UNLABELED, VOID
+from agmm.data.public import label_files
+from agmm.data.public.label_files import Click, ClickAgreement, Scribble
+from agmm.labels import image_classes, paint_boxes
 from tests.helpers import shared
 
 # For each source: values as published -> our codes, straight from the sources' descriptions.

@@ -15,8 +15,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage import draw
 
-from agmm import labels, regions
-from agmm.labels import UNLABELED, VOID
+from agmm import labels
+from agmm.codes import UNLABELED, VOID
+from agmm.labels import geometry
 from tests.helpers import ROOT, shared
 
 SPARSE = [
@@ -208,7 +209,7 @@ def test_human_clicks_scatter_around_the_center():
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), placement=st.sampled_from(regions.PLACEMENTS), width=st.sampled_from([1, 3]))
+@given(seed=st.integers(0, 10**6), placement=st.sampled_from(geometry.PLACEMENTS), width=st.sampled_from([1, 3]))
 def test_every_instance_gets_exactly_one_disc(seed, placement, width):
     mask, instances = scene(seed)
     options = {"placement": placement, "width": width, "background_points": 1}
@@ -330,9 +331,9 @@ def test_stroke_is_the_set_of_pixels_near_the_path():
         samples = np.concatenate([np.linspace(a, b, 4001) for a, b in zip(path, path[1:], strict=False)])
         for row, column in np.ndindex(20, 24):
             expected[row, column] = np.linalg.norm(samples - (row, column), axis=1).min() <= width / 2
-        np.testing.assert_array_equal(regions.stroke((20, 24), path, width), expected)
-    assert regions.stroke((9, 9), [np.array([4, 4])], 1).sum() == 1
-    assert regions.stroke((9, 9), [np.array([4, 4])], 3)[3:6, 3:6].sum() == 9
+        np.testing.assert_array_equal(geometry.stroke((20, 24), path, width), expected)
+    assert geometry.stroke((9, 9), [np.array([4, 4])], 1).sum() == 1
+    assert geometry.stroke((9, 9), [np.array([4, 4])], 3)[3:6, 3:6].sum() == 9
 
 
 def test_scribbles_label_a_few_percent_of_real_masks():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 
 from agmm import gmm, losses
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from tests import loops
 from tests.loops import Problem, problems, random_problem
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from agmm import heads, networks
+from agmm import networks
+from agmm.networks import heads
 
 CONVOLUTIONAL = ("small", *networks.DEEP_STEM)
 

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from agmm import notebooks, tables
+from agmm.papers import notebooks, tables
 from tests.helpers import ROOT
 
 PATHS = sorted((ROOT / "notebooks").rglob("*.ipynb"))

@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from agmm import gmm, losses, methods, objectives
-from agmm.labels import UNLABELED, VOID
+from agmm import gmm, losses, objectives
+from agmm.codes import UNLABELED, VOID
 from agmm.objectives import AGMM, Baseline, LabelAssignment
+from agmm.training import methods
 from tests import loops
 from tests.helpers import golden
 from tests.loops import Problem, problems, random_problem

@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 
 import agmm
-from agmm import __main__, commands, exported, networks, notebooks, own
-from agmm.data import own as folders
-from agmm.data import palettes, prepared, sets, shapes
-from agmm.labels import UNLABELED, VOID
+from agmm import __main__, cli, networks, own
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.own import palettes, prepared, survey
+from agmm.data.synthetic import shapes
+from agmm.own import onnx
+from agmm.papers import notebooks
 from tests.helpers import ROOT
 from tests.test_annotations import FORMATS, image_file, names_file, write
 
@@ -63,8 +66,7 @@ def short(monkeypatch):
 def test_train_and_predict_by_the_command_line(user, short, capsys):
     out = user / "model"
     assert (
-        commands.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), "--complete", *TINY])
-        == 0
+        cli.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), "--complete", *TINY]) == 0
     )
     assert "mean IoU" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
@@ -77,7 +79,7 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     )
     predicted = user / "predicted"
     options = ["--model", str(out), "--images", str(user / "images"), "--out", str(predicted)]
-    assert commands.main(["predict", *options, "--truth", str(user / "truth"), "--device", "cpu"]) == 0
+    assert cli.main(["predict", *options, "--truth", str(user / "truth"), "--device", "cpu"]) == 0
     for number in range(6):
         image, mask = (Image.open(user / part / f"im{number}.png") for part in ("images", "predicted/masks"))
         assert (mask.mode, mask.size) == ("P", image.size)
@@ -110,18 +112,18 @@ def test_the_same_call_loads_and_other_labels_train_anew(user, short):
 def test_module_and_command_are_one(user, capsys):
     assert __main__.main(["check", *given(user)]) == 0
     assert "all is well" in capsys.readouterr().out
-    assert commands.main(["run", "O999"]) == 2
+    assert cli.main(["run", "O999"]) == 2
     assert "has no training 'O999'" in capsys.readouterr().err
 
 
 def test_check_counts_labels_and_lists_all_problems(user, capsys):
-    assert commands.main(["check", *given(user)]) == 0
+    assert cli.main(["check", *given(user)]) == 0
     said = capsys.readouterr().out
     assert "6 images, 6 with labels, 0 with dense masks" in said
     assert "dog (code 2): 36 labeled pixels in 3 images" in said
     (user / "images" / "im0.png").write_bytes(b"no image")
     (user / "labels" / "zz.png").write_bytes(b"")
-    assert commands.main(["check", *given(user)]) == 2
+    assert cli.main(["check", *given(user)]) == 2
     said = capsys.readouterr().out
     assert "im0.png: cannot be decoded" in said
     assert "zz.png: no image has this name; add the image or remove the mask" in said
@@ -198,29 +200,27 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(user, case, capsys):
     spoil, said = SPOILED[case]
     spoil(user)
     before = {path.name for path in user.iterdir()}
-    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
+    assert cli.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("agmm train: ")
     assert error.count("\n") == 1
     assert {path.name for path in user.iterdir()} == before
-    assert commands.main(["check", *given(user)]) == 2
+    assert cli.main(["check", *given(user)]) == 2
     assert said in capsys.readouterr().out
 
 
 def test_more_mistakes_are_counted(user, capsys):
     for stem in ("im1", "im2", "im3"):
         (user / "images" / f"{stem}.png").write_text("x")
-    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
+    assert cli.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
     assert "im1.png: cannot be decoded" in (error := capsys.readouterr().err)
     assert "and 2 more problems, which `agmm check` lists" in error
 
 
 @pytest.mark.parametrize("option", ["images", "labels", "classes", "truth"])
 def test_folders_that_are_not_there(user, option, capsys):
-    assert (
-        commands.main(["train", *given(user, **{option: user / "nowhere"}), "--out", str(user / "model"), *TINY]) == 2
-    )
+    assert cli.main(["train", *given(user, **{option: user / "nowhere"}), "--out", str(user / "model"), *TINY]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
@@ -230,22 +230,22 @@ def test_folders_with_other_files_are_left_alone(user, command, capsys):
     (user / "masks").mkdir()
     options = given(user) if command == "train" else ["--model", "m", "--images", str(user / "images")]
     before = {path.name for path in user.iterdir()}
-    assert commands.main([command, *options, "--out", str(user)]) == 2
+    assert cli.main([command, *options, "--out", str(user)]) == 2
     assert "holds files that would be mixed with new ones; name a new folder" in capsys.readouterr().err
     assert {path.name for path in user.iterdir()} == before
 
 
 def test_bad_models(user, short, capsys):
     options = ["--model", str(user / "model"), "--images", str(user / "images"), "--out", str(user / "out")]
-    assert commands.main(["predict", *options]) == 2
+    assert cli.main(["predict", *options]) == 2
     assert "no trained model, model.json is missing" in capsys.readouterr().err
     own.train(user / "images", user / "labels", user / "names.txt", user / "model", side=48, steps=2, device="cpu")
     (user / "images" / "im5.png").write_text("x")
-    assert commands.main(["predict", *options]) == 2
+    assert cli.main(["predict", *options]) == 2
     assert "im5.png: cannot be decoded" in capsys.readouterr().err
     assert not (user / "out").exists()
     (user / "model" / "model.safetensors").write_bytes(b"x")
-    assert commands.main(["predict", *options]) == 2
+    assert cli.main(["predict", *options]) == 2
     assert "the model cannot be read" in capsys.readouterr().err
 
 
@@ -253,7 +253,7 @@ def test_bad_models(user, short, capsys):
 
 
 def prepare(user, **options):
-    found = folders.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
+    found = survey.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
     return prepared.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
 
 
@@ -317,13 +317,13 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
     expected = np.zeros((40, 60), np.uint8)
     expected[12:28, 20:40] = 1
     for names in (NAMES, ("cat", "dog")):
-        found = folders.survey(tmp_path / "images", tmp_path / "a.xml", names_file(tmp_path, names))
-        (sample,) = folders.render(found, 60, width=1)
+        found = survey.survey(tmp_path / "images", tmp_path / "a.xml", names_file(tmp_path, names))
+        (sample,) = survey.render(found, 60, width=1)
         outside = 0 if names == NAMES else UNLABELED
         wanted = np.where(expected == 1, names.index("cat"), outside)
         wanted[2, 2] = names.index("dog")
         np.testing.assert_array_equal(sample.labels, wanted)
-    (sample,) = folders.render(found, 30, width=1)
+    (sample,) = survey.render(found, 30, width=1)
     assert sample.labels.shape == (20, 30)
     assert sample.labels[10, 15] == 0
 
@@ -335,8 +335,8 @@ def test_photographs_are_turned_as_viewers_show_them(tmp_path):
     exif[0x0112] = 6  # turn clockwise
     Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
     write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
-    found = folders.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
-    (sample,) = folders.render(found, 64, width=1)
+    found = survey.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
+    (sample,) = survey.render(found, 64, width=1)
     assert not sample.problem
     assert sample.image.shape == (30, 20, 3)
     assert sample.labels[28, 3] == 1
@@ -345,7 +345,7 @@ def test_photographs_are_turned_as_viewers_show_them(tmp_path):
 def test_labelme_files_beside_their_images(tmp_path):
     image_file(tmp_path / "images")
     write("labelme", tmp_path / "images", {"a": [((3, 8), 1)]}, NAMES)
-    found = folders.survey(tmp_path / "images", tmp_path / "images", names_file(tmp_path, NAMES))
+    found = survey.survey(tmp_path / "images", tmp_path / "images", names_file(tmp_path, NAMES))
     assert found.problems == []
     assert found.labeled == ["a"]
 
@@ -395,12 +395,12 @@ def test_masks_of_large_images_are_the_best_class_of_enlarged_maps(model):
     np.testing.assert_array_equal(own.mask(model, image), large.argmax(1)[0].numpy())
 
 
-@pytest.mark.skipif(bool(exported.missing()), reason="onnx, onnxruntime or onnxscript is not installed")
+@pytest.mark.skipif(bool(onnx.missing()), reason="onnx, onnxruntime or onnxscript is not installed")
 def test_onnx_predicts_as_torch(model, tmp_path):
     import onnxruntime
 
     path = tmp_path / "model.onnx"
-    assert exported.export(model.net, model.normalization, path) <= 1e-4
+    assert onnx.export(model.net, model.normalization, path) <= 1e-4
     session = onnxruntime.InferenceSession(str(path))
     image = shapes.make("test", 1, seed=0).images[0][:49]
     inputs = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None].repeat(3, 0)
@@ -410,8 +410,8 @@ def test_onnx_predicts_as_torch(model, tmp_path):
 
 
 def test_onnx_without_its_packages(monkeypatch, user, capsys):
-    monkeypatch.setattr(exported, "NEEDS", ("onnx", "no_such_package"))
-    assert commands.main(["train", *given(user), "--out", str(user / "model"), "--onnx", *TINY]) == 2
+    monkeypatch.setattr(onnx, "NEEDS", ("onnx", "no_such_package"))
+    assert cli.main(["train", *given(user), "--out", str(user / "model"), "--onnx", *TINY]) == 2
     assert "pip install 'agmm[onnx]'" in capsys.readouterr().err
     assert not (user / "model").exists()
 
@@ -428,7 +428,7 @@ def test_an_interrupted_training_says_how_it_goes_on(user, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(own.training, "run", interrupted)
-    assert commands.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 130
+    assert cli.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 130
     assert "the same call of train resumes" in capsys.readouterr().err
 
 
@@ -472,7 +472,7 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
 
 def test_the_command_of_the_metadata():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["scripts"] == {"agmm": f"{commands.__name__}:{commands.main.__name__}"}
+    assert project["project"]["scripts"] == {"agmm": f"{cli.__name__}:{cli.main.__name__}"}
 
 
 def test_described_run_is_json(user):

@@ -16,10 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import evaluation, figures, networks, runs, tables
-from agmm.data import label_files, sets, voc
-from agmm.labels import UNLABELED, VOID
-from agmm.presets import PRESETS
+from agmm import evaluation, figures, networks
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.public import label_files, voc
+from agmm.papers import tables
+from agmm.training import run as runs
+from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import ROOT
 from tests.test_training import SCRIPT
@@ -69,7 +72,7 @@ def test_protocols_are_those_of_the_papers_and_of_the_released_code() -> None:
 
 
 @pytest.mark.parametrize(("preset", "labels"), [(PAPER, "points"), (PAPER, "clicks20"), (OFFICIAL, "clicks20")])
-def test_hours_follow_from_operations(preset: agmm.presets.Preset, labels: str) -> None:
+def test_hours_follow_from_operations(preset: agmm.training.presets.Preset, labels: str) -> None:
     """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
     run = preset.at(labels)
     with torch.device("meta"):

@@ -9,10 +9,11 @@ import pytest
 
 import agmm
 import run_all
-from agmm import runs, tables
+from agmm.codes import VOID
 from agmm.data import sets
-from agmm.labels import VOID
-from agmm.presets import PRESETS
+from agmm.papers import tables
+from agmm.training import run as runs
+from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.test_voc import write_clicks
 

@@ -17,10 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import networks, runs, sweep
-from agmm.data import label_files, oversegmentation, sets
-from agmm.labels import VOID
-from agmm.presets import PRESETS
+from agmm import networks
+from agmm.codes import VOID
+from agmm.data import regions as oversegmentation
+from agmm.data import sets
+from agmm.data.public import label_files
+from agmm.training import run as runs
+from agmm.training import sweep
+from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import ROOT
 from tests.test_training import SCRIPT
@@ -80,7 +84,7 @@ def short(run: agmm.Run, **changes: object) -> agmm.Run:
 
 
 @pytest.mark.parametrize("preset", [PAPER, OFFICIAL])
-def test_protocol_is_that_of_the_released_scripts(preset: agmm.presets.Preset) -> None:
+def test_protocol_is_that_of_the_released_scripts(preset: agmm.training.presets.Preset) -> None:
     for labels, images, iterations, of_classifier in (
         ("scribbles", 10_582, 30_000, 4_000),
         ("parts", 26_437, 45_000, 4_000),
@@ -108,8 +112,8 @@ def test_protocol_is_that_of_the_released_scripts(preset: agmm.presets.Preset) -
 
 
 def test_weights_are_the_printed_ones_or_those_of_the_scripts() -> None:
-    def weights(preset: agmm.presets.Preset, labels: str) -> list[float]:
-        objective = agmm.methods.build("SPML", 21, **dict(preset.at(labels, "SPML").options))
+    def weights(preset: agmm.training.presets.Preset, labels: str) -> list[float]:
+        objective = agmm.training.methods.build("SPML", 21, **dict(preset.at(labels, "SPML").options))
         return [getattr(objective, f"lambda_{name}") for name in "cioa"] + [objective.kappa_o, objective.memory]  # type: ignore[union-attr]
 
     for labels in ("scribbles", "scribbles50"):

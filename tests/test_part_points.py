@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import labels, regions
-from agmm.data import Split, people, sets
-from agmm.labels import UNLABELED, VOID
+from agmm import labels
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.split import Split
+from agmm.data.synthetic import people
+from agmm.labels import geometry
 
 
 def scene(seed, size=(24, 30)):
@@ -77,7 +80,7 @@ def test_the_middle_is_the_pixel_nearest_to_the_mean(seed):
     rng = np.random.default_rng(seed)
     inside = rng.random((7, 9)) < 0.4
     inside[3, 4] = True
-    found = regions.middle(inside)
+    found = geometry.middle(inside)
     pixels = np.argwhere(inside)
     gaps = np.linalg.norm(pixels - pixels.mean(axis=0), axis=1)
     assert inside[tuple(found)]

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import models, training
-from agmm.data import densepose, people, sets
-from agmm.data.people import CLASS_NAMES
-from agmm.presets import PRESETS
+from agmm.data import sets
+from agmm.data.public import densepose
+from agmm.data.synthetic import people
+from agmm.data.synthetic.people import CLASS_NAMES
+from agmm.training import train, weights
+from agmm.training.presets import PRESETS
 
 HEAD, TORSO = (CLASS_NAMES.index(name) for name in ("head", "torso"))
 CHAIN = ("torso", "arm", "forearm", "hand"), ("torso", "thigh", "leg", "foot")
@@ -178,10 +180,10 @@ RUN = replace(
 
 def test_a_run_on_people(tmp_path):
     """Its test adds what the network sees in mirror images, with left and right exchanged."""
-    result = training.run(RUN, results=tmp_path, device="cpu")
+    result = train.run(RUN, results=tmp_path, device="cpu")
     assert result.details["label_source"] == "simulated from dense masks and objects"
     test = people.make("test", 4)
-    net = models.load_network(RUN, tmp_path, 15, torch.device("cpu"))
+    net = weights.load_network(RUN, tmp_path, 15, torch.device("cpu"))
     images = torch.from_numpy(np.asarray(test.images)).permute(0, 3, 1, 2) / 255
     other = [0, 1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 14]
     with torch.no_grad():
@@ -194,4 +196,4 @@ def test_a_run_on_people(tmp_path):
 
 def test_tags_do_not_tell_left_from_right(tmp_path):
     with pytest.raises(ValueError, match="classes of people have a left and a right, which tags do not tell"):
-        training.run(replace(RUN, init="scratch", labels="tags"), results=tmp_path, device="cpu")
+        train.run(replace(RUN, init="scratch", labels="tags"), results=tmp_path, device="cpu")

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from agmm import explore, figures, notebooks, objectives, plots
-from agmm.figures import Click
+from agmm import figures, objectives
+from agmm.figures import Click, plots, widget
 from agmm.figures.playground import click_labels
+from agmm.papers import notebooks
 from tests.helpers import ROOT
 
 CLICKS = [Click(3, 4, 2), Click(20, 9, 0), Click(21, 30, 2)]
@@ -89,7 +90,7 @@ def test_mosaic_calls_back_with_pixels():
     image = np.zeros((30, 50, 3), np.uint8)
     image[:4, :4] = 200, 100, 0
     found = []
-    grid = explore.mosaic(image, lambda y, x: found.append((y, x)))
+    grid = widget.mosaic(image, lambda y, x: found.append((y, x)))
     assert len(grid.children) == 8 * 13
     assert grid.children[0].style.button_color == "rgb(200,100,0)"
     for button in grid.children:
@@ -113,7 +114,7 @@ def test_clicks_are_added_and_taken_back(seen, monkeypatch):
     class Run:
         data = Data()
 
-    box = explore.playground(Run(), 0, [Click(1, 1, 3)])
+    box = widget.playground(Run(), 0, [Click(1, 1, 3)])
     (label, spread, undo), grid, _ = box.children[0].children, box.children[1], box.children[2]
     assert isinstance(box, widgets.VBox)
     label.value = 2

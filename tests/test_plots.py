@@ -8,8 +8,8 @@ from PIL import Image
 
 mpl.use("Agg")
 
-from agmm import plots  # noqa: E402
-from agmm.labels import UNLABELED, VOID  # noqa: E402
+from agmm.codes import UNLABELED, VOID  # noqa: E402
+from agmm.figures import plots  # noqa: E402
 
 
 @pytest.fixture

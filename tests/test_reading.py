@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agmm import reading
-from agmm.data import OnDemand
+from agmm.data.split import OnDemand
+from agmm.evaluation import read_ahead
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def test_items_come_in_order_and_are_read_once(readers: int) -> None:
         return slow(key)
 
     images, labels = OnDemand(recorded, range(17)), OnDemand(slow, range(100, 117))
-    items = list(reading.ahead(images, labels, readers=readers))
+    items = list(read_ahead.ahead(images, labels, readers=readers))
     assert [(int(image[0, 0]), int(label[0, 0])) for image, label in items] == [(i, 100 + i) for i in range(17)]
     assert sorted(read) == list(range(17))
 
@@ -42,7 +42,7 @@ def test_threads_read_while_the_caller_works_but_not_without_end() -> None:
         names.add(threading.current_thread().name)
         return np.zeros(1)
 
-    items = reading.ahead(OnDemand(recorded, range(100)), readers=2)
+    items = read_ahead.ahead(OnDemand(recorded, range(100)), readers=2)
     next(items)
     deadline = time.monotonic() + 10
     while len(started) < 5:
@@ -62,7 +62,7 @@ def test_without_readers_an_item_is_read_when_it_is_asked_for() -> None:
         started.append(key)
         return np.zeros(1)
 
-    next(reading.ahead(OnDemand(recorded, range(5)), readers=0))
+    next(read_ahead.ahead(OnDemand(recorded, range(5)), readers=0))
     assert started == [0]
 
 
@@ -73,7 +73,7 @@ def test_a_bad_file_is_reported_in_its_turn(readers: int) -> None:
             raise ValueError("3.png: cannot be decoded")
         return np.full(1, key)
 
-    items = reading.ahead(OnDemand(read, range(9)), readers=readers)
+    items = read_ahead.ahead(OnDemand(read, range(9)), readers=readers)
     assert [int(next(items)[0][0]) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="3.png"):
         next(items)
@@ -82,21 +82,21 @@ def test_a_bad_file_is_reported_in_its_turn(readers: int) -> None:
 @pytest.mark.parametrize("readers", [0, 2])
 def test_lengths_must_agree(readers: int) -> None:
     with pytest.raises(ValueError, match="4 images cannot share 3 masks"):
-        next(reading.ahead(np.zeros((4, 1)), [np.zeros(1)] * 3, readers=readers))
+        next(read_ahead.ahead(np.zeros((4, 1)), [np.zeros(1)] * 3, readers=readers))
 
 
 @pytest.mark.parametrize("readers", [0, 3])
 def test_batches_hold_arrays_of_one_size(readers: int) -> None:
     images, labels = OnDemand(slow, range(9)), OnDemand(slow, range(9))
-    found = list(reading.batches(images, labels, batch_size=2, readers=readers))
+    found = list(read_ahead.batches(images, labels, batch_size=2, readers=readers))
     assert [part[:, 0, 0].tolist() for part, _ in found] == [[0, 2], [1, 3], [4, 6], [5, 7], [8]]
     assert all(torch.equal(image, label) for image, label in found)
 
 
 def test_a_cpu_gets_no_readers_and_a_gpu_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading.os, "sched_getaffinity", lambda process: range(24), raising=False)
+    monkeypatch.setattr(read_ahead.os, "sched_getaffinity", lambda process: range(24), raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert reading.readers("cpu") == reading.readers(CPU) == 0
-    assert reading.readers("cuda:1") == 6
+    assert read_ahead.readers("cpu") == read_ahead.readers(CPU) == 0
+    assert read_ahead.readers("cuda:1") == 6
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert reading.readers(torch.device("cuda")) == reading.MOST_READERS
+    assert read_ahead.readers(torch.device("cuda")) == read_ahead.MOST_READERS

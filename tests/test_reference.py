@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 
 from agmm import objectives
-from agmm.reference import TERMS, dense_agmm
+from agmm.dense import TERMS, dense_agmm
 from tests import loops
 from tests.helpers import golden
 from tests.loops import problems, random_problem

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import checkpoints, evaluation, networks, released
-from agmm.data import cityscapes, voc
-from agmm.labels import VOID
+from agmm import evaluation, networks
+from agmm.codes import VOID
+from agmm.data.public import cityscapes, voc
+from agmm.tools import author_checkpoints, released
 from tests import layouts
 from tests.test_checkpoints import NAMINGS, drawn, in_order, published
 
@@ -40,7 +41,7 @@ def small(monkeypatch, tmp_path):
             net.head.classifier.bias -= net(torch.randn(1, 3, 64, 64))[1].mean(dim=(0, 2, 3))
         return net
 
-    monkeypatch.setattr(checkpoints, "load", load)
+    monkeypatch.setattr(author_checkpoints, "load", load)
     path = tmp_path / "point_67.80.pth"
     path.write_bytes(b"weights")
     return path
@@ -91,7 +92,7 @@ def tiles(net: networks.Segmenter, image: np.ndarray, tile: int, double: bool) -
 
 def test_voc_at_one_scale_and_at_seven(root, small):
     single, seven = released.evaluate(small, "voc", root, report=silent)
-    net, val = checkpoints.load(small, "voc"), voc.load(root, "val")
+    net, val = author_checkpoints.load(small, "voc"), voc.load(root, "val")
     with torch.no_grad():
         once = [net(normalized(image))[1].argmax(1)[0].numpy() for image in val.images]
     often = [seven_scales(net, image) for image in val.images]
@@ -107,7 +108,7 @@ def test_voc_at_one_scale_and_at_seven(root, small):
 
 def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
     scores = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
-    net, val = checkpoints.load(small, "cityscapes"), cityscapes.load(root, "val")
+    net, val = author_checkpoints.load(small, "cityscapes"), cityscapes.load(root, "val")
     assert [str(score.protocol) for score in scores] == [
         "tiles of 24",
         "tiles of 24, softmax twice",

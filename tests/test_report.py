@@ -14,11 +14,12 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from agmm import report, tables
+from agmm import report
 from agmm.__main__ import find
-from agmm.presets import PRESETS
+from agmm.papers import tables
 from agmm.report import __main__ as command
 from agmm.report import numbers, pictures, records
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 from tests.test_tables import complete, curve
 

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 import run_all
-from agmm import notebooks, sweep, tables
-from agmm.presets import PRESETS
+from agmm.papers import notebooks, tables
+from agmm.training import sweep
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 from tests.test_tables import complete
 

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agmm
-from agmm import runs, storage, sweep, training
-from agmm.presets import PRESETS
-from agmm.storage import StorageError
+from agmm.host import atomic_files
+from agmm.host.atomic_files import StorageError
+from agmm.training import run as runs
+from agmm.training import sweep, train
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -70,7 +72,7 @@ def test_a_run_that_stops_early_is_another_run_from_the_same_pretraining() -> No
 
 
 def test_identity_is_the_same_in_another_process() -> None:
-    code = "from agmm.presets import PRESETS; print(PRESETS['quick'].at('scribbles', 'LabelAssignment').id)"
+    code = "from agmm.training.presets import PRESETS; print(PRESETS['quick'].at('scribbles', 'LabelAssignment').id)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == PRESETS["quick"].at("scribbles", "LabelAssignment").id
 
@@ -141,7 +143,7 @@ def test_unknown_field_is_refused() -> None:
 
 def test_a_complete_run_is_loaded_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = agmm.run(TINY, results=tmp_path)
-    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
     assert agmm.run(TINY, results=tmp_path) == trained
     folder = TINY.folder(tmp_path)
     files = {path.name for path in folder.iterdir()}
@@ -250,7 +252,7 @@ def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
 
 def test_killed_during_the_last_test_trains_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(train, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             agmm.run(TINY, results=tmp_path)
     agmm.run(TINY, results=tmp_path)
@@ -264,7 +266,7 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     agmm.run(TINY, results=tmp_path)
     folder = TINY.folder(tmp_path)
     (folder / "checkpoint.pt").touch()
-    storage.temporary_beside(folder / "result.json").touch()
+    atomic_files.temporary_beside(folder / "result.json").touch()
     sweep.tidy([TINY], tmp_path)
     assert not [path for path in folder.iterdir() if path.name.startswith(".") or path.name == "checkpoint.pt"]
 

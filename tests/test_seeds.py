@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from skimage import draw
 
 import agmm
-from agmm import labels, seeds
+from agmm import labels
+from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.label_files import Boxes
-from agmm.labels import UNLABELED, VOID
-from agmm.presets import PRESETS
+from agmm.data.public.label_files import Boxes
+from agmm.labels import from_boxes
+from agmm.training.presets import PRESETS
 
 WHOLE = np.array([0, 0, 8, 8])
 
@@ -53,7 +54,7 @@ def test_grabcut_finds_a_disk_in_its_box() -> None:
     image[disk] += 120
     truth = np.zeros((50, 60), bool)
     truth[disk] = True
-    found = seeds.grabcut_segment(image.astype(np.uint8), np.array([8, 14, 40, 46]))
+    found = from_boxes.grabcut_segment(image.astype(np.uint8), np.array([8, 14, 40, 46]))
     assert (found == truth).mean() > 0.995
     assert found.sum() < 0.6 * 32 * 32
 
@@ -67,7 +68,7 @@ def test_where_grabcut_fails_the_whole_box_is_taken(side: int, box: tuple[int, .
     image = np.full((50, 50, 3), 90, np.uint8)
     image[20 : 20 + side, 20 : 20 + side] = (250, 10, 10)
     whole = in_boxes(np.array([box]), (50, 50))
-    np.testing.assert_array_equal(seeds.grabcut_segment(image, np.array(box)), whole)
+    np.testing.assert_array_equal(from_boxes.grabcut_segment(image, np.array(box)), whole)
 
 
 @settings(max_examples=20, deadline=None)
@@ -75,7 +76,7 @@ def test_where_grabcut_fails_the_whole_box_is_taken(side: int, box: tuple[int, .
 def test_grabcut_stays_in_its_boxes(seed: int, background: int | None, runs: int) -> None:
     image, mask = scene(seed)
     codes, corners = labels.tight_boxes(mask, rng(), background=background)
-    made = seeds.simulate("grabcut", image, mask, rng(seed), background=background, runs=runs)
+    made = from_boxes.simulate("grabcut", image, mask, rng(seed), background=background, runs=runs)
     outside = UNLABELED if background is None else background
     assert (made[~in_boxes(corners, mask.shape)] == outside).all()
     assert set(np.unique(made)) <= {*codes, outside, UNLABELED}
@@ -83,20 +84,20 @@ def test_grabcut_stays_in_its_boxes(seed: int, background: int | None, runs: int
         assert UNLABELED not in made or background is None
     for code, box in zip(codes, corners, strict=True):
         others = in_boxes(corners[[other != code for other in codes]], mask.shape)
-        if not others[seeds._window(box)].any():
-            assert (made[seeds._window(box)] == code).any() or runs > 1
+        if not others[from_boxes._window(box)].any():
+            assert (made[from_boxes._window(box)] == code).any() or runs > 1
 
 
 def test_the_seed_decides_and_threads_do_not() -> None:
     image, mask = scene(3)
     threads = cv2.getNumThreads()
     for runs in (1, 3):
-        first, again = (seeds.simulate("grabcut", image, mask, rng(1), runs=runs) for _ in range(2))
+        first, again = (from_boxes.simulate("grabcut", image, mask, rng(1), runs=runs) for _ in range(2))
         np.testing.assert_array_equal(first, again)
         cv2.setNumThreads(1)
-        np.testing.assert_array_equal(seeds.simulate("grabcut", image, mask, rng(1), runs=runs), first)
+        np.testing.assert_array_equal(from_boxes.simulate("grabcut", image, mask, rng(1), runs=runs), first)
         cv2.setNumThreads(threads)
-    other = seeds.simulate("grabcut", image, mask, rng(2), runs=3)
+    other = from_boxes.simulate("grabcut", image, mask, rng(2), runs=3)
     assert (first != other).any()
 
 
@@ -108,8 +109,8 @@ def test_smaller_segments_are_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
         found[(slice(2, 6), slice(2, 6)) if box[2] == 8 else (slice(1, 7), slice(1, 7))] = True
         return found
 
-    monkeypatch.setattr(seeds, "grabcut_segment", segment)
-    made = seeds.grabcut(np.zeros((8, 8, 3), np.uint8), [1, 2], np.array([[0, 0, 8, 8], [1, 1, 7, 7]]), rng())
+    monkeypatch.setattr(from_boxes, "grabcut_segment", segment)
+    made = from_boxes.grabcut(np.zeros((8, 8, 3), np.uint8), [1, 2], np.array([[0, 0, 8, 8], [1, 1, 7, 7]]), rng())
     expected = np.zeros((8, 8), np.uint8)
     expected[1:7, 1:7] = 2
     expected[2:6, 2:6] = 1
@@ -118,11 +119,11 @@ def test_smaller_segments_are_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ensemble_labels_where_it_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     votes = np.tile([0, 0.19, 0.2, 0.5, 0.7, 0.71, 1, 1], (8, 1))
-    monkeypatch.setattr(seeds, "grabcut_votes", lambda *_: votes)
-    made = seeds.grabcut(np.zeros((8, 8, 3), np.uint8), [4], WHOLE[None], rng(), runs=15)
+    monkeypatch.setattr(from_boxes, "grabcut_votes", lambda *_: votes)
+    made = from_boxes.grabcut(np.zeros((8, 8, 3), np.uint8), [4], WHOLE[None], rng(), runs=15)
     assert made[0].tolist() == [0, 0, *[UNLABELED] * 3, 4, 4, 4]
     with pytest.raises(ValueError, match="number of runs of GrabCut is 0"):
-        seeds.grabcut(np.zeros((8, 8, 3), np.uint8), [4], WHOLE[None], rng(), runs=0)
+        from_boxes.grabcut(np.zeros((8, 8, 3), np.uint8), [4], WHOLE[None], rng(), runs=0)
 
 
 def test_votes_come_from_moved_boxes_with_margins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,12 +132,12 @@ def test_votes_come_from_moved_boxes_with_margins(monkeypatch: pytest.MonkeyPatc
     def segment(image: np.ndarray, box: np.ndarray, seed: int) -> np.ndarray:
         boxes.append((image.shape[:2], box))
         found = np.zeros(image.shape[:2], bool)
-        found[seeds._window(box)] = len(boxes) % 2
+        found[from_boxes._window(box)] = len(boxes) % 2
         return found
 
     image, box = np.zeros((200, 300, 3), np.uint8), np.array([60, 100, 140, 200])
-    monkeypatch.setattr(seeds, "grabcut_segment", segment)
-    votes = seeds.grabcut_votes(image, box, rng(), runs=14)
+    monkeypatch.setattr(from_boxes, "grabcut_segment", segment)
+    votes = from_boxes.grabcut_votes(image, box, rng(), runs=14)
     assert len(boxes) == 14
     assert votes[100, 150] == 0.5
     assert (votes[~in_boxes(box[None], votes.shape)] == 0).all()
@@ -150,7 +151,7 @@ def test_votes_come_from_moved_boxes_with_margins(monkeypatch: pytest.MonkeyPatc
 def test_without_opencv_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(RuntimeError, match="install opencv-python-headless, or choose labels='boxes'"):
-        seeds.grabcut_segment(np.zeros((8, 8, 3), np.uint8), WHOLE)
+        from_boxes.grabcut_segment(np.zeros((8, 8, 3), np.uint8), WHOLE)
 
 
 # --- class activation maps
@@ -162,7 +163,7 @@ def test_boxcam_equals_loops(seed: int, threshold: float) -> None:
     random = np.random.default_rng(seed)
     cams = {1: random.random((9, 11)).round(1), 3: np.full((9, 11), 0.7)}
     codes, corners = [1, 3, 1, 2], np.array([[0, 0, 9, 8], [1, 2, 5, 6], [3, 1, 6, 11], [7, 7, 9, 9]])
-    made = seeds.boxcam(np.zeros((9, 11, 3), np.uint8), codes, corners, rng(), cams=cams, threshold=threshold)
+    made = from_boxes.boxcam(np.zeros((9, 11, 3), np.uint8), codes, corners, rng(), cams=cams, threshold=threshold)
     expected = np.zeros((9, 11), int)
     for index in (0, 2, 1, 3):  # by area
         top, left, bottom, right = corners[index]
@@ -178,19 +179,19 @@ def test_cam_labels_are_the_best_class_above_the_background() -> None:
     random = np.random.default_rng(0)
     cams = {2: random.random((6, 7)), 5: random.random((6, 7))}
     stacked = np.stack([np.full((6, 7), 0.6), cams[2], cams[5]])
-    np.testing.assert_array_equal(seeds.cam_labels(cams, (6, 7), 0.6), np.array([0, 2, 5])[stacked.argmax(0)])
+    np.testing.assert_array_equal(from_boxes.cam_labels(cams, (6, 7), 0.6), np.array([0, 2, 5])[stacked.argmax(0)])
 
 
 def test_cam_labels_are_the_best_of_all_scores() -> None:
     """Pixel by pixel, the background's score among them; two classes with the same one are the first."""
     random = np.random.default_rng(0)
     cams = {2: random.random((6, 7)) ** 3, 5: random.random((6, 7)) ** 3}
-    made = seeds.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams=cams, exponent=6)
+    made = from_boxes.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams=cams, exponent=6)
     for pixel in np.ndindex(6, 7):
         scores = {0: (1 - max(cam[pixel] for cam in cams.values())) ** 6} | {k: cam[pixel] for k, cam in cams.items()}
         assert made[pixel] == max(scores, key=lambda k: scores[k])
     assert {0, 2, 5} == set(np.unique(made))
-    nothing = seeds.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams={}, background=None)
+    nothing = from_boxes.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams={}, background=None)
     assert (nothing == UNLABELED).all()
 
 
@@ -198,11 +199,11 @@ def test_grabcut_and_cams_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows: GrabCut's segment is 0 … 3; columns: the CAM's class is found in 2 … 5 of the upper half only."""
     segment = np.zeros((8, 8), bool)
     segment[:4] = True
-    monkeypatch.setattr(seeds, "grabcut_segment", lambda *_: segment)
+    monkeypatch.setattr(from_boxes, "grabcut_segment", lambda *_: segment)
     cam, box = np.zeros((8, 8)), np.array([[0, 0, 8, 7]])
     cam[2:6, :] = 1
     image = np.zeros((8, 8, 3), np.uint8)
-    made = seeds.grabcut_cam(image, [2], box, rng(), cams={2: cam})
+    made = from_boxes.grabcut_cam(image, [2], box, rng(), cams={2: cam})
     expected = np.zeros((8, 8), int)
     expected[:2], expected[2:4, :7], expected[2:4, 7] = UNLABELED, 2, UNLABELED
     expected[4:6, :7] = UNLABELED  # the CAM alone, within the box
@@ -211,17 +212,17 @@ def test_grabcut_and_cams_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     few = np.zeros((8, 8))
     few[0, :4] = 1
     for cams in ({3: cam}, {}, {2: few}):
-        alone = seeds.grabcut_cam(image, [2], box, rng(), cams=cams)
+        alone = from_boxes.grabcut_cam(image, [2], box, rng(), cams=cams)
         np.testing.assert_array_equal(alone, np.where(segment, 2, 0))
 
 
-@pytest.mark.parametrize("form", seeds.NEED_CAMS)
+@pytest.mark.parametrize("form", from_boxes.NEED_CAMS)
 def test_maps_that_are_missing_or_do_not_fit_are_refused(form: str) -> None:
     image, mask = scene(0)
     with pytest.raises(ValueError, match="need class activation maps, and there are none"):
-        seeds.simulate(form, image, mask, rng())
+        from_boxes.simulate(form, image, mask, rng())
     with pytest.raises(ValueError, match=r"the CAM of class 2 has shape \(3, 3\), its image \(48, 56\)"):
-        seeds.simulate(form, image, mask, rng(), cams={2: np.zeros((3, 3))})
+        from_boxes.simulate(form, image, mask, rng(), cams={2: np.zeros((3, 3))})
 
 
 # --- as labels of a data set
@@ -231,8 +232,8 @@ def test_void_of_a_mask_is_no_label_but_annotated_boxes_do_not_know_it() -> None
     image, mask = scene(5)
     mask[:3] = VOID
     boxes = Boxes(mask.shape, (2,), np.array([[2, 5, 30, 30]]))
-    assert (seeds.simulate("grabcut", image, mask, rng())[:3] == UNLABELED).all()
-    made = seeds.simulate("grabcut", image, mask, rng(), boxes=boxes)
+    assert (from_boxes.simulate("grabcut", image, mask, rng())[:3] == UNLABELED).all()
+    made = from_boxes.simulate("grabcut", image, mask, rng(), boxes=boxes)
     assert set(np.unique(made)) == {0, 2}
     painted = labels.simulate("boxes", mask, rng(), boxes=boxes)
     np.testing.assert_array_equal(painted, 2 * in_boxes(boxes.corners, mask.shape))
@@ -251,7 +252,7 @@ def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> N
     plain = {form: sets.sparse_labels(split, form, {}, 0, tmp_path) for form in ("boxes", "grabcut", "points")}
     cams = [{4: np.random.default_rng(i).random((64, 64))} for i in range(2)]
     split = replace(split, boxes=[Boxes((64, 64), (4,), np.array([[3, 4, 50, 60]]))] * 2, cams=cams)
-    for form in (*plain, *seeds.NEED_CAMS):
+    for form in (*plain, *from_boxes.NEED_CAMS):
         made = sets.sparse_labels(split, form, {}, 0, tmp_path)  # what is kept without them is another file
         assert set(np.unique(made)) <= ({0, 4, UNLABELED} if form != "points" else {*range(7), UNLABELED})
         if form != "points":

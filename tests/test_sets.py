@@ -6,8 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from agmm.data import Split, sets, streets
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.split import Split
+from agmm.data.synthetic import streets
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:(COCO|ADE20K|VOC|Cityscapes) .* images, not")

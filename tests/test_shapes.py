@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm.data import generated, shapes
+from agmm.data.synthetic import recipe, shapes
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_objects_overlap_by_three_percent_at_most(seed, size):
 def test_areas_of_the_shapes(k, area):
     """Closed forms in units of the squared half side, at any rotation."""
     for angle in (0, 0.3, 2):
-        mask = shapes._SHAPES[k](*generated.local_grid(400, 0.5, 0.5, 0.4, 0.4, angle))
+        mask = shapes._SHAPES[k](*recipe.local_grid(400, 0.5, 0.5, 0.4, 0.4, angle))
         assert mask.mean() / 0.4**2 == pytest.approx(area, rel=0.01)
 
 

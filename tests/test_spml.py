@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from agmm.rivals.spml import SPML, contrast, kmeans, relations, retrieval, walk
 from agmm.rivals.spml.segments import cut
 from tests import loops_spml as loops

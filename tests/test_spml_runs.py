@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agmm
-from agmm import batches, heads, labels, networks, sweep
-from agmm.data import augment, oversegmentation, shapes
-from agmm.labels import UNLABELED, VOID
-from agmm.presets import PRESETS
+from agmm import labels, networks
+from agmm.codes import UNLABELED, VOID
+from agmm.data import augment
+from agmm.data import regions as oversegmentation
+from agmm.data.synthetic import shapes
+from agmm.networks import heads
 from agmm.rivals.spml import SPMLClassifier
+from agmm.training import batches, sweep
+from agmm.training.presets import PRESETS
 
 SMOKE = PRESETS["smoke"]
 
@@ -43,7 +47,7 @@ def test_the_second_classifier_learns_on_frozen_embeddings(trained: tuple[agmm.R
 
 def test_the_first_classifier_is_new_in_the_second_stage(trained: tuple[agmm.Run, Path]) -> None:
     run, results = trained
-    history = [agmm.runs.load_history(one, results) for one in (run.teacher, run)]
+    history = [agmm.training.run.load_history(one, results) for one in (run.teacher, run)]
     assert {"classifier", "annotation", "low_level", "cooccurrence"} <= set(history[0].columns)
     assert "annotation" not in history[1].columns
     assert len(history[1]) == dict(run.teacher_changes)["epochs"] - 1 == run.epochs
@@ -55,7 +59,7 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
     embedding = run.teacher
     assert embedding is not None
     kept: list[bytes] = []
-    original = agmm.loop._save_checkpoint
+    original = agmm.training.loop._save_checkpoint
 
     def save(run: agmm.Run, folder: Path, *state: object) -> None:
         original(run, folder, *state)  # type: ignore[arg-type]
@@ -63,7 +67,7 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
             kept.append((folder / "checkpoint.pt").read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agmm.loop, "_save_checkpoint", save)
+        patch.setattr(agmm.training.loop, "_save_checkpoint", save)
         agmm.run(embedding, results=tmp_path / "first")
     folder = embedding.folder(tmp_path / "second")
     folder.mkdir(parents=True)

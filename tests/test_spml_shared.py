@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 from agmm.rivals.spml import SPML
 from agmm.rivals.spml.segments import Prototypes
 

@@ -11,12 +11,15 @@ import safetensors.torch
 import torch
 
 import agmm
-from agmm import protocol, sweep
-from agmm.data import Arrays, OnDemand, label_files, sets, shapes
-from agmm.labels import UNLABELED, VOID
-from agmm.presets import PRESETS
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.public import label_files
+from agmm.data.split import Arrays, OnDemand
+from agmm.data.synthetic import shapes
 from agmm.rivals.spml import SPMLClassifier
 from agmm.rivals.spml.classifier import in_memory
+from agmm.training import pseudo_labels, sweep
+from agmm.training.presets import PRESETS
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -77,11 +80,11 @@ def test_image_tags_and_boxes_are_learned_from(trained: tuple[Path, agmm.Run, ag
         chain = [stage for stage in sweep.distinct([run]) if stage.labels == run.labels]
         assert run.cams_of is not None
         source = f"{drawn} class activation maps of run {run.cams_of.id}"
-        assert {agmm.runs.load_result(stage, results).details["label_source"] for stage in chain} == {source}
+        assert {agmm.training.run.load_result(stage, results).details["label_source"] for stage in chain} == {source}
         first, *others = (safetensors.torch.load_file(r.folder(results) / "model.safetensors") for r in chain)
         for weights in others:
             assert all(name.startswith("head.classifier.") for name in first if not first[name].equal(weights[name]))
-    tags, boxes = (agmm.runs.load_result(run, results).details for run in runs)
+    tags, boxes = (agmm.training.run.load_result(run, results).details for run in runs)
     assert tags["labeled_share"] == 1
     assert boxes["labeled_share"] < 1
 
@@ -91,7 +94,7 @@ def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Ru
     results, run, _ = trained
     data = shapes.make("train", 5)
     apart = replace(data, images=OnDemand(data.images.__getitem__, range(5)))
-    kept, read = (protocol.with_cams(run, split, results, CPU).cams for split in (data, apart))
+    kept, read = (pseudo_labels.with_cams(run, split, results, CPU).cams for split in (data, apart))
     assert kept is not None
     assert read is not None
     tags = sets.image_tags(data)
@@ -102,7 +105,7 @@ def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Ru
     assert run.cams_of is not None
     files = run.cams_of.folder(results) / "cams"
     label_files.write_cams(files / f"{data.ids[0]}.npy", {1: np.ones((64, 64))})
-    again = protocol.with_cams(run, apart, results, CPU).cams
+    again = pseudo_labels.with_cams(run, apart, results, CPU).cams
     assert again is not None
     assert (again[0][1] == 1).all(), "what is there is not made again"
 
@@ -189,7 +192,7 @@ def test_what_a_classifier_predicts_is_voted_on_without_a_crf(monkeypatch: pytes
 def test_labels_on_disk_are_those_in_memory_and_are_not_made_twice(tmp_path: Path) -> None:
     ids = tuple("abcdef")
     objective = VOTED(neighbors=15, query_scales=(1.0,))
-    keep = partial(protocol._on_disk, tmp_path, ids)
+    keep = partial(pseudo_labels._on_disk, tmp_path, ids)
     images, truth, *_ = _scenes()
     sparse: Arrays = OnDemand(partial(np.full, truth[0].shape), [np.uint8(UNLABELED)] * 6)
     plain = _labels(objective, sparse=np.full(truth.shape, UNLABELED, np.uint8))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agmm import storage
+from agmm.host import atomic_files
 from tests.faults import corpus
 
 
@@ -20,27 +20,29 @@ def _full_disk(_: int) -> None:
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage.write_text(tmp_path / "kept.txt", "before")
-    monkeypatch.setattr(storage.os, "fsync", _full_disk)
+    atomic_files.write_text(tmp_path / "kept.txt", "before")
+    monkeypatch.setattr(atomic_files.os, "fsync", _full_disk)
     with (
-        pytest.raises(storage.StorageError, match=f"cannot write to {tmp_path}: the disk is full; free some space"),
-        storage.writable(tmp_path),
+        pytest.raises(
+            atomic_files.StorageError, match=f"cannot write to {tmp_path}: the disk is full; free some space"
+        ),
+        atomic_files.writable(tmp_path),
     ):
-        storage.write_text(tmp_path / "kept.txt", "after")
+        atomic_files.write_text(tmp_path / "kept.txt", "after")
     assert (tmp_path / "kept.txt").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
 def test_other_errors_are_not_renamed(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), storage.writable(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_files.writable(tmp_path):
         (tmp_path / "absent").read_text()
 
 
 def test_json_is_readable_or_refused(tmp_path: Path) -> None:
-    storage.write_json(tmp_path / "a.json", {"a": [1, None, "ä"]})
+    atomic_files.write_json(tmp_path / "a.json", {"a": [1, None, "ä"]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None, "ä"]}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        storage.write_json(tmp_path / "a.json", float("nan"))
+        atomic_files.write_json(tmp_path / "a.json", float("nan"))
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None, "ä"]}
 
 
@@ -48,7 +50,7 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    mine = storage.temporary_beside(tmp_path / "a.json").name
+    mine = atomic_files.temporary_beside(tmp_path / "a.json").name
     below = tmp_path / "runs" / "abc"
     below.mkdir(parents=True)
     host = mine.split("-")[1]
@@ -59,7 +61,7 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
         path.touch()
     os.utime(old, (0, 0))
     try:
-        assert sorted(storage.tidy(tmp_path)) == sorted(removed)
+        assert sorted(atomic_files.tidy(tmp_path)) == sorted(removed)
     finally:
         alive.communicate(b"\n")
     assert all(path.exists() for path in kept)
@@ -80,13 +82,13 @@ def test_a_damaged_array_is_made_again(tmp_path: Path, content: bytes | str) -> 
         assert isinstance(content, bytes)
         path.write_bytes(content)
     for _ in range(2):
-        assert storage.kept_array(path, lambda: np.arange(3)).tolist() == [0, 1, 2]
+        assert atomic_files.kept_array(path, lambda: np.arange(3)).tolist() == [0, 1, 2]
     assert not Path(corpus.Touch.path).exists()
 
 
 def test_half_a_file_is_kept_after_an_exception_but_never_seen_before(tmp_path: Path) -> None:
     (tmp_path / "a.ipynb").write_text("before")
-    with contextlib.suppress(RuntimeError), storage.replacing(tmp_path / "a.ipynb") as temporary:
+    with contextlib.suppress(RuntimeError), atomic_files.replacing(tmp_path / "a.ipynb") as temporary:
         temporary.write_text("half")
         assert (tmp_path / "a.ipynb").read_text() == "before"
         raise RuntimeError

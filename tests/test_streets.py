@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm import labels, training
-from agmm.data import sets, streets
-from agmm.data.streets import CLASS_NAMES, PERSON, POLE, ROAD, SIDEWALK, SKY
-from agmm.presets import PRESETS
+from agmm import labels
+from agmm.data import sets
+from agmm.data.synthetic import streets
+from agmm.data.synthetic.streets import CLASS_NAMES, PERSON, POLE, ROAD, SIDEWALK, SKY
+from agmm.training import train
+from agmm.training.presets import PRESETS
 
 STREET = streets._Street(size=64, horizon=0.4, vanishing=0.55, camera=3, curbs=(-4, 3), walls=(-6, 5))
 
@@ -157,6 +159,6 @@ def test_a_run_on_streets(tmp_path):
         labels="clicks",
         label_options=(("n", 10),),
     )
-    result = training.run(run, results=tmp_path, device="cpu")
+    result = train.run(run, results=tmp_path, device="cpu")
     assert len(result.iou) == 10
     assert result.details["labeled_pixels_per_image"] == 10

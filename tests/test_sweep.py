@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agmm import sweep
-from agmm.presets import PRESETS
+from agmm.training import sweep
+from agmm.training.presets import PRESETS
 from tests.test_tables import complete
 
 SMOKE = PRESETS["smoke"]

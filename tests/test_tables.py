@@ -8,9 +8,11 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 
-from agmm import Result, Run, tables
-from agmm.presets import PRESETS
-from agmm.tables import aggregate, cells, printed
+from agmm import Result, Run
+from agmm.papers import printed, tables
+from agmm.papers import results as aggregate
+from agmm.papers import table as cells
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, shared
 
 PUBLISHED = ROOT / "agmm" / "tables" / "published"

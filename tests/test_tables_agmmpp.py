@@ -6,10 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from agmm import methods, tables
-from agmm.presets import PRESETS
-from agmm.tables import aggregate
-from agmm.tables.cells import SINGLE_SCALE
+from agmm.papers import results, tables
+from agmm.papers.table import SINGLE_SCALE
+from agmm.training import methods
+from agmm.training.presets import PRESETS
 from tests.test_tables import PUBLISHED, complete, curve, find
 
 NAMES = tuple(name for name in tables.GROUPS["agmmpp"] if re.fullmatch(r"agmmpp_table\d+", name))
@@ -207,7 +207,7 @@ def test_single_scale_is_never_taken_from_several(tmp_path):
     assert frame["ours_mean"].isna().all()
     single = find("agmmpp_table13", "AGMM++", "20 clicks", "quick").run
     complete(tmp_path, single, 65.0)
-    assert aggregate.read(SINGLE_SCALE)(single, tmp_path) == 65.0
+    assert results.read(SINGLE_SCALE)(single, tmp_path) == 65.0
 
 
 def test_columns_of_two_data_sets(tmp_path):

@@ -3,9 +3,8 @@
 import pandas as pd
 import pytest
 
-from agmm import tables
-from agmm.presets import PRESETS
-from agmm.tables import aggregate
+from agmm.papers import results, tables
+from agmm.training.presets import PRESETS
 from tests.test_tables import PUBLISHED, complete
 
 NAMES = [name for name in tables.GROUPS["spml"] if "_table" in name]
@@ -76,9 +75,9 @@ def test_a_share_is_that_of_the_same_seed(tmp_path) -> None:
     assert cell.full is not None
     assert cell.full.labels == "full"
     complete(tmp_path, cell.run, 40.0)
-    assert not aggregate._measured(cell, tmp_path)
+    assert not results._measured(cell, tmp_path)
     complete(tmp_path, cell.full, 80.0)
-    frame = aggregate.collect(tables.TABLES["spml_table3"], "quick", tmp_path)
+    frame = results.collect(tables.TABLES["spml_table3"], "quick", tmp_path)
     line = frame[(frame["column"] == cell.column) & (frame["row"] == "SPML")].squeeze()
     assert line["ours_mean"] == pytest.approx(50.0)
     assert line["published"] == 97.5

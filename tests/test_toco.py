@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 import agmm
-from agmm import batches, figures, loop, models, networks, objectives, protocol, runs, training
+from agmm import figures, networks, objectives
+from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.labels import UNLABELED, VOID
-from agmm.presets import PRESETS
 from agmm.rivals import densecrf, tag_losses, toco, views
 from agmm.rivals.tree_energy import TreeEnergy
+from agmm.training import batches, loop, pseudo_labels, train
+from agmm.training import run as runs
+from agmm.training import weights as models
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 from tests.test_training import SCRIPT
 
@@ -328,7 +331,7 @@ def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPat
     assert torch.equal(batch.image_classes, torch.from_numpy(tags)[order])
     assert set(batch.labels.unique().tolist()) == {UNLABELED, VOID}
     with pytest.raises(ValueError, match="need a background of code 0, which streets does not have"):
-        training._tags(RUN, replace(data, dataset="streets", background=None), Path())
+        train._tags(RUN, replace(data, dataset="streets", background=None), Path())
 
 
 def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Path) -> None:
@@ -357,7 +360,7 @@ def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Pa
     trained = figures.load(RUN, tmp_path)
     objective = models.load_objective(RUN, tmp_path, 7, CPU)
     assert isinstance(objective, toco.FromTags)
-    found = protocol.cam_miou(trained.net.cpu(), objective, trained.test, sets.image_tags(trained.test), RUN, CPU)
+    found = pseudo_labels.cam_miou(trained.net.cpu(), objective, trained.test, sets.image_tags(trained.test), RUN, CPU)
     assert found == result.details["cam_miou_test"]
 
 
@@ -404,8 +407,8 @@ def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypa
     second = first.second_stage()
     assert (second.restrict, second.from_tags, second.teacher) == (True, False, first)
     seen = []
-    source_of = training._source
-    monkeypatch.setattr(training, "_source", lambda *given: seen.append(source_of(*given)) or seen[-1])
+    source_of = train._source
+    monkeypatch.setattr(train, "_source", lambda *given: seen.append(source_of(*given)) or seen[-1])
     result = agmm.run(second, results=tmp_path, device="cpu")
     assert "cam_miou" not in result.details
     assert runs.load_history(second, tmp_path)["p_restricted_miou"].iloc[-1] > 0

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 
 import agmm
 from agmm import __main__ as single
-from agmm import batches, evaluation, loop, methods, models, objectives, protocol, runs, training
-from agmm.crf import PARAMETERS, mean_field
+from agmm import evaluation, objectives
 from agmm.data import sets
-from agmm.presets import PRESETS
+from agmm.evaluation.crf import PARAMETERS, mean_field
+from agmm.training import batches, loop, methods, pseudo_labels, train, weights
+from agmm.training import run as runs
+from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -88,7 +90,7 @@ def test_pretraining_is_trained_first_and_shared(tmp_path: Path) -> None:
     assert run.pretraining is not None
     agmm.run(run, results=tmp_path)
     pretrained = _weights(run.pretraining, tmp_path)
-    net = models.build_network(run, 7)
+    net = weights.build_network(run, 7)
     assert net.backbone.state_dict().keys() == pretrained.keys()
     stamp = (run.pretraining.folder(tmp_path) / "result.json").stat().st_mtime_ns
     agmm.run(replace(run, seed=1), results=tmp_path)
@@ -99,17 +101,17 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
     """Its labels are the first stage's predictions among the labeled classes, and weak labels where there are any."""
     teacher = replace(SCRATCH, method="Baseline", options=(), epochs=1)
     seen = []
-    source_of = training._source
+    source_of = train._source
 
     def watched(run, *rest):
         seen.append((run, source_of(run, *rest)))
         return seen[-1][1]
 
-    monkeypatch.setattr(training, "_source", watched)
+    monkeypatch.setattr(train, "_source", watched)
     agmm.run(teacher.second_stage(), results=tmp_path)
     (first, weak), (_, dense) = seen
     assert first == teacher
-    net = models.build_network(teacher, 7)
+    net = weights.build_network(teacher, 7)
     net.load_state_dict(_weights(teacher, tmp_path))
     net.eval()
     for image, sparse, target in zip(weak.images, weak.labels, dense.labels, strict=True):
@@ -132,9 +134,9 @@ def test_second_stage_of_clicks_learns_classes_that_were_not_clicked(tmp_path: P
     agmm.run(first, results=tmp_path)
     data = sets.load("streets", "train", count=first.train_images)
     sparse = sets.weak_labels(data, "clicks", dict(first.label_options), 0)
-    net = models.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
+    net = weights.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
     found = {
-        restrict: protocol.pseudo_labels(
+        restrict: pseudo_labels.pseudo_labels(
             net, replace(second, restrict=restrict), tmp_path, data, sparse, torch.device("cpu")
         )
         for restrict in (True, False)
@@ -159,7 +161,7 @@ def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, opt
     assert {"loss", "seg", term} <= set(history.columns)
     assert np.isfinite(history[term]).all()
     assert history["loss"].iloc[-1] != history["seg"].iloc[-1]
-    assert _weights(run, tmp_path).keys() == models.build_network(run, 7).state_dict().keys()
+    assert _weights(run, tmp_path).keys() == weights.build_network(run, 7).state_dict().keys()
 
 
 def test_embedding_of_the_tree_energy_is_trained_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +244,9 @@ def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(tmp_path: Path
 
 def test_throughput_counts_the_epochs_that_were_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = replace(SCRATCH, epochs=4, stop_after=1)
-    monkeypatch.setattr(training.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
+    monkeypatch.setattr(train.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
     run.folder(tmp_path).mkdir(parents=True)
-    assert training.train(run, tmp_path).images_per_second == 32 / 8
+    assert train.train(run, tmp_path).images_per_second == 32 / 8
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
     run = replace(SCRATCH, microbatch=4, loss_scope=scope, options={"terms": ("seg", "self", "absent")})
     split = sets.load("shapes", "train", count=16)
     sparse = sets.sparse_labels(split, "points", dict(run.label_options), 0)
-    net = models.build_network(run, 7).eval()
+    net = weights.build_network(run, 7).eval()
     tensors = (
         torch.from_numpy(np.asarray(split.images)),
         torch.from_numpy(sparse),
@@ -352,7 +354,7 @@ def test_weights_are_tested_again_without_training(tmp_path: Path, monkeypatch: 
     assert runs.load_history(refined, tmp_path).equals(runs.load_history(base, tmp_path))
 
     test = sets.load("shapes", "test", count=base.test_images)
-    net = models.build_network(base, 7)
+    net = weights.build_network(base, 7)
     net.load_state_dict(_weights(base, tmp_path))
     net.eval()
     rgb = torch.from_numpy(np.asarray(test.images)).movedim(-1, 1).float()
@@ -388,7 +390,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_finish", stop)
+        patch.setattr(train, "_finish", stop)
         for run in (SCRATCH, other):
             with pytest.raises(KeyboardInterrupt):
                 agmm.run(run, results=tmp_path)

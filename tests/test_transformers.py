@@ -10,8 +10,9 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 import agmm
-from agmm import networks, transformers
-from agmm.presets import PRESETS
+from agmm import networks
+from agmm.networks import transformers
+from agmm.training.presets import PRESETS
 
 NAMES = ("small_vit", "vit_base")
 

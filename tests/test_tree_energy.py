@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
 from agmm import losses
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from agmm.objectives import Baseline
 from agmm.rivals import tree_energy
 from agmm.rivals.tree_energy import TreeEnergy, edge_costs, smooth_along, spanning_forest, tree_energy_loss, tree_filter

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 from agmm import evaluation, labels
-from agmm.data import OnDemand, files, label_files, sets, voc
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
+from agmm.data import image_files, sets
+from agmm.data.public import label_files, voc
+from agmm.data.split import OnDemand
 from tests import layouts
 from tests.helpers import shared
 
@@ -340,7 +342,7 @@ def test_real_clicks_and_masks(tmp_path):
         (base / part).mkdir(parents=True)
     (base / "SegmentationClassAug").symlink_to(folder / "SegmentationClassAug")
     for path in (folder / "SegmentationClassAug").iterdir():
-        height, width = files.read_size(path)
+        height, width = image_files.read_size(path)
         Image.new("L", (width, height)).save(base / "JPEGImages" / f"{path.stem}.jpg")
     for part, listed in (("train", names[:20]), ("val", names[20:])):
         (base / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(listed))
@@ -368,7 +370,9 @@ def test_missing_folders_name_the_layout_and_the_command(tmp_path):
     ):
         voc.load(tmp_path, "train")
     layouts.write_voc2012(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no masks of SBD .*agmm.data.download voc --data-root .*fetches them"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no masks of SBD .*agmm.data.public.download voc --data-root .*fetches them"
+    ):
         voc.load(tmp_path, "train")
     voc.load(tmp_path, "val")
     (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 import agmm.labels
-from agmm.labels import VOID
+from agmm.codes import VOID
 
 
 def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

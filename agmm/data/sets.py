@@ -11,25 +11,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from agmm import labels, seeds, storage
-from agmm.data import (
-    Arrays,
-    OnDemand,
-    Published,
-    Split,
-    ade20k,
-    camvid,
-    cityscapes,
-    coco,
-    densepose,
-    label_files,
-    people,
-    prepared,
-    shapes,
-    streets,
-    voc,
-)
-from agmm.data.label_files import Boxes
+from agmm import labels
+from agmm.data.own import prepared
+from agmm.data.public import ade20k, camvid, cityscapes, coco, densepose, label_files, voc
+from agmm.data.public.label_files import Boxes
+from agmm.data.split import Arrays, OnDemand, Published, Split
+from agmm.data.synthetic import people, shapes, streets
+from agmm.host import atomic_files
+from agmm.labels import from_boxes
 
 MODULES = {
     "shapes": shapes,
@@ -94,7 +83,7 @@ def load(
     split : str
         ``"train"``, ``"test"`` and, for shapes and people, ``"pretrain"``; the test split of all others is their val.
     count : int, optional
-        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.prepared.load`).
+        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
     size : (H, W), optional
         Size that the images of CamVid are brought to; those of the others are read at their own.
     data_root : path, optional
@@ -163,11 +152,11 @@ def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) 
     """
     if cache is None or not isinstance(split.truth, OnDemand):
         return _image_tags(split, min_share)
-    digest = storage.digest([split.dataset, split.class_names, split.ids, min_share])
+    digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
     file = cache / f"tags-{split.dataset}-{digest}.npy"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):  # the processes of one training read the masks once
-        return storage.kept_array(file, partial(_image_tags, split, min_share))
+        return atomic_files.kept_array(file, partial(_image_tags, split, min_share))
 
 
 def _image_tags(split: Split, min_share: float) -> np.ndarray:
@@ -214,7 +203,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     if (published := _published(split, form, options)) is not None:
         return np.stack(list(published.maps))
     options = _with_scale(split, form, options, cache)
-    digest = storage.digest(
+    digest = atomic_files.digest(
         [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_origin(split, form)]
     )
     name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
@@ -222,7 +211,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     def simulated() -> np.ndarray:
         return np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
 
-    return simulated() if cache is None else storage.kept_array(cache / name, simulated)
+    return simulated() if cache is None else atomic_files.kept_array(cache / name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
@@ -260,9 +249,9 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
         described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
         described |= dict.fromkeys(_origin(split, form), True)
-        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{storage.digest(described, sort_keys=True)}"
+        folder = cache / f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
-        storage.write_json(folder / "labels.json", described)
+        atomic_files.write_json(folder / "labels.json", described)
     return OnDemand(partial(_kept, split, form, options, seed, folder), range(len(split)))
 
 
@@ -274,9 +263,9 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
         return f"published: {published.description}"
     if form == "full":
         return "dense masks"
-    if form in seeds.FORMS:
+    if form in from_boxes.FORMS:
         drawn = [] if form == "cam" else ["published boxes" if split.boxes is not None else "boxes of dense masks"]
-        made = [split.cams_from or "published cams"] if form in seeds.NEED_CAMS else []
+        made = [split.cams_from or "published cams"] if form in from_boxes.NEED_CAMS else []
         return f"{form} from {' and '.join(drawn + made)}"
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
@@ -334,7 +323,7 @@ def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | 
         return options | {"scale": labels.block_scale((split.truth[i] for i in chosen), ratio)}
     described = {"dataset": split.dataset, "images": len(chosen), "ratio": ratio}
     described["size"] = None if on_disk else split.truth[0].shape
-    digest = storage.digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
+    digest = atomic_files.digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
     file = cache / f"blocks-{split.dataset}-{digest}.json"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
@@ -342,7 +331,7 @@ def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | 
             scale = float(json.loads(file.read_text())["scale"])
         except (OSError, ValueError, KeyError, TypeError):
             scale = labels.block_scale((split.truth[i] for i in chosen), ratio)
-            storage.write_json(file, described | {"scale": scale})
+            atomic_files.write_json(file, described | {"scale": scale})
     return options | {"scale": scale}
 
 
@@ -368,14 +357,14 @@ def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index
     instances = None if split.instances is None else split.instances[index]
     about: dict[str, Any] = {"instances": instances, "background": split.background}
     about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
-    if form in seeds.FORMS:
-        return seeds.simulate(form, split.images[index], mask, rng, **about)
+    if form in from_boxes.FORMS:
+        return from_boxes.simulate(form, split.images[index], mask, rng, **about)
     return labels.simulate(form, mask, rng, **about)
 
 
 def _given(split: Split, form: str) -> list[str]:
     """What a split holds that a form is made from instead of the dense mask."""
-    wanted = ["boxes"] * (form in seeds.FORMS) + ["cams"] * (form in seeds.NEED_CAMS)
+    wanted = ["boxes"] * (form in from_boxes.FORMS) + ["cams"] * (form in from_boxes.NEED_CAMS)
     return [name for name in wanted if getattr(split, name) is not None]
 
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.manifold import TSNE
 
 from agmm import gmm
-from agmm.data import Split
+from agmm.data.split import Split
 from agmm.figures.trained import Trained, outputs, tensor, weak_labels
 
 

@@ -20,7 +20,7 @@ def mixtures(trained: Trained, images: Iterable[int], labels: str = "labels") ->
     trained : Trained
     images : iterable of int
     labels : str
-        Name of the labels; see `agmm.plots.gallery` for what ``"labels"`` means.
+        Name of the labels; see `agmm.figures.plots.gallery` for what ``"labels"`` means.
     """
     pictures = []
     for index in images:

@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from agmm import em, evaluation, fused, gmm, objectives
-from agmm.data import Arrays, Split
+from agmm import em, evaluation, fast, gmm, objectives
+from agmm.codes import UNLABELED, VOID
+from agmm.data.split import Arrays, Split
 from agmm.figures.trained import Trained, load_training_data, mixture_of, outputs, tensor, weak_labels
-from agmm.labels import UNLABELED, VOID
-from agmm.runs import Run, load_history
+from agmm.training.run import Run, load_history
 
 SUBSETS = ("similar", "all", "dissimilar")
 
@@ -100,7 +100,7 @@ def _accuracy_counts(trained: Trained, images: int) -> Iterator[Tensor]:
         parts = gmm.components(labels, num_classes)
         squeezed = objective.squeeze(features.to(trained.device)).cpu()
         mixture = em.from_labels(squeezed, labels, parts, objective.sigma_min, objective.distance)
-        d = fused.upsample(mixture.d, labels.shape[-2:], parts.per_image)
+        d = fast.upsample(mixture.d, labels.shape[-2:], parts.per_image)
         codes = parts.classes[..., None, None]
         own = (labels.unsqueeze(1) == codes) & parts.filled[..., None, None] & (truth != VOID).unsqueeze(1)
         close = d < mixture.variance.sqrt()[..., None, None]

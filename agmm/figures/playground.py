@@ -9,8 +9,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from agmm import gmm
+from agmm.codes import UNLABELED, VOID
 from agmm.figures.trained import Trained, forward
-from agmm.labels import UNLABELED, VOID
 
 
 class Click(NamedTuple):

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import methods
-from agmm.data import Split, sets
+from agmm.data import sets
+from agmm.data.split import Split
 from agmm.figures.trained import Trained, forward
 from agmm.rivals.spml import SPML
 from agmm.rivals.spml.retrieval import majority, nearest
 from agmm.rivals.spml.segments import Prototypes, Segments, cut
-from agmm.runs import Run
+from agmm.training import methods
+from agmm.training.run import Run
 
 COUNT = 20
 """Neighbors of a segment (SPML, Sec. 3.4)."""

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agmm import evaluation, gmm, methods, models, networks, objectives, protocol, training
-from agmm.data import Arrays, Split, sets
+from agmm import evaluation, gmm, networks, objectives
+from agmm.data import sets
+from agmm.data.split import Arrays, Split
 from agmm.rivals import toco
-from agmm.runs import Run
+from agmm.training import methods, pseudo_labels, train, weights
+from agmm.training.run import Run
 
 BATCH = 25
 
@@ -49,16 +51,16 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
     """Weights and data of a complete run; ValueError where the weights are missing."""
     data, sparse = load_training_data(run, results, data_root)
     test = _split(run, "test", results, data_root)
-    device = training.choose_device("auto")
-    net = models.load_network(run, Path(results), data.num_classes, device)
-    objective = models.load_objective(run, Path(results), data.num_classes, device)
+    device = train.choose_device("auto")
+    net = weights.load_network(run, Path(results), data.num_classes, device)
+    objective = weights.load_objective(run, Path(results), data.num_classes, device)
     return Trained(run, net, data, test, sparse, objective)
 
 
 def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
     """Training images of a run and their sparse labels."""
     data = _split(run, "train", results, data_root)
-    data = protocol.with_cams(run, data, Path(results), training.choose_device("auto"))
+    data = pseudo_labels.with_cams(run, data, Path(results), train.choose_device("auto"))
     return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
 
 
@@ -124,4 +126,4 @@ def tensor(arrays: Arrays) -> Tensor:
 
 
 def _inputs(trained: Trained, images: Tensor) -> Tensor:
-    return evaluation.to_input(images.to(trained.device), **training.normalization(trained.run))
+    return evaluation.to_input(images.to(trained.device), **train.normalization(trained.run))

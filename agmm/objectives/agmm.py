@@ -9,16 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import fused, gmm, losses
-from agmm.objectives.common import (
-    Output,
-    TermWeights,
-    check_labels,
-    full_precision,
-    no_components,
-    one_of,
-    pixel_terms,
-)
+from agmm import fast, gmm, losses
+from agmm.objectives.common import Output, TermWeights, check_labels, full_precision, no_components, one_of, pixel_terms
 
 TERMS = ("seg", "self", "spar", "con", "absent")
 Variant = Literal["official", "paper"]
@@ -136,7 +128,7 @@ class AGMM:
         check_labels(labels, self.num_classes)
         assert self.terms is not None
         with torch.autocast(logits.device.type, enabled=False):
-            features, logits = fused.as_computed(features), fused.as_computed(logits)
+            features, logits = fast.as_computed(features), fast.as_computed(logits)
             counts = counts or losses.count(labels, self.num_classes)
             official = self.variant == "official"
             terms: dict[str, Tensor] = {}

@@ -8,16 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from agmm import em, fused, gmm, losses
-from agmm.objectives.common import (
-    Output,
-    TermWeights,
-    check_labels,
-    full_precision,
-    no_components,
-    one_of,
-    pixel_terms,
-)
+from agmm import em, fast, gmm, losses
+from agmm.objectives.common import Output, TermWeights, check_labels, full_precision, no_components, one_of, pixel_terms
 
 TERMS = ("seg", "self", "weak", "con", "con_old", "absent")
 
@@ -113,7 +105,7 @@ class AGMMpp(nn.Module):
         check_labels(labels, self.num_classes)
         assert self.terms is not None
         with torch.autocast(logits.device.type, enabled=False):
-            features, logits = full_precision(features), fused.as_computed(logits)
+            features, logits = full_precision(features), fast.as_computed(logits)
             counts = counts or losses.count(labels, self.num_classes)
             terms: dict[str, Tensor] = {}
             if {"self", "weak", "con", "con_old"} & set(self.terms):
@@ -164,7 +156,7 @@ class AGMMpp(nn.Module):
     def _scores(self, mixture: em.Mixture, labels: Tensor, parts: gmm.Components) -> Tensor:
         """Scores at label resolution: (B, N, H, W)."""
         g = mixture.scores(parts)
-        return fused.upsample(g.detach() if self.stop_gradient else g, labels.shape[-2:], parts.per_image)
+        return fast.upsample(g.detach() if self.stop_gradient else g, labels.shape[-2:], parts.per_image)
 
     def _dense_scores(self, features: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(labels.device.type, enabled=False):

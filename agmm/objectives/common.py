@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agmm import fused, gmm, losses
-from agmm.labels import UNLABELED, VOID
+from agmm import fast, gmm, losses
+from agmm.codes import UNLABELED, VOID
 
 
 @dataclass
@@ -34,6 +34,34 @@ class Output:
         if self._scores is None:
             raise AttributeError("this objective has no mixture, hence no scores")
         return self._scores()
+
+
+@dataclass
+class Batch:
+    """One microbatch on its device.
+
+    Attributes
+    ----------
+    images : Tensor (B, 3, H, W)
+    labels : Tensor (B, H, W) int64
+    image_classes : Tensor (B, K) bool
+    counts : Counts or None
+        Divisors of the losses' means where they extend over the effective batch.
+    parts : Components or None
+        Of the labels, where they were found ahead of time.
+    regions : Tensor (B, H, W) int64 or None
+        Over-segmentation of the images, where the objective needs one.
+    step : int
+        Of the whole training, from 0.
+    """
+
+    images: Tensor
+    labels: Tensor
+    image_classes: Tensor
+    counts: losses.Counts | None
+    parts: gmm.Components | None = None
+    regions: Tensor | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +114,7 @@ def pixel_terms(
     """
     if not {"self", "spar", "absent"} & names:
         return {"seg": losses.partial_cross_entropy(full_precision(logits), labels, counts)} if "seg" in names else {}
-    given = fused.Supervision(
+    given = fast.Supervision(
         labels=labels.flatten(1),
         classes=weights.classes,
         self_weight=weights.self_weight,
@@ -98,7 +126,7 @@ def pixel_terms(
     )
     if not {"seg", "self", "absent"} & names:
         logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
-    seg, self_, spar, absent = fused.segmentation_terms(logits, g, given)
+    seg, self_, spar, absent = fast.segmentation_terms(logits, g, given)
     return {
         "seg": seg / counts.labeled,
         "self": self_ / counts.valid,
@@ -111,7 +139,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     """Refuse label codes other than 0 … K-1, 254 and 255; CPU tensors only, as a look at a GPU's would stall it."""
     if labels.device.type != "cpu" or not labels.numel():
         return
-    if fused.census(labels, num_classes)[:, -1].any():
+    if fast.census(labels, num_classes)[:, -1].any():
         wrong = (labels < 0) | ((labels >= num_classes) & (labels < UNLABELED)) | (labels > VOID)
         code = int(labels[wrong][0])
         raise ValueError(

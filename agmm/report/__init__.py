@@ -5,10 +5,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from agmm import storage, sweep, tables
 from agmm.data import sets
-from agmm.presets import PRESETS
+from agmm.host import atomic_files
+from agmm.papers import tables
 from agmm.report import judged, numbers, pictures, records
+from agmm.training import sweep
+from agmm.training.presets import PRESETS
 
 PAPERS = {"agmm": "AGMM (CVPR 2023)", "agmmpp": "AGMM++ (TPAMI 2025)", "spml": "SPML (ICLR 2021)"}
 
@@ -31,8 +33,8 @@ def write(preset: str, results: str | Path = "results", *, embed: bool = True) -
     tables.preset(preset)
     folder = Path(results) / preset
     page = render(preset, results, embed=embed)
-    with storage.writable(folder):
-        storage.write_text(folder / "report.html", page)
+    with atomic_files.writable(folder):
+        atomic_files.write_text(folder / "report.html", page)
     return folder / "report.html"
 
 

@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from agmm import report, storage, tables
+from agmm import report
+from agmm.host import atomic_files
+from agmm.papers import tables
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         if not (args.results / args.preset).is_dir():
             raise ValueError(f"there is no {args.results / args.preset}; run_all.py --preset {args.preset} makes it")
         print(report.write(args.preset, args.results, embed=not args.link_figures))
-    except (ValueError, OSError, storage.StorageError) as error:
+    except (ValueError, OSError, atomic_files.StorageError) as error:
         print(f"python -m agmm.report: {error}", file=sys.stderr)
         return 2
     return 0

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from agmm import claims
+from agmm.papers import verdicts as claims
 
 MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 """Verdict -> its sign, so that no color is needed, in the order of the page."""

@@ -8,10 +8,10 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agmm.presets import PRESETS
-from agmm.tables import Cell, Table
-from agmm.tables.aggregate import COLUMNS, KEY
-from agmm.tables.printed import about
+from agmm.papers.printed import about
+from agmm.papers.results import COLUMNS, KEY
+from agmm.papers.tables import Cell, Table
+from agmm.training.presets import PRESETS
 
 TONES = (1.0, 5.0, 15.0)
 """Points from which a difference is a small, a medium and a large one; below the first it is level."""

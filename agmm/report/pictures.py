@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from agmm import claims, tables
+from agmm.papers import tables, verdicts
 from agmm.report.records import Record
 
 ELSEWHERE = {"agmm_supp_figure5": "agmm_supp_figure6"}
@@ -78,7 +78,7 @@ def figures(folder: Path, embed: bool) -> tuple[dict[str, list[Picture]], list[s
 
 def _owner(stem: str) -> tuple[str, str]:
     """The table or paper that a figure belongs to, and its caption."""
-    for paper in claims.PAPERS:
+    for paper in verdicts.PAPERS:
         if stem == paper.figure:
             return paper.title, f"{paper.title}: effects and intervals of the claims, by verdict"
     name = ELSEWHERE.get(stem, stem)

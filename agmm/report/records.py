@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agmm import methods, sweep, tables
 from agmm.data import sets
-from agmm.runs import Result, Run
+from agmm.papers import tables
+from agmm.training import methods, sweep
+from agmm.training.run import Result, Run
 
 FILES = ("run.json", "result.json", "history.csv", "environment.json", "log.txt")
 _ID = re.compile(r"[0-9a-f]{10}")

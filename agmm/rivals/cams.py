@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 """Distances of the neighbors that refine a pixel, eight at each."""

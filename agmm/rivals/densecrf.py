@@ -1,4 +1,4 @@
-"""DenseCRF loss: the energy of a fully connected CRF (`agmm.crf`) as a regularizer.
+"""DenseCRF loss: the energy of a fully connected CRF (`agmm.evaluation.crf`) as a regularizer.
 
 M. Tang et al., "On regularized losses for weakly-supervised CNN segmentation", ECCV 2018; official code: rloss.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from agmm import losses
-from agmm.crf import Backend, Filter, gaussian_filter, pixel_features
-from agmm.labels import VOID
+from agmm.codes import VOID
+from agmm.evaluation.crf import Backend, Filter, gaussian_filter, pixel_features
 from agmm.objectives import Baseline, Output, full_precision
 
 SizeRule = Literal["as_given", "fixed_sigma", "scaled_sigma"]

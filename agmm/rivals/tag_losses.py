@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agmm.labels import UNLABELED, VOID
+from agmm.codes import UNLABELED, VOID
 from agmm.rivals import densecrf
 
 TEACHER_MOMENTUM = 0.9

@@ -11,20 +11,18 @@ B is the batch, K the classes with the background, which must be code 0; tags ar
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm import evaluation
-from agmm.labels import VOID
+from agmm.codes import VOID
 from agmm.networks import Tokens
 from agmm.objectives import Output, full_precision, one_of
+from agmm.objectives.common import Batch
 from agmm.rivals import cams, tag_losses, views
-
-if TYPE_CHECKING:
-    from agmm.loop import Batch
 
 ENERGY_WEIGHT = 1e-7
 """Factor in the term ``reg``, besides its weight: the energy is a sum over pairs of pixels."""
@@ -121,7 +119,7 @@ class FromTags(nn.Module):
         self.student = tag_losses.ContrastHead(token_channels) if transformer and options.ctc else None
         self.teacher = deepcopy(self.student).requires_grad_(False) if self.student is not None else None
 
-    def learn(self, module: nn.Module, batch: "Batch", **normalization: Any) -> Output:
+    def learn(self, module: nn.Module, batch: Batch, **normalization: Any) -> Output:
         """Loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
 
         Parameters

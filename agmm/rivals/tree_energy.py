@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from agmm import losses
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 from agmm.objectives import Output, check_labels, full_precision
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch.nn import functional as F
 
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 from agmm.objectives import Output
 
 

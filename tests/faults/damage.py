@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from agmm import loop, runs, sweep, tables
+from agmm.papers import tables
+from agmm.training import loop, sweep
+from agmm.training import run as runs
 from tests.faults.common import TABLE, Tally, again, complaint, different, essence
 
 Damage = Callable[[Path, random.Random], object]

@@ -20,8 +20,10 @@ import torch
 from PIL import Image
 
 import run_all
-from agmm import released, sweep
-from agmm.data import coco_masks, densepose_masks, download, label_files, voc
+from agmm.data.public import densepose_masks, download, label_files, voc
+from agmm.data.public import masks as coco_masks
+from agmm.tools import released
+from agmm.training import sweep
 from tests import layouts
 from tests.faults import corpus
 from tests.faults.common import Tally, complaint, in_process

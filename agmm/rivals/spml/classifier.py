@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm import crf as fully_connected
 from agmm import evaluation, losses
-from agmm.data import Arrays
-from agmm.labels import VOID
+from agmm.codes import VOID
+from agmm.data.split import Arrays
+from agmm.evaluation import crf as fully_connected
 from agmm.objectives.common import Output, check_labels, full_precision, one_of
 from agmm.rivals.spml import kmeans, relations, retrieval, walk
 from agmm.rivals.spml.segments import cut, on_grid
@@ -49,7 +49,7 @@ class SPMLClassifier:
     stride : int
         Pixels of the image per pixel of the walk, along each side.
     crf : str
-        Name in `agmm.crf.PARAMETERS` of the CRF that follows (released code); empty: there is none (paper).
+        Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that follows (released code); empty: there is none (paper).
     clusters : (int, int)
         Of the segments of ``first="nearest"``, see `agmm.rivals.spml.SPML`.
     colors : bool
@@ -129,9 +129,9 @@ class SPMLClassifier:
         side : int
             Smaller images are padded right and below, with the mean color if they are normalized.
         mirrored : sequence of int, optional
-            What each class is called in a mirror image, see `agmm.data.Split`.
+            What each class is called in a mirror image, see `agmm.data.split.Split`.
         cams : sequence of dict, optional
-            Class activation maps, see `agmm.data.Split`; only with ``first="cam"``.
+            Class activation maps, see `agmm.data.split.Split`; only with ``first="cam"``.
         keep : Keep
             Where labels stay, in one piece by default.
         device, normalization

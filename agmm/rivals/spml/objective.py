@@ -22,8 +22,8 @@ class SPML:
     The classifier learns from detached embeddings (released code), so it changes nothing but its own weights.
 
     Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
-    labels, see `agmm.presets`. Segments are those of the tensors at hand, a microbatch, and of the microbatches of the
-    other processes of a training, as the released code gathers them from all its devices.
+    labels, see `agmm.training.presets`. Segments are those of the tensors at hand, a microbatch, and of the
+    microbatches of the other processes of a training, as the released code gathers them from all its devices.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class SPML:
     colors : bool
         Whether clusters and the lookup of relation A follow colors, too (DensePose).
     regions : str
-        Over-segmentation of the images, see `agmm.data.oversegmentation.regions`.
+        Over-segmentation of the images, see `agmm.data.regions.regions`.
     grid_labels : {"nearest", "any"}
         Labels on the grid of the embeddings, see `segments.on_grid`: as in the released code, which has wider labels
         than its grid is, or ours for clicks of one pixel.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 from agmm.rivals.spml.contrast import contrast
 from agmm.rivals.spml.segments import Prototypes, Segments, directions
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from agmm.labels import UNLABELED
+from agmm.codes import UNLABELED
 from agmm.rivals.spml import kmeans
 from agmm.rivals.spml.segments import directions
 

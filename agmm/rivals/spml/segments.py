@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm.labels import VOID
+from agmm.codes import VOID
 from agmm.rivals.spml import kmeans
 
 OF_EMBEDDING = 0.1

@@ -1,0 +1,98 @@
+"""Decoded images in one file: read once from the user's files, then from the page cache that all processes share."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from filelock import FileLock
+
+from agmm.data import image_files
+from agmm.data.split import OnDemand
+from agmm.host import atomic_files, machine
+
+MOST = 0.5
+"""Share of the memory and of the free disk space that the file may take: a disk alone is slower than decoding."""
+
+VERSION = 1
+
+
+def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -> OnDemand:
+    """
+    The same images, from a file that holds them decoded, which is written now if it is not there.
+
+    Its name follows from the names, sizes and times of all image files, so it is never stale; a deleted or damaged one
+    costs time, not a run. Several processes that want it write it once.
+
+    Parameters
+    ----------
+    images : OnDemand
+        Read by `agmm.data.image_files.read_image` from paths.
+    cache : Path
+        Folder of the file.
+    report : callable
+        Receives a sentence where the images are left as they are: they do not fit, or the file cannot be written.
+    """
+    try:
+        file = cache / f"decoded-{_digest(images)}.bin"
+        sizes = [image_files.read_size(path) for path in images.keys]
+        starts = np.cumsum([0, *(3 * height * width for height, width in sizes)]).tolist()
+        kept = OnDemand(partial(_read, file), list(zip(images.keys, sizes, starts, strict=False)))
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.exists() or file.stat().st_size != starts[-1]:
+                if (problem := _too_large(starts[-1], cache)) is not None:
+                    report(problem)
+                    return images
+                _write(file, images)
+    except OSError as error:
+        report(f"images are decoded again and again, as {cache} cannot keep them decoded ({error.strerror or error})")
+        return images
+    return kept
+
+
+def _digest(images: OnDemand) -> str:
+    stats = [(path, path.stat()) for path in images.keys]
+    described = [VERSION, PIL.__version__, *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+
+def _too_large(size: int, cache: Path) -> str | None:
+    for free, where in (
+        (machine.free_memory(torch.device("cpu")), "memory"),
+        (shutil.disk_usage(cache).free, f"free space of {cache}"),
+    ):
+        if size > MOST * free:
+            return f"images are not kept decoded: they take {size / 1e9:.1f} GB, more than half of the {where}"
+    return None
+
+
+def _write(file: Path, images: OnDemand) -> None:
+    """Decode all images into a temporary file and move it into place."""
+    temporary = atomic_files.temporary_beside(file)
+    try:
+        with open(temporary, "wb") as target, ThreadPoolExecutor() as threads:
+            for start in range(0, len(images), 64):  # the threads must not run ahead of the disk
+                for image in threads.map(images.read, images.keys[start : start + 64]):
+                    target.write(image.tobytes())
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(file: Path, key: tuple[Path, tuple[int, int], int]) -> np.ndarray:
+    """One image, of which only the rows that are looked at are read; from its own file if need be."""
+    path, size, start = key
+    try:
+        return np.asarray(np.memmap(file, np.uint8, "r", start, (*size, 3)))
+    except (OSError, ValueError):
+        return image_files.read_image(path)

@@ -1,0 +1,1 @@
+"""Images and annotations of a user's own."""

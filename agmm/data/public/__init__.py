@@ -1,0 +1,1 @@
+"""Public data sets, read from disk as they are distributed."""

@@ -1,0 +1,327 @@
+"""Archives of public data sets: fetched from their official homes, checked, extracted; only ever on a user's command.
+
+    python -m agmm.data.public.download voc --data-root PATH   3.4 GB from the homes of VOC and SBD
+    python -m agmm.data.public.download cityscapes --data-root PATH   extracts what you downloaded there
+    python -m agmm.data.public.download coco --data-root PATH   20 GB from the home of COCO; then masks are made
+    python -m agmm.data.public.download ade20k --data-root PATH   1.0 GB from the home of the scene parsing benchmark
+
+A download that broke off goes on where it stopped. What is there already is left alone.
+"""
+
+import argparse
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import stat
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+
+from filelock import FileLock
+
+from agmm.data.public import ade20k, cityscapes, coco, masks, voc
+
+Report = Callable[[str], None]
+
+_CHUNK = 1 << 18
+_TIMEOUT = 60  # seconds without a byte
+_BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file at its official home.
+
+    Attributes
+    ----------
+    url : str
+    md5 : str
+        Published checksum.
+    holds : str
+        The folder in it that is wanted.
+    below : str
+        Where this folder goes below the data root.
+    """
+
+    url: str
+    md5: str
+    holds: str
+    below: str = "."
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+VOC2012 = Archive(
+    url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    md5="6cd6e144f989b92b3379bac3b3de84fd",
+    holds="VOCdevkit/VOC2012",
+)
+SBD = Archive(
+    url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+    md5="82b4d87ceb2ed10f6038a1cba92111cb",
+    holds="benchmark_RELEASE",
+)
+_COCO = "http://images.cocodataset.org"  # has no certificate of its own; checksums do
+COCO = (
+    Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd", "annotations"),
+    Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014", "coco2014"),
+    Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014", "coco2014"),
+)
+ADE20K = Archive(
+    url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    md5="7328b3957e407ddae1d3cbf487f149ef",
+    holds="ADEChallengeData2016",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 2 after a mistake of the user or a failed download, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=tuple(GET))
+    parser.add_argument("--data-root", type=Path, required=True, metavar="PATH", help="folder to write to")
+    args = parser.parse_args(argv)
+    say = partial(print, flush=True)
+    try:
+        args.data_root.mkdir(parents=True, exist_ok=True)
+        GET[args.dataset](args.data_root, report=say)
+    except KeyboardInterrupt:
+        print("download: interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        refused = isinstance(error, OSError) and error.strerror
+        print(f"download: {error}{'; choose another --data-root' if refused else ''}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def get_voc(root: Path, *, report: Report, archives: tuple[Archive, ...] = (VOC2012, SBD)) -> None:
+    """VOC 2012 and SBD: whatever of both is missing below ``root``."""
+    _get(root, archives, report)
+    _report_counts(voc, root, report)
+
+
+def get_coco(root: Path, *, report: Report, archives: tuple[Archive, ...] = COCO) -> None:
+    """Images and annotations of MS COCO 2014, and the masks that are made from them."""
+    _get(root, archives, report)
+    masks.render(root, report=report)
+    _report_counts(coco, root, report)
+
+
+def get_ade20k(root: Path, *, report: Report, archives: tuple[Archive, ...] = (ADE20K,)) -> None:
+    """ADE20K as the scene parsing benchmark has it."""
+    _get(root, archives, report)
+    _report_counts(ade20k, root, report)
+
+
+def get_cityscapes(root: Path, *, report: Report) -> None:
+    """Extract the two archives of Cityscapes, which can be downloaded after logging in only."""
+    for name in cityscapes.ARCHIVES:
+        holds = name.split("_")[0]
+        if (root / holds).exists():
+            report(f"{root / holds} is there already; remove it to extract it again")
+            continue
+        if not (root / name).is_file():
+            raise FileNotFoundError(f"{root / name}: no such file; {cityscapes.how_to_get(root)}")
+        extract(root / name, root, holds)
+        report(f"extracted {root / holds}")
+    _report_counts(cityscapes, root, report)
+
+
+GET: dict[str, Callable[..., None]] = {
+    "voc": get_voc,
+    "cityscapes": get_cityscapes,
+    "coco": get_coco,
+    "ade20k": get_ade20k,
+}
+
+
+def _get(root: Path, archives: tuple[Archive, ...], report: Report) -> None:
+    for archive in archives:
+        target = root / archive.below / archive.holds
+        if target.exists():
+            report(f"{target} is there already; remove it to extract it again")
+            continue
+        extract(fetch(archive, root, report=report), root / archive.below, archive.holds)
+        report(f"extracted {target}")
+
+
+def _report_counts(dataset: ModuleType, root: Path, report: Report) -> None:
+    counts = (len(dataset.load(root, split)) for split in ("train", "val"))
+    report("{} training and {} test images are in place".format(*counts))
+
+
+# --- Downloads --------------------------------------------------------------------------------------------------------
+
+
+def fetch(archive: Archive, folder: Path, *, report: Report, tries: int = 5, pause: float = 2) -> Path:
+    """Download an archive unless it is there, resuming what broke off, and compare its checksum.
+
+    Parameters
+    ----------
+    archive : Archive
+    folder : Path
+        Receives the file, until it is complete and checked under a name that ends in ``.part``.
+    report : callable
+        Receives lines of progress.
+    tries : int
+        Connections before giving up.
+    pause : float
+        Seconds before the second connection, doubled before each further one.
+
+    Returns
+    -------
+    Path
+        The complete file.
+
+    Raises
+    ------
+    ConnectionError
+        If the server refuses or the connection breaks off too often; what has arrived is kept.
+    ValueError
+        If the file has not the published checksum.
+    """
+    target, part = folder / archive.name, folder / f"{archive.name}.part"
+    with FileLock(folder / f".{archive.name}.lock"):
+        if target.exists():
+            if _md5(target) != archive.md5:
+                raise ValueError(f"{target} has not the published checksum; remove it to download it again")
+            return target
+        _receive(archive.url, part, report, tries, pause)
+        if _md5(part) != archive.md5:
+            part.unlink()
+            raise ValueError(f"what {archive.url} sent has not the published checksum and was removed; try again later")
+        os.replace(part, target)
+    return target
+
+
+def _receive(url: str, part: Path, report: Report, tries: int, pause: float) -> None:
+    """Connect until ``part`` is complete."""
+    problem = ""
+    for i in range(tries):
+        if i:
+            report(f"{part.stem}: {problem}; connecting again")
+            time.sleep(pause * 2 ** (i - 1))
+        have = part.stat().st_size if part.exists() else 0
+        try:
+            if _append(url, part, have, report):
+                return
+            problem = "the connection broke off"
+        except urllib.error.HTTPError as error:
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+                return  # nothing was missing; the checksum decides
+            problem = f"the server answered {error.code} {error.reason}"
+            if error.code < 500:
+                break
+        except _BROKEN as error:
+            problem = str(error.reason if isinstance(error, urllib.error.URLError) else error)
+    raise ConnectionError(
+        f"{url}: {problem}; try again later, what has arrived is kept, or put the file into {part.parent} yourself"
+    )
+
+
+def _append(url: str, part: Path, have: int, report: Report) -> bool:
+    """Receive what is missing after ``have`` bytes; true if the file is complete as far as the server tells."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT  # else the server sends all of it again
+        done = have if resumed else 0
+        length = response.headers["Content-Length"]
+        total = done + int(length) if length else 0
+        with open(part, "ab" if resumed else "wb") as file:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                before, done = done, done + len(chunk)
+                if total and 20 * before // total < 20 * done // total:
+                    report(f"{part.stem}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+    return done >= total
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+# --- Archives ---------------------------------------------------------------------------------------------------------
+
+
+def extract(path: Path, folder: Path, holds: str) -> Path:
+    """Extract one folder of a tar or zip archive, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The archive.
+    folder : Path
+        Where to, and where the archive's content lies while it is being extracted.
+    holds : str
+        Folder in the archive; an existing one is left alone.
+
+    Returns
+    -------
+    Path
+        The extracted folder.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged, lacks the folder, or has a member that would leave ``folder``.
+    """
+    target, scratch = folder / holds, folder / f".{path.name}.extracting"
+    if target.exists():
+        return target
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    try:
+        _unpack(path, scratch)
+        if not (scratch / holds).is_dir():
+            raise ValueError(f"{path} has no folder {holds}; is it the right archive?")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(scratch / holds, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as zipped:
+                _check_members(path, zipped.infolist())
+                zipped.extractall(folder)
+        else:
+            with tarfile.open(path) as tar:
+                tar.extractall(folder, filter="data")
+    except tarfile.FilterError as error:
+        raise ValueError(f"{path} is refused: {error}; get it from its official home") from error
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
+        problem = str(error).partition("\n")[0].rstrip(":")  # tarfile lists what each of its formats says
+        raise ValueError(f"{path} cannot be extracted ({problem}); download it again") from error
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Zip files have no counterpart of tar's data filter: refuse members that would leave the folder, and links."""
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in str(name) or stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError(f"{path} is refused: its member {member.filename!r} is a link or leaves the folder")
+    needed, free = sum(member.file_size for member in members), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise ValueError(f"{path} extracts to {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; make room first")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

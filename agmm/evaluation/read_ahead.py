@@ -1,0 +1,83 @@
+"""Images and what belongs to them, in batches of equal size: read ahead by threads, copied while a GPU works."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agmm.data.split import Arrays
+
+MOST_READERS = 16
+
+
+def readers(device: torch.device | str) -> int:
+    """Threads or processes that read for a device: none on a CPU, as computing takes all of it; else a GPU's share."""
+    if torch.device(device).type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_READERS, max(1, cores // max(1, torch.cuda.device_count())))
+
+
+def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+    """Items of equal index, in order, each read once.
+
+    Parameters
+    ----------
+    *aligned : arrays or sequences of arrays
+        Of equal length. Several threads read from them, each item by one.
+    readers : int
+        Threads that read while the caller works, two items each ahead of what has been taken. With 0 an item is read
+        when it is asked for, as always where all ``aligned`` are arrays in memory.
+
+    Raises
+    ------
+    ValueError
+        The lengths differ. What reading an item raises is raised when it is its turn.
+    """
+    lengths = sorted({len(arrays) for arrays in aligned})
+    if len(lengths) > 1:
+        raise ValueError(f"{lengths[-1]} images cannot share {lengths[0]} masks or labels; give one for each image")
+
+    def item(index: int) -> tuple[np.ndarray, ...]:
+        return tuple(arrays[index] for arrays in aligned)
+
+    if readers == 0 or all(isinstance(arrays, np.ndarray) for arrays in aligned):
+        yield from map(item, range(lengths[0]))
+        return
+    pool, indices = ThreadPoolExecutor(readers), iter(range(lengths[0]))
+    try:
+        waiting = deque(pool.submit(item, index) for index in islice(indices, 2 * readers))
+        while waiting:
+            first = waiting.popleft()
+            waiting.extend(pool.submit(item, index) for index in islice(indices, 1))
+            yield first.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches(*aligned: Arrays, batch_size: int, readers: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of images of equal size with what belongs to them, such as truth and labels; see `ahead`."""
+    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, ...]]] = {}
+    for group in ahead(*aligned, readers=readers):
+        alike = waiting.setdefault(group[0].shape, [])
+        alike.append(group)
+        if len(alike) == batch_size:
+            yield _stack(waiting.pop(group[0].shape))
+    for alike in waiting.values():
+        yield _stack(alike)
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy to a device; to a GPU from page-locked memory, so that nobody waits for what the GPU has still to do."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _stack(groups: list[tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*groups, strict=True))

@@ -1,0 +1,1 @@
+"""The machine underneath: files that are never half written, memory, processors."""

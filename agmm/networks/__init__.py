@@ -1,0 +1,29 @@
+"""Networks: a backbone, a head, and the features and logits that every objective is called with."""
+
+from agmm.networks.segmenter import (
+    DEEP_STEM,
+    NAMES,
+    OF_THE_HEAD,
+    ResidualBlock,
+    Segmenter,
+    SmallBackbone,
+    TagClassifier,
+    Tokens,
+    build,
+    has_class_tokens,
+    parameter_groups,
+)
+
+__all__ = [
+    "DEEP_STEM",
+    "NAMES",
+    "OF_THE_HEAD",
+    "ResidualBlock",
+    "Segmenter",
+    "SmallBackbone",
+    "TagClassifier",
+    "Tokens",
+    "build",
+    "has_class_tokens",
+    "parameter_groups",
+]

@@ -1,0 +1,103 @@
+"""Networks as ONNX files, checked with onnxruntime."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agmm.host import atomic_files
+
+NEEDS = ("onnx", "onnxruntime", "onnxscript")
+TOLERANCE = 1e-4
+"""Largest difference of a probability between torch and onnxruntime."""
+
+
+class Probabilities(nn.Module):
+    """Images (B, 3, H, W), RGB in [0, 1], to class probabilities (B, K, H, W), normalization included."""
+
+    def __init__(self, net: nn.Module, mean: Sequence[float] = (0.0,) * 3, std: Sequence[float] = (1.0,) * 3) -> None:
+        super().__init__()
+        self.net = net
+        self.mean = nn.Buffer(torch.tensor(mean)[:, None, None])
+        self.std = nn.Buffer(torch.tensor(std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return self.net((images - self.mean) / self.std)[1].softmax(dim=1)
+
+
+def missing() -> list[str]:
+    """Packages that the export needs and that are not installed."""
+    return [name for name in NEEDS if importlib.util.find_spec(name) is None]
+
+
+def require() -> None:
+    """Raise a RuntimeError with a remedy where a package is missing."""
+    if names := missing():
+        raise RuntimeError(f"ONNX export needs {', '.join(names)}: pip install 'agmm[onnx]', or leave it out")
+
+
+def export(net: nn.Module, normalization: dict[str, Any], path: Path) -> float:
+    """Write a network as one file for images of any size, and compare what it predicts.
+
+    Parameters
+    ----------
+    net : nn.Module
+        (B, 3, H, W) -> (features, logits), on the CPU, in eval mode.
+    normalization : dict
+        ``mean`` and ``std`` of `agmm.evaluation.to_input`, or nothing.
+    path : Path
+
+    Returns
+    -------
+    float
+        Largest difference of a probability between torch and onnxruntime, at two sizes.
+
+    Raises
+    ------
+    RuntimeError
+        If a package is missing, or the file predicts otherwise; then it is not written.
+    """
+    require()
+    module = Probabilities(net, **normalization).eval()
+    content = _exported(module)
+    difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"onnxruntime's probabilities differ from torch's by {difference:.2g}; {path} is not written"
+        )
+    atomic_files.write(path, content)
+    return difference
+
+
+def _exported(module: nn.Module) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            (torch.rand(2, 3, 64, 96),),
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+@torch.no_grad()
+def _difference(module: nn.Module, content: bytes, size: tuple[int, int]) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(None, {"images": images.numpy()})
+    return float(np.abs(found - module(images).numpy()).max())

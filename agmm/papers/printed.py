@@ -1,0 +1,160 @@
+"""A table as the paper prints it: ours beside the published numbers and the committed ones, with footnotes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agmm.data import sets
+from agmm.host import atomic_files
+from agmm.papers.results import KEY, RESULTS, collect, complete_seeds
+from agmm.papers.table import QUOTED, Cell, Table
+from agmm.training.presets import PRESETS
+from agmm.training.run import load_result
+
+REFERENCE = RESULTS / "reference"
+"""Committed results; the column is left out where there are none."""
+
+
+def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:
+    """Write ``<results>/<preset>/tables/<name>.csv`` and ``.md`` and return both paths."""
+    folder = Path(results) / preset / "tables"
+    frame = collect(table, preset, results)
+    with atomic_files.writable(folder):
+        atomic_files.write_text(folder / f"{table.name}.csv", frame.to_csv(index=False))
+        atomic_files.write_text(folder / f"{table.name}.md", markdown(table, preset, results, frame) + "\n")
+    return folder / f"{table.name}.csv", folder / f"{table.name}.md"
+
+
+def nothing_to_train(preset: str) -> str:
+    """What is said of a table without a single run of ours."""
+    return f"Nothing of this table can be trained at the preset `{preset}`, which lacks its labels, data or networks."
+
+
+def markdown(table: Table, preset: str, results: str | Path = "results", frame: pd.DataFrame | None = None) -> str:
+    """A table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
+    frame = collect(table, preset, results) if frame is None else frame
+    cells = table.cells(PRESETS[preset])
+    reference = _reference(table, preset)
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    printed_on = f"published ({table.data})"
+    kinds = [printed_on] if frame["published"].notna().any() else []
+    kinds += ["ours"] + (["reference"] if reference else [])
+    printed: dict[tuple[str, str], dict[str, str]] = {}
+    for cell, (_, line) in zip(cells, frame.iterrows(), strict=True):
+        said = about(cell, preset, cell.note)
+        numbers = {
+            printed_on: _number(line["published"]),
+            "ours": _number(line["ours_mean"], line["ours_std"], line["n_seeds"]),
+            "reference": reference.get(_key(line), ""),
+        }
+        entry = printed.setdefault((cell.row, said), {})
+        entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
+    in_paper = set(frame.loc[frame["published"].notna(), "column"])
+    ours = {cell.column for cell in cells if cell.training_id != QUOTED}
+    shown = {kind: in_paper if kind == printed_on else ours for kind in kinds}
+    heads = [f"{column}, {kind}" for column in columns for kind in kinds if column in shown[kind]]
+    heads = ["row", "objective", *heads]
+    lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", ""]
+    lines += [_line(heads), _line(["---"] * len(heads))] if printed else []
+    for (name, said), entry in printed.items():
+        lines.append(_line([name, said, *(entry.get(head, "") for head in heads[2:])]))
+    notes = _footnotes(table, frame, preset, results)
+    return "\n".join([*lines, *([""] if printed else []), *(f"- {note}" for note in notes)])
+
+
+def about(cell: Cell, preset: str, note: str) -> str:
+    """What is said of a row beside its name: its objective, its start where that is not the usual one, its note."""
+    scratch = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
+    return ", ".join(part for part in (cell.objective, scratch, note) if part)
+
+
+def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:
+    cells = [cell for cell in table.cells(PRESETS[preset]) if cell.training_id != QUOTED]
+    datasets = {cell.column: cell.dataset for cell in cells}
+    elsewhere = [dataset for dataset in datasets.values() if dataset not in sets.PAPERS]
+    other = " Another data set and network than ours: for orientation, not for subtraction." if elsewhere else ""
+    published = [f"Published: {table.published_on}.{other}"] if frame["published"].notna().any() else []
+    if not cells:
+        return [nothing_to_train(preset), *published]
+    details = _details(cells, results)
+    seeds = sorted({int(seed) for text in frame["seeds"] for seed in str(text).split()})
+    notes = [
+        *_measured(cells, details),
+        f"Mean ± standard deviation over seeds (number of seeds); seeds found: {', '.join(map(str, seeds)) or 'none'}. "
+        "A seed changes labels, head initialization and order; data and pretraining are fixed. Blank: not trained.",
+        *published,
+    ]
+    if any(dataset in sets.EMBEDDED for dataset in datasets.values()):
+        notes.append(
+            "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
+            "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")
+        )
+    if sources := _label_sources(cells, results):
+        notes.append(f"Labels: {'; '.join(sources)}.")
+    covered = {column: found["coverage"] for column, found in details.items() if datasets[column] != "shapes"}
+    if covered:
+        shares = ", ".join(f"{column} {100 * coverage:.1f} %" for column, coverage in covered.items())
+        notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
+    return notes
+
+
+def _measured(cells: list[Cell], details: dict[str, dict[str, Any]]) -> list[str]:
+    """What was measured, on which data and how: one note, or one for each group of columns that differ in it."""
+    groups: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for cell in cells:
+        metric = "mean IoU on training images" if cell.metric.startswith("training") else "IoU on the test split"
+        columns, protocols = groups.setdefault((metric, cell.dataset), ({}, {}))
+        columns[cell.column] = protocols[cell.protocol] = None
+    notes = []
+    for (metric, dataset), (columns, protocols) in groups.items():
+        found = next((details[column] for column in columns if column in details), None)
+        sizes = f", {found['train_images']} training and {found['test_images']} test images" if found else ""
+        whose = f"Ours, {', '.join(columns)}" if len(groups) > 1 else "Ours"
+        notes.append(f"{whose}: {metric} in per cent, data set `{dataset}`{sizes}; {'; '.join(protocols)}.")
+    return notes
+
+
+def _details(cells: list[Cell], results: str | Path) -> dict[str, dict[str, Any]]:
+    """Details of one complete run of every column that has one."""
+    details: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell.run and cell.column not in details and (found := complete_seeds(cell.run, results)):
+            result = load_result(found[0], results)
+            details |= {cell.column: result.details} if result else {}
+    return details
+
+
+def _label_sources(cells: list[Cell], results: str | Path) -> list[str]:
+    """Where the labels of every column come from, over all rows and seeds; the column is left out where all agree."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for run in complete_seeds(cell.run, results) if cell.run else ():
+            result = load_result(run, results)
+            if result is not None and "label_source" in result.details:
+                found.setdefault(result.details["label_source"], {})[cell.column] = None
+    return [f"{', '.join(columns)} {source}" if len(found) > 1 else source for source, columns in found.items()]
+
+
+def _reference(table: Table, preset: str) -> dict[tuple[str, ...], str]:
+    path = REFERENCE / preset / "tables" / f"{table.name}.csv"
+    if not path.exists():
+        return {}
+    frame = pd.read_csv(path, keep_default_na=False, na_values={"ours_mean": "", "ours_std": ""})
+    return {_key(line): _number(line["ours_mean"], line["ours_std"], line["n_seeds"]) for _, line in frame.iterrows()}
+
+
+def _key(line: "pd.Series[Any]") -> tuple[str, ...]:
+    return tuple(str(line[name]) for name in KEY)
+
+
+def _number(mean: float, std: float = math.nan, count: int = 0) -> str:
+    if math.isnan(mean):
+        return ""
+    spread = "" if math.isnan(std) else f" ± {std:.1f}"
+    return f"{mean:.1f}{spread}" + (f" ({count})" if count else "")
+
+
+def _line(fields: list[str]) -> str:
+    return f"| {' | '.join(fields)} |"

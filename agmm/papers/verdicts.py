@@ -1,0 +1,193 @@
+"""The papers' claims as checks on our results: verdicts, and the table of them."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from agmm.data import sets
+from agmm.figures import plots
+from agmm.host import atomic_files
+from agmm.papers import rules
+from agmm.papers.agmm import claims as agmm
+from agmm.papers.agmmpp import claims as agmmpp
+from agmm.papers.claim import Claim
+from agmm.papers.evidence import Evidence
+from agmm.papers.spml import claims as spml
+from agmm.papers.spml import claims_figures
+from agmm.training.presets import PRESETS
+
+
+class Paper(NamedTuple):
+    """The claims of a paper, and the name of their figure."""
+
+    title: str
+    claims: tuple[Claim, ...]
+    figure: str
+
+
+PAPERS = (
+    Paper("AGMM (CVPR 2023)", agmm.CLAIMS, "claims"),
+    Paper("AGMM++ (TPAMI 2025)", agmmpp.CLAIMS, "claims_agmmpp"),
+    Paper("SPML (ICLR 2021)", (*spml.CLAIMS, *claims_figures.CLAIMS), "claims_spml"),
+)
+COLUMNS = [
+    *("paper", "claim", "where", "sentence", "objective", "dataset", "setting", "n_seeds"),
+    *("effect", "low", "high", "unit", "each", "p", "published", "claimed", "verdict", "holm", "note"),
+]
+OBJECTIVES = {True: "released code", False: "released code without L_absent"}
+"""What AGMM is, with its absent-class loss and without; empty for claims in which it takes no part."""
+SHORT = {"released code": "as released", "released code without L_absent": "without L_absent"}
+RIVALS = {name: f"beside AGMM {short}" for name, short in SHORT.items()}
+"""The objectives where AGMM is one of several methods, in settings and as columns of verdicts."""
+FORMATS = {"mIoU": "+.1f", "silhouette": "+.3f", "rank correlation": "+.2f", "ratio": ".2f", "share": ".2f"}
+"""How effects are printed, by their unit."""
+
+
+def collect(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> pd.DataFrame:
+    """Every claim in every setting.
+
+    AGMM is judged twice, as released and without the absent-class loss that the paper does not mention.
+
+    Parameters
+    ----------
+    preset : str
+    results : path
+    data_root : path, optional
+        Folder of the data set. Claims about trained networks need it, and their weights; without, they stay open.
+
+    Returns
+    -------
+    DataFrame
+        A row per claim, objective and setting with `COLUMNS`. Effects are in ``unit``, ``"mIoU"`` meaning points, and
+        ``each`` has them seed by seed; ``published`` is what the paper prints for the whole claim, ``claimed`` its
+        number for the effect; ``p`` is one-sided, and ``holm`` tells whether it stays significant among all claims of
+        direction of the same paper.
+    """
+    root, rows = Path(data_root) if data_root else None, []
+    for absent in OBJECTIVES:
+        evidence = Evidence(PRESETS[preset], Path(results), absent, root)
+        for paper in PAPERS:
+            # What AGMM takes no part in is judged once.
+            rows += _rows(evidence, paper.title, [claim for claim in paper.claims if claim.agmm or absent])
+    frame = pd.DataFrame(rows).sort_values("paper", kind="stable", ignore_index=True)
+    frame["holm"] = ""
+    for _, p in frame["p"].dropna().groupby(frame["paper"]):
+        frame.loc[p.index, "holm"] = ["yes" if passed else "no" for passed in rules.holm(p.to_list())]
+    return frame[COLUMNS]
+
+
+def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str, Any]]:
+    """A row per claim and setting."""
+    preset, rows = evidence.preset, []
+    guarded = {(claim.labels, claim.network) for claim in claims}
+    weak = {
+        (labels, network): evidence.too_weak(preset.at(labels, network=network))
+        for labels, network in guarded
+        if labels in preset.labels and network in preset.networks
+    }
+    for claim in claims:
+        for setting, judged in claim.judge(evidence).items():
+            found = (None if claim.fact else weak[claim.labels, claim.network]) or judged
+            rows.append(
+                asdict(found)
+                | {"paper": paper, "claim": claim.id, "where": claim.where, "sentence": claim.sentence}
+                | {"objective": OBJECTIVES[evidence.absent] if claim.agmm else "", "setting": setting}
+                | {"dataset": preset.at(claim.labels).dataset, "published": claim.published, "n_seeds": found.n}
+                | {"each": " ".join(f"{effect:{FORMATS[found.unit]}}" for effect in found.each)}
+            )
+    return rows
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """One verdict per claim (rows) and objective (columns): reproduced if all settings are, failed if one is."""
+    alone = frame["objective"] == ""
+    copies = [frame[alone].assign(objective=name) for name in OBJECTIVES.values()]
+    keys = ["claim", "where", "sentence", "published", "objective"]
+    combined = pd.concat([frame[~alone], *copies]).groupby(keys, sort=False)["verdict"].agg(rules.combine)
+    return combined.unstack("objective").reset_index().rename_axis(columns=None).sort_values("claim")
+
+
+def markdown(preset: str, frame: pd.DataFrame) -> str:
+    """Paper by paper the verdicts, then the numbers behind them."""
+    lines = [
+        f"# Claims of the papers, judged on the preset `{preset}`",
+        "",
+        f"Up to {frame['n_seeds'].max()} seeds, three needed for a verdict. Intervals are 95 % t intervals of",
+        "differences paired over seeds, in points of mIoU unless another unit is named.",
+    ]
+    for paper in PAPERS:
+        part = frame[frame["paper"] == paper.title]
+        if len(part):
+            lines += ["", *_section(part.drop(columns="paper"), paper.title)]
+    return "\n".join(lines)
+
+
+def _section(frame: pd.DataFrame, title: str) -> list[str]:
+    """One paper's part of `markdown`."""
+    data = ", ".join(dict.fromkeys(frame["dataset"]))
+    embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
+    where = embedded if set(frame["dataset"]) <= set(sets.EMBEDDED) else f"data set {data}"
+    judged = (
+        "Beside directions, sizes are judged where the paper claims a large one: within a factor of 0.5 to 1.5."
+        if set(frame["dataset"]) <= set(sets.PAPERS)
+        else "Only directions are judged, not sizes: the published numbers belong to another data set and network."
+    )
+    rival = "Claims about AGMM are judged with its code as released and without L_absent; the others do not differ."
+    numbers = frame.assign(effect=[effect(found) for _, found in frame.iterrows()])
+    return [
+        f"## {title}",
+        "",
+        f"On {where}. {judged}",
+        *([rival] if "" in set(frame["objective"]) else []),
+        "",
+        *_table(verdicts(frame).rename(columns=RIVALS if "" in set(frame["objective"]) else {})),
+        "",
+        "### The numbers",
+        "",
+        *_table(numbers.drop(columns=["where", "sentence", "dataset", "low", "high", "p", "claimed"])),
+    ]
+
+
+def write(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> Path:
+    """Write ``<results>/<preset>/claims.md``, ``claims.csv`` and a figure per paper; returns the first.
+
+    The figures are ``figures/claims.pdf`` for AGMM and ``figures/claims_agmmpp.pdf`` for AGMM++; one without any
+    effect to show is left out.
+    """
+    folder, frame = Path(results) / preset, collect(preset, results, data_root)
+    with atomic_files.writable(folder):
+        atomic_files.write_text(folder / "claims.csv", frame.to_csv(index=False))
+        atomic_files.write_text(folder / "claims.md", markdown(preset, frame) + "\n")
+    for paper in PAPERS:
+        part = frame[frame["paper"] == paper.title]
+        if part["effect"].notna().any():
+            plt.close(plots.claims(_drawn(part), folder / "figures" / paper.figure))
+    return folder / "claims.md"
+
+
+def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a figure shows: one panel where not all claims are about AGMM, its objective then being a setting."""
+    alone = frame["objective"] == ""
+    if not alone.any():
+        return frame
+    named = frame["setting"].where(alone, frame["setting"] + ", " + frame["objective"].replace(SHORT))
+    return frame.assign(setting=named, objective="").sort_values("claim", kind="stable")
+
+
+def effect(found: "pd.Series[Any]") -> str:
+    """Mean and interval, as far as there are seeds for them."""
+    effect, low, high = found["effect"], found["low"], found["high"]
+    if math.isnan(effect):
+        return ""
+    digits = FORMATS[found["unit"]]
+    return f"{effect:{digits}}" + (f" ({low:{digits}} … {high:{digits}})" if low < high < math.inf else "")
+
+
+def _table(frame: pd.DataFrame) -> list[str]:
+    head = list(frame.columns)
+    body = frame.astype(str).to_numpy().tolist()
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]

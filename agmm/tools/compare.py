@@ -1,0 +1,136 @@
+"""A user's method beside those of a table: trained under the same conditions, paired over seeds."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agmm.papers import rules, tables
+from agmm.papers.printed import REFERENCE
+from agmm.training import sweep
+from agmm.training.presets import PRESETS
+from agmm.training.run import Run, load_result
+
+COLUMNS = ["column", "row", "ours", "theirs", "difference", "low", "high", "seeds", "seeds_needed"]
+MOST_SEEDS = 1000
+
+
+def compare(
+    method: str,
+    table: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    preset: str = "quick",
+    seeds: int = 3,
+    rivals: bool = False,
+    results: str | Path = tables.RESULTS,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    jobs: int | None = None,
+    report: Callable[[str], object] = print,
+) -> pd.DataFrame:
+    """Train a method as every row of a table is trained, and set it beside the row.
+
+    Network, start, data, labels, schedule and test are those of the row; rows that take several stages, or are quoted,
+    are left out. A row's numbers are those of its complete runs in ``results``, or in the committed reference, which
+    were made on another machine.
+
+    Parameters
+    ----------
+    method : str
+        A user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`.
+    table : str
+        Such as ``"agmm_table1"``.
+    options : mapping, optional
+        Of the method.
+    preset, results, data_root, device, jobs, report
+        As in `agmm.papers.tables.train`.
+    seeds : int
+        Train the method with the seeds 0 … ``seeds`` - 1.
+    rivals : bool
+        Train the rows of the table with these seeds, too, where they are not complete.
+
+    Returns
+    -------
+    DataFrame
+        A row per cell of the table with `COLUMNS`: mean mIoU of both in per cent over the ``seeds`` that both have, the
+        mean of the differences with its 95 % t interval, and the `seeds_needed` to see it.
+
+    Raises
+    ------
+    RuntimeError
+        If a run failed, after all others have been trained.
+    """
+    tables.preset(preset)
+    (name,) = tables.select([table])
+    pairs = []
+    for cell in tables.TABLES[name].cells(PRESETS[preset]):
+        run = cell.run
+        if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
+            label = " ".join(part for part in (cell.row, f"({cell.objective})" if cell.objective else "") if part)
+            pairs.append((cell.column, label, replace(run, method=method, options=tuple((options or {}).items())), run))
+    wanted = [mine for *_, mine, _ in pairs] + ([theirs for *_, theirs in pairs] if rivals else [])
+    todo = sweep.distinct(replace(run, seed=seed) for run in wanted for seed in range(seeds))
+    failed = sweep.train_all(todo, results=results, data_root=data_root, device=device, jobs=jobs, report=report)
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed.values())}")
+    rows = [(column, label, *_difference(mine, theirs, seeds, Path(results))) for column, label, mine, theirs in pairs]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _difference(mine: Run, theirs: Run, seeds: int, results: Path) -> tuple[float, ...]:
+    """The numbers of a row from the seeds that both runs have; NaN without any."""
+    both = np.array([(_miou(mine, seed, results), _miou(theirs, seed, results)) for seed in range(seeds)])
+    both = both[~np.isnan(both).any(1)]
+    if not len(both):
+        return *(math.nan,) * 5, 0, math.nan
+    differences = both[:, 0] - both[:, 1]
+    return *both.mean(0), *rules.interval(differences), len(both), seeds_needed(differences)
+
+
+def _miou(run: Run, seed: int, results: Path) -> float:
+    one = replace(run, seed=seed)
+    found = load_result(one, results) or load_result(one, REFERENCE)
+    return math.nan if found is None else found.miou
+
+
+def seeds_needed(differences: np.ndarray, power: float = 0.8) -> float:
+    """Seeds with which a paired t test at 5 % finds a difference of this mean and spread with the given ``power``.
+
+    Parameters
+    ----------
+    differences : (n,) array
+        At least two: with fewer the spread is not known, and the answer NaN. It is infinite above `MOST_SEEDS`.
+    """
+    if len(differences) < 2:
+        return math.nan
+    spread = max(float(differences.std(ddof=1)), rules.SMALLEST_ERROR)
+    effect, n = abs(float(differences.mean())) / spread, np.arange(2, MOST_SEEDS + 1)
+    critical = stats.t.ppf(0.975, n - 1)
+    found = stats.nct.sf(critical, n - 1, effect * np.sqrt(n)) + stats.nct.cdf(-critical, n - 1, effect * np.sqrt(n))
+    enough = n[found >= power]
+    return float(enough[0]) if len(enough) else math.inf
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The comparison as a table for readers."""
+    lines = [
+        "| labels | beside | ours | theirs | difference (95 %) | seeds | to see it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _, row in frame.iterrows():
+        if not row["seeds"]:
+            values = ["", "", "not trained", "0", ""]
+        else:
+            known = row["seeds"] > 1
+            span = f" ({row['low']:+.1f} … {row['high']:+.1f})" if known else ""
+            many = f"more than {MOST_SEEDS}" if math.isinf(row["seeds_needed"]) else f"{row['seeds_needed']:.0f}"
+            values = [f"{row['ours']:.1f}", f"{row['theirs']:.1f}", f"{row['difference']:+.1f}{span}"]
+            values += [f"{row['seeds']:.0f}", many if known else "unknown"]
+        lines.append("| " + " | ".join([row["column"], row["row"], *values]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""One training: its description, its batches, its loop, and many of them side by side."""

@@ -1,0 +1,267 @@
+"""The training loop: one for a CPU, one GPU and ``torchrun``; checkpoints, resume, distributed averaging.
+
+Every random choice of an epoch follows from the run's seed and the epoch's number, so a run that is resumed at an epoch
+boundary repeats an uninterrupted one, on a CPU to the last bit.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from agmm import objectives
+from agmm.codes import UNLABELED
+from agmm.host import atomic_files
+from agmm.objectives.common import Batch
+from agmm.training.run import Run
+from agmm.training.weights import load_weights, save_weights
+
+LOOK_EVERY = 20
+"""Steps between two looks at the loss; each look waits for the device."""
+
+
+LOGGER = logging.getLogger("agmm")
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a number any more; the message names run, epoch and step."""
+
+
+@dataclass
+class Progress:
+    """State of a run at an epoch boundary."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
+
+
+def fit(
+    run: Run,
+    net: nn.Module,
+    groups: list[dict[str, Any]],
+    batches: Callable[[int], Iterator[list[Batch]]],
+    steps: int,
+    loss: Callable[[nn.Module, Batch], objectives.Output],
+    measure: Callable[[int], dict[str, float]],
+    folder: Path,
+) -> Progress:
+    """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one.
+
+    Parameters
+    ----------
+    run : Run
+    net : Module
+    groups : list of dict
+        Parameter groups with their base learning rates.
+    batches : callable
+        Epoch (from 0) to the microbatches of each of its steps.
+    steps : int
+        Steps per epoch.
+    loss : callable
+        Module and microbatch to the objective's output.
+    measure : callable
+        Epoch (from 0), after it, to further columns of the history.
+    folder : Path
+        Receives history.csv, log.txt and checkpoint.pt.
+
+    Raises
+    ------
+    TrainingDiverged
+        If the loss becomes NaN or infinite; the checkpoint of the last good epoch is kept.
+    """
+    optimizer = _optimizer(run, groups)
+    progress, history = _load_checkpoint(run, folder / "checkpoint.pt", net, optimizer)
+    module = _distributed(net)
+    where = f"epoch {progress.epoch} of {run.last_epoch}"
+    log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {where}")
+    while progress.epoch < run.last_epoch:
+        started = time.perf_counter()
+        net.train()
+        torch.manual_seed(mix(run.seed, progress.epoch))
+        sums: dict[str, Tensor] = {}
+        for step, batch in enumerate(batches(progress.epoch)):
+            rate = schedule(run, progress.epoch * steps + step, run.epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate
+            for i, micro in enumerate(batch):
+                micro.step = progress.epoch * steps + step
+                with _accumulating(module, i < len(batch) - 1):
+                    output = loss(module, micro)
+                    (output.loss / len(batch)).backward()
+                labeled = (micro.labels < UNLABELED).sum() / len(micro.labels)
+                for name, value in ({"loss": output.loss, "labeled_pixels": labeled} | output.terms).items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batch)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step % LOOK_EVERY == LOOK_EVERY - 1 or step == steps - 1:
+                _check_finite(sums, run, folder, progress.epoch, step)
+        progress.train_seconds += time.perf_counter() - started
+
+        shares = steps * rank_and_world()[1]
+        row: dict[str, float] = {"epoch": progress.epoch + 1, "lr": run.lr * rate}
+        row |= {name: over_processes(value).item() / shares for name, value in sums.items()}
+        row |= measure(progress.epoch)
+        history.append(row)
+        progress.epoch += 1
+        _keep_best(run, net, row, progress, folder)
+        progress.seconds += time.perf_counter() - started
+        if is_main():
+            _save_checkpoint(run, folder, net, optimizer, progress, history)
+            log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    if run.selection == "best":
+        wait_for_all()
+        load_weights(net, folder / "best.safetensors", run.id)
+    return progress
+
+
+def schedule(run: Run, step: int, steps: int) -> float:
+    """Factor of the learning rate at a step (from 0): linear warm-up, then poly decay per step (AGMM, Sec. 4.1).
+
+    A warm-up from a share of the rate never exceeds the decay (SPML, released code).
+    """
+    decayed: float = (1 - step / steps) ** run.power
+    if step >= run.warmup:
+        return decayed
+    if run.warmup_from:
+        return min(decayed, run.warmup_from + (1 - run.warmup_from) * step / run.warmup)
+    return (step + 1) / run.warmup
+
+
+def mix(seed: int, epoch: int) -> int:
+    """One seed from a run's seed and an epoch."""
+    return seed * 1_000_003 + epoch
+
+
+def is_main() -> bool:
+    """True for the one process that writes files."""
+    return rank_and_world()[0] == 0
+
+
+def log(folder: Path, line: str) -> None:
+    """Append a line with the time to the run's log.txt; who listens to the logger ``agmm`` hears it, too."""
+    if is_main():
+        LOGGER.info(line)
+        with open(folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+
+def _optimizer(run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """One fused kernel instead of several per parameter."""
+    groups = [group | {"initial_lr": group["lr"]} for group in groups]
+    if run.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, weight_decay=run.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=run.lr, weight_decay=run.weight_decay, fused=True)
+
+
+def _save_checkpoint(
+    run: Run,
+    folder: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    history: list[dict[str, float]],
+) -> None:
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    atomic_files.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    buffer = io.BytesIO()
+    torch.save(state | {"history": history, "run": run.id}, buffer)
+    atomic_files.write(folder / "checkpoint.pt", buffer.getvalue())
+
+
+def _load_checkpoint(
+    run: Run, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, list[dict[str, float]]]:
+    if not path.exists():
+        return Progress(), []
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the exception says it
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("run", run.id) != run.id:
+            raise ValueError(f"it is of run {state['run']}")
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"]), state["history"]
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or of another run; delete it to train this run from its start") from error
+
+
+def _distributed(net: nn.Module) -> nn.Module:
+    """Wrap the network where ``torchrun`` started several processes."""
+    if not dist.is_initialized():
+        return net
+    device = next(net.parameters()).device
+    if device.type == "cuda":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients are exchanged once per step, after the last microbatch."""
+    return module.no_sync() if more and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, step: int) -> None:
+    if math.isfinite(sums["loss"].item()):
+        return
+    wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
+    raise TrainingDiverged(
+        f"the loss of run {run.id} is not a number (terms: {', '.join(wrong)}) at epoch {epoch + 1}, step {step + 1}; "
+        f"{f'the checkpoint of epoch {epoch} is kept in {folder}' if epoch else 'no epoch was finished'}; "
+        f"try a learning rate below {run.lr}"
+    )
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Number of this process and of all, (0, 1) without ``torchrun``."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """Sum over the processes of ``torchrun``."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def agree(net: nn.Module) -> None:
+    """Give every process of ``torchrun`` the buffers of the first, whose weights are kept."""
+    if dist.is_initialized():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:
+    if run.selection == "best" and row.get("test_miou", -math.inf) > progress.best:
+        progress.best, progress.best_epoch = row["test_miou"], progress.epoch
+        if is_main():
+            save_weights(net, folder / "best.safetensors", run.id)
+
+
+def join_torchrun(device: torch.device) -> None:
+    """Join the process group that ``torchrun`` announces; nothing in a plain process."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def wait_for_all() -> None:
+    """Let no process of ``torchrun`` go on before the files of the main one are written."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,91 @@
+"""What a run trains: its network and its objective, new or with the weights of the complete run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from agmm import networks
+from agmm.host import atomic_files
+from agmm.rivals import toco
+from agmm.training import methods
+from agmm.training.run import Run
+
+
+def build_network(run: Run, num_classes: int) -> networks.Segmenter:
+    """Network of a run with the head initialization of its seed."""
+    torch.manual_seed(run.seed)
+    init = "imagenet" if run.init == "imagenet" else "scratch"
+    return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
+
+
+def build_objective(run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
+    """Objective of a run with the layers that it needs on a network, and with those that learn from image tags."""
+    objective = methods.build(run.method, num_classes, **dict(run.options))
+    if isinstance(objective, nn.Module):
+        objective = replace(objective, in_channels=net.feature_channels)
+    if not run.from_tags:
+        return objective
+    options, transformer = toco.options(**dict(run.label_options)), networks.has_class_tokens(net)
+    return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
+
+
+def start_from(net: networks.Segmenter, trained: Run, results: Path) -> None:
+    """Give a new network the weights of a complete run, and train nothing but its new classifier."""
+    fresh = {name: value.clone() for name, value in net.head.classifier.state_dict().items()}
+    load_weights(net, weights(trained, results), trained.id)
+    net.head.classifier.load_state_dict(fresh)
+    net.freeze()
+
+
+def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
+    """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
+    run = run.trained or run
+    net = build_network(run, num_classes)
+    load_weights(net, weights(run, results), run.id)
+    return net.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> methods.Trained:
+    """Objective of a complete run; one that has parameters, with those that it had at the end of the training."""
+    run = run.trained or run
+    objective = build_objective(run, build_network(run, num_classes), num_classes)
+    if isinstance(objective, nn.Module):
+        load_weights(objective, weights(run, results, "objective.safetensors"), run.id)
+        objective.to(device).eval()
+    return objective
+
+
+def weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
+    """Weights of a complete run; ValueError where they have been deleted."""
+    path = run.folder(results) / name
+    if not path.exists():
+        raise ValueError(f"{path} is missing, and another run starts from it; delete its folder to train it again")
+    return path
+
+
+def save_weights(net: nn.Module, path: Path, run_id: str) -> None:
+    """State dict as safetensors, with the identity of the run that it is of."""
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    atomic_files.write(path, safetensors.torch.save(state, {"run": run_id}))
+
+
+def load_weights(net: nn.Module, path: Path, run_id: str) -> None:
+    """Inverse of `save_weights`; ValueError where the file is damaged, or of another run or network."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            owner = (file.metadata() or {}).get("run", run_id)  # older files do not say
+        state = safetensors.torch.load_file(path)
+        if owner == run_id:
+            net.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged or of another network; delete its folder to train the run again"
+        ) from error
+    if owner != run_id:
+        raise ValueError(
+            f"{path} holds the weights of run {owner}, not of {run_id}; delete its folder to train it again"
+        )
