@@ -8,7 +8,6 @@ batch is dropped.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from agmm.objectives.common import Batch
 from agmm.training.loop import mix, rank_and_world
 from agmm.training.run import Run
 
-IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
 ALL_AT_ONCE = ("dihedral", "crop_flip")
 ONE_BY_ONE = tuple(augment.ONE_BY_ONE)
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released codes."""
@@ -65,9 +63,9 @@ def _tensors(part: object) -> Iterator[Tensor]:
             yield from _tensors(getattr(part, field.name))
 
 
-def normalization(run: Run) -> dict[str, Any]:
-    """Options of `evaluation.to_input` for a run's images."""
-    return IMAGENET if run.normalize else {}
+def normalization(run: Run) -> evaluation.Normalization | None:
+    """Normalization of a run's images."""
+    return evaluation.IMAGENET if run.normalize else None
 
 
 def steps(run: Run, images: int) -> int:
@@ -117,7 +115,7 @@ class InMemory:
             if table is not None:
                 sparse, classes = augment.exchange(sparse, classes, turned, table)
             counts = _counts(run, [sparse], classes.shape[1]) if run.loss_scope == "effective" else None
-            inputs = evaluation.to_input(images, **normalization(run))
+            inputs = evaluation.to_input(images, normalization(run))
             parts = [tensor.split(run.microbatch) for tensor in (inputs, sparse, classes)]
             places = [None] * len(parts[0]) if regions is None else regions.split(run.microbatch)
             step = [Batch(i, s, c, counts, regions=r) for i, s, c, r in zip(*parts, places, strict=True)]
@@ -190,7 +188,7 @@ def _shared_steps(
                 sparse[number], named[number] = augment.exchange(sparse[number], named[number], part[2], table)
         counts = _counts(run, sparse, num_classes, True) if run.loss_scope == "effective" else None
         yield [
-            Batch(evaluation.to_input(part[0], **normalization(run)), label, classes, counts, regions=regions)
+            Batch(evaluation.to_input(part[0], normalization(run)), label, classes, counts, regions=regions)
             for part, label, classes, (_, regions) in zip(step, sparse, named, codes, strict=True)
         ]
 
