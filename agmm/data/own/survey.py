@@ -272,7 +272,7 @@ def _draw(found: Survey, stem: str, image: np.ndarray, size: tuple[int, int], wi
     if not codes:
         return drawn
     rng = agmm.labels.generator(0, "own", stem, "grabcut")
-    labels = from_boxes.grabcut(image, codes, corners, rng, background=found.background)
+    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, codes, corners, rng, found.background))
     labels[drawn != UNLABELED] = drawn[drawn != UNLABELED]
     return labels
 
