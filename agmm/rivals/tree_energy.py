@@ -214,7 +214,7 @@ class TreeEnergy(nn.Module):
         Whether to smooth along the tree of the embedding, too; without it there are no parameters.
     """
 
-    needs: ClassVar = ("images", "grid_logits", "fused")
+    needs: ClassVar = ("images", "grid_logits", "inner_features")
 
     num_classes: int
     in_channels: int = 256
@@ -241,7 +241,7 @@ class TreeEnergy(nn.Module):
         *,
         images: Tensor,
         grid_logits: Tensor,
-        fused: Tensor,
+        inner_features: Tensor,
     ) -> Output:
         """Loss of a batch; the terms are seg and tree.
 
@@ -255,15 +255,15 @@ class TreeEnergy(nn.Module):
             RGB in [0, 1], not normalized.
         grid_logits : Tensor (B, K, h, w)
             The logits before they are upsampled.
-        fused : Tensor (B, C, h, w)
+        inner_features : Tensor (B, C, h, w)
             The decoder's features before its last convolution.
         """
         check_labels(labels, self.num_classes)
         with torch.autocast(logits.device.type, enabled=False):
-            logits, grid_logits, fused = (full_precision(x) for x in (logits, grid_logits, fused))
+            logits, grid_logits, inner_features = map(full_precision, (logits, grid_logits, inner_features))
             counts = counts or losses.count(labels, self.num_classes)
             seg = losses.partial_cross_entropy(logits, labels, counts)
-            embedding = self.embed(fused) if self.embed is not None else None
+            embedding = self.embed(inner_features) if self.embed is not None else None
             unlabeled = labels == UNLABELED
             tree = tree_energy_loss(grid_logits, images, unlabeled, embedding, sigma=self.sigma, weight=1.0)
         return Output(seg + self.weight * tree, {"seg": seg, "tree": tree})

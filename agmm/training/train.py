@@ -320,8 +320,8 @@ def _loss(
             return objective.learn(module, batch, normalization(run))
     needs = getattr(objective, "needs", ())
     with pseudo_labels.autocast(run, device):
-        features, logits, *inner = module(batch.images, inner="fused" in needs)
-    given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
+        features, logits, *inner = module(batch.images, inner="inner_features" in needs)
+    given: dict[str, Any] = dict(zip(("grid_logits", "inner_features"), inner, strict=False))
     given |= {name: getattr(batch, name) for name in ("parts", "regions") if name in needs}
     if "images" in needs:
         given["images"] = evaluation.denormalize(batch.images, normalization(run))
