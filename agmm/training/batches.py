@@ -45,7 +45,7 @@ def ahead(steps: Iterator[list[Batch]], num_classes: int, device: torch.device) 
     def prepare() -> list[Batch]:
         with torch.cuda.stream(side):
             step = next(steps, [])
-            return [replace(micro, parts=gmm.components(micro.labels, num_classes)) for micro in step]
+            return [replace(micro, components=gmm.components(micro.labels, num_classes)) for micro in step]
 
     following = prepare()
     while step := following:

@@ -179,7 +179,7 @@ def _train_segmenter(run: Run, where: Where, device: torch.device) -> Result:
 
     def epoch(number: int) -> Iterator[list[Batch]]:
         if isinstance(objective, spml.SPML):
-            objective.forget()
+            objective.begin_epoch()
         return batches.ahead(source.epoch(number), data.num_classes, device)
 
     groups, steps = (
@@ -291,7 +291,7 @@ def _loss(
     with pseudo_labels.autocast(run, device):
         features, logits, *inner = module(batch.images, inner="fused" in needs)
     given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
-    given |= {name: getattr(batch, name) for name in ("parts", "regions") if name in needs}
+    given |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
     if "images" in needs:
         given["images"] = evaluation.denormalize(batch.images, **normalization(run))
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
