@@ -70,6 +70,7 @@ def regenerate(args: argparse.Namespace) -> int:
     # Here, because a mistyped option should not wait seconds for torch.
     from agmm.papers import tables
     from agmm.training import slurm, sweep
+    from agmm.training.where import Where
 
     if args.list:
         return show_list()
@@ -92,8 +93,8 @@ def regenerate(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
-    how = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
-    failed = sweep.train_all(runs, **how, jobs=jobs, engine=engine, report=say)
+    where = Where(args.results, args.data_root, args.device, args.keep_decoded)
+    failed = sweep.train_all(runs, where, jobs=jobs, engine=engine, report=say)
     return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 
 

@@ -24,6 +24,7 @@ from agmm.evaluation.crf import PARAMETERS, mean_field
 from agmm.training import batches, loop, methods, pseudo_labels, train, weights
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -246,7 +247,7 @@ def test_throughput_counts_the_epochs_that_were_trained(tmp_path: Path, monkeypa
     run = replace(SCRATCH, epochs=4, stop_after=1)
     monkeypatch.setattr(train.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
     run.folder(tmp_path).mkdir(parents=True)
-    assert train.train(run, tmp_path).images_per_second == 32 / 8
+    assert train.train(run, Where(tmp_path)).images_per_second == 32 / 8
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from agmm.data.split import Arrays, Split
 from agmm.rivals import toco
 from agmm.training import methods, pseudo_labels, train, weights
 from agmm.training.run import Run
+from agmm.training.where import at
 
 BATCH = 25
 
@@ -50,7 +51,7 @@ class Trained:
 def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
     """Weights and data of a complete run; ValueError where the weights are missing."""
     data, sparse = load_training_data(run, results, data_root)
-    test = _split(run, "test", results, data_root)
+    test = at(results, data_root).load(run, "test")
     device = train.choose_device("auto")
     net = weights.load_network(run, Path(results), data.num_classes, device)
     objective = weights.load_objective(run, Path(results), data.num_classes, device)
@@ -59,15 +60,9 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
 
 def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
     """Training images of a run and their sparse labels."""
-    data = _split(run, "train", results, data_root)
+    data = at(results, data_root).load(run, "train")
     data = pseudo_labels.with_cams(run, data, Path(results), train.choose_device("auto"))
     return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
-
-
-def _split(run: Run, name: str, results: str | Path, data_root: str | Path | None) -> Split:
-    count = run.train_images if name == "train" else run.test_images
-    cache = Path(results) / "cache"
-    return sets.load(run.dataset, name, size=run.image_size, data_root=data_root or None, cache=cache, count=count)
 
 
 def outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
