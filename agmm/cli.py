@@ -158,24 +158,12 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="new folder for the model and its report")
     add("--complete", action="store_true", help="the labels of an image name every class that it shows")
-    methods, networks, starts = (
-        ("auto", "AGMM", "Baseline"),
-        ("auto", "small", "resnet50"),
-        ("auto", "imagenet", "scratch"),
-    )
-    add(
-        "--method",
-        default="auto",
-        choices=("auto", "AGMM", "Baseline"),
-        help="auto (default): AGMM with --complete, else Baseline",
-    )
-    add("--network", default="auto", choices=networks, help="auto (default): resnet50 on a GPU, else small")
-    add(
-        "--init",
-        default="auto",
-        choices=starts,
-        help="of resnet50; auto (default): imagenet, if its weights can be had",
-    )
+    for name, choices, automatic in (
+        ("--method", ("AGMM", "Baseline"), "AGMM with --complete, else Baseline"),
+        ("--network", ("small", "resnet50"), "resnet50 on a GPU, else small"),
+        ("--init", ("imagenet", "scratch"), "of resnet50: imagenet, if its weights can be had"),
+    ):
+        add(name, choices=("auto", *choices), default="auto", help=f"auto (default): {automatic}")
     add("--side", type=int, default=0, metavar="N", help="longest side of images (default: 256; 512 on a GPU)")
     add("--steps", type=int, default=0, metavar="N", help="optimizer steps (default: 600; 4000 on a GPU)")
     add("--width", type=int, default=3, metavar="N", help="width of clicks and lines in pixels (default: 3)")
