@@ -27,6 +27,7 @@ from agmm.training import sweep
 from tests import layouts
 from tests.faults import corpus
 from tests.faults.common import Tally, complaint, in_process
+from tests.helpers import tool
 
 Call = Callable[[Path, Path], tuple[int, str]]
 """Folder of the inputs and folder of the outputs to exit code and complaints."""
@@ -185,7 +186,7 @@ def _download(root: Path, out: Path) -> tuple[int, str]:
 def _released(name: str) -> Call:
     def call(root: Path, out: Path) -> tuple[int, str]:
         args = ("--dataset", "voc", "--data-root", root, "--device", "cpu", "--images", 1)
-        return in_process(released.main, root / name, *args)
+        return in_process(lambda argv: tool(released, *argv), root / name, *args)
 
     return call
 
