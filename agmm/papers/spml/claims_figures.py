@@ -12,7 +12,7 @@ from agmm.papers.agmm.claims_figures import measured
 from agmm.papers.claim import Claim
 from agmm.papers.evidence import Evidence
 from agmm.papers.rules import Finding
-from agmm.papers.spml.figures import RELATIONS
+from agmm.papers.spml.tables import RELATIONS
 
 IMAGES = 200
 """Images of a split whose segments are queries at most."""
