@@ -66,22 +66,10 @@ def gaussian_filter(features: Tensor, backend: Backend = "lattice") -> Filter:
     raise ValueError(f"backend is {backend!r}; known: lattice, exact")
 
 
-def exact_filter(features: Tensor, values: Tensor, block: int | None = None) -> Tensor:
-    """Sum over all pairs of pixels, in the precision of ``values``.
-
-    Parameters
-    ----------
-    features : Tensor (B, n, d)
-    values : Tensor (B, n, K)
-    block : int, optional
-        Kernel values held at a time, at least one row of n; the default depends on the device (`BLOCK`).
-
-    Returns
-    -------
-    Tensor (B, n, K)
-    """
+def exact_filter(features: Tensor, values: Tensor) -> Tensor:
+    """Sum of values (B, n, K) over all pairs of pixels with features (B, n, d), in the precision of ``values``."""
     features, out = features.to(values), torch.empty_like(values)
-    rows = max(1, (block or BLOCK.get(values.device.type, BLOCK["cuda"])) // max(1, features.shape[1]))
+    rows = max(1, BLOCK.get(values.device.type, BLOCK["cuda"]) // max(1, features.shape[1]))
     for all_features, all_values, result in zip(features, values, out, strict=True):
         for part, target in zip(all_features.split(rows), result.split(rows), strict=True):
             distance = torch.cdist(part, all_features, compute_mode="donot_use_mm_for_euclid_dist")
@@ -157,24 +145,3 @@ def mean_field(probabilities: Tensor, images: Tensor, parameters: Parameters, ba
                 energy = torch.addcmul(energy, root, kernel(root * q), value=weight)  # no maps in between
             q = energy.softmax(2)
         return q.transpose(1, 2).reshape(probabilities.shape)
-
-
-def label_probabilities(labels: Tensor, num_classes: int, confidence: float = 0.7) -> Tensor:
-    """Input of `mean_field` from hard labels, as from class activation maps.
-
-    Parameters
-    ----------
-    labels : Tensor (B, H, W) int64
-    num_classes : int
-        K.
-    confidence : float
-        Probability of the labeled class; the others share the rest. Uniform where the label is no class.
-
-    Returns
-    -------
-    Tensor (B, K, H, W) float32
-    """
-    hit = labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)[:, None, None]
-    labeled = hit.any(1, keepdim=True)
-    rest = torch.where(labeled, (1 - confidence) / max(num_classes - 1, 1), 1 / num_classes)
-    return torch.where(hit, confidence, rest)

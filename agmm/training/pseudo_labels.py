@@ -202,21 +202,18 @@ def _spml_labels(
         with autocast(teacher, device):
             return net(inputs)
 
-    def named(index: int) -> np.ndarray:
-        found = labels.image_classes(sparse[index], data.num_classes) if tags is None else tags[index]
-        return found | (not run.restrict)
+    def image_classes(index: int) -> np.ndarray:
+        classes = labels.image_classes(sparse[index], data.num_classes) if tags is None else tags[index]
+        return classes | (not run.restrict)
 
+    side = (run.crop or 0) if run.augmentation in ONE_BY_ONE else 0
     return objective.pseudo_labels(
-        forward,
+        spml.FirstStage(forward, device, side, data.mirrored, normalization(teacher)),
         data.images,
         sparse,
-        OnDemand(named, range(len(data))),
-        side=(run.crop or 0) if run.augmentation in ONE_BY_ONE else 0,
-        device=device,
-        mirrored=data.mirrored,
+        OnDemand(image_classes, range(len(data))),
         cams=data.cams,
         keep=spml.in_memory if isinstance(sparse, np.ndarray) else partial(_on_disk, run.folder(results), data.ids),
-        normalization=normalization(teacher),
     )
 
 

@@ -24,8 +24,10 @@ def contrast(
 ) -> Tensor:
     """Weighted sum over pixels of -log(attraction / (attraction + repulsion)).
 
-    Attraction is the sum of exp(concentration * similarity) over a pixel's positive segments without its own one; that
-    of its own segment where there is no other. Repulsion is the same sum over all segments that are not positive.
+    Of a pixel's unit vector v, its own segment s, prototypes q_t, and positive segments S+ (SPML, Eq. 2, 3):
+
+        attraction = sum_{t in S+, t != s} exp(kappa v . q_t), or exp(kappa v . q_s) where no other is positive
+        repulsion  = sum_{t not in S+} exp(kappa v . q_t)
 
     No sum is a difference of others, so that nothing cancels. Pixels are taken in blocks and the gradients found with
     the loss: memory does not grow with pixels times segments.

@@ -69,7 +69,7 @@ def annotation(segments: Segments, known: Prototypes, num_classes: int, concentr
 
 
 def cooccurrence(
-    segments: Segments, known: Prototypes, tags: Tensor, concentration: float, background: int | None = 0
+    segments: Segments, known: Prototypes, image_classes: Tensor, concentration: float, background: int | None = 0
 ) -> Tensor:
     """Relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
 
@@ -80,21 +80,21 @@ def cooccurrence(
     ----------
     segments, known
         As in `annotation`.
-    tags : (B, K) bool Tensor
-        Classes of the images of the batch.
+    image_classes : (B, K) bool Tensor
+        Those of the batch.
     concentration : float
         kappa_O.
     background : int or None
         The class that is no foreground, None if there is none.
     """
-    foreground = torch.ones(tags.shape[1], device=tags.device)
+    foreground = image_classes.clone()
     if background is not None:
-        foreground[background] = 0
-    shared = (tags * foreground) @ known.tags.float().T > 0
-    kept = (tags * foreground).any(1)[segments.images]
-    own, group = segments.own[kept], segments.images[kept]
+        foreground[:, background] = False
+    shared = foreground.float() @ known.tags.float().T > 0
+    searching = foreground.any(1)[segments.images]
+    own, group = segments.own[searching], segments.images[searching]
     weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
-    return contrast(segments.embeddings[kept], known.vectors, own, group, shared, concentration, weights)
+    return contrast(segments.embeddings[searching], known.vectors, own, group, shared, concentration, weights)
 
 
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:

@@ -53,11 +53,10 @@ def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes:
         K.
     """
     own, prototypes = clusters(embeddings, grid)
-    known = labels < UNLABELED
-    voted, counted = own[known], labels[known]
-    classes = majority(counted, voted, len(prototypes), num_classes)
-    kept = torch.bincount(voted, minlength=len(prototypes)) > 0
-    return Bank(prototypes[kept], classes[kept])
+    labeled = labels < UNLABELED
+    classes = majority(labels[labeled], own[labeled], len(prototypes), num_classes)
+    has_votes = torch.bincount(own[labeled], minlength=len(prototypes)) > 0
+    return Bank(prototypes[has_votes], classes[has_votes])
 
 
 def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, num_classes: int) -> Tensor:
@@ -75,8 +74,8 @@ def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, nu
         K.
     """
     own, prototypes = clusters(embeddings, grid)
-    found = known.classes[nearest(prototypes, known.vectors, count)]
-    return shares(found, num_classes).T[:, own]
+    classes = known.classes[nearest(prototypes, known.vectors, count)]
+    return shares(classes, num_classes).T[:, own]
 
 
 def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4096) -> Tensor:
@@ -89,8 +88,8 @@ def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4
     """
     if len(prototypes) < count:
         raise ValueError(f"{len(prototypes)} segments are fewer than the {count} neighbors that are to be found")
-    found = [(part @ prototypes.T).topk(count, dim=1).indices for part in queries.split(block)]
-    return torch.cat(found) if found else queries.new_zeros((0, count), dtype=torch.int64)
+    indices = [(part @ prototypes.T).topk(count, dim=1).indices for part in queries.split(block)]
+    return torch.cat(indices) if indices else queries.new_zeros((0, count), dtype=torch.int64)
 
 
 def shares(labels: Tensor, num_classes: int) -> Tensor:
