@@ -121,4 +121,4 @@ def tensor(arrays: Arrays) -> Tensor:
 
 
 def _inputs(trained: Trained, images: Tensor) -> Tensor:
-    return evaluation.to_input(images.to(trained.device), **train.normalization(trained.run))
+    return evaluation.to_input(images.to(trained.device), train.normalization(trained.run))

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,8 +52,8 @@ class Model:
         Code of the background.
     side : int
         Longest side of the images that it was trained on; larger ones are shrunk to it.
-    normalization : dict
-        Options of `agmm.evaluation.to_input`.
+    normalization : agmm.evaluation.Normalization, optional
+        Of the network's input.
     device : torch.device
     """
 
@@ -62,7 +61,7 @@ class Model:
     names: tuple[str, ...]
     background: int | None
     side: int
-    normalization: dict[str, Any]
+    normalization: evaluation.Normalization | None
     device: torch.device
 
 
@@ -293,7 +292,7 @@ def load(model: str | Path, device: str = "auto") -> Model:
 def probabilities(model: Model, image: np.ndarray) -> Tensor:
     """Softmax of a model (1, K, h, w) for an (H, W, 3) uint8 image, in its working size."""
     small = torch.from_numpy(survey.shrink(image, model.side).copy())[None].to(model.device)
-    return model.net(evaluation.to_input(small, **model.normalization))[1].float().softmax(dim=1)
+    return model.net(evaluation.to_input(small, model.normalization))[1].float().softmax(dim=1)
 
 
 def mask(model: Model, image: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ batch is dropped.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from agmm.objectives.common import Batch
 from agmm.training.loop import mix, over_processes, rank_and_world
 from agmm.training.run import Run
 
-IMAGENET = {"mean": evaluation.IMAGENET_MEAN, "std": evaluation.IMAGENET_STD}
 ALL_AT_ONCE = ("dihedral", "crop_flip")
 ONE_BY_ONE = tuple(augment.ONE_BY_ONE)
 """Augmentations of `agmm.data.augment`: of whole batches, and of single images by the released codes."""
@@ -65,9 +63,9 @@ def _tensors(part: object) -> Iterator[Tensor]:
             yield from _tensors(getattr(part, field.name))
 
 
-def normalization(run: Run) -> dict[str, Any]:
-    """Return the options of `evaluation.to_input` for a run's images."""
-    return IMAGENET if run.normalize else {}
+def normalization(run: Run) -> evaluation.Normalization | None:
+    """Return the normalization of a run's images."""
+    return evaluation.IMAGENET if run.normalize else None
 
 
 def steps(run: Run, images: int) -> int:
@@ -188,7 +186,7 @@ def _step(run: Run, parts: list[tuple[Tensor, ...]], table: Tensor | None) -> li
         labels, regions = _unpacked(codes)
         if table is not None:
             labels, image_classes = augment.exchange(labels, image_classes, mirrored, table)
-        inputs = evaluation.to_input(images, **normalization(run))
+        inputs = evaluation.to_input(images, normalization(run))
         step.append(Batch(inputs, labels, image_classes, counts=None, regions=regions))
     if run.loss_scope == "effective":
         counts = _counts(run, step)

@@ -286,14 +286,14 @@ def _loss(
     if isinstance(objective, toco.FromTags):
         # Its pseudo labels are made by the network.
         with pseudo_labels.autocast(run, device):
-            return objective.learn(module, batch, **normalization(run))
+            return objective.learn(module, batch, normalization(run))
     needs = getattr(objective, "needs", ())
     with pseudo_labels.autocast(run, device):
         features, logits, *inner = module(batch.images, inner="fused" in needs)
     given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
     given |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
     if "images" in needs:
-        given["images"] = evaluation.denormalize(batch.images, **normalization(run))
+        given["images"] = evaluation.denormalize(batch.images, normalization(run))
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
 
 
