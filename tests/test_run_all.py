@@ -21,7 +21,6 @@ from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 from tests.test_tables import complete
 
-
 PATIENCE = 900
 """Seconds after which a command that does not end is broken, on however slow a machine."""
 
