@@ -30,7 +30,7 @@ from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not", "ignore:Cityscapes .* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
-SMALL = {"network": "small", "network_options": (("stem", 4), ("feature_channels", 8)), "init": "scratch"}
+SMALL = {"network": "small", "network_options": (("stem", 8), ("feature_channels", 8)), "init": "scratch"}
 
 
 @pytest.fixture(scope="module")

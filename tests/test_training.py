@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import agmm
-from agmm import __main__ as single
-from agmm import evaluation, objectives
+from agmm import cli, evaluation, objectives
 from agmm.data import sets
 from agmm.evaluation.crf import PARAMETERS, mean_field
 from agmm.training import batches, loop, methods, pseudo_labels, train, weights
@@ -324,15 +323,15 @@ def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
 
 def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "smoke", "--seed", "1", "--results", str(tmp_path)]
-    assert single.main(["O030", *arguments]) == 0
+    assert cli.main(["run", "O030", *arguments]) == 0
     run = SMOKE.at("clicks20", seed=1)
     result = runs.load_result(run, tmp_path)
     assert result is not None
     assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
-    assert single.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
-    assert single.main(["O076", *arguments]) == 2
+    assert cli.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
+    assert cli.main(["run", "O076", *arguments]) == 2
     assert "the preset smoke has no training 'O076'; `python run_all.py" in capfd.readouterr().err
-    assert single.main(["O001", "--preset", "smok"]) == 2
+    assert cli.main(["run", "O001", "--preset", "smok"]) == 2
     assert "did you mean smoke?" in capfd.readouterr().err
 
 

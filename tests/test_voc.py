@@ -372,9 +372,7 @@ def test_missing_folders_name_the_layout_and_the_command(tmp_path):
     ):
         voc.load(tmp_path, "train")
     layouts.write_voc2012(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"no masks of SBD .*agmm.data.public.download voc --data-root .*fetches them"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no masks of SBD .*agmm download voc --data-root .*fetches them"):
         voc.load(tmp_path, "train")
     voc.load(tmp_path, "val")
     (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()

@@ -225,8 +225,8 @@ def _loss(
             return objective.learn(module, batch, normalization(run))
     needs = objective.needs
     with measure.autocast(run, device):
-        features, logits, *inner = module(batch.images, inner="fused" in needs)
-    others: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
+        features, logits, *inner = module(batch.images, inner="inner_features" in needs)
+    others: dict[str, Any] = dict(zip(("grid_logits", "inner_features"), inner, strict=False))
     others |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
     if "images" in needs:
         others["images"] = evaluation.denormalize(batch.images, normalization(run))
