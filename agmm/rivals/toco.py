@@ -20,7 +20,7 @@ from agmm import evaluation
 from agmm.codes import VOID
 from agmm.evaluation import Normalization
 from agmm.networks import Tokens
-from agmm.objectives import Output, full_precision, one_of
+from agmm.objectives import Objective, Output, full_precision, one_of
 from agmm.objectives.common import Batch
 from agmm.rivals import cams, tag_losses, views
 
@@ -90,7 +90,7 @@ def options(**given: Any) -> Options:
     return Options(**given)
 
 
-class FromTags(nn.Module):
+class FromTags(Objective, nn.Module):
     """An objective on pseudo labels, with everything that makes them.
 
     Its parameters, the heads that learn tags and contrast tokens, exist in training only. The loss is, with the weights
