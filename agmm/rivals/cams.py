@@ -36,6 +36,8 @@ def multi_scale(
 ) -> tuple[Tensor, Tensor | None]:
     """CAMs summed over scales, each the larger of a view's and its mirror image's, in [0, 1) per image and class.
 
+    (B, K - 1, H, W) float32: those of the last tokens, and those of the middle ones or None.
+
     Classes that an image does not show reach as high as those that it does; multiply by its tags.
 
     Parameters
@@ -50,11 +52,6 @@ def multi_scale(
     auxiliary : Tensor (K - 1, C, 1, 1), optional
         Of the classifier on the middle ones.
     scales : sequence of float
-
-    Returns
-    -------
-    maps : Tensor (B, K - 1, H, W) float32
-    auxiliary_maps : Tensor (B, K - 1, H, W) float32 or None
     """
     size, training = images.shape[-2:], net.training
     classifiers = [weight] if auxiliary is None else [weight, auxiliary]
@@ -104,7 +101,7 @@ def refined_labels(
     scale: float = 0.5,
     dilations: Sequence[int] = DILATIONS,
 ) -> Tensor:
-    """`plain_labels` along the edges of the image: the maps compete with each threshold as the background's score.
+    """`plain_labels` (B, H, W) along the image's edges: maps compete with each threshold as the background's score.
 
     A high score of the background leaves confident foreground only, a low one confident background only.
 
@@ -120,11 +117,6 @@ def refined_labels(
         Size at which is refined.
     dilations : sequence of int
         See `refine`.
-
-    Returns
-    -------
-    Tensor (B, H, W) int64
-        0 … K-1 or ``UNLABELED``.
     """
     size = maps.shape[-2:]
     reduced = int(size[0] * scale), int(size[1] * scale)

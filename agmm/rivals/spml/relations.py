@@ -11,15 +11,8 @@ from agmm.rivals.spml.segments import Prototypes, Segments, directions
 def low_level(segments: Segments, concentration: float, located: bool = True) -> Tensor:
     """Relation I: within an image, pixels are attracted by the segments of their own region.
 
-    The mean over the pixels of an image, then over images.
-
-    Parameters
-    ----------
-    segments : Segments
-    concentration : float
-        kappa_I.
-    located : bool
-        Compare vectors with their location (VOC), or without (DensePose).
+    The mean over the pixels of an image, then over images, of `contrast` with kappa_I; of vectors with their location
+    (``located``, VOC) or without (DensePose).
     """
     vectors = segments.located if located else segments.embeddings
     images = segments.prototypes.images
@@ -44,18 +37,9 @@ def low_level(segments: Segments, concentration: float, located: bool = True) ->
 
 
 def annotation(segments: Segments, known: Prototypes, num_classes: int, concentration: float) -> Tensor:
-    """Relation C: annotated pixels are attracted by the annotated segments of their class.
+    """Relation C: annotated pixels are attracted by the annotated segments of their class, with kappa_C.
 
-    Parameters
-    ----------
-    segments : Segments
-        Of the batch.
-    known : Prototypes
-        Those of the batch, which come first, and of the memory.
-    num_classes : int
-        K.
-    concentration : float
-        kappa_C.
+    Known are the segments of the batch, which come first, and of the memory.
     """
     annotated = segments.labels < num_classes
     searched = known.labels < UNLABELED
@@ -74,18 +58,8 @@ def cooccurrence(
     """Relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
 
     Pixels of images without any foreground class have no such segments, and are left out (ours; in the released code
-    they are repelled by their own segment, too).
-
-    Parameters
-    ----------
-    segments, known
-        As in `annotation`.
-    image_classes : (B, K) bool Tensor
-        Those of the batch.
-    concentration : float
-        kappa_O.
-    background : int or None
-        The class that is no foreground, None if there is none.
+    they are repelled by their own segment, too). Known segments are those of `annotation`, ``image_classes`` (B, K)
+    those of the batch; ``background`` is the class that is no foreground, None if there is none.
     """
     foreground = image_classes.clone()
     if background is not None:
@@ -100,14 +74,7 @@ def cooccurrence(
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
     """Relation A: pixels are attracted by the segments of the batch that may have a class in common with theirs.
 
-    Parameters
-    ----------
-    segments, known
-        As in `annotation`, without those of the memory.
-    classes : (M, K) bool Tensor
-        The `possible_classes` of the segments known.
-    concentration : float
-        kappa_A.
+    Known are the segments of the batch without the memory, with their `possible_classes` (M, K).
     """
     every = classes.float()
     shared = every[: len(segments.prototypes.labels)] @ every.T > 0

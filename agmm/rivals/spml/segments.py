@@ -74,10 +74,7 @@ def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
 
 
 def on_grid(codes: Tensor, size: tuple[int, int], how: Literal["nearest", "any"] = "nearest") -> Tensor:
-    """Codes (B, H, W) on a coarser grid (B, h, w): of the nearest pixels, or the lowest of each cell.
-
-    The lowest code of a cell is that of a class if any of its pixels has one.
-    """
+    """Codes (B, H, W) on a coarser grid: of the nearest pixels, or the lowest of each cell, a class if it has any."""
     if how == "any":
         return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()
     return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
