@@ -107,7 +107,7 @@ def simulate(
 
 
 def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
-    """The segment that GrabCut finds in each box, and background elsewhere.
+    """Paint the segment that GrabCut finds in each box, and background elsewhere.
 
     Larger segments are painted first, so that smaller ones are in front. One run is SDI's baseline. More are an
     ensemble like SDI's GrabCut+-i, which has about 150 and edges of a network besides; 15 do. Then pixels of a box on
@@ -127,7 +127,7 @@ def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
 
 
 def boxcam(scene: BoxedImage, *, threshold: float = 0.5) -> np.ndarray:
-    """The class of each box where its CAM, scaled to 0 … 1 within the box, exceeds a threshold (SPML).
+    """Paint the class of each box where its CAM, scaled to 0 … 1 within the box, exceeds a threshold (SPML).
 
     The rest of a box is UNLABELED, all of it where the class has no CAM or a flat one. Smaller boxes are in front.
     """
@@ -142,7 +142,7 @@ def boxcam(scene: BoxedImage, *, threshold: float = 0.5) -> np.ndarray:
 
 
 def grabcut_cam(scene: BoxedImage, *, threshold: float = 0.3) -> np.ndarray:
-    """Where GrabCut and the CAMs agree on a box's class: our reading of AGMM++, whose rule is not published.
+    """Label where GrabCut and CAMs agree on a box's class: our reading of AGMM++, whose rule is not published.
 
     Within a box the class is where GrabCut finds foreground and the CAMs' label is the class (`cam_labels` with the
     threshold); UNLABELED where just one of both says so. Where they agree on less than 15 % of GrabCut's segment, that
@@ -185,7 +185,7 @@ NEED_CAMS = ("boxcam", "grabcut_cam", "cam")
 
 
 def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iterations: int = 5) -> np.ndarray:
-    """Foreground in a box by OpenCV's GrabCut (Rother et al. 2004), or the whole box where it fails: (H, W) bool.
+    """Find the foreground (H, W) in a box by OpenCV's GrabCut (Rother et al. 2004), the whole box where it fails.
 
     Outside the box everything is background; foreground is what ends as certain or probable. By SDI's rules the whole
     box is taken if the segment is empty or its IoU with the box is below 0.15, and here also if the box leaves no
@@ -220,7 +220,7 @@ def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iteration
 
 
 def grabcut_votes(image: np.ndarray, box: np.ndarray, rng: np.random.Generator, runs: int = 15) -> np.ndarray:
-    """Share of GrabCut runs that call a pixel of a box foreground, 0 outside it: (H, W) float.
+    """Return the share (H, W) of GrabCut runs that call a pixel of a box foreground, 0 outside it.
 
     Every run moves the box's sides by up to 5 % of its height or width, and sees as background a margin of 10 to 60 %
     of them around it.
@@ -257,7 +257,7 @@ def _seed(rng: np.random.Generator) -> int:
 
 
 def cam_labels(cams: Cams, size: tuple[int, ...], threshold: float | np.ndarray) -> np.ndarray:
-    """Class with the largest CAM where that exceeds a background score, 0 elsewhere: (H, W) uint8."""
+    """Return the class (H, W) with the largest CAM where that exceeds a background score, 0 elsewhere."""
     best, labels = np.broadcast_to(threshold, size).astype(float), np.zeros(size, np.uint8)
     for code, cam in cams.items():
         labels[cam > best] = code
@@ -278,7 +278,7 @@ def _cams_of(scene: BoxedImage) -> Cams:
 
 
 def _painted(scene: BoxedImage, segments: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Labels from each box's segment and uncertain pixels, both (H, W) bool; larger segments are painted first."""
+    """Paint each box's segment and uncertain pixels, both (H, W) bool, larger segments first."""
     labels = geometry.backdrop(scene.size, scene.background)
     for index in np.argsort([-segment.sum() for segment, _ in segments], kind="stable"):
         segment, uncertain = segments[index]

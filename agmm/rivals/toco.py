@@ -83,7 +83,7 @@ class Options:
 
 
 def options(**given: Any) -> Options:
-    """Options of a run with ``labels="tags"``; unknown names are refused with the list of known ones."""
+    """Make the options of a run with ``labels="tags"``; unknown names are refused with the list of known ones."""
     known = tuple(field.name for field in fields(Options))
     for name in given:
         one_of("option of tags", name, known)
@@ -123,7 +123,7 @@ class FromTags(Objective, nn.Module):
         self.teacher = deepcopy(self.student).requires_grad_(False) if self.student is not None else None
 
     def learn(self, module: nn.Module, batch: Batch, normalization: Normalization | None = None) -> Output:
-        """Loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
+        """Return the loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class FromTags(Objective, nn.Module):
             return Output(loss + 0 * idle, {name: terms.get(name, zero) for name in (*self._terms(), *terms)})
 
     def maps(self, net: nn.Module, inputs: Tensor, tags: Tensor) -> tuple[Tensor, Tensor | None]:
-        """CAMs (B, K - 1, H, W) of the tags, main and auxiliary, see `cams.multi_scale`; 0 for other classes."""
+        """Return CAMs (B, K - 1, H, W) of the tags, main and auxiliary (`cams.multi_scale`), 0 for other classes."""
         auxiliary = self.auxiliary.weight if self.auxiliary is not None else None
         maps, middle = cams.multi_scale(net, inputs, self.classifier.weight, auxiliary, self.options.scales)
         among = tags[..., None, None]
@@ -176,7 +176,7 @@ class FromTags(Objective, nn.Module):
 
     @torch.no_grad()
     def maps_of_whole(self, net: nn.Module, images: Tensor, tags: Tensor, side: int | None) -> Tensor:
-        """Main CAMs (B, K - 1, H, W) of whole images, seen as squares of one side or as they are."""
+        """Return the main CAMs (B, K - 1, H, W) of whole images, seen as squares of one side or as they are."""
         if side is None:
             return self.maps(net, images, tags)[0]
         squares = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
@@ -184,7 +184,7 @@ class FromTags(Objective, nn.Module):
         return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
 
     def labels(self, maps: Tensor, tags: Tensor, colors: Tensor) -> Tensor:
-        """Pseudo labels (B, H, W) from the CAMs of the tags: classes or ``UNLABELED``."""
+        """Make pseudo labels (B, H, W) from the CAMs of the tags: classes or ``UNLABELED``."""
         o = self.options
         if not o.refine:
             return cams.plain_labels(maps, o.high, o.low)

@@ -14,13 +14,13 @@ GLOBAL_SCALE = (0.4, 1.0)
 
 
 def photometric(images: Tensor, blur: float, solarize: float = 0.0) -> Tensor:
-    """Color jitter, grayscale, blur and solarization; ``blur`` and ``solarize`` are their probabilities."""
+    """Change colors by jitter, grayscale, blur and solarization; ``blur`` and ``solarize`` are probabilities."""
     change = _photometric(blur, solarize)
     return torch.stack([change(image) for image in images])
 
 
 def second_global(images: Tensor) -> Tensor:
-    """A crop of random size and place, resized to the image's size and changed in its colors.
+    """Cut a crop of random size and place, resize it to the image's size and change its colors.
 
     Ours: it is cut from the training crop. ToCo cuts it from the whole image, which a batch does not hold.
     """
@@ -29,7 +29,7 @@ def second_global(images: Tensor) -> Tensor:
 
 
 def local_crops(images: Tensor, states: Tensor, count: int, side: int) -> tuple[Tensor, Tensor]:
-    """Small crops around pixels that are not certain to be foreground.
+    """Cut small crops around pixels that are not certain to be foreground.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from agmm.rivals.spml.segments import Prototypes
 
 
 def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
-    """The segments of every process and their possible classes (M, K) bool, those of this process first.
+    """Return the segments of every process and their possible classes (M, K) bool, those of this process first.
 
     In a single process its own are all there is. Every process must call this as often as the others, and let what it
     gets take part in its loss: gradients are exchanged, too, so that those of ``own.vectors`` come from the losses of

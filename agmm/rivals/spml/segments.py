@@ -69,12 +69,12 @@ class Segments:
 
 
 def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
-    """Unit vectors (number, C) along the sums of the vectors (N, C) with the same index (N,); 0 where there is none."""
+    """Return unit vectors (number, C) along the sums of vectors (N, C) of one index (N,), 0 where there is none."""
     return F.normalize(vectors.new_zeros(number, vectors.shape[1]).index_add(0, index, vectors), dim=1)
 
 
 def on_grid(codes: Tensor, size: tuple[int, int], how: Literal["nearest", "any"] = "nearest") -> Tensor:
-    """Codes (B, H, W) on a coarser grid: of the nearest pixels, or the lowest of each cell, a class if it has any."""
+    """Put codes (B, H, W) on a coarser grid: the nearest pixel's, or the lowest of a cell, a class if it has any."""
     if how == "any":
         return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()
     return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
