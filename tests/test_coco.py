@@ -2,21 +2,19 @@
 
 import json
 import multiprocessing
-import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 from skimage import draw
 
 from agmm.codes import VOID
-from agmm.data import sets
-from agmm.data.public import coco, label_files, masks
+from agmm.data import image_files
+from agmm.data.public import masks
 from agmm.data.public.masks import fill_polygon
 from tests import layouts
 from tests.helpers import tool
 
-pytestmark = pytest.mark.filterwarnings("ignore:COCO .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
 
 def outline(*corners):
@@ -106,14 +104,14 @@ def test_masks_are_made_once_and_only_where_they_lack(tmp_path, capsys):
     paths = {path.stem: path for path in (tmp_path / "SegmentationClass").rglob("*.png")}
     assert paths.keys() == written.keys()
     for name, path in paths.items():
-        np.testing.assert_array_equal(label_files.read_index(path), written[name])
+        np.testing.assert_array_equal(image_files.read_index(path), written[name])
 
     kept, lost = sorted(paths)[:2]
     layouts.save_index(paths[kept], np.full((60, 80), 7))
     paths[lost].unlink()
     masks.render(tmp_path, jobs=1, report=lambda line: None)
-    assert (label_files.read_index(paths[kept]) == 7).all()
-    np.testing.assert_array_equal(label_files.read_index(paths[lost]), written[lost])
+    assert (image_files.read_index(paths[kept]) == 7).all()
+    np.testing.assert_array_equal(image_files.read_index(paths[lost]), written[lost])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -126,7 +124,7 @@ def test_several_processes_make_the_same_masks(tmp_path, monkeypatch):
     tasks = masks.read(tmp_path / "annotations" / "instances_train2014.json", tmp_path)
     assert list(masks._render_all(tasks, 2)) == [2, 2]
     for target, _, _ in tasks:
-        np.testing.assert_array_equal(label_files.read_index(target), written[target.stem])
+        np.testing.assert_array_equal(image_files.read_index(target), written[target.stem])
 
 
 def test_annotations_that_are_no_annotations(tmp_path, capsys):
@@ -151,67 +149,3 @@ def test_annotations_that_are_no_annotations(tmp_path, capsys):
         with pytest.raises(ValueError, match=message) as error:
             masks.render(tmp_path, jobs=1, report=lambda line: None)
         assert "\n" not in str(error.value)
-
-
-# --- Splits -----------------------------------------------------------------------------------------------------------
-
-
-def test_classes_are_the_categories_in_order():
-    assert len(coco.CLASS_NAMES) == len(set(coco.CLASS_NAMES)) == 81
-    assert [coco.CLASS_NAMES[k] for k in (0, 1, 10, 40, 60, 80)] == [
-        *("background", "person", "traffic light", "bottle", "bed", "toothbrush"),
-    ]
-    assert masks.CATEGORY_IDS == layouts.COCO_CATEGORIES
-
-
-def test_images_with_an_annotation(tmp_path):
-    written = layouts.coco(tmp_path)
-    for name, part, count in (("train", "train", 4), ("test", "val", 2)):
-        split = sets.load("coco", name, data_root=tmp_path)
-        assert (split.dataset, split.num_classes, split.background) == ("coco", 81, 0)
-        assert split.ids == tuple(f"COCO_{part}2014_{number:012d}" for number in layouts.COCO_IMAGES[part][:count])
-        for i, number in enumerate(layouts.COCO_IMAGES[part][:count]):
-            np.testing.assert_array_equal(split.truth[i], written[split.ids[i]])
-            path = tmp_path / "coco2014" / f"{part}2014" / f"{split.ids[i]}.jpg"
-            expected = np.asarray(Image.open(path))
-            assert expected.ndim == (2 if number == 25 else 3)
-            np.testing.assert_array_equal(split.images[i], expected.reshape(60, 80, -1) + np.zeros(3, np.uint8))
-    assert sets.check("coco", tmp_path) == []
-
-
-def test_folders_may_lie_in_one(tmp_path):
-    layouts.coco(tmp_path)
-    for name in ("annotations", "SegmentationClass"):
-        shutil.move(tmp_path / name, tmp_path / "coco2014" / name)
-    (tmp_path / "coco2014").rename(tmp_path / "coco")
-    assert len(sets.load("coco", "train", data_root=tmp_path)) == 4
-    masks.render(tmp_path / "coco", jobs=1, report=lambda line: None)
-    assert not (tmp_path / "coco" / "coco2014").exists()
-
-
-def test_other_numbers_of_images_warn(tmp_path):
-    layouts.coco(tmp_path)
-    with pytest.warns(UserWarning, match="COCO train in .* has 4 images, not 82081"):
-        coco.load(tmp_path, "train")
-
-
-def test_what_is_missing_is_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm download coco --data-root"):
-        coco.load(tmp_path, "train")
-    with pytest.raises(ValueError, match="unknown split 'test', choose one of train, val"):
-        coco.load(tmp_path, "test")
-    written = layouts.coco(tmp_path, masks=False)
-    command = f"`agmm masks coco {tmp_path}` makes them"
-    with pytest.raises(FileNotFoundError, match=f"COCO val in .*: no masks in .*; {command}"):
-        coco.load(tmp_path, "val")
-    layouts.coco(tmp_path)
-    name = min(written)
-    (tmp_path / "SegmentationClass" / "train2014" / f"{name}.png").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=f"COCO train in .*: 1 of 4 masks are missing, {name}.png first; {command}"
-    ):
-        coco.load(tmp_path, "train")
-    (tmp_path / "coco2014" / "val2014" / f"{max(written)}.jpg").unlink()
-    with pytest.raises(ValueError, match="extract its archives again: 1 problem found") as error:
-        coco.load(tmp_path, "val")
-    assert f"{max(written)}: annotated, but there is no" in str(error.value)

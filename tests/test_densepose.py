@@ -1,21 +1,19 @@
 """DensePose-COCO: masks of parts become masks of images, once; which images are read, what is said of missing ones."""
 
 import json
-import shutil
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from agmm.codes import VOID
-from agmm.data import sets
-from agmm.data.public import densepose, densepose_masks, label_files
+from agmm.data import image_files
+from agmm.data.public import densepose_masks
 from agmm.data.public import masks as coco_masks
 from tests import layouts
 from tests.helpers import tool
 
-pytestmark = pytest.mark.filterwarnings("ignore:DensePose .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
 
 def person(box, parts, area=None, outline=None):
@@ -37,17 +35,6 @@ def test_codes_are_those_of_cocos_own_tool():
     for _ in range(20):
         mask = rng.random((256, 256)).round(1) < rng.random()
         np.testing.assert_array_equal(coco_masks.decode_runs(layouts.compress(mask), (256, 256)), mask)
-
-
-def test_sides_are_exchanged_in_pairs():
-    mirrored, names = densepose.MIRRORED, densepose.CLASS_NAMES
-    assert len(names) == len(set(names)) == 15
-    for name, other in zip(names, (names[k] for k in mirrored), strict=True):
-        expected = {"left": "right", "right": "left"}.get(name.split()[0])
-        assert other == (name if expected is None else f"{expected} {name.split()[1]}")
-    assert [names[k] for k in (1, 2, 4, 8, 10, 12, 14)] == [
-        *("torso", "right hand", "left foot", "right leg", "left arm", "left forearm", "head"),
-    ]
 
 
 # --- Painting ---------------------------------------------------------------------------------------------------------
@@ -115,7 +102,7 @@ def test_masks_are_made_once(tmp_path):
         part = "train2014" if "train" in name else "minival2014"
         for folder, mask in zip((part, f"{part}_people"), masks, strict=True):
             path = tmp_path / "PartMasks" / folder / f"{name}.png"
-            np.testing.assert_array_equal(label_files.read_index(path), mask)
+            np.testing.assert_array_equal(image_files.read_index(path), mask)
     path.unlink()
     done = path.parent.with_name(part) / path.name
     densepose_masks.render(tmp_path, jobs=1, report=lines.append)
@@ -129,7 +116,7 @@ def test_masks_are_made_once(tmp_path):
 def test_annotations_that_are_no_annotations(tmp_path, capsys):
     assert tool(coco_masks, "densepose", tmp_path) == 2
     message = capsys.readouterr().err
-    assert "DensePose: no annotations/densepose_coco_2014_train.json below" in message
+    assert "DensePose-COCO: no annotations/densepose_coco_2014_train.json below" in message
     layouts.densepose(tmp_path, masks=False)
     path = tmp_path / "annotations" / "densepose_coco_2014_train.json"
     content = json.loads(path.read_text())
@@ -144,68 +131,3 @@ def test_annotations_that_are_no_annotations(tmp_path, capsys):
         with pytest.raises(ValueError, match=message) as error:
             densepose_masks.render(tmp_path, jobs=1, report=lambda line: None)
         assert "\n" not in str(error.value)
-
-
-# --- Splits -----------------------------------------------------------------------------------------------------------
-
-
-def test_images_with_their_parts_and_people(tmp_path):
-    written = layouts.densepose(tmp_path)
-    for name, part in (("train", "train"), ("test", "val")):
-        split = sets.load("densepose", name, data_root=tmp_path)
-        assert (split.dataset, split.num_classes, split.background) == ("densepose", 15, 0)
-        assert split.mirrored == densepose.MIRRORED
-        assert split.ids == tuple(f"COCO_{part}2014_{n:012d}" for n in layouts.DENSEPOSE_IMAGES[part])
-        assert split.instances is not None
-        for i, stem in enumerate(split.ids):
-            np.testing.assert_array_equal(split.truth[i], written[stem][0])
-            np.testing.assert_array_equal(split.instances[i], written[stem][1])
-            expected = np.asarray(Image.open(tmp_path / "coco2014" / f"{part}2014" / f"{stem}.jpg"))
-            np.testing.assert_array_equal(split.images[i], expected)
-    assert sets.check("densepose", tmp_path) == []
-
-
-def test_images_may_be_those_of_coco_beside_it(tmp_path):
-    layouts.densepose(tmp_path / "densepose")
-    shutil.move(tmp_path / "densepose" / "coco2014", tmp_path / "coco")
-    assert len(sets.load("densepose", "test", data_root=tmp_path)) == 3
-
-
-def test_published_masks_take_precedence(tmp_path):
-    written = layouts.densepose(tmp_path)
-    names = [name for name in sorted(written) if "train" in name]
-    for name in names:
-        layouts.save_index(tmp_path / densepose.PUBLISHED / "train" / f"{name}.png", np.full((60, 80), 7))
-    split = densepose.load(tmp_path, "train")
-    assert all((mask == 7).all() for mask in split.truth)
-    assert split.instances is not None
-    np.testing.assert_array_equal(split.instances[0], written[names[0]][1])
-    with pytest.raises(ValueError, match=r"DensePose val in .* is incomplete, complete the folder .*: 3 problems"):
-        densepose.load(tmp_path, "val")
-
-
-def test_other_numbers_of_images_warn(tmp_path):
-    layouts.densepose(tmp_path)
-    with pytest.warns(UserWarning, match="DensePose val in .* has 3 images, not 1508"):
-        densepose.load(tmp_path, "val")
-
-
-def test_what_is_missing_or_wrong_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm download coco --data-root"):
-        densepose.load(tmp_path, "train")
-    with pytest.raises(ValueError, match="unknown split 'minival', choose one of train, val"):
-        densepose.load(tmp_path, "minival")
-    written = layouts.densepose(tmp_path, masks=False)
-    command = f"`agmm masks densepose {tmp_path}` makes them"
-    with pytest.raises(FileNotFoundError, match=f"DensePose val in .*: no masks in .*; {command}"):
-        densepose.load(tmp_path, "val")
-    layouts.densepose(tmp_path)
-    name = max(written)
-    layouts.save_index(tmp_path / "PartMasks" / "minival2014" / f"{name}.png", np.full((60, 80), 15))
-    layouts.save_index(tmp_path / "PartMasks" / "minival2014_people" / f"{name}.png", np.zeros((60, 79)))
-    problems = densepose.check(tmp_path, ("val",))
-    assert [part in problem for part, problem in zip(("holds code 15", "79 x 60"), problems, strict=True)] == [True] * 2
-    (tmp_path / "coco2014" / "val2014" / f"{name}.jpg").unlink()
-    with pytest.raises(ValueError, match="extract its archives again: 1 problem found") as error:
-        densepose.load(tmp_path, "val")
-    assert f"{name}: annotated, but there is no" in str(error.value)

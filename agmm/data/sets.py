@@ -12,39 +12,31 @@ import numpy as np
 from filelock import FileLock
 
 from agmm import labels
+from agmm.data import disk_cache
 from agmm.data.own import prepared
-from agmm.data.public import ade20k, camvid, cityscapes, coco, densepose, label_files, voc
-from agmm.data.public.label_files import Boxes
+from agmm.data.public.ade20k import ADE20K
+from agmm.data.public.camvid import CAMVID
+from agmm.data.public.cityscapes import CITYSCAPES
+from agmm.data.public.coco import COCO
+from agmm.data.public.dataset import DataSet
+from agmm.data.public.densepose import DENSEPOSE
+from agmm.data.public.voc import VOC
 from agmm.data.split import Arrays, OnDemand, Published, Split
-from agmm.data.synthetic import people, shapes, streets
+from agmm.data.synthetic.people import PEOPLE
+from agmm.data.synthetic.recipe import Recipe
+from agmm.data.synthetic.shapes import CROWDS, SHAPES
+from agmm.data.synthetic.streets import STREETS
 from agmm.host import atomic_files
-from agmm.labels import from_boxes
+from agmm.labels import Boxes, from_boxes
 
-MODULES = {
-    "shapes": shapes,
-    "crowds": shapes,
-    "streets": streets,
-    "people": people,
-    "camvid": camvid,
-    "voc": voc,
-    "cityscapes": cityscapes,
-    "coco": coco,
-    "ade20k": ade20k,
-    "densepose": densepose,
-}
-EMBEDDED = {"shapes": shapes.make, "crowds": shapes.make_crowds, "streets": streets.make, "people": people.make}
-FOLDERS = {
-    "camvid": "CamVid",
-    "voc": "PASCAL VOC",
-    "cityscapes": "Cityscapes",
-    "coco": "MS COCO",
-    "ade20k": "ADE20K",
-    "densepose": "DensePose-COCO",
-}
-"""Data sets that are read from a folder of the user's."""
+GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
+"""Data sets that are drawn, by name."""
 
-PAPERS = ("voc", "cityscapes", "coco", "ade20k", "densepose")
-"""Those that the papers' numbers were measured on."""
+PUBLIC: dict[str, DataSet] = {data.name: data for data in (CAMVID, VOC, CITYSCAPES, COCO, ADE20K, DENSEPOSE)}
+"""Data sets that are read from a folder of the user's, by name."""
+
+PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)
+"""Data sets that the papers' numbers were measured on."""
 
 LABELS_VERSION = 1
 """Raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again."""
@@ -60,8 +52,8 @@ share is then 0.07 percentage points on VOC and 0.1 on CamVid.
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Names of a data set's classes, in the order of their codes, without reading it."""
-    return MODULES[dataset].CLASS_NAMES
+    """Return the names of a data set's classes, in the order of their codes, without reading it."""
+    return (GENERATED[dataset] if dataset in GENERATED else PUBLIC[dataset]).class_names
 
 
 def load(
@@ -73,21 +65,21 @@ def load(
     data_root: str | Path | None = None,
     cache: Path | None = None,
 ) -> Split:
-    """One split of a data set.
+    """Return one split of a data set.
 
     Parameters
     ----------
     dataset : str
-        ``"shapes"``, ``"crowds"``, ``"streets"``, ``"people"``, ``"camvid"``, ``"voc"``, ``"cityscapes"``, ``"coco"``,
-        ``"ade20k"``, ``"densepose"`` or ``"own"``.
+        A name of `GENERATED` or `PUBLIC`, or ``"own"``.
     split : str
-        ``"train"``, ``"test"`` and, for shapes and people, ``"pretrain"``; the test split of all others is their val.
+        ``"train"``, ``"test"`` and, for generated data except streets, ``"pretrain"``; the test split of public data
+        is their val.
     count : int, optional
-        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
+        Number of images of a generated data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
     size : (H, W), optional
         Size that the images of CamVid are brought to; those of the others are read at their own.
     data_root : path, optional
-        See `folder`; the embedded ones need none.
+        See `folder`; generated data need none.
     cache : Path, optional
         Folder for generated data.
 
@@ -98,40 +90,34 @@ def load(
     """
     if dataset == "streets" and split == "pretrain":
         raise ValueError("streets has no images for tag pretraining, as nearly every image holds every class")
-    if dataset in EMBEDDED:
+    if dataset in GENERATED:
         if count is None:
             raise ValueError("an embedded data set needs a number of images")
-        return EMBEDDED[dataset](split, count, seed=0, cache=cache)
+        return GENERATED[dataset].make(split, count, cache=cache)
     if dataset == "own":
         if data_root is None:
             raise ValueError("images of your own are read from a prepared folder: train with agmm.own.train")
         return prepared.load(Path(data_root), split, count)
-    if dataset not in FOLDERS:
-        raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*EMBEDDED, *FOLDERS))}")
-    title = FOLDERS[dataset]
+    if dataset not in PUBLIC:
+        raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*GENERATED, *PUBLIC))}")
     if split == "pretrain":
+        title = PUBLIC[dataset].title
         raise ValueError(f"{title} has no images for tag pretraining; use init='scratch' or 'imagenet'")
-    root, part = folder(dataset, data_root), {"train": "train", "test": "val"}[split]
-    if dataset == "camvid":
-        return camvid.load(root, part, size=size)
-    if size is not None:
-        raise ValueError(f"{title} is read at its own size; leave image_size out and choose a crop")
-    return MODULES[dataset].load(root, part)
+    return PUBLIC[dataset].load(folder(dataset, data_root), {"train": "train", "test": "val"}[split], size)
 
 
 def folder(dataset: str, data_root: str | Path | None) -> Path:
-    """Folder of a data set: ``<data_root>/<dataset>`` where there is one, so that several fit below a root."""
+    """Return the folder of a data set: ``<data_root>/<dataset>`` where there is one, as several fit below a root."""
     if not data_root:
-        raise ValueError(
-            f"{FOLDERS[dataset]} is read from a folder of yours: name it with --data-root (or data_root=…)"
-        )
+        title = PUBLIC[dataset].title
+        raise ValueError(f"{title} is read from a folder of yours: name it with --data-root (or data_root=…)")
     below = Path(data_root) / dataset
     return below if below.is_dir() else Path(data_root)
 
 
 def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("train", "val")) -> list[str]:
-    """Read every file of a data set once: one sentence per problem, none for the embedded ones."""
-    return MODULES[dataset].check(folder(dataset, data_root), splits) if dataset in FOLDERS else []
+    """Read every file of a public data set once: one sentence per problem, none for the others."""
+    return PUBLIC[dataset].check(folder(dataset, data_root), splits) if dataset in PUBLIC else []
 
 
 def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) -> np.ndarray:
@@ -154,9 +140,7 @@ def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) 
         return _image_tags(split, min_share)
     digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
     file = cache / f"tags-{split.dataset}-{digest}.npy"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # the processes of one training read the masks once
-        return atomic_files.kept_array(file, partial(_image_tags, split, min_share))
+    return disk_cache.array(file, partial(_image_tags, split, min_share))
 
 
 def _image_tags(split: Split, min_share: float) -> np.ndarray:
@@ -211,7 +195,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     def simulated() -> np.ndarray:
         return np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
 
-    return simulated() if cache is None else atomic_files.kept_array(cache / name, simulated)
+    return disk_cache.array(None if cache is None else cache / name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
@@ -252,7 +236,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
         folder = cache / f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_json(folder / "labels.json", described)
-    return OnDemand(partial(_kept, split, form, options, seed, folder), range(len(split)))
+    return OnDemand(partial(_simulate, split, form, options, seed, folder=folder), range(len(split)))
 
 
 def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
@@ -335,31 +319,25 @@ def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | 
     return options | {"scale": scale}
 
 
-def _kept(split: Split, form: str, options: dict[str, Any], seed: int, folder: Path | None, index: int) -> np.ndarray:
-    """Simulated labels of one image, from its file if there is a sound one."""
-    if folder is None:
-        return _simulate(split, form, options, seed, index)
-    path = folder / f"{split.ids[index]}.png"
-    try:
-        return label_files.read_index(path)
-    except (FileNotFoundError, ValueError):
-        simulated = _simulate(split, form, options, seed, index)
-    label_files.write_index(path, simulated)
-    return simulated
-
-
 def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
     return np.full_like(truth[index], labels.UNLABELED)
 
 
-def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index: int) -> np.ndarray:
-    mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
-    instances = None if split.instances is None else split.instances[index]
-    about: dict[str, Any] = {"instances": instances, "background": split.background}
-    about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
-    if form in from_boxes.FORMS:
-        return from_boxes.simulate(form, split.images[index], mask, rng, **about)
-    return labels.simulate(form, mask, rng, **about)
+def _simulate(
+    split: Split, form: str, options: dict[str, Any], seed: int, index: int, folder: Path | None = None
+) -> np.ndarray:
+    """Simulate the labels of one image, unless a folder holds them already."""
+
+    def simulated() -> np.ndarray:
+        mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
+        instances = None if split.instances is None else split.instances[index]
+        about: dict[str, Any] = {"instances": instances, "background": split.background}
+        about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
+        if form in from_boxes.FORMS:
+            return from_boxes.simulate(form, split.images[index], mask, rng, **about)
+        return labels.simulate(form, mask, rng, **about)
+
+    return disk_cache.index(None if folder is None else folder / f"{split.ids[index]}.png", simulated)
 
 
 def _given(split: Split, form: str) -> list[str]:

@@ -9,7 +9,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,16 +19,23 @@ from agmm.codes import UNLABELED, VOID
 from agmm.labels import geometry as regions
 
 
-class Boxes(Protocol):
-    """Annotated boxes of an image, as ``paint_boxes`` takes them."""
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Annotated boxes of an image, as ``paint_boxes`` takes them.
 
-    @property
-    def codes(self) -> Sequence[int]:
-        """(N,), the class of each box."""
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the image.
+    codes : sequence of int
+        Class of each box.
+    corners : (N, 4) integer array
+        Top, left, bottom, right; zero-based, bottom and right exclusive.
+    """
 
-    @property
-    def corners(self) -> np.ndarray:
-        """(N, 4), top, left, bottom, right; zero-based, bottom and right exclusive."""
+    size: tuple[int, int]
+    codes: Sequence[int]
+    corners: np.ndarray
 
 
 def generator(seed: int, dataset: str, image_id: str, form: str) -> np.random.Generator:

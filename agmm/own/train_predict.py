@@ -22,7 +22,6 @@ from agmm import evaluation, networks
 from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files
 from agmm.data.own import palettes, prepared, survey
-from agmm.data.public import label_files
 from agmm.host import atomic_files
 from agmm.objectives import one_of
 from agmm.own import onnx as exported
@@ -377,7 +376,7 @@ def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[
     return [
         {
             "image": image_files.read_image(path, upright=True),
-            "prediction": label_files.read_index(masks / f"{stem}.png"),
+            "prediction": image_files.read_index(masks / f"{stem}.png"),
         }
         for stem, path in list(survey.images(Path(images)).items())[:count]
     ]

@@ -96,7 +96,7 @@ class Evidence:
             return "no seeds"
         if not self._kept(*runs):
             return "no weights kept"
-        missing = runs[0].dataset not in sets.EMBEDDED and self.data_root is None
+        missing = runs[0].dataset not in sets.GENERATED and self.data_root is None
         return "weights kept, but no folder of the data set given" if missing else ""
 
     def too_weak(self, baseline: Run) -> Finding | None:

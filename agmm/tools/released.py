@@ -155,7 +155,7 @@ def evaluate(
     if count == len(split):
         report(f"reading all {len(split)} images and masks once …")
         problems = sets.check(dataset, data_root, ("val",))
-        image_files.raise_if_bad(problems, f"{sets.FOLDERS[dataset]} val in {data_root}")
+        image_files.raise_if_bad(problems, f"{sets.PUBLIC[dataset].title} val in {data_root}")
     where = _moved(net, device)
     report(f"testing {count} of {len(split)} images on {machine.device_name(where)}: {'; '.join(map(str, chosen))}")
     indices = [i * len(split) // count for i in range(count)]
@@ -305,9 +305,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.file, options.dataset, options.data_root, **given, report=lambda line: print(line, flush=True)
         )
         lines = table(scores)
-        print(
-            f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {sets.FOLDERS[options.dataset]} val"
-        )
+        title = sets.PUBLIC[options.dataset].title
+        print(f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {title} val")
         print(printed(lines))
         if scores[0].images < scores[0].of:
             print("a quick look: published numbers are of the whole split")

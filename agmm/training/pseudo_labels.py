@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agmm import evaluation, gmm, labels, objectives
-from agmm.data import sets
+from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.evaluation import crf, read_ahead
@@ -219,9 +219,9 @@ def _on_disk(
     rank, world = loop.rank_and_world()
     for index in range(rank, number, world):
         if not paths[index].exists():
-            label_files.write_index(paths[index], make(index))
+            image_files.write_index(paths[index], make(index))
     loop.wait_for_all()
-    return OnDemand(label_files.read_index, paths)
+    return OnDemand(image_files.read_index, paths)
 
 
 # --- Class activation maps --------------------------------------------------------------------------------------------

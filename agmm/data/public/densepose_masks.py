@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from agmm.codes import VOID
+from agmm.data.image_files import write_index
 from agmm.data.public import coco, densepose
 from agmm.data.public import masks as coco_masks
-from agmm.data.public.label_files import write_index
 from agmm.data.public.masks import Annotation
 
 PERSON = 1
@@ -30,7 +30,7 @@ def render(root: Path, *, jobs: int | None = None, report: Callable[[str], None]
     for split, name in densepose.ANNOTATED.items():
         path = coco.below(root, "annotations") / f"densepose_coco_2014_{name}.json"
         if not path.is_file():
-            raise densepose.missing(root, f"annotations/{path.name}")
+            raise densepose.DENSEPOSE.missing(f"no annotations/{path.name} below {root}", root)
         listed = densepose.names_file(root, split)
         coco_masks.render_file(path, listed, categories=(PERSON,), write=_write, jobs=jobs, report=report)
 

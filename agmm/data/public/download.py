@@ -26,11 +26,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 
 from filelock import FileLock
 
-from agmm.data.public import ade20k, cityscapes, coco, masks, voc
+from agmm.data.public import cityscapes, masks
+from agmm.data.public.ade20k import ADE20K
+from agmm.data.public.cityscapes import CITYSCAPES
+from agmm.data.public.coco import COCO
+from agmm.data.public.dataset import DataSet
+from agmm.data.public.voc import VOC
 from agmm.host import atomic_files
 
 Report = Callable[[str], None]
@@ -77,15 +81,17 @@ SBD = Archive(
     holds="benchmark_RELEASE",
 )
 _COCO = "http://images.cocodataset.org"  # has no certificate of its own; checksums do
-COCO = (
+COCO_ARCHIVES = (
     Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd", "annotations"),
     Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014", "coco2014"),
     Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014", "coco2014"),
 )
-ADE20K = Archive(
-    url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-    md5="7328b3957e407ddae1d3cbf487f149ef",
-    holds="ADEChallengeData2016",
+ADE20K_ARCHIVES = (
+    Archive(
+        url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+        md5="7328b3957e407ddae1d3cbf487f149ef",
+        holds="ADEChallengeData2016",
+    ),
 )
 
 
@@ -105,20 +111,20 @@ def command(args: argparse.Namespace) -> int:
 def get_voc(root: Path, *, report: Report, archives: tuple[Archive, ...] = (VOC2012, SBD)) -> None:
     """VOC 2012 and SBD: whatever of both is missing below ``root``."""
     _get(root, archives, report)
-    _report_counts(voc, root, report)
+    _report_counts(VOC, root, report)
 
 
-def get_coco(root: Path, *, report: Report, archives: tuple[Archive, ...] = COCO) -> None:
+def get_coco(root: Path, *, report: Report, archives: tuple[Archive, ...] = COCO_ARCHIVES) -> None:
     """Images and annotations of MS COCO 2014, and the masks that are made from them."""
     _get(root, archives, report)
     masks.render(root, report=report)
-    _report_counts(coco, root, report)
+    _report_counts(COCO, root, report)
 
 
-def get_ade20k(root: Path, *, report: Report, archives: tuple[Archive, ...] = (ADE20K,)) -> None:
+def get_ade20k(root: Path, *, report: Report, archives: tuple[Archive, ...] = ADE20K_ARCHIVES) -> None:
     """ADE20K as the scene parsing benchmark has it."""
     _get(root, archives, report)
-    _report_counts(ade20k, root, report)
+    _report_counts(ADE20K, root, report)
 
 
 def get_cityscapes(root: Path, *, report: Report) -> None:
@@ -129,10 +135,10 @@ def get_cityscapes(root: Path, *, report: Report) -> None:
             report(f"{root / holds} is there already; remove it to extract it again")
             continue
         if not (root / name).is_file():
-            raise FileNotFoundError(f"{root / name}: no such file; {cityscapes.how_to_get(root)}")
+            raise CITYSCAPES.missing(f"no file {root / name}", root)
         extract(root / name, root, holds)
         report(f"extracted {root / holds}")
-    _report_counts(cityscapes, root, report)
+    _report_counts(CITYSCAPES, root, report)
 
 
 GET: dict[str, Callable[..., None]] = {
@@ -153,7 +159,7 @@ def _get(root: Path, archives: tuple[Archive, ...], report: Report) -> None:
         report(f"extracted {target}")
 
 
-def _report_counts(dataset: ModuleType, root: Path, report: Report) -> None:
+def _report_counts(dataset: DataSet, root: Path, report: Report) -> None:
     counts = (len(dataset.load(root, split)) for split in ("train", "val"))
     report("{} training and {} test images are in place".format(*counts))
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from agmm.codes import VOID
+from agmm.data.drawing import fill_polygon
+from agmm.data.image_files import write_index
 from agmm.data.public import coco
-from agmm.data.public.label_files import write_index
 from agmm.host import atomic_files
 
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
@@ -75,10 +76,10 @@ def render(root: Path, *, jobs: int | None = None, report: Callable[[str], None]
         If they are damaged or no annotations of COCO.
     """
     annotations = coco.below(root, "annotations")
-    for split in coco.COUNTS:
+    for split in coco.COCO.counts:
         path = annotations / f"instances_{split}2014.json"
         if not path.is_file():
-            raise coco.missing(root, f"annotations/{path.name}")
+            raise coco.COCO.missing(f"no annotations/{path.name} below {root}", root)
         render_file(path, coco.names_file(root, split), jobs=jobs, report=report)
 
 
@@ -256,45 +257,6 @@ def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape:
             raise ValueError("an outline has a corner that is not a number")
         inside |= fill_polygon(np.reshape(outline, (-1, 2)), shape)
     return inside
-
-
-def fill_polygon(vertices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """
-    Pixels whose center lies inside a polygon by the even-odd rule.
-
-    Parameters
-    ----------
-    vertices : (N, 2) array
-        x and y; pixel (row 0, column 0) covers 0 <= y < 1, 0 <= x < 1. The last is connected with the first.
-    shape : (int, int)
-        Height and width.
-
-    Returns
-    -------
-    (H, W) bool array
-    """
-    height, width = shape
-    (x, y), (x_next, y_next) = vertices.T, np.roll(vertices, -1, axis=0).T
-    # Rows whose centers an edge crosses; its upper end belongs to it, its lower end to the next one.
-    first, end = (_centers_before(side(y, y_next), height) for side in (np.minimum, np.maximum))
-    crossed = end - first
-    edge = np.repeat(np.arange(len(x)), crossed)
-    row = np.arange(len(edge)) - np.repeat(crossed.cumsum() - crossed, crossed) + first[edge]
-    slope = (x_next - x)[edge] / (y_next - y)[edge]
-    column = _centers_before(x[edge] + (row + 0.5 - y[edge]) * slope, width)
-    inside = np.zeros(shape, bool)
-    if len(edge):
-        top, left = row.min(), column.min()
-        tall, wide = row.max() + 1 - top, column.max() - left
-        place = (row - top) * (wide + 1) + column - left
-        crossings = np.bincount(place, minlength=tall * (wide + 1)).reshape(tall, wide + 1)
-        inside[top : top + tall, left : left + wide] = crossings.cumsum(axis=1)[:, :-1] & 1
-    return inside
-
-
-def _centers_before(position: np.ndarray, length: int) -> np.ndarray:
-    """Number of pixels of a side whose centers lie before a position."""
-    return np.ceil(position - 0.5).clip(0, length).astype(int)
 
 
 def decode_runs(counts: Sequence[int] | str, shape: tuple[int, int]) -> np.ndarray:
