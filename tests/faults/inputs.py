@@ -185,7 +185,7 @@ def _download(root: Path, out: Path) -> tuple[int, str]:
 def _released(name: str) -> Call:
     def call(root: Path, out: Path) -> tuple[int, str]:
         args = ("--dataset", "voc", "--data-root", root, "--device", "cpu", "--images", 1)
-        return in_process(released.main, root / name, *args)
+        return in_process(lambda argv: tool(released, *argv), root / name, *args)
 
     return call
 

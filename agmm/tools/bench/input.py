@@ -47,7 +47,7 @@ def _run(dataset: str, labels: str, setting: Setting) -> Run:
     run = replace(PRESETS["paper_official"].at(labels, "Baseline"), init="scratch")
     run = replace(run, augmentation="official_color" if dataset == "voc" else "official", batch_size=run.microbatch)
     if setting.small:
-        small = (("stem", 4), ("feature_channels", 8))
+        small = (("stem", 8), ("feature_channels", 8))
         return replace(run, network="small", network_options=small, crop=33, batch_size=2, microbatch=2)
     if setting.device == "cpu":
         options = run.network_options if run.network == "resnet50" else ()
