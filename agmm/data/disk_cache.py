@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import torch
 from filelock import FileLock
 
 from agmm.data import image_files
 from agmm.data.split import OnDemand
-from agmm.host import atomic_files, machine
+from agmm.host import atomic_files
 
 MOST = 0.5
 """Share of the memory and of the free disk space that the file may take: a disk alone is slower than decoding."""
@@ -81,6 +80,10 @@ def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -
 
 
 def _too_large(size: int, cache: Path) -> str | None:
+    import torch  # here, so that processes that only read and write masks start fast
+
+    from agmm.host import machine
+
     for free, where in (
         (machine.free_memory(torch.device("cpu")), "memory"),
         (shutil.disk_usage(cache).free, f"free space of {cache}"),

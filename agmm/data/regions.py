@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.segmentation import felzenszwalb
 
 from agmm.data import disk_cache, image_files
 from agmm.data.split import Arrays, OnDemand, Split
@@ -38,6 +37,8 @@ def oversegment(image: np.ndarray, method: str) -> np.ndarray:
 
     The substitute (ours) for the published regions of SPML, which need a trained edge detector.
     """
+    from skimage.segmentation import felzenszwalb  # here, as it takes a second, and published regions need it not
+
     parameters = dict(FELZENSZWALB[method])
     while (regions := felzenszwalb(image.astype(np.float64) / 255, **parameters)).max() >= MOST:
         parameters["scale"] *= 1.5
