@@ -1,7 +1,6 @@
 """Data sets by name, their sparse labels and their image tags."""
 
 import inspect
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from agmm import labels
 from agmm.data import disk_cache
@@ -121,34 +119,29 @@ def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("
 
 
 def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) -> np.ndarray:
-    """Classes of every image, as its dense mask shows them.
+    """Return the classes of every image, as its dense mask shows them: (N, K) bool.
 
     Parameters
     ----------
     split : Split
+        Where it has a background, every image has its tag.
     min_share : float
         Least share of an image that a listed class covers, 0 … 1; one pixel always is the least.
     cache : Path, optional
         Folder in which the tags of data on disk are kept, as reading all masks takes minutes.
-
-    Returns
-    -------
-    (N, K) bool
-        Where the data set has a background, every image has its tag.
     """
     if cache is None or not isinstance(split.truth, OnDemand):
         return _image_tags(split, min_share)
     digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
-    file = cache / f"tags-{split.dataset}-{digest}.npy"
-    return disk_cache.array(file, partial(_image_tags, split, min_share))
+    return disk_cache.array(cache / f"tags-{split.dataset}-{digest}.npy", partial(_image_tags, split, min_share))
 
 
 def _image_tags(split: Split, min_share: float) -> np.ndarray:
-    def of(index: int) -> np.ndarray:
+    def tags_of(index: int) -> np.ndarray:
         return labels.image_tags(split.truth[index], split.num_classes, min_share)
 
     with ThreadPoolExecutor() as threads:
-        tags = np.stack(list(threads.map(of, range(len(split)))))
+        tags = np.stack(list(threads.map(tags_of, range(len(split)))))
     if split.background is not None:
         tags[:, split.background] = True
     return tags
@@ -158,7 +151,7 @@ def _image_tags(split: Split, min_share: float) -> np.ndarray:
 
 
 def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """The weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`) as its images are."""
+    """Return the weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`)."""
     if form == "tags":
         return unlabeled(split)
     read = labels_on_demand if isinstance(split.images, OnDemand) else sparse_labels
@@ -166,57 +159,55 @@ def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cac
 
 
 def unlabeled(split: Split) -> Arrays:
-    """Maps without any label, for images of which only the tags are known (`image_tags`)."""
+    """Return maps without any label, for images of which only the tags are known (`image_tags`)."""
     if isinstance(split.truth, np.ndarray):
         return np.full_like(split.truth, labels.UNLABELED)
     return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
 
 
+def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
+    return np.full_like(truth[index], labels.UNLABELED)
+
+
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
-    """The sparse labels of every image of a split in memory: published ones where it has them, else simulated.
+    """Return the sparse labels of a split in memory, (N, H, W) uint8: see `labels_on_demand`.
 
     The labels of an image depend on ``seed``, the data set, the image's id, form and options only; options that nest
     (the number of clicks, the length of scribbles) share their random numbers.
-
-    Returns
-    -------
-    (N, H, W) uint8
     """
     if isinstance(split.truth, OnDemand):
         raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
     if (published := _published(split, form, options)) is not None:
         return np.stack(list(published.maps))
-    options = _with_scale(split, form, options, cache)
-    digest = atomic_files.digest(
-        [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_origin(split, form)]
-    )
-    name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
+    options = _simulation_options(split, form, options, cache)
+    described = [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_inputs(split, form).values()]
+    name = f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described)}.npy"
 
     def simulated() -> np.ndarray:
-        return np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
+        return np.stack([_simulate(split, form, options, seed, None, i) for i in range(len(split))])
 
     return disk_cache.array(None if cache is None else cache / name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """The sparse labels of every image of a split, read or simulated when asked for.
+    """Return the sparse labels of every image of a split, read or simulated when asked for.
 
     Parameters
     ----------
     split : Split
     form, options
-        As in `agmm.labels.simulate`; blocks are scaled so as to label their share of the whole split. A further option
+        See `agmm.labels.simulate`; blocks are scaled so as to label their share of the whole split. A further option
         ``source`` is ``"auto"`` (the default: published labels where the split has them, else simulated ones),
         ``"published"``, ``"simulated"``, or the name of a publisher (``"annotations"`` for annotated boxes).
     seed : int
-        Of simulated labels.
+        Seed of simulated labels.
     cache : Path, optional
         Folder in which simulated labels are kept, a PNG per image.
 
     Returns
     -------
     sequence of (H, W) uint8 arrays
-        One per image; what they are says `label_source`.
+        One per image; `label_source` says what they are.
 
     Raises
     ------
@@ -227,20 +218,20 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
         return published.maps
     if form == "full":
         return split.truth
-    options = _with_scale(split, form, options, cache)
+    options = _simulation_options(split, form, options, cache)
     folder = None
     if cache is not None:
-        described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
+        described = {"dataset": split.dataset, "form": form, "options": options, "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
-        described |= dict.fromkeys(_origin(split, form), True)
+        described |= dict.fromkeys(_inputs(split, form).values(), True)
         folder = cache / f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_json(folder / "labels.json", described)
-    return OnDemand(partial(_simulate, split, form, options, seed, folder=folder), range(len(split)))
+    return OnDemand(partial(_simulate, split, form, options, seed, folder), range(len(split)))
 
 
 def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
-    """Where the labels of a split come from, in words for records and captions."""
+    """Say where the labels of a split come from, for records and captions."""
     if form == "tags":
         return "image tags from dense masks"
     if (published := _published(split, form, options)) is not None:
@@ -248,25 +239,25 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
     if form == "full":
         return "dense masks"
     if form in from_boxes.FORMS:
-        drawn = [] if form == "cam" else ["published boxes" if split.boxes is not None else "boxes of dense masks"]
-        made = [split.cams_from or "published cams"] if form in from_boxes.NEED_CAMS else []
-        return f"{form} from {' and '.join(drawn + made)}"
+        boxes = [] if form == "cam" else ["published boxes" if split.boxes is not None else "boxes of dense masks"]
+        cams = [split.cams_from or "published cams"] if form in from_boxes.NEED_CAMS else []
+        return f"{form} from {' and '.join(boxes + cams)}"
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
 
 def _published(split: Split, form: str, options: dict[str, Any]) -> Published | None:
-    """The labels to be read from files, None where they are to be simulated."""
-    wanted = options.get("source", "auto")
-    there = [found for found in (*split.published, *_annotated_boxes(split, options)) if found.form == form]
-    asked = _defaults(form) | options
-    for found in there:
-        drawn = PUBLISHED_AS | dict(found.drawn)
-        drawn_alike = all(asked.get(name, value) == value for name, value in drawn.items())
-        if drawn_alike and wanted in ("auto", "published", found.name):
-            return found
-    if wanted in ("auto", "simulated"):
+    """Return the labels to be read from files, None where they are to be simulated."""
+    source = options.get("source", "auto")
+    candidates = [labels for labels in (*split.published, *_annotated_boxes(split, options)) if labels.form == form]
+    wanted = _defaults(form) | options
+    for candidate in candidates:
+        drawn = PUBLISHED_AS | dict(candidate.drawn)
+        drawn_alike = all(wanted.get(name, value) == value for name, value in drawn.items())
+        if drawn_alike and source in ("auto", "published", candidate.name):
+            return candidate
+    if source in ("auto", "simulated"):
         return None
-    names = "; ".join(" ".join([found.name, *(f"{k} {v}" for k, v in found.drawn.items())]) for found in there)
+    names = "; ".join(" ".join([one.name, *(f"{k} {v}" for k, v in one.drawn.items())]) for one in candidates)
     strokes = ", 3 pixels wide and whole" if form in ("points", "scribbles") else ""
     raise ValueError(
         f"{form} with {options} are asked for, but published files of {split.dataset} hold {names or f'no {form}'}"
@@ -275,81 +266,66 @@ def _published(split: Split, form: str, options: dict[str, Any]) -> Published | 
 
 
 def _defaults(form: str) -> dict[str, Any]:
-    """Options of a form that it has without being asked."""
+    """Return the options of a form that it has without being asked."""
     function = labels.FORMS.get(form)
     return {} if function is None else {n: p.default for n, p in inspect.signature(function).parameters.items()}
 
 
 def _annotated_boxes(split: Split, options: dict[str, Any]) -> tuple[Published, ...]:
-    """The boxes of a split as labels, painted as the options say."""
+    """Return the boxes of a split as labels, painted as the options say."""
     if split.boxes is None:
         return ()
     paint = partial(_paint_boxes, background=split.background, inner=options.get("inner"))
-    maps = OnDemand(paint, split.boxes)
-    return (Published("boxes", "annotations", "boxes of the data set's annotations", maps),)
+    description = "boxes of the data set's annotations"
+    return (Published("boxes", "annotations", description, OnDemand(paint, split.boxes)),)
 
 
 def _paint_boxes(boxes: Boxes, background: int | None, inner: float | None) -> np.ndarray:
     return labels.paint_boxes(boxes.size, boxes.codes, boxes.corners, background=background, inner=inner)
 
 
-def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | None) -> dict[str, Any]:
-    """Options of blocks with the scale at which they label their share of the split; those of other forms as given.
+def _simulation_options(split: Split, form: str, options: dict[str, Any], cache: Path | None) -> dict[str, Any]:
+    """Return the options for the simulator: for blocks with the scale at which they label their share of the split.
 
-    Kept in ``cache`` where there is one, because components of large masks take a second an image.
+    The scale is kept in ``cache`` where there is one, because components of large masks take a second an image.
     """
+    options = {name: value for name, value in options.items() if name != "source"}
     if form != "blocks" or "scale" in options:
         return options
     ratio = options.get("ratio", _defaults(form)["ratio"])
     on_disk = isinstance(split.truth, OnDemand)
     chosen = range(0, len(split), max(1, len(split) // SCALE_IMAGES) if on_disk else 1)
-    if cache is None:
-        return options | {"scale": labels.block_scale((split.truth[i] for i in chosen), ratio)}
-    described = {"dataset": split.dataset, "images": len(chosen), "ratio": ratio}
-    described["size"] = None if on_disk else split.truth[0].shape
-    digest = atomic_files.digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
-    file = cache / f"blocks-{split.dataset}-{digest}.json"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        try:
-            scale = float(json.loads(file.read_text())["scale"])
-        except (OSError, ValueError, KeyError, TypeError):
-            scale = labels.block_scale((split.truth[i] for i in chosen), ratio)
-            atomic_files.write_json(file, described | {"scale": scale})
-    return options | {"scale": scale}
-
-
-def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
-    return np.full_like(truth[index], labels.UNLABELED)
+    size = None if on_disk else split.truth[0].shape
+    digest = atomic_files.digest([split.dataset, ratio, size, [split.ids[i] for i in chosen], LABELS_VERSION])
+    scale = disk_cache.array(
+        None if cache is None else cache / f"blocks-{split.dataset}-{digest}.npy",
+        lambda: np.array(labels.block_scale((split.truth[i] for i in chosen), ratio)),
+    )
+    return options | {"scale": float(scale)}
 
 
 def _simulate(
-    split: Split, form: str, options: dict[str, Any], seed: int, index: int, folder: Path | None = None
+    split: Split, form: str, options: dict[str, Any], seed: int, folder: Path | None, index: int
 ) -> np.ndarray:
     """Simulate the labels of one image, unless a folder holds them already."""
 
     def simulated() -> np.ndarray:
         mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
         instances = None if split.instances is None else split.instances[index]
-        about: dict[str, Any] = {"instances": instances, "background": split.background}
-        about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
+        given: dict[str, Any] = {name: getattr(split, name)[index] for name in _inputs(split, form)}
+        given |= {"instances": instances, "background": split.background} | options
         if form in from_boxes.FORMS:
-            return from_boxes.simulate(form, split.images[index], mask, rng, **about)
-        return labels.simulate(form, mask, rng, **about)
+            return from_boxes.simulate(form, split.images[index], mask, rng, **given)
+        return labels.simulate(form, mask, rng, **given)
 
     return disk_cache.index(None if folder is None else folder / f"{split.ids[index]}.png", simulated)
 
 
-def _given(split: Split, form: str) -> list[str]:
-    """What a split holds that a form is made from instead of the dense mask."""
-    wanted = ["boxes"] * (form in from_boxes.FORMS) + ["cams"] * (form in from_boxes.NEED_CAMS)
-    return [name for name in wanted if getattr(split, name) is not None]
-
-
-def _origin(split: Split, form: str) -> list[str]:
-    """`_given`, class activation maps by what made them."""
-    return [split.cams_from or name if name == "cams" else name for name in _given(split, form)]
-
-
-def _without_source(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "source"}
+def _inputs(split: Split, form: str) -> dict[str, str]:
+    """Return the fields of a split that a form is made from instead of the dense mask, and what made them."""
+    inputs = {}
+    if form in from_boxes.FORMS and split.boxes is not None:
+        inputs["boxes"] = "boxes"
+    if form in from_boxes.NEED_CAMS and split.cams is not None:
+        inputs["cams"] = split.cams_from or "cams"
+    return inputs
