@@ -16,7 +16,7 @@ from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand
 from agmm.data.synthetic import shapes
-from agmm.rivals.spml import SPMLClassifier
+from agmm.rivals.spml import FirstStage, SPMLClassifier
 from agmm.rivals.spml.classifier import in_memory
 from agmm.training import pseudo_labels, sweep
 from agmm.training.presets import PRESETS
@@ -136,13 +136,12 @@ def _scenes() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[int, np.nda
     return images, truth, np.ones((6, 4), bool), maps
 
 
-def _labels(objective: SPMLClassifier, keep=in_memory, **given: object) -> np.ndarray:
+def _labels(objective: SPMLClassifier, keep=in_memory, **changes: object) -> np.ndarray:
     images, truth, tags, maps = _scenes()
     sparse = np.full(truth.shape, UNLABELED, np.uint8)
     sparse[:, :2] = VOID
-    given = {"sparse": sparse, "named": tags, "side": 0, "device": CPU, "cams": maps} | given
-    made = objective.pseudo_labels(Colors(), images, keep=keep, **given)
-    return np.stack(list(made))
+    options = {"sparse": sparse, "image_classes": tags, "cams": maps} | changes
+    return np.stack(list(objective.pseudo_labels(FirstStage(Colors(), CPU), images, keep=keep, **options)))
 
 
 def _inside(made: np.ndarray) -> list[np.ndarray]:
@@ -168,7 +167,7 @@ def test_segments_of_other_images_outvote_a_wrong_map() -> None:
 def test_votes_are_of_the_classes_that_an_image_may_have() -> None:
     tags = _scenes()[2].copy()
     tags[3, 2] = False
-    voted = _labels(VOTED(neighbors=15, query_scales=(1.0,)), named=tags)
+    voted = _labels(VOTED(neighbors=15, query_scales=(1.0,)), image_classes=tags)
     assert 2 not in voted[3]
     assert all(2 in one for one in voted[[0, 1, 2, 4, 5]])
 

@@ -82,17 +82,14 @@ def _spml_labels(net: nn.Module, objective: spml.SPMLClassifier, teacher: Run, c
     def image_classes(index: int) -> np.ndarray:
         return context.image_classes(slice(index, index + 1))[0] | (not run.restrict)
 
+    side = (run.crop or 0) if run.augmentation in ONE_BY_ONE else 0
     return objective.pseudo_labels(
-        forward,
+        spml.FirstStage(forward, context.device, side, data.mirrored, normalization(teacher)),
         data.images,
         sparse,
         OnDemand(image_classes, range(len(data))),
-        side=(run.crop or 0) if run.augmentation in ONE_BY_ONE else 0,
-        device=context.device,
-        mirrored=data.mirrored,
         cams=data.cams,
         keep=spml.in_memory if isinstance(sparse, np.ndarray) else partial(_png_files, context.folder, data.ids),
-        normalization=normalization(teacher),
     )
 
 
