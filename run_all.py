@@ -148,21 +148,7 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
 def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str], jobs: int) -> int:
     """Write every table, execute its notebook, judge the claims, write the report; a failure does not stop the others.
 
-    Parameters
-    ----------
-    args : Namespace
-    names : list of str
-        Tables.
-    seeds : int
-    failed : dict of str to str
-        Sentences of the runs that failed, by their identity.
-    jobs : int
-        Notebooks at a time.
-
-    Returns
-    -------
-    int
-        1 if anything failed, else 0.
+    ``failed`` holds a sentence for each run without a result, by its identity. Returns 1 if anything failed, else 0.
     """
     from agmm import report
     from agmm.papers import notebooks, tables, verdicts
@@ -173,8 +159,8 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
         try:
             return function(*arguments)
         except Exception as error:  # a failing table must not take the others along
-            sentences[name] = f"{name}: {in_words(error)}"
-            return None
+            kind = "" if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: "
+            sentences[name] = f"{name}: {kind}{error}"
 
     tasks = {}
     for name in names:
@@ -204,13 +190,6 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
     if page is not None:
         say(f"report: {page}")
     return 1 if sentences else 0
-
-
-def in_words(error: Exception) -> str:
-    """Return the message of an error that a user can act on; that of any other with its kind."""
-    from agmm.host.atomic_files import StorageError
-
-    return str(error) if isinstance(error, ValueError | OSError | StorageError) else f"{type(error).__name__}: {error}"
 
 
 def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:
