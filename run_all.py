@@ -61,6 +61,7 @@ def regenerate(args: argparse.Namespace) -> int:
     """Check the arguments and the data, train what is missing, write the tables."""
     from agmm.papers import tables
     from agmm.training import slurm, sweep
+    from agmm.training.where import Where
 
     names = tables.select(args.only or tables.TABLES)
     seeds = args.seeds or tables.preset(args.preset).seeds
@@ -78,7 +79,8 @@ def regenerate(args: argparse.Namespace) -> int:
         moved = sweep.set_aside(runs, args.results)
         say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
     sweep.tidy(runs, args.results)
-    failed = sweep.train_all(runs, **cli.where(args), jobs=jobs, engine=engine, report=say)
+    where = Where(args.results, args.data_root, args.device, args.keep_decoded)
+    failed = sweep.train_all(runs, where, jobs=jobs, engine=engine, report=say)
     return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import agmm
 
@@ -220,17 +220,13 @@ def where_arguments(parser: argparse.ArgumentParser) -> None:
     add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
 
 
-def where(args: Arguments) -> dict[str, Any]:
-    """Return the options of `where_arguments` as arguments of `agmm.run`."""
-    return {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
-
-
 def _run(args: Arguments) -> int:
     from agmm.training import loop
 
     run = replace(find(args.training, args.preset), seed=args.seed)
+    where = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
     with _progress():
-        result = agmm.run(run, **where(args))
+        result = agmm.run(run, **where)
     if loop.is_main():
         print(f"{args.training}: {result.miou:.2f}, in {run.folder(args.results)}")
     return 0

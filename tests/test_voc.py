@@ -154,7 +154,9 @@ def test_evaluation_takes_images_of_many_sizes(root):
             return images, nn.functional.one_hot(truth.long().clamp(max=20), 21).movedim(-1, 0)[None].float()
 
     val = voc.load(root, "val")
-    confusion = evaluation.evaluate(Right(), val.images, val.truth, 21, batch_size=4, device="cpu")
+    confusion = evaluation.evaluate(
+        Right(), val.images, val.truth, 21, evaluation.Protocol(), batch_size=4, device="cpu"
+    )
     assert evaluation.mean_iou(confusion) == 100
     assert confusion.sum() == sum(int((mask != VOID).sum()) for mask in val.truth)
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,8 +36,8 @@ class Model:
         Code of the background.
     side : int
         Longest side of its training images, to which larger images are shrunk.
-    normalization : dict
-        Options of `agmm.evaluation.to_input`.
+    normalization : agmm.evaluation.Normalization, optional
+        Of the network's input.
     device : torch.device
     """
 
@@ -46,7 +45,7 @@ class Model:
     names: tuple[str, ...]
     background: int | None
     side: int
-    normalization: dict[str, Any]
+    normalization: evaluation.Normalization | None
     device: torch.device
 
 
@@ -71,7 +70,7 @@ def load(model: str | Path, device: str = "auto") -> Model:
 def probabilities(model: Model, image: np.ndarray) -> Tensor:
     """Return the probabilities (1, K, h, w) of an (H, W, 3) uint8 image, in its working size."""
     small = torch.from_numpy(survey.shrink(image, model.side).copy())[None].to(model.device)
-    return model.net(evaluation.to_input(small, **model.normalization))[1].float().softmax(dim=1)
+    return model.net(evaluation.to_input(small, model.normalization))[1].float().softmax(dim=1)
 
 
 def mask(model: Model, image: np.ndarray) -> np.ndarray:
