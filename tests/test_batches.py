@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agmm import gmm, labels
+from agmm import evaluation, gmm, labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import augment, disk_cache, image_files
 from agmm.data.split import OnDemand
@@ -53,7 +53,7 @@ def test_images_are_augmented_and_normalized_one_by_one() -> None:
         image, sparse, _ = augment.official(
             IMAGES[index], SPARSE[index], 24, np.random.default_rng((0, 0, index)), False
         )
-        mean, std = (np.array(batches.IMAGENET[name]) for name in ("mean", "std"))
+        mean, std = np.array(evaluation.IMAGENET.mean), np.array(evaluation.IMAGENET.std)
         expected = ((image / 255 - mean) / std).transpose(2, 0, 1)
         np.testing.assert_allclose(batch.images[i].numpy(), expected, atol=1e-5)
         np.testing.assert_array_equal(batch.labels[i].numpy(), sparse)

@@ -1,5 +1,6 @@
 """One page about everything in ``results/<preset>``: tables, claims, figures, runs and what they cost."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,20 @@ def _counted(number: int, thing: str = "run") -> str:
 
 def _trainable(table: tables.Table, preset: str) -> bool:
     return any(cell.run is not None for cell in table.cells(PRESETS[preset]))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``agmm report`` takes."""
+    add = parser.add_argument
+    add("--preset", default="quick", help="whose results (default: quick)")
+    add("--results", type=Path, default=tables.RESULTS, metavar="DIR", help="folder of results (default: results)")
+    add("--link-figures", action="store_true", help="link to the files of the figures instead of embedding them")
+
+
+def command(args: argparse.Namespace) -> int:
+    """Write the page and print its path; raise ValueError where there are no results."""
+    tables.preset(args.preset)
+    if not (args.results / args.preset).is_dir():
+        raise ValueError(f"there is no {args.results / args.preset}; run_all.py --preset {args.preset} makes it")
+    print(write(args.preset, args.results, embed=not args.link_figures))
+    return 0

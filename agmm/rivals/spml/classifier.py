@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ class SPMLClassifier(Objective):
         mirrored: Sequence[int] | None = None,
         cams: Sequence[Mapping[int, np.ndarray]] | None = None,
         keep: Keep = in_memory,
-        **normalization: Any,
+        normalization: evaluation.Normalization | None = None,
     ) -> Arrays:
         """Labels of training images for the next classifier.
 
@@ -130,14 +130,16 @@ class SPMLClassifier(Objective):
             Class activation maps, see `agmm.data.split.Split`; only with ``first="cam"``.
         keep : Keep
             Where labels stay, in one piece by default.
-        device, normalization
-            As in `agmm.evaluation.evaluate`.
+        device : torch.device
+            Where the network is.
+        normalization : agmm.evaluation.Normalization, optional
+            Of the network's input.
 
         Returns
         -------
         sequence of (H, W) uint8 arrays
         """
-        see = partial(_views, net, side=side, mirrored=mirrored, **normalization)
+        see = partial(_views, net, side=side, mirrored=mirrored, normalization=normalization)
 
         def shown(index: int) -> tuple[Tensor, Tensor, Tensor]:
             arrays = np.array(images[index]), np.array(sparse[index]), named[index]
@@ -236,10 +238,10 @@ def _views(
     *,
     side: int,
     mirrored: Sequence[int] | None,
-    **normalization: Any,
+    normalization: evaluation.Normalization | None = None,
 ) -> Views:
     """What a network says of an image (1, H, W, 3), seen at another scale and padded to a ``side``, in its own size."""
-    inputs = evaluation.to_input(rgb, **normalization)
+    inputs = evaluation.to_input(rgb, normalization)
     whole = inputs.shape[-2], inputs.shape[-1]
     if scale != 1:
         inputs = F.interpolate(inputs, scale_factor=scale, mode="bilinear", align_corners=False)
