@@ -262,9 +262,9 @@ def _write_names(axis: Axes, first: pd.DataFrame) -> None:
         if row["new"]:
             texts.append((f"{row['claim']}  {row['sentence']}", -72 * (LEFT - MARGIN), "left", "0.1"))
         for text, away, side, color in texts:
-            where = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points", "in_layout": False}
-            look = {"ha": side, "va": "center", "color": color, "fontsize": TEXT}
-            axis.annotate(_typeset(text), (0, row["place"]), (away, 0), **where, **look)
+            look: dict[str, Any] = {"ha": side, "va": "center", "color": color, "fontsize": TEXT, "in_layout": False}
+            look |= {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+            axis.annotate(_typeset(text), (0, row["place"]), (away, 0), **look)
 
 
 def _limits(part: pd.DataFrame) -> tuple[float, float]:
