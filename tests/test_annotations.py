@@ -154,7 +154,7 @@ def test_twenty_clicks_on_real_images(tmp_path, side):
         (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
         mask = np.array(Image.open(root / "trainannot" / f"{path.stem}.png"))
         mask[mask == 11] = 255
-        drawn = labels.clicks(mask, labels.generator(0, "own", path.stem, "clicks"), n=20)
+        drawn = labels.simulate("clicks", mask, labels.generator(0, "own", path.stem, "clicks"), n=20)
         clicks[path.stem] = [((x + 0.5, y + 0.5), int(drawn[y, x])) for y, x in np.argwhere(drawn < UNLABELED).tolist()]
     for width in (1, 3):
         found = {}

@@ -271,7 +271,7 @@ def _draw(listed: Survey, stem: str, image: np.ndarray, size: tuple[int, int], w
     if not codes:
         return drawn
     rng = agmm.labels.generator(0, "own", stem, "grabcut")
-    labels = from_boxes.grabcut(image, codes, corners, rng, background=listed.background)
+    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, codes, corners, rng, listed.background))
     return np.where(drawn == UNLABELED, labels, drawn)
 
 
