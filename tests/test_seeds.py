@@ -14,8 +14,7 @@ from skimage import draw
 from agmm import labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public.label_files import Boxes
-from agmm.labels import from_boxes
+from agmm.labels import Boxes, from_boxes
 
 WHOLE = np.array([0, 0, 8, 8])
 

@@ -17,7 +17,7 @@ from agmm.data import regions as oversegmentation
 from agmm.data.synthetic import shapes
 from agmm.networks import heads
 from agmm.rivals.spml import FirstStage, SPMLClassifier
-from agmm.training import batches, sweep
+from agmm.training import batches, forecast
 from agmm.training.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
 
 
 def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
-    split = shapes.make("train", 4)
+    split = shapes.SHAPES.make("train", 4)
     sparse = np.stack([labels.simulate("points", mask, np.random.default_rng(0)) for mask in split.truth])
     sparse[0, :5] = VOID
     named = np.stack([labels.image_classes(mask, 7) for mask in sparse])
@@ -95,7 +95,7 @@ def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
 
 def test_a_smaller_image_is_padded_and_cut_again() -> None:
     """With a network that looks at single pixels padding changes nothing."""
-    split = shapes.make("train", 2)
+    split = shapes.SHAPES.make("train", 2)
     named = np.ones((2, 7), bool)
 
     class Pointwise(torch.nn.Module):
@@ -184,7 +184,7 @@ def test_labels_without_regions_stay_as_they_are() -> None:
 
 
 def test_regions_follow_the_borders_of_objects(tmp_path: Path) -> None:
-    split = shapes.make("train", 10)
+    split = shapes.SHAPES.make("train", 10)
     made = oversegmentation.regions(split, "felzenszwalb_small", tmp_path)
     shares = [oversegmentation.purity(r, t, 7) for r, t in zip(made, split.truth, strict=True)]
     assert np.mean(shares) > 0.98
@@ -256,7 +256,7 @@ def test_all_methods_start_from_one_pretraining() -> None:
 
 def test_runs_are_described() -> None:
     run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
-    assert sweep.describe(run) == (
+    assert forecast.describe(run) == (
         "classifier on the embeddings of SPML lambda_i 0.3 50 % scribbles of shapes init tags seed 0"
     )
     assert PRESETS["quick"].spml("full").method == "SPML"

@@ -12,7 +12,7 @@ import torch
 
 import agmm
 from agmm.codes import UNLABELED, VOID
-from agmm.data import sets
+from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand
 from agmm.data.synthetic import shapes
@@ -93,7 +93,7 @@ def test_image_tags_and_boxes_are_learned_from(trained: tuple[Path, agmm.Run, ag
 def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Run]) -> None:
     """Halves in files that the readers of published maps read."""
     results, run, _ = trained
-    data = shapes.make("train", 5)
+    data = shapes.SHAPES.make("train", 5)
     apart = replace(data, images=OnDemand(data.images.__getitem__, range(5)))
     kept, read = (pseudo_labels.with_cams(run, split, Where(results), CPU).cams for split in (data, apart))
     assert kept is not None
@@ -198,7 +198,7 @@ def test_labels_on_disk_are_those_in_memory_and_are_not_made_twice(tmp_path: Pat
     plain = _labels(objective, sparse=np.full(truth.shape, UNLABELED, np.uint8))
     np.testing.assert_array_equal(_labels(objective, keep, sparse=sparse), plain)
     assert {path.name for path in tmp_path.iterdir()} == {"first_labels", "pseudo_labels"}
-    label_files.write_index(tmp_path / "pseudo_labels" / "c.png", np.full((32, 32), 7, np.uint8))
+    image_files.write_index(tmp_path / "pseudo_labels" / "c.png", np.full((32, 32), 7, np.uint8))
     assert (_labels(objective, keep, sparse=sparse)[2] == 7).all()
 
 

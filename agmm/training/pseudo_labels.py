@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agmm import evaluation
-from agmm.data import sets
+from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.rivals import spml, toco
@@ -130,7 +130,7 @@ def _png_files(
 ) -> Sequence[np.ndarray]:
     """Return labels that are kept as PNG files in ``folder/name``."""
     paths = [folder / name / f"{image}.png" for image in ids[:number]]
-    return _files(paths, make, label_files.write_index, label_files.read_index)
+    return _files(paths, make, image_files.write_index, image_files.read_index)
 
 
 def _files(
