@@ -213,8 +213,7 @@ def boxes(scene: Scene, *, inner: float | None = None, jitter: float = 0.0) -> n
     jitter : float
         See `tight_boxes`.
     """
-    codes, corners = tight_boxes(scene, jitter)
-    labels = geometry.paint_boxes(scene.mask.shape, codes, corners, background=scene.background, inner=inner)
+    labels = geometry.paint_boxes(tight_boxes(scene, jitter), background=scene.background, inner=inner)
     labels[scene.mask == VOID] = UNLABELED
     return labels
 
@@ -290,8 +289,8 @@ def block_scale(masks: Iterable[np.ndarray], ratio: float) -> float:
 # --- Boxes ------------------------------------------------------------------------------------------------------------
 
 
-def tight_boxes(scene: Scene, jitter: float = 0.0) -> tuple[list[int], np.ndarray]:
-    """Return the boxes of the objects for `agmm.labels.paint_boxes`: the class of each and corners (N, 4).
+def tight_boxes(scene: Scene, jitter: float = 0.0) -> geometry.Boxes:
+    """Return the boxes of the objects.
 
     Without instances an object is a component of at least 0.05 % of the image; components of one class closer than
     about 5 pixels count as one. ``jitter`` is the standard deviation by which each side is moved, as a share of the
@@ -309,7 +308,8 @@ def tight_boxes(scene: Scene, jitter: float = 0.0) -> tuple[list[int], np.ndarra
         corners = np.rint(corners + scene.rng.normal(size=corners.shape) * jitter * sides).astype(int)
         corners[:, :2] = np.clip(corners[:, :2], 0, np.subtract(scene.mask.shape, 1))
         corners[:, 2:] = np.clip(corners[:, 2:], corners[:, :2] + 1, scene.mask.shape)
-    return [region.code for region in regions], corners
+    height, width = scene.mask.shape
+    return geometry.Boxes((height, width), [region.code for region in regions], corners)
 
 
 # --- Regions ----------------------------------------------------------------------------------------------------------

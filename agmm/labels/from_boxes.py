@@ -29,8 +29,7 @@ class BoxedImage:
     ----------
     image : (H, W, 3) uint8 array
         RGB.
-    codes, corners
-        Boxes, see `agmm.labels.paint_boxes`.
+    boxes : agmm.labels.Boxes
     rng : numpy.random.Generator
         Seeds OpenCV's, and moves the boxes of an ensemble.
     background : int or None
@@ -40,8 +39,7 @@ class BoxedImage:
     """
 
     image: np.ndarray
-    codes: Sequence[int]
-    corners: np.ndarray
+    boxes: geometry.Boxes
     rng: np.random.Generator
     background: int | None = 0
     cams: Cams | None = None
@@ -81,12 +79,10 @@ def simulate(
     **options
         Passed to the form.
     """
-    if boxes is not None:
-        corners = np.asarray(boxes.corners, int).reshape(-1, 4)
-        return FORMS[form](BoxedImage(image, boxes.codes, corners, rng, background, cams), **options)
-    drawn = forms.tight_boxes(forms.Scene(mask, rng, instances, background))
-    labels = FORMS[form](BoxedImage(image, *drawn, rng, background, cams), **options)
-    labels[mask == VOID] = UNLABELED
+    drawn = boxes or forms.tight_boxes(forms.Scene(mask, rng, instances, background))
+    labels = FORMS[form](BoxedImage(image, drawn, rng, background, cams), **options)
+    if boxes is None:
+        labels[mask == VOID] = UNLABELED
     return labels
 
 
@@ -103,7 +99,7 @@ def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
     if runs < 1:
         raise ValueError(f"the number of runs of GrabCut is {runs}; it must be at least 1")
     segments = []
-    for box in scene.corners:
+    for box in scene.boxes.corners:
         if runs == 1:
             segment = grabcut_segment(scene.image, box, _seed(scene.rng))
             segments.append((segment, np.zeros_like(segment)))
@@ -119,8 +115,8 @@ def boxcam(scene: BoxedImage, *, threshold: float = 0.5) -> np.ndarray:
     The rest of a box is UNLABELED, all of it where the class has no CAM or a flat one. Smaller boxes are in front.
     """
     cams, labels = _cams_of(scene), geometry.backdrop(scene.size, scene.background)
-    for index in geometry.largest_first(scene.corners):
-        window, code = _window(scene.corners[index]), scene.codes[index]
+    for index in geometry.largest_first(scene.boxes.corners):
+        window, code = _window(scene.boxes.corners[index]), scene.boxes.codes[index]
         labels[window] = UNLABELED
         if code in cams and np.ptp(cams[code][window]) > 0:
             inside = cams[code][window] - cams[code][window].min()
@@ -136,7 +132,7 @@ def grabcut_cam(scene: BoxedImage, *, threshold: float = 0.3) -> np.ndarray:
     is taken alone. Larger segments are painted first; the rest is background.
     """
     best, segments = cam_labels(_cams_of(scene), scene.size, threshold), []
-    for code, box in zip(scene.codes, scene.corners, strict=True):
+    for code, box in zip(scene.boxes.codes, scene.boxes.corners, strict=True):
         segment, confirmed = grabcut_segment(scene.image, box, _seed(scene.rng)), np.zeros(scene.size, bool)
         confirmed[_window(box)] = best[_window(box)] == code
         both = segment & confirmed
@@ -270,7 +266,7 @@ def _painted(scene: BoxedImage, segments: Sequence[tuple[np.ndarray, np.ndarray]
     for index in np.argsort([-segment.sum() for segment, _ in segments], kind="stable"):
         segment, uncertain = segments[index]
         labels[uncertain] = UNLABELED
-        labels[segment] = scene.codes[index]
+        labels[segment] = scene.boxes.codes[index]
     return labels
 
 

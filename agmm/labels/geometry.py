@@ -247,7 +247,7 @@ def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.n
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Annotated boxes of an image.
+    """Boxes of objects in an image.
 
     Attributes
     ----------
@@ -264,38 +264,26 @@ class Boxes:
     corners: np.ndarray
 
 
-def paint_boxes(
-    shape: tuple[int, ...],
-    codes: Sequence[int],
-    corners: np.ndarray,
-    *,
-    background: int | None = 0,
-    inner: float | None = None,
-) -> np.ndarray:
+def paint_boxes(boxes: Boxes, *, background: int | None = 0, inner: float | None = None) -> np.ndarray:
     """Paint boxes, larger ones first, so that smaller ones are in front (SDI's Box, with ``inner`` its Box-i).
 
     Parameters
     ----------
-    shape : (int, int)
-        Height and width of the image.
-    codes : (N,) sequence of int
-        Class of each box.
-    corners : (N, 4) integer array
-        Top, left, bottom, right; zero-based, bottom and right exclusive.
+    boxes : Boxes
     background : int or None
         Class outside the boxes; None leaves it UNLABELED.
     inner : float, optional
         Share of each side, 0 … 1, that carries the class, centered; the rest of the box is UNLABELED.
     """
-    labels, corners = backdrop(shape, background), np.asarray(corners, int).reshape(-1, 4)
-    for index in largest_first(corners):
-        top, left, bottom, right = corners[index]
+    labels = backdrop(boxes.size, background)
+    for index in largest_first(boxes.corners):
+        top, left, bottom, right = boxes.corners[index]
         if inner is not None:
             labels[top:bottom, left:right] = UNLABELED
             height, width = (max(1, round(inner * side)) for side in (bottom - top, right - left))
             top, left = top + (bottom - top - height) // 2, left + (right - left - width) // 2
             bottom, right = top + height, left + width
-        labels[top:bottom, left:right] = codes[index]
+        labels[top:bottom, left:right] = boxes.codes[index]
     return labels
 
 
