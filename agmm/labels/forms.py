@@ -20,7 +20,7 @@ from agmm.labels.geometry import Region
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What the labels of an image are simulated from.
+    """A dense mask from which labels are simulated, and all that they depend on besides.
 
     Attributes
     ----------

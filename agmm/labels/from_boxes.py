@@ -23,7 +23,7 @@ SMALLEST = 0.15
 
 @dataclass(frozen=True, eq=False)
 class BoxedImage:
-    """What labels are made of.
+    """An image with boxes, and whatever else its labels are made of.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What labels annotate: the classes of one image, and shares of pixels and classes of many."""
+"""Statistics of labels: the classes of an image, and the share of pixels and classes that labels annotate."""
 
 import math
 from collections.abc import Iterable

@@ -14,7 +14,7 @@ from agmm.networks.transformers import LargeFOV
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a backbone says of image patches and of whole images: image tags are learned from it.
+    """Tokens of image patches and of whole images, from which image tags are learned.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ OF_EMBEDDING = 0.1
 
 @dataclass(frozen=True)
 class Prototypes:
-    """What is known of M segments.
+    """Prototypes of M segments, and their labels.
 
     Attributes
     ----------

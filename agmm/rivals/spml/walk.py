@@ -10,7 +10,7 @@ from torch import Tensor
 Walk = Literal["code", "paper"]
 
 STEPS: dict[Walk, int] = {"code": 64, "paper": 6}
-"""Of the whole walk. The released code squares the matrix six times."""
+"""Steps of the whole walk. The released code squares the matrix six times."""
 
 GAMMA, BETA = 5.0, 20.0
 """Sharpness of affinities, and the power that they are raised to."""
