@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from agmm.papers.evidence import Evidence
 
 import agmm
 from agmm import figures
@@ -16,7 +17,6 @@ from agmm.codes import VOID
 from agmm.data.split import Split
 from agmm.figures import pixels, retrieval
 from agmm.papers import tables
-from agmm.papers.evidence import Evidence
 from agmm.papers.spml import claims_figures
 from agmm.rivals.spml.segments import Prototypes
 from agmm.training.presets import PRESETS
