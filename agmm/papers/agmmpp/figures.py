@@ -9,7 +9,7 @@ from functools import partial
 
 from agmm.papers.agmm.tables import CLICKS
 from agmm.papers.agmmpp.tables import BLOCKS, PAPER, STEPS
-from agmm.papers.table import CURVE_COLUMNS, Cell, Row, curve_cells, figure_cells, table
+from agmm.papers.table import Cell, Row, curve_cells, figure_cells, table
 from agmm.training.presets import Preset
 
 _ours = partial(Row, method="AGMMpp")
@@ -44,18 +44,13 @@ def figure8(preset: Preset) -> tuple[Cell, ...]:
 
 def figure9(preset: Preset) -> tuple[Cell, ...]:
     """Quality of pseudo labels from every kind of weak labels; other methods' are not at hand."""
-    trained = figure_cells(preset, _TAGS, _BOXES, _SCRIBBLES, _POINTS)
-    return tuple(curve for cell in trained for curve in curve_cells(cell, "GP"))
+    return curve_cells(figure_cells(preset, _TAGS, _BOXES, _SCRIBBLES, _POINTS), "GP")
 
 
 def figure10(preset: Preset) -> tuple[Cell, ...]:
     """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
-    rows = Row("Baseline", ("O001",)), _ours("AGMM++", ("O074",))
-    return tuple(
-        curve
-        for cell in figure_cells(preset, *(("points", row) for row in rows))
-        for curve in curve_cells(cell, CURVE_COLUMNS if cell.method == "AGMMpp" else CURVE_COLUMNS[:2])
-    )
+    baseline, ours = Row("Baseline", ("O001",)), _ours("AGMM++", ("O074",))
+    return curve_cells(figure_cells(preset, ("points", baseline), ("points", ours)))
 
 
 def figure11(preset: Preset) -> tuple[Cell, ...]:

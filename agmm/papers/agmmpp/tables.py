@@ -57,7 +57,7 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _tags(preset: Preset, table: str, kind: str, printed: tuple[str, ...], ids: tuple[str, ...]) -> tuple[Cell, ...]:
-    """ToCo and AGMM++ with each network, and the second stages of AGMM++, whose trainings come second in ``ids``."""
+    """Return ToCo and AGMM++ with each network, and second stages of AGMM++, which are every other one of ``ids``."""
     toco, *ours = printed
     rows = [
         Row("ToCo (ResNet)", ("extra:ToCo with a ResNet",), refined=True),
@@ -106,7 +106,7 @@ def table5(preset: Preset) -> tuple[Cell, ...]:
 def _one_form(
     preset: Preset, table: str, column: Column, ids: dict[str, str], notes: dict[str, str], spml: Row
 ) -> tuple[Cell, ...]:
-    """SPML, TEL and AGMM, then AGMM++ with each network, without a DenseCRF and with one."""
+    """Return SPML, TEL and AGMM, then AGMM++ with each network, without a DenseCRF and with one."""
     (tel, tel_id), (agmm, agmm_id), *ours = ids.items()
     rows = [spml, Row("TEL (ResNet)", (tel_id,), method="TreeEnergy", printed={"row": tel})]
     rows += agmm_rows((agmm_id,), label="AGMM (ResNet)", printed={"row": agmm})
@@ -135,7 +135,7 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _low_level(crf: tuple[str, ...], tel: tuple[str, ...]) -> list[Row]:
-    """Rows of DenseCRF loss and TEL with clicks and blocks."""
+    """Return the rows of DenseCRF loss and TEL with clicks and blocks."""
     return [
         Row("DenseCRF loss", crf, method="DenseCRFLoss", options=SCALED, printed={"row": "2"}),
         Row("TEL", tel, method="TreeEnergy", options=NARROW, printed={"method": "TEL"}),
@@ -205,7 +205,7 @@ def _pseudo_labels(method: str) -> str:
 
 
 def _single_scale(cell: Cell) -> Cell:
-    """Ablations are tested without a DenseCRF and, as those of ToCo, at a single scale."""
+    """Return the cell of an ablation, which is tested without a DenseCRF and, as those of ToCo, at a single scale."""
     single = replace(cell.trained_run, scales=(1.0,), flip=False)
     return replace(cell, metric=SINGLE_SCALE, protocol=protocol(single))
 
@@ -307,7 +307,7 @@ def choices(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _steps(network: str, ids: Iterable[tuple[str, ...]], prefix: str = "L_seg ") -> list[Row]:
-    """Ablation rows 2 to 5 with their trainings."""
+    """Return the rows 2 to 5 of an ablation with their trainings."""
     rows = []
     labels = [*(prefix + step for step in STEPS), "AGMM++"]
     for number, (label, options, trainings) in enumerate(zip(labels, [*STEPS.values(), {}], ids, strict=True), 2):
@@ -324,7 +324,7 @@ def _agmmpp(
     refined: bool = False,
     **options: Any,
 ) -> Row:
-    """A row of AGMM++ with options."""
+    """Return a row of AGMM++ with options."""
     return Row(label, ids, method="AGMMpp", options=options, printed=printed or {}, network=network, refined=refined)
 
 
