@@ -1,10 +1,20 @@
 """The Gaussian mixture of a batch: class means, distances, spreads and scores.
 
 Every class with at least one labeled pixel in a crop gives one Gaussian, centered at the mean feature of its labeled
-pixels. All functions work on *components*: the present classes of each image, packed into ``N`` slots, where ``N`` is
-the largest number of present classes of any image in the batch. Absent classes are never computed.
+pixels. Most classes are absent from most crops, so all functions work on *components*: the present classes of each
+image, packed into N slots, where N is the largest number of present classes of any image. An example with two images
+and K = 7 classes, the first with labels of classes 0, 3 and 5, the second of class 2 alone::
+
+                slot 0     slot 1     slot 2
+    image 0     class 0    class 3    class 5     per_image[0] = 3
+    image 1     class 2    (empty)    (empty)     per_image[1] = 1
+
+Distances, say, are then of shape (B, N, h, w): ``d[0, 1]`` are those to the mean of class 3 in image 0, ``d[1, 1]`` is
+an empty slot and 0. `Components.to_classes` spreads the slots over all classes, (B, K, h, w).
 
 Shapes: B batch, K classes, C feature channels, (h, w) feature grid, (H, W) label grid, N component slots.
+Symbols: f features, P softmax of the segmentation; mu_i, d_i, sigma_i and G_i mean, distance, spread and score of
+component i; x is a pixel, L are the labeled pixels, U the unlabeled ones.
 Section and equation numbers refer to "Sparsely Annotated Semantic Segmentation with Adaptive Gaussian Mixtures"
 (CVPR 2023); "official code" is the authors' release.
 """
@@ -17,16 +27,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import fast
-from agmm.codes import UNLABELED, VOID
+from agmm.codes import EPS, UNLABELED, VOID
 
-EPS = 1e-6
 NO_MASS = 1e-3
+"""Sum of the weights in Eq. 5 below which there is nothing to estimate a spread from."""
+
 Sigma = float | Literal["adaptive", "code_a", "code_b"] | None
 
 
 @dataclass(frozen=True)
 class Components:
-    """The present classes of a batch, one slot each.
+    """The present classes of a batch, one slot each; see the picture at the top of `agmm.gmm`.
 
     Attributes
     ----------
@@ -50,7 +61,7 @@ class Components:
 
     @property
     def present(self) -> Tensor:
-        """(B, K) bool."""
+        """Whether a class has a component: (B, K) bool."""
         return self.to_classes(self.filled)
 
     def to_classes(self, slots: Tensor) -> Tensor:
@@ -68,20 +79,13 @@ class Components:
         return values.gather(1, index)
 
 
-def labeled_pixels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, flat position and class of the L labeled pixels of (B, H, W) labels: three (L,) int64."""
-    flat = labels.flatten(1)
-    image, position = ((flat >= 0) & (flat < num_classes)).nonzero(as_tuple=True)
-    return image, position, flat[image, position]
-
-
 def components(labels: Tensor, num_classes: int) -> Components:
     """Find the classes that have a labeled pixel in each crop.
 
     Parameters
     ----------
     labels : Tensor (B, H, W) int64
-        Sparse labels in the codes of `agmm.labels`.
+        Sparse labels in the codes of `agmm.codes`.
     num_classes : int
         K.
     """
@@ -95,8 +99,18 @@ def components(labels: Tensor, num_classes: int) -> Components:
     return Components(classes, counts > 0, counts, per_image, num_classes)
 
 
+def no_components(labels: Tensor, num_classes: int) -> Components:
+    """Components without any slot, for an objective that forms no mixture."""
+    none = labels.new_zeros(len(labels), 0)
+    return Components(none, none.bool(), none, (0,) * len(labels), num_classes)
+
+
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mean feature of the labeled pixels of every class and image (Eq. 4).
+    """Return the mean feature of the labeled pixels of every class and image (Eq. 4).
+
+    ::
+
+        mu_i = 1/|L_i| sum_{x in L_i} f(x)         with L_i the labeled pixels of class i
 
     Features are compared with labels at label resolution (bilinear, ``align_corners=False``), as in the official code.
     The upsampled features are never formed: their weighted sum equals a sum over the feature grid with the weights of
@@ -114,44 +128,48 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
         Zero for absent classes.
     present : Tensor (B, K) bool
     """
-    parts = components(labels, num_classes)
-    return parts.to_classes(component_means(features, labels, parts)), parts.present
+    found = components(labels, num_classes)
+    return found.to_classes(component_means(features, labels, found)), found.present
 
 
-def component_means(features: Tensor, labels: Tensor, parts: Components) -> Tensor:
+def component_means(features: Tensor, labels: Tensor, components: Components) -> Tensor:
     """`class_means` of the present classes only: (B, N, C), zero in empty slots."""
-    return mean_weights(labels, parts, features) @ features.flatten(2).transpose(1, 2)
+    return mean_weights(labels, components, features) @ features.flatten(2).transpose(1, 2)
 
 
-def mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
+def mean_weights(labels: Tensor, components: Components, features: Tensor) -> Tensor:
     """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
-    share = parts.filled / (parts.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
-    return fast.mean_weights(labels, parts.classes, share, features.shape[-2:])
+    share = components.filled / (components.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
+    return fast.mean_weights(labels, components.classes, share, features.shape[-2:])
 
 
-def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
-    """Mean over channels of ``|f - mu|`` (Eq. 6 as the official code reads it).
+def distances(features: Tensor, means: Tensor, components: Components) -> Tensor:
+    """Return the distance of every feature cell to every mean (Eq. 6), a number as in the official code.
+
+    ::
+
+        d_i(x) = 1/C sum_c |f_c(x) - mu_i,c|       printed as the vector f(x) - mu_i
 
     Parameters
     ----------
     features : Tensor (B, C, h, w)
     means : Tensor (B, N, C)
-    parts : Components
+    components : Components
 
     Returns
     -------
     Tensor (B, N, h, w)
         0 in empty slots.
     """
-    d = fast.mean_absolute_difference(features.flatten(2), means, parts.per_image)
-    return d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
+    d = fast.mean_absolute_difference(features.flatten(2), means, components.per_image)
+    return d.unflatten(2, features.shape[-2:]) * components.filled[..., None, None]
 
 
-def means_and_distances(features: Tensor, labels: Tensor, parts: Components) -> tuple[Tensor, Tensor]:
+def means_and_distances(features: Tensor, labels: Tensor, components: Components) -> tuple[Tensor, Tensor]:
     """`component_means` and `distances` to them, at the cost of one."""
-    weights = mean_weights(labels, parts, features)
-    means, d = fast.means_and_differences(features.flatten(2), weights, parts.per_image)
-    return means, d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
+    weights = mean_weights(labels, components, features)
+    means, d = fast.means_and_differences(features.flatten(2), weights, components.per_image)
+    return means, d.unflatten(2, features.shape[-2:]) * components.filled[..., None, None]
 
 
 def validity(labels: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -159,12 +177,19 @@ def validity(labels: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tenso
     return _resize((labels != VOID).unsqueeze(1).to(dtype), size)
 
 
-def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, parts: Components, sigma: str) -> Tensor:
-    """Per-image, per-class standard deviation: (B, N).
+def spread(
+    d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, components: Components, sigma: str
+) -> Tensor:
+    """Return the standard deviation of each component (Eq. 5, and what the official code has instead).
 
-    ``"adaptive"`` is Eq. 5: the distances of *unlabeled* pixels, weighted by the segmentation's probability of the
-    class; 1 where that weight vanishes. ``"code_a"`` and ``"code_b"`` are the two versions left commented out in the
-    official code: over all valid pixels, weighted and unweighted.
+    ::
+
+        adaptive   sigma_i^2 = sum_{x in U} P_i(x) d_i(x)^2 / sum_{x in U} P_i(x)                    Eq. 5
+        code_a     the same sums over all valid pixels
+        code_b     sigma_i^2 = sum_x d_i(x)^2 / (number of valid pixels)
+
+    U are the *unlabeled* pixels; P counts as 0 for classes annotated nowhere in the image. Where the weights of Eq. 5
+    vanish, its sigma is 1. The official code uses none of these: ``code_a`` and ``code_b`` are commented out there.
 
     Parameters
     ----------
@@ -172,8 +197,13 @@ def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, par
     logits : Tensor (B, K, H, W)
     labels : Tensor (B, H, W) int64
     image_classes : Tensor (B, K) bool
-    parts : Components
+    components : Components
     sigma : {"adaptive", "code_a", "code_b"}
+
+    Returns
+    -------
+    Tensor (B, N)
+        0 in empty slots.
     """
     size = d.shape[-2:]
     if sigma == "code_b":
@@ -181,31 +211,32 @@ def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, par
         variance = (d.square().sum((2, 3)) / valid.clamp_min(EPS) + EPS) * (valid > 0)
     else:
         if sigma == "adaptive":
-            weight = unlabeled_weights(logits, labels, image_classes, parts, size)
+            weight = unlabeled_weights(logits, labels, image_classes, components, size)
         else:
-            weight = _probabilities(logits, image_classes, parts, size) * validity(labels, size, d.dtype)
+            weight = _probabilities(logits, image_classes, components, size) * validity(labels, size, d.dtype)
         mass = weight.sum((2, 3))
         variance = (weight * d.square()).sum((2, 3)) / (mass + EPS)
         if sigma == "adaptive":
             variance = torch.where(mass < NO_MASS, 1.0, variance)
     # The root has infinite slope at 0: empty slots and single-point components must not reach it.
-    safe = parts.filled & (variance > 0)
+    safe = components.filled & (variance > 0)
     return torch.where(safe, variance, 1.0).sqrt() * safe
 
 
 def unlabeled_weights(
-    logits: Tensor, labels: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]
+    logits: Tensor, labels: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]
 ) -> Tensor:
-    """Weights in Eq. 5: the segmentation's probability of each component's class, at unlabeled pixels: (B, N, h, w).
-
-    Parameters are those of `spread`, and ``size`` is (h, w).
-    """
+    """Weights in Eq. 5 on a grid of ``size``: P of each component's class, at unlabeled pixels: (B, N, h, w)."""
     unlabeled = (labels == UNLABELED).unsqueeze(1).to(logits.dtype)
-    return _probabilities(logits, image_classes, parts, size) * _resize(unlabeled, size)
+    return _probabilities(logits, image_classes, components, size) * _resize(unlabeled, size)
 
 
-def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts: Components) -> Tensor:
-    """Mixture scores G (Eq. 7): one Gaussian bell per component, upsampled to the label grid.
+def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], components: Components) -> Tensor:
+    """Return the mixture scores: one Gaussian bell per component, upsampled to the label grid (Eq. 7).
+
+    ::
+
+        G_i(x) = exp(-d_i(x)^2 / (2 sigma_i^2))    printed as a sum over i: read as the collection of all i
 
     Parameters
     ----------
@@ -214,17 +245,17 @@ def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts
         None is the official ``exp(-d^2)``; a float is used as it is; with a tensor (estimated) 1e-6 is added to
         ``2 sigma^2`` as in the official code.
     size : (H, W)
-    parts : Components
+    components : Components
 
     Returns
     -------
     Tensor (B, N, H, W)
         In [0, 1]; exactly 0 in empty slots.
     """
-    return fast.upsample(bells(d, sigma, parts), size, parts.per_image)
+    return fast.upsample(bells(d, sigma, components), size, components.per_image)
 
 
-def bells(d: Tensor, sigma: Tensor | float | None, parts: Components) -> Tensor:
+def bells(d: Tensor, sigma: Tensor | float | None, components: Components) -> Tensor:
     """`scores` on the feature grid: (B, N, h, w)."""
     if sigma is None:
         exponent = -d.square()
@@ -232,17 +263,14 @@ def bells(d: Tensor, sigma: Tensor | float | None, parts: Components) -> Tensor:
         exponent = -d.square() / (2 * sigma.square() + EPS)[..., None, None]
     else:
         exponent = -d.square() / (2 * sigma**2)
-    return exponent.exp() * parts.filled[..., None, None]
+    return exponent.exp() * components.filled[..., None, None]
 
 
-def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]) -> Tensor:
-    chosen = logits.gather(1, _expand(parts.classes, logits)) - logits.logsumexp(1, keepdim=True)
-    return _resize(chosen.exp() * parts.from_classes(image_classes)[..., None, None], size)
+def _probabilities(logits: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]) -> Tensor:
+    """P of the components' classes, 0 for those annotated nowhere in the image: (B, N, h, w)."""
+    log_p = components.from_classes(logits) - logits.logsumexp(1, keepdim=True)
+    return _resize(log_p.exp() * components.from_classes(image_classes)[..., None, None], size)
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _expand(classes: Tensor, like: Tensor) -> Tensor:
-    return classes[..., None, None].expand(-1, -1, *like.shape[2:])

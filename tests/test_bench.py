@@ -8,10 +8,9 @@ from agmm.codes import UNLABELED
 from agmm.papers import notebooks
 from agmm.tools import bench
 from agmm.tools.bench import branch, dense, groups, step
-from agmm.tools.bench.__main__ import main
 from agmm.tools.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show
 from agmm.tools.bench.inputs import FORMS, SMALL, tensors
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tool
 
 QUICKLY = Setting(repeats=1, small=True)
 
@@ -38,8 +37,8 @@ def test_dense_and_fast_agree(in_this_process):
 def test_disagreement_is_an_error(in_this_process, monkeypatch):
     right = dense.dense_agmm
 
-    def wrong(*arguments):
-        loss, terms = right(*arguments)
+    def wrong(*arguments, **options):
+        loss, terms = right(*arguments, **options)
         return 1.001 * loss, terms
 
     monkeypatch.setattr(dense, "dense_agmm", wrong)
@@ -152,7 +151,7 @@ def test_targets_and_table(tmp_path, monkeypatch, capsys):
 
 def test_command(tmp_path, capsys):
     path = tmp_path / "cpu.csv"
-    assert main(["step", "--device", "cpu", "--small", "--repeats", "1", "--csv", str(path)]) == 0
+    assert tool(bench, "step", "--device", "cpu", "--small", "--repeats", 1, "--csv", path) == 0
     assert set(pd.read_csv(path)["group"]) == {"step"}
 
 
@@ -166,7 +165,7 @@ def test_notebook(tmp_path):
 
 
 def test_profile(tmp_path):
-    assert main(["--device", "cpu", "--small", "--profile", str(tmp_path / "profile.txt")]) == 0
+    assert tool(bench, "--device", "cpu", "--small", "--profile", tmp_path / "profile.txt") == 0
     text = (tmp_path / "profile.txt").read_text()
     assert text.startswith("Three steps of AGMM, quick, small network, float32")
     assert "convolution" in text
@@ -178,7 +177,5 @@ def test_wrong_options_are_one_sentence(capsys):
         (["--csv", "speed.txt"], "does not end in .csv"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no GPU; use the device cpu")]),
     ):
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        assert stop.value.code == 2
+        assert tool(bench, *arguments) == 2
         assert sentence in capsys.readouterr().err

@@ -29,14 +29,13 @@ def test_predictions_and_counts_equal_those_of_the_loop(case: bench.Case, pixels
     options = {"scales": case.scales, "flip": case.flip, "tile": case.tile}
     maps, expected = bench.one_by_one(net, images, truths, case.num_classes, device="cpu", **options)
     assert len(np.unique(maps)) >= 3
-    probabilities = evaluation.as_tested(net, **options, pixels=pixels)(evaluation.to_input(images))
+    protocol = evaluation.Protocol(**options, pixels=pixels)
+    probabilities = evaluation.predictor(net, protocol)(evaluation.to_input(images))
     second, best = probabilities.sort(dim=1).values[:, -2:].unbind(1)
     differs = evaluation.best_class(probabilities).numpy() != maps
     assert ((best - second)[torch.from_numpy(differs)] < 1e-5).all()
     assert differs.mean() <= 1e-4
-    confusion = evaluation.evaluate(
-        net, images, truths, case.num_classes, batch_size=2, device="cpu", **options, pixels=pixels
-    )
+    confusion = evaluation.evaluate(net, images, truths, case.num_classes, protocol, batch_size=2, device="cpu")
     assert np.abs(confusion.numpy() - expected).sum() <= 2 * differs.sum()
 
 
@@ -77,7 +76,7 @@ def test_forward_passes_repeat_what_a_test_does() -> None:
     net.register_forward_pre_hook(lambda module, arguments: calls.append(tuple(arguments[0].shape)))
 
     def evaluate() -> object:
-        return evaluation.evaluate(net, images, truths, case.num_classes, batch_size=2, device="cpu", tile=case.tile)
+        return evaluation.evaluate(net, images, truths, case.num_classes, case.protocol, batch_size=2, device="cpu")
 
     with torch.no_grad():
         passes = bench.forward_passes(net, evaluate)

@@ -1,6 +1,5 @@
 """The figures on processes and threads, with the trainings done in this process."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +8,18 @@ from agmm.tools.bench import sweep as bench
 from agmm.tools.bench.figure import Setting
 from agmm.training import sweep, train
 from agmm.training.run import Run, load_result
+from agmm.training.where import Where
 
 
 def test_figures_train_the_same_runs_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, set[int]]] = []
     made: list[int] = []
 
-    def train_all(runs: list[Run], *, results: Path, device: str, jobs: int, **options: Any) -> dict[str, str]:
+    def train_all(runs: list[Run], where: Where, *, jobs: int, **options: Any) -> dict[str, str]:
+        results = where.results
         kept = set((results / "cache").iterdir())
         if not calls:
-            train.run(runs[0], results=results, device=device)
+            train.complete(runs[0], where)
             assert load_result(runs[0], results) is not None
         made.append(len(set((results / "cache").iterdir()) - kept))
         calls.append((jobs, {run.threads for run in runs}))

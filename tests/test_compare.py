@@ -14,7 +14,7 @@ from agmm.papers import notebooks
 from agmm.tools import compare
 from agmm.training import methods
 from agmm.training.presets import PRESETS
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tool
 
 SAME = """
 from dataclasses import dataclass
@@ -43,7 +43,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_the_baseline_written_anew_is_the_baseline(module: str, tmp_path: Path) -> None:
+def test_the_baseline_written_anew_is_the_baseline(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same losses make the same bits, under every row's own start."""
     heard: list[str] = []
     found = compare.compare(
@@ -61,7 +63,11 @@ def test_the_baseline_written_anew_is_the_baseline(module: str, tmp_path: Path) 
     assert text.count("\n") == len(found) + 1
     assert "| point | Baseline |" in text
     again = compare.compare(f"{module}:Same", "agmm_table2", preset="smoke", seeds=2, results=tmp_path)
+    capsys.readouterr()
     pd.testing.assert_frame_equal(again, found)
+    words = (f"{module}:Same", "agmm_table2", "--preset", "smoke", "--seeds", 2, "--results", tmp_path)
+    assert tool(compare, *words) == 0
+    assert capsys.readouterr().out == text + "\n"
 
 
 def test_rows_that_are_not_there_are_not_trained_unless_asked_for(module: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from agmm.data.synthetic import shapes
 from agmm.papers import results, tables
 from agmm.training import methods, sweep
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 from tests.helpers import ROOT
 
 FOUND = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -61,10 +62,9 @@ def test_a_method() -> None:
 def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import leaves  # type: ignore[import-not-found]
 
-    monkeypatch.setitem(sets.MODULES, "leaves", leaves)
-    monkeypatch.setitem(sets.FOLDERS, "leaves", "Leaves")
+    monkeypatch.setitem(sets.PUBLIC, "leaves", leaves.LEAVES)
     root = tmp_path / "data" / "leaves"
-    for split, made in (("train", shapes.make("train", 4)), ("val", shapes.make("test", 2))):
+    for split, made in (("train", shapes.SHAPES.make("train", 4)), ("val", shapes.SHAPES.make("test", 2))):
         for kind, arrays in (("images", made.images), ("masks", np.minimum(made.truth, 2))):
             (root / kind / split).mkdir(parents=True)
             for number, array in enumerate(arrays):
@@ -91,7 +91,7 @@ def test_a_table(tmp_path: Path) -> None:
     cells = table.cells(PRESETS["smoke"])
     assert [cell.published for cell in cells if cell.row == "L_seg"] == [59.2, 67.3]
     runs = [cell.run for cell in cells if cell.column == "point" and cell.run is not None]
-    assert sweep.train_all(runs, results=tmp_path, jobs=1, report=lambda line: None) == {}
+    assert sweep.train_all(runs, Where(tmp_path), jobs=1, report=lambda line: None) == {}
     frame = results.collect(table, "smoke", tmp_path).set_index(["row", "column"])
     for cell in cells:
         found = frame.loc[cell.row, cell.column]["ours_mean"]

@@ -19,7 +19,9 @@ from agmm.rivals import cams
 from agmm.training.presets import PRESETS
 from agmm.training.run import load_history
 from tests import loops, loops_em
-from tests.helpers import ROOT
+from tests.helpers import ROOT, one_thread  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = [name for name in tables.GROUPS["agmmpp"] if "_figure" in name]
 SIGMA_MIN = 1e-3
@@ -165,7 +167,7 @@ def test_no_mixture(trained):
 
 
 def test_label_accuracy_equals_a_loop_over_pixels(trained):
-    one, images = trained["tags"], 4
+    one, images = trained["tags"], 3
     # Nothing says that a pixel is void in these data.
     truth = np.array(one.data.truth)
     truth[:, :9] = VOID
@@ -180,8 +182,8 @@ def test_label_accuracy_equals_a_loop_over_pixels(trained):
             k = given.labels[0, y, x]
             close = "similar" if fine[0, k, y, x] < variance[0, k] ** 0.5 else "dissimilar"
             for subset in (close, "all"):
-                counts[one.data.class_names[k], subset][0] += int(truth[index, y, x] == k)
-                counts[one.data.class_names[k], subset][1] += 1
+                count = counts[one.data.class_names[k], subset]
+                count[:] = count[0] + int(truth[index, y, x] == k), count[1] + 1
     assert {subset for (_, subset), (_, pixels) in counts.items() if pixels > 50} == set(figures.SUBSETS)
     for key, (right, pixels) in counts.items():
         # A pixel as far away as the spread may fall on either side.

@@ -1,8 +1,7 @@
 """Images of one's own: from folders to masks by the command line, and one sentence for whatever is wrong."""
 
 import json
-import logging
-import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,23 +10,18 @@ import torch
 from PIL import Image
 
 import agmm
-from agmm import __main__, cli, networks, own
+from agmm import cli, networks, own
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.data.own import palettes, prepared, survey
 from agmm.data.synthetic import shapes
-from agmm.own import onnx
+from agmm.own import onnx, training
 from agmm.papers import notebooks
+from agmm.training import loop
 from tests.helpers import ROOT
 from tests.test_annotations import FORMATS, image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    yield
-    logging.getLogger("agmm").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -52,34 +46,30 @@ def given(user, **changes):
 
 
 TINY = ("--side", "48", "--steps", "4", "--device", "cpu")
+SHORT = own.Options(side=48, steps=4)
 
 
 @pytest.fixture
 def short(monkeypatch):
     """Epochs of two steps."""
-    monkeypatch.setattr(own, "EPOCH_STEPS", 2)
+    monkeypatch.setattr(training, "EPOCH_STEPS", 2)
 
 
 # --- From end to end --------------------------------------------------------------------------------------------------
 
 
 def test_train_and_predict_by_the_command_line(user, short, capsys):
-    out = user / "model"
-    assert (
-        cli.main(["train", *given(user), "--out", str(out), "--truth", str(user / "truth"), "--complete", *TINY]) == 0
-    )
+    out, truth = user / "model", ["--truth", str(user / "truth")]
+    assert cli.main(["train", *given(user), "--out", str(out), *truth, "--complete", *TINY]) == 0
     assert "mean IoU" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {
-        *("training", "model.safetensors", "model.json", "report.csv", "log.txt")
-    }
+    files = {"training", "model.safetensors", "model.json", "report.csv", "log.txt"}
+    assert {path.name for path in out.iterdir()} == files
     report = pd.read_csv(out / "report.csv")
     assert report["class"].tolist() == [*NAMES, "mean"]
-    assert (
-        report["measured_on"].unique().tolist() == ["2 images, dense masks"] or "1 images" in report["measured_on"][0]
-    )
+    assert report["measured_on"].unique().tolist() == ["1 images, dense masks"]
     predicted = user / "predicted"
-    options = ["--model", str(out), "--images", str(user / "images"), "--out", str(predicted)]
-    assert cli.main(["predict", *options, "--truth", str(user / "truth"), "--device", "cpu"]) == 0
+    options = ["--model", str(out), "--images", str(user / "images"), "--out", str(predicted), "--device", "cpu"]
+    assert cli.main(["predict", *options, *truth]) == 0
     for number in range(6):
         image, mask = (Image.open(user / part / f"im{number}.png") for part in ("images", "predicted/masks"))
         assert (mask.mode, mask.size) == ("P", image.size)
@@ -88,32 +78,22 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     legend = pd.read_csv(predicted / "classes.csv")
     assert legend["class"].tolist() == list(NAMES)
     assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
-    table = pd.read_csv(predicted / "report.csv")
-    truth, mask = (np.asarray(Image.open(user / part / "im4.png")) for part in ("truth", "predicted/masks"))
-    truth2, mask2 = (np.asarray(Image.open(user / part / "im5.png")) for part in ("truth", "predicted/masks"))
-    both, either = (
-        sum(f(t == 1, m == 1).sum() for t, m in ((truth, mask), (truth2, mask2)))
-        for f in (np.logical_and, np.logical_or)
-    )
-    assert table["iou"][1] == pytest.approx(100 * both / either)
+    pixels = {
+        part: np.concatenate([np.asarray(Image.open(user / part / f"{stem}.png")).ravel() for stem in ("im4", "im5")])
+        for part in ("truth", "predicted/masks")
+    }
+    cats = [values == 1 for values in pixels.values()]
+    iou = pd.read_csv(predicted / "report.csv")["iou"]
+    assert iou[1] == pytest.approx(100 * (cats[0] & cats[1]).sum() / (cats[0] | cats[1]).sum())
 
 
 def test_the_same_call_loads_and_other_labels_train_anew(user, short):
-    about = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt", "out": user / "model"}
-    first = own.train(**about, side=48, steps=4, device="cpu")
-    again = agmm.own.train(**about, side=48, steps=4, device="cpu")
-    assert again.run_id == first.run_id
-    assert again.seconds == first.seconds
+    folders = user / "images", user / "labels", user / "names.txt", user / "model"
+    first, again = (own.train(*folders, SHORT, device="cpu") for _ in range(2))
+    assert (again.run_id, again.seconds) == (first.run_id, first.seconds)
     with open(user / "labels" / "clicks.csv", "a") as file:
         file.write("dog,9,9,im0.png\n")
-    assert own.train(**about, side=48, steps=4, device="cpu").run_id != first.run_id
-
-
-def test_module_and_command_are_one(user, capsys):
-    assert __main__.main(["check", *given(user)]) == 0
-    assert "all is well" in capsys.readouterr().out
-    assert cli.main(["run", "O999"]) == 2
-    assert "has no training 'O999'" in capsys.readouterr().err
+    assert own.train(*folders, SHORT, device="cpu").run_id != first.run_id
 
 
 def test_check_counts_labels_and_lists_all_problems(user, capsys):
@@ -121,6 +101,7 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     said = capsys.readouterr().out
     assert "6 images, 6 with labels, 0 with dense masks" in said
     assert "dog (code 2): 36 labeled pixels in 3 images" in said
+    assert "all is well" in said
     (user / "images" / "im0.png").write_bytes(b"no image")
     (user / "labels" / "zz.png").write_bytes(b"")
     assert cli.main(["check", *given(user)]) == 2
@@ -130,14 +111,14 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert "2 problems found" in said
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_every_format_trains(user, short, form):
+def test_every_format_gives_the_same_training(user):
     clicks = {f"im{number}": [((5, 5), 0), ((20, 30), 1 + number % 2)] for number in range(0, 6, 3)}
-    write(form, user / form, clicks, NAMES, size=(40, 48))
-    result = own.train(
-        user / "images", user / form, user / "names.txt", user / form / "out", side=48, steps=2, device="cpu"
-    )
-    assert 0 <= result.miou <= 100
+    digests = set()
+    for form in FORMATS:
+        write(form, user / form, clicks, NAMES, size=(40, 48), width=3)
+        listed = survey.survey(user / "images", user / form, user / "names.txt")
+        digests.add(prepared.prepare(listed, user / form / "prepared", side=48).digest)
+    assert len(digests) == 1
 
 
 # --- What is wrong ----------------------------------------------------------------------------------------------------
@@ -148,50 +129,55 @@ def spoil_mask(user, mask):
     Image.fromarray(mask).save(user / "labels" / "im0.png")
 
 
+def spoil_tags(user):
+    (user / "labels" / "clicks.csv").unlink()
+    tag = "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
+    (user / "labels" / "a.xml").write_text(tag)
+
+
+def text(name, content):
+    return lambda user: (user / name).write_text(content)
+
+
+def masked(value, shape=(40, 48)):
+    return lambda user: spoil_mask(user, np.full(shape, value, np.uint8))
+
+
+def cut(user):
+    path = user / "images" / "im1.png"
+    path.write_bytes(path.read_bytes()[:500])
+
+
 SPOILED = {
     "empty folder": (lambda u: [p.unlink() for p in (u / "images").iterdir()], "images: holds no image"),
-    "no image": (lambda u: (u / "images" / "im1.png").write_text("x"), "im1.png: cannot be decoded"),
-    "truncated image": (
-        lambda u: (u / "images" / "im1.png").write_bytes((u / "images" / "im1.png").read_bytes()[:500]),
-        "im1.png: cannot be decoded",
-    ),
+    "no image": (text("images/im1.png", "x"), "im1.png: cannot be decoded"),
+    "truncated image": (cut, "im1.png: cannot be decoded"),
     "two images": (lambda u: image_file(u / "images", "im1", suffix=".jpg"), "im1.png: a second image beside im1.jpg"),
-    "missing image": (
-        lambda u: (u / "images" / "im1.png").unlink(),
-        "clicks.csv: labels the image 'im1', which is not",
-    ),
-    "no labels": (lambda u: (u / "labels" / "clicks.csv").unlink(), "labels: labels no image of the folder"),
-    "mask's size": (lambda u: spoil_mask(u, np.zeros((5, 6), np.uint8)), "im0.png is for 6 x 5 pixels, its image has"),
-    "mask's code": (lambda u: spoil_mask(u, np.full((40, 48), 3, np.uint8)), "im0.png: holds code 3; masks hold 0 … 2"),
-    "mask's colors": (lambda u: spoil_mask(u, np.zeros((40, 48, 3), np.uint8)), "im0.png holds colors"),
-    "empty masks": (lambda u: spoil_mask(u, np.full((40, 48), 254, np.uint8)), "no image has a labeled pixel"),
+    "missing image": (lambda u: (u / "images/im1.png").unlink(), "clicks.csv: labels the image 'im1', which is not"),
+    "no labels": (lambda u: (u / "labels/clicks.csv").unlink(), "labels: labels no image of the folder"),
+    "mask's size": (masked(0, (5, 6)), "im0.png is for 6 x 5 pixels, its image has"),
+    "mask's code": (masked(3), "im0.png: holds code 3; masks hold 0 … 2"),
+    "mask's colors": (masked(0, (40, 48, 3)), "im0.png holds colors"),
+    "empty masks": (masked(254), "no image has a labeled pixel"),
     "labeled twice": (
         lambda u: Image.fromarray(np.zeros((40, 48), np.uint8)).save(u / "labels" / "im0.png"),
         "im0.png: its image is also in",
     ),
-    "names": (lambda u: (u / "names.txt").write_text("cat\ncat\n"), "names.txt: names 'cat' twice; write 2 to 254"),
-    "one name": (lambda u: (u / "names.txt").write_text("cat\n"), "names.txt: holds 1 class names"),
-    "unknown class": (lambda u: (u / "names.txt").write_text("cat\ndog"), "the class 'background' is not among"),
+    "names": (text("names.txt", "cat\ncat\n"), "names.txt: names 'cat' twice; write 2 to 254"),
+    "one name": (text("names.txt", "cat\n"), "names.txt: holds 1 class names"),
+    "unknown class": (text("names.txt", "cat\ndog"), "the class 'background' is not among"),
     "outside": (
-        lambda u: (u / "labels" / "clicks.csv").write_text("image,x,y,class\nim0,99,3,cat\n"),
+        text("labels/clicks.csv", "image,x,y,class\nim0,99,3,cat\n"),
         "clicks.csv: a point at x 99, y 3 lies outside the image of 48 x 40 pixels",
     ),
     "other image's size": (
         lambda u: write("labelme", u / "labels", {"im0": [((1, 1), 0)]}, NAMES, size=(7, 8)),
         "is for an image of 8 x 7 pixels, but it has 48 x 40",
     ),
-    "truncated JSON": (lambda u: (u / "labels" / "im0.json").write_text('{"shapes": ['), "im0.json: is not valid JSON"),
-    "truncated XML": (lambda u: (u / "labels" / "a.xml").write_text("<annotations>"), "a.xml is not valid UTF-8 XML"),
-    "columns": (lambda u: (u / "labels" / "a.csv").write_text("x,y\n"), "a.csv: has no column image, class"),
-    "tags": (
-        lambda u: (
-            (u / "labels" / "clicks.csv").unlink()
-            or (u / "labels" / "a.xml").write_text(
-                "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
-            )
-        ),
-        "holds nothing but tags of whole images",
-    ),
+    "truncated JSON": (text("labels/im0.json", '{"shapes": ['), "im0.json: is not valid JSON"),
+    "truncated XML": (text("labels/a.xml", "<annotations>"), "a.xml is not valid UTF-8 XML"),
+    "columns": (text("labels/a.csv", "x,y\n"), "a.csv: has no column image, class"),
+    "tags": (spoil_tags, "holds nothing but tags of whole images"),
 }
 
 
@@ -239,7 +225,7 @@ def test_bad_models(user, short, capsys):
     options = ["--model", str(user / "model"), "--images", str(user / "images"), "--out", str(user / "out")]
     assert cli.main(["predict", *options]) == 2
     assert "no trained model, model.json is missing" in capsys.readouterr().err
-    own.train(user / "images", user / "labels", user / "names.txt", user / "model", side=48, steps=2, device="cpu")
+    own.train(user / "images", user / "labels", user / "names.txt", user / "model", SHORT, device="cpu")
     (user / "images" / "im5.png").write_text("x")
     assert cli.main(["predict", *options]) == 2
     assert "im5.png: cannot be decoded" in capsys.readouterr().err
@@ -250,6 +236,10 @@ def test_bad_models(user, short, capsys):
 
 
 # --- Labels and splits ------------------------------------------------------------------------------------------------
+
+
+def describe(data, **options):
+    return own.describe(data, own.Options(**options).on(torch.device("cpu")))
 
 
 def prepare(user, **options):
@@ -289,10 +279,7 @@ def test_a_single_image_is_measured_on_itself(user):
     (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im0" in line or "image" in line))
     about = prepare(user)
     assert about.validation == ("im0",) == tuple(about.train)
-    assert any(
-        "the training images themselves" in line
-        for line in own.summary(about, own.describe(about, small=True, steps=2))
-    )
+    assert any("the training images themselves" in line for line in own.summary(about, describe(about)))
 
 
 def test_rare_classes_are_shown_more_often():
@@ -362,11 +349,11 @@ def test_masks_that_ignore_all_but_the_labels_are_noted(user):
 
 def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
     about = prepare(user)
-    assert own.describe(about, small=True, steps=2).method == "Baseline"
-    run = own.describe(about, small=True, steps=2, complete=True)
+    assert describe(about).method == "Baseline"
+    run = describe(about, complete=True)
     assert run.method == "AGMM"
     assert "absent" in dict(run.options)["terms"]
-    run = own.describe(about, small=True, steps=2, method="AGMM")
+    run = describe(about, method="AGMM")
     assert dict(run.options)["terms"] == ("seg", "self", "spar", "con")
 
 
@@ -388,7 +375,7 @@ def model():
 
 
 def test_masks_of_large_images_are_the_best_class_of_enlarged_maps(model):
-    image = shapes.make("test", 1, seed=0).images[0].repeat(3, 0).repeat(4, 1)
+    image = shapes.SHAPES.make("test", 1, seed=0).images[0].repeat(3, 0).repeat(4, 1)
     maps = own.probabilities(model, image)
     assert max(maps.shape[-2:]) == 64
     large = torch.nn.functional.interpolate(maps, image.shape[:2], mode="bilinear", align_corners=False)
@@ -402,7 +389,7 @@ def test_onnx_predicts_as_torch(model, tmp_path):
     path = tmp_path / "model.onnx"
     assert onnx.export(model.net, model.normalization, path) <= 1e-4
     session = onnxruntime.InferenceSession(str(path))
-    image = shapes.make("test", 1, seed=0).images[0][:49]
+    image = shapes.SHAPES.make("test", 1, seed=0).images[0][:49]
     inputs = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None].repeat(3, 0)
     (found,) = session.run(None, {"images": inputs})
     np.testing.assert_allclose(found[:1], own.probabilities(model, image).numpy(), atol=1e-4)
@@ -418,36 +405,28 @@ def test_onnx_without_its_packages(monkeypatch, user, capsys):
 
 def test_the_notebook_runs_as_it_is(tmp_path):
     path = ROOT / "notebooks" / "explore" / "own_images.ipynb"
-    notebooks.execute(path, tmp_path / "out.ipynb", {"out": str(tmp_path / "own"), "steps": 2, "device": "cpu"})
+    notebooks.execute(
+        path, tmp_path / "out.ipynb", {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
+    )
     report = pd.read_csv(tmp_path / "own" / "predicted" / "report.csv")
     assert report["class"].tolist() == [*shapes.CLASS_NAMES, "mean"]
 
 
-def test_an_interrupted_training_says_how_it_goes_on(user, monkeypatch, capsys):
-    def interrupted(*args, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(own.training, "run", interrupted)
-    assert cli.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 130
-    assert "the same call of train resumes" in capsys.readouterr().err
-
-
 def test_the_same_call_resumes(user, short, monkeypatch):
     """After an interruption behind the first of two epochs it ends with the same weights as without."""
-    about = {"images": user / "images", "labels": user / "labels", "classes": user / "names.txt"}
-    about |= {"side": 48, "steps": 4, "device": "cpu", "method": "AGMM"}
-    whole = own.train(**about, out=user / "whole")
-    save = own.loop._save_checkpoint
+    folders, options = (user / "images", user / "labels", user / "names.txt"), replace(SHORT, method="AGMM")
+    whole = own.train(*folders, user / "whole", options, device="cpu")
+    save = loop._save_checkpoint
 
     def interrupted(*args):
         save(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(own.loop, "_save_checkpoint", interrupted)
+    monkeypatch.setattr(loop, "_save_checkpoint", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        own.train(**about, out=user / "parts")
-    monkeypatch.setattr(own.loop, "_save_checkpoint", save)
-    assert own.train(**about, out=user / "parts").confusion == whole.confusion
+        own.train(*folders, user / "parts", options, device="cpu")
+    monkeypatch.setattr(loop, "_save_checkpoint", save)
+    assert own.train(*folders, user / "parts", options, device="cpu").confusion == whole.confusion
     assert "epoch 1 of 2" in (user / "parts" / "log.txt").read_text()
     weights = [(user / part / "model.safetensors").read_bytes() for part in ("whole", "parts")]
     assert weights[0] == weights[1]
@@ -460,22 +439,17 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
         raise RuntimeError("no network")
 
     about = prepare(user)
-    monkeypatch.setattr(own.networks, "build", offline)
-    run = own.describe(about, small=False, steps=2)
+    monkeypatch.setattr(networks, "build", offline)
+    run = describe(about, network="resnet50")
     assert (run.network, run.init, run.lr) == ("resnet50", "scratch", 0.01)
-    monkeypatch.setattr(own.networks, "build", lambda name, classes, init: None)
-    assert own.describe(about, small=False, steps=2, init="imagenet").init == "imagenet"
-    assert own.describe(about, small=False, steps=2, init="scratch").init == "scratch"
-    run = own.describe(about, small=False, steps=2)
-    assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
-
-
-def test_the_command_of_the_metadata():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["scripts"] == {"agmm": f"{cli.__name__}:{cli.main.__name__}"}
+    monkeypatch.setattr(networks, "build", lambda name, classes, init: None)
+    assert describe(about, network="resnet50", init="scratch").init == "scratch"
+    for init in ("auto", "imagenet"):
+        run = describe(about, network="resnet50", init=init)
+        assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
 
 
 def test_described_run_is_json(user):
-    run = own.describe(prepare(user), small=True, steps=100)
+    run = describe(prepare(user), steps=100)
     assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     assert run.epochs * run.train_images >= 100 * run.batch_size

@@ -16,9 +16,10 @@ from agmm.codes import VOID
 from agmm.data.public import cityscapes, voc
 from agmm.tools import author_checkpoints, released
 from tests import layouts
+from tests.helpers import tool
 from tests.test_checkpoints import NAMINGS, drawn, in_order, published
 
-pytestmark = pytest.mark.filterwarnings("ignore:(VOC|Cityscapes) .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def tiles(net: networks.Segmenter, image: np.ndarray, tile: int, double: bool) -
 
 def test_voc_at_one_scale_and_at_seven(root, small):
     single, seven = released.evaluate(small, "voc", root, report=silent)
-    net, val = author_checkpoints.load(small, "voc"), voc.load(root, "val")
+    net, val = author_checkpoints.load(small, "voc"), voc.VOC.load(root, "val")
     with torch.no_grad():
         once = [net(normalized(image))[1].argmax(1)[0].numpy() for image in val.images]
     often = [seven_scales(net, image) for image in val.images]
@@ -108,7 +109,7 @@ def test_voc_at_one_scale_and_at_seven(root, small):
 
 def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
     scores = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
-    net, val = author_checkpoints.load(small, "cityscapes"), cityscapes.load(root, "val")
+    net, val = author_checkpoints.load(small, "cityscapes"), cityscapes.CITYSCAPES.load(root, "val")
     assert [str(score.protocol) for score in scores] == [
         "tiles of 24",
         "tiles of 24, softmax twice",
@@ -134,8 +135,8 @@ def test_a_quick_look_takes_images_at_equal_distances(root, small, monkeypatch):
         layouts.save_index(folder / "SegmentationClass" / f"{name}.png", np.zeros(layouts.size(name)))
     (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(names))
     (folder / "JPEGImages" / f"{names[1]}.jpg").write_text("damaged, but not looked at")
-    read, original = [], voc.files.read_image
-    monkeypatch.setattr(voc.files, "read_image", lambda path: read.append(path.stem) or original(path))
+    read, original = [], voc.image_files.read_image
+    monkeypatch.setattr(voc.image_files, "read_image", lambda path: read.append(path.stem) or original(path))
     score, _ = released.evaluate(small, "voc", root, images=3, report=silent)
     assert read == [names[0], names[2], names[4]]
     assert (score.images, score.of) == (3, 7)
@@ -188,7 +189,7 @@ def test_the_command_end_to_end(dataset, num_classes, root, capsys):
     torch.save({"net": {f"module.{name}": value for name, value in state.items()}}, path)
     options = ["--tile", "33", "--double-softmax"] if dataset == "cityscapes" else ["--images", "1"]
     command = [str(path), "--dataset", dataset, "--data-root", str(root), "--device", "cpu", "--csv", str(table)]
-    assert released.main([*command, *options]) == 0
+    assert tool(released, *command, *options) == 0
     output = capsys.readouterr()
     assert output.err == ""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -209,9 +210,8 @@ def test_the_command_end_to_end(dataset, num_classes, root, capsys):
 
 
 def refused(capsys, message: str, *command: object) -> None:
-    assert released.main([str(word) for word in command]) == 2
+    assert tool(released, *command) == 2
     error = capsys.readouterr().err
-    assert error.startswith("released: ")
     assert message in error
     assert error.count("\n") == 1
 
@@ -243,20 +243,25 @@ def test_files_that_do_not_fit_are_answered_by_one_sentence(root, capsys):
 def test_damaged_data_are_found_before_anything_is_computed(root, small, capsys, monkeypatch):
     (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{layouts.VOC_VAL[1]}.jpg").write_text("no image")
     monkeypatch.setattr(released, "_confusions", None)
-    assert released.main([str(small), "--dataset", "voc", "--data-root", str(root)]) == 2
+    assert tool(released, small, "--dataset", "voc", "--data-root", root) == 2
     error = capsys.readouterr().err
     assert f"{layouts.VOC_VAL[1]}.jpg: cannot be decoded" in error
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "words"),
-    [(KeyboardInterrupt(), 130, "interrupted"), (torch.OutOfMemoryError(), 2, "too small")],
-)
-def test_interruptions_leave_without_traceback(error, status, words, monkeypatch, capsys):
+def test_too_small_a_memory_is_one_sentence(monkeypatch, capsys):
     def fail(*_arguments, **_options):
-        raise error
+        raise torch.OutOfMemoryError
 
     monkeypatch.setattr(released, "evaluate", fail)
-    assert released.main(["x.pth", "--dataset", "voc", "--data-root", "."]) == status
-    assert words in capsys.readouterr().err
+    refused(
+        capsys,
+        "the memory of device cpu is too small",
+        "x.pth",
+        "--dataset",
+        "voc",
+        "--data-root",
+        ".",
+        "--device",
+        "cpu",
+    )

@@ -15,12 +15,11 @@ import pandas as pd
 import pytest
 
 from agmm import report
-from agmm.__main__ import find
+from agmm.cli import find
 from agmm.papers import tables
-from agmm.report import __main__ as command
 from agmm.report import numbers, pictures, records
 from agmm.training.presets import PRESETS
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tool
 from tests.test_tables import complete, curve
 
 REFERENCE = ROOT / "results" / "reference"
@@ -175,9 +174,9 @@ def test_commands_train_the_runs():
     assert len(found) > 300
     for record in found[::40]:
         words = record.command.split()
-        assert words[:3] == ["python", "-m", "agmm"]
+        assert words[:2] == ["agmm", "run"]
         seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
-        assert replace(find(words[3], "quick"), seed=seed).id == record.id
+        assert replace(find(words[2], "quick"), seed=seed).id == record.id
 
 
 # --- Less than everything, and worse ----------------------------------------------------------------------------------
@@ -312,12 +311,12 @@ def test_curves_are_means_over_seeds(tmp_path):
 
 
 def test_command_line(tmp_path, capsys):
-    assert command.main(["--preset", "smoke", "--results", str(tmp_path)]) == 2
+    assert tool(report, "--preset", "smoke", "--results", tmp_path) == 2
     assert f"there is no {tmp_path / 'smoke'}" in capsys.readouterr().err
-    assert command.main(["--preset", "smok", "--results", str(tmp_path)]) == 2
+    assert tool(report, "--preset", "smok", "--results", tmp_path) == 2
     assert "did you mean smoke" in capsys.readouterr().err
     smoke(tmp_path, "agmm_supp_figure1")
-    assert command.main(["--preset", "smoke", "--results", str(tmp_path), "--link-figures"]) == 0
+    assert tool(report, "--preset", "smoke", "--results", tmp_path, "--link-figures") == 0
     assert capsys.readouterr().out == f"{tmp_path / 'smoke' / 'report.html'}\n"
 
 

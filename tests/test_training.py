@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 
 import agmm
-from agmm import __main__ as single
-from agmm import evaluation, objectives
+from agmm import cli, evaluation, objectives
 from agmm.data import sets
 from agmm.evaluation.crf import PARAMETERS, mean_field
 from agmm.training import batches, loop, methods, pseudo_labels, train, weights
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -103,8 +103,8 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
     seen = []
     source_of = train._source
 
-    def watched(run, *rest):
-        seen.append((run, source_of(run, *rest)))
+    def watched(context, objective):
+        seen.append((context.run, source_of(context, objective)))
         return seen[-1][1]
 
     monkeypatch.setattr(train, "_source", watched)
@@ -132,17 +132,15 @@ def test_second_stage_of_clicks_learns_classes_that_were_not_clicked(tmp_path: P
     assert (second.restrict, second.teacher) == (False, first)
     assert replace(second, restrict=True).id != second.id
     agmm.run(first, results=tmp_path)
-    data = sets.load("streets", "train", count=first.train_images)
-    sparse = sets.weak_labels(data, "clicks", dict(first.label_options), 0)
-    net = weights.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
+    context = pseudo_labels.prepare(second, Where(tmp_path), torch.device("cpu"))
+    sparse = context.sparse
+    net = weights.load_network(first, tmp_path, context.data.num_classes, torch.device("cpu"))
     found = {
-        restrict: pseudo_labels.pseudo_labels(
-            net, replace(second, restrict=restrict), tmp_path, data, sparse, torch.device("cpu")
-        )
+        restrict: pseudo_labels.pseudo_labels(net, first, replace(context, run=replace(second, restrict=restrict)))
         for restrict in (True, False)
     }
     with torch.no_grad():
-        logits = net(torch.from_numpy(np.asarray(data.images)).movedim(-1, 1) / 255)[1]
+        logits = net(torch.from_numpy(np.asarray(context.data.images)).movedim(-1, 1) / 255)[1]
     free = np.asarray(sparse) == agmm.UNLABELED
     assert (found[False][free] == logits.argmax(1).numpy()[free]).mean() > 0.99
     for label, dense in zip(sparse, found[True], strict=True):
@@ -246,7 +244,7 @@ def test_throughput_counts_the_epochs_that_were_trained(tmp_path: Path, monkeypa
     run = replace(SCRATCH, epochs=4, stop_after=1)
     monkeypatch.setattr(train.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
     run.folder(tmp_path).mkdir(parents=True)
-    assert train.train(run, tmp_path).images_per_second == 32 / 8
+    assert train.train(run, Where(tmp_path)).images_per_second == 32 / 8
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -325,15 +323,15 @@ def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
 
 def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "smoke", "--seed", "1", "--results", str(tmp_path)]
-    assert single.main(["O030", *arguments]) == 0
+    assert cli.main(["run", "O030", *arguments]) == 0
     run = SMOKE.at("clicks20", seed=1)
     result = runs.load_result(run, tmp_path)
     assert result is not None
     assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
-    assert single.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
-    assert single.main(["O076", *arguments]) == 2
+    assert cli.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
+    assert cli.main(["run", "O076", *arguments]) == 2
     assert "the preset smoke has no training 'O076'; `python run_all.py" in capfd.readouterr().err
-    assert single.main(["O001", "--preset", "smok"]) == 2
+    assert cli.main(["run", "O001", "--preset", "smok"]) == 2
     assert "did you mean smoke?" in capfd.readouterr().err
 
 

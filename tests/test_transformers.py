@@ -1,6 +1,4 @@
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import timm
@@ -9,10 +7,8 @@ import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-import agmm
 from agmm import networks
 from agmm.networks import transformers
-from agmm.training.presets import PRESETS
 
 NAMES = ("small_vit", "vit_base")
 
@@ -71,12 +67,6 @@ def test_position_embeddings_are_resized_as_timm_does_without_smoothing(size: tu
     torch.testing.assert_close(torch.cat(ours.positions(size), dim=1), expected)
 
 
-def test_position_embeddings_keep_their_native_size() -> None:
-    _, ours = of_timm()
-    first, others = ours.positions((4, 4))
-    assert torch.equal(torch.cat([first, others], dim=1), ours.pos_embed)
-
-
 def test_sines_and_cosines_tell_all_cells_apart() -> None:
     embeddings = skeleton("small_vit").backbone.pos_embed.shape
     positions = build("small_vit").backbone.pos_embed[0]
@@ -121,13 +111,13 @@ def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int] | None) 
     net = skeleton(name)
     grid = grid or (64 // net.backbone.patch,) * 2
     images, views = torch.empty(2, 3, *size, device="meta"), [torch.empty(16, 3, 96, 96, device="meta")]
-    features, logits, grid_logits, fused, tokens = net(images, inner=True, views=views)
+    features, logits, grid_logits, inner_features, tokens = net(images, inner=True, views=views)
     dim = 768 if name == "vit_base" else net.feature_channels
     assert (net.feature_channels, net.token_channels, net.head.high_channels) == (dim, dim, dim)
     assert features.shape == (2, dim, *grid)
     assert logits.shape == (2, 7, *size)
     assert grid_logits.shape == (2, 7, *grid)
-    assert fused.shape == (2, 512 if name == "vit_base" else net.head.classifier.in_channels, *grid)
+    assert inner_features.shape == (2, 512 if name == "vit_base" else net.head.classifier.in_channels, *grid)
     assert tokens.final.shape == tokens.middle.shape == features.shape
     assert [summary.shape for summary in tokens.summaries] == [(2, dim), (16, dim)]
 
@@ -146,10 +136,10 @@ def test_decoder_equals_its_description(size: tuple[int, int]) -> None:
     net, images = build("small_vit"), random_images(2, 3, *size)
     rate = net.head.conv1.dilation[0]
     with torch.no_grad():
-        features, logits, grid_logits, fused = net(images, inner=True)
+        features, logits, grid_logits, inner_features = net(images, inner=True)
         x = F.conv2d(features, net.head.conv1.weight, padding=rate, dilation=rate).relu()
         x = F.conv2d(x, net.head.conv2.weight, padding=rate, dilation=rate).relu()
-        torch.testing.assert_close(fused, x, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(inner_features, x, atol=1e-5, rtol=1e-4)
         low = torch.einsum("bchw,kc->bkhw", x, net.head.classifier.weight[..., 0, 0])
         torch.testing.assert_close(grid_logits, low, atol=1e-5, rtol=1e-4)
         expected = F.interpolate(low, size=size, mode="bilinear", align_corners=False)
@@ -195,25 +185,6 @@ def test_gradients_reach_every_parameter_from_the_logits_alone() -> None:
     assert "backbone.pos_embed" not in dict(net.named_parameters())
 
 
-def test_tags_are_read_from_final_tokens() -> None:
-    net = build("small_vit")
-    tagger, images = networks.TagClassifier(net, 6).eval(), random_images(2, 3, 64, 64)
-    with torch.no_grad():
-        best = net(images)[0].flatten(2).max(dim=2).values
-        expected = best @ tagger.classifier.weight.T + tagger.classifier.bias
-        torch.testing.assert_close(tagger(images), expected)
-
-
-def test_a_run_with_the_small_transformer(tmp_path: Path) -> None:
-    """Tag pretraining, AGMM on top of it, evaluation."""
-    run = replace(PRESETS["smoke"].at("points", "AGMM"), network="small_vit", network_options=())
-    result = agmm.run(run, results=tmp_path, device="cpu")
-    assert 0 <= result.miou <= 100
-    assert result.details["network"] == "small vision transformer, random weights"
-    assert run.pretraining is not None
-    assert result.details["init"] == f"tags, run {run.pretraining.id}"
-
-
 # --- weights
 
 
@@ -236,17 +207,6 @@ def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> 
         features, _, seen = net(images, views=())
     torch.testing.assert_close(features, grid_of(tokens[:, 1:], (14, 14)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(seen.summaries[0], tokens[:, 0], atol=1e-4, rtol=1e-3)
-
-
-def test_weights_that_cannot_be_loaded_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_args, pretrained: bool, **_options) -> nn.Module:
-        assert pretrained
-        raise OSError("[Errno -3] Temporary failure in name resolution")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    sentence = r"vit_base_patch16_224\.augreg_in21k_ft_in1k could not be loaded: .*init='scratch'"
-    with pytest.raises(RuntimeError, match=sentence), torch.device("meta"):
-        networks.build("vit_base", 21, init="imagenet", weights="augreg")
 
 
 def test_tags_of_the_weights_exist() -> None:

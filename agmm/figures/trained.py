@@ -14,6 +14,7 @@ from agmm.data.split import Arrays, Split
 from agmm.rivals import toco
 from agmm.training import methods, pseudo_labels, train, weights
 from agmm.training.run import Run
+from agmm.training.where import at
 
 BATCH = 25
 
@@ -49,24 +50,17 @@ class Trained:
 
 def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
     """Load weights and data of a complete run; raise ValueError if the weights are missing."""
-    data, sparse = load_training_data(run, results, data_root)
-    test = _split(run, "test", run.test_images, results, data_root)
     device = train.choose_device("auto")
-    net = weights.load_network(run, Path(results), data.num_classes, device)
-    objective = weights.load_objective(run, Path(results), data.num_classes, device)
-    return Trained(run, net, data, test, sparse, objective)
+    context = pseudo_labels.prepare(run, at(results, data_root), device)
+    net = weights.load_network(run, Path(results), context.data.num_classes, device)
+    objective = weights.load_objective(run, Path(results), context.data.num_classes, device)
+    return Trained(run, net, context.data, context.test, context.sparse, objective)
 
 
 def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
     """Load the training images of a run and their sparse labels."""
-    data = _split(run, "train", run.train_images, results, data_root)
-    data = pseudo_labels.with_cams(run, data, Path(results), train.choose_device("auto"))
-    return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
-
-
-def _split(run: Run, name: str, count: int | None, results: str | Path, data_root: str | Path | None) -> Split:
-    cache = Path(results) / "cache"
-    return sets.load(run.dataset, name, size=run.image_size, data_root=data_root or None, cache=cache, count=count)
+    context = pseudo_labels.prepare(run, at(results, data_root), train.choose_device("auto"))
+    return context.data, context.sparse
 
 
 def outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -124,4 +118,4 @@ def tensor(arrays: Arrays) -> Tensor:
 
 
 def _inputs(trained: Trained, images: Tensor) -> Tensor:
-    return evaluation.to_input(images.to(trained.device), **train.normalization(trained.run))
+    return evaluation.to_input(images.to(trained.device), train.normalization(trained.run))

@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agmm.evaluation import Normalization
 from agmm.host import atomic_files
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
@@ -21,19 +21,19 @@ TOLERANCE = 1e-4
 class Probabilities(nn.Module):
     """Images (B, 3, H, W), RGB in [0, 1], to class probabilities (B, K, H, W), normalization included."""
 
-    def __init__(self, net: nn.Module, mean: Sequence[float] = (0.0,) * 3, std: Sequence[float] = (1.0,) * 3) -> None:
+    def __init__(self, net: nn.Module, normalization: Normalization | None) -> None:
         super().__init__()
         self.net = net
-        self.mean = nn.Buffer(torch.tensor(mean)[:, None, None])
-        self.std = nn.Buffer(torch.tensor(std)[:, None, None])
+        mean, std = (normalization.mean, normalization.std) if normalization else ((0.0,) * 3, (1.0,) * 3)
+        self.mean, self.std = (nn.Buffer(torch.tensor(channels)[:, None, None]) for channels in (mean, std))
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Return the probabilities of the classes."""
         return self.net((images - self.mean) / self.std)[1].softmax(dim=1)
 
 
 def missing() -> list[str]:
-    """Packages that the export needs and that are not installed."""
+    """Return the packages that the export needs and that are not installed."""
     return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
@@ -43,15 +43,15 @@ def require() -> None:
         raise RuntimeError(f"ONNX export needs {', '.join(names)}: pip install 'agmm[onnx]', or leave it out")
 
 
-def export(net: nn.Module, normalization: dict[str, Any], path: Path) -> float:
+def export(net: nn.Module, normalization: Normalization | None, path: Path) -> float:
     """Write a network as one file for images of any size, and compare what it predicts.
 
     Parameters
     ----------
     net : nn.Module
         (B, 3, H, W) -> (features, logits), on the CPU, in eval mode.
-    normalization : dict
-        ``mean`` and ``std`` of `agmm.evaluation.to_input`, or nothing.
+    normalization : agmm.evaluation.Normalization, optional
+        Becomes a part of the exported network.
     path : Path
 
     Returns
@@ -65,22 +65,11 @@ def export(net: nn.Module, normalization: dict[str, Any], path: Path) -> float:
         If a package is missing, or the file predicts otherwise; then it is not written.
     """
     require()
-    module = Probabilities(net, **normalization).eval()
-    content = _exported(module)
-    difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
-    if not difference <= TOLERANCE:
-        raise RuntimeError(
-            f"onnxruntime's probabilities differ from torch's by {difference:.2g}; {path} is not written"
-        )
-    atomic_files.write(path, content)
-    return difference
-
-
-def _exported(module: nn.Module) -> bytes:
+    module = Probabilities(net, normalization).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             module,
             (torch.rand(2, 3, 64, 96),),
             input_names=["images"],
@@ -89,15 +78,22 @@ def _exported(module: nn.Module) -> bytes:
             dynamo=True,
             verbose=False,
         )
-        assert program is not None
-    return program.model_proto.SerializeToString()
+    content = program.model_proto.SerializeToString()
+    difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
+    if not difference <= TOLERANCE:  # or NaN
+        raise RuntimeError(
+            f"onnxruntime's probabilities differ from torch's by {difference:.2g}; {path} is not written"
+        )
+    atomic_files.write(path, content)
+    return difference
 
 
 @torch.no_grad()
 def _difference(module: nn.Module, content: bytes, size: tuple[int, int]) -> float:
+    """Return the largest difference between onnxruntime's and torch's probabilities of a random image."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    (found,) = session.run(None, {"images": images.numpy()})
-    return float(np.abs(found - module(images).numpy()).max())
+    (probabilities,) = session.run(None, {"images": images.numpy()})
+    return float(np.abs(probabilities - module(images).numpy()).max())

@@ -149,7 +149,7 @@ class Evidence:
             return "no seeds"
         if not self._seeds_with_weights(*runs):
             return "no weights kept"
-        missing = runs[0].dataset not in sets.EMBEDDED and self.data_root is None
+        missing = runs[0].dataset not in sets.GENERATED and self.data_root is None
         return "weights kept, but no folder of the data set given" if missing else ""
 
     def _seeds_with_weights(self, *runs: Run) -> list[int]:

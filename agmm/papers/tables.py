@@ -16,6 +16,7 @@ from agmm.papers.table import SINGLE_SCALE, Cell, Table
 from agmm.training import sweep
 from agmm.training.presets import PRESETS, Preset
 from agmm.training.run import Run
+from agmm.training.where import at
 
 __all__ = [
     "GROUPS",
@@ -138,9 +139,7 @@ def train(
         return
     failed = sweep.train_all(
         wanted,
-        results=results,
-        data_root=data_root or None,
-        device=device,
+        at(results, data_root, device),
         jobs=jobs,
         engine=engine,
         report=report,

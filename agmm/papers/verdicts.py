@@ -128,7 +128,7 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
     """Return one paper's part of `markdown`."""
     data = ", ".join(dict.fromkeys(frame["dataset"]))
     embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
-    where = embedded if set(frame["dataset"]) <= set(sets.EMBEDDED) else f"data set {data}"
+    where = embedded if set(frame["dataset"]) <= set(sets.GENERATED) else f"data set {data}"
     judged = (
         "Beside directions, sizes are judged where the paper claims a large one: within a factor of 0.5 to 1.5."
         if set(frame["dataset"]) <= set(sets.PAPERS)

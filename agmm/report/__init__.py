@@ -1,5 +1,6 @@
 """One page about everything in ``results/<preset>``: tables, claims, figures, runs and what they cost."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from agmm.data import sets
 from agmm.host import atomic_files
 from agmm.papers import tables
 from agmm.report import judged, numbers, pictures, records
-from agmm.training import sweep
+from agmm.training import forecast
 from agmm.training.presets import PRESETS
 
 PAPERS = {"agmm": "AGMM (CVPR 2023)", "agmmpp": "AGMM++ (TPAMI 2025)", "spml": "SPML (ICLR 2021)"}
@@ -48,7 +49,7 @@ def render(preset: str, results: str | Path = "results", *, embed: bool = True) 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": sweep.duration, "counted": _counted}
+    environment.filters |= {"duration": forecast.duration, "counted": _counted}
     return environment.get_template("report.html").render(collect(preset, results, embed))
 
 
@@ -98,7 +99,7 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "nameless": [record for record in complete if record.run is None],
         "datasets": datasets,
         "elsewhere": [name for name in datasets if name not in sets.PAPERS],
-        "embedded": bool(datasets) and set(datasets) <= set(sets.EMBEDDED),
+        "embedded": bool(datasets) and set(datasets) <= set(sets.GENERATED),
         "newest": max((record.ended for record in complete), default=""),
         "seeds": sorted({record.run.seed for record in complete if record.run}),
         "made_with": records.made_with(complete),
@@ -114,3 +115,20 @@ def _counted(number: int, thing: str = "run") -> str:
 
 def _trainable(table: tables.Table, preset: str) -> bool:
     return any(cell.run is not None for cell in table.cells(PRESETS[preset]))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``agmm report`` takes."""
+    add = parser.add_argument
+    add("--preset", default="quick", help="whose results (default: quick)")
+    add("--results", type=Path, default=tables.RESULTS, metavar="DIR", help="folder of results (default: results)")
+    add("--link-figures", action="store_true", help="link to the files of the figures instead of embedding them")
+
+
+def command(args: argparse.Namespace) -> int:
+    """Write the page and print its path; raise ValueError where there are no results."""
+    tables.preset(args.preset)
+    if not (args.results / args.preset).is_dir():
+        raise ValueError(f"there is no {args.results / args.preset}; run_all.py --preset {args.preset} makes it")
+    print(write(args.preset, args.results, embed=not args.link_figures))
+    return 0

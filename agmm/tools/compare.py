@@ -1,8 +1,11 @@
 """A user's method beside those of a table: trained under the same conditions, paired over seeds."""
 
+import argparse
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from agmm.papers.printed import REFERENCE
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run, load_result
+from agmm.training.where import at
 
 COLUMNS = ["column", "row", "ours", "theirs", "difference", "low", "high", "seeds", "seeds_needed"]
 MOST_SEEDS = 1000
@@ -76,7 +80,7 @@ def compare(
             pairs.append((cell.column, label, replace(run, method=method, options=tuple((options or {}).items())), run))
     wanted = [mine for *_, mine, _ in pairs] + ([theirs for *_, theirs in pairs] if rivals else [])
     todo = sweep.distinct(replace(run, seed=seed) for run in wanted for seed in range(seeds))
-    failed = sweep.train_all(todo, results=results, data_root=data_root, device=device, jobs=jobs, report=report)
+    failed = sweep.train_all(todo, at(results, data_root, device), jobs=jobs, report=report)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed.values())}")
     rows = [(column, label, *_difference(mine, theirs, seeds, Path(results))) for column, label, mine, theirs in pairs]
@@ -134,3 +138,26 @@ def markdown(frame: pd.DataFrame) -> str:
             values += [f"{row['seeds']:.0f}", many if known else "unknown"]
         lines.append("| " + " | ".join([row["column"], row["row"], *values]) + " |")
     return "\n".join(lines)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``agmm compare`` takes."""
+    add = parser.add_argument
+    add("method", help="an objective of yours, such as my_method:Focal, or one of the package")
+    add("table", help="the table to compare with, such as agmm_table1")
+    add("--preset", default="quick", help="scale of everything (default: quick)")
+    add("--seeds", type=int, default=3, metavar="N", help="train the seeds 0 to N - 1 (default: 3)")
+    add("--rivals", action="store_true", help="train the rows of the table, too, where they are not complete")
+    add("--results", type=Path, default=tables.RESULTS, metavar="DIR", help="folder of results (default: results)")
+    add("--data-root", type=Path, metavar="DIR", help="folder of the data set; the embedded ones need none")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--jobs", type=int, metavar="N", help="trainings at a time (default: as many as the machine holds)")
+
+
+def command(args: argparse.Namespace) -> int:
+    """Print the comparison as Markdown; how far the trainings are goes to the standard error."""
+    names = ("preset", "seeds", "rivals", "results", "data_root", "device", "jobs")
+    options = {name: getattr(args, name) for name in names}
+    report = partial(print, file=sys.stderr, flush=True)
+    print(markdown(compare(args.method, args.table, **options, report=report)))
+    return 0

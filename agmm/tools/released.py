@@ -1,7 +1,7 @@
 """Published checkpoints of AGMM under the protocols of their authors, beside the printed numbers.
 
-    python -m agmm.tools.released FILE --dataset voc --data-root DIR
-    python -m agmm.tools.released FILE --dataset cityscapes --data-root DIR [--tile 769] [--double-softmax]
+    agmm released FILE --dataset voc --data-root DIR
+    agmm released FILE --dataset cityscapes --data-root DIR [--tile 769] [--double-softmax]
 
 The paper prints 69.6 for points on VOC and does not say how it tests; the name of the checkpoint that the released
 script evaluates says 67.80. That script averages seven scales and their mirror images on VOC and uses a sliding window
@@ -14,7 +14,6 @@ import hashlib
 import io
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from agmm.data.split import OnDemand, Split
 from agmm.evaluation import read_ahead
 from agmm.host import atomic_files, machine
 from agmm.tools import author_checkpoints
-from agmm.training.batches import IMAGENET
 from agmm.training.train import choose_device
 
 TILE = 721
@@ -45,7 +43,7 @@ _PAUSE = 30  # seconds between two lines of progress
 
 @dataclass(frozen=True)
 class Protocol:
-    """Views that are averaged, see `agmm.evaluation.as_tested`."""
+    """Views that are averaged, see `agmm.evaluation.Protocol`."""
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -155,7 +153,7 @@ def evaluate(
     if count == len(split):
         report(f"reading all {len(split)} images and masks once …")
         problems = sets.check(dataset, data_root, ("val",))
-        image_files.raise_if_bad(problems, f"{sets.FOLDERS[dataset]} val in {data_root}")
+        image_files.raise_if_bad(problems, f"{sets.PUBLIC[dataset].title} val in {data_root}")
     where = _moved(net, device)
     report(f"testing {count} of {len(split)} images on {machine.device_name(where)}: {'; '.join(map(str, chosen))}")
     indices = [i * len(split) // count for i in range(count)]
@@ -196,14 +194,14 @@ def _confusions(
     report: Report,
 ) -> list[Tensor]:
     """Confusion matrices of the protocols, all in one pass, so that the time left is known after one image."""
-    predicts = [evaluation.as_tested(net, **vars(protocol)) for protocol in chosen]
+    predicts = [evaluation.predictor(net, evaluation.Protocol(**vars(protocol))) for protocol in chosen]
     classes = split.num_classes
     confusions = torch.zeros(len(chosen), classes, classes, dtype=torch.int64, device=device)
     arrays = (OnDemand(arrays.__getitem__, indices) for arrays in (split.images, split.truth))
     batches = read_ahead.batches(*arrays, batch_size=1, readers=read_ahead.readers(device))
     for _, batch in zip(_announced(indices, report), batches, strict=True):
         image, truth = (read_ahead.to_device(tensor, device) for tensor in batch)
-        inputs = evaluation.to_input(image, **IMAGENET)
+        inputs = evaluation.to_input(image, evaluation.IMAGENET)
         for predict, confusion in zip(predicts, confusions, strict=True):
             confusion += evaluation.confusion_matrix(evaluation.best_class(predict(inputs)), truth, classes)
     return list(confusions.cpu())
@@ -282,48 +280,39 @@ def _csv(lines: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns 2 after a mistake of the user, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agmm.tools.released", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a published .pth, or the model.safetensors of a run")
-    parser.add_argument("--dataset", choices=author_checkpoints.DILATIONS, required=True)
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--tile", type=int, help=f"Cityscapes: side of the sliding window (default {TILE}; paper 769)")
-    parser.add_argument("--double-softmax", action="store_true", help="Cityscapes: also with their second softmax")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
-    parser.add_argument("--images", type=int, metavar="N", help="only so many images, for a quick look")
-    parser.add_argument("--csv", type=Path, metavar="PATH", help="also write all numbers to this file")
-    options = parser.parse_args(arguments)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``agmm released`` takes."""
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="a published .pth, or the model.safetensors of a run")
+    add("--dataset", choices=author_checkpoints.DILATIONS, required=True)
+    add("--data-root", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    add("--tile", type=int, help=f"Cityscapes: side of the sliding window (default {TILE}; paper 769)")
+    add("--double-softmax", action="store_true", help="Cityscapes: also with their second softmax")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    add("--images", type=int, metavar="N", help="only so many images, for a quick look")
+    add("--csv", type=Path, metavar="FILE", help="also write all numbers to this file")
+
+
+def command(args: argparse.Namespace) -> int:
+    """Print the scores of a file beside the printed ones; raise ValueError or OSError after a mistake of the user."""
+    folder = args.csv.absolute().parent if args.csv else Path()
+    if args.csv and (args.csv.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+        raise ValueError(f"{args.csv}: cannot be written; name a file in a folder of yours that exists")
+    options = {name: getattr(args, name) for name in ("tile", "double_softmax", "device", "images")}
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+
     try:
-        folder = options.csv.absolute().parent if options.csv else Path()
-        if options.csv and (options.csv.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
-            raise ValueError(f"{options.csv}: cannot be written; name a file in a folder of yours that exists")
-        given = {name: getattr(options, name) for name in ("tile", "double_softmax", "device", "images")}
-        scores = evaluate(
-            options.file, options.dataset, options.data_root, **given, report=lambda line: print(line, flush=True)
-        )
-        lines = table(scores)
-        print(
-            f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {sets.FOLDERS[options.dataset]} val"
-        )
-        print(printed(lines))
-        if scores[0].images < scores[0].of:
-            print("a quick look: published numbers are of the whole split")
-        if options.csv:
-            atomic_files.write_text(options.csv, _csv(lines))
-    except KeyboardInterrupt:
-        print("released: interrupted", file=sys.stderr)
-        return 130
-    except torch.OutOfMemoryError:
-        print(f"released: the memory of device {options.device} is too small; choose --device cpu", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"released: {error}", file=sys.stderr)
-        return 2
+        scores = evaluate(args.file, args.dataset, args.data_root, **options, report=report)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"the memory of device {args.device} is too small; choose --device cpu") from error
+    lines = table(scores)
+    title = sets.PUBLIC[args.dataset].title
+    print(f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {title} val")
+    print(printed(lines))
+    if scores[0].images < scores[0].of:
+        print("a quick look: published numbers are of the whole split")
+    if args.csv:
+        atomic_files.write_text(args.csv, _csv(lines))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

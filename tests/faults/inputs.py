@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 
 import run_all
-from agmm.data.public import densepose_masks, download, label_files, voc
-from agmm.data.public import masks as coco_masks
+from agmm.data.public import download, label_files, masks, voc
 from agmm.tools import released
 from agmm.training import sweep
 from tests import layouts
 from tests.faults import corpus
 from tests.faults.common import Tally, complaint, in_process
+from tests.helpers import tool
 
 Call = Callable[[Path, Path], tuple[int, str]]
 """Folder of the inputs and folder of the outputs to exit code and complaints."""
@@ -171,21 +171,21 @@ def _table(preset: str, table: str) -> Call:
 
 
 def _coco_masks(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(coco_masks.main, root, "--jobs", 1)
+    return in_process(lambda argv: tool(masks, "coco", *argv), root, "--jobs", 1)
 
 
 def _densepose_masks(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(densepose_masks.main, root, "--jobs", 1)
+    return in_process(lambda argv: tool(masks, "densepose", *argv), root, "--jobs", 1)
 
 
 def _download(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(download.main, "cityscapes", "--data-root", root)
+    return in_process(lambda argv: tool(download, *argv), "cityscapes", "--data-root", root)
 
 
 def _released(name: str) -> Call:
     def call(root: Path, out: Path) -> tuple[int, str]:
         args = ("--dataset", "voc", "--data-root", root, "--device", "cpu", "--images", 1)
-        return in_process(released.main, root / name, *args)
+        return in_process(lambda argv: tool(released, *argv), root / name, *args)
 
     return call
 

@@ -1,25 +1,28 @@
 """The objective that an embedding is trained with: four relations, a memory of segments, a classifier beside."""
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from agmm import losses
-from agmm.objectives.common import Output, check_labels, full_precision, one_of
-from agmm.rivals.spml import contrast, kmeans, relations, shared
+from agmm.objectives.common import Objective, Output, batch_loss, one_of
+from agmm.rivals.spml import contrast, kmeans, relations
+from agmm.rivals.spml.processes import gather
 from agmm.rivals.spml.segments import Prototypes, Segments, cut, on_grid
 
 
-@dataclass(frozen=True)
-class SPML:
-    """Pixels are attracted and repelled by segments in four relations (SPML, Eq. 4); a classifier learns beside it.
+@dataclass
+class SPML(Objective):
+    """Pixels are attracted and repelled by segments in four relations; a classifier learns beside it.
 
-    The loss is ``lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity``.
-    The classifier learns from detached embeddings (released code), so it changes nothing but its own weights.
+    The loss (SPML, Eq. 4, and the released code's classifier) is
+
+        L = lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity
+
+    The classifier learns from detached embeddings, so it changes nothing but its own weights.
 
     Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
     labels, see `agmm.training.presets`. Segments are those of the tensors at hand, a microbatch, and of the
@@ -73,72 +76,54 @@ class SPML:
     regions: str = "felzenszwalb"
     grid_labels: Literal["nearest", "any"] = "nearest"
 
+    needs = ("regions", "images")
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clusters", tuple(self.clusters))
         one_of("grid_labels", self.grid_labels, ("nearest", "any"))
         if len(self.clusters) != 2 or min(self.clusters) < 1:
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
+        self.clusters = (self.clusters[0], self.clusters[1])  # JSON knows lists only
         for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
             if not 0 < getattr(self, name) <= contrast.DOUBLE:
                 raise ValueError(f"{name} must be positive and at most {contrast.DOUBLE:g}, not {getattr(self, name)}")
         # No field: what a run is does not change with what its objective remembers.
-        object.__setattr__(self, "remembered", deque(maxlen=self.memory))
+        self.remembered: deque[Prototypes] = deque(maxlen=self.memory)
 
-    remembered: ClassVar[deque[Prototypes]]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What a call needs besides the tensors of every objective."""
-        return ("regions", "images") if self.colors else ("regions",)
-
+    @batch_loss
     def __call__(
         self,
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        counts: losses.Counts | None = None,
+        counts: losses.Counts,
         *,
         regions: Tensor,
         images: Tensor | None = None,
     ) -> Output:
-        """Loss of a batch, whose segments are remembered where gradients are wanted.
+        """Return the loss of a batch, whose segments are remembered where gradients are wanted.
+
+        Terms are classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight. See
+        `batch_loss` for the other arguments; ``counts`` divide the classifier's mean, the relations are means over the
+        pixels given here.
 
         Parameters
         ----------
         features : (B, C, h, w) Tensor
             Embeddings before they are normalized.
-        logits : (B, K, H, W) Tensor
-            Of the classifier.
-        labels, regions : (B, H, W) int64 Tensor
-            Labels in the project's codes and regions of an over-segmentation.
-        image_classes : (B, K) bool Tensor
-            Classes of every whole image.
+        regions : (B, H, W) int64 Tensor
+            Regions of an over-segmentation.
         images : (B, 3, H, W) Tensor, optional
             Only with ``colors``.
-        counts : Counts, optional
-            Divisor of the classifier's mean; the relations are means over the pixels given here.
-
-        Returns
-        -------
-        Output
-            Terms classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight.
         """
-        check_labels(labels, self.num_classes)
-        with torch.autocast(features.device.type, enabled=False):
-            features, logits = full_precision(features), full_precision(logits)
-            grid = (features.shape[-2], features.shape[-1])
-            codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
-            shown = kmeans.colors(images, grid) if self.colors and images is not None else None
-            segments = cut(features, *codes, image_classes, self.clusters, self.iterations, shown)
-            terms = {
-                "classifier": losses.partial_cross_entropy(
-                    logits, labels, counts or losses.count(labels, self.num_classes)
-                )
-            }
-            told = [relations.possible_classes(segments, self.num_classes, self.threshold)] if self.lambda_a else []
-            batch, classes = shared.gathered(segments.prototypes, len(features), *told)
-            terms |= self._relations(segments, batch, classes, image_classes)
+        grid = (features.shape[-2], features.shape[-1])
+        codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
+        colors = kmeans.colors(images, grid) if self.colors and images is not None else None
+        segments = cut(features, *codes, image_classes, self.clusters, self.iterations, colors)
+        classes = relations.possible_classes(segments, self.num_classes, self.threshold) if self.lambda_a else None
+        batch, classes = gather(segments.prototypes, len(features), classes)
+        terms = {"classifier": losses.partial_cross_entropy(logits, labels, counts)}
+        terms |= self._relations(segments, batch, classes, image_classes)
         if torch.is_grad_enabled() and self.memory:
             self.remembered.appendleft(batch.detached())
         weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
@@ -149,9 +134,9 @@ class SPML:
         return Output(torch.stack(weighted).sum(), terms)
 
     def _relations(
-        self, segments: Segments, batch: Prototypes, classes: Sequence[Tensor], image_classes: Tensor
+        self, segments: Segments, batch: Prototypes, classes: Tensor | None, image_classes: Tensor
     ) -> dict[str, Tensor]:
-        """The relations that have a weight, unweighted; affinity needs the classes possible in the batch's segments."""
+        """The relations that have a weight, unweighted; affinity needs the possible classes of the batch's segments."""
         known = Prototypes.joined([batch, *self.remembered])
         terms = {"annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c)}
         if self.lambda_i:
@@ -160,10 +145,10 @@ class SPML:
             terms["cooccurrence"] = relations.cooccurrence(
                 segments, known, image_classes, self.kappa_o, self.background
             )
-        if self.lambda_a:
-            terms["affinity"] = relations.affinity(segments, batch, classes[0], self.kappa_a)
+        if classes is not None:
+            terms["affinity"] = relations.affinity(segments, batch, classes, self.kappa_a)
         return terms
 
-    def forget(self) -> None:
+    def begin_epoch(self) -> None:
         """Forget all segments, as every epoch begins without any."""
         self.remembered.clear()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from agmm import evaluation, networks
 from agmm.data.split import Arrays
 from agmm.tools.bench.figure import Figure, Setting, in_turn, median_ratio
-from agmm.training import pseudo_labels
+from agmm.training import measure
 
 TIES = 100.0
 """Pixels in a million whose two best classes are so close that float32 may decide either way."""
@@ -36,7 +36,7 @@ class Case:
     repeats : int
         Most rounds that are timed.
     scales, flip, tile
-        See `agmm.evaluation.evaluate`.
+        See `agmm.evaluation.Protocol`.
     """
 
     name: str
@@ -49,6 +49,11 @@ class Case:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     tile: int | None = None
+
+    @property
+    def protocol(self) -> evaluation.Protocol:
+        """The procedure."""
+        return evaluation.Protocol(scales=self.scales, flip=self.flip, tile=self.tile)
 
     @property
     def views(self) -> str:
@@ -88,8 +93,8 @@ def _figures(case: Case, net: nn.Module, setting: Setting) -> Iterator[Figure]:
     mixed = setting.device == "cuda"
     precision = "bfloat16" if mixed else "float32"
     images, truths = data(case)
+    batched = partial(_evaluate, case, net, images, truths, setting.device)
     options: dict[str, Any] = {"device": setting.device, "scales": case.scales, "flip": case.flip, "tile": case.tile}
-    batched = partial(_evaluate, case, net, images, truths, options)
     alone = partial(one_by_one, net, images, truths, case.num_classes, **options)
     with torch.autocast(setting.device, torch.bfloat16, enabled=mixed):
         functions: dict[str, Callable[[], object]] = {"batched": batched, "alone": alone}
@@ -161,14 +166,15 @@ def forward_passes(net: nn.Module, evaluate: Callable[[], object]) -> Callable[[
 
 def predictions(case: Case, net: nn.Module, images: np.ndarray, device: str) -> np.ndarray:
     """Classes (N, H, W) that `agmm.evaluation.evaluate` counts, of all images together."""
-    predict = evaluation.as_tested(net, scales=case.scales, flip=case.flip, tile=case.tile)
+    predict = evaluation.predictor(net, case.protocol)
     inputs = evaluation.to_input(torch.from_numpy(images).to(device))
     return evaluation.best_class(predict(inputs)).cpu().numpy()
 
 
-def _evaluate(case: Case, net: nn.Module, images: np.ndarray, truths: np.ndarray, options: dict[str, Any]) -> Tensor:
-    at_a_time = max(1, min(pseudo_labels.MOST_IMAGES, evaluation.PIXELS // (case.height * case.width)))
-    return evaluation.evaluate(net, images, truths, case.num_classes, batch_size=at_a_time, **options)
+def _evaluate(case: Case, net: nn.Module, images: np.ndarray, truths: np.ndarray, device: str) -> Tensor:
+    at_a_time = max(1, min(measure.MOST_IMAGES, evaluation.PIXELS // (case.height * case.width)))
+    data = images, truths, case.num_classes, case.protocol
+    return evaluation.evaluate(net, *data, batch_size=at_a_time, device=device)
 
 
 # --- The plain way ----------------------------------------------------------------------------------------------------

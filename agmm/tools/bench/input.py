@@ -22,7 +22,7 @@ from agmm.data.split import Arrays, OnDemand, Split
 from agmm.data.synthetic import recipe
 from agmm.evaluation import read_ahead
 from agmm.tools.bench.figure import Figure, Setting, in_turn, median_ratio
-from agmm.training import batches, pseudo_labels
+from agmm.training import batches, measure
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
 
@@ -47,7 +47,7 @@ def _run(dataset: str, labels: str, setting: Setting) -> Run:
     run = replace(PRESETS["paper_official"].at(labels, "Baseline"), init="scratch")
     run = replace(run, augmentation="official_color" if dataset == "voc" else "official", batch_size=run.microbatch)
     if setting.small:
-        small = (("stem", 4), ("feature_channels", 8))
+        small = (("stem", 8), ("feature_channels", 8))
         return replace(run, network="small", network_options=small, crop=33, batch_size=2, microbatch=2)
     if setting.device == "cpu":
         options = run.network_options if run.network == "resnet50" else ()
@@ -124,7 +124,7 @@ def _training_step(run: Run, data: Split, device: torch.device) -> Callable[[], 
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
-        with pseudo_labels.autocast(run, device):
+        with measure.autocast(run, device):
             features, logits = net(images)
         objective(features, logits, labels, classes).loss.backward()
         optimizer.step()

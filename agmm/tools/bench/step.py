@@ -105,7 +105,7 @@ def training_step(
     mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     # On a GPU the training loop finds the components while the step before is computed.
     ahead = isinstance(objective, objectives.AGMM | objectives.AGMMpp) and images.is_cuda
-    given: dict[str, Any] = {"parts": gmm.components(labels, objective.num_classes)} if ahead else {}
+    given: dict[str, Any] = {"components": gmm.components(labels, objective.num_classes)} if ahead else {}
 
     def step() -> None:
         optimizer.zero_grad()

@@ -1,10 +1,18 @@
 """DenseCRF loss: the energy of a fully connected CRF (`agmm.evaluation.crf`) as a regularizer.
 
-M. Tang et al., "On regularized losses for weakly-supervised CNN segmentation", ECCV 2018; official code: rloss.
+M. Tang et al., "On regularized losses for weakly-supervised CNN segmentation", ECCV 2018; official code: rloss. With
+probabilities S_k of class k, positions p in pixels and colors I in gray levels of an image's n pixels:
+
+    loss      = - sum_k S_k' W S_k
+    W_ij      = exp(-|p_i - p_j|^2 / (2 sigma_xy^2) - |I_i - I_j|^2 / (2 sigma_rgb^2))
+    dloss/dS  = - 2 W S
+
+The paper's ``sum_k S_k' W (1 - S_k)``, the Potts energy of the CRF relaxed to probabilities, differs from it by
+``sum_ij W_ij``, which depends on the image alone.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from agmm import losses
 from agmm.codes import VOID
 from agmm.evaluation.crf import Backend, Filter, gaussian_filter, pixel_features
-from agmm.objectives import Baseline, Output, full_precision
+from agmm.objectives import Objective, Output, batch_loss, full_precision
 
 SizeRule = Literal["as_given", "fixed_sigma", "scaled_sigma"]
 
@@ -25,7 +33,7 @@ larger."""
 REFERENCE_SIDE = 513
 
 
-def densecrf_loss(
+def pairwise_energy(
     probabilities: Tensor,
     images: Tensor,
     region: Tensor,
@@ -36,13 +44,11 @@ def densecrf_loss(
     backend: Backend = "lattice",
     unlabeled: Tensor | None = None,
 ) -> Tensor:
-    """``-sum_k S_k' W S_k``, averaged over images, not weighted (Tang et al. 2018, as in the official code).
+    """``-sum_k S_k' W S_k``, averaged over images, not weighted.
 
-    The paper's ``sum_k S_k' W (1 - S_k)``, the Potts energy of the CRF relaxed to probabilities, differs from it by
-    ``sum_ij W_ij``, which depends on the image alone. As in the official code, all maps are first reduced by ``scale``,
-    images and region by nearest neighbor, probabilities bilinearly; the region masks the probabilities before the
-    filter and the gradient after it; and the gradient is ``-2 W S``, of which the lattice's is only close to the
-    derivative, as its W is not quite symmetric.
+    As in the official code, all maps are first reduced by ``scale``, images and region by nearest neighbor,
+    probabilities bilinearly; the region masks the probabilities before the filter and the gradient after it; and the
+    gradient is ``-2 W S``, of which the lattice's is only close to the derivative, as its W is not quite symmetric.
 
     Parameters
     ----------
@@ -52,10 +58,8 @@ def densecrf_loss(
         RGB in 0 … 255.
     region : Tensor (B, H, W) bool
         Pixels that take part: the image, not its padding.
-    sigma_rgb : float
-        In gray levels.
-    sigma_xy : float
-        In pixels of the unreduced image.
+    sigma_rgb, sigma_xy : float
+        In gray levels, and in pixels of the unreduced image.
     scale : float
         At most 1.
     backend : {"lattice", "exact"}
@@ -108,19 +112,11 @@ class _PairwiseEnergy(torch.autograd.Function):
 
 
 def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: SizeRule) -> tuple[float, float]:
-    """Weight and spatial sigma of the loss for crops of another size than 513 x 513 (our choice, in no paper).
+    """Weight and spatial sigma of the loss for crops of another size (H, W) than 513 x 513 (our choice, in no paper).
 
     The loss is a sum over pairs of pixels: it grows with the crop's area where sigma stays the same, and with the
-    square of the area where sigma grows with the crop.
-
-    Parameters
-    ----------
-    weight, sigma_xy : float
-        For crops of 513 x 513.
-    size : (int, int)
-        Height and width of the crop before it is reduced.
-    rule : {"as_given", "fixed_sigma", "scaled_sigma"}
-        Change nothing; the weight alone; both, which suits crops that are not much larger than sigma.
+    square of the area where sigma grows with the crop. The rule "as_given" changes nothing, "fixed_sigma" the weight
+    alone, "scaled_sigma" both, which suits crops that are not much larger than sigma.
     """
     ratio = REFERENCE_SIDE**2 / (size[0] * size[1])
     if rule == "as_given":
@@ -133,7 +129,7 @@ def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: Si
 
 
 @dataclass(frozen=True)
-class DenseCRFLoss:
+class DenseCRFLoss(Objective):
     """Partial cross-entropy and the DenseCRF loss, trained together from the start (Tang et al. 2018).
 
     Parameters
@@ -142,12 +138,10 @@ class DenseCRFLoss:
     weight : float, optional
         Of the DenseCRF loss; default: the backend's of `WEIGHTS`.
     sigma_rgb, sigma_xy, scale, backend
-        See `densecrf_loss`. Another scale than 0.5 needs another weight.
+        See `pairwise_energy`. Another scale than 0.5 needs another weight.
     size_rule : {"fixed_sigma", "scaled_sigma", "as_given"}
         How the weight follows the crop, see `at_crop_size`.
     """
-
-    needs: ClassVar = ("images",)
 
     num_classes: int
     weight: float | None = None
@@ -157,6 +151,8 @@ class DenseCRFLoss:
     size_rule: SizeRule = "fixed_sigma"
     backend: Backend = "lattice"
 
+    needs = ("images",)
+
     def __post_init__(self) -> None:
         if self.backend not in WEIGHTS:
             raise ValueError(f"backend is {self.backend!r}; known: {', '.join(WEIGHTS)}")
@@ -164,33 +160,27 @@ class DenseCRFLoss:
             raise ValueError("sigma_rgb and sigma_xy must be positive, scale in (0, 1]")
         at_crop_size(1, 1, (1, 1), self.size_rule)
 
+    @batch_loss
     def __call__(
         self,
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        counts: losses.Counts | None = None,
+        counts: losses.Counts,
         *,
         images: Tensor,
     ) -> Output:
-        """Loss of a batch; the terms are seg and crf.
+        """Return the terms seg and crf; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
-        Parameters
-        ----------
-        features, image_classes
-            Not used.
-        logits, labels, counts
-            See `agmm.objectives.AGMM`. All pixels but ``VOID`` take part in crf, labeled or not.
-        images : Tensor (B, 3, H, W)
-            The crops that the network saw, RGB in [0, 1], not normalized.
+        All pixels but ``VOID`` take part in crf, labeled or not. ``images`` (B, 3, H, W) are the crops that the network
+        saw, RGB in [0, 1], not normalized.
         """
-        seg = Baseline(self.num_classes)(features, logits, labels, image_classes, counts).loss
-        size = (labels.shape[1], labels.shape[2])
+        seg = losses.partial_cross_entropy(logits, labels, counts)
         weight = WEIGHTS[self.backend] if self.weight is None else self.weight
-        weight, sigma_xy = at_crop_size(weight, self.sigma_xy, size, self.size_rule)
-        crf = densecrf_loss(
-            full_precision(logits).softmax(1),
+        weight, sigma_xy = at_crop_size(weight, self.sigma_xy, (labels.shape[1], labels.shape[2]), self.size_rule)
+        crf = pairwise_energy(
+            logits.softmax(1),
             (255 * images).round(),  # equal colors stay equal
             labels != VOID,
             sigma_rgb=self.sigma_rgb,

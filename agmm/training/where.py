@@ -1,0 +1,92 @@
+"""Where a training happens, which does not change its result, and what it works with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agmm import labels
+from agmm.data import sets
+from agmm.data.split import Arrays, Split
+from agmm.training.run import Run
+
+
+@dataclass(frozen=True)
+class Where:
+    """Folders and device of trainings.
+
+    Attributes
+    ----------
+    results : Path
+        Folder that holds ``<preset>/runs/<id>``, and ``cache`` for generated data and simulated labels.
+    data_root : Path, optional
+        Folder of the data sets; the embedded ones need none.
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; ``"auto"`` takes a GPU where there is one.
+    keep_decoded : bool
+        Whether the processes that read images keep them decoded in a file of the cache, where it fits.
+    """
+
+    results: Path = Path("results")
+    data_root: Path | None = None
+    device: str = "auto"
+    keep_decoded: bool = True
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what can be made again."""
+        return self.results / "cache"
+
+    def load(self, run: Run, split: str) -> Split:
+        """Return the split ``"train"``, ``"pretrain"`` or ``"test"`` of a run's data set."""
+        count = run.test_images if split == "test" else run.train_images
+        size, root = run.image_size, self.data_root
+        return sets.load(run.dataset, split, count=count, size=size, data_root=root, cache=self.cache)
+
+
+def at(
+    results: str | Path = "results",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    keep_decoded: bool = True,
+) -> Where:
+    """Return a `Where` from paths that may be strings; an empty ``data_root`` is none."""
+    return Where(Path(results), Path(data_root) if data_root else None, device, keep_decoded)
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What the training of one run works with.
+
+    Attributes
+    ----------
+    run : Run
+    where : Where
+    device : torch.device
+    data, test : Split
+        Training and test images; the former with class activation maps where the labels are made of these.
+    sparse : sequence of (H, W) uint8 arrays
+        Weak labels of the training images.
+    image_tags : (N, K) bool array, optional
+        Tags of the training images, where these are the labels, or what the labels are made of.
+    """
+
+    run: Run
+    where: Where
+    device: torch.device
+    data: Split
+    test: Split
+    sparse: Arrays
+    image_tags: np.ndarray | None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run's files."""
+        return self.run.folder(self.where.results)
+
+    def image_classes(self, part: slice = slice(None)) -> np.ndarray:
+        """Return the classes (N, K) that annotations name: the image tags where there are any, else from the labels."""
+        if self.image_tags is not None:
+            return self.image_tags[part]
+        return np.stack([labels.image_classes(label, self.data.num_classes) for label in self.sparse[part]])
