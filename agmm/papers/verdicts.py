@@ -95,7 +95,7 @@ def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str,
                 | {"paper": paper, "claim": claim.id, "where": claim.where, "sentence": claim.sentence}
                 | {"objective": OBJECTIVES[evidence.absent] if claim.agmm else "", "setting": setting}
                 | {"dataset": preset.at(claim.labels).dataset, "published": claim.published, "n_seeds": finding.n}
-                | {"each": " ".join(f"{effect:{FORMATS[found.unit]}}" for effect in found.each)}
+                | {"each": " ".join(f"{effect:{FORMATS[finding.unit]}}" for effect in finding.each)}
             )
     return rows
 
