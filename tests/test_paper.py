@@ -189,7 +189,7 @@ def test_figures_read_images_of_any_size_from_disk(root: Path, tmp_path: Path) -
     run = short(PAPER.at("points", "AGMM"))
     result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
     trained = figures.load(run, tmp_path, root)
-    similar = figures.similarity({"AGMM": trained})
+    similar = figures.measure_similarity({"AGMM": trained})
     unlabeled = sum((label == UNLABELED).sum() for label in trained.sparse)
     assert 0 < similar.loc[similar["subset"] == "all", "pixels"].max() <= unlabeled
     features, classes = figures.sample_features(trained)

@@ -21,8 +21,8 @@ from agmm import networks
 from agmm.codes import VOID
 from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
+from agmm.training import forecast, sweep
 from agmm.training import run as runs
-from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import ROOT
@@ -155,7 +155,7 @@ def test_hours_of_networks_follow_from_operations(labels: str, method: str) -> N
             net(torch.empty(1, 3, 512, 512))
     images = run.epochs * {"voc": 10_582, "densepose": 26_437}[run.dataset]
     expected = 3 * counter.get_total_flops() * images / 60e12
-    assert sweep.estimate(run, {}) == pytest.approx(expected, rel=0.02)
+    assert forecast.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 # --- Published regions ------------------------------------------------------------------------------------------------

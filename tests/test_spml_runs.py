@@ -16,10 +16,11 @@ from agmm.data import augment
 from agmm.data import regions as oversegmentation
 from agmm.data.synthetic import shapes
 from agmm.networks import heads
-from agmm.rivals.spml import SPMLClassifier
-from agmm.training import batches, sweep
+from agmm.rivals.spml import FirstStage, SPMLClassifier
+from agmm.training import batches, forecast
 from agmm.training.presets import PRESETS
 
+CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
 
 
@@ -85,7 +86,7 @@ def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
     net = networks.build("small", 7, stem=8, feature_channels=8, embedding=4).eval()
     for walk, crf in (("code", ""), ("paper", ""), ("none", "deeplab_64")):
         objective = SPMLClassifier(7, walk=walk, stride=8, crf=crf)  # type: ignore[arg-type]
-        made = objective.pseudo_labels(net, split.images, sparse, named, side=0, device=torch.device("cpu"))
+        made = objective.pseudo_labels(FirstStage(net, CPU), split.images, sparse, named)
         assert made.shape == split.truth.shape
         assert (made[0, :5] == VOID).all()
         for label, classes in zip(made, named, strict=True):
@@ -104,7 +105,7 @@ def test_a_smaller_image_is_padded_and_cut_again() -> None:
 
     objective = SPMLClassifier(7, walk="none", stride=1, crf="")
     plain, padded = (
-        objective.pseudo_labels(Pointwise(), split.images, split.truth, named, side=side, device=torch.device("cpu"))
+        objective.pseudo_labels(FirstStage(Pointwise(), CPU, side), split.images, split.truth, named)
         for side in (0, 80)
     )
     np.testing.assert_array_equal(plain, padded)
@@ -127,7 +128,7 @@ def test_segments_take_the_class_of_the_nearest_annotated_one(walk: str) -> None
     named = np.ones((1, 5), bool)
     images = np.zeros((1, 32, 32, 3), np.uint8)
     objective = SPMLClassifier(5, walk=walk, stride=2, crf="", first="nearest", clusters=(4, 4), colors=False)  # type: ignore[arg-type]
-    made = objective.pseudo_labels(Parts(), images, sparse, named, side=0, device=torch.device("cpu"))
+    made = objective.pseudo_labels(FirstStage(Parts(), CPU), images, sparse, named)
     inner = np.zeros((32, 32), bool)
     for rows in (slice(2, 14), slice(18, 30)):
         for columns in (slice(2, 14), slice(18, 30)):
@@ -250,7 +251,7 @@ def test_all_methods_start_from_one_pretraining() -> None:
 
 def test_runs_are_described() -> None:
     run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
-    assert sweep.describe(run) == (
+    assert forecast.describe(run) == (
         "classifier on the embeddings of SPML lambda_i 0.3 50 % scribbles of shapes init tags seed 0"
     )
     assert PRESETS["quick"].spml("full").method == "SPML"

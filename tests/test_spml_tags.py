@@ -16,10 +16,11 @@ from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand
 from agmm.data.synthetic import shapes
-from agmm.rivals.spml import SPMLClassifier
+from agmm.rivals.spml import FirstStage, SPMLClassifier
 from agmm.rivals.spml.classifier import in_memory
 from agmm.training import pseudo_labels, sweep
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -94,7 +95,7 @@ def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Ru
     results, run, _ = trained
     data = shapes.SHAPES.make("train", 5)
     apart = replace(data, images=OnDemand(data.images.__getitem__, range(5)))
-    kept, read = (pseudo_labels.with_cams(run, split, results, CPU).cams for split in (data, apart))
+    kept, read = (pseudo_labels.with_cams(run, split, Where(results), CPU).cams for split in (data, apart))
     assert kept is not None
     assert read is not None
     tags = sets.image_tags(data)
@@ -105,7 +106,7 @@ def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Ru
     assert run.cams_of is not None
     files = run.cams_of.folder(results) / "cams"
     label_files.write_cams(files / f"{data.ids[0]}.npy", {1: np.ones((64, 64))})
-    again = pseudo_labels.with_cams(run, apart, results, CPU).cams
+    again = pseudo_labels.with_cams(run, apart, Where(results), CPU).cams
     assert again is not None
     assert (again[0][1] == 1).all(), "what is there is not made again"
 
@@ -135,13 +136,12 @@ def _scenes() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[int, np.nda
     return images, truth, np.ones((6, 4), bool), maps
 
 
-def _labels(objective: SPMLClassifier, keep=in_memory, **given: object) -> np.ndarray:
+def _labels(objective: SPMLClassifier, keep=in_memory, **changes: object) -> np.ndarray:
     images, truth, tags, maps = _scenes()
     sparse = np.full(truth.shape, UNLABELED, np.uint8)
     sparse[:, :2] = VOID
-    given = {"sparse": sparse, "named": tags, "side": 0, "device": CPU, "cams": maps} | given
-    made = objective.pseudo_labels(Colors(), images, keep=keep, **given)
-    return np.stack(list(made))
+    options = {"sparse": sparse, "image_classes": tags, "cams": maps} | changes
+    return np.stack(list(objective.pseudo_labels(FirstStage(Colors(), CPU), images, keep=keep, **options)))
 
 
 def _inside(made: np.ndarray) -> list[np.ndarray]:
@@ -167,7 +167,7 @@ def test_segments_of_other_images_outvote_a_wrong_map() -> None:
 def test_votes_are_of_the_classes_that_an_image_may_have() -> None:
     tags = _scenes()[2].copy()
     tags[3, 2] = False
-    voted = _labels(VOTED(neighbors=15, query_scales=(1.0,)), named=tags)
+    voted = _labels(VOTED(neighbors=15, query_scales=(1.0,)), image_classes=tags)
     assert 2 not in voted[3]
     assert all(2 in one for one in voted[[0, 1, 2, 4, 5]])
 
@@ -192,7 +192,7 @@ def test_what_a_classifier_predicts_is_voted_on_without_a_crf(monkeypatch: pytes
 def test_labels_on_disk_are_those_in_memory_and_are_not_made_twice(tmp_path: Path) -> None:
     ids = tuple("abcdef")
     objective = VOTED(neighbors=15, query_scales=(1.0,))
-    keep = partial(pseudo_labels._on_disk, tmp_path, ids)
+    keep = partial(pseudo_labels._png_files, tmp_path, ids)
     images, truth, *_ = _scenes()
     sparse: Arrays = OnDemand(partial(np.full, truth[0].shape), [np.uint8(UNLABELED)] * 6)
     plain = _labels(objective, sparse=np.full(truth.shape, UNLABELED, np.uint8))

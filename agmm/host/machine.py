@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import threading
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +49,18 @@ def _commit() -> str:
     if commit.returncode:
         return "unknown"
     return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+@contextlib.contextmanager
+def threads(count: int, device: torch.device) -> Iterator[None]:
+    """Let torch use this number of threads on a CPU inside the block: another number sums in another order."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

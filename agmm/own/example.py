@@ -22,12 +22,12 @@ def write(folder: Path, count: int = 40) -> dict[str, Path]:
         Receives ``images/``, ``clicks.csv`` with a click for each object and a few for the background, ``names.txt``,
         ``new/`` with images that nobody clicked in, and ``truth/`` with the masks of these.
     count : int
-        Images with clicks; of the others there are a quarter as many.
+        Images with clicks; there are a quarter as many new ones.
 
     Returns
     -------
     dict of str to Path
-        What was written: images, labels, classes, new, truth.
+        Paths of the images, labels, classes, new images and their truth.
     """
     paths = {"images": folder / "images", "labels": folder / "clicks.csv", "classes": folder / "names.txt"}
     paths |= {name: folder / name for name in ("new", "truth")}
@@ -49,7 +49,7 @@ def write(folder: Path, count: int = 40) -> dict[str, Path]:
 
 
 def _clicks(split: Split, index: int) -> list[tuple[int, int, str]]:
-    """x, y and class name of a click for every object."""
+    """Return x, y and class name of a click for every object."""
     assert split.instances is not None
     rng = labels.generator(0, split.dataset, split.ids[index], "points")
     drawn = labels.simulate("points", split.truth[index], rng, instances=split.instances[index], width=1)

@@ -136,8 +136,8 @@ def predict(
             overlay = palettes.overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", palettes.jpeg(overlay))
             if stem in masks:
-                true = survey.read_mask(masks[stem], net.names, classes.shape)
-                confusion += evaluation.confusion_matrix(*map(torch.from_numpy, (classes, true)), len(net.names))
+                true = torch.from_numpy(survey.read_mask(masks[stem], net.names, classes.shape))
+                confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
         if truth is None:
             return None
         iou = (100 * evaluation.iou(confusion)).tolist()

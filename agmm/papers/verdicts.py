@@ -14,10 +14,8 @@ from agmm.host import atomic_files
 from agmm.papers import rules
 from agmm.papers.agmm import claims as agmm
 from agmm.papers.agmmpp import claims as agmmpp
-from agmm.papers.claim import Claim
-from agmm.papers.evidence import Evidence
+from agmm.papers.claim import Claim, Evidence
 from agmm.papers.spml import claims as spml
-from agmm.papers.spml import claims_figures
 from agmm.training.presets import PRESETS
 
 
@@ -32,7 +30,7 @@ class Paper(NamedTuple):
 PAPERS = (
     Paper("AGMM (CVPR 2023)", agmm.CLAIMS, "claims"),
     Paper("AGMM++ (TPAMI 2025)", agmmpp.CLAIMS, "claims_agmmpp"),
-    Paper("SPML (ICLR 2021)", (*spml.CLAIMS, *claims_figures.CLAIMS), "claims_spml"),
+    Paper("SPML (ICLR 2021)", spml.CLAIMS, "claims_spml"),
 )
 COLUMNS = [
     *("paper", "claim", "where", "sentence", "objective", "dataset", "setting", "n_seeds"),

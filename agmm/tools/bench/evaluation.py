@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from agmm import evaluation, networks
 from agmm.data.split import Arrays
 from agmm.tools.bench.figure import Figure, Setting, in_turn, median_ratio
-from agmm.training import pseudo_labels
+from agmm.training import measure
 
 TIES = 100.0
 """Pixels in a million whose two best classes are so close that float32 may decide either way."""
@@ -172,7 +172,7 @@ def predictions(case: Case, net: nn.Module, images: np.ndarray, device: str) -> 
 
 
 def _evaluate(case: Case, net: nn.Module, images: np.ndarray, truths: np.ndarray, device: str) -> Tensor:
-    at_a_time = max(1, min(pseudo_labels.MOST_IMAGES, evaluation.PIXELS // (case.height * case.width)))
+    at_a_time = max(1, min(measure.MOST_IMAGES, evaluation.PIXELS // (case.height * case.width)))
     data = images, truths, case.num_classes, case.protocol
     return evaluation.evaluate(net, *data, batch_size=at_a_time, device=device)
 

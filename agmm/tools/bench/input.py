@@ -22,7 +22,7 @@ from agmm.data.split import Arrays, OnDemand, Split
 from agmm.data.synthetic import recipe
 from agmm.evaluation import read_ahead
 from agmm.tools.bench.figure import Figure, Setting, in_turn, median_ratio
-from agmm.training import batches, pseudo_labels
+from agmm.training import batches, measure
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
 
@@ -124,7 +124,7 @@ def _training_step(run: Run, data: Split, device: torch.device) -> Callable[[], 
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
-        with pseudo_labels.autocast(run, device):
+        with measure.autocast(run, device):
             features, logits = net(images)
         objective(features, logits, labels, classes).loss.backward()
         optimizer.step()
