@@ -66,7 +66,7 @@ def dense(
 ) -> dict[str, Tensor]:
     """Terms and gradients of `agmm.dense.dense_agmm`."""
     leaves = features.detach().requires_grad_(), logits.detach().requires_grad_()
-    loss, values = dense_agmm(*leaves, labels, image_classes, logits.shape[1], terms)
+    loss, values = dense_agmm(*leaves, labels, image_classes, terms=terms)
     return differentiate(loss, values, leaves)
 
 
