@@ -202,18 +202,18 @@ def _source(context: Context, objective: methods.Trained) -> batches.InMemory | 
     if isinstance(objective, spml.SPML):
         labels = regions.with_regions(labels, regions.regions(data, objective.regions, where.cache))
     if run.augmentation in batches.ONE_BY_ONE:
-        photographs = data.images
-        if where.keep_decoded and isinstance(photographs, OnDemand):
-            photographs = disk_cache.keep(photographs, where.cache, partial(loop.log, context.folder))
-        return batches.OneByOne(run, photographs, labels, data.num_classes, device, context.image_tags, data.mirrored)
+        images = data.images
+        if where.keep_decoded and isinstance(images, OnDemand):
+            images = disk_cache.keep(images, where.cache, partial(loop.log, context.folder))
+        return batches.OneByOne(run, images, labels, data.num_classes, device, context.image_tags, data.mirrored)
     if not isinstance(labels, np.ndarray):
         raise ValueError(
             f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "
             f"{' or '.join(batches.ONE_BY_ONE)}, not {run.augmentation!r}"
         )
     arrays = np.asarray(data.images), labels, context.image_classes()
-    images, targets, image_classes = (torch.from_numpy(array).to(device) for array in arrays)
-    return batches.InMemory(run, images, targets, image_classes, data.mirrored)
+    pixels, codes, image_classes = (torch.from_numpy(array).to(device) for array in arrays)
+    return batches.InMemory(run, pixels, codes, image_classes, data.mirrored)
 
 
 def _loss(
