@@ -20,6 +20,7 @@ from agmm.data import drawing
 from agmm.data.drawing import Kind, Shape
 from agmm.data.image_files import IMAGE_SUFFIXES
 from agmm.data.public import label_files
+from agmm.labels import Boxes
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
 """Endings of image files; a name in an annotation may have one of them or none."""
@@ -108,8 +109,8 @@ def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.n
     return drawing.draw(map(at_pixels, shapes), size, width)
 
 
-def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) -> tuple[list[int], np.ndarray]:
-    """Codes and corners (N, 4) of boxes for `agmm.labels.paint_boxes`, scaled to an image of ``size`` (H, W)."""
+def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) -> Boxes:
+    """Return the boxes among the shapes, scaled to an image of ``size`` (H, W)."""
     codes, corners = [], []
     for shape in shapes:
         if shape.kind == "box":
@@ -119,7 +120,7 @@ def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) ->
             end = max(first[0] + 1, math.ceil(bottom)), max(first[1] + 1, math.ceil(right))
             codes.append(shape.code)
             corners.append((*first, min(end[0], size[0]), min(end[1], size[1])))
-    return codes, np.array(corners, int).reshape(-1, 4)
+    return Boxes(size, codes, np.array(corners, int).reshape(-1, 4))
 
 
 def _inside(shape: Shape, size: tuple[int, int]) -> list[tuple[int, int]]:

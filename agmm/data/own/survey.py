@@ -266,11 +266,11 @@ def _draw(listed: Survey, stem: str, image: np.ndarray, size: tuple[int, int], w
         annotations.check_places(annotation, size)
     shapes = listed.shapes(stem)
     drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), image.shape[:2])
-    codes, corners = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
-    if not codes:
+    boxes = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
+    if not boxes.codes:
         return drawn
     rng = agmm.labels.generator(0, "own", stem, "grabcut")
-    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, codes, corners, rng, listed.background))
+    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, boxes, rng, listed.background))
     return np.where(drawn == UNLABELED, labels, drawn)
 
 
