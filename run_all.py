@@ -86,11 +86,11 @@ def regenerate(args: argparse.Namespace) -> int:
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
     """Print how many runs there are, how many of them are cached, and how long the others take."""
-    from agmm.training import sweep
+    from agmm.training import forecast
 
-    seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
+    seconds = forecast.total(todo, forecast.measured(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
-    about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
+    about = f", about {forecast.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
 
@@ -100,18 +100,20 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
     from dataclasses import replace
 
     from agmm.papers import tables
-    from agmm.training import sweep
+    from agmm.training import forecast
 
     say(f"times are for {tables.preset(preset).hardware}")
     known, printed = tables.trainings(names, preset), tables.published(names, preset)
-    measured = sweep.measure(results)
+    measured = forecast.measured(results)
     lines = []
     for run in runs:
         first = replace(run, seed=0).id
         training = known.get(first, "extra:others start from it")
-        state = f"about {sweep.duration(sweep.estimate(run, measured))}" if run in todo else "cached"
+        state = f"about {forecast.duration(forecast.estimate(run, measured))}" if run in todo else "cached"
         paper = f"  (published {printed[first]})" if first in printed else ""
-        lines.append((training.startswith("extra:"), training, f"{run.id}  {state:12}  {sweep.describe(run)}{paper}"))
+        lines.append(
+            (training.startswith("extra:"), training, f"{run.id}  {state:12}  {forecast.describe(run)}{paper}")
+        )
     lines.sort(key=lambda line: line[:2])
     for extra, title in ((False, "trainings of the paper"), (True, "extras")):
         part = [line for line in lines if line[0] == extra]
@@ -140,8 +142,8 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     if args.engine == "local":
         training.choose_device(args.device)
     for dataset in dict.fromkeys(run.dataset for run in todo):
-        if dataset in sets.FOLDERS and args.data_root is not None:
-            say(f"checking the files of {sets.FOLDERS[dataset]}")
+        if dataset in sets.PUBLIC and args.data_root is not None:
+            say(f"checking the files of {sets.PUBLIC[dataset].title}")
         if problems := sets.check(dataset, args.data_root):
             more = f" (and {len(problems) - 1} more files)" if problems[1:] else ""
             raise ValueError(f"{problems[0]}{more}")

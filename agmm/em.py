@@ -26,7 +26,7 @@ class Mixture:
     Attributes
     ----------
     weights : Tensor (B, N, h w)
-        Of every feature cell in the component's mean; without gradient.
+        Weight of every feature cell in the component's mean; without gradient.
     means : Tensor (B, N, C)
     d : Tensor (B, N, h, w)
         Distance of every cell to the mean.
@@ -40,11 +40,11 @@ class Mixture:
     variance: Tensor
 
     def scores(self, components: Components) -> Tensor:
-        """``G = exp(-d^2 / (2 sigma^2))`` on the feature grid, 0 in empty slots (Eq. 4, Eq. 8): (B, N, h, w)."""
+        """Return ``G_i(x) = exp(-d_i(x)^2 / (2 sigma_i^2))`` (Eq. 4; Eq. 8 after the M step): (B, N, h, w)."""
         return gmm.bells(self.d, self.variance.sqrt(), components)
 
     def log_scores(self, components: Components) -> Tensor:
-        """Their logarithms, finite where scores are too small for their number type; -inf in empty slots."""
+        """Return logarithms of `scores`, finite where these are too small for a number; -inf in empty slots."""
         exponent = -self.d.square() / (2 * self.variance + EPS)[..., None, None]
         return exponent.masked_fill(~components.filled[..., None, None], -torch.inf)
 
@@ -52,21 +52,27 @@ class Mixture:
 def from_labels(
     features: Tensor, labels: Tensor, components: Components, sigma_min: float, distance: Distance = "absolute"
 ) -> Mixture:
-    """The mixture of the labeled pixels (Eq. 1 to 3).
+    """Estimate the mixture of the labeled pixels (Eq. 1 to 3).
 
-    Means and variances are taken over labeled pixels at label resolution, as in AGMM, without forming the features
-    there. A class with a single labeled pixel has no spread to speak of, and the printed Eq. 4 would divide by zero:
-    ``sigma`` is at least ``sigma_min`` (ours).
+    ::
+
+        mu_i      = 1/|L_i| sum_{x in L_i} f(x)              Eq. 1, with L_i the labeled pixels of class i
+        sigma_i^2 = 1/|L_i| sum_{x in L_i} d_i(x)^2          Eq. 2
+        d_i(x)    = 1/C sum_c |f_c(x) - mu_i,c|              Eq. 3, printed without absolute values
+
+    Sums are over labeled pixels at label resolution, as in AGMM, without forming the features there. A class with a
+    single labeled pixel has no spread to speak of, and the printed Eq. 4 would divide by zero: ``sigma`` is at least
+    ``sigma_min`` (ours).
 
     Parameters
     ----------
     features : Tensor (B, C, h, w)
     labels : Tensor (B, H, W) int64
     components : Components
-        Of the labels.
+        Those of the labels.
     sigma_min : float
     distance : {"absolute", "signed", "rms"}
-        Mean of ``|f - mu|`` over channels, as in AGMM's released code, or see `distances`.
+        The one above, as in AGMM's released code, or see `distances`.
     """
     weights = gmm.mean_weights(labels, components, features)
     return _estimate(features, weights, components, sigma_min, distance)
@@ -75,16 +81,21 @@ def from_labels(
 def reestimate(
     features: Tensor, old: Mixture, members: Tensor, components: Components, sigma_min: float, distance: Distance
 ) -> Mixture:
-    """The M step: means and variances of each component's members (Eq. 6, 7).
+    """Do the M step: means and variances of each component's members (Eq. 5 to 7).
 
-    A component without members keeps its old parameters.
+    ::
+
+        mu_i      = sum_x m_i(x) f(x)     / sum_x m_i(x)     with m_i(x) the membership of x in component i
+        sigma_i^2 = sum_x m_i(x) d_i(x)^2 / sum_x m_i(x)     with d_i(x) to the new mean
+
+    A component without members keeps its old parameters (ours).
 
     Parameters
     ----------
     features : Tensor (B, C, h, w)
     old : Mixture
     members : Tensor (B, N, h, w)
-        From `assign`.
+        Result of `assign`.
     components : Components
     sigma_min : float
     distance : {"absolute", "signed", "rms"}
@@ -101,7 +112,17 @@ def reestimate(
 def assign(
     log_g: Tensor, labels: Tensor, components: Components, assignment: Assignment = "argmax", keep_labels: bool = True
 ) -> Tensor:
-    """The E step: to what extent each feature cell belongs to each component (Eq. 5 leaves open how).
+    """Do the E step: to what extent each feature cell belongs to each component.
+
+    ::
+
+        argmax           m_i(x) = 1 if G_i(x) is the largest score, else 0
+        responsibility   m_i(x) = G_i(x) / sum_j G_j(x)                        EM with equal priors
+        soft             m_i(x) = G_i(x)
+
+    The paper sums over "x in G_i" and divides by its size, which leaves open how a pixel belongs to G_i. Ours is the
+    first: it has no parameter and does not change if all distances do by a factor. The last is degenerate: scores of
+    different classes differ little, so all means move towards the mean of the image.
 
     Parameters
     ----------
@@ -111,10 +132,6 @@ def assign(
         A cell is what its middle pixel is; cells on ``VOID`` belong to nothing.
     components : Components
     assignment : {"argmax", "responsibility", "soft"}
-        The component of the largest score; scores over their sum, as in EM with equal priors; the scores themselves.
-        The last is degenerate: scores of different classes differ little, so all means move towards the mean of the
-        image. Ours is the first, as the print sums over "x in G_i" and divides by its size: it has no parameter and
-        does not change if all distances do by a factor.
     keep_labels : bool
         Labeled cells belong to their class whatever the scores. For labels that are accurate (points, scribbles,
         blocks), not for pseudo labels.
@@ -145,15 +162,18 @@ def labels_of_cells(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
-    """Distance of every cell to every mean (Eq. 3), other than the absolute one of `agmm.fast`.
+    """Return other distances than the absolute one of every cell to every mean (Eq. 3).
+
+    ::
+
+        signed   d_i(x) = 1/C sum_c (f_c(x) - mu_i,c)             as printed: only the channels' mean counts
+        rms      d_i(x) = sqrt(1/C sum_c (f_c(x) - mu_i,c)^2)
 
     Parameters
     ----------
     features : Tensor (B, C, M)
     means : Tensor (B, N, C)
     distance : {"signed", "rms"}
-        Over channels: mean of ``f - mu`` as printed, in which deviations cancel, so that only the channels' mean
-        counts; root of the mean square.
 
     Returns
     -------

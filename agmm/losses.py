@@ -1,10 +1,9 @@
-"""The loss terms of AGMM, one function each, in the official and the printed form, and those of AGMM++.
+"""The losses of AGMM, in the official and the printed form, and those of AGMM++.
 
-All functions are pure and work on components (see `agmm.gmm`): ``g`` are the mixture scores and ``p`` the
-segmentation's probabilities at the slots' classes, both (B, N, H, W). Each returns a scalar that is exactly 0, with a
-graph, where the set it averages over is empty. ``eps`` is 1e-6 everywhere.
-
-The terms at label resolution are computed together by `agmm.fast`; `agmm.dense` has them one by one.
+All functions are pure and work on components; `agmm.gmm` has the symbols. V are the valid pixels (not ``VOID``), y(x)
+is the label of a pixel, and ``BCE(t, s) = -t log s - (1 - t) log(1 - s)`` is the binary cross-entropy. Logarithms, but
+not that of Eq. 3, are of numbers plus 1e-6. Each loss is a scalar that is exactly 0, with a graph, where the set it
+averages over is empty.
 """
 
 from collections.abc import Set
@@ -34,13 +33,17 @@ class Counts:
 
 
 def count(labels: Tensor, num_classes: int) -> Counts:
-    """Labeled and valid (not ``VOID``) pixels of (B, H, W) labels, at least 1 each."""
+    """Labeled and valid pixels of (B, H, W) labels, at least 1 each."""
     pixels = fast.census(labels, num_classes).sum(0)
     return Counts(pixels[:num_classes].sum().clamp_min(1), (labels.numel() - pixels[num_classes + 1]).clamp_min(1))
 
 
 def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tensor:
-    """Cross-entropy averaged over the labeled pixels of the batch (Eq. 3).
+    """Return ``seg``, the cross-entropy of the labeled pixels of the batch (Eq. 3).
+
+    ::
+
+        L_seg = -1/|L| sum_{x in L} log P_y(x)
 
     Parameters
     ----------
@@ -53,9 +56,11 @@ def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Ten
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tensor:
-    """Binary cross-entropy of every class's probability, averaged over classes and labeled pixels (AGMM++, Eq. 10).
+    """Return ``seg`` as AGMM++ prints it (Eq. 10), although its text says partial cross-entropy.
 
-    The printed form of what the text calls partial cross-entropy; parameters as of `partial_cross_entropy`.
+    ::
+
+        L_seg = 1/|L| sum_{x in L} 1/K sum_k BCE([y(x) = k], P_k(x))
     """
     image, position, target = labeled_pixels(labels.flatten(1), logits.shape[1])
     p = logits.flatten(2)[image, :, position].softmax(1)
@@ -66,14 +71,14 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tens
 
 @dataclass(frozen=True)
 class Form:
-    """Which form of `self` and `spar` (see `pixel_losses`) an objective has.
+    """In which form `pixel_losses` computes self and spar.
 
     Attributes
     ----------
     factor : float
         0.5 in the official code, else 1.
     reduction : {"mean", "sum"}
-        How `self` adds up over an image's components.
+        How self adds up over an image's components.
     negatives : bool
         Whether a labeled pixel also pushes down the scores of all other components.
     """
@@ -84,7 +89,7 @@ class Form:
 
 
 def component_weights(components: Components, form: Form, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Weight of each component in `self` and in `spar`: (B, N) each, 0 in empty slots."""
+    """Weight of each component in self and in spar: (B, N) each, 0 in empty slots."""
     filled = components.filled.to(dtype)
     mean = filled / (filled.sum(1, keepdim=True) + EPS) * form.factor
     return mean if form.reduction == "mean" else filled * form.factor, mean if form.negatives else filled
@@ -100,17 +105,28 @@ def pixel_losses(
     components: Components,
     form: Form,
 ) -> dict[str, Tensor]:
-    """The losses that are means over the pixels of the labels, in one pass.
+    """Return the losses that are means over pixels, from one pass over logits and scores.
+
+    ::
+
+        seg     see `partial_cross_entropy`                                                             Eq. 3
+        self    1/|V| sum_{x in V} mean_i BCE(G_i(x), P_i(x))                            Eq. 8, AGMM++ Eq. 11
+        spar    -1/|L| sum_{x in L} log G_y(x)                                                          Eq. 9
+                1/|L| sum_{x in L} mean_i BCE([y(x) = i], G_i(x))           with negatives:      AGMM++ Eq. 12
+        absent  -1/|V| sum_{x in V} sum_{k nowhere in the image} log(1 - P_k(x))                official code
+
+    Eq. 8 has no class index; ``mean_i`` is over the components of the image. The official code has ``spar`` with the
+    negatives, and half of ``self`` and ``spar``.
 
     Parameters
     ----------
     names : set of str
-        Which of seg, self, spar, absent are wanted.
+        Which of the four are wanted.
     logits : Tensor (B, K, H, W)
     g : Tensor (B, N, H, W)
         Mixture scores of the components.
     labels, image_classes, counts
-        See `agmm.objectives.common.batch_loss`.
+        See `agmm.objectives.batch_loss`.
     components : Components
     form : Form
 
@@ -133,18 +149,19 @@ def pixel_losses(
     )
     if not {"seg", "self", "absent"} & names:
         logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
-    seg, self_, spar, absent = fast.segmentation_terms(logits, g, supervision)
-    means = {
-        "seg": seg / counts.labeled,
-        "self": self_ / counts.valid,
-        "spar": spar / counts.labeled,
-        "absent": absent / counts.valid,
-    }
-    return {name: value for name, value in means.items() if name in names}
+    sums = dict(zip(("seg", "self", "spar", "absent"), fast.segmentation_terms(logits, g, supervision), strict=True))
+    divisors = {"seg": counts.labeled, "self": counts.valid, "spar": counts.labeled, "absent": counts.valid}
+    return {name: value / divisors[name] for name, value in sums.items() if name in names}
 
 
 def contrast_batch(means: Tensor, components: Components, vectors: Literal["sum", "mean"]) -> Tensor:
-    """Push apart the class vectors of a batch, as the official code does in place of Eq. 10.
+    """Return ``con`` as the official code has it in place of Eq. 10: it pushes apart the class vectors of a batch.
+
+    ::
+
+        V_i = sum_b mu_b,i        L_con = mean_{i < j} exp(-D_ij^2)        D_ij = 1/C sum_c |V_i,c - V_j,c|
+
+    AGMM++ has this loss as its Eq. 13.
 
     Parameters
     ----------
@@ -167,9 +184,13 @@ def contrast_batch(means: Tensor, components: Components, vectors: Literal["sum"
 
 
 def contrast_image(means: Tensor, components: Components) -> Tensor:
-    """Push apart the class means of each image (Eq. 10 as printed), averaged over images with a component.
+    """Return ``con`` as printed (Eq. 10): it pushes apart the class means of each image; mean over images.
 
-    The printed factor ``2 / (K (K + 1))`` is kept, although an image has ``K (K - 1) / 2`` pairs.
+    ::
+
+        L_con = 2 / (K (K + 1)) sum_{i < j} exp(-D_ij^2)                   D_ij = 1/C sum_c |mu_i,c - mu_j,c|
+
+    K are the components of the image. The printed factor is kept, although there are ``K (K - 1) / 2`` pairs.
     """
     slots = means.shape[1]
     first, second = torch.triu_indices(slots, slots, 1, device=means.device)
@@ -181,9 +202,13 @@ def contrast_image(means: Tensor, components: Components) -> Tensor:
 
 
 def contrast_pixels(d: Tensor, members: Tensor, components: Components) -> Tensor:
-    """Pull pixels towards the mean of their component and push them away from those of others (AGMM++, Eq. 14).
+    """Return ``con`` of AGMM++ (Eq. 14): pixels are pulled to their component's mean, pushed away from the others'.
 
-    Averages extend over all pairs of the batch, positive and negative ones apart (ours: the print has the sets' sizes).
+    ::
+
+        L_con = mean_{x in i} (1 - exp(-d_i(x)^2)) + mean_{x not in i} exp(-d_i(x)^2)
+
+    The means extend over all pairs of a pixel and a component in the batch (ours: the print has the sets' sizes).
 
     Parameters
     ----------
@@ -206,7 +231,11 @@ def contrast_pixels(d: Tensor, members: Tensor, components: Components) -> Tenso
 
 
 def assign_labels(d: Tensor, sigma: Tensor, labels: Tensor, components: Components) -> Tensor:
-    """Hard labels from distances (Eq. 13): within sigma of exactly one mean and beyond that of all others.
+    """Return hard labels from distances (Eq. 13 of AGMM).
+
+    ::
+
+        y(x) = i   if d_i(x) < sigma_i and d_j(x) > sigma_j for all j != i
 
     Parameters
     ----------

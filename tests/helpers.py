@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -32,6 +34,15 @@ def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             with np.load(folder / f"{name}.npz") as arrays:
                 return dict(arrays), json.loads((folder / f"{name}.json").read_text())
     pytest.skip(f"golden vector not available: {name}")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch: several on small images wait for each other where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tool(module: ModuleType, *words: object) -> int:

@@ -1,7 +1,6 @@
 """Figures of SPML: boundaries, neighbors and shared classes against loops, their trainings against the paper's list."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from agmm.papers.evidence import Evidence
 
 import agmm
 from agmm import figures
@@ -17,21 +17,13 @@ from agmm.codes import VOID
 from agmm.data.split import Split
 from agmm.figures import pixels, retrieval
 from agmm.papers import tables
-from agmm.papers.evidence import Evidence
 from agmm.papers.spml import claims_figures
 from agmm.rivals.spml.segments import Prototypes
 from agmm.training.presets import PRESETS
+from tests.helpers import one_thread  # noqa: F401
 
 mpl.use("Agg")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads on small images wait for each other where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

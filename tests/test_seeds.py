@@ -11,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import draw
 
-import agmm
 from agmm import labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public.label_files import Boxes
-from agmm.labels import from_boxes
-from agmm.training.presets import PRESETS
+from agmm.labels import Boxes, from_boxes
 
 WHOLE = np.array([0, 0, 8, 8])
 
@@ -182,13 +179,6 @@ def test_boxcam_equals_loops(seed: int, threshold: float) -> None:
     np.testing.assert_array_equal(made, expected)
 
 
-def test_cam_labels_are_the_best_class_above_the_background() -> None:
-    random = np.random.default_rng(0)
-    cams = {2: random.random((6, 7)), 5: random.random((6, 7))}
-    stacked = np.stack([np.full((6, 7), 0.6), cams[2], cams[5]])
-    np.testing.assert_array_equal(from_boxes.cam_labels(cams, (6, 7), 0.6), np.array([0, 2, 5])[stacked.argmax(0)])
-
-
 def test_cam_labels_are_the_best_of_all_scores() -> None:
     """Pixel by pixel, the background's score among them; two classes with the same one are the first."""
     random = np.random.default_rng(0)
@@ -267,9 +257,3 @@ def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> N
     assert sets.label_source(of_a_run, "cam", {}) == "cam from CAMs of a run"
     first, other = (sets.sparse_labels(one, "cam", {}, 0, tmp_path) for one in (split, of_a_run))
     assert (first != other).any(), "labels of other maps are not read from the same file"
-
-
-def test_a_run_learns_from_boxes(tmp_path) -> None:
-    run = replace(PRESETS["smoke"].at("boxes", "AGMM", init="scratch"), epochs=1)
-    result = agmm.run(run, results=tmp_path)
-    assert result.details["labeled_share"] == 1

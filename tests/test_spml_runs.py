@@ -16,10 +16,11 @@ from agmm.data import augment
 from agmm.data import regions as oversegmentation
 from agmm.data.synthetic import shapes
 from agmm.networks import heads
-from agmm.rivals.spml import SPMLClassifier
-from agmm.training import batches, sweep
+from agmm.rivals.spml import FirstStage, SPMLClassifier
+from agmm.training import batches, forecast
 from agmm.training.presets import PRESETS
 
+CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
 
 
@@ -78,14 +79,14 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
 
 
 def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
-    split = shapes.make("train", 4)
+    split = shapes.SHAPES.make("train", 4)
     sparse = np.stack([labels.simulate("points", mask, np.random.default_rng(0)) for mask in split.truth])
     sparse[0, :5] = VOID
     named = np.stack([labels.image_classes(mask, 7) for mask in sparse])
     net = networks.build("small", 7, stem=8, feature_channels=8, embedding=4).eval()
     for walk, crf in (("code", ""), ("paper", ""), ("none", "deeplab_64")):
         objective = SPMLClassifier(7, walk=walk, stride=8, crf=crf)  # type: ignore[arg-type]
-        made = objective.pseudo_labels(net, split.images, sparse, named, side=0, device=torch.device("cpu"))
+        made = objective.pseudo_labels(FirstStage(net, CPU), split.images, sparse, named)
         assert made.shape == split.truth.shape
         assert (made[0, :5] == VOID).all()
         for label, classes in zip(made, named, strict=True):
@@ -94,7 +95,7 @@ def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
 
 def test_a_smaller_image_is_padded_and_cut_again() -> None:
     """With a network that looks at single pixels padding changes nothing."""
-    split = shapes.make("train", 2)
+    split = shapes.SHAPES.make("train", 2)
     named = np.ones((2, 7), bool)
 
     class Pointwise(torch.nn.Module):
@@ -104,7 +105,7 @@ def test_a_smaller_image_is_padded_and_cut_again() -> None:
 
     objective = SPMLClassifier(7, walk="none", stride=1, crf="")
     plain, padded = (
-        objective.pseudo_labels(Pointwise(), split.images, split.truth, named, side=side, device=torch.device("cpu"))
+        objective.pseudo_labels(FirstStage(Pointwise(), CPU, side), split.images, split.truth, named)
         for side in (0, 80)
     )
     np.testing.assert_array_equal(plain, padded)
@@ -127,7 +128,7 @@ def test_segments_take_the_class_of_the_nearest_annotated_one(walk: str) -> None
     named = np.ones((1, 5), bool)
     images = np.zeros((1, 32, 32, 3), np.uint8)
     objective = SPMLClassifier(5, walk=walk, stride=2, crf="", first="nearest", clusters=(4, 4), colors=False)  # type: ignore[arg-type]
-    made = objective.pseudo_labels(Parts(), images, sparse, named, side=0, device=torch.device("cpu"))
+    made = objective.pseudo_labels(FirstStage(Parts(), CPU), images, sparse, named)
     inner = np.zeros((32, 32), bool)
     for rows in (slice(2, 14), slice(18, 30)):
         for columns in (slice(2, 14), slice(18, 30)):
@@ -183,7 +184,7 @@ def test_labels_without_regions_stay_as_they_are() -> None:
 
 
 def test_regions_follow_the_borders_of_objects(tmp_path: Path) -> None:
-    split = shapes.make("train", 10)
+    split = shapes.SHAPES.make("train", 10)
     made = oversegmentation.regions(split, "felzenszwalb_small", tmp_path)
     shares = [oversegmentation.purity(r, t, 7) for r, t in zip(made, split.truth, strict=True)]
     assert np.mean(shares) > 0.98
@@ -255,7 +256,7 @@ def test_all_methods_start_from_one_pretraining() -> None:
 
 def test_runs_are_described() -> None:
     run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
-    assert sweep.describe(run) == (
+    assert forecast.describe(run) == (
         "classifier on the embeddings of SPML lambda_i 0.3 50 % scribbles of shapes init tags seed 0"
     )
     assert PRESETS["quick"].spml("full").method == "SPML"

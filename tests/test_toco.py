@@ -18,7 +18,7 @@ import agmm
 from agmm import figures, networks, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.rivals import densecrf, tag_losses, toco, views
+from agmm.rivals import tag_losses, toco, views
 from agmm.rivals.tree_energy import TreeEnergy
 from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
@@ -72,15 +72,7 @@ def test_patch_contrast_by_loops() -> None:
                 (same if y[i] == y[j] else other).append(cosine)
     expected = 0.5 * (1 - sum(same) / (len(same) + 1)) + 0.5 * sum(other) / (len(other) + 1)
     assert tag_losses.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
-
-
-def test_patch_contrast_is_a_half_without_pairs_and_falls_as_equal_tokens_align() -> None:
-    tokens = _random(1, 5, 2, 2)
-    assert tag_losses.patch_contrast(tokens, torch.full((1, 2, 2), UNLABELED)).item() == 0.5
-    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
-    aligned = tokens.clone()
-    aligned[..., 1] = tokens[..., 0]
-    assert tag_losses.patch_contrast(aligned, labels) < tag_losses.patch_contrast(tokens, labels)
+    assert tag_losses.patch_contrast(tokens, torch.full_like(labels, UNLABELED)).item() == 0.5
 
 
 def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> float:
@@ -104,16 +96,9 @@ def test_class_contrast_by_loops(negatives: int) -> None:
     assert found.item() == pytest.approx(_class_contrast_by_loops(reference, student, positive, 0.5), rel=1e-6)
 
 
-def test_class_contrast_is_finite_for_large_vectors_and_pulls_positives() -> None:
-    positive = torch.tensor([[True, True, False]])
-    student = (100 * _random(1, 3, 6)).requires_grad_()
-    reference = student.detach()[:, :2]
-    loss = tag_losses.class_contrast(reference, student, positive, 0.5)
-    assert loss.isfinite()
-    student = _random(1, 3, 6).requires_grad_()
-    grad = torch.autograd.grad(tag_losses.class_contrast(reference / 100, student, positive, 0.5), student)[0]
-    direction = reference.mean(1)[0]
-    assert grad[0, 2] @ direction > 0 > (grad[0, :2].sum(0)) @ direction
+def test_class_contrast_is_finite_for_large_vectors() -> None:
+    student = 100 * _random(1, 3, 6)
+    assert tag_losses.class_contrast(student[:, :2], student, torch.tensor([[True, True, False]]), 0.5).isfinite()
 
 
 def test_contrast_head_has_unit_directions_and_its_teacher_follows() -> None:
@@ -149,13 +134,6 @@ def test_gated_energy_against_all_pairs() -> None:
         slope[i, :, y, x] = -2 * gate * filtered * (seen[i, y, x] != VOID) / 2
     assert energy.item() == pytest.approx(value, rel=1e-6)
     torch.testing.assert_close(grad, torch.autograd.grad(p, logits, slope)[0], rtol=1e-5, atol=1e-9)
-
-
-def test_energy_without_labels_is_the_dense_crf_loss() -> None:
-    logits, colors = _random(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
-    labels = torch.full((1, 16, 16), UNLABELED)
-    plain = densecrf.densecrf_loss(logits.softmax(1), (255 * colors).round(), labels != VOID)
-    torch.testing.assert_close(tag_losses.gated_energy(logits, colors, labels), plain)
 
 
 # --- Views ------------------------------------------------------------------------------------------------------------
@@ -337,19 +315,8 @@ def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPat
 def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Path) -> None:
     result = agmm.run(RUN, results=tmp_path, device="cpu")
     history = runs.load_history(RUN, tmp_path)
-    columns = {
-        "cls",
-        "seg",
-        "self",
-        "spar",
-        "con",
-        "absent",
-        "reg",
-        "cam_miou",
-        "p_miou",
-        "p_restricted_miou",
-        "g_miou",
-    }
+    columns = {"cls", "seg", "self", "spar", "con", "absent", "reg"}
+    columns |= {"cam_miou", "p_miou", "p_restricted_miou", "g_miou"}
     assert columns <= set(history.columns)
     assert np.isfinite(history.to_numpy()).all()
     assert history["cam_miou"].iloc[-1] == pytest.approx(result.details["cam_miou"], abs=1e-4)

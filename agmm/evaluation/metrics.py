@@ -8,7 +8,7 @@ COPIES = 64
 
 
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by true and predicted class.
+    """Count pixels by true (rows) and predicted class (columns): (K, K) int64.
 
     Parameters
     ----------
@@ -18,11 +18,6 @@ def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Te
         True classes; pixels with any other code (``VOID``, ``UNLABELED``) are not counted.
     num_classes : int
         K.
-
-    Returns
-    -------
-    (K, K) int64 tensor
-        Rows are the truth, columns the prediction.
 
     Raises
     ------
@@ -58,17 +53,9 @@ def best_class(maps: Tensor) -> Tensor:
 
 
 def iou(confusion: Tensor) -> Tensor:
-    """Intersection over union per class.
+    """Intersection over union (K,) of every class from counted pixels (K, K), in [0, 1], as float64.
 
-    Parameters
-    ----------
-    confusion : (K, K) tensor
-        Counted pixels; the order of rows and columns does not matter here.
-
-    Returns
-    -------
-    (K,) float64 tensor
-        In [0, 1]; NaN for a class that is neither in the truth nor in the predictions.
+    NaN for a class that is neither in the truth nor in the predictions.
     """
     confusion = confusion.double()
     intersection = confusion.diagonal()

@@ -31,18 +31,9 @@ IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def to_input(images: np.ndarray | Tensor, normalization: Normalization | None = None) -> Tensor:
-    """Network input from 8-bit images.
+    """Network input (..., 3, H, W) from 8-bit RGB images (..., H, W, 3).
 
-    Parameters
-    ----------
-    images : (..., H, W, 3) uint8 array or tensor
-        RGB.
-    normalization : Normalization, optional
-
-    Returns
-    -------
-    (..., 3, H, W) float32 tensor
-        In [0, 1] or normalized, on the device of ``images``, channels last in memory.
+    float32 in [0, 1] or normalized, on the device of the images, channels last in memory.
     """
     pixels = images if isinstance(images, Tensor) else torch.tensor(images)
     if pixels.dtype != torch.uint8 or pixels.shape[-1] != 3:
@@ -202,7 +193,7 @@ def pseudo_labels(
     batch_size: int,
     device: torch.device | str,
 ) -> np.ndarray:
-    """Dense hard labels of training images for a second stage (multi-stage training, MT in AGMM's tables).
+    """Dense hard labels (N, H, W) of training images for a second stage (multi-stage training, MT in AGMM's tables).
 
     The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
     of an image names, and keep the annotation where there is one; ``VOID`` stays.
@@ -222,10 +213,6 @@ def pseudo_labels(
     batch_size : int
         Images predicted at a time.
     device : torch.device or str
-
-    Returns
-    -------
-    (N, H, W) uint8 array
     """
     predict, dense = predictor(net, protocol), sparse.copy()
     for start in range(0, len(images), batch_size):

@@ -1,6 +1,5 @@
 """Images and what belongs to them, in batches of equal size: read ahead by threads, copied while a GPU works."""
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agmm.data.split import Arrays
+from agmm.host import machine
 
 MOST_READERS = 16
 
@@ -19,7 +19,7 @@ def readers(device: torch.device | str) -> int:
     """Threads or processes that read for a device: none on a CPU, as computing takes all of it; else a GPU's share."""
     if torch.device(device).type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     return min(MOST_READERS, max(1, cores // max(1, torch.cuda.device_count())))
 
 

@@ -32,7 +32,7 @@ def multi_scale(
     pixels: int = PIXELS,
     mirrored: Sequence[int] | None = None,
 ) -> Tensor:
-    """Mean probabilities over rescaled and mirrored views, or ToCo's maximum of logits.
+    """Mean probabilities (B, K, H, W) over rescaled and mirrored views, or ToCo's maximum of logits.
 
     As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
     resized bilinearly with ``align_corners=True``, without antialiasing.
@@ -55,10 +55,6 @@ def multi_scale(
         view and its mirror image.
     mirrored : sequence of int, optional
         Class of each of the K in the mirror image, where they have a left and a right (`agmm.data.split.Split`).
-
-    Returns
-    -------
-    (B, K, H, W) tensor
     """
     size = images.shape[-2:]
     together = torch.maximum if merge == "max" else torch.add
@@ -121,7 +117,7 @@ def tile_positions(height: int, width: int, tile: int) -> list[tuple[int, int]]:
 def sliding_window(
     predict: Predict, images: Tensor, tile: int, *, double_softmax: bool = False, batch: int = 8
 ) -> Tensor:
-    """Mean probabilities over square tiles with an overlap of two thirds.
+    """Mean probabilities (B, K, H, W) over square tiles with an overlap of two thirds.
 
     An image smaller than the tile is padded with zeros on the right and at the bottom, and the result is cut back.
     The AGMM authors' routine pads the wrong sides there, which shifts the prediction down or returns NaN; that is
@@ -140,10 +136,6 @@ def sliding_window(
         and the mean over tiles is no longer a mean of probabilities. Only for comparison.
     batch : int
         Tiles predicted at a time, of whichever images.
-
-    Returns
-    -------
-    (B, K, H, W) tensor
     """
     height, width = images.shape[-2:]
     images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))

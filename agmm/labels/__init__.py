@@ -9,10 +9,11 @@ from agmm.labels.forms import (
     simulate,
     tight_boxes,
 )
-from agmm.labels.geometry import nearest, paint_boxes, resize_labels
+from agmm.labels.geometry import Boxes, nearest, paint_boxes, resize_labels
 from agmm.labels.statistics import Coverage, coverage, image_classes, image_tags
 
 __all__ = [
+    "Boxes",
     "Coverage",
     "FORMS",
     "Scene",

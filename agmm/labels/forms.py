@@ -59,7 +59,9 @@ def simulate(
     background: int | None = 0,
     **options: object,
 ) -> np.ndarray:
-    """Simulate one weak label from a dense mask.
+    """Simulate one weak label (H, W) uint8 from a dense mask.
+
+    0 … K-1 where annotated, ``UNLABELED`` elsewhere (``"full"`` and ``"part_points"`` keep the mask's ``VOID``).
 
     Parameters
     ----------
@@ -69,11 +71,6 @@ def simulate(
         See `Scene`; the mask may be of any integer type.
     **options
         Passed to the form.
-
-    Returns
-    -------
-    (H, W) uint8 array
-        0 … K-1 where annotated, ``UNLABELED`` elsewhere (``"full"`` and ``"part_points"`` keep the mask's ``VOID``).
 
     Raises
     ------

@@ -8,7 +8,6 @@ see the image, and their labels may be wrong.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
 
 import numpy as np
 
@@ -20,18 +19,6 @@ Cams = Mapping[int, np.ndarray]
 
 SMALLEST = 0.15
 """IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm."""
-
-
-class Boxes(Protocol):
-    """Annotated boxes of an image: a class and top, left, bottom, right of each; bottom and right exclusive."""
-
-    @property
-    def codes(self) -> Sequence[int]:
-        """Classes (N,)."""
-
-    @property
-    def corners(self) -> np.ndarray:
-        """Sides (N, 4), zero-based."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +58,7 @@ def simulate(
     mask: np.ndarray,
     rng: np.random.Generator,
     *,
-    boxes: Boxes | None = None,
+    boxes: geometry.Boxes | None = None,
     cams: Cams | None = None,
     instances: np.ndarray | None = None,
     background: int | None = 0,
@@ -87,7 +74,7 @@ def simulate(
         See `BoxedImage`.
     mask : (H, W) integer array
         Dense mask, from which boxes are drawn if none are given; then its ``VOID`` pixels stay UNLABELED.
-    boxes : Boxes, optional
+    boxes : agmm.labels.Boxes, optional
         What annotators drew.
     rng, instances, background
         See `agmm.labels.Scene`.

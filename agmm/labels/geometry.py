@@ -245,6 +245,25 @@ def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.n
 # --- Labels -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Annotated boxes of an image.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the image.
+    codes : sequence of int
+        Class of each box.
+    corners : (N, 4) integer array
+        Top, left, bottom, right; zero-based, bottom and right exclusive.
+    """
+
+    size: tuple[int, int]
+    codes: Sequence[int]
+    corners: np.ndarray
+
+
 def paint_boxes(
     shape: tuple[int, ...],
     codes: Sequence[int],

@@ -54,16 +54,10 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of (B, 3, H, W) images.
+        """Tokens of (B, 3, H, W) images, with h = H / patch, rounded up.
 
-        Returns
-        -------
-        middle : (B, dim, h, w) tensor
-            Patch tokens after block `MIDDLE`, not normalized.
-        final : (B, dim, h, w) tensor
-            Patch tokens after the last LayerNorm; h = H / patch, rounded up.
-        summary : (B, dim) tensor
-            The class token after the last LayerNorm.
+        Patch tokens (B, dim, h, w) after block `MIDDLE`, not normalized; patch tokens (B, dim, h, w) after the last
+        LayerNorm; and the class token (B, dim) after it.
         """
         patches = self.patch_embed(self._whole_patches(images))
         size = patches.shape[-2:]
@@ -122,10 +116,8 @@ class LargeFOV(nn.Module):
 
     Parameters
     ----------
-    dim : int
-        Channels of the tokens.
-    num_classes : int
-        K.
+    dim, num_classes : int
+        Channels of the tokens, and K.
     channels, dilation : int
         Of the two convolutions.
     """

@@ -101,16 +101,16 @@ class AGMM(Objective):
         counts: losses.Counts,
         components: gmm.Components | None = None,
     ) -> Output:
-        """Return ``seg + lambda_gmm (self + spar + con + absent)``, see `batch_loss` for the arguments.
+        """Return ``seg + lambda_gmm (self + spar + con + absent)`` (Eq. 11, Eq. 12).
 
-        P is the segmentation's softmax, G the mixture's scores (`mixture`, Eq. 4 to 7).
+        P is the segmentation's softmax, G the mixture's scores (`mixture`, Eq. 4 to 7); see `batch_loss`.
 
         ======  =============================================================  ==============================
         seg     the labels supervise P                                         Eq. 3, `losses.pixel_losses`
         self    P and G supervise each other, at every pixel                   Eq. 8, `losses.pixel_losses`
         spar    the labels supervise G                                         Eq. 9, `losses.pixel_losses`
         con     the means of different classes push each other apart           Eq. 10, `losses.contrast_image`
-        absent  P is pushed down for classes that are nowhere in the image     official code only
+        absent  P is pushed down for classes that are nowhere in the image     official, `losses.pixel_losses`
         ======  =============================================================  ==============================
 
         Parameters
@@ -145,7 +145,7 @@ class AGMM(Objective):
         image_classes: Tensor,
         components: gmm.Components | None = None,
     ) -> tuple[gmm.Components, Tensor, Tensor]:
-        """Components, class means (B, N, C) and mixture scores (B, N, H, W) of a batch (Eq. 4 to 7)."""
+        """Return components, class means (B, N, C) and mixture scores (B, N, H, W) of a batch (Eq. 4 to 7)."""
         if self.stop_gradient:
             features, logits = features.detach(), logits.detach()
         components = components or gmm.components(labels, self.num_classes)
@@ -194,7 +194,7 @@ class LabelAssignment(Objective):
     def distances(
         self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor
     ) -> tuple[gmm.Components, Tensor, Tensor]:
-        """Components, distances at label resolution (B, N, H, W) and spreads (B, N) of the paper's variant."""
+        """Return components, distances at label resolution (B, N, H, W) and spreads (B, N) of the paper's variant."""
         components = gmm.components(labels, self.num_classes)
         d = gmm.distances(features, gmm.component_means(features, labels, components), components)
         sigma = gmm.spread(d, logits, labels, image_classes, components, "adaptive")

@@ -20,9 +20,8 @@ class AGMMpp(Objective, nn.Module):
     """Segmentation and a re-estimated Gaussian mixture supervise each other, from any weak label (TPAMI 2025).
 
     Features are squeezed by a 1x1 convolution, the mixture of the labeled pixels assigns every pixel to a component,
-    and the mixture of these pixels gives the scores (online EM). The loss is Eq. 16:
-    ``seg + lambda_gmm (lambda_self self + lambda_weak weak + lambda_con con)``. No code was released; the choices that
-    the text leaves open are marked as ours.
+    and the mixture of these pixels gives the scores (online EM). No code was released; the choices that the text leaves
+    open are marked as ours.
 
     Parameters
     ----------
@@ -104,16 +103,18 @@ class AGMMpp(Objective, nn.Module):
         counts: losses.Counts,
         components: gmm.Components | None = None,
     ) -> Output:
-        """Return the loss of Eq. 16, see `batch_loss` for the arguments and `AGMM.__call__` for the components.
+        """Return the loss, see `batch_loss` for the arguments and `AGMM.__call__` for ``components``.
 
         P is the segmentation's softmax, G the scores of the mixture (`mixture`, Eq. 1 to 8).
 
-        ======  =============================================================  ==============================
-        seg     the labels supervise P                                         Eq. 10, `losses.pixel_losses`
-        self    P and G supervise each other, at every pixel                   Eq. 11, `losses.pixel_losses`
-        weak    the labels supervise G                                         Eq. 12, `losses.pixel_losses`
-        con     pixels are pulled to their mean, pushed away from others       Eq. 14, `losses.contrast_pixels`
-        ======  =============================================================  ==============================
+        ========  =========================================================  =======================================
+        seg       the labels supervise P                                     Eq. 3 of AGMM, or `binary_cross_entropy`
+        self      P and G supervise each other, at every pixel               Eq. 11, `losses.pixel_losses`
+        weak      the labels supervise G                                     Eq. 12, `losses.pixel_losses` (spar)
+        con       pixels are pulled to their mean, pushed away from others   Eq. 14, `losses.contrast_pixels`
+        con_old   the means of different classes push each other apart       Eq. 13, `losses.contrast_batch`
+        absent    P is pushed down for classes nowhere in the image          official code of AGMM
+        ========  =========================================================  =======================================
         """
         wanted = set(self.terms or ())
         terms: dict[str, Tensor] = {}
@@ -141,7 +142,7 @@ class AGMMpp(Objective, nn.Module):
         return Output(self._weighted(terms, logits), terms, scores)
 
     def mixture(self, features: Tensor, labels: Tensor, components: gmm.Components) -> tuple[em.Mixture, Tensor]:
-        """The mixture of a batch (Eq. 1 to 8), and the feature cells' components: one-hot (B, N, h, w).
+        """Return the mixture of a batch (Eq. 1 to 8) and the feature cells' components: one-hot (B, N, h, w).
 
         A cell's component is, ours, its class where it is labeled and online EM leaves it there, else that of the
         largest score of the labels' mixture.
@@ -178,14 +179,18 @@ class AGMMpp(Objective, nn.Module):
             return components.to_classes(self._upsampled(mixture, labels, components))
 
     def _weighted(self, terms: dict[str, Tensor], like: Tensor) -> Tensor:
-        """Eq. 15 and 16."""
-        factors = {"self": self.lambda_self, "weak": self.lambda_weak, "con": self.lambda_con}
-        factors["con_old"] = self.lambda_con
+        """``seg + lambda_gmm (lambda_self self + lambda_weak weak + lambda_con con)`` (Eq. 15, Eq. 16)."""
+        factors = {
+            "self": self.lambda_self,
+            "weak": self.lambda_weak,
+            "con": self.lambda_con,
+            "con_old": self.lambda_con,
+        }
         loss = terms.get("seg", like.new_zeros((), dtype=torch.float32))
         mixture = sum((factors.get(name, 1.0) * term for name, term in terms.items() if name != "seg"), 0 * loss)
         return loss + self.lambda_gmm * mixture
 
 
 def squeezed(channels: int) -> int:
-    """C' of features with so many channels (ours)."""
+    """Return C', the squeezed channels of features with ``channels`` channels (ours)."""
     return max(1, channels // (4 if channels <= 256 else 6))

@@ -93,7 +93,10 @@ def options(**given: Any) -> Options:
 class FromTags(Objective, nn.Module):
     """An objective on pseudo labels, with everything that makes them.
 
-    Its parameters, the heads that learn tags and contrast tokens, exist in training only.
+    Its parameters, the heads that learn tags and contrast tokens, exist in training only. The loss is, with the weights
+    of `Options` and as far as its terms have begun,
+
+        cls + cls_aux + ptc * PTC + ctc * CTC + seg * (the objective's loss) + reg * (gated energy)
 
     Parameters
     ----------
@@ -143,22 +146,22 @@ class FromTags(Objective, nn.Module):
         if o.photometric:
             colors = views.photometric(source, blur=1.0).float() / 255
             inputs = evaluation.normalize(colors, normalization)
-        begun, contrast = batch.step >= o.warmup_steps, self._contrasts(batch.step)
-        maps, middle = self.maps(net, inputs, tags) if begun or contrast else (None, None)
-        further, positive = self._views(source, middle, normalization) if contrast else ([], None)
+        segments, contrasts = batch.step >= o.warmup_steps, self._contrasts(batch.step)
+        maps, middle = self.maps(net, inputs, tags) if segments or contrasts else (None, None)
+        further, positive = self._views(source, middle, normalization) if contrasts else ([], None)
         needs = getattr(self.inner, "needs", ())
-        features, logits, *held, tokens = module(inputs, inner="inner_features" in needs, views=further)
+        features, logits, *inner, tokens = module(inputs, inner="inner_features" in needs, views=further)
         with torch.autocast(logits.device.type, enabled=False):
             logits, void = full_precision(logits), batch.labels == VOID
-            terms, loss = self._of_tokens(tokens, tags, void, middle if contrast else None, positive)
-            if begun:
-                assert maps is not None
+            terms, loss = self._token_terms(tokens, tags, void, middle if contrasts else None, positive)
+            if segments and maps is not None:
                 seeds = middle if middle is not None and batch.step < o.auxiliary_until else maps
                 labels = self.labels(seeds, tags, colors).masked_fill(void, VOID)
-                given = dict(zip(("grid_logits", "inner_features"), held, strict=False))
-                given |= {"images": colors} if "images" in needs else {}
-                trained = self._of_segmentation(features, logits, labels, batch.image_classes, colors, given)
-                terms, loss = terms | trained.terms, loss + trained.loss
+                others = dict(zip(("grid_logits", "inner_features"), inner, strict=False))
+                others |= {"images": colors} if "images" in needs else {}
+                output = self.inner(features, logits, labels, batch.image_classes, None, **others)
+                output = self._segmentation_terms(output, logits, labels, colors)
+                terms, loss = terms | output.terms, loss + output.loss
             # Every parameter has a gradient at every step: so several processes expect it.
             idle = logits.sum() + sum(p.sum() for p in self.parameters() if p.requires_grad)
             zero = torch.zeros_like(loss)
@@ -168,16 +171,17 @@ class FromTags(Objective, nn.Module):
         """CAMs (B, K - 1, H, W) of the tags, main and auxiliary, see `cams.multi_scale`; 0 for other classes."""
         auxiliary = self.auxiliary.weight if self.auxiliary is not None else None
         maps, middle = cams.multi_scale(net, inputs, self.classifier.weight, auxiliary, self.options.scales)
-        shown = tags[..., None, None]
-        return maps * shown, middle * shown if middle is not None else None
+        among = tags[..., None, None]
+        return maps * among, middle * among if middle is not None else None
 
     @torch.no_grad()
     def maps_of_whole(self, net: nn.Module, images: Tensor, tags: Tensor, side: int | None) -> Tensor:
         """Main CAMs (B, K - 1, H, W) of whole images, seen as squares of one side or as they are."""
-        size = images.shape[-2:]
-        seen = images if side is None else F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
-        maps, _ = self.maps(net, seen, tags)
-        return maps if side is None else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        if side is None:
+            return self.maps(net, images, tags)[0]
+        squares = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+        maps, _ = self.maps(net, squares, tags)
+        return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
 
     def labels(self, maps: Tensor, tags: Tensor, colors: Tensor) -> Tensor:
         """Pseudo labels (B, H, W) from the CAMs of the tags: classes or ``UNLABELED``."""
@@ -187,19 +191,24 @@ class FromTags(Objective, nn.Module):
         return cams.refined_labels(maps, tags, colors, o.high, o.low, o.refine_scale, o.dilations)
 
     def _terms(self) -> tuple[str, ...]:
+        """Names of the terms, in their order."""
         o, transformer = self.options, self.auxiliary is not None
         names = {"cls": True, "cls_aux": transformer, "ptc": transformer and o.ptc, "ctc": transformer and o.ctc}
         names |= dict.fromkeys(getattr(self.inner, "terms", None) or ("seg",), True) | {"reg": bool(o.reg)}
         return tuple(name for name, there in names.items() if there)
 
     def _contrasts(self, step: int) -> bool:
+        """Whether tokens are contrasted at a step."""
         o = self.options
         return self.auxiliary is not None and bool(o.ptc or o.ctc) and step >= o.auxiliary_until
 
     def _views(
         self, source: Tensor, middle: Tensor | None, normalization: Normalization | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Network inputs of the further views, and which of all views (B, V) show more than background."""
+        """Network inputs of the further views of images (B, 3, H, W), and which of all views (B, V) are positive.
+
+        A view is positive if it shows more than background, by the auxiliary CAMs ``middle`` (B, K - 1, H, W).
+        """
         if self.student is None or middle is None:
             return [], None
         o, strength = self.options, middle.amax(1)
@@ -209,10 +218,10 @@ class FromTags(Objective, nn.Module):
         inputs = [evaluation.normalize(images.float() / 255, normalization) for images in further]
         return inputs, torch.cat([positive.new_ones(len(positive), 2), positive], 1)
 
-    def _of_tokens(
+    def _token_terms(
         self, tokens: Tokens, tags: Tensor, void: Tensor, middle: Tensor | None, positive: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms that learn tags and contrast tokens, and their weighted sum."""
+        """Terms that learn tags (B, K - 1) and contrast tokens, and their weighted sum."""
         o, final = self.options, full_precision(tokens.final)
         terms = {"cls": tag_losses.tag_loss(self.classifier, final, tags)}
         if self.auxiliary is not None and tokens.middle is not None:
@@ -223,30 +232,19 @@ class FromTags(Objective, nn.Module):
             padding = F.interpolate(void[:, None].float(), size=grid, mode="nearest-exact")[:, 0] > 0
             labels = cams.plain_labels(activation, o.high, o.low).masked_fill(padding, VOID)
             terms["ptc"] = tag_losses.patch_contrast(final, labels)
-        if positive is not None:
-            assert self.student is not None
-            assert self.teacher is not None
+        if positive is not None and self.student is not None and self.teacher is not None:
             self.teacher.follow(self.student)
-            whole, second, local = (full_precision(tokens) for tokens in tokens.summaries)
-            seen = torch.cat([whole[:, None], second[:, None], local.unflatten(0, (len(whole), -1))], 1)
+            whole, second, local = (full_precision(summary) for summary in tokens.summaries)
+            all_views = torch.cat([whole[:, None], second[:, None], local.unflatten(0, (len(whole), -1))], 1)
             with torch.no_grad():
-                reference = self.teacher(seen[:, :2])
-            terms["ctc"] = tag_losses.class_contrast(reference, self.student(seen), positive, o.temperature)
+                reference = self.teacher(all_views[:, :2])
+            terms["ctc"] = tag_losses.class_contrast(reference, self.student(all_views), positive, o.temperature)
         weights = {"ptc": o.ptc, "ctc": o.ctc}
         return terms, torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
-    def _of_segmentation(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        labels: Tensor,
-        image_classes: Tensor,
-        colors: Tensor,
-        given: dict[str, Tensor],
-    ) -> Output:
-        """The objective on pseudo labels and the gated energy."""
-        o, output = self.options, self.inner(features, logits, labels, image_classes, None, **given)
-        terms, loss = dict(output.terms), output.loss
+    def _segmentation_terms(self, inner: Output, logits: Tensor, labels: Tensor, colors: Tensor) -> Output:
+        """The objective's output with the balanced cross-entropy in the place of its own, and the gated energy."""
+        o, terms, loss = self.options, dict(inner.terms), inner.loss
         if "seg" in terms:
             seg = tag_losses.balanced_cross_entropy(logits, labels, self.num_classes)
             loss, terms["seg"] = loss - terms["seg"] + seg, seg

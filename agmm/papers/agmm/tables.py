@@ -146,8 +146,8 @@ def supp_table1(preset: Preset) -> tuple[Cell, ...]:
     for terms in (_WITH_ABSENT, _TERMS):
         for weight, number in zip(LAMBDAS, numbers, strict=True):
             ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O005", "O011")
-            ids = ids if terms == _WITH_ABSENT else (WITHOUT,)
-            row = _agmm(f"λ = {weight}", ids, terms, options={"lambda_gmm": weight}, value=weight)
+            trained = ids if terms == _WITH_ABSENT else (WITHOUT,)
+            row = _agmm(f"λ = {weight}", trained, terms, options={"lambda_gmm": weight}, value=weight)
             rows.append(replace(row, printed={"lambda": str(weight)}))
     return cells(preset, "agmm_supp_table1", rows, VOC)
 
@@ -281,10 +281,9 @@ def figure2(preset: Preset) -> tuple[Cell, ...]:
 def figure4(preset: Preset) -> tuple[Cell, ...]:
     """How classes separate: AGMM after the first epoch, half of its epochs and all of them."""
     (cell,) = figure_cells(preset, _AGMM)
-    assert cell.run is not None
-    epochs, made = cell.run.epochs, []
+    epochs, made = cell.trained_run.epochs, []
     for stop in dict.fromkeys((1, epochs // 2)):
-        run = replace(cell.run, stop_after=stop)
+        run = replace(cell.trained_run, stop_after=stop)
         early = replace(cell, row=f"epoch {stop}", training_id="extra:stopped early", run=run, protocol=protocol(run))
         made.append(early)
     return (*made, replace(cell, row=f"epoch {epochs}"))

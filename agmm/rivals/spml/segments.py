@@ -74,10 +74,7 @@ def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
 
 
 def on_grid(codes: Tensor, size: tuple[int, int], how: Literal["nearest", "any"] = "nearest") -> Tensor:
-    """Codes (B, H, W) on a coarser grid (B, h, w): of the nearest pixels, or the lowest of each cell.
-
-    The lowest code of a cell is that of a class if any of its pixels has one.
-    """
+    """Codes (B, H, W) on a coarser grid: of the nearest pixels, or the lowest of each cell, a class if it has any."""
     if how == "any":
         return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()
     return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
@@ -87,7 +84,7 @@ def cut(
     features: Tensor,
     labels: Tensor,
     regions: Tensor,
-    tags: Tensor,
+    image_classes: Tensor,
     clusters: tuple[int, int] = (6, 6),
     iterations: int = 10,
     colors: Tensor | None = None,
@@ -102,9 +99,9 @@ def cut(
     features : (B, C, h, w) Tensor
         Embeddings before they are normalized.
     labels, regions : (B, h, w) int64 Tensor
-        On the grid of the features: labels in the project's codes (`agmm.labels`), regions of an over-segmentation.
+        On the grid of the features: labels in the codes of `agmm.codes`, regions of an over-segmentation.
         Pixels labeled ``VOID`` take part in nothing.
-    tags : (B, K) bool Tensor
+    image_classes : (B, K) bool Tensor
         Classes of every whole image.
     clusters : (rows, columns)
         Number of clusters along each side.
@@ -116,28 +113,20 @@ def cut(
     """
     size, number = (features.shape[-2], features.shape[-1]), clusters[0] * clusters[1]
     embeddings = F.normalize(features, dim=1)
-    seen = kmeans.located(embeddings, colors)
-    with_location = seen if colors is None else kmeans.located(OF_EMBEDDING * embeddings, colors)
-    flat, flat_seen, flat_located = (maps.flatten(2).mT for maps in (embeddings, seen, with_location))
+    clustered = kmeans.located(embeddings, colors)
+    located = clustered if colors is None else kmeans.located(OF_EMBEDDING * embeddings, colors)
+    flat, flat_clustered, flat_located = (maps.flatten(2).mT for maps in (embeddings, clustered, located))
     valid = labels.flatten(1) != VOID
     first = kmeans.grid_clusters(size, clusters).flatten().to(labels.device).expand(len(features), -1)
-    found = kmeans.spherical_kmeans(flat_seen.detach(), first, number, iterations, valid)
-    image = torch.arange(len(features), device=labels.device)[:, None].expand_as(found)
-    about = [part[valid] for part in (image, found, labels.flatten(1), regions.flatten(1))]
-    own, first_pixel = _numbered(about)
-    images, _, label, region = about
-    kept = flat[valid]
-    made = directions(kept, own, len(first_pixel))
-    origin = images[first_pixel]
-    return Segments(
-        kept,
-        flat_located[valid],
-        label,
-        region,
-        images,
-        own,
-        Prototypes(made, label[first_pixel], origin, tags[origin]),
-    )
+    cluster = kmeans.spherical_kmeans(flat_clustered.detach(), first, number, iterations, valid)
+    image = torch.arange(len(features), device=labels.device)[:, None].expand_as(cluster)
+    keys = [part[valid] for part in (image, cluster, labels.flatten(1), regions.flatten(1))]
+    own, first_pixel = _numbered(keys)
+    images, _, label, region = keys
+    vectors, origin = flat[valid], images[first_pixel]
+    prototypes = directions(vectors, own, len(first_pixel))
+    known = Prototypes(prototypes, label[first_pixel], origin, image_classes[origin])
+    return Segments(vectors, flat_located[valid], label, region, images, own, known)
 
 
 def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,51 +11,41 @@ from torch.autograd.function import once_differentiable
 from agmm.rivals.spml.segments import Prototypes
 
 
-def gathered(own: Prototypes, images: int, *further: Tensor) -> tuple[Prototypes, tuple[Tensor, ...]]:
-    """The segments of every process, those of this one first; in a single process they are all there is.
+def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
+    """The segments of every process and their possible classes (M, K) bool, those of this process first.
 
-    Every process must call this as often as the others, and let what it gets take part in its loss: gradients are
-    exchanged, too.
-
-    Parameters
-    ----------
-    own : Prototypes
-        Of this process. Gradients reach its vectors from the losses of all.
-    images : int
-        Number of images in the batch of each process; those of the others are counted on from there, so that no two
-        have one number.
-    *further : (M, ...) Tensor
-        What else is told of every segment, without gradients.
-
-    Returns
-    -------
-    Prototypes
-    tuple of Tensor
-        The further ones of all segments.
+    In a single process its own are all there is. Every process must call this as often as the others, and let what it
+    gets take part in its loss: gradients are exchanged, too, so that those of ``own.vectors`` come from the losses of
+    all. The batch of each process has so many ``images``; those of the others are counted on from there, so that no two
+    have one number.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return own, further
+        return own, classes
     rank = dist.get_rank()
     lengths = _lengths(own.labels)
-    vectors, labels, numbers, tags, *rest = (
-        _own_first(whole.split(lengths), rank)
-        for whole in (
-            _Gathered.apply(own.vectors, lengths),
-            *(_gather(part, lengths) for part in (own.labels, own.images + rank * images, own.tags, *further)),
-        )
+
+    def own_first(rows: Tensor) -> Tensor:
+        parts = rows.split(lengths)
+        return torch.cat([parts[rank], *parts[:rank], *parts[rank + 1 :]])
+
+    labels, numbers, tags = (
+        own_first(_gather_rows(rows, lengths)) for rows in (own.labels, own.images + rank * images, own.tags)
     )
     # This process's images have the numbers 0 … images - 1 again.
     numbers = (numbers - rank * images) % (len(lengths) * images)
-    return Prototypes(vectors, labels, numbers, tags), tuple(rest)
+    vectors = own_first(_Gather.apply(own.vectors, lengths))
+    if classes is not None:
+        classes = own_first(_gather_rows(classes, lengths))
+    return Prototypes(vectors, labels, numbers, tags), classes
 
 
-class _Gathered(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     """Rows of all processes; what flows back to a row is the sum of what flows to it in every process."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, lengths: list[int]) -> Tensor:
         ctx.lengths = lengths
-        return _gather(rows, lengths)
+        return _gather_rows(rows, lengths)
 
     @staticmethod
     @once_differentiable
@@ -72,7 +62,7 @@ def _lengths(rows: Tensor) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _gather(rows: Tensor, lengths: list[int]) -> Tensor:
+def _gather_rows(rows: Tensor, lengths: list[int]) -> Tensor:
     """Rows of all processes in their order, which need not be equally many: they are exchanged padded."""
     boolean, sent = rows.dtype == torch.bool, rows.detach()
     sent = sent.to(torch.uint8) if boolean else sent
@@ -81,7 +71,3 @@ def _gather(rows: Tensor, lengths: list[int]) -> Tensor:
     dist.all_gather(received, padded)
     whole = torch.cat([part[:length] for part, length in zip(received, lengths, strict=True)])
     return whole.bool() if boolean else whole
-
-
-def _own_first(parts: tuple[Tensor, ...], rank: int) -> Tensor:
-    return torch.cat([parts[rank], *parts[:rank], *parts[rank + 1 :]])
