@@ -1,10 +1,6 @@
 """Learning from image tags: loss terms against loops and properties; what an objective is given; trainings."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +20,7 @@ from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -356,13 +351,7 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypat
 def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path)
     agmm.run(run, results=tmp_path / "single", device="cpu")
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
