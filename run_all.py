@@ -12,37 +12,32 @@ folder of the results, the data and this Python on a file system that all nodes 
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from agmm import cli
+from agmm.cli import ROOT
 
 if TYPE_CHECKING:
     from agmm.training.run import Run
 
-ROOT = Path(__file__).resolve().parent
+# Modules that need torch are imported inside of functions: --help and mistyped options should not wait for it.
+
 say = partial(print, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    """One sentence per mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"run_all.py: {message}; --help explains the options\n")
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 1 if a run or a table failed, 2 after a mistake of the user, 130 after Ctrl-C."""
+    """Return 0, 1 if a run or a table failed, 2 after a mistake of the user, 130 after Ctrl-C."""
     args = parser().parse_args(argv)
-    try:
-        return regenerate(args)
-    except KeyboardInterrupt:
-        print("run_all.py: interrupted; the same command resumes from the last finished epochs", file=sys.stderr)
-        return 130
+    resumed = "the same command resumes from the last finished epochs"
+    return cli.exit_code("run_all.py", lambda: show_list() if args.list else regenerate(args), resumed=resumed)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parsed = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return the parser of the command line."""
+    parsed = cli.Parser("run_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parsed.add_argument
     add("--list", action="store_true", help="show tables, groups and presets, then stop")
     add("--only", nargs="+", metavar="NAME", help="tables or groups (default: all)")
@@ -55,10 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "of the jobs: partition, time (minutes, after which it resumes), gpus_per_node, cpus_per_task, mem, account …"
     )
     add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys)
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
-    add("--no-decoded", dest="keep_decoded", action="store_false", help="keep no decoded images in results/cache")
-    add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
+    cli.where_arguments(parsed)
     add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
     add("--force", action="store_true", help="train the selected runs again; their folders are moved, not deleted")
     add("--no-notebooks", action="store_true", help="write the tables only")
@@ -66,40 +58,33 @@ def parser() -> argparse.ArgumentParser:
 
 
 def regenerate(args: argparse.Namespace) -> int:
-    """Check, train, write."""
-    # Here, because a mistyped option should not wait seconds for torch.
+    """Check the arguments and the data, train what is missing, write the tables."""
     from agmm.papers import tables
     from agmm.training import slurm, sweep
+    from agmm.training.where import at
 
-    if args.list:
-        return show_list()
-    try:
-        names = tables.select(args.only or tables.TABLES)
-        seeds = args.seeds or tables.preset(args.preset).seeds
-        runs = tables.needed(names, args.preset, seeds)
-        todo = runs if args.force else sweep.missing(runs, args.results)
-        here = sweep.default_jobs(args.device)
-        jobs = args.jobs or (here if args.engine == "local" else max(1, len(todo)))
-        announce(args, names, runs, todo, jobs)
-        if args.dry_run:
-            return 0
-        engine = slurm.named(args.engine, args.results, args.slurm)
-        check(args, names, seeds, todo)
-        if args.force:
-            moved = sweep.set_aside(runs, args.results)
-            say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
-        sweep.tidy(runs, args.results)
-    except (ValueError, OSError) as error:
-        print(f"run_all.py: {error}", file=sys.stderr)
-        return 2
-    how = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
-    failed = sweep.train_all(runs, **how, jobs=jobs, engine=engine, report=say)
+    names = tables.select(args.only or tables.TABLES)
+    seeds = args.seeds or tables.preset(args.preset).seeds
+    runs = tables.needed(names, args.preset, seeds)
+    todo = runs if args.force else sweep.missing(runs, args.results)
+    here = sweep.default_jobs(args.device)
+    jobs = args.jobs or (here if args.engine == "local" else max(1, len(todo)))
+    announce(args, names, runs, todo, jobs)
+    if args.dry_run:
+        list_runs(names, args.preset, runs, todo, args.results)
+        return 0
+    engine = slurm.named(args.engine, args.results, args.slurm)
+    check(args, names, seeds, todo)
+    if args.force:
+        moved = sweep.set_aside(runs, args.results)
+        say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
+    sweep.tidy(runs, args.results)
+    failed = sweep.train_all(runs, at(**cli.where(args)), jobs=jobs, engine=engine, report=say)
     return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
-    """How many runs, how many of them cached, how long; every run with --dry-run."""
-    from agmm.papers import tables
+    """Print how many runs there are, how many of them are cached, and how long the others take."""
     from agmm.training import sweep
 
     seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
@@ -107,18 +92,16 @@ def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
-    if args.dry_run:
-        say(f"times are for {tables.preset(args.preset).hardware}")
-        list_runs(names, args.preset, runs, todo, args.results)
 
 
 def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]", results: Path) -> None:
-    """The papers' trainings by their number, then what is trained beside them and why; expected times, paper's mIoU."""
+    """Print the papers' trainings by number, then extras and their purpose, with times and published mIoU."""
     from dataclasses import replace
 
     from agmm.papers import tables
     from agmm.training import sweep
 
+    say(f"times are for {tables.preset(preset).hardware}")
     known, printed = tables.trainings(names, preset), tables.published(names, preset)
     measured = sweep.measure(results)
     lines = []
@@ -137,7 +120,7 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
 
 
 def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Run]") -> None:
-    """Whatever could fail after hours fails now."""
+    """Raise now what would fail after hours: notebooks' parameters, results that cannot be written, devices, data."""
     from agmm.data import sets
     from agmm.papers import notebooks, tables
     from agmm.training import train as training
@@ -164,75 +147,81 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
 
 
 def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str], jobs: int) -> int:
-    """Write every table, execute its notebook, whatever becomes of the others; judge, report, sum up."""
-    from agmm.papers import notebooks, tables
+    """Write every table, execute its notebook, judge the claims, write the report; a failure does not stop the others.
 
-    broken = dict(failed)
+    Parameters
+    ----------
+    args : Namespace
+    names : list of str
+        Tables.
+    seeds : int
+    failed : dict of str to str
+        Sentences of the runs that failed, by their identity.
+    jobs : int
+        Notebooks at a time.
+
+    Returns
+    -------
+    int
+        1 if anything failed, else 0.
+    """
+    from agmm import report
+    from agmm.papers import notebooks, tables, verdicts
+
+    sentences = dict(failed)
+
+    def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:  # a failing table must not take the others along
+            sentences[name] = f"{name}: {in_words(error)}"
+            return None
+
     tasks = {}
     for name in names:
         table = tables.TABLES[name]
         incomplete = [run for run in tables.needed([name], args.preset, seeds) if run.id in failed]
-        try:
-            _, markdown = tables.write(table, args.preset, args.results)
-            say(f"{name}: {markdown}")
-            if incomplete:
-                say(f"{name}: {len(incomplete)} runs failed; their cells are blank and the notebook was not executed")
-            elif not args.no_notebooks:
-                target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
-                tasks[name] = ROOT / table.notebook, target, parameters(args, seeds)
-        except Exception as error:  # a failing table must not take the others along
-            broken[name] = f"{name}: {in_words(error)}"
-    for name, wrong in notebooks.execute_all(tasks, jobs):
-        if wrong is None:
+        written = attempt(name, tables.write, table, args.preset, args.results)
+        if written is None:
+            continue
+        say(f"{name}: {written[1]}")
+        if incomplete:
+            say(f"{name}: {len(incomplete)} runs failed; their cells are blank and the notebook was not executed")
+        elif not args.no_notebooks:
+            target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
+            tasks[name] = ROOT / table.notebook, target, parameters(args, seeds)
+    for name, problem in notebooks.execute_all(tasks, jobs):
+        if problem is None:
             say(f"{name}: {tasks[name][1]}")
         else:
-            broken[name] = f"{name}: {wrong}"
+            sentences[name] = f"{name}: {problem}"
     if set(tables.GROUPS["agmm"]) <= set(names):
-        try:
-            say(f"claims: {judge(args)}")
-        except Exception as error:
-            broken["claims"] = f"claims: {in_words(error)}"
-    page = None
-    try:
-        page = report(args)
-    except Exception as error:
-        broken["report"] = f"report: {in_words(error)}"
-    for sentence in broken.values():
+        claims = attempt("claims", verdicts.write, args.preset, args.results, args.data_root)
+        if claims is not None:
+            say(f"claims: {claims}")
+    page = attempt("report", report.write, args.preset, args.results)
+    for sentence in sentences.values():
         print(f"failed: {sentence}", file=sys.stderr)
     if page is not None:
         say(f"report: {page}")
-    return 1 if broken else 0
+    return 1 if sentences else 0
 
 
 def in_words(error: Exception) -> str:
-    """What a user can act on as it is; of anything else its kind as well."""
+    """Return the message of an error that a user can act on; that of any other with its kind."""
     from agmm.host.atomic_files import StorageError
 
     return str(error) if isinstance(error, ValueError | OSError | StorageError) else f"{type(error).__name__}: {error}"
 
 
-def judge(args: argparse.Namespace) -> Path:
-    """Judge the paper's claims, which are about all of its tables."""
-    from agmm.papers import verdicts
-
-    return verdicts.write(args.preset, args.results, args.data_root)
-
-
-def report(args: argparse.Namespace) -> Path:
-    """One page about everything that is there, whatever has failed."""
-    from agmm import report
-
-    return report.write(args.preset, args.results)
-
-
 def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:
-    """What every notebook is given."""
+    """Return the parameters that every notebook is given."""
     data_root = str(args.data_root.resolve()) if args.data_root else ""
     return {"preset": args.preset, "seeds": seeds, "results": str(args.results.resolve()), "data_root": data_root}
 
 
 def show_list() -> int:
-    """Tables, groups and presets."""
+    """Print tables, groups and presets."""
     from agmm.papers import tables
     from agmm.training.presets import PRESETS
 

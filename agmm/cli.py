@@ -1,120 +1,307 @@
-"""The command ``agmm``: images of your own, and single runs of the tables.
+"""The command ``agmm``; ``python -m agmm`` is the same.
 
-    agmm check   --images DIR --labels DIR --classes names.txt             what is there, and what is wrong with it
-    agmm train   --images DIR --labels DIR --classes names.txt --out DIR   a network from sparse labels
-    agmm predict --model DIR --images DIR --out DIR                        masks and overlays
-    agmm run     O005 --preset paper --data-root DIR                       a training of the papers' tables
-
-Labels are PNG masks (code of the class, 254 where nothing is labeled, 255 to ignore), a CSV of clicks (image, x, y,
-class), labelme's JSON, COCO's JSON or CVAT's XML, named as the images or naming them.
+check, train and predict are for images of your own, run is for a single training of the papers' tables, the others are
+tools around them; ``run_all.py`` regenerates whole tables. ``agmm COMMAND --help`` explains the options of a command.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from agmm import own
+import agmm
 
-COMMANDS = ("train", "predict", "check", "run")
+if TYPE_CHECKING:
+    from agmm.training.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout, where results lie if nothing else is said."""
+
+# Modules that need torch are imported inside of functions: --help and mistyped options should not wait for it.
+
+Arguments = argparse.Namespace
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command.
+
+    Attributes
+    ----------
+    help : str
+    arguments : callable
+        Adds the options to the command's parser.
+    action : callable
+        Does the work and returns the exit code.
+    extra : str
+        The extra of the package that the command needs.
+    resumed : str
+        What repeating an interrupted command does.
+    """
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], object]
+    action: Callable[[Arguments], int]
+    extra: str = "experiments"
+    resumed: str = ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that writes one sentence per mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and exit with code 2."""
+        self.exit(2, f"{self.prog}: {message}; --help explains the options\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, or 2 after a mistake of the user."""
+    """Return 0, 2 after a mistake of the user, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] == "run":
-        from agmm import __main__ as single  # which falls back on this module
+    if not argv or argv[0] not in COMMANDS:
+        _parser().parse_args(argv)  # prints the help, the version or the mistake, and exits
+    command = COMMANDS[argv[0]]
 
-        return single.main(argv[1:])
-    args = _parser().parse_args(argv)
-    given = {name: value for name, value in vars(args).items() if name not in ("command", "action")}
-    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("agmm")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    def action() -> int:
+        return command.action(_parser(argv[0]).parse_args(argv))
+
+    return exit_code(f"agmm {argv[0]}", action, extra=command.extra, resumed=command.resumed)
+
+
+def exit_code(program: str, action: Callable[[], int], *, extra: str = "experiments", resumed: str = "") -> int:
+    """Return what ``action`` returns; turn errors that a user can mend into one sentence on stderr and an exit code.
+
+    Parameters
+    ----------
+    program : str
+        What the sentence begins with.
+    action : callable
+    extra : str
+        The extra of the package that brings what may be missing.
+    resumed : str
+        What repeating the command does after Ctrl-C.
+
+    Returns
+    -------
+    int
+        2 after an error, 130 after Ctrl-C.
+    """
     try:
-        return args.action(**given)
+        return action()
     except KeyboardInterrupt:
-        print(f"agmm {args.command}: interrupted; the same call of train resumes after its last epoch", file=sys.stderr)
+        print(f"{program}: interrupted{f'; {resumed}' if resumed else ''}", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "agmm").partition(".")[0]
+        if package == "agmm" or package in sys.stdlib_module_names:
+            raise
+        problem = f"needs the package {package} of the extra {extra}: pip install 'agmm[{extra}]'"
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"agmm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    finally:
-        logger.removeHandler(handler)
+        # torch is not imported for a comparison of classes: it may be what is missing.
+        full = type(error).__name__ == "OutOfMemoryError"
+        problem = "the memory of the device is too small; choose --device cpu" if full else " ".join(str(error).split())
+    print(f"{program}: {problem}", file=sys.stderr)
+    return 2
 
 
-def _train(**given: object) -> int:
-    result = own.train(**given)  # type: ignore[arg-type]
-    out = Path(str(given["out"]))
-    print(f"mean IoU {result.miou:.1f} on the validation images; classes in {out / 'report.csv'}")
-    print(f"next: agmm predict --model {out} --images DIR --out DIR")
-    return 0
-
-
-def _predict(**given: object) -> int:
-    table = own.predict(**given)  # type: ignore[arg-type]
-    if table is not None:
-        print(table[["class", "iou"]].to_string(index=False, float_format="%.1f"))
-    print(f"masks/, overlays/ and their colors, classes.csv, in {given['out']}")
-    return 0
-
-
-def _check(**given: object) -> int:
-    problems, notes = own.check(**given)  # type: ignore[arg-type]
-    print("\n".join([*notes, *(f"problem: {problem}" for problem in problems)]))
-    found = f"{len(problems)} problem{'s' * (len(problems) > 1)} found"
-    print(found if problems else "all is well: train with the same options and --out DIR")
-    return 2 if problems else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("agmm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,predict,check,run}")
-
-    def command(name: str, help: str, action: Callable[..., int]) -> Callable[..., argparse.Action]:
-        one = commands.add_parser(name, help=help, description=help)
-        one.set_defaults(action=action)
-        return one.add_argument
-
-    add = command("train", "Train on a folder of images with sparse labels; the same call resumes it.", _train)
-    _folder(add)
-    add("--out", type=Path, required=True, metavar="DIR", help="new folder for the model and its report")
-    add("--complete", action="store_true", help="the labels of an image name every class that it shows")
-    add("--method", choices=("AGMM", "Baseline"), help="default: AGMM with --complete, else Baseline")
-    add("--network", choices=("small", "resnet50"), help="default: resnet50 on a GPU, else small")
-    add("--init", choices=("imagenet", "scratch"), help="of resnet50 (default: imagenet, if its weights can be had)")
-    add("--side", type=int, metavar="N", help="longest side that images are shrunk to (default: 256; 512 on a GPU)")
-    add("--steps", type=int, metavar="N", help="optimizer steps (default: 600; 4000 on a GPU)")
-    add("--width", type=int, default=3, metavar="N", help="width of clicks and lines in pixels (default: 3)")
-    add("--validation", type=float, default=0.2, metavar="X", help="share of images to validate on (default: 0.2)")
-    add("--seed", type=int, default=0, metavar="N", help="default: 0")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--onnx", action="store_true", help="write model.onnx, too, and check it with onnxruntime")
-    add = command("predict", "Predict the masks of a folder of images.", _predict)
-    add("--model", type=Path, required=True, metavar="DIR", help="folder that agmm train wrote")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="new folder for masks/, overlays/, classes.csv, report.csv",
-    )
-    add("--truth", type=Path, metavar="DIR", help="folder of dense masks, for the IoU of every class")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add = command("check", "Say what a folder holds and what is wrong with it.", _check)
-    _folder(add)
-    commands.add_parser("run", help="Train a single run of the papers' tables.", add_help=False)
+def _parser(chosen: str | None = None) -> Parser:
+    """Return the parser; only the chosen command has its options, as they may stand in a module that needs torch."""
+    parser = Parser("agmm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"agmm {agmm.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        added = commands.add_parser(
+            name, help=command.help, description=command.help, formatter_class=parser.formatter_class
+        )
+        if name == chosen:
+            command.arguments(added)
     return parser
 
 
-def _folder(add: Callable[..., argparse.Action]) -> None:
+# --- Images of one's own ----------------------------------------------------------------------------------------------
+
+
+def _folder_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
-    add("--labels", type=Path, required=True, metavar="PATH", help="folder of masks and annotation files, or one file")
+    labels = (
+        "folder of PNG masks (code of the class, 254 where nothing is labeled, 255 to ignore) or of annotation files "
+        "(CSV of clicks with image, x, y, class; labelme or COCO JSON; CVAT XML), or one such file"
+    )
+    add("--labels", type=Path, required=True, metavar="PATH", help=labels)
     add("--classes", type=Path, required=True, metavar="FILE", help="text file with a class name a line")
     add("--truth", type=Path, metavar="DIR", help="folder of dense masks of some images, to validate on")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
+def _check(args: Arguments) -> int:
+    from agmm import own
+
+    problems, notes = own.check(args.images, args.labels, args.classes, args.truth)
+    print("\n".join([*notes, *(f"problem: {problem}" for problem in problems)]))
+    if problems:
+        print(f"{len(problems)} problem{'s' * (len(problems) > 1)} found")
+        return 2
+    print("all is well: train with the same options and --out DIR")
+    return 0
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _folder_arguments(parser)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="new folder for the model and its report")
+    add("--complete", action="store_true", help="the labels of an image name every class that it shows")
+    for name, choices, automatic in (
+        ("--method", ("AGMM", "Baseline"), "AGMM with --complete, else Baseline"),
+        ("--network", ("small", "resnet50"), "resnet50 on a GPU, else small"),
+        ("--init", ("imagenet", "scratch"), "of resnet50: imagenet, if its weights can be had"),
+    ):
+        add(name, choices=("auto", *choices), default="auto", help=f"auto (default): {automatic}")
+    add("--side", type=int, default=0, metavar="N", help="longest side of images (default: 256; 512 on a GPU)")
+    add("--steps", type=int, default=0, metavar="N", help="optimizer steps (default: 600; 4000 on a GPU)")
+    add("--width", type=int, default=3, metavar="N", help="width of clicks and lines in pixels (default: 3)")
+    add("--validation", type=float, default=0.2, metavar="X", help="share of images to validate on (default: 0.2)")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _device(parser)
+    add("--onnx", action="store_true", help="write model.onnx, too, and check it with onnxruntime")
+
+
+def _train(args: Arguments) -> int:
+    from agmm import own
+
+    options = own.Options(**{option.name: getattr(args, option.name) for option in fields(own.Options)})
+    with _progress():
+        folders = args.images, args.labels, args.classes, args.out
+        result = own.train(*folders, options, truth=args.truth, device=args.device, onnx=args.onnx)
+    print(f"mean IoU {result.miou:.1f} on the validation images; classes in {args.out / 'report.csv'}")
+    print(f"next: agmm predict --model {args.out} --images DIR --out DIR")
+    return 0
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="folder that agmm train wrote")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
+    add("--out", type=Path, required=True, metavar="DIR", help="new folder for masks/, overlays/ and their colors")
+    add("--truth", type=Path, metavar="DIR", help="folder of dense masks, for the IoU of every class in report.csv")
+    _device(parser)
+
+
+def _predict(args: Arguments) -> int:
+    from agmm import own
+
+    with _progress():
+        table = own.predict(args.model, args.images, args.out, truth=args.truth, device=args.device)
+    if table is not None:
+        print(table[["class", "iou"]].to_string(index=False, float_format="%.1f"))
+    print(f"masks/, overlays/ and their colors, classes.csv, in {args.out}")
+    return 0
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """Show on stderr what trainings write into their logs."""
+    handler, logger = logging.StreamHandler(sys.stderr), logging.getLogger("agmm")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+# --- A single training ------------------------------------------------------------------------------------------------
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a single run of the papers' tables; on four GPUs:\n"
+        "    torchrun --nproc-per-node 4 -m agmm run O005 --preset paper --data-root DIR\n"
+        "`run_all.py --dry-run --only agmm` lists numbers and identities, and `run_all.py` uses the result."
+    )
+    add = parser.add_argument
+    add("training", help="number of a training in the paper's list, such as O005, or the identity of a run")
+    add("--preset", default="quick", help="scale of everything (default: quick)")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    where_arguments(parser)
+
+
+def where_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where a run finds its data and leaves its results."""
+    add = parser.add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--data-root", type=Path, metavar="PATH", help="folder of the data set; the embedded one needs none")
+    add("--no-decoded", dest="keep_decoded", action="store_false", help="keep no decoded images in results/cache")
+    add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
+
+
+def where(args: Arguments) -> dict[str, Any]:
+    """Return the options of `where_arguments` as arguments of `agmm.run`."""
+    return {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
+
+
+def _run(args: Arguments) -> int:
+    from agmm.training import loop
+
+    run = replace(find(args.training, args.preset), seed=args.seed)
+    with _progress():
+        result = agmm.run(run, **where(args))
+    if loop.is_main():
+        print(f"{args.training}: {result.miou:.2f}, in {run.folder(args.results)}")
+    return 0
+
+
+def find(training: str, preset: str) -> "Run":
+    """Return the run with seed 0 that has a number or identity; raise ValueError if the preset has none."""
+    from agmm.papers import tables
+
+    tables.preset(preset)
+    numbers = tables.trainings(tables.TABLES, preset)
+    for run in tables.needed(tables.TABLES, preset, 1):
+        if training in (run.id, numbers.get(run.id)):
+            return run
+    raise ValueError(
+        f"the preset {preset} has no training {training!r}; "
+        f"`python run_all.py --preset {preset} --only agmm --dry-run` lists them"
+    )
+
+
+# --- The commands -----------------------------------------------------------------------------------------------------
+
+
+def _tool(help: str, module: str, resumed: str = "") -> Command:
+    """Return a command whose ``arguments`` and ``command`` stand in a module, which is imported when it is chosen."""
+    return Command(
+        help,
+        lambda parser: import_module(module).arguments(parser),
+        lambda args: import_module(module).command(args),
+        resumed=resumed,
+    )
+
+
+_GOES_ON = "the same command goes on where it stopped"
+_RESUMES = "the same command resumes after the last finished epoch"
+
+COMMANDS = {
+    "check": Command("Say what a folder holds and what is wrong with it.", _folder_arguments, _check, "own"),
+    "train": Command(
+        "Train on a folder of images with sparse labels.", _train_arguments, _train, "own", resumed=_RESUMES
+    ),
+    "predict": Command("Predict the masks of a folder of images.", _predict_arguments, _predict, "own"),
+    "run": Command("Train a single run of the papers' tables.", _run_arguments, _run, resumed=_RESUMES),
+    "download": _tool("Fetch or extract a public data set.", "agmm.data.public.download", _GOES_ON),
+    "masks": _tool("Make masks from the annotations of COCO or DensePose.", "agmm.data.public.masks", _GOES_ON),
+    "released": _tool("Test a checkpoint that AGMM's authors published.", "agmm.tools.released"),
+    "compare": _tool("Set a method of your own beside the rows of a table.", "agmm.tools.compare", _RESUMES),
+    "report": _tool("Write one page about all results of a preset.", "agmm.report"),
+    "bench": _tool("Measure how fast the package is.", "agmm.tools.bench"),
+}

@@ -39,18 +39,18 @@ class Mixture:
     d: Tensor
     variance: Tensor
 
-    def scores(self, parts: Components) -> Tensor:
+    def scores(self, components: Components) -> Tensor:
         """``G = exp(-d^2 / (2 sigma^2))`` on the feature grid, 0 in empty slots (Eq. 4, Eq. 8): (B, N, h, w)."""
-        return gmm.bells(self.d, self.variance.sqrt(), parts)
+        return gmm.bells(self.d, self.variance.sqrt(), components)
 
-    def log_scores(self, parts: Components) -> Tensor:
+    def log_scores(self, components: Components) -> Tensor:
         """Their logarithms, finite where scores are too small for their number type; -inf in empty slots."""
         exponent = -self.d.square() / (2 * self.variance + gmm.EPS)[..., None, None]
-        return exponent.masked_fill(~parts.filled[..., None, None], -torch.inf)
+        return exponent.masked_fill(~components.filled[..., None, None], -torch.inf)
 
 
 def from_labels(
-    features: Tensor, labels: Tensor, parts: Components, sigma_min: float, distance: Distance = "absolute"
+    features: Tensor, labels: Tensor, components: Components, sigma_min: float, distance: Distance = "absolute"
 ) -> Mixture:
     """The mixture of the labeled pixels (Eq. 1 to 3).
 
@@ -62,18 +62,18 @@ def from_labels(
     ----------
     features : Tensor (B, C, h, w)
     labels : Tensor (B, H, W) int64
-    parts : Components
+    components : Components
         Of the labels.
     sigma_min : float
     distance : {"absolute", "signed", "rms"}
         Mean of ``|f - mu|`` over channels, as in AGMM's released code, or see `distances`.
     """
-    weights = gmm.mean_weights(labels, parts, features)
-    return _estimate(features, weights, parts, sigma_min, distance)
+    weights = gmm.mean_weights(labels, components, features)
+    return _estimate(features, weights, components, sigma_min, distance)
 
 
 def reestimate(
-    features: Tensor, old: Mixture, members: Tensor, parts: Components, sigma_min: float, distance: Distance
+    features: Tensor, old: Mixture, members: Tensor, components: Components, sigma_min: float, distance: Distance
 ) -> Mixture:
     """The M step: means and variances of each component's members (Eq. 6, 7).
 
@@ -85,7 +85,7 @@ def reestimate(
     old : Mixture
     members : Tensor (B, N, h, w)
         From `assign`.
-    parts : Components
+    components : Components
     sigma_min : float
     distance : {"absolute", "signed", "rms"}
     """
@@ -93,13 +93,13 @@ def reestimate(
     mass = members.sum(2, keepdim=True)
     empty = mass <= gmm.EPS
     weights = torch.where(empty, old.weights, members / mass.clamp_min(gmm.EPS))
-    new = _estimate(features, weights, parts, sigma_min, distance)
+    new = _estimate(features, weights, components, sigma_min, distance)
     return replace(new, variance=torch.where(empty.squeeze(2), old.variance, new.variance))
 
 
 @torch.no_grad()
 def assign(
-    log_g: Tensor, labels: Tensor, parts: Components, assignment: Assignment = "argmax", keep_labels: bool = True
+    log_g: Tensor, labels: Tensor, components: Components, assignment: Assignment = "argmax", keep_labels: bool = True
 ) -> Tensor:
     """The E step: to what extent each feature cell belongs to each component (Eq. 5 leaves open how).
 
@@ -109,7 +109,7 @@ def assign(
         Logarithms of the scores: far from all means the scores themselves are all 0.
     labels : Tensor (B, H, W) int64
         A cell is what its middle pixel is; cells on ``VOID`` belong to nothing.
-    parts : Components
+    components : Components
     assignment : {"argmax", "responsibility", "soft"}
         The component of the largest score; scores over their sum, as in EM with equal priors; the scores themselves.
         The last is degenerate: scores of different classes differ little, so all means move towards the mean of the
@@ -124,7 +124,7 @@ def assign(
     Tensor (B, N, h, w)
         In [0, 1]; 0 in empty slots.
     """
-    filled, g = parts.filled[..., None, None], log_g.exp()
+    filled, g = components.filled[..., None, None], log_g.exp()
     if assignment == "argmax":
         belongs = torch.zeros_like(g).scatter_(1, log_g.max(1, keepdim=True).indices, 1.0)
     elif assignment == "responsibility":
@@ -132,7 +132,7 @@ def assign(
     else:
         belongs = g
     cells = labels_of_cells(labels, (g.shape[2], g.shape[3])).unsqueeze(1)
-    hit = (cells == parts.classes[..., None, None]) & filled
+    hit = (cells == components.classes[..., None, None]) & filled
     if keep_labels:
         belongs = torch.where(hit.any(1, keepdim=True), hit.to(g.dtype), belongs)
     return belongs * (cells != VOID) * filled
@@ -166,14 +166,16 @@ def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
     return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
 
-def _estimate(features: Tensor, weights: Tensor, parts: Components, sigma_min: float, distance: Distance) -> Mixture:
+def _estimate(
+    features: Tensor, weights: Tensor, components: Components, sigma_min: float, distance: Distance
+) -> Mixture:
     """Means, distances and variances from weights (B, N, h w) that add up to 1 in every component."""
     flat = features.flatten(2)
     if distance == "absolute":
-        means, d = fast.means_and_differences(flat, weights, parts.per_image)
+        means, d = fast.means_and_differences(flat, weights, components.per_image)
     else:
         means = weights @ flat.transpose(1, 2)
         d = distances(flat, means, distance)
-    d = d * parts.filled[..., None]
+    d = d * components.filled[..., None]
     variance = (weights * d.detach().square()).sum(2).clamp_min(sigma_min**2)
     return Mixture(weights, means, d.unflatten(2, features.shape[-2:]), variance)

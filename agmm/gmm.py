@@ -95,6 +95,12 @@ def components(labels: Tensor, num_classes: int) -> Components:
     return Components(classes, counts > 0, counts, per_image, num_classes)
 
 
+def no_components(labels: Tensor, num_classes: int) -> Components:
+    """Components without any slot, for an objective that forms no mixture."""
+    none = labels.new_zeros(len(labels), 0)
+    return Components(none, none.bool(), none, (0,) * len(labels), num_classes)
+
+
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Mean feature of the labeled pixels of every class and image (Eq. 4).
 
@@ -114,44 +120,44 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
         Zero for absent classes.
     present : Tensor (B, K) bool
     """
-    parts = components(labels, num_classes)
-    return parts.to_classes(component_means(features, labels, parts)), parts.present
+    found = components(labels, num_classes)
+    return found.to_classes(component_means(features, labels, found)), found.present
 
 
-def component_means(features: Tensor, labels: Tensor, parts: Components) -> Tensor:
+def component_means(features: Tensor, labels: Tensor, components: Components) -> Tensor:
     """`class_means` of the present classes only: (B, N, C), zero in empty slots."""
-    return mean_weights(labels, parts, features) @ features.flatten(2).transpose(1, 2)
+    return mean_weights(labels, components, features) @ features.flatten(2).transpose(1, 2)
 
 
-def mean_weights(labels: Tensor, parts: Components, features: Tensor) -> Tensor:
+def mean_weights(labels: Tensor, components: Components, features: Tensor) -> Tensor:
     """Weight of every feature cell in the class means, the adjoint of upsampling the features: (B, N, h w)."""
-    share = parts.filled / (parts.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
-    return fast.mean_weights(labels, parts.classes, share, features.shape[-2:])
+    share = components.filled / (components.counts.to(torch.promote_types(features.dtype, torch.float32)) + EPS)
+    return fast.mean_weights(labels, components.classes, share, features.shape[-2:])
 
 
-def distances(features: Tensor, means: Tensor, parts: Components) -> Tensor:
+def distances(features: Tensor, means: Tensor, components: Components) -> Tensor:
     """Mean over channels of ``|f - mu|`` (Eq. 6 as the official code reads it).
 
     Parameters
     ----------
     features : Tensor (B, C, h, w)
     means : Tensor (B, N, C)
-    parts : Components
+    components : Components
 
     Returns
     -------
     Tensor (B, N, h, w)
         0 in empty slots.
     """
-    d = fast.mean_absolute_difference(features.flatten(2), means, parts.per_image)
-    return d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
+    d = fast.mean_absolute_difference(features.flatten(2), means, components.per_image)
+    return d.unflatten(2, features.shape[-2:]) * components.filled[..., None, None]
 
 
-def means_and_distances(features: Tensor, labels: Tensor, parts: Components) -> tuple[Tensor, Tensor]:
+def means_and_distances(features: Tensor, labels: Tensor, components: Components) -> tuple[Tensor, Tensor]:
     """`component_means` and `distances` to them, at the cost of one."""
-    weights = mean_weights(labels, parts, features)
-    means, d = fast.means_and_differences(features.flatten(2), weights, parts.per_image)
-    return means, d.unflatten(2, features.shape[-2:]) * parts.filled[..., None, None]
+    weights = mean_weights(labels, components, features)
+    means, d = fast.means_and_differences(features.flatten(2), weights, components.per_image)
+    return means, d.unflatten(2, features.shape[-2:]) * components.filled[..., None, None]
 
 
 def validity(labels: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -159,7 +165,9 @@ def validity(labels: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tenso
     return _resize((labels != VOID).unsqueeze(1).to(dtype), size)
 
 
-def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, parts: Components, sigma: str) -> Tensor:
+def spread(
+    d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, components: Components, sigma: str
+) -> Tensor:
     """Per-image, per-class standard deviation: (B, N).
 
     ``"adaptive"`` is Eq. 5: the distances of *unlabeled* pixels, weighted by the segmentation's probability of the
@@ -172,7 +180,7 @@ def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, par
     logits : Tensor (B, K, H, W)
     labels : Tensor (B, H, W) int64
     image_classes : Tensor (B, K) bool
-    parts : Components
+    components : Components
     sigma : {"adaptive", "code_a", "code_b"}
     """
     size = d.shape[-2:]
@@ -181,30 +189,30 @@ def spread(d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, par
         variance = (d.square().sum((2, 3)) / valid.clamp_min(EPS) + EPS) * (valid > 0)
     else:
         if sigma == "adaptive":
-            weight = unlabeled_weights(logits, labels, image_classes, parts, size)
+            weight = unlabeled_weights(logits, labels, image_classes, components, size)
         else:
-            weight = _probabilities(logits, image_classes, parts, size) * validity(labels, size, d.dtype)
+            weight = _probabilities(logits, image_classes, components, size) * validity(labels, size, d.dtype)
         mass = weight.sum((2, 3))
         variance = (weight * d.square()).sum((2, 3)) / (mass + EPS)
         if sigma == "adaptive":
             variance = torch.where(mass < NO_MASS, 1.0, variance)
     # The root has infinite slope at 0: empty slots and single-point components must not reach it.
-    safe = parts.filled & (variance > 0)
+    safe = components.filled & (variance > 0)
     return torch.where(safe, variance, 1.0).sqrt() * safe
 
 
 def unlabeled_weights(
-    logits: Tensor, labels: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]
+    logits: Tensor, labels: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]
 ) -> Tensor:
     """Weights in Eq. 5: the segmentation's probability of each component's class, at unlabeled pixels: (B, N, h, w).
 
     Parameters are those of `spread`, and ``size`` is (h, w).
     """
     unlabeled = (labels == UNLABELED).unsqueeze(1).to(logits.dtype)
-    return _probabilities(logits, image_classes, parts, size) * _resize(unlabeled, size)
+    return _probabilities(logits, image_classes, components, size) * _resize(unlabeled, size)
 
 
-def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts: Components) -> Tensor:
+def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], components: Components) -> Tensor:
     """Mixture scores G (Eq. 7): one Gaussian bell per component, upsampled to the label grid.
 
     Parameters
@@ -214,17 +222,17 @@ def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], parts
         None is the official ``exp(-d^2)``; a float is used as it is; with a tensor (estimated) 1e-6 is added to
         ``2 sigma^2`` as in the official code.
     size : (H, W)
-    parts : Components
+    components : Components
 
     Returns
     -------
     Tensor (B, N, H, W)
         In [0, 1]; exactly 0 in empty slots.
     """
-    return fast.upsample(bells(d, sigma, parts), size, parts.per_image)
+    return fast.upsample(bells(d, sigma, components), size, components.per_image)
 
 
-def bells(d: Tensor, sigma: Tensor | float | None, parts: Components) -> Tensor:
+def bells(d: Tensor, sigma: Tensor | float | None, components: Components) -> Tensor:
     """`scores` on the feature grid: (B, N, h, w)."""
     if sigma is None:
         exponent = -d.square()
@@ -232,12 +240,12 @@ def bells(d: Tensor, sigma: Tensor | float | None, parts: Components) -> Tensor:
         exponent = -d.square() / (2 * sigma.square() + EPS)[..., None, None]
     else:
         exponent = -d.square() / (2 * sigma**2)
-    return exponent.exp() * parts.filled[..., None, None]
+    return exponent.exp() * components.filled[..., None, None]
 
 
-def _probabilities(logits: Tensor, image_classes: Tensor, parts: Components, size: tuple[int, ...]) -> Tensor:
-    chosen = logits.gather(1, _expand(parts.classes, logits)) - logits.logsumexp(1, keepdim=True)
-    return _resize(chosen.exp() * parts.from_classes(image_classes)[..., None, None], size)
+def _probabilities(logits: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]) -> Tensor:
+    chosen = logits.gather(1, _expand(components.classes, logits)) - logits.logsumexp(1, keepdim=True)
+    return _resize(chosen.exp() * components.from_classes(image_classes)[..., None, None], size)
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -4,10 +4,10 @@ All functions are pure and work on components (see `agmm.gmm`): ``g`` are the mi
 segmentation's probabilities at the slots' classes, both (B, N, H, W). Each returns a scalar that is exactly 0, with a
 graph, where the set it averages over is empty. ``eps`` is 1e-6 everywhere.
 
-The terms at label resolution are written here as the equations read; training uses `agmm.fast`, which computes the
-same numbers in one pass.
+The terms at label resolution are computed together by `agmm.fast`; `agmm.dense` has them one by one.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,96 +63,124 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tens
     return cross.mean(1).sum() / counts.labeled
 
 
-def self_weight(parts: Components, half: bool, reduction: Literal["mean", "sum"], dtype: torch.dtype) -> Tensor:
-    """Weight of each component in `self_supervision` and `sparse_supervision`: (B, N).
+@dataclass(frozen=True)
+class Form:
+    """Which form of `self` and `spar` (see `pixel_losses`) an objective has.
 
-    One over the image's number of components (``"mean"``) or 1 (``"sum"``), times the official factor 0.5 if ``half``.
-    """
-    weight = parts.filled.to(dtype)
-    if reduction == "mean":
-        weight = weight / (weight.sum(1, keepdim=True) + EPS)
-    return weight * (0.5 if half else 1.0)
-
-
-def self_supervision(g: Tensor, p: Tensor, labels: Tensor, weight: Tensor, counts: Counts) -> Tensor:
-    """Binary cross-entropy between mixture scores and probabilities over all valid pixels (Eq. 8).
-
-    Parameters
+    Attributes
     ----------
-    g, p : Tensor (B, N, H, W)
-    labels : Tensor (B, H, W) int64
-    weight : Tensor (B, N)
-        From `self_weight`.
-    counts : Counts
-    """
-    cross = -g * (p + EPS).log() - (1 - g) * (1 - p + EPS).log()
-    return ((cross * weight[..., None, None]).sum(1) * (labels != VOID)).sum() / counts.valid
-
-
-def sparse_supervision(
-    g: Tensor, labels: Tensor, parts: Components, weight: Tensor, counts: Counts, negatives: bool
-) -> Tensor:
-    """Labels supervise the mixture scores at labeled pixels (Eq. 9).
-
-    Parameters
-    ----------
-    g : Tensor (B, N, H, W)
-    labels : Tensor (B, H, W) int64
-    parts : Components
-    weight : Tensor (B, N)
-        From `self_weight`; used with ``negatives`` only.
-    counts : Counts
+    factor : float
+        0.5 in the official code, else 1.
+    reduction : {"mean", "sum"}
+        How `self` adds up over an image's components.
     negatives : bool
-        True: official, binary cross-entropy with every present class. False: as printed, the labeled class only.
+        Whether a labeled pixel also pushes down the scores of all other components.
     """
-    image, position, target = labeled_pixels(labels, parts.num_classes)
-    scores = g.flatten(2)[image, :, position]
-    hit = (parts.classes[image] == target.unsqueeze(1)) & parts.filled[image]
-    positive = -(scores + EPS).log() * hit
-    if not negatives:
-        return positive.sum() / counts.labeled
-    cross = positive - (1 - scores + EPS).log() * ~hit
-    return (cross * weight[image]).sum() / counts.labeled
+
+    factor: float
+    reduction: Literal["mean", "sum"]
+    negatives: bool
 
 
-def contrast_batch(means: Tensor, parts: Components, vectors: Literal["sum", "mean"]) -> Tensor:
+def component_weights(components: Components, form: Form, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight of each component in `self` and in `spar`: (B, N) each, 0 in empty slots."""
+    filled = components.filled.to(dtype)
+    mean = filled / (filled.sum(1, keepdim=True) + EPS) * form.factor
+    return mean if form.reduction == "mean" else filled * form.factor, mean if form.negatives else filled
+
+
+def pixel_losses(
+    names: Set[str],
+    logits: Tensor,
+    g: Tensor,
+    labels: Tensor,
+    image_classes: Tensor,
+    counts: Counts,
+    components: Components,
+    form: Form,
+) -> dict[str, Tensor]:
+    """The losses that are means over the pixels of the labels, in one pass.
+
+    Parameters
+    ----------
+    names : set of str
+        Which of seg, self, spar, absent are wanted.
+    logits : Tensor (B, K, H, W)
+    g : Tensor (B, N, H, W)
+        Mixture scores of the components.
+    labels, image_classes, counts
+        See `agmm.objectives.common.batch_loss`.
+    components : Components
+    form : Form
+
+    Returns
+    -------
+    dict of str to Tensor ()
+        The wanted ones, unweighted.
+    """
+    if not {"self", "spar", "absent"} & names:
+        return {"seg": partial_cross_entropy(logits, labels, counts)} if "seg" in names else {}
+    self_weight, spar_weight = component_weights(components, form, g.dtype)
+    supervision = fast.Supervision(
+        labels=labels.flatten(1),
+        classes=components.classes,
+        self_weight=self_weight * ("self" in names),
+        spar_weight=spar_weight * ("spar" in names),
+        negatives=form.negatives,
+        absent=~image_classes if "absent" in names else None,
+        seg="seg" in names,
+        eps=EPS,
+    )
+    if not {"seg", "self", "absent"} & names:
+        logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
+    seg, self_, spar, absent = fast.segmentation_terms(logits, g, supervision)
+    means = {
+        "seg": seg / counts.labeled,
+        "self": self_ / counts.valid,
+        "spar": spar / counts.labeled,
+        "absent": absent / counts.valid,
+    }
+    return {name: value for name, value in means.items() if name in names}
+
+
+def contrast_batch(means: Tensor, components: Components, vectors: Literal["sum", "mean"]) -> Tensor:
     """Push apart the class vectors of a batch, as the official code does in place of Eq. 10.
 
     Parameters
     ----------
     means : Tensor (B, N, C)
-    parts : Components
+    components : Components
     vectors : {"sum", "mean"}
         A class's vector over the images that hold it: their sum (the official code multiplies where a mean would
         divide, which makes frequent classes look far apart) or their mean.
     """
-    dense = parts.to_classes(means)
-    images = parts.present.sum(0).to(means.dtype)
+    dense = components.to_classes(means)
+    images = components.present.sum(0).to(means.dtype)
     if vectors == "sum":
         vector = dense.sum(0) * (images / (images + EPS)).unsqueeze(1)
     else:
         vector = dense.sum(0) / (images + EPS).unsqueeze(1)
-    first, second = torch.triu_indices(parts.num_classes, parts.num_classes, 1, device=means.device)
+    first, second = torch.triu_indices(components.num_classes, components.num_classes, 1, device=means.device)
     pairs = ((images[first] > 0) & (images[second] > 0)).to(means.dtype)
     similarity = _similarity(vector[first], vector[second])
     return (similarity * pairs).sum() / (pairs.sum() + EPS)
 
 
-def contrast_image(means: Tensor, parts: Components) -> Tensor:
+def contrast_image(means: Tensor, components: Components) -> Tensor:
     """Push apart the class means of each image (Eq. 10 as printed), averaged over images with a component.
 
     The printed factor ``2 / (K (K + 1))`` is kept, although an image has ``K (K - 1) / 2`` pairs.
     """
     slots = means.shape[1]
     first, second = torch.triu_indices(slots, slots, 1, device=means.device)
-    pairs = parts.filled[:, first] & parts.filled[:, second]
+    pairs = components.filled[:, first] & components.filled[:, second]
     similarity = _similarity(means[:, first], means[:, second]) * pairs
-    k = parts.filled.sum(1).to(means.dtype)
+    k = components.filled.sum(1).to(means.dtype)
     per_image = similarity.sum(1) * 2 / (k * (k + 1)).clamp_min(1)
     return per_image.sum() / (k > 0).sum().clamp_min(1)
 
 
-def contrast_pixels(d: Tensor, members: Tensor, parts: Components) -> Tensor:
+def contrast_pixels(d: Tensor, members: Tensor, components: Components) -> Tensor:
     """Pull pixels towards the mean of their component and push them away from those of others (AGMM++, Eq. 14).
 
     Averages extend over all pairs of the batch, positive and negative ones apart (ours: the print has the sets' sizes).
@@ -163,7 +191,7 @@ def contrast_pixels(d: Tensor, members: Tensor, parts: Components) -> Tensor:
         Distances of pixels to means, on the feature grid.
     members : Tensor (B, N, h, w)
         1 at the component of a pixel; a pixel without one takes no part.
-    parts : Components
+    components : Components
 
     Returns
     -------
@@ -171,29 +199,13 @@ def contrast_pixels(d: Tensor, members: Tensor, parts: Components) -> Tensor:
         In [0, 2]; a set without pairs adds 0.
     """
     similarity = (-d.square()).exp()
-    others = (members.sum(1, keepdim=True) - members) * parts.filled[..., None, None]
+    others = (members.sum(1, keepdim=True) - members) * components.filled[..., None, None]
     pull = ((1 - similarity) * members).sum() / members.sum().clamp_min(1)
     push = (similarity * others).sum() / others.sum().clamp_min(1)
     return pull + push
 
 
-def absent_classes(p: Tensor, labels: Tensor, image_classes: Tensor, counts: Counts) -> Tensor:
-    """Push down the classes annotated nowhere in the image; in the official code only, in no paper.
-
-    Parameters
-    ----------
-    p : Tensor (B, K, H, W)
-        Probabilities of all classes.
-    labels : Tensor (B, H, W) int64
-    image_classes : Tensor (B, K) bool
-        Classes annotated anywhere in the uncropped image.
-    counts : Counts
-    """
-    outside = -(1 - p + EPS).log() * ~image_classes[..., None, None]
-    return (outside.sum(1) * (labels != VOID)).sum() / counts.valid
-
-
-def assign_labels(d: Tensor, sigma: Tensor, labels: Tensor, parts: Components) -> Tensor:
+def assign_labels(d: Tensor, sigma: Tensor, labels: Tensor, components: Components) -> Tensor:
     """Hard labels from distances (Eq. 13): within sigma of exactly one mean and beyond that of all others.
 
     Parameters
@@ -202,18 +214,18 @@ def assign_labels(d: Tensor, sigma: Tensor, labels: Tensor, parts: Components) -
         Distances at label resolution.
     sigma : Tensor (B, N)
     labels : Tensor (B, H, W) int64
-    parts : Components
+    components : Components
 
     Returns
     -------
     Tensor (B, H, W) int64
         A class for every unlabeled pixel that one class claims, ``VOID`` everywhere else.
     """
-    sigma, filled = sigma[..., None, None], parts.filled[..., None, None]
+    sigma, filled = sigma[..., None, None], components.filled[..., None, None]
     inside, beyond = (d < sigma) & filled, (d > sigma) & filled
-    others = parts.filled.sum(1)[:, None, None] - 1
+    others = components.filled.sum(1)[:, None, None] - 1
     unique = (inside.sum(1) == 1) & (beyond.sum(1) == others) & (labels == UNLABELED)
-    winner = parts.classes.gather(1, inside.to(torch.uint8).argmax(1).flatten(1)).view_as(labels)
+    winner = components.classes.gather(1, inside.to(torch.uint8).argmax(1).flatten(1)).view_as(labels)
     return torch.where(unique, winner, VOID)
 
 

@@ -25,6 +25,7 @@ from agmm.papers import tables
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
+from agmm.training.where import Where
 from tests.helpers import ROOT
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -209,7 +210,7 @@ def interrupted(results: Path) -> Iterator[str]:
     for stopper in stoppers:
         stopper.start()
     for engine in ("slurm", "local"):
-        failed = sweep.train_all(runs.values(), results=results / engine, device="cpu", engine=engine)
+        failed = sweep.train_all(runs.values(), Where(results / engine, device="cpu"), engine=engine)
         yield from (f"{engine}: {problem}" for problem in failed.values())
     for name, run in runs.items():
         starts = [

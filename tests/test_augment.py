@@ -271,7 +271,7 @@ def test_mean_color_is_next_to_nothing_after_normalization():
     from agmm import evaluation
 
     color = np.array([[augment.MEAN_COLOR]], np.uint8)
-    assert evaluation.to_input(color, evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD).abs().max() < 0.01
+    assert evaluation.to_input(color, evaluation.IMAGENET).abs().max() < 0.01
 
 
 def test_only_images_of_the_classifier_become_gray_or_blurred():

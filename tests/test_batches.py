@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agmm import gmm, labels
+from agmm import evaluation, gmm, labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import augment, disk_cache, image_files
 from agmm.data.split import OnDemand
@@ -53,7 +53,7 @@ def test_images_are_augmented_and_normalized_one_by_one() -> None:
         image, sparse, _ = augment.official(
             IMAGES[index], SPARSE[index], 24, np.random.default_rng((0, 0, index)), False
         )
-        mean, std = (np.array(batches.IMAGENET[name]) for name in ("mean", "std"))
+        mean, std = np.array(evaluation.IMAGENET.mean), np.array(evaluation.IMAGENET.std)
         expected = ((image / 255 - mean) / std).transpose(2, 0, 1)
         np.testing.assert_allclose(batch.images[i].numpy(), expected, atol=1e-5)
         np.testing.assert_array_equal(batch.labels[i].numpy(), sparse)
@@ -173,17 +173,17 @@ def test_batches_ahead_are_the_same_batches() -> None:
     assert len(given) == len(found) > 1
     for one, two in zip(given, found, strict=True):
         for a, b in zip(one, two, strict=True):
-            assert _same(a, replace(b, parts=None))
+            assert _same(a, replace(b, components=None))
             if device.type == "cuda":
-                assert b.parts is not None
-                assert torch.equal(b.parts.present, gmm.components(a.labels, K).present)
+                assert b.components is not None
+                assert torch.equal(b.components.present, gmm.components(a.labels, K).present)
 
 
 def test_all_tensors_of_a_batch_are_found() -> None:
     (step,) = list(_steps(replace(RUN, loss_scope="effective")))[:1]
-    part = replace(step[0], parts=gmm.components(step[0].labels, K))
+    part = replace(step[0], components=gmm.components(step[0].labels, K))
     found = {id(tensor) for tensor in batches._tensors(part)}
     assert part.counts is not None
-    assert part.parts is not None
+    assert part.components is not None
     known = (part.images, part.labels, part.image_classes, part.counts.labeled, part.counts.valid)
-    assert found == {id(t) for t in (*known, part.parts.classes, part.parts.filled, part.parts.counts)}
+    assert found == {id(t) for t in (*known, part.components.classes, part.components.filled, part.components.counts)}

@@ -62,7 +62,7 @@ def test_maps_of_several_scales_are_summed_and_normalized() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_maps_leave_the_network_as_it_was(training: bool) -> None:
-    net = networks.build("small", 5, stem=4, feature_channels=8).train(training)
+    net = networks.build("small", 5, stem=8, feature_channels=8).train(training)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     weight = _random(4, net.token_channels, 1, 1).requires_grad_()
     maps, middle = cams.multi_scale(net, _random(2, 3, 32, 40), weight, None, (1.0, 1.5))

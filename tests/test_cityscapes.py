@@ -135,7 +135,8 @@ def test_full_size(tmp_path):
 @pytest.mark.parametrize("tile", [12, 24, None])
 def test_sliding_window_reads_each_image_whole(root, tile):
     val, net = sets.load("cityscapes", "test", data_root=root), Right()
-    confusion = evaluation.evaluate(net, val.images, val.truth, 19, batch_size=1, device="cpu", tile=tile)
+    protocol = evaluation.Protocol(tile=tile)
+    confusion = evaluation.evaluate(net, val.images, val.truth, 19, protocol, batch_size=1, device="cpu")
     assert evaluation.mean_iou(confusion) == 100
     assert confusion.sum() == (val.truth[0] != VOID).sum()
     assert set(net.sizes) == {(32, 64) if tile is None else (tile, tile)}

@@ -175,7 +175,7 @@ def test_combine():
 
 
 def tables_of(name):
-    return ROOT / "agmm" / "tables" / "published" / f"{name}.csv"
+    return ROOT / "agmm" / "papers" / "published" / f"{name}.csv"
 
 
 def write(results, run, miou, iou=(50.0, 50.0), curves=None, details=None):

@@ -14,6 +14,7 @@ from agmm.data import sets
 from agmm.data.public import coco, label_files, masks
 from agmm.data.public.masks import fill_polygon
 from tests import layouts
+from tests.helpers import tool
 
 pytestmark = pytest.mark.filterwarnings("ignore:COCO .* images, not")
 
@@ -100,7 +101,7 @@ def test_small_objects_are_in_front_and_crowds_behind():
 
 def test_masks_are_made_once_and_only_where_they_lack(tmp_path, capsys):
     written = layouts.coco(tmp_path, masks=False)
-    assert masks.main([str(tmp_path), "--jobs", "1"]) == 0
+    assert tool(masks, "coco", tmp_path, "--jobs", 1) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("val2014: 2 masks are there")
     paths = {path.stem: path for path in (tmp_path / "SegmentationClass").rglob("*.png")}
     assert paths.keys() == written.keys()
@@ -129,7 +130,7 @@ def test_several_processes_make_the_same_masks(tmp_path, monkeypatch):
 
 
 def test_annotations_that_are_no_annotations(tmp_path, capsys):
-    assert masks.main([str(tmp_path)]) == 2
+    assert tool(masks, "coco", tmp_path) == 2
     assert "must hold coco2014/train2014, coco2014/val2014 and annotations/" in capsys.readouterr().err
     layouts.coco(tmp_path, masks=False)
     path = tmp_path / "annotations" / "instances_train2014.json"
@@ -195,12 +196,12 @@ def test_other_numbers_of_images_warn(tmp_path):
 
 
 def test_what_is_missing_is_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm.data.public.download coco --data-root"):
+    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm download coco --data-root"):
         coco.load(tmp_path, "train")
     with pytest.raises(ValueError, match="unknown split 'test', choose one of train, val"):
         coco.load(tmp_path, "test")
     written = layouts.coco(tmp_path, masks=False)
-    command = f"`python -m agmm.data.public.masks {tmp_path}` makes them"
+    command = f"`agmm masks coco {tmp_path}` makes them"
     with pytest.raises(FileNotFoundError, match=f"COCO val in .*: no masks in .*; {command}"):
         coco.load(tmp_path, "val")
     layouts.coco(tmp_path)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import agmm
-from agmm.figures import plots
+from agmm import figures
 from agmm.papers import notebooks
 from agmm.tools import compare
 from agmm.training import methods
@@ -76,7 +76,7 @@ def test_rows_that_are_not_there_are_not_trained_unless_asked_for(module: str, t
     assert found["difference"].isna().all()
     assert "not trained" in compare.markdown(found)
     with pytest.raises(ValueError, match="there are no differences yet"):
-        plots.differences(found, tmp_path / "figure")
+        figures.draw_differences(found, tmp_path / "figure")
 
 
 def test_a_run_is_told_apart_by_the_code_of_its_method(module: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from agmm.data.synthetic import shapes
 from agmm.papers import results, tables
 from agmm.training import methods, sweep
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 from tests.helpers import ROOT
 
 FOUND = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -91,7 +92,7 @@ def test_a_table(tmp_path: Path) -> None:
     cells = table.cells(PRESETS["smoke"])
     assert [cell.published for cell in cells if cell.row == "L_seg"] == [59.2, 67.3]
     runs = [cell.run for cell in cells if cell.column == "point" and cell.run is not None]
-    assert sweep.train_all(runs, results=tmp_path, jobs=1, report=lambda line: None) == {}
+    assert sweep.train_all(runs, Where(tmp_path), jobs=1, report=lambda line: None) == {}
     frame = results.collect(table, "smoke", tmp_path).set_index(["row", "column"])
     for cell in cells:
         found = frame.loc[cell.row, cell.column]["ours_mean"]

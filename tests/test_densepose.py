@@ -13,6 +13,7 @@ from agmm.data import sets
 from agmm.data.public import densepose, densepose_masks, label_files
 from agmm.data.public import masks as coco_masks
 from tests import layouts
+from tests.helpers import tool
 
 pytestmark = pytest.mark.filterwarnings("ignore:DensePose .* images, not")
 
@@ -120,15 +121,15 @@ def test_masks_are_made_once(tmp_path):
     densepose_masks.render(tmp_path, jobs=1, report=lines.append)
     assert not path.exists(), "its mask of parts is there, which is written last"
     done.unlink()
-    assert densepose_masks.main([str(tmp_path), "--jobs", "1"]) == 0
+    assert tool(coco_masks, "densepose", tmp_path, "--jobs", 1) == 0
     assert path.exists()
     assert done.exists()
 
 
 def test_annotations_that_are_no_annotations(tmp_path, capsys):
-    assert densepose_masks.main([str(tmp_path)]) == 2
+    assert tool(coco_masks, "densepose", tmp_path) == 2
     message = capsys.readouterr().err
-    assert "densepose_masks: DensePose: no annotations/densepose_coco_2014_train.json below" in message
+    assert "DensePose: no annotations/densepose_coco_2014_train.json below" in message
     layouts.densepose(tmp_path, masks=False)
     path = tmp_path / "annotations" / "densepose_coco_2014_train.json"
     content = json.loads(path.read_text())
@@ -190,12 +191,12 @@ def test_other_numbers_of_images_warn(tmp_path):
 
 
 def test_what_is_missing_or_wrong_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm.data.public.download coco --data-root"):
+    with pytest.raises(FileNotFoundError, match="no train2014 below .*agmm download coco --data-root"):
         densepose.load(tmp_path, "train")
     with pytest.raises(ValueError, match="unknown split 'minival', choose one of train, val"):
         densepose.load(tmp_path, "minival")
     written = layouts.densepose(tmp_path, masks=False)
-    command = f"`python -m agmm.data.public.densepose_masks {tmp_path}` makes them"
+    command = f"`agmm masks densepose {tmp_path}` makes them"
     with pytest.raises(FileNotFoundError, match=f"DensePose val in .*: no masks in .*; {command}"):
         densepose.load(tmp_path, "val")
     layouts.densepose(tmp_path)

@@ -16,6 +16,7 @@ import pytest
 from agmm.data.public import cityscapes, download
 from agmm.data.public.download import Archive
 from tests import layouts
+from tests.helpers import tool
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -355,8 +356,8 @@ def test_from_zip_archives(server, tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore:Cityscapes .* images, not")
 def test_cityscapes_from_archives_of_the_users(tmp_path, capsys):
-    command = ["cityscapes", "--data-root", str(tmp_path / "root")]
-    assert download.main(command) == 2
+    words = download, "cityscapes", "--data-root", tmp_path / "root"
+    assert tool(*words) == 2
     said = capsys.readouterr().err
     assert "leftImg8bit_trainvaltest.zip: no such file; log in at www.cityscapes-dataset.com" in said
     assert said.count("\n") == 1
@@ -366,15 +367,15 @@ def test_cityscapes_from_archives_of_the_users(tmp_path, capsys):
         folder = tmp_path / "source" / name.split("_")[0]
         members = {str(p.relative_to(tmp_path / "source")): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         zipped(tmp_path / "root" / name, members | {"license.txt": b"", "README": b""})
-    assert download.main(command) == 0
+    assert tool(*words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 training and 1 test images are in place"
-    assert download.main(command) == 0
+    assert tool(*words) == 0
     assert "is there already" in capsys.readouterr().out
 
 
 def test_unwritable_roots_are_one_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert download.main(["cityscapes", "--data-root", str(tmp_path / "file")]) == 2
+    assert tool(download, "cityscapes", "--data-root", tmp_path / "file") == 2
     said = capsys.readouterr().err
-    assert "choose another --data-root" in said
+    assert "choose another folder with --data-root" in said
     assert said.count("\n") == 1

@@ -13,6 +13,7 @@ import pytest
 import run_all
 from agmm.training import slurm, sweep
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed")
 
@@ -47,9 +48,9 @@ def environment():
 def test_runs_land_in_the_same_folders(tmp_path, local):
     """One that requires another one: the bits of the local engine, and nothing left to do for it."""
     lines: list[str] = []
-    assert sweep.train_all([TAGGED], results=tmp_path / "jobs", device="cpu", engine=local, report=lines.append) == {}
+    assert sweep.train_all([TAGGED], Where(tmp_path / "jobs", device="cpu"), engine=local, report=lines.append) == {}
     assert [line.split("]")[0] for line in lines] == ["[1/2", "[2/2"]
-    assert sweep.train_all([TAGGED], results=tmp_path / "processes", device="cpu", jobs=1, report=lines.append) == {}
+    assert sweep.train_all([TAGGED], Where(tmp_path / "processes", device="cpu"), jobs=1, report=lines.append) == {}
     for run in (TAGGED.pretraining, TAGGED):
         one, other = (run.folder(tmp_path / name) for name in ("jobs", "processes"))
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
@@ -57,9 +58,9 @@ def test_runs_land_in_the_same_folders(tmp_path, local):
 
 
 def test_a_lost_job_is_tried_again_once(tmp_path, local, monkeypatch):
-    monkeypatch.setattr(sweep, "_train", lambda run, how: die())
+    monkeypatch.setattr(sweep, "_train", lambda run, where: die())
     lines: list[str] = []
-    failed = sweep.train_all([TAGGED.pretraining], results=tmp_path, engine=local, report=lines.append)
+    failed = sweep.train_all([TAGGED.pretraining], Where(tmp_path), engine=local, report=lines.append)
     assert [("once more" in line, "ended early" in line) for line in lines] == [(True, True), (False, True)]
     assert "_log.err" in failed[TAGGED.pretraining.id]
 
@@ -128,7 +129,7 @@ def test_mistakes_are_sentences(tmp_path, commands, capfd, monkeypatch):
     assert "['partitoin']" in unknown
     assert "known: account, " in unknown
     with pytest.raises(ValueError, match="engine must be local, slurm or an executor, not 'slrum'"):
-        sweep.train_all([TAGGED], results=tmp_path, engine="slrum")
+        sweep.train_all([TAGGED], Where(tmp_path), engine="slrum")
 
 
 def test_what_slurm_is_asked_for(tmp_path, commands):

@@ -1,4 +1,6 @@
 import threading
+from collections.abc import Callable
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from agmm import evaluation
 from agmm.codes import UNLABELED, VOID
 from agmm.data.split import OnDemand
-from agmm.evaluation import crf
+from agmm.evaluation import Protocol, crf
 from tests.helpers import golden
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -113,16 +115,11 @@ def test_prediction_that_is_no_class_is_refused_where_it_counts(wrong: int) -> N
     assert counted.sum() == counted[0, 0] == 1
 
 
-def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
-        evaluation.confusion_matrix(torch.zeros(1, 4, 4).long(), torch.zeros(4, 4).long(), 3)
-
-
 @given(st.integers(1, 9), st.integers(0, 500), st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_histogram_that_does_not_wait_equals_bincount(length: int, count: int, seed: int) -> None:
     values = torch.from_numpy(np.random.default_rng(seed).integers(0, length, count))
-    assert torch.equal(evaluation._histogram(values, length), torch.bincount(values, minlength=length))
+    assert torch.equal(evaluation.metrics._histogram(values, length), torch.bincount(values, minlength=length))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -186,19 +183,18 @@ def test_left_and_right_change_places_in_mirrored_views(merge: evaluation.Merge)
             return x, torch.stack([torch.ones_like(hands), right, left], dim=1)
 
     images = torch.rand(4, 3, 12, 16, generator=torch.Generator().manual_seed(0))
-    plain, together, ignored = (
-        evaluation.as_tested(Sided(), flip=flip, merge=merge, mirrored=mirrored)(images)
-        for flip, mirrored in ((False, None), (True, (0, 2, 1)), (True, None))
-    )
+    single = Protocol(merge=merge)
+    flipped = replace(single, flip=True)
+    swapped = replace(flipped, mirrored=(0, 2, 1))
+    plain, together, ignored = (evaluation.predictor(Sided(), p)(images) for p in (single, swapped, flipped))
     if merge == "mean":
         torch.testing.assert_close(together, plain)
     else:
         torch.testing.assert_close(together, (2 * Sided()(images)[1]).softmax(1))
     assert (ignored - together).abs().max() > 0.3
-    options = {"batch_size": 2, "device": "cpu", "flip": True, "merge": merge, "mirrored": (0, 2, 1)}
-    pixels = (255 * images).byte()
-    truths = evaluation.best_class(evaluation.as_tested(Sided())(evaluation.to_input(pixels.movedim(1, -1)))).byte()
-    counted = evaluation.evaluate(Sided(), pixels.movedim(1, -1).numpy(), truths.numpy(), 3, **options)
+    pixels = (255 * images).byte().movedim(1, -1)
+    truths = Sided()(evaluation.to_input(pixels))[1].argmax(1).byte()
+    counted = evaluation.evaluate(Sided(), pixels.numpy(), truths.numpy(), 3, swapped, batch_size=2, device="cpu")
     assert evaluation.mean_iou(counted) == 100
 
 
@@ -212,7 +208,7 @@ def test_largest_logits_of_the_scales_equal_a_loop(flip: bool) -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, 20 * logits_of(x)
 
-    predict = evaluation.as_tested(Net(), scales=(1.0, 1.25, 1.5), flip=flip, merge="max")
+    predict = evaluation.predictor(Net(), Protocol(scales=(1.0, 1.25, 1.5), flip=flip, merge="max"))
     with torch.no_grad():
         for image, found in zip(images, predict(images), strict=True):
             sums = []
@@ -223,16 +219,6 @@ def test_largest_logits_of_the_scales_equal_a_loop(flip: bool) -> None:
             expected = torch.stack(sums).amax(0)[0].softmax(0)
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # logits are float32
     assert found.dtype == torch.float32
-
-
-def test_unknown_merging_is_refused() -> None:
-    with pytest.raises(ValueError, match="merge is 'median'; known: mean, max"):
-        evaluation.as_tested(Thirds(), merge="median")  # type: ignore[arg-type]
-
-
-def test_scale_that_leaves_no_pixel_is_refused() -> None:
-    with pytest.raises(ValueError, match="0 x 2 pixels"):
-        evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), (0.25,))
 
 
 def test_views_that_are_predicted_together_are_bounded_in_pixels() -> None:
@@ -250,28 +236,21 @@ def test_views_that_are_predicted_together_are_bounded_in_pixels() -> None:
     np.testing.assert_allclose(result, evaluation.multi_scale(predict, images, (0.5, 1.0, 2.0)), **EXACT)
 
 
-def test_no_scale_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), ())
-
-
 # --- sliding window
 
 
 def test_tiles_lie_where_the_official_ones_lie() -> None:
     arrays, _ = golden("eval_slide_tile_tables")
-    for height, width, tile, step, count in arrays["summary"].tolist():
+    for height, width, tile, _, count in arrays["summary"].tolist():
         expected = arrays[f"tiles_{height}x{width}_tile{tile}"]
         positions = evaluation.tile_positions(height, width, tile)
         assert len(positions) == count
         assert [[row, column, tile, tile] for row, column in positions] == expected.tolist()
-        assert positions == evaluation.tile_positions(height, width, tile, step)
 
 
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20), st.data())
-def test_tiles_cover_the_image_and_stay_inside(height: int, width: int, tile: int, data: st.DataObject) -> None:
-    step = data.draw(st.none() | st.integers(1, tile))
-    positions = evaluation.tile_positions(height, width, tile, step)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20))
+def test_tiles_cover_the_image_and_stay_inside(height: int, width: int, tile: int) -> None:
+    positions = evaluation.tile_positions(height, width, tile)
     covered = np.zeros((max(height, tile), max(width, tile)), bool)
     for row, column in positions:
         assert 0 <= row <= covered.shape[0] - tile
@@ -333,23 +312,9 @@ def test_squares_are_what_a_test_predicts() -> None:
             logits = torch.cat([0.5 - images[:, :1], images[:, :1] - 0.5], 1)
             return images, logits
 
-    found = evaluation.evaluate(Bright(), images, truth, 2, batch_size=1, device="cpu", long_side=45)
+    found = evaluation.evaluate(Bright(), images, truth, 2, Protocol(long_side=45), batch_size=1, device="cpu")
     assert found.sum() == 600
     assert found.diagonal().sum() >= 580  # a column at the edge may fall to either side
-
-
-def test_sliding_window_equals_a_loop_over_tiles() -> None:
-    arrays, _ = golden("eval_slide_voc")
-    predict = tiny_network(arrays)
-    images = torch.rand(2, 3, 23, 31, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for step in (None, 3, 10):
-        result = evaluation.sliding_window(predict, images, 13, step=step, batch=5)
-        for image, probabilities in zip(images, result, strict=True):
-            total, count = torch.zeros(21, 23, 31, dtype=torch.float64), torch.zeros(23, 31)
-            for r, c in evaluation.tile_positions(23, 31, 13, step):
-                total[:, r : r + 13, c : c + 13] += predict(image[None, :, r : r + 13, c : c + 13])[0]
-                count[r : r + 13, c : c + 13] += 1
-            np.testing.assert_allclose(probabilities, total / count, **EXACT)
 
 
 def test_tiles_of_several_images_fill_a_batch() -> None:
@@ -393,12 +358,6 @@ def test_image_of_a_single_pixel_has_a_prediction() -> None:
     assert result.sum().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("tile", "step"), [(0, None), (8, 0), (8, 9)])
-def test_tiles_that_leave_gaps_are_refused(tile: int, step: int | None) -> None:
-    with pytest.raises(ValueError, match="step in 1 … tile"):
-        evaluation.tile_positions(20, 20, tile, step)
-
-
 # --- whole data sets
 
 
@@ -427,16 +386,18 @@ def test_refined_evaluation_equals_mean_field_by_hand(crop: int | None, monkeypa
     """Images of two sizes, a few at a time, normalized for the network but not for the CRF."""
     images, truths = random_split([(12, 10), (9, 14), (12, 10), (12, 10)])
     parameters = crf.Parameters(5, 9, 2, 9, 9, 60)
-    monkeypatch.setattr(evaluation, "CRF_PIXELS", 2 * 12 * 10)
-    options = {"batch_size": 3, "device": "cpu", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4), "crop": crop}
-    found = evaluation.evaluate(Thirds(), images, truths, 3, crf=parameters, **options)
+    monkeypatch.setattr(evaluation.predict, "CRF_PIXELS", 2 * 12 * 10)
+    normalization = evaluation.Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    protocol = Protocol(normalization, crf=parameters, crop=crop)
+    found = evaluation.evaluate(Thirds(), images, truths, 3, protocol, batch_size=3, device="cpu")
     expected = np.zeros((3, 3), int)
     changed = 0
     for image, truth in zip(images, truths, strict=True):
         rgb, target = torch.from_numpy(image).movedim(-1, 0)[None], torch.from_numpy(truth)
         if crop:
             rgb, target = evaluation.center_crop(rgb, crop), evaluation.center_crop(target, crop)
-        inputs = (rgb / 255 - torch.tensor(options["mean"]).view(3, 1, 1)) / torch.tensor(options["std"]).view(3, 1, 1)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalization.mean, normalization.std))
+        inputs = (rgb / 255 - mean) / std
         probabilities = (9 * inputs).softmax(1)
         refined = crf.mean_field(probabilities, rgb, parameters, "lattice").argmax(1)[0]
         changed += int((refined != probabilities.argmax(1)[0]).sum())
@@ -445,21 +406,18 @@ def test_refined_evaluation_equals_mean_field_by_hand(crop: int | None, monkeypa
     assert changed > 0
 
 
-def test_center_crop_keeps_a_side_that_is_smaller() -> None:
-    maps = torch.arange(3 * 10).view(3, 10)
-    np.testing.assert_array_equal(evaluation.center_crop(maps, 4), maps[:, 3:7])
+GRAY = evaluation.Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"flip": True}, {"tile": 5}, {"tile": 5, "flip": True, "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}],
+    "protocol", [Protocol(), Protocol(flip=True), Protocol(tile=5), Protocol(GRAY, flip=True, tile=5)]
 )
 @pytest.mark.parametrize("batch_size", [1, 2, 10])
-def test_evaluate_equals_a_loop_over_images_of_any_size(options: dict, batch_size: int) -> None:
+def test_evaluate_equals_a_loop_over_images_of_any_size(protocol: Protocol, batch_size: int) -> None:
     images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (4, 4), (7, 5)])
     expected = sum(confusion_by_loop(i.argmax(axis=2), t, 3) for i, t in zip(images, truths, strict=True))
     net = Thirds().train()
-    confusion = evaluation.evaluate(net, images, truths, 3, batch_size=batch_size, device="cpu", **options)
+    confusion = evaluation.evaluate(net, images, truths, 3, protocol, batch_size=batch_size, device="cpu")
     assert net.training
     assert confusion.dtype == torch.int64
     np.testing.assert_array_equal(confusion, expected)
@@ -468,26 +426,21 @@ def test_evaluate_equals_a_loop_over_images_of_any_size(options: dict, batch_siz
 def test_evaluate_batches_images_of_equal_size_and_reads_each_once() -> None:
     images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (7, 5)])
 
-    class Lazy:
-        reads = 0
+    reads: list[int] = []
 
-        def __len__(self) -> int:
-            return len(images)
+    def read(index: int) -> np.ndarray:
+        reads.append(index)
+        return images[index]
 
-        def __getitem__(self, index: int) -> np.ndarray:
-            image = images[index]
-            self.reads += 1
-            return image
-
-    net, lazy = Thirds(), Lazy()
-    evaluation.evaluate(net, lazy, truths, 3, batch_size=2, device="cpu")
-    assert lazy.reads == len(images)
+    net = Thirds()
+    evaluation.evaluate(net, OnDemand(read, range(5)), truths, 3, Protocol(), batch_size=2, device="cpu")
+    assert sorted(reads) == [0, 1, 2, 3, 4]
     assert net.calls == [(2, 3, 6, 8), (2, 3, 7, 5), (1, 3, 6, 8)]
 
 
 def test_evaluate_reads_ahead_and_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (4, 4), (7, 5)])
-    expected = evaluation.evaluate(Thirds(), images, truths, 3, batch_size=2, device="cpu")
+    expected = evaluation.evaluate(Thirds(), images, truths, 3, Protocol(), batch_size=2, device="cpu")
     threads = set()
 
     def read(index: int) -> np.ndarray:
@@ -496,27 +449,21 @@ def test_evaluate_reads_ahead_and_counts_the_same(monkeypatch: pytest.MonkeyPatc
 
     on_demand = OnDemand(read, range(len(images)))
     for readers in (0, 2):
-        monkeypatch.setattr(evaluation.reading, "readers", lambda device, readers=readers: readers)
+        monkeypatch.setattr(evaluation.read_ahead, "readers", lambda device, readers=readers: readers)
         threads.clear()
-        found = evaluation.evaluate(Thirds(), on_demand, truths, 3, batch_size=2, device="cpu")
+        found = evaluation.evaluate(Thirds(), on_demand, truths, 3, Protocol(), batch_size=2, device="cpu")
         assert torch.equal(found, expected)
         assert (threading.main_thread() in threads) == (readers == 0)
 
 
 def test_evaluate_crops_image_and_truth_alike() -> None:
     images, truths = random_split([(9, 8), (9, 8), (5, 12)])
-    confusion = evaluation.evaluate(Thirds(), images, truths, 3, batch_size=2, device="cpu", crop=4)
+    confusion = evaluation.evaluate(Thirds(), images, truths, 3, Protocol(crop=4), batch_size=2, device="cpu")
     expected = np.zeros((3, 3), int)
     for image, truth, (top, left) in zip(images, truths, [(2, 2), (2, 2), (0, 4)], strict=True):
         center = slice(top, top + 4), slice(left, left + 4)
         expected += confusion_by_loop(image.argmax(axis=2)[center], truth[center], 3)
     np.testing.assert_array_equal(confusion, expected)
-
-
-def test_evaluate_refuses_images_without_truth() -> None:
-    images, truths = random_split([(6, 8), (6, 8)])
-    with pytest.raises(ValueError, match="2 images cannot share 1 masks"):
-        evaluation.evaluate(Thirds(), images, truths[:1], 3, batch_size=1, device="cpu")
 
 
 # --- network input
@@ -530,22 +477,29 @@ def test_input_is_scaled_and_normalized_per_channel() -> None:
     assert plain.shape == (2, 3, 4, 5)
     assert plain.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(plain, images.transpose(0, 3, 1, 2) / 255, rtol=1e-6)
-    normalized = evaluation.to_input(torch.tensor(images[0]), evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD)
-    for channel, (mean, std) in enumerate(zip(evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD, strict=True)):
+    normalized = evaluation.to_input(torch.tensor(images[0]), evaluation.IMAGENET)
+    for channel, (mean, std) in enumerate(zip(*astuple(evaluation.IMAGENET), strict=True)):
         np.testing.assert_allclose(normalized[channel], (images[0, ..., channel] / 255 - mean) / std, atol=1e-5)
+    for inputs, normalization in ((plain[0], None), (normalized, evaluation.IMAGENET)):
+        colors = evaluation.denormalize(inputs, normalization)
+        assert torch.equal((255 * colors).round(), plain[0].mul(255).round())
 
 
-@pytest.mark.parametrize("normalization", [(), (evaluation.IMAGENET_MEAN, evaluation.IMAGENET_STD)])
-def test_normalization_can_be_undone(normalization: tuple[tuple[float, ...], ...]) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
-    colors = evaluation.denormalize(evaluation.to_input(images, *normalization), *normalization)
-    assert torch.equal((255 * colors).round(), torch.tensor(images).permute(0, 3, 1, 2).float())
+# --- refusals
 
 
-def test_input_that_is_no_8_bit_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be uint8"):
-        evaluation.to_input(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(ValueError, match="must be uint8"):
-        evaluation.to_input(np.zeros((3, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match="both mean and std"):
-        evaluation.to_input(np.zeros((4, 4, 3), np.uint8), mean=evaluation.IMAGENET_MEAN)
+@pytest.mark.parametrize(
+    ("sentence", "call"),
+    [
+        ("differ in shape", lambda: evaluation.confusion_matrix(torch.zeros(1, 4, 4), torch.zeros(4, 4), 3)),
+        ("merge is 'median'; known: mean, max", lambda: Protocol(merge="median")),  # type: ignore[arg-type]
+        ("0 x 2 pixels", lambda: evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), (0.25,))),
+        ("at least one", lambda: evaluation.multi_scale(lambda images: images, torch.rand(1, 3, 3, 8), ())),
+        ("must be positive, not 0", lambda: evaluation.tile_positions(20, 20, 0)),
+        ("must be uint8", lambda: evaluation.to_input(np.zeros((4, 4, 3), np.float32))),
+        ("must be uint8", lambda: evaluation.to_input(np.zeros((3, 4, 4), np.uint8))),
+    ],
+)
+def test_mistakes_are_refused_in_words(sentence: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()

@@ -48,7 +48,7 @@ def test_predictions_are_those_of_the_result(complete):
 def test_similarity_equals_a_loop_over_pixels(trained):
     """Every class, image and pixel on its own; distances and spreads by the definition on all classes."""
     images = 6
-    values = figures.similarity({"AGMM": trained}, images).set_index(["class", "subset"])
+    values = figures.measure_similarity({"AGMM": trained}, images).set_index(["class", "subset"])
     counts = {key: [0, 0, 0] for key in values.index}
     for index in range(images):
         label = torch.from_numpy(trained.sparse[index : index + 1]).long()

@@ -75,7 +75,7 @@ DATA = {"voc": "PASCAL VOC 2012", "coco": "COCO", "cityscapes": "Cityscapes", "a
 @pytest.mark.parametrize("name", NAMES)
 def test_trainings_are_those_of_the_list(name):
     """Data, labels, backbone and online EM as the list says of the training, at the papers' scale."""
-    listed = pd.read_csv(ROOT / "agmm/tables/published/training_runs.csv").set_index("run_id")
+    listed = pd.read_csv(ROOT / "agmm/papers/published/training_runs.csv").set_index("run_id")
     cells = tables.TABLES[name].cells(PRESETS["paper"])
     assert cells
     for cell in cells:
@@ -158,7 +158,7 @@ def test_no_mixture(trained):
     old = replace(trained["scribbles"], run=PRESETS["smoke"].at("points", "AGMM"), objective=agmm.objectives.AGMM(7))
     assert figures.mixtures(old, [0])
     with pytest.raises(ValueError, match="choose a run of AGMMpp"):
-        figures.label_accuracy({"AGMM": old})
+        figures.measure_label_accuracy({"AGMM": old})
 
 
 # --- Pseudo labels ----------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_label_accuracy_equals_a_loop_over_pixels(trained):
     truth = np.array(one.data.truth)
     truth[:, :9] = VOID
     one = replace(one, data=replace(one.data, truth=truth))
-    values = figures.label_accuracy({"tags": one}, images).set_index(["class", "subset"])
+    values = figures.measure_label_accuracy({"tags": one}, images).set_index(["class", "subset"])
     counts = {key: [0, 0] for key in values.index}
     for index in range(images):
         given = problem(one, index)
@@ -213,7 +213,7 @@ def test_mean_iou_of_partial_labels(trained):
 
 def test_label_quality(runs, trained, results):
     """Mixture and segmentation as they were at the end of the training, measured again; labels by sets of pixels."""
-    values = figures.label_quality({kind: [run] for kind, run in runs.items()}, results)
+    values = figures.measure_label_quality({kind: [run] for kind, run in runs.items()}, results)
     found = values.set_index(["row", "labels"])["miou"]
     assert list(found.loc["tags"].index) == ["weak labels", "mixture G", "segmentation P"]
     for kind, one in trained.items():

@@ -15,7 +15,7 @@ import agmm
 from agmm import figures
 from agmm.codes import VOID
 from agmm.data.split import Split
-from agmm.figures import boundaries, retrieval
+from agmm.figures import pixels, retrieval
 from agmm.papers import tables
 from agmm.papers.evidence import Evidence
 from agmm.papers.spml import claims_figures
@@ -24,8 +24,6 @@ from agmm.training.presets import PRESETS
 from tests.test_tables import PUBLISHED
 
 mpl.use("Agg")
-
-from agmm.figures import plots  # noqa: E402
 
 NAMES = [name for name in tables.GROUPS["spml"] if "_figure" in name]
 
@@ -64,13 +62,13 @@ def test_pixels_close_to_a_boundary(distance: float) -> None:
     rng = np.random.default_rng(int(10 * distance))
     for _ in range(5):
         truth = np.kron(rng.choice([0, 1, 3, VOID], (4, 3)), np.ones((4, 5), int)).astype(np.uint8)
-        assert (boundaries.close_to_boundary(truth, distance) == close(truth, distance)).all()
-    assert not boundaries.close_to_boundary(np.zeros((6, 7), np.uint8), distance).any()
+        assert (pixels.close_to_boundary(truth, distance) == close(truth, distance)).all()
+    assert not pixels.close_to_boundary(np.zeros((6, 7), np.uint8), distance).any()
 
 
 @pytest.mark.parametrize(("size", "pixels"), [((375, 500), 5.0), ((500, 333), 5.0), ((1000, 600), 10.0), ((64, 64), 1)])
 def test_the_distance_is_in_proportion_and_at_least_a_pixel(size: tuple[int, int], pixels: float) -> None:
-    assert boundaries.reach(size) == pixels
+    assert pixels.reach(size) == pixels
 
 
 def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
@@ -80,7 +78,7 @@ def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
     framed = np.pad(truth, ((0, 0), (1, 1), (1, 1)), mode="edge")
     sides = framed[:, :-2, 1:-1], framed[:, 2:, 1:-1], framed[:, 1:-1, :-2], framed[:, 1:-1, 2:]
     near = np.any([side != truth for side in sides], 0)
-    values = figures.boundary_quality({"SPML": few}).iloc[0]
+    values = figures.measure_boundaries({"SPML": few}).iloc[0]
     for column, mask in {"boundary": near, "all": np.ones_like(near)}.items():
         unions = [((truth == k) | (predicted == k)) & mask for k in range(7)]
         hits = [((truth == k) & (predicted == k)) & mask for k in range(7)]
@@ -182,7 +180,7 @@ def test_shared_classes_by_sets(seed: int) -> None:
     train, test = planted(rng, "train", 6, 5), planted(rng, "test", 3, 4)
     classes = lambda bank, one: {k for k, shown in enumerate(bank.prototypes.tags[one]) if shown}  # noqa: E731
     for queries in (train, test):
-        found = figures.context(queries, train, 4)
+        found = figures.measure_context(queries, train, 4)
         nearest = retrieval.neighbors(queries, train, torch.arange(len(queries.sizes)), 4)
         for query, line in found.iterrows():
             own = classes(queries, query)
@@ -200,7 +198,7 @@ def test_shared_classes_by_sets(seed: int) -> None:
 def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
     """The query is the largest segment of an object; what is drawn lies in other images, the nearest first."""
     queries, among = figures.bank(trained, trained.data, 4), figures.bank(trained, trained.data)
-    rows = figures.retrieved(trained, queries, among, [1, 3], 3)
+    rows = figures.retrieve(trained, queries, among, [1, 3], 3)
     for image, row in zip([1, 3], rows, strict=True):
         query, *found = row
         here = (queries.prototypes.images == image) & (queries.prototypes.labels > 0)
@@ -214,7 +212,7 @@ def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
         for one in found:
             truth = trained.data.truth[trained.data.ids.index(one.name)]
             assert {trained.data.class_names[k] for k in np.unique(truth) if k} == set(one.tags)
-    figure = plots.retrieval(rows, tmp_path / "f")
+    figure = figures.draw_retrieval(rows, tmp_path / "f")
     assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".csv"}
     listed = pd.read_csv(tmp_path / "f.csv")
     assert listed["image"].tolist() == [one.name for row in rows for one in row]
@@ -223,7 +221,7 @@ def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
 
 def test_notes_below_the_names_of_columns(trained: figures.Trained, tmp_path) -> None:
     pictures = figures.predictions({"C": trained}, range(1))
-    figure = plots.gallery(pictures, 7, tmp_path / "f", notes={"C": "12.3 %"})
+    figure = figures.draw_gallery(pictures, 7, tmp_path / "f", notes={"C": "12.3 %"})
     assert [axis.get_title() for axis in figure.axes] == ["image", "truth", "C\n12.3 %"]
 
 
@@ -306,7 +304,7 @@ def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
         assert [(one["lambda_i"], one["lambda_o"]) for one in weights] == [(0, 0), (0.1, 0), (0.1, 0.5)]
         return pd.DataFrame({"boundary": qualities[next(iter(runs.values())).seed]})
 
-    monkeypatch.setattr(figures, "boundary_quality", quality)
+    monkeypatch.setattr(figures, "measure_boundaries", quality)
     (found,) = claims_figures.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
     assert (found.verdict, found.n) == (verdict, 3)
 
@@ -325,7 +323,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
         return ("data" if split is trained.data else "test", images, trained.seed)
 
     monkeypatch.setattr(figures, "bank", bank)
-    monkeypatch.setattr(figures, "context", context)
+    monkeypatch.setattr(figures, "measure_context", context)
     found = claims_figures.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
     verdicts = {name: one.verdict for name, one in found.items()}
     assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}

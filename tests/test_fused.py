@@ -3,12 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agmm import fast, gmm, losses
 from agmm.codes import VOID
-from tests.loops import problems, random_problem
+from tests.loops import random_problem
 
 BLOCKS = (1, 7, 50, 400, 2000)
 
@@ -26,7 +24,7 @@ def inputs():
     parts = gmm.components(labels, problem.num_classes)
     generator = torch.Generator().manual_seed(0)
     g = torch.rand(*parts.classes.shape, *labels.shape[1:], generator=generator, dtype=torch.float64)
-    weight = losses.self_weight(parts, True, "mean", torch.float64)
+    weight, _ = losses.component_weights(parts, losses.Form(0.5, "mean", True), torch.float64)
     given = fast.Supervision(
         labels.flatten(1), parts.classes, weight, 0.3 * weight, True, ~image_classes, True, gmm.EPS
     )
@@ -62,35 +60,6 @@ def test_segmentation_terms_equal_plain_operations(inputs, negatives):
     logits, g, given = inputs
     inputs = logits, g, replace(given, negatives=negatives)
     close(with_gradients(fast.segmentation_terms, inputs), with_gradients(plain_terms, inputs))
-
-
-@settings(deadline=None, max_examples=40)
-@given(problems(), st.booleans())
-def test_segmentation_terms_equal_the_loss_functions(problem, negatives):
-    _, logits, labels, image_classes = problem.tensors()
-    parts = gmm.components(labels, problem.num_classes)
-    counts = losses.count(labels, problem.num_classes)
-    weight = losses.self_weight(parts, False, "mean", torch.float64)
-    g = torch.rand(*parts.classes.shape, *labels.shape[1:], dtype=torch.float64, requires_grad=True)
-
-    def by_functions(logits, g):
-        p = logits.softmax(1)
-        return (
-            losses.partial_cross_entropy(logits, labels, counts),
-            losses.self_supervision(g, parts.from_classes(p), labels, weight, counts),
-            losses.sparse_supervision(g, labels, parts, 0.5 * weight, counts, negatives),
-            losses.absent_classes(p, labels, image_classes, counts),
-        )
-
-    def at_once(logits, g):
-        spar = 0.5 * weight if negatives else parts.filled.double()  # as printed every component counts once
-        supervision = fast.Supervision(
-            labels.flatten(1), parts.classes, weight, spar, negatives, ~image_classes, True, gmm.EPS
-        )
-        seg, self_, spar, absent = fast.segmentation_terms(logits, g, supervision)
-        return seg / counts.labeled, self_ / counts.valid, spar / counts.labeled, absent / counts.valid
-
-    close(with_gradients(at_once, (logits, g)), with_gradients(by_functions, (logits, g)), 1e-10)
 
 
 def test_terms_left_out_are_zero_and_have_no_gradient(inputs):

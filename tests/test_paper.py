@@ -30,7 +30,7 @@ from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not", "ignore:Cityscapes .* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
-SMALL = {"network": "small", "network_options": (("stem", 4), ("feature_channels", 8)), "init": "scratch"}
+SMALL = {"network": "small", "network_options": (("stem", 8), ("feature_channels", 8)), "init": "scratch"}
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def test_tiles_predicted_together_are_bounded(monkeypatch: pytest.MonkeyPatch, t
         found.append(batch)
         return images
 
-    monkeypatch.setattr(evaluation, "sliding_window", watched)
+    monkeypatch.setattr(evaluation.views, "sliding_window", watched)
     net = torch.nn.Identity()
-    evaluation.as_tested(net, scales=(1.0,), flip=False, tile=tile)(torch.zeros(1, 3, 40, 60))
+    evaluation.predictor(net, evaluation.Protocol(tile=tile))(torch.zeros(1, 3, 40, 60))
     assert found == [tiles]

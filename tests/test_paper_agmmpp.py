@@ -20,7 +20,7 @@ from tests.test_voc import write_clicks
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER = PRESETS["paper"]
 NETWORKS = {
-    "resnet": {"network": "small", "network_options": (("stem", 4), ("feature_channels", 8))},
+    "resnet": {"network": "small", "network_options": (("stem", 8), ("feature_channels", 8))},
     "vit": {"network": "small_vit", "network_options": ()},
 }
 VOC = ("points", "scribbles", "boxes", "tags", "full")

@@ -72,7 +72,7 @@ def voc(root: Path, tmp_path: Path) -> Path:
 def short(run: agmm.Run, **changes: object) -> agmm.Run:
     """Two iterations of a run, or of both of its stages, with a small network."""
     embedding = dict(run.network_options).get("embedding")
-    small = [("stem", 4), ("feature_channels", 8), *([("embedding", 8)] if embedding else [])]
+    small = [("stem", 8), ("feature_channels", 8), *([("embedding", 8)] if embedding else [])]
     size = {"crop": 48, "batch_size": 2, "microbatch": 2, "warmup": 1, "history_images": 2, "long_side": 64}
     size |= {"network": "small", "network_options": tuple(small), "init": "scratch"}
     size |= {"epochs": 1 if run.dataset == "voc" else 2}

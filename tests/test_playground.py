@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from agmm import figures, objectives
-from agmm.figures import Click, plots, widget
-from agmm.figures.playground import click_labels
+from agmm.figures import Click, playground
 from agmm.papers import notebooks
 from tests.helpers import ROOT
 
@@ -26,7 +25,7 @@ def seen() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_one_click_is_the_mean_of_its_class(seen):
-    mixture = figures.clicked(*seen, CLICKS)
+    mixture = figures.mixture_of_clicks(*seen, CLICKS)
     upsampled = torch.nn.functional.interpolate(seen[0], size=(32, 32), mode="bilinear", align_corners=False)[0]
     assert mixture.classes.tolist() == [0, 2]
     assert mixture.means[0] == pytest.approx(upsampled[:, 20, 9].numpy(), abs=1e-5)
@@ -40,10 +39,10 @@ def test_one_click_is_the_mean_of_its_class(seen):
 
 @pytest.mark.parametrize(("spread", "variant"), [(False, "official"), (True, "paper")])
 def test_scores_are_those_of_the_objective(seen, spread, variant):
-    labels = click_labels(CLICKS, (32, 32), 4)
+    labels = playground.click_labels(CLICKS, (32, 32), 4)
     named = torch.tensor([[True, False, True, False]])
     expected = objectives.AGMM(4, variant=variant)(*seen, labels, named).scores[0, [0, 2]]
-    assert figures.clicked(*seen, CLICKS, spread).scores == pytest.approx(expected.numpy(), abs=1e-5)
+    assert figures.mixture_of_clicks(*seen, CLICKS, spread).scores == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +56,11 @@ def test_scores_are_those_of_the_objective(seen, spread, variant):
 )
 def test_impossible_clicks(seen, clicks, sentence):
     with pytest.raises(ValueError, match=sentence):
-        figures.clicked(*seen, clicks)
+        figures.mixture_of_clicks(*seen, clicks)
 
 
 def test_of_two_clicks_on_a_pixel_the_later_counts(seen):
-    again = figures.clicked(*seen, [Click(3, 4, 1), Click(3, 4, 2)])
+    again = figures.mixture_of_clicks(*seen, [Click(3, 4, 1), Click(3, 4, 2)])
     assert again.classes.tolist() == [2]
 
 
@@ -75,8 +74,8 @@ def test_central_clicks():
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_figure(seen, tmp_path, count):
     clicks = [Click(5 * k, 6, k) for k in range(count)]
-    mixture = figures.clicked(*seen, clicks)
-    figure = plots.click_figure(np.zeros((32, 32, 3), np.uint8), clicks, mixture, NAMES, tmp_path / "a")
+    mixture = figures.mixture_of_clicks(*seen, clicks)
+    figure = figures.draw_clicks(np.zeros((32, 32, 3), np.uint8), clicks, mixture, NAMES, tmp_path / "a")
     titles = [axis.get_title() for axis in figure.axes if axis.get_visible()]
     plt.close(figure)
     assert len(titles) == 3 + 2 * count
@@ -90,7 +89,7 @@ def test_mosaic_calls_back_with_pixels():
     image = np.zeros((30, 50, 3), np.uint8)
     image[:4, :4] = 200, 100, 0
     found = []
-    grid = widget.mosaic(image, lambda y, x: found.append((y, x)))
+    grid = playground.mosaic(image, lambda y, x: found.append((y, x)))
     assert len(grid.children) == 8 * 13
     assert grid.children[0].style.button_color == "rgb(200,100,0)"
     for button in grid.children:
@@ -103,9 +102,9 @@ def test_mosaic_calls_back_with_pixels():
 def test_clicks_are_added_and_taken_back(seen, monkeypatch):
     """What is drawn follows the buttons."""
     drawn = []
-    monkeypatch.setattr(figures, "click_mixture", lambda trained, index, clicks, spread: (list(clicks), spread))
+    monkeypatch.setattr(playground, "click_mixture", lambda trained, index, clicks, spread: (list(clicks), spread))
     monkeypatch.setattr(
-        plots, "click_figure", lambda image, clicks, mixture, names: drawn.append(mixture) or plt.figure()
+        playground, "draw_clicks", lambda image, clicks, mixture, names: drawn.append(mixture) or plt.figure()
     )
 
     class Data:
@@ -114,7 +113,7 @@ def test_clicks_are_added_and_taken_back(seen, monkeypatch):
     class Run:
         data = Data()
 
-    box = widget.playground(Run(), 0, [Click(1, 1, 3)])
+    box = figures.click_widget(Run(), 0, [Click(1, 1, 3)])
     (label, spread, undo), grid, _ = box.children[0].children, box.children[1], box.children[2]
     assert isinstance(box, widgets.VBox)
     label.value = 2

@@ -8,8 +8,9 @@ from PIL import Image
 
 mpl.use("Agg")
 
+from agmm import figures  # noqa: E402
 from agmm.codes import UNLABELED, VOID  # noqa: E402
-from agmm.figures import plots  # noqa: E402
+from agmm.figures import style  # noqa: E402
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def curves():
 
 
 def test_training_curves(curves, tmp_path):
-    figure = plots.training_curves(curves, tmp_path / "figures" / "curves")
+    figure = figures.draw_training_curves(curves, tmp_path / "figures" / "curves")
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written == {"curves.pdf", "curves.png", "curves.csv"}
     assert (tmp_path / "figures" / "curves.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(tmp_path / "figures" / "curves.png") as image:
-        assert image.width == round(plots.WIDTH * 200)
+        assert image.width == round(style.WIDTH * 200)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures" / "curves.csv"), curves)
 
     top, bottom = figure.axes
@@ -47,7 +48,7 @@ def test_training_curves(curves, tmp_path):
 
 def test_colors_are_distinct(curves, tmp_path):
     """In color, and in line style or gray value for those who see no color."""
-    figure = plots.training_curves(curves, tmp_path / "curves")
+    figure = figures.draw_training_curves(curves, tmp_path / "curves")
     looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
     assert len({color for color, _ in looks}) == len(set(looks)) == 4
 
@@ -55,7 +56,7 @@ def test_colors_are_distinct(curves, tmp_path):
 def test_nothing_to_draw(tmp_path):
     empty = pd.DataFrame(columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
     with pytest.raises(ValueError, match="no training curves yet"):
-        plots.training_curves(empty, tmp_path / "curves")
+        figures.draw_training_curves(empty, tmp_path / "curves")
 
 
 def test_sweep(tmp_path):
@@ -74,7 +75,7 @@ def test_sweep(tmp_path):
         for column in ("point", "scribble")
         for objective, value, mean, published in lines
     )
-    figure = plots.sweep(values, "σ", tmp_path / "sweep")
+    figure = figures.draw_sweep(values, "σ", tmp_path / "sweep")
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.pdf", "sweep.png", "sweep.csv"}
     for axis in figure.axes:
         drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
@@ -84,7 +85,7 @@ def test_sweep(tmp_path):
 
 def test_sweep_of_one_nameless_objective(tmp_path):
     values = {"column": "point", "objective": "", "row": "x", "value": [0.1, 1.0], "mean": [50.0, 60.0], "std": 1.0}
-    figure = plots.sweep(pd.DataFrame(values | {"published": 70.0}), "λ_G", tmp_path / "sweep")
+    figure = figures.draw_sweep(pd.DataFrame(values | {"published": 70.0}), "λ_G", tmp_path / "sweep")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "published (VOC)"]
 
 
@@ -101,7 +102,7 @@ def test_classes_draws_the_released_code(tmp_path):
         for row, value in (("disk", 50.0), ("mIoU", 60.0))
         for absent in (True, False)
     ]
-    figure = plots.classes(pd.DataFrame(rows), tmp_path / "classes")
+    figure = figures.draw_classes(pd.DataFrame(rows), tmp_path / "classes")
     heights = {
         bars.get_label(): [bar.get_height() for bar in bars]
         for bars in figure.axes[0].containers
@@ -109,7 +110,7 @@ def test_classes_draws_the_released_code(tmp_path):
     }
     assert heights == {"point": [50.0, 60.0], "scribble": [60.0, 70.0]}
     with pytest.raises(ValueError, match="no results yet"):
-        plots.classes(pd.DataFrame(rows).assign(ours_mean=float("nan")), tmp_path / "none")
+        figures.draw_classes(pd.DataFrame(rows).assign(ours_mean=float("nan")), tmp_path / "none")
 
 
 def test_gains_draws_a_panel_per_start(tmp_path):
@@ -126,7 +127,7 @@ def test_gains_draws_a_panel_per_start(tmp_path):
         for init in ("tags", "scratch")
         for seed in (0, 1)
     ]
-    figure = plots.gains(pd.DataFrame(rows), tmp_path / "gains")
+    figure = figures.draw_gains(pd.DataFrame(rows), tmp_path / "gains")
     assert [axis.get_title() for axis in figure.axes] == [
         f"{column}, from {start}" for start in ("tag pretraining", "scratch") for column in ("point", "scribble")
     ]
@@ -134,7 +135,7 @@ def test_gains_draws_a_panel_per_start(tmp_path):
         assert [bar.get_width() for bar in axis.patches] == [5.5]
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
     with pytest.raises(ValueError, match="no gains yet"):
-        plots.gains(pd.DataFrame(rows[:0]), tmp_path / "none")
+        figures.draw_gains(pd.DataFrame(rows[:0]), tmp_path / "none")
 
 
 def test_ellipses_are_one_standard_deviation_wide(tmp_path):
@@ -147,7 +148,7 @@ def test_ellipses_are_one_standard_deviation_wide(tmp_path):
     ]
     about = {"explained": 0.5, "silhouette": 0.25}
     points = pd.concat([pd.DataFrame(rows).assign(method=f"epoch {n}", **about) for n in (1, 2)], ignore_index=True)
-    figure = plots.mixture_projection(points, tmp_path / "projection")
+    figure = figures.draw_projection(points, tmp_path / "projection")
     assert {path.name for path in tmp_path.iterdir()} == {f"projection.{ending}" for ending in ("csv", "pdf", "png")}
     for axis in figure.axes:
         assert axis.get_title().endswith("silhouette 0.25, 50 % of variance")
@@ -162,7 +163,7 @@ def test_ellipses_are_one_standard_deviation_wide(tmp_path):
 def test_no_two_classes_look_alike(tmp_path):
     names = [f"class {k}" for k in range(21)]
     points = pd.DataFrame({"method": "AGMM", "class": names, "x": range(21), "y": 0.0, "silhouette": 0.1})
-    (axis,) = plots.embedding(points, tmp_path / "embedding").axes
+    (axis,) = figures.draw_embedding(points, tmp_path / "embedding").axes
     looks = {(tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes()) for dots in axis.collections}
     assert len(looks) == 21
 
@@ -193,7 +194,7 @@ def markers(axis):
 
 
 def test_claims(found, tmp_path):
-    figure = plots.claims(found, tmp_path / "claims")
+    figure = figures.draw_claims(found, tmp_path / "claims")
     assert {path.name for path in tmp_path.iterdir()} == {"claims.pdf", "claims.png", "claims.csv"}
     points, without, others, _ = figure.axes
     looks = {"reproduced": ("o", "C0"), "not reproduced": ("X", "C3"), "inconclusive": ("s", "0.55")}
@@ -215,13 +216,13 @@ def test_claims(found, tmp_path):
 
 def test_intervals_of_two_seeds_do_not_stretch_the_axis(found, tmp_path):
     found.loc[2, ["low", "high", "n_seeds"]] = [-900, 900, 2]
-    figure = plots.claims(found, tmp_path / "claims")
+    figure = figures.draw_claims(found, tmp_path / "claims")
     assert -20 < figure.axes[0].get_xlim()[0] < figure.axes[0].get_xlim()[1] < 20
 
 
 def test_claims_without_effects(found, tmp_path):
     with pytest.raises(ValueError, match="no effects yet"):
-        plots.claims(found[found["claim"] == "A04"], tmp_path / "claims")
+        figures.draw_claims(found[found["claim"] == "A04"], tmp_path / "claims")
 
 
 def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
@@ -231,7 +232,7 @@ def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
         for k, name in enumerate(("disk", "star"))
         for subset, values in heights.items()
     ]
-    (axis,) = plots.similarity(pd.DataFrame(rows), tmp_path / "accuracy", "accuracy").axes
+    (axis,) = figures.draw_similarity(pd.DataFrame(rows), tmp_path / "accuracy", "accuracy").axes
     bars = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axis.containers}
     assert bars == {"d < σ": heights["similar"], "d > σ": heights["dissimilar"]}
     assert list(axis.lines[0].get_ydata()) == heights["all"]
@@ -250,7 +251,7 @@ def test_label_quality_draws_means_and_seeds(tmp_path):
             for seed in (0, 1)
         ]
     )
-    figure = plots.label_quality(values, tmp_path / "quality")
+    figure = figures.draw_label_quality(values, tmp_path / "quality")
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.get_xticklabels()] == ["points", "boxes"]
     drawn = [[bar.get_height() for bar in bars] for bars in axis.containers]
@@ -263,7 +264,7 @@ def test_label_quality_draws_means_and_seeds(tmp_path):
         "segmentation P",
     ]
     with pytest.raises(ValueError, match="no pseudo labels yet"):
-        plots.label_quality(values[:0], tmp_path / "none")
+        figures.draw_label_quality(values[:0], tmp_path / "none")
 
 
 def test_gallery_shows_the_image_where_labels_say_nothing(tmp_path):
@@ -272,7 +273,7 @@ def test_gallery_shows_the_image_where_labels_say_nothing(tmp_path):
     image = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     mask = rng.choice([0, 1, UNLABELED, VOID], (6, 8)).astype(np.uint8)
     pictures = [{"image": image, "weak labels": mask}] * 2
-    figure = plots.gallery(pictures, 2, tmp_path / "gallery", ["tags", "boxes"])
+    figure = figures.draw_gallery(pictures, 2, tmp_path / "gallery", ["tags", "boxes"])
     assert [axis.get_ylabel() for axis in figure.axes] == ["tags", "", "boxes", ""]
     assert [axis.get_title() for axis in figure.axes] == ["image", "weak labels", "", ""]
     drawn = np.asarray(figure.axes[1].images[0].get_array())

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from agmm import report
-from agmm.__main__ import find
+from agmm.cli import find
 from agmm.papers import tables
 from agmm.report import numbers, pictures, records
 from agmm.training.presets import PRESETS
@@ -174,9 +174,9 @@ def test_commands_train_the_runs():
     assert len(found) > 300
     for record in found[::40]:
         words = record.command.split()
-        assert words[:3] == ["python", "-m", "agmm"]
+        assert words[:2] == ["agmm", "run"]
         seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
-        assert replace(find(words[3], "quick"), seed=seed).id == record.id
+        assert replace(find(words[2], "quick"), seed=seed).id == record.id
 
 
 # --- Less than everything, and worse ----------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
     cells = tables.TABLES["agmm_table2"].cells(PRESETS["smoke"])
     lost = next(cell.run for cell in cells if cell.row == "AGMM (SG)")
 
-    def train_all(runs, **options):
+    def train_all(runs, *args, **options):
         for run in runs:
             if run.id != lost.id:
                 complete(tmp_path, run, 50.0)
@@ -200,7 +200,7 @@ def test_force_moves_the_selected_runs_only(tmp_path, monkeypatch):
     for run in (*runs, other):
         complete(tmp_path, run, 50.0)
     seen = []
-    monkeypatch.setattr(sweep, "train_all", lambda runs, **options: seen.extend(sweep.missing(runs, tmp_path)) or {})
+    monkeypatch.setattr(sweep, "train_all", lambda runs, *_, **__: seen.extend(sweep.missing(runs, tmp_path)) or {})
     args = ["--preset", "smoke", "--results", str(tmp_path), "--only", "agmm_supp_figure2", "--no-notebooks", "--force"]
     run_all.main(args)
     assert {run.id for run in seen} == {run.id for run in runs}

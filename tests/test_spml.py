@@ -213,7 +213,7 @@ def test_a_forgetful_objective_equals_a_fresh_one():
     objective = SPML(4)
     call(objective, *other)
     remembering = call(objective, *batch)
-    objective.forget()
+    objective.begin_epoch()
     forgetful, fresh = call(objective, *batch), call(SPML(4), *batch)
     assert forgetful.loss.item() == fresh.loss.item() != remembering.loss.item()
     assert call(SPML(4, memory=0), *batch).loss.item() == fresh.loss.item()

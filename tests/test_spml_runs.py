@@ -82,7 +82,7 @@ def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
     sparse = np.stack([labels.simulate("points", mask, np.random.default_rng(0)) for mask in split.truth])
     sparse[0, :5] = VOID
     named = np.stack([labels.image_classes(mask, 7) for mask in sparse])
-    net = networks.build("small", 7, stem=4, feature_channels=8, embedding=4).eval()
+    net = networks.build("small", 7, stem=8, feature_channels=8, embedding=4).eval()
     for walk, crf in (("code", ""), ("paper", ""), ("none", "deeplab_64")):
         objective = SPMLClassifier(7, walk=walk, stride=8, crf=crf)  # type: ignore[arg-type]
         made = objective.pseudo_labels(net, split.images, sparse, named, side=0, device=torch.device("cpu"))
@@ -218,7 +218,7 @@ def test_published_embeddings_have_their_size(decoder: str) -> None:
 
 
 def test_the_classifier_gives_the_embedding_no_gradient() -> None:
-    net = networks.build("small", 3, stem=4, feature_channels=8, embedding=4)
+    net = networks.build("small", 3, stem=8, feature_channels=8, embedding=4)
     net(torch.rand(2, 3, 32, 32))[1].sum().backward()
     with_gradient = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
     assert with_gradient == {name for name, _ in net.named_parameters() if name.startswith("head.classifier.")}
@@ -232,7 +232,7 @@ def test_summed_aspp_is_the_sum_of_its_branches() -> None:
 
 
 def test_a_frozen_network_stays_in_eval_mode() -> None:
-    net = networks.build("small", 3, stem=4, feature_channels=8, embedding=4)
+    net = networks.build("small", 3, stem=8, feature_channels=8, embedding=4)
     net.freeze()
     net.train()
     assert net.head.classifier.training

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +13,16 @@ import pytest
 
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 from tests.test_tables import complete
 
 SMOKE = PRESETS["smoke"]
 FINE, REFUSED, DIES_ONCE, DIES = (replace(SMOKE.run, init="scratch", seed=seed) for seed in range(4))
 
 
-def fake(run, how):
+def fake(run, where):
     """Stands in for a training, in a process of its own."""
-    results = how["results"]
+    results = where.results
     with open(Path(results) / "order.txt", "a") as file:
         file.write(f"{run.id} {os.environ['OMP_NUM_THREADS']}\n")
     if run.seed == REFUSED.seed and run.init == "scratch" and run.method != "ImageTags":
@@ -32,7 +35,7 @@ def fake(run, how):
     return None
 
 
-def fail(run, how):
+def fail(run, where):
     return "disk on fire"
 
 
@@ -42,7 +45,7 @@ def test_goes_on_past_failures_and_deaths(tmp_path, monkeypatch):
     tagged = [replace(SMOKE.run, init="tags", seed=seed) for seed in (0, 1)]
     lines: list[str] = []
     failed = sweep.train_all(
-        [DIES, DIES_ONCE, REFUSED, FINE, *tagged], results=tmp_path, device="cpu", jobs=2, report=lines.append
+        [DIES, DIES_ONCE, REFUSED, FINE, *tagged], Where(tmp_path, device="cpu"), jobs=2, report=lines.append
     )
     assert set(failed) == {REFUSED.id, DIES.id}
     assert "no such thing" in failed[REFUSED.id]
@@ -66,7 +69,7 @@ def test_failure_fails_what_depends_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "_train", fail)
     run = replace(SMOKE.run, init="tags")
     second = run.second_stage()
-    failed = sweep.train_all([second], results=tmp_path, device="cpu", report=lambda line: None)
+    failed = sweep.train_all([second], Where(tmp_path, device="cpu"), report=lambda line: None)
     assert set(failed) == {run.pretraining.id, run.id, second.id}
     for dependent in (run, second):
         assert "a run that it starts from failed" in failed[dependent.id]
@@ -96,12 +99,12 @@ def test_stages_follow_each_other_in_order_and_forecast():
 def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):
     complete(tmp_path, FINE, 1.0)
     monkeypatch.setattr(sweep, "_pool", None)
-    assert sweep.train_all([FINE], results=tmp_path) == {}
+    assert sweep.train_all([FINE], Where(tmp_path)) == {}
 
 
 def test_training_error_becomes_a_sentence(tmp_path):
     run = replace(PRESETS["camvid"].run, seed=5)
-    problem = sweep._train(run, {"results": str(tmp_path), "device": "cpu"})
+    problem = sweep._train(run, Where(tmp_path, device="cpu"))
     assert problem is not None
     assert "--data-root" in problem
     assert "Traceback" in (run.folder(tmp_path) / "log.txt").read_text()
@@ -156,29 +159,37 @@ def test_set_aside_spares_a_running_training(tmp_path):
 
 def test_workers_do_not_outlive_their_parent(tmp_path):
     """Kill -9 on the parent; the process that trains goes too."""
-    import subprocess
-    import sys
-
     code = (
-        "import tests.test_sweep as t, sys; from agmm import sweep; sweep._train = t.sleep; "
-        "__name__ == '__main__' and sweep.train_all([t.FINE], results=sys.argv[1], device='cpu', jobs=1)"
+        "import tests.test_sweep as t, sys; t.sweep._train = t.sleep; "
+        "__name__ == '__main__' and t.sweep.train_all([t.FINE], t.Where(t.Path(sys.argv[1]), device='cpu'), jobs=1)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     pid = tmp_path / "pid"
-    deadline = time.monotonic() + 60
-    while not pid.exists() or not pid.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    _wait(lambda: pid.exists() and pid.read_text(), "no training has begun")
     parent.kill()
     parent.wait()
-    while Path(f"/proc/{pid.read_text()}").exists():
-        assert time.monotonic() < deadline, "the worker is still there"
+    _wait(lambda: not _runs(int(pid.read_text())), "the worker is still there")
+
+
+def _wait(condition, problem):
+    """For as long as a loaded machine may take."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, problem
         time.sleep(0.05)
 
 
-def sleep(run, how):
-    (Path(how["results"]) / "pid").write_text(str(os.getpid()))
-    time.sleep(120)
+def _runs(pid):
+    """Whether a process is there and not merely waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def sleep(run, where):
+    (where.results / "pid").write_text(str(os.getpid()))
+    time.sleep(3600)
 
 
 def test_runs_are_dealt_out_over_gpus(monkeypatch):

@@ -15,7 +15,7 @@ from agmm.papers import table as cells
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, shared
 
-PUBLISHED = ROOT / "agmm" / "tables" / "published"
+PUBLISHED = ROOT / "agmm" / "papers" / "published"
 ABLATION = ("agmm_table1", "agmm_table2")
 PRINTED = tuple(name for name in tables.TABLES if re.fullmatch(r"agmm_(supp_)?table\d", name))
 
@@ -101,7 +101,6 @@ def test_cells_describe_their_runs(name, preset):
     for cell in cells:
         assert cell.training_id.startswith("extra:") or re.fullmatch(r"O\d{3}|quoted", cell.training_id)
         assert cell.training_id != "extra:"
-        assert aggregate.read(cell.metric)
         if cell.run is None:
             continue
         assert (cell.run.seed, cell.run.preset, cell.run.labels) == (0, preset, cell.labels)
@@ -196,14 +195,12 @@ def test_published_numbers(name):
             assert cell.row == printed.loc[printed["row"] == row, "method"].iloc[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "symbol", "field"), [("agmm_table3", "σ", "sigma"), ("agmm_supp_table1", "λ", "lambda")]
-)
-def test_sweeps(tmp_path, name, symbol, field):
+@pytest.mark.parametrize(("name", "field"), [("agmm_table3", "sigma"), ("agmm_supp_table1", "lambda")])
+def test_sweeps(tmp_path, name, field):
     """Every value is trained with what its row says and set beside the number printed for it."""
     printed = pd.read_csv(PUBLISHED / f"{name}.csv", dtype={field: str}).set_index(["supervision", field])["value"]
     option = {"sigma": "sigma", "lambda": "lambda_gmm"}[field]
-    values = tables.sweep_values(tables.TABLES[name], "quick", tmp_path, symbol)
+    values = tables.sweep_values(tables.TABLES[name], "quick", tmp_path)
     cells = tables.TABLES[name].cells(PRESETS["quick"])
     for cell, (_, line) in zip(cells, values.iterrows(), strict=True):
         if pd.isna(line["value"]):

@@ -205,9 +205,9 @@ def test_single_scale_is_never_taken_from_several(tmp_path):
     complete(tmp_path, run, 75.0)
     frame = tables.collect(tables.TABLES["agmmpp_table12"], "paper", tmp_path)
     assert frame["ours_mean"].isna().all()
-    single = find("agmmpp_table13", "AGMM++", "20 clicks", "quick").run
-    complete(tmp_path, single, 65.0)
-    assert results.read(SINGLE_SCALE)(single, tmp_path) == 65.0
+    cell = replace(find("agmmpp_table13", "AGMM++", "20 clicks", "quick"), metric=SINGLE_SCALE)
+    complete(tmp_path, cell.run, 65.0)
+    assert results.read(cell, cell.run, tmp_path) == 65.0
 
 
 def test_columns_of_two_data_sets(tmp_path):

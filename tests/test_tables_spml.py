@@ -75,7 +75,7 @@ def test_a_share_is_that_of_the_same_seed(tmp_path) -> None:
     assert cell.full is not None
     assert cell.full.labels == "full"
     complete(tmp_path, cell.run, 40.0)
-    assert not results._measured(cell, tmp_path)
+    assert not results.complete_runs(cell, tmp_path)
     complete(tmp_path, cell.full, 80.0)
     frame = results.collect(tables.TABLES["spml_table3"], "quick", tmp_path)
     line = frame[(frame["column"] == cell.column) & (frame["row"] == "SPML")].squeeze()

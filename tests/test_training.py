@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 
 import agmm
-from agmm import __main__ as single
-from agmm import evaluation, objectives
+from agmm import cli, evaluation, objectives
 from agmm.data import sets
 from agmm.evaluation.crf import PARAMETERS, mean_field
 from agmm.training import batches, loop, methods, pseudo_labels, train, weights
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -246,7 +246,7 @@ def test_throughput_counts_the_epochs_that_were_trained(tmp_path: Path, monkeypa
     run = replace(SCRATCH, epochs=4, stop_after=1)
     monkeypatch.setattr(train.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
     run.folder(tmp_path).mkdir(parents=True)
-    assert train.train(run, tmp_path).images_per_second == 32 / 8
+    assert train.train(run, Where(tmp_path)).images_per_second == 32 / 8
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -325,15 +325,15 @@ def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
 
 def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "smoke", "--seed", "1", "--results", str(tmp_path)]
-    assert single.main(["O030", *arguments]) == 0
+    assert cli.main(["run", "O030", *arguments]) == 0
     run = SMOKE.at("clicks20", seed=1)
     result = runs.load_result(run, tmp_path)
     assert result is not None
     assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
-    assert single.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
-    assert single.main(["O076", *arguments]) == 2
+    assert cli.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
+    assert cli.main(["run", "O076", *arguments]) == 2
     assert "the preset smoke has no training 'O076'; `python run_all.py" in capfd.readouterr().err
-    assert single.main(["O001", "--preset", "smok"]) == 2
+    assert cli.main(["run", "O001", "--preset", "smok"]) == 2
     assert "did you mean smoke?" in capfd.readouterr().err
 
 

@@ -154,7 +154,9 @@ def test_evaluation_takes_images_of_many_sizes(root):
             return images, nn.functional.one_hot(truth.long().clamp(max=20), 21).movedim(-1, 0)[None].float()
 
     val = voc.load(root, "val")
-    confusion = evaluation.evaluate(Right(), val.images, val.truth, 21, batch_size=4, device="cpu")
+    confusion = evaluation.evaluate(
+        Right(), val.images, val.truth, 21, evaluation.Protocol(), batch_size=4, device="cpu"
+    )
     assert evaluation.mean_iou(confusion) == 100
     assert confusion.sum() == sum(int((mask != VOID).sum()) for mask in val.truth)
 
@@ -370,9 +372,7 @@ def test_missing_folders_name_the_layout_and_the_command(tmp_path):
     ):
         voc.load(tmp_path, "train")
     layouts.write_voc2012(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"no masks of SBD .*agmm.data.public.download voc --data-root .*fetches them"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no masks of SBD .*agmm download voc --data-root .*fetches them"):
         voc.load(tmp_path, "train")
     voc.load(tmp_path, "val")
     (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()

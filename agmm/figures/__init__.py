@@ -1,37 +1,42 @@
-"""What figures show of trained networks: features, distances, scores and predictions, as tables and pictures.
+"""The figures of the papers: measured on trained networks as tables, and drawn.
 
-Labels form the mixture, so whatever needs it is shown on training images; the dense truth serves for evaluation only.
+Every ``draw_`` function takes a ``stem``, the folder and name of the files to write without ending: a PDF, a PNG and a
+CSV with the numbers. It returns the figure, or raises ValueError if there is nothing to draw yet.
+
+Labels form the mixture, so whatever needs it is measured on training images; the dense truth serves for evaluation
+only.
 """
 
-from agmm.figures.boundaries import boundary_quality
-from agmm.figures.features import embed, project, sample_features, silhouette
-from agmm.figures.pictures import compare_mixtures, mixtures, predictions
-from agmm.figures.pixels import SUBSETS, label_accuracy, label_quality, similarity
-from agmm.figures.playground import Click, Mixture, central_clicks, click_mixture, clicked
-from agmm.figures.retrieval import bank, context, retrieved
-from agmm.figures.trained import Trained, load
+# ruff: noqa: F401
 
-__all__ = [
-    "SUBSETS",
-    "Click",
-    "Mixture",
-    "Trained",
-    "bank",
-    "boundary_quality",
-    "central_clicks",
-    "click_mixture",
-    "clicked",
-    "compare_mixtures",
-    "context",
-    "embed",
-    "label_accuracy",
-    "label_quality",
-    "load",
-    "mixtures",
-    "predictions",
-    "project",
-    "retrieved",
-    "sample_features",
-    "silhouette",
-    "similarity",
-]
+from agmm.figures.features import draw_embedding, draw_projection, embed, project, sample_features, silhouette
+from agmm.figures.numbers import (
+    draw_claims,
+    draw_classes,
+    draw_differences,
+    draw_gains,
+    draw_speed,
+    draw_sweep,
+    draw_training_curves,
+)
+from agmm.figures.pictures import compare_mixtures, draw_gallery, mixtures, predictions
+from agmm.figures.pixels import (
+    SUBSETS,
+    draw_label_quality,
+    draw_similarity,
+    measure_boundaries,
+    measure_label_accuracy,
+    measure_label_quality,
+    measure_similarity,
+)
+from agmm.figures.playground import (
+    Click,
+    ClickMixture,
+    central_clicks,
+    click_mixture,
+    click_widget,
+    draw_clicks,
+    mixture_of_clicks,
+)
+from agmm.figures.retrieval import bank, draw_retrieval, measure_context, retrieve
+from agmm.figures.trained import Trained, load

@@ -1,21 +1,26 @@
-"""Features of trained networks: samples, how well classes are apart, embeddings and projections."""
+"""Features of trained networks: how well classes are apart, in all dimensions and in two."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
 from sklearn.manifold import TSNE
 
 from agmm import gmm
 from agmm.data.split import Split
+from agmm.figures.style import MARKERS, WIDTH, panels, save
 from agmm.figures.trained import Trained, outputs, tensor, weak_labels
 
 
 def sample_features(
     trained: Trained, per_class: int = 100, images: int = 100, split: Split | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of pixels on the feature grid, the same pixels whatever the network; of test images by default.
+    """Sample pixels on the feature grid, the same pixels whatever the network; of test images by default.
 
     Returns
     -------
@@ -24,21 +29,21 @@ def sample_features(
         True classes, at most ``per_class`` pixels of each.
     """
     generator, split = np.random.default_rng(0), split or trained.test
-    kept: tuple[np.ndarray, ...] = ()
+    sample: tuple[np.ndarray, ...] = ()
     for part, features, _ in outputs(trained, split, images):
         mask = tensor(split.truth[part]).unsqueeze(1).float()
         classes = torch.nn.functional.interpolate(mask, size=features.shape[2:], mode="nearest").flatten().numpy()
         # The pixels of a class with the smallest random numbers stay, so that one batch at a time is in memory.
         batch = features.permute(0, 2, 3, 1).flatten(0, 2).numpy(), classes.astype(int), generator.random(len(classes))
-        pool = tuple(np.concatenate(both) for both in zip(kept, batch, strict=True)) if kept else batch
+        pool = tuple(np.concatenate(both) for both in zip(sample, batch, strict=True)) if sample else batch
         order = np.argsort(pool[2])
         index = np.concatenate([order[pool[1][order] == k][:per_class] for k in range(split.num_classes)])
-        kept = tuple(one[index] for one in pool)
-    return kept[0], kept[1]
+        sample = tuple(one[index] for one in pool)
+    return sample[0], sample[1]
 
 
 def silhouette(features: np.ndarray, classes: np.ndarray) -> float:
-    """Mean silhouette coefficient with the cosine distance, from -1 (classes mixed up) to 1 (compact and apart).
+    """Return the mean silhouette coefficient with the cosine distance, from -1 (mixed up) to 1 (compact and apart).
 
     The sum of the cosine distances to the members of a class follows from the sum of their directions, so that no
     distance of a pair is ever formed.
@@ -56,6 +61,7 @@ def silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     counts = np.bincount(own)
     alone, rows = counts[own] == 1, np.arange(len(own))
     distances = 1 - directions @ sums.T / counts
+    # The mean over the other members of a pixel's own class leaves out the pixel itself.
     others = np.maximum(counts[own] - 1, 1)
     itself = 1 - (directions**2).sum(1)
     inner = (distances[rows, own] * counts[own] - itself) / others
@@ -66,14 +72,17 @@ def silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     return float(values.mean())
 
 
+# --- t-SNE ------------------------------------------------------------------------------------------------------------
+
+
 def embed(runs: Mapping[str, Trained], per_class: int = 100, images: int = 100) -> pd.DataFrame:
-    """Two-dimensional t-SNE of the features (AGMM, supplementary Fig. 3): same pixels, an embedding per method.
+    """Embed the features by t-SNE (AGMM, supplementary Fig. 3): the same pixels, an embedding per method.
 
     Returns
     -------
     DataFrame
-        Columns method, class, x, y, silhouette: mean silhouette coefficient (cosine) of the features themselves, from
-        -1 to 1; the distances in a t-SNE plot mean little.
+        Columns method, class, x, y, silhouette: that of the features themselves, as the distances in a t-SNE plot mean
+        little.
     """
     parts = []
     for method, trained in runs.items():
@@ -81,18 +90,41 @@ def embed(runs: Mapping[str, Trained], per_class: int = 100, images: int = 100) 
         points = TSNE(init="pca", random_state=0, perplexity=30).fit_transform(features)
         names = np.array(trained.test.class_names)[classes]
         columns = {"method": method, "class": names, "x": points[:, 0], "y": points[:, 1]}
-        columns |= {"silhouette": silhouette(features, classes)}
-        parts.append(pd.DataFrame(columns))
+        parts.append(pd.DataFrame(columns | {"silhouette": silhouette(features, classes)}))
     return pd.concat(parts, ignore_index=True)
 
 
+def draw_embedding(points: pd.DataFrame, stem: Path) -> Figure:
+    """Draw the points of `embed`, a panel per method, a color and a marker per class."""
+    methods, names = points["method"].unique(), points["class"].unique()
+    width, height = (WIDTH, 2.8) if len(methods) > 1 else (0.75 * WIDTH, 4.2)
+    figure, axes = panels(1, len(methods), width=width, height=height)
+    for axis, method in zip(axes[0], methods, strict=True):
+        panel = points[points["method"] == method]
+        for number, name in enumerate(names):
+            part = panel[panel["class"] == name]
+            axis.scatter(part["x"], part["y"], s=7, lw=0.3, label=name, **_look(number))
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"{method}\nsilhouette {panel['silhouette'].iloc[0]:.2f}")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=1.5)
+    return save(figure, points, stem)
+
+
+def _look(number: int) -> dict[str, str]:
+    """Return color and marker of a class; no two of the first hundred share both."""
+    return {"color": f"C{number % 10}", "marker": MARKERS[(number + number // 10) % len(MARKERS)]}
+
+
+# --- Mixtures in a plane ----------------------------------------------------------------------------------------------
+
+
 def project(runs: Mapping[str, Trained], images: int = 100, per_class: int = 100) -> pd.DataFrame:
-    """Features and mixtures of training images in two dimensions, several states of one network (AGMM, Fig. 4).
+    """Project features and mixtures of training images to a plane, several states of one network (AGMM, Fig. 4).
 
     The axes are the first two principal components of the pixels' features of all states together, each state about
     its own mean, so that panels differ by what training did and not by how they were drawn. A mixture has a Gaussian
-    per image and class; drawn is what it would be in the plane: its mean, and as its spread Eq. 5 with the square of
-    the distance replaced by the outer product of the two-dimensional difference.
+    per image and class; in the plane it has its mean, and as its spread Eq. 5 with the square of the distance replaced
+    by the outer product of the two-dimensional difference.
 
     Returns
     -------
@@ -109,38 +141,73 @@ def project(runs: Mapping[str, Trained], images: int = 100, per_class: int = 100
     parts = []
     for name, trained in runs.items():
         features, classes = samples[name]
-        flat = centered[name] @ axes
+        plane = centered[name] @ axes
         names = np.array(trained.data.class_names)
-        pixels = pd.DataFrame({"kind": "pixel", "class": names[classes], "x": flat[:, 0], "y": flat[:, 1]})
-        means = pd.concat(_flat_mixtures(trained, axes, features.mean(0) @ axes, images), ignore_index=True)
+        pixels = pd.DataFrame({"kind": "pixel", "class": names[classes], "x": plane[:, 0], "y": plane[:, 1]})
+        means = pd.concat(_plane_mixtures(trained, axes, features.mean(0) @ axes, images), ignore_index=True)
         means["class"] = names[means["code"]]
-        about = {
-            "explained": (flat**2).sum() / (centered[name] ** 2).sum(),
-            "silhouette": silhouette(features, classes),
-        }
         part = pd.concat([pixels, means.assign(kind="mean"), _pooled(means).assign(kind="component")])
-        parts.append(part.assign(method=name, **about))
-    return pd.concat(parts, ignore_index=True)[["method", "kind", "class", "x", "y", "xx", "xy", "yy", *about]]
+        explained = (plane**2).sum() / (centered[name] ** 2).sum()
+        parts.append(part.assign(method=name, explained=explained, silhouette=silhouette(features, classes)))
+    columns = ["method", "kind", "class", "x", "y", "xx", "xy", "yy", "explained", "silhouette"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
-def _flat_mixtures(trained: Trained, axes: np.ndarray, center: np.ndarray, images: int) -> Iterator[pd.DataFrame]:
-    """Every Gaussian of the first training images, projected: code, mass, mean x, y and spread xx, xy, yy."""
+def _plane_mixtures(trained: Trained, axes: np.ndarray, center: np.ndarray, images: int) -> Iterator[pd.DataFrame]:
+    """Yield every Gaussian of the first training images in the plane: code, mass, mean x, y and spread xx, xy, yy."""
     basis = torch.from_numpy(axes).float()
     for part, features, logits in outputs(trained, trained.data, images):
         labels = weak_labels(trained, part)
-        parts = gmm.components(labels, trained.data.num_classes)
-        weights = gmm.unlabeled_weights(logits, labels, parts.present, parts, features.shape[2:]).flatten(2)
-        means = gmm.component_means(features, labels, parts) @ basis
+        components = gmm.components(labels, trained.data.num_classes)
+        size = features.shape[2:]
+        weights = gmm.unlabeled_weights(logits, labels, components.present, components, size).flatten(2)
+        means = gmm.component_means(features, labels, components) @ basis
         away = (features.flatten(2).transpose(1, 2) @ basis).unsqueeze(1) - means.unsqueeze(2)
         mass = weights.sum(2)
         spread = torch.einsum("bnp,bnpi,bnpj->bnij", weights, away, away) / mass.clamp_min(gmm.EPS)[..., None, None]
-        columns = {"code": parts.classes, "mass": mass, "x": means[..., 0] - center[0], "y": means[..., 1] - center[1]}
+        x, y = means[..., 0] - center[0], means[..., 1] - center[1]
+        columns = {"code": components.classes, "mass": mass, "x": x, "y": y}
         columns |= {"xx": spread[..., 0, 0], "xy": spread[..., 0, 1], "yy": spread[..., 1, 1]}
-        yield pd.DataFrame({name: values[parts.filled].numpy() for name, values in columns.items()})
+        yield pd.DataFrame({name: values[components.filled].numpy() for name, values in columns.items()})
 
 
 def _pooled(means: pd.DataFrame) -> pd.DataFrame:
-    """Per class: the mean of its Gaussians' means, and their spread weighted by their mass."""
+    """Return the mean of the means of each class's Gaussians, and their spread weighted by their mass."""
     spreads = means[["xx", "xy", "yy"]].mul(means["mass"], axis=0).groupby(means["class"], sort=False).sum()
     by_class = means.groupby("class", sort=False)
     return by_class[["x", "y"]].mean().join(spreads.div(by_class["mass"].sum(), axis=0)).reset_index()
+
+
+def draw_projection(points: pd.DataFrame, stem: Path) -> Figure:
+    """Draw the mixtures of `project` in a plane that all panels share: pixels, means, and a Gaussian per class.
+
+    The ellipses are one standard deviation wide, about the mean of a class's means.
+    """
+    methods, names = points["method"].unique(), points["class"].unique()
+    figure, axes = panels(1, len(methods), height=WIDTH / len(methods) + 0.75, sharex=True, sharey=True)
+    entries = {}
+    for axis, method in zip(axes[0], methods, strict=True):
+        panel = points[points["method"] == method]
+        for number, name in enumerate(names):
+            look, of_class = _look(number), panel[panel["class"] == name]
+            pixels, means, pooled = (of_class[of_class["kind"] == kind] for kind in ("pixel", "mean", "component"))
+            axis.scatter(pixels["x"], pixels["y"], s=2, color=look["color"], alpha=0.35, lw=0)
+            axis.scatter(means["x"], means["y"], s=7, alpha=0.7, lw=0, **look)
+            for _, one in pooled.iterrows():
+                _draw_ellipse(axis, one, look["color"])
+                entries[name] = axis.scatter(one["x"], one["y"], s=34, edgecolors="black", lw=0.7, zorder=4, **look)
+        first = panel.iloc[0]
+        axis.set_title(f"{method}\nsilhouette {first['silhouette']:.2f}, {100 * first['explained']:.0f} % of variance")
+        axis.set(xticks=[], yticks=[], aspect="equal", xlabel="component 1")
+    axes[0, 0].set_ylabel("component 2")
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=7)
+    return save(figure, points, stem)
+
+
+def _draw_ellipse(axis: Axes, gaussian: "pd.Series[float]", color: str) -> None:
+    """Draw one standard deviation of a Gaussian in the plane."""
+    variances, directions = np.linalg.eigh([[gaussian["xx"], gaussian["xy"]], [gaussian["xy"], gaussian["yy"]]])
+    width, height = 2 * np.sqrt(np.maximum(variances, 0))
+    angle = np.degrees(np.arctan2(directions[1, 0], directions[0, 0]))
+    center = (gaussian["x"], gaussian["y"])
+    axis.add_patch(Ellipse(center, width, height, angle=angle, fill=False, ec=color, lw=1.3, zorder=3))

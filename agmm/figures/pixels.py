@@ -1,24 +1,49 @@
-"""Training pixels by their distance to labeled ones, and labels measured against the truth."""
+"""Pixels by their distance to labeled ones or to a boundary, and labels measured against the truth."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
+from matplotlib.figure import Figure
+from scipy import ndimage
 from torch import Tensor
 
 from agmm import em, evaluation, fast, gmm, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data.split import Arrays, Split
+from agmm.figures.style import panels, require, save
 from agmm.figures.trained import Trained, load_training_data, mixture_of, outputs, tensor, weak_labels
 from agmm.training.run import Run, load_history
 
 SUBSETS = ("similar", "all", "dissimilar")
 
+REACH, SIDE = 5, 500
+"""Pixels on either side of a boundary that are close to it, in images whose longer side has so many."""
 
-def similarity(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
-    """IoU of unlabeled training pixels by their feature distance to the labeled ones (AGMM, Fig. 2b).
+
+# --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
+
+
+class Pixels(NamedTuple):
+    """Pixels of a batch by the classes of its images; masks are (B, N, H, W) bool with a slot per class."""
+
+    components: gmm.Components
+    chosen: Tensor
+    """Pixels that are measured."""
+    close: Tensor
+    """Pixels closer to the slot's class than its spread."""
+    hits: Tensor
+    """Pixels that count as right."""
+    union: Tensor
+    """Pixels that count at all."""
+
+
+def measure_similarity(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
+    """Measure the IoU of unlabeled training pixels by their feature distance to the labeled ones (AGMM, Fig. 2b).
 
     The IoU of class k is taken over the unlabeled pixels of the images with a label of k, over those closer than one
     spread (``d_k < sigma_k``, Eq. 5 and 6), and over those farther away. Distance and spread are always those of
@@ -29,95 +54,105 @@ def similarity(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
     DataFrame
         Columns method, class, subset (`SUBSETS`), iou in per cent (missing where a subset is empty), pixels.
     """
-    rows = []
-    for method, trained in runs.items():
-        counts = torch.stack(list(_similarity_counts(trained, images))).sum(0)
-        for k, name in enumerate(trained.data.class_names):
-            for subset, (hits, union, pixels) in zip(SUBSETS, counts[k].tolist(), strict=True):
-                iou = 100 * hits / union if union else np.nan
-                rows.append({"method": method, "class": name, "subset": subset, "iou": iou, "pixels": int(pixels)})
-    return pd.DataFrame(rows)
+    return _by_distance(runs, lambda trained: _unlabeled_pixels(trained, images), "iou")
 
 
-def _similarity_counts(trained: Trained, images: int) -> Iterator[Tensor]:
-    """Intersection, union and size of each class and subset: (K, 3, 3) per batch."""
-    num_classes = trained.data.num_classes
+def _unlabeled_pixels(trained: Trained, images: int) -> Iterator[Pixels]:
     for part, features, logits in outputs(trained, trained.data, images):
-        labels = weak_labels(trained, part)
-        truth = tensor(trained.data.truth[part]).long()
-        parts, d, sigma = objectives.LabelAssignment(num_classes).distances(
-            features, logits, labels, gmm.components(labels, num_classes).present
-        )
-        free = ((labels == UNLABELED) & (truth != VOID)).unsqueeze(1) & parts.filled[..., None, None]
-        close = d < sigma[..., None, None]
-        codes = parts.classes[..., None, None]
+        labels, truth = weak_labels(trained, part), tensor(trained.data.truth[part]).long()
+        image_classes = gmm.components(labels, trained.data.num_classes).present
+        assignment = objectives.LabelAssignment(trained.data.num_classes)
+        components, d, sigma = assignment.distances(features, logits, labels, image_classes)
+        codes, filled = components.classes[..., None, None], components.filled[..., None, None]
+        unlabeled = ((labels == UNLABELED) & (truth != VOID)).unsqueeze(1) & filled
         predicted, true = logits.argmax(1, keepdim=True) == codes, truth.unsqueeze(1) == codes
-        totals = torch.zeros(num_classes, 3, 3, dtype=torch.int64)
-        for column, subset in enumerate((free & close, free, free & ~close)):
-            sums = [(subset & chosen).sum((2, 3)) for chosen in (predicted & true, predicted | true, subset)]
-            totals[:, column].index_add_(0, parts.classes.flatten(), torch.stack(sums, -1).flatten(0, 1))
-        yield totals
+        yield Pixels(components, unlabeled, d < sigma[..., None, None], predicted & true, predicted | true)
 
 
-def label_accuracy(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
-    """Accuracy of pseudo labels by the distance of their pixels to their class (AGMM++, Fig. 2c).
+def measure_label_accuracy(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
+    """Measure the accuracy of pseudo labels by the distance of their pixels to their class (AGMM++, Fig. 2c).
 
-    The pseudo labels are those that form the mixture: from CAMs for image tags, seeds for boxes. Distance and spread
-    are those of the class that a pixel is labeled with, in the mixture of these labels (Eq. 1 to 3), before online EM;
-    distances are upsampled to the labels as scores are. The paper names neither the labels nor the measure.
-
-    Parameters
-    ----------
-    runs : mapping of str to Trained
-        Of AGMM++.
-    images : int
-        First training images that are seen.
+    The pseudo labels are those that form the mixture of AGMM++: from CAMs for image tags, seeds for boxes. Distance
+    and spread are those of the class that a pixel is labeled with, in the mixture of these labels (Eq. 1 to 3), before
+    online EM; distances are upsampled to the labels as scores are. The paper names neither the labels nor the measure.
 
     Returns
     -------
     DataFrame
         Columns method, class, subset (`SUBSETS`), accuracy in per cent (missing where a subset is empty), pixels.
     """
-    rows = []
-    for method, trained in runs.items():
-        counts = torch.stack(list(_accuracy_counts(trained, images))).sum(0)
-        for k, name in enumerate(trained.data.class_names):
-            for subset, (right, pixels) in zip(SUBSETS, counts[k].tolist(), strict=True):
-                accuracy = 100 * right / pixels if pixels else np.nan
-                found = {"method": method, "class": name, "subset": subset}
-                rows.append(found | {"accuracy": accuracy, "pixels": int(pixels)})
-    return pd.DataFrame(rows)
+    return _by_distance(runs, lambda trained: _labeled_pixels(trained, images), "accuracy")
 
 
 @torch.no_grad()
-def _accuracy_counts(trained: Trained, images: int) -> Iterator[Tensor]:
-    """Correct and all pseudo-labeled pixels of each class and subset: (K, 3, 2) per batch."""
-    num_classes, objective = trained.data.num_classes, mixture_of(trained)
+def _labeled_pixels(trained: Trained, images: int) -> Iterator[Pixels]:
+    objective = mixture_of(trained)
     if not isinstance(objective, objectives.AGMMpp):
         raise ValueError(f"{trained.run.method} has no mixture of its labels alone; choose a run of AGMMpp")
     for part, features, _ in outputs(trained, trained.data, images):
         labels, truth = weak_labels(trained, part), tensor(trained.data.truth[part]).long()
-        parts = gmm.components(labels, num_classes)
+        components = gmm.components(labels, trained.data.num_classes)
         squeezed = objective.squeeze(features.to(trained.device)).cpu()
-        mixture = em.from_labels(squeezed, labels, parts, objective.sigma_min, objective.distance)
-        d = fast.upsample(mixture.d, labels.shape[-2:], parts.per_image)
-        codes = parts.classes[..., None, None]
-        own = (labels.unsqueeze(1) == codes) & parts.filled[..., None, None] & (truth != VOID).unsqueeze(1)
+        mixture = em.from_labels(squeezed, labels, components, objective.sigma_min, objective.distance)
+        d = fast.upsample(mixture.d, labels.shape[-2:], components.per_image)
+        codes, filled = components.classes[..., None, None], components.filled[..., None, None]
+        labeled = (labels.unsqueeze(1) == codes) & filled & (truth != VOID).unsqueeze(1)
         close = d < mixture.variance.sqrt()[..., None, None]
-        totals = torch.zeros(num_classes, 3, 2, dtype=torch.int64)
-        for column, subset in enumerate((own & close, own, own & ~close)):
-            sums = [chosen.sum((2, 3)) for chosen in (subset & (truth.unsqueeze(1) == codes), subset)]
-            totals[:, column].index_add_(0, parts.classes.flatten(), torch.stack(sums, -1).flatten(0, 1))
-        yield totals
+        yield Pixels(components, labeled, close, truth.unsqueeze(1) == codes, labeled)
 
 
-def label_quality(
+def _by_distance(
+    runs: Mapping[str, Trained], batches: Callable[[Trained], Iterator[Pixels]], quantity: str
+) -> pd.DataFrame:
+    """Return 100 hits / union of every method, class and subset of the chosen pixels, with the subset's size."""
+    rows = []
+    for method, trained in runs.items():
+        names = trained.data.class_names
+        counts = torch.zeros(len(names), len(SUBSETS), 3, dtype=torch.int64)
+        for components, chosen, close, hits, union in batches(trained):
+            for column, subset in enumerate((chosen & close, chosen, chosen & ~close)):
+                sums = torch.stack([(subset & one).sum((2, 3)) for one in (hits, union, subset)], -1)
+                counts[:, column].index_add_(0, components.classes.flatten(), sums.flatten(0, 1))
+        for name, of_class in zip(names, counts.tolist(), strict=True):
+            for subset, (hit, total, pixels) in zip(SUBSETS, of_class, strict=True):
+                value = 100 * hit / total if total else np.nan
+                rows.append({"method": method, "class": name, "subset": subset, quantity: value, "pixels": pixels})
+    return pd.DataFrame(rows)
+
+
+def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
+    """Draw similar (bar), dissimilar (bar) and all pixels (line) of every class, a panel per method.
+
+    AGMM, Fig. 2b from `measure_similarity`; AGMM++, Fig. 2c with the quantity ``"accuracy"`` from
+    `measure_label_accuracy`.
+    """
+    methods, names = values["method"].unique(), values["class"].unique()
+    figure, axes = panels(1, len(methods), height=2.4, sharey=True)
+    for axis, method in zip(axes[0], methods, strict=True):
+        panel = values[values["method"] == method].pivot(index="class", columns="subset", values=quantity).loc[names]
+        places = np.arange(len(names))
+        for side, color, subset, label in ((-0.5, "C0", "similar", "d < σ"), (0.5, "C1", "dissimilar", "d > σ")):
+            axis.bar(places + side * 0.38, panel[subset], 0.38, color=color, alpha=0.8, label=label)
+        axis.plot(places, panel["all"], "o-", color="0.2", ms=3, lw=1, label="all")
+        axis.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+        # Classes without pixels have neither bars nor a dot that would make room for them.
+        axis.set_xlim(-0.6, len(names) - 0.4)
+        axis.set_title(method)
+    axes[0, 0].set_ylabel({"iou": "IoU (%)", "accuracy": "accuracy (%)"}[quantity])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return save(figure, values, stem)
+
+
+# --- Quality of labels ------------------------------------------------------------------------------------------------
+
+
+def measure_label_quality(
     runs: Mapping[str, Sequence[Run]], results: str | Path, data_root: str | Path | None = None
 ) -> pd.DataFrame:
-    """Quality of weak labels and of what training makes of them, on training images (AGMM++, Fig. 9).
+    """Measure weak labels and what training makes of them by mIoU on training images (AGMM++, Fig. 9).
 
-    mIoU on the training images of the runs' curves, at the last epoch. The labels' own: a pixel that is not labeled
-    counts as missed; from image tags, the CAMs with a threshold for the background, as elsewhere.
+    On the training images of the runs' curves, at the last epoch. In the labels a pixel without a label counts as
+    missed; image tags are measured by their CAMs with a threshold for the background, as elsewhere.
 
     Parameters
     ----------
@@ -135,22 +170,80 @@ def label_quality(
     for name, seeds in runs.items():
         for run in seeds:
             last = load_history(run, results).iloc[-1]
-            weak = last["cam_miou"] if "cam_miou" in last else _labels_miou(run, results, data_root)
-            found = {"weak labels": weak, "mixture G": last["g_miou"], "segmentation P": last["p_miou"]}
-            rows += [[name, labels, run.seed, float(miou)] for labels, miou in found.items()]
+            if "cam_miou" in last:
+                weak = last["cam_miou"]
+            else:
+                data, sparse = load_training_data(run, results, data_root)
+                weak = partial_miou(sparse[: run.history_images], data)
+            values = {"weak labels": weak, "mixture G": last["g_miou"], "segmentation P": last["p_miou"]}
+            rows += [[name, labels, run.seed, float(miou)] for labels, miou in values.items()]
     return pd.DataFrame(rows, columns=["row", "labels", "seed", "miou"])
 
 
-def _labels_miou(run: Run, results: str | Path, data_root: str | Path | None) -> float:
-    data, sparse = load_training_data(run, results, data_root)
-    return partial_miou(sparse[: run.history_images], data)
-
-
 def partial_miou(sparse: Arrays, data: Split) -> float:
-    """mIoU of partial labels of the first images in per cent; a pixel without a label is predicted as no class."""
+    """Return the mIoU in per cent of partial labels of the first images; no label is a prediction of no class."""
     num_classes = data.num_classes
     total = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
     for label, truth in zip(sparse, data.truth, strict=False):
-        named = torch.from_numpy(np.minimum(label, num_classes))
-        total += evaluation.confusion_matrix(named, torch.from_numpy(np.array(truth)), num_classes + 1)
+        predicted = torch.from_numpy(np.minimum(label, num_classes))
+        total += evaluation.confusion_matrix(predicted, torch.from_numpy(np.array(truth)), num_classes + 1)
     return 100 * evaluation.iou(total)[:num_classes].nanmean().item()
+
+
+def draw_label_quality(values: pd.DataFrame, stem: Path) -> Figure:
+    """Draw `measure_label_quality` (AGMM++, Fig. 9): bars are means, dots single seeds."""
+    require(values, "pseudo labels")
+    figure, axes = panels(height=2.4)
+    axis = axes[0, 0]
+    common: dict[str, Any] = {"data": values, "x": "row", "y": "miou", "hue": "labels", "ax": axis}
+    sns.barplot(**common, legend=True, errorbar="sd", alpha=0.7, err_kws={"lw": 0.9, "color": "0.2"})
+    gray = ["0.2"] * values["labels"].nunique()
+    sns.stripplot(**common, legend=False, palette=gray, size=3, jitter=False, dodge=True)
+    axis.set(xlabel="", ylabel="mIoU on training images (%)")
+    sns.move_legend(axis, "upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, title="", frameon=False)
+    return save(figure, values, stem)
+
+
+# --- Boundaries -------------------------------------------------------------------------------------------------------
+
+
+def reach(size: tuple[int, ...]) -> float:
+    """Return how far from a boundary a pixel of an image (H, W) is close to it: in proportion, at least one pixel."""
+    return max(1.0, REACH * max(size) / SIDE)
+
+
+def close_to_boundary(truth: np.ndarray, distance: float) -> np.ndarray:
+    """Return the pixels (H, W) bool that have a pixel of another code at most ``distance`` away.
+
+    The border of the image is no boundary. Pixels that are ``VOID`` do lie across one: in VOC they are the contours.
+    """
+    close = np.zeros(truth.shape, bool)
+    for code in np.unique(truth):
+        inside = truth == code
+        if not inside.all():
+            close |= inside & (ndimage.distance_transform_edt(inside) <= distance)
+    return close
+
+
+def measure_boundaries(runs: Mapping[str, Trained], images: int = 1000) -> pd.DataFrame:
+    """Measure the mIoU of test pixels close to a boundary of the truth (SPML, Fig. 7; the measure is ours).
+
+    Predictions are from a single scale, without DenseCRF.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, boundary and all, both mIoU in per cent, and pixels, the share of pixels that are close.
+    """
+    rows = []
+    for method, trained in runs.items():
+        num_classes = trained.test.num_classes
+        near, everywhere = torch.zeros(2, num_classes, num_classes, dtype=torch.int64)
+        for part, _, logits in outputs(trained, trained.test, images):
+            for mask, predicted in zip(trained.test.truth[part], evaluation.best_class(logits), strict=True):
+                truth, close = torch.from_numpy(mask), torch.from_numpy(close_to_boundary(mask, reach(mask.shape)))
+                near += evaluation.confusion_matrix(predicted[close], truth[close], num_classes)
+                everywhere += evaluation.confusion_matrix(predicted, truth, num_classes)
+        mious = {"boundary": evaluation.mean_iou(near), "all": evaluation.mean_iou(everywhere)}
+        rows.append({"method": method, **mious, "pixels": near.sum().item() / everywhere.sum().item()})
+    return pd.DataFrame(rows)

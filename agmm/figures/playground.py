@@ -1,16 +1,27 @@
-"""The mixture that clicks on one image make, step by step, as arrays."""
+"""The mixture that clicks on one image make, step by step: as arrays, as a figure, and to click on in a notebook."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import ndimage
 from torch import Tensor
 
 from agmm import gmm
 from agmm.codes import UNLABELED, VOID
+from agmm.figures.style import WIDTH, class_colors, panels, save
 from agmm.figures.trained import Trained, forward
+
+CELLS = 24
+"""Buttons in a row of the mosaic to click on, at most."""
 
 
 class Click(NamedTuple):
@@ -21,8 +32,8 @@ class Click(NamedTuple):
     label: int
 
 
-class Mixture(NamedTuple):
-    """What clicks make of an image with N clicked classes, h x w feature cells and H x W pixels."""
+class ClickMixture(NamedTuple):
+    """The mixture of an image with N clicked classes, h x w feature cells and H x W pixels."""
 
     classes: np.ndarray
     """(N,) clicked classes, ascending."""
@@ -37,12 +48,21 @@ class Mixture(NamedTuple):
 
     @property
     def prediction(self) -> np.ndarray:
-        """(H, W) class with the largest score."""
+        """Return the class (H, W) with the largest score."""
         return self.classes[self.scores.argmax(0)].astype(np.uint8)
 
 
-def clicked(features: Tensor, logits: Tensor, clicks: Sequence[Click], spread: bool = False) -> Mixture:
-    """The mixture of one image.
+# --- Measuring --------------------------------------------------------------------------------------------------------
+
+
+def click_mixture(trained: Trained, index: int, clicks: Sequence[Click], spread: bool = False) -> ClickMixture:
+    """Return the mixture of clicks on a training image of a complete run; see `mixture_of_clicks`."""
+    features, logits = forward(trained, trained.data, slice(index, index + 1))
+    return mixture_of_clicks(features, logits, clicks, spread)
+
+
+def mixture_of_clicks(features: Tensor, logits: Tensor, clicks: Sequence[Click], spread: bool = False) -> ClickMixture:
+    """Return the mixture of clicks on one image.
 
     Parameters
     ----------
@@ -59,15 +79,15 @@ def clicked(features: Tensor, logits: Tensor, clicks: Sequence[Click], spread: b
         If there is no click, or one lies outside the image or names a class that does not exist.
     """
     labels = click_labels(clicks, tuple(logits.shape[2:]), logits.shape[1])
-    parts = gmm.components(labels, logits.shape[1])
-    means, d = gmm.means_and_distances(features, labels, parts)
-    sigma = gmm.spread(d, logits, labels, parts.present, parts, "adaptive")
-    scores = gmm.scores(d, sigma if spread else None, labels.shape[1:], parts)
-    return Mixture(*(one[0].numpy() for one in (parts.classes, means, d, sigma, scores)))
+    components = gmm.components(labels, logits.shape[1])
+    means, d = gmm.means_and_distances(features, labels, components)
+    sigma = gmm.spread(d, logits, labels, components.present, components, "adaptive")
+    scores = gmm.scores(d, sigma if spread else None, labels.shape[1:], components)
+    return ClickMixture(*(one[0].numpy() for one in (components.classes, means, d, sigma, scores)))
 
 
 def click_labels(clicks: Sequence[Click], size: tuple[int, ...], num_classes: int) -> Tensor:
-    """Labels (1, H, W) of clicks on an image of size (H, W); ValueError for impossible ones."""
+    """Return the labels (1, H, W) of clicks on an image of size (H, W); raise ValueError for impossible ones."""
     if not clicks:
         raise ValueError("without a click there is no mixture: click on at least one pixel")
     labels = torch.full((1, *size), UNLABELED)
@@ -81,7 +101,7 @@ def click_labels(clicks: Sequence[Click], size: tuple[int, ...], num_classes: in
 
 
 def central_clicks(truth: np.ndarray) -> list[Click]:
-    """A click on every class of a dense mask, where it is farthest from other classes and the border."""
+    """Return a click on every class of a dense mask, where it is farthest from other classes and the border."""
     clicks = []
     for label in np.unique(truth[(truth != VOID) & (truth != UNLABELED)]):
         depth = ndimage.distance_transform_edt(np.pad(truth == label, 1))[1:-1, 1:-1]
@@ -90,7 +110,103 @@ def central_clicks(truth: np.ndarray) -> list[Click]:
     return clicks
 
 
-def click_mixture(trained: Trained, index: int, clicks: Sequence[Click], spread: bool = False) -> Mixture:
-    """`clicked` on a training image of a complete run."""
-    features, logits = forward(trained, trained.data, slice(index, index + 1))
-    return clicked(features, logits, clicks, spread)
+# --- Drawing ----------------------------------------------------------------------------------------------------------
+
+
+def draw_clicks(
+    image: np.ndarray, clicks: Sequence[Click], mixture: ClickMixture, names: Sequence[str], stem: Path | None = None
+) -> Figure:
+    """Draw clicks, the mixture's prediction and means, and for every clicked class the distances and scores.
+
+    ``image`` is an (H, W, 3) uint8 array, ``names`` are those of all classes. Without a stem nothing is written; the
+    CSV holds class, sigma and means.
+    """
+    columns = max(len(mixture.classes), 3)
+    figure, axes = panels(3, columns, height=3 * WIDTH / columns)
+    clicked, predicted, means = axes[0, :3]
+    clicked.imshow(image, interpolation="nearest")
+    colors = class_colors(np.array([click.label for click in clicks]))
+    x, y = [click.x for click in clicks], [click.y for click in clicks]
+    clicked.scatter(x, y, s=28, c=colors, edgecolors="white", linewidths=0.9)
+    clicked.set_title("clicks")
+    predicted.imshow(class_colors(mixture.prediction), interpolation="nearest")
+    predicted.set_title("largest score")
+    _heat(means, mixture.means, "class means", aspect="auto")
+    means.set_xlabel("channels")
+    farthest = float(mixture.distances.max())
+    for slot, label in enumerate(mixture.classes):
+        distances, sigma, scores = mixture.distances[slot], mixture.sigma[slot], mixture.scores[slot]
+        title = f"{names[label]}\nd ≤ {distances.max():.2f}, σ = {sigma:.2f}"
+        _heat(axes[1, slot], distances, title, vmin=0, vmax=farthest)
+        _heat(axes[2, slot], scores, f"G ≤ {scores.max():.2f}", vmin=0, vmax=1)
+    for axis in axes.flat:
+        axis.spines[:].set_visible(False)
+        axis.set_visible(axis.has_data())
+        axis.set(xticks=[], yticks=[])
+    classes = [names[label] for label in mixture.classes]
+    means.set_yticks(range(len(classes)), classes)
+    if stem is None:
+        return figure
+    numbers = pd.DataFrame({"class": classes, "sigma": mixture.sigma})
+    return save(figure, numbers.join(pd.DataFrame(mixture.means).add_prefix("mean_")), stem)
+
+
+def _heat(axis: Axes, values: np.ndarray, title: str, **options: float | str) -> None:
+    axis.imshow(values, cmap="cividis", interpolation="nearest", **options)  # type: ignore[arg-type]
+    axis.set_title(title)
+
+
+# --- In a notebook ----------------------------------------------------------------------------------------------------
+
+
+def click_widget(trained: Trained, index: int = 0, clicks: Sequence[Click] = ()) -> widgets.VBox:
+    """Return a training image as a mosaic of buttons: each click adds a labeled pixel and draws the mixture anew.
+
+    It starts with the given clicks.
+    """
+    image = np.asarray(trained.data.images[index])
+    points, names, output = list(clicks), trained.data.class_names, widgets.Output()
+    label = widgets.Dropdown(options=[(name, k) for k, name in enumerate(names)], description="class")
+    spread = widgets.Checkbox(description="spreads by Eq. 5")
+
+    def draw(_: object = None) -> None:
+        with output:
+            output.clear_output(wait=True)
+            if not points:
+                print("Choose a class and click on the image.")
+                return
+            figure = draw_clicks(image, points, click_mixture(trained, index, points, spread.value), names)
+            display(figure)
+            plt.close(figure)
+
+    def add(y: int, x: int) -> None:
+        points.append(Click(y, x, label.value))
+        draw()
+
+    def take_back(_: object) -> None:
+        del points[-1:]
+        draw()
+
+    undo = widgets.Button(description="take back")
+    undo.on_click(take_back)
+    spread.observe(draw, "value")
+    draw()
+    return widgets.VBox([widgets.HBox([label, spread, undo]), mosaic(image, add), output])
+
+
+def mosaic(image: np.ndarray, clicked: Callable[[int, int], None]) -> widgets.GridBox:
+    """Return buttons in the mean colors of an image's cells; which call ``clicked`` with row and column."""
+    height, width = image.shape[:2]
+    side = max(4, -(-width // CELLS))
+    shape = widgets.Layout(width="18px", height="18px", margin="0", padding="0")
+    buttons = []
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            red, green, blue = image[top : top + side, left : left + side].reshape(-1, 3).mean(0).astype(int)
+            y, x = min(top + side // 2, height - 1), min(left + side // 2, width - 1)
+            button = widgets.Button(layout=shape, tooltip=f"row {y}, column {x}")
+            button.style.button_color = f"rgb({red},{green},{blue})"
+            button.on_click(lambda _, y=y, x=x: clicked(y, x))
+            buttons.append(button)
+    columns = f"repeat({-(-width // side)}, 18px)"
+    return widgets.GridBox(buttons, layout=widgets.Layout(grid_template_columns=columns, grid_gap="0"))

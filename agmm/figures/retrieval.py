@@ -1,17 +1,21 @@
 """Segments of images and the segments of others that are nearest to them in the embedding (SPML, Fig. 10)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from agmm.data import sets
 from agmm.data.split import Split
+from agmm.figures.style import WIDTH, panels, save
 from agmm.figures.trained import Trained, forward
 from agmm.rivals.spml import SPML
 from agmm.rivals.spml.retrieval import majority, nearest
@@ -27,6 +31,9 @@ FINER = 2
 
 BLOCK = 256
 """Segments whose neighbors are looked for together."""
+
+CONTRAST = 0.35
+"""Contrast of an image around its segment."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Cutout(NamedTuple):
 
 
 def clusters(run: Run) -> tuple[int, int]:
-    """Clusters along each side of an image when segments are looked for."""
+    """Return the clusters along each side of an image when segments are looked for."""
     embedding = run.teacher or run
     objective = methods.build(embedding.method, 2, **dict(embedding.options))
     if not isinstance(objective, SPML):
@@ -76,7 +83,7 @@ def clusters(run: Run) -> tuple[int, int]:
 def bank(trained: Trained, split: Split, images: int | None = None) -> Bank:
     """Cut the first images of a split (default: all) into segments, each with its prototype.
 
-    Clusters of the embedding and the place at the resolution of the image, from a single view of each image.
+    Segments are clusters of the embedding and the place at the resolution of the image, from a single view of each.
     """
     tags = torch.from_numpy(sets.image_tags(split))
     if split.background is not None:
@@ -84,16 +91,16 @@ def bank(trained: Trained, split: Split, images: int | None = None) -> Bank:
     parts, sizes = [], []
     for index in range(min(images or len(split), len(split))):
         segments, labels = _segments(trained, split, index)
-        made = segments.prototypes
         place = torch.full_like(labels, index)
-        parts.append(Prototypes(made.vectors.cpu(), labels, place, tags[index].expand(len(labels), -1)))
+        vectors = segments.prototypes.vectors.cpu()
+        parts.append(Prototypes(vectors, labels, place, tags[index].expand(len(labels), -1)))
         sizes.append(torch.bincount(segments.own, minlength=len(labels)).cpu())
     return Bank(split, Prototypes.joined(parts), torch.cat(sizes))
 
 
 @torch.no_grad()
 def _segments(trained: Trained, split: Split, index: int) -> tuple[Segments, Tensor]:
-    """Segments of an image, and the class (M,) that is predicted for most pixels of each.
+    """Return the segments of an image, and the class (M,) that is predicted for most pixels of each.
 
     One image at a time, so that an image is cut in the same way whichever others there are.
     """
@@ -102,44 +109,38 @@ def _segments(trained: Trained, split: Split, index: int) -> tuple[Segments, Ten
     every = torch.ones(1, split.num_classes, dtype=torch.bool, device=trained.device)
     alike = torch.zeros(whole.shape[0], *whole.shape[2:], dtype=torch.int64, device=trained.device)
     segments = cut(whole, alike, alike, every, clusters(trained.run))
-    number = len(segments.prototypes.vectors)
-    return segments, majority(logits.argmax(1).flatten(), segments.own.cpu(), number, split.num_classes)
+    count = len(segments.prototypes.vectors)
+    return segments, majority(logits.argmax(1).flatten(), segments.own.cpu(), count, split.num_classes)
 
 
 def neighbors(queries: Bank, among: Bank, chosen: Tensor, count: int = COUNT) -> Tensor:
-    """Indices (Q, count) of the segments of other images that are nearest to some queries, the best first.
+    """Return the indices (Q, count) of the segments of other images nearest to some queries (Q,), the best first.
 
-    Parameters
-    ----------
-    queries, among : Bank
-        Images with the same name are the same.
-    chosen : (Q,) int64 Tensor
-        Which of the queries.
-    count : int
+    Images with the same name are the same.
     """
-    # Whatever an image has of its own may be nearest, and is left out afterwards.
+    # All segments of the query's own image may be among the nearest: look for as many more, and leave those out.
     most = int(among.prototypes.images.bincount().max())
     own = _places(queries, among)[queries.prototypes.images[chosen]]
-    found = nearest(queries.prototypes.vectors[chosen], among.prototypes.vectors, count + most, block=BLOCK)
-    others = among.prototypes.images[found] != own[:, None]
-    order = (~others).long().argsort(dim=1, stable=True)[:, :count]
-    return found.gather(1, order)
+    indices = nearest(queries.prototypes.vectors[chosen], among.prototypes.vectors, count + most, block=BLOCK)
+    of_others = among.prototypes.images[indices] != own[:, None]
+    order = (~of_others).long().argsort(dim=1, stable=True)[:, :count]
+    return indices.gather(1, order)
 
 
 def _places(queries: Bank, among: Bank) -> Tensor:
-    """Where each image of the split of the queries is in the other split; -1 where it is not."""
-    known = {name: place for place, name in enumerate(among.split.ids)}
-    return torch.tensor([known.get(name, -1) for name in queries.split.ids])
+    """Return where each image of the split of the queries is in the other split; -1 where it is not."""
+    places = {name: place for place, name in enumerate(among.split.ids)}
+    return torch.tensor([places.get(name, -1) for name in queries.split.ids])
 
 
 def jaccard(a: Tensor, b: Tensor) -> Tensor:
-    """Shared classes among all classes of two sets (..., K) bool of them, in [0, 1]; 1 where both are empty."""
+    """Return shared classes among all classes of two sets (..., K) bool of them, in [0, 1]; 1 where both are empty."""
     union = (a | b).sum(-1)
     return torch.where(union > 0, (a & b).sum(-1) / union.clamp_min(1), 1.0)
 
 
-def context(queries: Bank, among: Bank, count: int = COUNT) -> pd.DataFrame:
-    """How many classes the images of neighbors share with those of the queries (ours).
+def measure_context(queries: Bank, among: Bank, count: int = COUNT) -> pd.DataFrame:
+    """Measure how many classes the images of neighbors share with those of the queries (ours).
 
     Returns
     -------
@@ -148,75 +149,99 @@ def context(queries: Bank, among: Bank, count: int = COUNT) -> pd.DataFrame:
         and those of its neighbors' images, without background; ``chance`` is its expectation for segments drawn at
         random, of the same predicted class and other images: NaN where there is none.
     """
-    asked, known = queries.prototypes, among.prototypes
-    found = neighbors(queries, among, torch.arange(len(asked.labels)), count)
-    near = jaccard(asked.tags[:, None], known.tags[found]).mean(1)
-    return pd.DataFrame(
-        {"image": asked.images, "class": asked.labels, "nearest": near, "chance": _by_chance(queries, among)}
-    )
+    query, other = queries.prototypes, among.prototypes
+    indices = neighbors(queries, among, torch.arange(len(query.labels)), count)
+    near = jaccard(query.tags[:, None], other.tags[indices]).mean(1)
+    chance = _by_chance(queries, among)
+    return pd.DataFrame({"image": query.images, "class": query.labels, "nearest": near, "chance": chance})
 
 
 def _by_chance(queries: Bank, among: Bank) -> Tensor:
-    """Mean Jaccard index (M,) over all segments of other images with the class of the query."""
-    asked, known = queries.prototypes, among.prototypes
+    """Return the mean Jaccard index (M,) over all segments of other images with the class of the query."""
+    query, other = queries.prototypes, among.prototypes
     num_classes = among.split.num_classes
     counts = torch.zeros(len(among.split), num_classes, dtype=torch.float64)
-    counts.index_put_((known.images, known.labels), torch.ones((), dtype=torch.float64), accumulate=True)
+    counts.index_put_((other.images, other.labels), torch.ones((), dtype=torch.float64), accumulate=True)
     tags = torch.zeros(len(among.split), num_classes, dtype=torch.bool)
-    tags[known.images] = known.tags
-    places, means = _places(queries, among), torch.zeros(len(asked.labels), dtype=torch.float64)
-    for image in asked.images.unique().tolist():
-        own = asked.images == image
-        others = counts.clone()
+    tags[other.images] = other.tags
+    places, means = _places(queries, among), torch.zeros(len(query.labels), dtype=torch.float64)
+    for image in query.images.unique().tolist():
+        own = query.images == image
+        elsewhere = counts.clone()
         if places[image] >= 0:
-            others[places[image]] = 0
-        alike = jaccard(asked.tags[own][:1], tags).double()
-        means[own] = (alike @ others / others.sum(0))[asked.labels[own]]
+            elsewhere[places[image]] = 0
+        alike = jaccard(query.tags[own][:1], tags).double()
+        means[own] = (alike @ elsewhere / elsewhere.sum(0))[query.labels[own]]
     return means
 
 
-def retrieved(
-    trained: Trained, queries: Bank, among: Bank, images: Iterable[int], count: int = 6
-) -> list[list[Cutout]]:
-    """A segment of each of some images, followed by those of other images that are nearest (SPML, Fig. 10).
+def retrieve(trained: Trained, queries: Bank, among: Bank, images: Iterable[int], count: int = 6) -> list[list[Cutout]]:
+    """Return a segment of each of some images of the queries, followed by the nearest of other images (SPML, Fig. 10).
 
-    The segment is the largest of those that are predicted to be no background, or of all if there is none.
-
-    Parameters
-    ----------
-    trained : Trained
-        The network whose segments both banks hold.
-    queries, among : Bank
-    images : iterable of int
-        Of the queries.
-    count : int
+    The segment is the largest of those that are predicted to be no background, or of all if there is none. Both banks
+    hold segments of the trained network.
     """
     chosen = torch.tensor([_largest(queries, image) for image in images])
-    vectors = queries.prototypes.vectors
     rows = []
-    for query, found in zip(chosen.tolist(), neighbors(queries, among, chosen, count).tolist(), strict=True):
-        cosines = (among.prototypes.vectors[found] @ vectors[query]).tolist()
-        row = [_cutout(trained, among, one, cosine) for one, cosine in zip(found, cosines, strict=True)]
+    for query, indices in zip(chosen.tolist(), neighbors(queries, among, chosen, count).tolist(), strict=True):
+        cosines = (among.prototypes.vectors[indices] @ queries.prototypes.vectors[query]).tolist()
+        row = [_cutout(trained, among, one, cosine) for one, cosine in zip(indices, cosines, strict=True)]
         rows.append([_cutout(trained, queries, query, 1.0), *row])
     return rows
 
 
 def _largest(queries: Bank, image: int) -> int:
-    """Index of the largest segment of an image, of an object if there is one."""
-    of_object = queries.prototypes.labels != (-1 if queries.split.background is None else queries.split.background)
+    """Return the index of the largest segment of an image, of an object if there is one."""
     here = queries.prototypes.images == image
-    eligible = here & of_object if (here & of_object).any() else here
+    background = -1 if queries.split.background is None else queries.split.background
+    of_object = here & (queries.prototypes.labels != background)
+    eligible = of_object if of_object.any() else here
     return int(queries.sizes.where(eligible, torch.tensor(-1)).argmax())
 
 
 def _cutout(trained: Trained, of: Bank, index: int, cosine: float) -> Cutout:
-    """A segment with its image."""
-    made, split = of.prototypes, of.split
-    image = int(made.images[index])
-    number = index - int((made.images == image).nonzero()[0])
+    prototypes, split = of.prototypes, of.split
+    image = int(prototypes.images[index])
+    number = index - int((prototypes.images == image).nonzero()[0])
     segments, _ = _segments(trained, split, image)
     picture = np.asarray(split.images[image])
     mask = (segments.own == number).view(picture.shape[:2]).cpu().numpy()
-    names = np.array(split.class_names)
-    tags = tuple(names[made.tags[index].numpy()].tolist())
-    return Cutout(split.ids[image], picture, mask, split.class_names[int(made.labels[index])], tags, cosine)
+    tags = tuple(name for name, shown in zip(split.class_names, prototypes.tags[index], strict=True) if shown)
+    return Cutout(split.ids[image], picture, mask, split.class_names[prototypes.labels[index]], tags, cosine)
+
+
+def draw_retrieval(rows: Sequence[Sequence[Cutout]], stem: Path) -> Figure:
+    """Draw each segment of `retrieve` and, on its right, its neighbors, the nearest first; the CSV names them."""
+    columns, gap = len(rows[0]), 0.15
+    height, width = rows[0][0].image.shape[:2]
+    row_height = WIDTH / (columns + gap) * height / width + 0.28
+    ratios = [1, gap, *[1] * (columns - 1)]
+    figure, axes = panels(len(rows), columns + 1, height=len(rows) * row_height + 0.4, width_ratios=ratios)
+    lines = []
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        line[1].set_axis_off()
+        for rank, (axis, one) in enumerate(zip([line[0], *line[2:]], row, strict=True)):
+            _draw_cutout(axis, one, rank)
+            share = float(one.mask.mean())
+            lines.append([number, rank, one.name, one.predicted, one.cosine, " ".join(one.tags), share])
+    for rank, axis in enumerate([axes[0, 0], *axes[0, 2:]]):
+        axis.set_title(str(rank) if rank else "query", size=8)
+    figure.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
+    figure.supxlabel("below: the segment's predicted class and cosine to the query; true classes of the image", size=7)
+    names = ["query", "rank", "image", "predicted", "cosine", "tags", "share"]
+    return save(figure, pd.DataFrame(lines, columns=names), stem)
+
+
+def _draw_cutout(axis: Axes, cutout: Cutout, rank: int) -> None:
+    """Draw a segment in its image, whose other pixels are pale."""
+    image, (height, width) = cutout.image / 255, cutout.mask.shape
+    axis.imshow(np.where(cutout.mask[..., None], image, 1 - CONTRAST * (1 - image)), interpolation="nearest")
+    # A frame of pixels outside closes the outline of a segment at the border of the image.
+    framed = np.pad(cutout.mask, 1)
+    axis.contour(
+        np.arange(-1, width + 1), np.arange(-1, height + 1), framed, levels=[0.5], colors="black", linewidths=0.9
+    )
+    axis.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axis.spines[:].set_visible(False)
+    near = f", {cutout.cosine:.3f}" if rank else ""
+    axis.set_xlabel(f"{cutout.predicted}{near}\n{', '.join(cutout.tags) or 'none'}", size=6.5, labelpad=2)

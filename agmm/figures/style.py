@@ -1,9 +1,11 @@
-"""What all figures share: one style, vector and PNG, the numbers in a CSV beside them."""
+"""What all figures share: one look, vector and PNG, the numbers in a CSV beside them."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -15,15 +17,22 @@ WIDTH = 7.0
 """Inches: the text width of a two-column paper."""
 
 
-def style() -> None:
-    """The look of all figures: small sans-serif text, few lines, colors that the color-blind tell apart."""
+def panels(
+    rows: int = 1, columns: int = 1, *, height: float, width: float = WIDTH, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes (rows, columns) with small sans-serif text and colors the color-blind tell apart.
+
+    Height and width are in inches; the options are those of `matplotlib.pyplot.subplots`.
+    """
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
     plt.rcParams.update({"pdf.fonttype": 42, "savefig.dpi": 200, "figure.constrained_layout.use": True})
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+    return figure, axes
 
 
-def save(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
-    """Write ``<stem>.pdf``, ``.png`` and, with the numbers that are drawn, ``.csv``."""
+def save(figure: Figure, data: pd.DataFrame, stem: Path) -> Figure:
+    """Write ``<stem>.pdf``, ``<stem>.png`` and, with the numbers in the figure, ``<stem>.csv``; return the figure."""
     with atomic_files.writable(stem.parent):
         for ending in ("pdf", "png"):
             # A fixed date keeps the files of equal figures equal.
@@ -32,3 +41,16 @@ def save(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
             figure.savefig(buffer, format=ending, metadata=metadata)
             atomic_files.write(stem.parent / f"{stem.name}.{ending}", buffer.getvalue())
         atomic_files.write_text(stem.parent / f"{stem.name}.csv", data.to_csv(index=False))
+    return figure
+
+
+def require(data: pd.DataFrame, what: str, remedy: str = "; train the runs of this figure first") -> None:
+    """Raise ValueError if there is nothing to draw."""
+    if data.empty:
+        raise ValueError(f"there are no {what} yet{remedy}")
+
+
+def class_colors(codes: np.ndarray) -> np.ndarray:
+    """Return the color (..., 3) of every class code (...), the same in all figures."""
+    palette = np.array([*sns.color_palette("colorblind", 10), *sns.color_palette("dark", 10)])
+    return palette[codes % len(palette)]

@@ -1,4 +1,4 @@
-"""A complete run with its data, and what its network and its mixture say of some images."""
+"""A complete run with its data, and what its network and its mixture predict for some images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from agmm.data.split import Arrays, Split
 from agmm.rivals import toco
 from agmm.training import methods, pseudo_labels, train, weights
 from agmm.training.run import Run
+from agmm.training.where import at
 
 BATCH = 25
 
@@ -31,7 +32,7 @@ class Trained:
     sparse : sequence of (H, W) uint8 arrays
         Sparse labels of ``data``; all ``UNLABELED`` where only tags are known.
     objective : objective
-        As trained, where the net is; it makes the mixture, and pseudo labels from image tags.
+        With its trained weights, on the network's device; it makes the mixture, and pseudo labels from image tags.
     """
 
     run: Run
@@ -43,14 +44,14 @@ class Trained:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Return the network's device."""
         return next(self.net.parameters()).device
 
 
 def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
-    """Weights and data of a complete run; ValueError where the weights are missing."""
+    """Load weights and data of a complete run; raise ValueError if the weights are missing."""
     data, sparse = load_training_data(run, results, data_root)
-    test = _split(run, "test", results, data_root)
+    test = at(results, data_root).load(run, "test")
     device = train.choose_device("auto")
     net = weights.load_network(run, Path(results), data.num_classes, device)
     objective = weights.load_objective(run, Path(results), data.num_classes, device)
@@ -58,53 +59,46 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
 
 
 def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
-    """Training images of a run and their sparse labels."""
-    data = _split(run, "train", results, data_root)
+    """Load the training images of a run and their sparse labels."""
+    data = at(results, data_root).load(run, "train")
     data = pseudo_labels.with_cams(run, data, Path(results), train.choose_device("auto"))
     return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
 
 
-def _split(run: Run, name: str, results: str | Path, data_root: str | Path | None) -> Split:
-    count = run.train_images if name == "train" else run.test_images
-    cache = Path(results) / "cache"
-    return sets.load(run.dataset, name, size=run.image_size, data_root=data_root or None, cache=cache, count=count)
-
-
 def outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Features (B, C, h, w) and logits (B, K, H, W) of the first images of a split, in batches of equal images."""
+    """Yield features (B, C, h, w) and logits (B, K, H, W) of the first images of a split, in batches of one size."""
     count = min(count, len(split))
-    size = BATCH if isinstance(split.images, np.ndarray) else 1
-    for start in range(0, count, size):
-        part = slice(start, min(start + size, count))
-        features, logits = forward(trained, split, part)
-        yield part, features, logits
+    batch = BATCH if isinstance(split.images, np.ndarray) else 1
+    for start in range(0, count, batch):
+        part = slice(start, min(start + batch, count))
+        yield part, *forward(trained, split, part)
 
 
 @torch.no_grad()
 def forward(trained: Trained, split: Split, part: slice) -> tuple[Tensor, Tensor]:
-    """Features and logits of some images of equal size, on the CPU."""
+    """Return features and logits of some images of equal size, on the CPU."""
     features, logits = trained.net(_inputs(trained, tensor(split.images[part])))
     return features.cpu(), logits.cpu()
 
 
 @torch.no_grad()
 def weak_labels(trained: Trained, part: slice) -> Tensor:
-    """Labels (B, H, W) that form the mixture of some training images of equal size.
+    """Return the labels (B, H, W) that form the mixture of some training images of equal size.
 
     Where only tags are known these are the pseudo labels that the network's CAMs give at the end of its training.
     """
     if not isinstance(trained.objective, toco.FromTags):
         return tensor(trained.sparse[part]).long()
     data = trained.data
-    seen = replace(data, ids=data.ids[part], images=data.images[part], truth=data.truth[part])
-    images, tags = tensor(seen.images), torch.from_numpy(sets.image_tags(seen))[:, 1:].to(trained.device)
+    split = replace(data, ids=data.ids[part], images=data.images[part], truth=data.truth[part])
+    images, tags = tensor(split.images), torch.from_numpy(sets.image_tags(split))[:, 1:].to(trained.device)
     maps = trained.objective.maps_of_whole(trained.net, _inputs(trained, images), tags, trained.run.crop)
     colors = images.movedim(-1, 1).to(trained.device) / 255
     return trained.objective.labels(maps, tags, colors).cpu()
 
 
 def mixture_of(trained: Trained) -> objectives.AGMM | objectives.AGMMpp:
-    """What makes the mixture of a run; ValueError for methods without one."""
+    """Return the objective that makes a run's mixture; raise ValueError for methods without one."""
     inner = trained.objective.inner if isinstance(trained.objective, toco.FromTags) else trained.objective
     if not isinstance(inner, objectives.AGMM | objectives.AGMMpp):
         raise ValueError(f"{trained.run.method} has no mixture; choose a run of AGMM or AGMMpp")
@@ -113,17 +107,17 @@ def mixture_of(trained: Trained) -> objectives.AGMM | objectives.AGMMpp:
 
 @torch.no_grad()
 def best_component(trained: Trained, features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The mixture's prediction (B, H, W), chosen among the classes that an image's labels name."""
-    present = gmm.components(labels, trained.data.num_classes).present
-    features, logits, labels, named = (one.to(trained.device) for one in (features, logits, labels, present))
-    scores = mixture_of(trained)(features, logits, labels, named).scores.cpu()
-    return scores.masked_fill(~present[..., None, None], -1).argmax(1)
+    """Return the mixture's prediction (B, H, W) among the classes of each image's labels."""
+    image_classes = gmm.components(labels, trained.data.num_classes).present
+    inputs = (one.to(trained.device) for one in (features, logits, labels, image_classes))
+    scores = mixture_of(trained)(*inputs).scores.cpu()
+    return scores.masked_fill(~image_classes[..., None, None], -1).argmax(1)
 
 
 def tensor(arrays: Arrays) -> Tensor:
-    """Arrays of one size as one tensor."""
+    """Stack arrays of one size to a tensor."""
     return torch.from_numpy(np.stack(list(arrays)))
 
 
 def _inputs(trained: Trained, images: Tensor) -> Tensor:
-    return evaluation.to_input(images.to(trained.device), **train.normalization(trained.run))
+    return evaluation.to_input(images.to(trained.device), train.normalization(trained.run))

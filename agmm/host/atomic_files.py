@@ -19,6 +19,8 @@ import numpy as np
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run again, everything finished so far is kept",
     errno.EDQUOT: "the disk quota is used up; free some space and run again, everything finished so far is kept",
+    errno.EEXIST: "a file of this name is in the way; choose another folder with {option}",
+    errno.ENOTDIR: "a file is in the way; choose another folder with {option}",
     errno.EROFS: "it is read-only; choose another folder with {option}",
     errno.EACCES: "permission denied; choose another folder with {option}",
     errno.EPERM: "operation not permitted; choose another folder with {option}",

@@ -7,7 +7,7 @@ parameters are frozen data classes, so their fields describe them completely; `A
 
 from agmm.objectives.agmm import AGMM, TERMS, Baseline, LabelAssignment, Variant
 from agmm.objectives.agmmpp import AGMMpp
-from agmm.objectives.common import Output, check_labels, full_precision, one_of
+from agmm.objectives.common import Objective, Output, batch_loss, check_labels, full_precision, one_of
 
 __all__ = [
     "AGMM",
@@ -15,8 +15,10 @@ __all__ = [
     "AGMMpp",
     "Baseline",
     "LabelAssignment",
+    "Objective",
     "Output",
     "Variant",
+    "batch_loss",
     "check_labels",
     "full_precision",
     "one_of",

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from agmm import em, fast, gmm, losses
-from agmm.objectives.common import Output, TermWeights, check_labels, full_precision, no_components, one_of, pixel_terms
+from agmm.objectives.common import Objective, Output, batch_loss, one_of
 
 TERMS = ("seg", "self", "weak", "con", "con_old", "absent")
+OF_MIXTURE = frozenset({"self", "weak", "con", "con_old"})
 
 
 @dataclass(eq=False)
-class AGMMpp(nn.Module):
+class AGMMpp(Objective, nn.Module):
     """Segmentation and a re-estimated Gaussian mixture supervise each other, from any weak label (TPAMI 2025).
 
     Features are squeezed by a 1x1 convolution, the mixture of the labeled pixels assigns every pixel to a component,
@@ -54,8 +55,6 @@ class AGMMpp(nn.Module):
         The mixture teaches the segmentation only and learns nothing itself.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("parts",)
-
     num_classes: int
     in_channels: int = 256
     channels: int | None = None
@@ -73,6 +72,9 @@ class AGMMpp(nn.Module):
     lambda_con: float = 1.0
     stop_gradient: bool = False
 
+    needs = ("components",)
+    has_mixture = True
+
     def __post_init__(self) -> None:
         super().__init__()
         one_of("assignment", self.assignment, ("argmax", "responsibility", "soft"))
@@ -89,45 +91,56 @@ class AGMMpp(nn.Module):
             one_of("terms", term, TERMS)
         self.terms = tuple(term for term in TERMS if term in terms)
         self.squeeze = nn.Conv2d(self.in_channels, self.channels or squeezed(self.in_channels), 1)
-        if self.stop_gradient or not {"self", "weak", "con", "con_old"} & set(self.terms):
+        if self.stop_gradient or not OF_MIXTURE & set(self.terms):
             self.squeeze.requires_grad_(False)
 
+    @batch_loss
     def forward(
         self,
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        counts: losses.Counts | None = None,
-        parts: gmm.Components | None = None,
+        counts: losses.Counts,
+        components: gmm.Components | None = None,
     ) -> Output:
-        """Loss of a batch; parameters as of `agmm.objectives.AGMM.__call__`."""
-        check_labels(labels, self.num_classes)
-        assert self.terms is not None
-        with torch.autocast(logits.device.type, enabled=False):
-            features, logits = full_precision(features), fast.as_computed(logits)
-            counts = counts or losses.count(labels, self.num_classes)
-            terms: dict[str, Tensor] = {}
-            if {"self", "weak", "con", "con_old"} & set(self.terms):
-                parts = parts or gmm.components(labels, self.num_classes)
-                mixture, members = self.mixture(features, labels, parts)
-                g = self._scores(mixture, labels, parts)
-                if "con" in self.terms:
-                    terms["con"] = losses.contrast_pixels(mixture.d, members, parts)
-                if "con_old" in self.terms:
-                    terms["con_old"] = losses.contrast_batch(mixture.means, parts, "sum")
-                weight = losses.self_weight(parts, False, "mean", g.dtype)
-                on, weak = "self" in self.terms, "weak" in self.terms
-                weights = TermWeights(parts.classes, weight * on, weight * weak, True)
-                dense_scores: Callable[[], Tensor] = partial(parts.to_classes, g)
-            else:
-                g, weights = full_precision(logits[:, :0]), no_components(labels, torch.float32)
-                dense_scores = partial(self._dense_scores, features, labels)
-            terms |= self._terms_of_pixels(logits, g, labels, image_classes, counts, weights)
-        terms = {name: terms[name] for name in self.terms}
-        return Output(self._weighted(terms, logits), terms, dense_scores)
+        """Return the loss of Eq. 16, see `batch_loss` for the arguments and `AGMM.__call__` for the components.
 
-    def mixture(self, features: Tensor, labels: Tensor, parts: gmm.Components) -> tuple[em.Mixture, Tensor]:
+        P is the segmentation's softmax, G the scores of the mixture (`mixture`, Eq. 1 to 8).
+
+        ======  =============================================================  ==============================
+        seg     the labels supervise P                                         Eq. 10, `losses.pixel_losses`
+        self    P and G supervise each other, at every pixel                   Eq. 11, `losses.pixel_losses`
+        weak    the labels supervise G                                         Eq. 12, `losses.pixel_losses`
+        con     pixels are pulled to their mean, pushed away from others       Eq. 14, `losses.contrast_pixels`
+        ======  =============================================================  ==============================
+        """
+        wanted = set(self.terms or ())
+        terms: dict[str, Tensor] = {}
+        scores: Callable[[], Tensor]
+        if wanted & OF_MIXTURE:
+            components = components or gmm.components(labels, self.num_classes)
+            mixture, members = self.mixture(features, labels, components)
+            g = self._upsampled(mixture, labels, components)
+            if "con" in wanted:
+                terms["con"] = losses.contrast_pixels(mixture.d, members, components)
+            if "con_old" in wanted:
+                terms["con_old"] = losses.contrast_batch(mixture.means, components, "sum")
+            scores = partial(components.to_classes, g)
+        else:
+            components, g = gmm.no_components(labels, self.num_classes), logits.detach()[:, :0]
+            scores = partial(self._scores, features, labels)
+        # `weak` is AGMM's `spar` with the negatives.
+        names = {"spar" if name == "weak" else name for name in wanted}
+        if self.seg == "bce" and "seg" in names:
+            names.remove("seg")
+            terms["seg"] = losses.binary_cross_entropy(logits, labels, counts)
+        form = losses.Form(1.0, "mean", negatives=True)
+        terms |= losses.pixel_losses(names, logits, g, labels, image_classes, counts, components, form)
+        terms = {name: terms["spar" if name == "weak" else name] for name in TERMS if name in wanted}
+        return Output(self._weighted(terms, logits), terms, scores)
+
+    def mixture(self, features: Tensor, labels: Tensor, components: gmm.Components) -> tuple[em.Mixture, Tensor]:
         """The mixture of a batch (Eq. 1 to 8), and the feature cells' components: one-hot (B, N, h, w).
 
         A cell's component is, ours, its class where it is labeled and online EM leaves it there, else that of the
@@ -137,15 +150,15 @@ class AGMMpp(nn.Module):
             features = features.detach()
         squeezed = self.squeeze(features)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.oem):
-            old = self._spread(em.from_labels(squeezed, labels, parts, self.sigma_min, self.distance))
+            old = self._spread(em.from_labels(squeezed, labels, components, self.sigma_min, self.distance))
         with torch.no_grad():
-            log_g = old.log_scores(parts)
-        members = em.assign(log_g, labels, parts, "argmax", self.keep_labels or not self.oem)
+            log_g = old.log_scores(components)
+        members = em.assign(log_g, labels, components, "argmax", self.keep_labels or not self.oem)
         if not self.oem:
             return old, members
         soft = self.assignment != "argmax"
-        weights = em.assign(log_g, labels, parts, self.assignment, self.keep_labels) if soft else members
-        return self._spread(em.reestimate(squeezed, old, weights, parts, self.sigma_min, self.distance)), members
+        weights = em.assign(log_g, labels, components, self.assignment, self.keep_labels) if soft else members
+        return self._spread(em.reestimate(squeezed, old, weights, components, self.sigma_min, self.distance)), members
 
     def _spread(self, mixture: em.Mixture) -> em.Mixture:
         """The mixture with the spread that was asked for."""
@@ -153,33 +166,16 @@ class AGMMpp(nn.Module):
             return mixture
         return replace(mixture, variance=torch.full_like(mixture.variance, self.sigma**2))
 
-    def _scores(self, mixture: em.Mixture, labels: Tensor, parts: gmm.Components) -> Tensor:
+    def _upsampled(self, mixture: em.Mixture, labels: Tensor, components: gmm.Components) -> Tensor:
         """Scores at label resolution: (B, N, H, W)."""
-        g = mixture.scores(parts)
-        return fast.upsample(g.detach() if self.stop_gradient else g, labels.shape[-2:], parts.per_image)
+        g = mixture.scores(components)
+        return fast.upsample(g.detach() if self.stop_gradient else g, labels.shape[-2:], components.per_image)
 
-    def _dense_scores(self, features: Tensor, labels: Tensor) -> Tensor:
+    def _scores(self, features: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(labels.device.type, enabled=False):
-            parts = gmm.components(labels, self.num_classes)
-            mixture, _ = self.mixture(features, labels, parts)
-            return parts.to_classes(self._scores(mixture, labels, parts))
-
-    def _terms_of_pixels(
-        self,
-        logits: Tensor,
-        g: Tensor,
-        labels: Tensor,
-        image_classes: Tensor,
-        counts: losses.Counts,
-        weights: TermWeights,
-    ) -> dict[str, Tensor]:
-        assert self.terms is not None
-        names = {"spar" if name == "weak" else name for name in self.terms}
-        binary = self.seg == "bce" and "seg" in names
-        terms = pixel_terms(logits, g, labels, image_classes, counts, names - ({"seg"} if binary else set()), weights)
-        if binary:
-            terms["seg"] = losses.binary_cross_entropy(full_precision(logits), labels, counts)
-        return {"weak" if name == "spar" else name: value for name, value in terms.items()}
+            components = gmm.components(labels, self.num_classes)
+            mixture, _ = self.mixture(features, labels, components)
+            return components.to_classes(self._upsampled(mixture, labels, components))
 
     def _weighted(self, terms: dict[str, Tensor], like: Tensor) -> Tensor:
         """Eq. 15 and 16."""

@@ -1,9 +1,9 @@
-"""What all objectives share: their output, the checks of their input, and the losses at label resolution."""
+"""What all objectives share: their input and its checks, their output, and what a run may ask of them."""
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,94 +45,99 @@ class Batch:
     images : Tensor (B, 3, H, W)
     labels : Tensor (B, H, W) int64
     image_classes : Tensor (B, K) bool
+        Classes annotated anywhere in the uncropped images.
     counts : Counts or None
         Divisors of the losses' means where they extend over the effective batch.
-    parts : Components or None
-        Of the labels, where they were found ahead of time.
+    components : Components or None
+        Those of the labels, where they were found ahead of time.
     regions : Tensor (B, H, W) int64 or None
         Over-segmentation of the images, where the objective needs one.
     step : int
-        Of the whole training, from 0.
+        Number of the step in the whole training, from 0.
     """
 
     images: Tensor
     labels: Tensor
     image_classes: Tensor
     counts: losses.Counts | None
-    parts: gmm.Components | None = None
+    components: gmm.Components | None = None
     regions: Tensor | None = None
     step: int = 0
 
 
-@dataclass(frozen=True)
-class TermWeights:
-    """How much the components of a batch count at a pixel.
+class Objective:
+    """What a run asks of its objective besides the loss, with the answers of one that needs nothing in particular.
 
     Attributes
     ----------
-    classes : Tensor (B, N) int64
-        Class of each slot.
-    self_weight, label_weight : Tensor (B, N)
-        In the self-supervision, and in the supervision of the scores by the labels.
-    negatives : bool
-        Whether a labeled pixel pushes down the scores of all other components.
+    needs : tuple of str
+        Keyword arguments of a call beyond the tensors that every objective takes: fields of `Batch` (components,
+        images, regions) and what the network computes on its way (grid_logits, fused).
+    has_mixture : bool
+        Whether outputs have scores.
+    trains_classifier_only : bool
+        Whether a run begins with the network of its teacher and trains nothing but a new classifier.
     """
 
-    classes: Tensor
-    self_weight: Tensor
-    label_weight: Tensor
-    negatives: bool
+    needs: ClassVar[tuple[str, ...]] = ()
+    has_mixture: ClassVar[bool] = False
+    trains_classifier_only: ClassVar[bool] = False
+
+    def begin_epoch(self) -> None:
+        """Prepare for an epoch; called before each."""
 
 
-def no_components(labels: Tensor, dtype: torch.dtype) -> TermWeights:
-    """Of an objective without a mixture."""
-    nothing = torch.zeros(len(labels), 0, dtype=dtype, device=labels.device)
-    return TermWeights(nothing.long(), nothing, nothing, False)
+def batch_loss(compute: Callable[..., Output]) -> Callable[..., Output]:
+    """Make the call of an objective from a method that computes the loss of a batch.
 
-
-def pixel_terms(
-    logits: Tensor,
-    g: Tensor,
-    labels: Tensor,
-    image_classes: Tensor,
-    counts: losses.Counts,
-    names: Set[str],
-    weights: TermWeights,
-) -> dict[str, Tensor]:
-    """Those terms that are sums over the pixels of the labels, in one pass.
+    The method receives checked labels, no half precision, and the counts; it runs outside of autocast, because the
+    losses lose too much in half precision.
 
     Parameters
     ----------
+    features : Tensor (B, C, h, w)
+        Input of the network's classifier.
     logits : Tensor (B, K, H, W)
-    g : Tensor (B, N, H, W)
-        Mixture scores of the components.
-    labels, image_classes, counts
-        See `agmm.objectives.AGMM.__call__`.
-    names : set of str
-        Which of seg, self, spar (the supervision by the labels) and absent are wanted; 0 for the others.
-    weights : TermWeights
+        Class scores before softmax, at label resolution.
+    labels : Tensor (B, H, W) int64
+        Sparse labels: 0 … K-1, ``UNLABELED`` or ``VOID``.
+    image_classes : Tensor (B, K) bool
+        Classes annotated anywhere in the uncropped image. They serve two purposes: all others are absent from the
+        image, so that the absent-class loss pushes them down, and their probabilities P count as 0 in the spread of
+        Eq. 5.
+    counts : Counts, optional
+        Divisors of the means; those of this batch by default.
+    **others
+        What `Objective.needs` names.
+
+    Returns
+    -------
+    Output
+
+    Raises
+    ------
+    ValueError
+        If a label is no known code; on a CPU only, see `check_labels`.
     """
-    if not {"self", "spar", "absent"} & names:
-        return {"seg": losses.partial_cross_entropy(full_precision(logits), labels, counts)} if "seg" in names else {}
-    given = fast.Supervision(
-        labels=labels.flatten(1),
-        classes=weights.classes,
-        self_weight=weights.self_weight,
-        spar_weight=weights.label_weight,
-        negatives=weights.negatives,
-        absent=~image_classes if "absent" in names else None,
-        seg="seg" in names,
-        eps=gmm.EPS,
-    )
-    if not {"seg", "self", "absent"} & names:
-        logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
-    seg, self_, spar, absent = fast.segmentation_terms(logits, g, given)
-    return {
-        "seg": seg / counts.labeled,
-        "self": self_ / counts.valid,
-        "spar": spar / counts.labeled,
-        "absent": absent / counts.valid,
-    }
+
+    @wraps(compute)
+    def call(
+        self: Any,
+        features: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        image_classes: Tensor,
+        counts: losses.Counts | None = None,
+        **others: Any,
+    ) -> Output:
+        check_labels(labels, self.num_classes)
+        with torch.autocast(logits.device.type, enabled=False):
+            features, logits = full_precision(features), full_precision(logits)
+            others = {name: full_precision(x) if isinstance(x, Tensor) else x for name, x in others.items()}
+            counts = counts or losses.count(labels, self.num_classes)
+            return compute(self, features, logits, labels, image_classes, counts, **others)
+
+    return call
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
@@ -149,11 +154,11 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Float32 of a half-precision tensor; others as they are."""
+    """Return a half-precision tensor in float32 and any other as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Refuse what is not among the known values."""
+    """Refuse a value that is not among the allowed ones; the error names them."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; known: {', '.join(map(str, allowed))}")

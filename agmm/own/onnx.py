@@ -3,14 +3,13 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agmm.evaluation import Normalization
 from agmm.host import atomic_files
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
@@ -21,11 +20,11 @@ TOLERANCE = 1e-4
 class Probabilities(nn.Module):
     """Images (B, 3, H, W), RGB in [0, 1], to class probabilities (B, K, H, W), normalization included."""
 
-    def __init__(self, net: nn.Module, mean: Sequence[float] = (0.0,) * 3, std: Sequence[float] = (1.0,) * 3) -> None:
+    def __init__(self, net: nn.Module, normalization: Normalization | None) -> None:
         super().__init__()
         self.net = net
-        self.mean = nn.Buffer(torch.tensor(mean)[:, None, None])
-        self.std = nn.Buffer(torch.tensor(std)[:, None, None])
+        mean, std = (normalization.mean, normalization.std) if normalization else ((0.0,) * 3, (1.0,) * 3)
+        self.mean, self.std = (nn.Buffer(torch.tensor(channels)[:, None, None]) for channels in (mean, std))
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
@@ -43,15 +42,15 @@ def require() -> None:
         raise RuntimeError(f"ONNX export needs {', '.join(names)}: pip install 'agmm[onnx]', or leave it out")
 
 
-def export(net: nn.Module, normalization: dict[str, Any], path: Path) -> float:
+def export(net: nn.Module, normalization: Normalization | None, path: Path) -> float:
     """Write a network as one file for images of any size, and compare what it predicts.
 
     Parameters
     ----------
     net : nn.Module
         (B, 3, H, W) -> (features, logits), on the CPU, in eval mode.
-    normalization : dict
-        ``mean`` and ``std`` of `agmm.evaluation.to_input`, or nothing.
+    normalization : agmm.evaluation.Normalization, optional
+        Becomes a part of the exported network.
     path : Path
 
     Returns
@@ -65,7 +64,7 @@ def export(net: nn.Module, normalization: dict[str, Any], path: Path) -> float:
         If a package is missing, or the file predicts otherwise; then it is not written.
     """
     require()
-    module = Probabilities(net, **normalization).eval()
+    module = Probabilities(net, normalization).eval()
     content = _exported(module)
     difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
     if not difference <= TOLERANCE:

@@ -1,7 +1,7 @@
 """From complete runs to a table: the long form, and the form that the paper prints."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from agmm.data import sets
-from agmm.papers.table import CLASS_IOU, SINGLE_SCALE, WVF, Cell, Table
+from agmm.papers.table import CLASS_IOU, SINGLE_SCALE, TRAINING, Cell, Table
 from agmm.training.presets import PRESETS
-from agmm.training.run import Run, load_history, load_result
+from agmm.training.run import Result, Run, load_history, load_result
 
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""
@@ -36,58 +36,62 @@ CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou
 """Column of a run's history -> curve."""
 
 
-def _miou(run: Run, results: Path) -> float:
+# --- One number -------------------------------------------------------------------------------------------------------
+
+
+def complete_result(run: Run, results: str | Path) -> Result:
+    """Return the result of a complete run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the run has none.
+    """
     result = load_result(run, results)
-    assert result is not None
+    if result is None:
+        raise FileNotFoundError(f"the run {run.id} is not complete in {results}; train it first")
+    return result
+
+
+def read(cell: Cell, run: Run, results: str | Path) -> float:
+    """Return the number of a cell from one of its complete runs, in per cent.
+
+    The cell's metric is one of ``"mIoU"``, `SINGLE_SCALE`, `agmm.papers.table.WVF`, ``"IoU: <class>"``, and
+    ``"training mIoU: <curve>"`` with a curve of `CURVES` in its last epoch or ``"G - P, first epoch"`` and the like.
+    NaN where the run has no such number, such as the IoU of a class that is nowhere.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric.
+    """
+    if cell.metric.startswith(TRAINING):
+        return _curve_value(cell.metric.removeprefix(TRAINING), load_history(run, results))
+    result = complete_result(run, results)
+    if cell.metric.startswith(CLASS_IOU):
+        iou = result.iou[sets.class_names(run.dataset).index(cell.metric.removeprefix(CLASS_IOU))]
+        return math.nan if iou is None else iou
+    if cell.full is not None:
+        return 100 * result.miou / complete_result(replace(cell.full, seed=run.seed), results).miou
+    if cell.metric == SINGLE_SCALE and (run.scales != (1.0,) or run.flip):
+        return float(result.details.get("single_scale_miou", math.nan))
+    if cell.metric not in ("mIoU", SINGLE_SCALE):
+        raise ValueError(f"there is no metric {cell.metric!r} of the cell {cell.row}, {cell.column}")
     return result.miou
 
 
-def _single_scale(run: Run, results: Path) -> float:
-    if run.scales == (1.0,) and not run.flip:
-        return _miou(run, results)
-    result = load_result(run, results)
-    assert result is not None
-    return float(result.details.get("single_scale_miou", math.nan))
-
-
-def _curve(column: str, epoch: int) -> Callable[[Run, Path], float]:
-    return lambda run, results: float(load_history(run, results)[column].iloc[epoch])
-
-
-def _lead(epoch: int) -> Callable[[Run, Path], float]:
-    return lambda run, results: _curve("g_miou", epoch)(run, results) - _curve("p_miou", epoch)(run, results)
-
-
-METRICS: dict[str, Callable[[Run, Path], float]] = {
-    "mIoU": _miou,
-    SINGLE_SCALE: _single_scale,
-    WVF: _miou,
-    "training mIoU: P": _curve("p_miou", -1),
-    "training mIoU: P among labeled classes": _curve("p_restricted_miou", -1),
-    "training mIoU: G": _curve("g_miou", -1),
-    "training mIoU: CAM": _curve("cam_miou", -1),
-    "training mIoU: G - P, first epoch": _lead(0),
-    "training mIoU: G - P, last epoch": _lead(-1),
-}
-"""Metric -> how it is read from a complete run, in per cent; of a share (`WVF`), its numerator."""
-
-
-def read(metric: str) -> Callable[[Run, Path], float]:
-    """How a metric is read from a complete run: one of `METRICS`, or ``"IoU: <class>"`` in per cent."""
-    if not metric.startswith(CLASS_IOU):
-        return METRICS[metric]
-
-    def class_iou(run: Run, results: Path) -> float:
-        result = load_result(run, results)
-        assert result is not None
-        iou = result.iou[sets.class_names(run.dataset).index(metric.removeprefix(CLASS_IOU))]
-        return math.nan if iou is None else iou
-
-    return class_iou
+def _curve_value(name: str, history: pd.DataFrame) -> float:
+    columns = {curve: column for column, curve in CURVES.items()}
+    if name in columns:
+        return float(history[columns[name]].iloc[-1])
+    difference, epoch = name.split(", ")
+    above, below = difference.split(" - ")
+    at = {"first epoch": 0, "last epoch": -1}[epoch]
+    return float(history[columns[above]].iloc[at]) - float(history[columns[below]].iloc[at])
 
 
 def complete_seeds(run: Run, results: str | Path) -> list[Run]:
-    """The run's complete repetitions over seeds."""
+    """Return the run's complete repetitions over seeds."""
     if not run.folder(results).parent.is_dir():
         return []
     return [one for one in _repeated(run) if (one.folder(results) / "result.json").exists()]
@@ -95,12 +99,24 @@ def complete_seeds(run: Run, results: str | Path) -> list[Run]:
 
 @cache
 def _repeated(run: Run) -> tuple[Run, ...]:
-    """Kept, as a table asks for them several times and each has its identity computed once."""
+    """Return the run with every seed; cached, as a run computes its identity once and many cells share it."""
     return tuple(replace(run, seed=seed) for seed in SEEDS)
 
 
+def complete_runs(cell: Cell, results: str | Path) -> list[Run]:
+    """Return the complete repetitions of a cell's run; of a share, those whose full supervision is complete, too."""
+    runs = complete_seeds(cell.run, results) if cell.run else []
+    if cell.full is None:
+        return runs
+    seeds = {run.seed for run in complete_seeds(cell.full, results)}
+    return [run for run in runs if run.seed in seeds]
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
 def collect(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:
-    """Long form of a table.
+    """Return the long form of a table.
 
     Parameters
     ----------
@@ -116,8 +132,8 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
     """
     rows = []
     for cell in table.cells(PRESETS[preset]):
-        runs = _measured(cell, results)
-        values = pd.Series([_value(cell, run, Path(results)) for run in runs], dtype=float)
+        runs = complete_runs(cell, results)
+        values = pd.Series([read(cell, run, results) for run in runs], dtype=float)
         fields = asdict(replace(cell, run=None, full=None))
         rows.append(
             {name: fields[name] for name in (*KEY, "published", "published_source")}
@@ -133,23 +149,8 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
     return pd.DataFrame(rows, columns=COLUMNS).astype({"published": float})
 
 
-def _measured(cell: Cell, results: str | Path) -> list[Run]:
-    """Complete repetitions of a cell's run; of a share, those whose full supervision is complete, too."""
-    runs = complete_seeds(cell.run, results) if cell.run else []
-    if cell.full is None:
-        return runs
-    seeds = {run.seed for run in complete_seeds(cell.full, results)}
-    return [run for run in runs if run.seed in seeds]
-
-
-def _value(cell: Cell, run: Run, results: Path) -> float:
-    if cell.full is None:
-        return read(cell.metric)(run, results)
-    return 100 * _miou(run, results) / _miou(replace(cell.full, seed=run.seed), results)
-
-
 def curves(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:
-    """Training curves of a table's runs.
+    """Return the training curves of a table's runs.
 
     Returns
     -------
@@ -172,40 +173,44 @@ def curves(table: Table, preset: str, results: str | Path = "results") -> pd.Dat
     return groups.agg(n_seeds="size", mean="mean", std="std").reset_index()
 
 
-def sweep_values(table: Table, preset: str, results: str | Path, symbol: str) -> pd.DataFrame:
-    """A table over one hyperparameter, whose rows are named ``<symbol> = <value>``.
+def sweep_values(table: Table, preset: str, results: str | Path) -> pd.DataFrame:
+    """Return a table over one hyperparameter.
 
     Returns
     -------
     DataFrame
-        Columns column, objective, row, value (missing for rows with another name, such as an estimated one), n_seeds,
-        mean, std, published; mIoU in per cent.
+        Columns column, objective, row, value (missing for rows without one, such as an estimated one), n_seeds, mean,
+        std, published; mIoU in per cent.
     """
     cells = table.cells(PRESETS[preset])
     frame = collect(table, preset, results).rename(columns={"ours_mean": "mean", "ours_std": "std"})
     frame["objective"] = [cell.objective for cell in cells]
-    frame["value"] = pd.to_numeric(frame["row"].str.removeprefix(f"{symbol} = "), errors="coerce")
+    frame["value"] = pd.Series([cell.value for cell in cells], dtype=float)
     return frame[["column", "objective", "row", "value", "n_seeds", "mean", "std", "published"]]
 
 
 def gains(table: Table, preset: str, results: str | Path, baseline: str) -> pd.DataFrame:
-    """Points of mIoU above the row ``baseline`` of the same column and initialization, paired over seeds.
+    """Return the points of mIoU above the row ``baseline`` of the same column and initialization, paired over seeds.
 
     Returns
     -------
     DataFrame
         Columns column, init, row, objective, seed, gain.
     """
-    cells = [cell for cell in table.cells(PRESETS[preset]) if cell.run is not None]
-    start = {(cell.column, cell.init): cell.run for cell in cells if cell.row == baseline}
+    cells = [(cell, cell.run) for cell in table.cells(PRESETS[preset]) if cell.run is not None]
+    start = {(cell.column, cell.init): run for cell, run in cells if cell.row == baseline}
     rows = []
-    for cell in cells:
+    for cell, run in cells:
         base = start[cell.column, cell.init]
-        assert cell.run is not None
-        assert base is not None
-        seeds = {run.seed for run in complete_seeds(base, results)}
-        for run in complete_seeds(cell.run, results) if cell.run != base else []:
-            if run.seed in seeds:
-                gain = _miou(run, Path(results)) - _miou(replace(base, seed=run.seed), Path(results))
-                rows.append([cell.column, cell.init, cell.row, cell.objective, run.seed, gain])
+        for ours, theirs in _pairs(run, base, results) if run != base else ():
+            gain = complete_result(ours, results).miou - complete_result(theirs, results).miou
+            rows.append([cell.column, cell.init, cell.row, cell.objective, ours.seed, gain])
     return pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "gain"])
+
+
+def _pairs(run: Run, other: Run, results: str | Path) -> Iterator[tuple[Run, Run]]:
+    """Yield the repetitions with seeds for which both runs are complete."""
+    others = {one.seed: one for one in complete_seeds(other, results)}
+    for one in complete_seeds(run, results):
+        if one.seed in others:
+            yield one, others[one.seed]

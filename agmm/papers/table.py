@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -19,9 +19,14 @@ CLASS_IOU = "IoU: "
 SINGLE_SCALE = "mIoU, single scale"
 """Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
 
-
 WVF = "WvF"
 """Metric of SPML: mIoU as a share of that of full supervision, in per cent."""
+
+TRAINING = "training mIoU: "
+"""Prefix of the metrics of training curves, mIoU on training images."""
+
+CURVE_COLUMNS = ("P", "P among labeled classes", "G", "G - P, first epoch", "G - P, last epoch")
+"""Columns of figures of segmentation P and mixture G during training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +47,10 @@ class Cell:
         See `agmm.papers.results.read`.
     full : Run or None
         What is 100 % of the metric `WVF`, with seed 0.
+    value : float or None
+        Value of the hyperparameter that the table's rows vary.
     note : str
-        What is said of the row beside its objective, such as where a quoted number comes from.
+        Remark on the row beside its objective, such as where a quoted number comes from.
     published : float or None
         As printed, in per cent, on the paper's data set.
     published_source : str
@@ -55,14 +62,15 @@ class Cell:
     training_id: str
     run: Run | None
     method: str
-    variant: str
-    absent: bool
-    init: str
+    variant: str = ""
+    absent: bool = False
+    init: str = ""
     dataset: str
     labels: str
-    protocol: str
+    protocol: str = ""
     metric: str = "mIoU"
     full: Run | None = None
+    value: float | None = None
     published: float | None = None
     published_source: str = ""
     note: str = ""
@@ -71,16 +79,14 @@ class Cell:
     def objective(self) -> str:
         """What is minimized, where rows of the same name differ in it."""
         if self.method == "AGMM" and self.variant == "official":
-            name = "released code" if self.absent else "released code without L_absent"
-        elif self.method == "AGMM":
-            name = "equations as printed" + (" + L_absent" if self.absent else "")
-        else:
-            name = "with L_absent" if self.absent else ""
-        return name
+            return "released code" if self.absent else "released code without L_absent"
+        if self.method == "AGMM":
+            return "equations as printed" + (" + L_absent" if self.absent else "")
+        return "with L_absent" if self.absent else ""
 
 
 class Column(NamedTuple):
-    """A column as printed, the kind of labels in it, and what singles it out in the published file."""
+    """A column as printed, the kind of labels in it, and the fields that single it out in the published file."""
 
     label: str
     labels: str
@@ -89,24 +95,41 @@ class Column(NamedTuple):
     in_paper: bool = True
 
 
-class Row(NamedTuple):
-    """A row to be set in every column; where the paper prints nothing in one, its id is empty and the cell left out.
+@dataclass(frozen=True)
+class Row:
+    """A row to be set in every column.
 
-    ``ids`` are the trainings of the columns, one for all if there is just one; ``printed`` is what singles the row out
-    in the published file, None where the paper has no such row. ``refined`` is tested as the paper tests its best
-    numbers, at several scales and with a DenseCRF.
+    Attributes
+    ----------
+    label : str
+    ids : tuple of str
+        Trainings of the columns, one for all if there is just one; cells with an empty id are left out.
+    method, options, init, network
+        See `agmm.training.presets.Preset.at`.
+    printed : dict of str to str
+        Fields that single the row out in the published file; empty where the paper has no such row.
+    value : float or None
+        Value of the hyperparameter that the table's rows vary.
+    second_stage : bool
+        Whether the run is trained on predictions of another one.
+    refined : bool
+        Whether it is tested as the paper tests its best numbers, at several scales and with a DenseCRF.
+    note : str
+        See `Cell`.
     """
 
     label: str
     ids: tuple[str, ...]
-    printed: dict[str, str] | None = None
+    _: KW_ONLY
     method: str = "Baseline"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
+    value: float | None = None
     init: Init | None = None
-    second_stage: bool = False
-    note: str = ""
     network: str = "resnet"
+    second_stage: bool = False
     refined: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,31 +158,31 @@ class Table:
     published_on: str = "PASCAL VOC 2012 val, ResNet-101 with ImageNet weights"
 
 
+def table(cells: Callable[[Preset], tuple[Cell, ...]], title: str, paper: str, **published: str) -> Table:
+    """Return the table of a function of cells, named after the function and the folder of its module."""
+    folder, name = cells.__module__.split(".")[-2], cells.__name__
+    return Table(f"{folder}_{name}", title, paper, f"notebooks/{folder}/{name}.ipynb", cells, **published)
+
+
 def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Cell, ...]:
-    """Rows times columns; a preset leaves out what it lacks: kinds of labels, networks, refined tests."""
+    """Set rows in columns; a preset leaves out what it lacks: kinds of labels, networks, refined tests, SPML."""
     made = []
     for row in rows:
         ids = row.ids * len(columns) if len(row.ids) == 1 else row.ids
         for column, training_id in zip(columns, ids, strict=True):
-            if column.labels not in preset.labels or not training_id or row.network not in preset.networks:
+            if column.labels not in preset.labels or not training_id or not _possible(row, preset):
                 continue
-            refined = preset.networks[row.network].refined
-            if row.refined and not refined:
-                continue
-            if row.method == "SPML" and preset.embedding is None:
-                continue
-            make = preset.spml if row.method == "SPML" else preset.at
-            run = make(column.labels, row.method, init=row.init, network=row.network, **row.options)
-            run = run.second_stage() if row.second_stage else run
-            run = run.tested(**refined) if row.refined else run
-            where = column.printed or {"supervision": column.label}
-            value, source = published(table, **where, **row.printed) if row.printed and column.in_paper else (None, "")
+            run = _run(row, column.labels, preset)
+            value, source = None, ""
+            if row.printed and column.in_paper:
+                value, source = published(table, **column.printed or {"supervision": column.label}, **row.printed)
             made.append(
                 Cell(
                     row=row.label,
                     column=column.label,
                     training_id=training_id,
                     run=run,
+                    value=row.value,
                     published=value,
                     published_source=source,
                     note=row.note,
@@ -169,13 +192,38 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
     return tuple(made)
 
 
+def figure_cells(preset: Preset, *rows: tuple[str, Row]) -> tuple[Cell, ...]:
+    """Return a cell for each kind of labels with its row, as far as the preset has both."""
+    return tuple(cell for kind, row in rows for cell in cells(preset, "", [row], [Column("mIoU", kind)]))
+
+
+def curve_cells(cell: Cell, columns: Iterable[str]) -> tuple[Cell, ...]:
+    """Return the cells of training curves of a run."""
+    assert cell.run is not None
+    protocol = f"{cell.run.history_images} training images, single scale"
+    return tuple(replace(cell, column=name, metric=TRAINING + name, protocol=protocol) for name in columns)
+
+
+def _possible(row: Row, preset: Preset) -> bool:
+    if row.network not in preset.networks or (row.refined and not preset.networks[row.network].refined):
+        return False
+    return row.method != "SPML" or preset.embedding is not None
+
+
+def _run(row: Row, labels: str, preset: Preset) -> Run:
+    make = preset.spml if row.method == "SPML" else preset.at
+    run = make(labels, row.method, init=row.init, network=row.network, **row.options)
+    run = run.second_stage() if row.second_stage else run
+    return run.tested(**preset.networks[row.network].refined) if row.refined else run
+
+
 def describe(run: Run) -> dict[str, Any]:
-    """The descriptive fields of a run's cells; those of a second stage tell of its first."""
-    if run.method == "SPMLClassifier":
-        assert run.teacher is not None
-        return describe(run.teacher) | {"protocol": f"second classifier, {protocol(run)}"}
+    """Return the descriptive fields of a run's cells; those of a second stage describe its first."""
     if run.teacher is not None:
-        stage = "second stage" if run.restrict else "second stage on predictions of all classes"
+        if run.method == "SPMLClassifier":
+            stage = "second classifier"
+        else:
+            stage = "second stage" if run.restrict else "second stage on predictions of all classes"
         return describe(run.teacher) | {"protocol": f"{stage}, {protocol(run)}"}
     options = dict(run.options)
     return {
@@ -190,20 +238,23 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def protocol(run: Run) -> str:
-    """Which model is tested, and how, in words."""
+    """Return which model is tested, and how, in words."""
     last = f"epoch {run.stop_after} of {run.epochs}" if run.stop_after else "last epoch"
-    parts = [last if run.selection == "last" else "best epoch on the test split"]
-    parts.append("single scale" if run.scales == (1.0,) else f"scales {', '.join(f'{s:g}' for s in run.scales)}")
-    parts += ["flip"] if run.flip else []
-    parts += ["largest logits of the scales"] if run.scale_merge == "max" and run.scales[1:] else []
-    parts += [f"sliding window {run.tile}"] if run.tile else []
-    parts += [f"long side {run.long_side}"] if run.long_side else []
-    parts += [f"DenseCRF ({run.crf})"] if run.crf else []
-    return ", ".join(parts)
+    words = [last if run.selection == "last" else "best epoch on the test split"]
+    words.append("single scale" if run.scales == (1.0,) else f"scales {', '.join(f'{s:g}' for s in run.scales)}")
+    words += ["flip"] if run.flip else []
+    words += ["largest logits of the scales"] if run.scale_merge == "max" and run.scales[1:] else []
+    words += [f"sliding window {run.tile}"] if run.tile else []
+    words += [f"long side {run.long_side}"] if run.long_side else []
+    words += [f"DenseCRF ({run.crf})"] if run.crf else []
+    return ", ".join(words)
+
+
+# --- Published numbers ------------------------------------------------------------------------------------------------
 
 
 def published(table: str, **where: str) -> tuple[float, str]:
-    """Number printed in a paper, with its source.
+    """Return a number printed in a paper, with its source.
 
     Parameters
     ----------
@@ -217,20 +268,56 @@ def published(table: str, **where: str) -> tuple[float, str]:
     KeyError
         If they fit no line, or several.
     """
-    found = [line for line in lines(table) if all(line[name] == value for name, value in where.items())]
-    if len(found) != 1:
-        raise KeyError(f"{table} prints {len(found)} numbers for {where}")
-    (line,) = found
+    fitting = [line for line in lines(table) if all(line[name] == value for name, value in where.items())]
+    if len(fitting) != 1:
+        raise KeyError(f"{table} prints {len(fitting)} numbers for {where}")
+    (line,) = fitting
     return float(line["value"]), source(line)
 
 
 def source(line: dict[str, str]) -> str:
-    """Where a published number stands: table, row, data set and backbone."""
+    """Return where a published number stands: table, row, data set and backbone."""
     return f"{line['paper']} {line['table']}, row {line['row']} ({line['dataset']} {line['split']}, {line['backbone']})"
 
 
 @cache
 def lines(name: str) -> tuple[dict[str, str], ...]:
-    """Lines of a file in ``published/``, without its ending."""
+    """Return the lines of a file in ``published/``, given without its ending."""
     text = (files("agmm.papers") / "published" / f"{name}.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
+
+
+def lines_of_others(table: str, cells: Iterable[Cell]) -> list[dict[str, str]]:
+    """Return the lines of a published table that stand beside none of these cells, at this preset at least."""
+    shown = {cell.published_source for cell in cells}
+    return [line for line in lines(table) if source(line) not in shown]
+
+
+_EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF", "ms_test": "several scales"}
+
+
+def quoted(lines: Iterable[dict[str, str]], column: str = "{supervision}") -> tuple[Cell, ...]:
+    """Return cells of published lines that are shown and never trained.
+
+    Their trainings have no specification, or the paper took them from elsewhere. ``column`` is the label of the column
+    with fields of the line.
+    """
+    made = []
+    for line in lines:
+        about = [line["backbone"]] + ([line["publication"]] if line.get("publication") else [])
+        about += [words for name, words in _EXTRAS.items() if line.get(name) == "true"]
+        made.append(
+            Cell(
+                row=f"{line['method']} ({line['backbone']})",
+                column=column.format(**line),
+                training_id=QUOTED,
+                run=None,
+                method=line["method"],
+                dataset=line["dataset"],
+                labels=line["supervision"],
+                published=float(line["value"]),
+                published_source=f"{line['paper']} {line['table']}, row {line['row']}, quoted there",
+                note=f"quoted: {', '.join(about)}",
+            )
+        )
+    return tuple(made)

@@ -1,24 +1,22 @@
-"""Rows of every table and figure: which runs they need, and how the results are set beside the published numbers."""
+"""All tables and figures: which runs they need, and how the results are set beside the published numbers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from agmm.papers.agmm import figures as agmm_figures
 from agmm.papers.agmm import tables as agmm
-from agmm.papers.agmm import tables_cityscapes, tables_voc
 from agmm.papers.agmmpp import figures as agmmpp_figures
 from agmm.papers.agmmpp import tables as agmmpp
 from agmm.papers.printed import markdown, nothing_to_train, write
 from agmm.papers.results import RESULTS, collect, complete_seeds, curves, gains, sweep_values
-from agmm.papers.spml import figures as spml_figures
 from agmm.papers.spml import tables as spml
 from agmm.papers.table import SINGLE_SCALE, Cell, Table
 from agmm.training import sweep
 from agmm.training.presets import PRESETS, Preset
 from agmm.training.run import Run
+from agmm.training.where import at
 
 __all__ = [
     "GROUPS",
@@ -43,15 +41,17 @@ __all__ = [
     "write",
 ]
 
-_AGMM = agmm.TABLES | tables_voc.TABLES | tables_cityscapes.TABLES | agmm_figures.TABLES
-_AGMMPP = agmmpp.TABLES | agmmpp_figures.TABLES
-_SPML = spml.TABLES | spml_figures.TABLES
-TABLES: dict[str, Table] = _AGMM | _AGMMPP | _SPML
-GROUPS: dict[str, tuple[str, ...]] = {"agmm": tuple(_AGMM), "agmmpp": tuple(_AGMMPP), "spml": tuple(_SPML)}
+_PAPERS = {
+    "agmm": (*agmm.TABLES, *agmm.FIGURES),
+    "agmmpp": (*agmmpp.TABLES, *agmmpp_figures.FIGURES),
+    "spml": (*spml.TABLES, *spml.FIGURES),
+}
+TABLES: dict[str, Table] = {table.name: table for tables in _PAPERS.values() for table in tables}
+GROUPS: dict[str, tuple[str, ...]] = {paper: tuple(table.name for table in tables) for paper, tables in _PAPERS.items()}
 
 
 def select(names: Iterable[str]) -> list[str]:
-    """Names of tables from names of tables and groups; ValueError with close matches for unknown ones."""
+    """Return names of tables from names of tables and groups; ValueError with close matches for unknown ones."""
     chosen: dict[str, None] = {}
     for name in names:
         _known("table", name, (*TABLES, *GROUPS))
@@ -60,53 +60,56 @@ def select(names: Iterable[str]) -> list[str]:
 
 
 def preset(name: str) -> Preset:
-    """Preset by name; ValueError with close matches for an unknown one."""
+    """Return a preset by name; ValueError with close matches for an unknown one."""
     _known("preset", name, tuple(PRESETS))
     return PRESETS[name]
 
 
+def _trained_cells(names: Iterable[str], preset: str) -> Iterator[tuple[Cell, Run]]:
+    """Yield the cells of some tables that have a run, with it."""
+    for name in names:
+        for cell in TABLES[name].cells(PRESETS[preset]):
+            if cell.run is not None:
+                yield cell, cell.run
+
+
 def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
-    """Distinct runs of some tables for the seeds 0 … ``seeds`` - 1, what others start from first."""
-    found = [
-        replace(run, seed=seed)
-        for name in names
-        for cell in TABLES[name].cells(PRESETS[preset])
-        for run in (cell.run, cell.full)
-        if run is not None
-        for seed in range(seeds)
-    ]
-    return sweep.distinct(found)
+    """Return the distinct runs of some tables for the seeds 0 … ``seeds`` - 1, what others start from first."""
+    runs = [run for cell, own in _trained_cells(names, preset) for run in (own, cell.full) if run is not None]
+    return sweep.distinct([replace(run, seed=seed) for run in runs for seed in range(seeds)])
 
 
 def runs(name: str, preset: str) -> dict[str, Run]:
-    """The runs behind a figure, with seed 0, by row."""
-    return {cell.row: cell.run for cell in TABLES[name].cells(PRESETS[preset]) if cell.run is not None}
+    """Return the runs behind a figure, with seed 0, by row."""
+    return {cell.row: run for cell, run in _trained_cells([name], preset)}
 
 
 def panels(name: str, preset: str) -> dict[str, dict[str, Run]]:
-    """The runs behind a figure whose columns are panels, with seed 0, by column and row."""
-    found: dict[str, dict[str, Run]] = {}
-    for cell in TABLES[name].cells(PRESETS[preset]):
-        if cell.run is not None:
-            found.setdefault(cell.column, {})[cell.row] = cell.run
-    return found
+    """Return the runs behind a figure whose columns are panels, with seed 0, by column and row."""
+    columns: dict[str, dict[str, Run]] = {}
+    for cell, run in _trained_cells([name], preset):
+        columns.setdefault(cell.column, {})[cell.row] = run
+    return columns
 
 
 def trainings(names: Iterable[str], preset: str) -> dict[str, str]:
-    """Which training of the papers (``"O012"``) or extra every run with seed 0 is, by the run's identity."""
-    cells = [cell for name in names for cell in TABLES[name].cells(PRESETS[preset]) if cell.run is not None]
+    """Return which training of the papers (``"O012"``) or extra every run with seed 0 is, by the run's identity."""
+    cells = list(_trained_cells(names, preset))
     # What is an extra of one table may be a training of another.
-    cells.sort(key=lambda cell: not cell.training_id.startswith("extra:"))
-    return {cell.run.id: cell.training_id for cell in cells if cell.run is not None}
+    cells.sort(key=lambda pair: not pair[0].training_id.startswith("extra:"))
+    return {run.id: cell.training_id for cell, run in cells}
 
 
 def published(names: Iterable[str], preset: str) -> dict[str, str]:
-    """The mIoU that the paper prints for every run with seed 0, by the run's identity; several where they conflict."""
-    found: dict[str, dict[str, None]] = {}
-    for cell in (cell for name in names for cell in TABLES[name].cells(PRESETS[preset])):
-        if cell.run is not None and cell.published is not None and cell.metric in ("mIoU", SINGLE_SCALE):
-            found.setdefault(cell.run.id, {})[f"{cell.published:.1f}"] = None
-    return {run: " or ".join(values) for run, values in found.items()}
+    """Return the mIoU that the paper prints for every run with seed 0, by the run's identity.
+
+    Several joined by "or" where the paper's places conflict.
+    """
+    printed: dict[str, dict[str, None]] = {}
+    for cell, run in _trained_cells(names, preset):
+        if cell.published is not None and cell.metric in ("mIoU", SINGLE_SCALE):
+            printed.setdefault(run.id, {})[f"{cell.published:.1f}"] = None
+    return {run: " or ".join(values) for run, values in printed.items()}
 
 
 def train(
@@ -136,9 +139,7 @@ def train(
         return
     failed = sweep.train_all(
         wanted,
-        results=results,
-        data_root=data_root or None,
-        device=device,
+        at(results, data_root, device),
         jobs=jobs,
         engine=engine,
         report=report,

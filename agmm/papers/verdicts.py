@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from agmm import figures
 from agmm.data import sets
-from agmm.figures import plots
 from agmm.host import atomic_files
 from agmm.papers import rules
 from agmm.papers.agmm import claims as agmm
@@ -165,7 +165,7 @@ def write(preset: str, results: str | Path = "results", data_root: str | Path | 
     for paper in PAPERS:
         part = frame[frame["paper"] == paper.title]
         if part["effect"].notna().any():
-            plt.close(plots.claims(_drawn(part), folder / "figures" / paper.figure))
+            plt.close(figures.draw_claims(_drawn(part), folder / "figures" / paper.figure))
     return folder / "claims.md"
 
 

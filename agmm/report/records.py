@@ -112,7 +112,7 @@ def _command(run: Run | None, known: set[str]) -> str:
         return ""
     seed = f" --seed {run.seed}" if run.seed else ""
     data = " --data-root DIR" if run.dataset in sets.FOLDERS else ""
-    return f"python -m agmm {first.id} --preset {run.preset}{seed}{data}"
+    return f"agmm run {first.id} --preset {run.preset}{seed}{data}"
 
 
 # --- Where they were made ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ M. Tang et al., "On regularized losses for weakly-supervised CNN segmentation", 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from agmm import losses
 from agmm.codes import VOID
 from agmm.evaluation.crf import Backend, Filter, gaussian_filter, pixel_features
-from agmm.objectives import Baseline, Output, full_precision
+from agmm.objectives import Objective, Output, batch_loss, full_precision
 
 SizeRule = Literal["as_given", "fixed_sigma", "scaled_sigma"]
 
@@ -133,7 +133,7 @@ def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: Si
 
 
 @dataclass(frozen=True)
-class DenseCRFLoss:
+class DenseCRFLoss(Objective):
     """Partial cross-entropy and the DenseCRF loss, trained together from the start (Tang et al. 2018).
 
     Parameters
@@ -147,8 +147,6 @@ class DenseCRFLoss:
         How the weight follows the crop, see `at_crop_size`.
     """
 
-    needs: ClassVar = ("images",)
-
     num_classes: int
     weight: float | None = None
     sigma_rgb: float = 15.0
@@ -157,6 +155,8 @@ class DenseCRFLoss:
     size_rule: SizeRule = "fixed_sigma"
     backend: Backend = "lattice"
 
+    needs = ("images",)
+
     def __post_init__(self) -> None:
         if self.backend not in WEIGHTS:
             raise ValueError(f"backend is {self.backend!r}; known: {', '.join(WEIGHTS)}")
@@ -164,33 +164,32 @@ class DenseCRFLoss:
             raise ValueError("sigma_rgb and sigma_xy must be positive, scale in (0, 1]")
         at_crop_size(1, 1, (1, 1), self.size_rule)
 
+    @batch_loss
     def __call__(
         self,
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        counts: losses.Counts | None = None,
+        counts: losses.Counts,
         *,
         images: Tensor,
     ) -> Output:
-        """Loss of a batch; the terms are seg and crf.
+        """Return the terms seg and crf; ``features`` and ``image_classes`` are not used, see `batch_loss`.
+
+        All pixels but ``VOID`` take part in crf, labeled or not.
 
         Parameters
         ----------
-        features, image_classes
-            Not used.
-        logits, labels, counts
-            See `agmm.objectives.AGMM`. All pixels but ``VOID`` take part in crf, labeled or not.
         images : Tensor (B, 3, H, W)
             The crops that the network saw, RGB in [0, 1], not normalized.
         """
-        seg = Baseline(self.num_classes)(features, logits, labels, image_classes, counts).loss
+        seg = losses.partial_cross_entropy(logits, labels, counts)
         size = (labels.shape[1], labels.shape[2])
         weight = WEIGHTS[self.backend] if self.weight is None else self.weight
         weight, sigma_xy = at_crop_size(weight, self.sigma_xy, size, self.size_rule)
         crf = densecrf_loss(
-            full_precision(logits).softmax(1),
+            logits.softmax(1),
             (255 * images).round(),  # equal colors stay equal
             labels != VOID,
             sigma_rgb=self.sigma_rgb,

@@ -8,7 +8,6 @@ segmentation in the same run. With partial cross-entropy this is ToCo, with a mi
 B is the batch, K the classes with the background, which must be code 0; tags are the other K - 1.
 """
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from agmm import evaluation
 from agmm.codes import VOID
+from agmm.evaluation import Normalization
 from agmm.networks import Tokens
 from agmm.objectives import Output, full_precision, one_of
 from agmm.objectives.common import Batch
@@ -119,7 +119,7 @@ class FromTags(nn.Module):
         self.student = tag_losses.ContrastHead(token_channels) if transformer and options.ctc else None
         self.teacher = deepcopy(self.student).requires_grad_(False) if self.student is not None else None
 
-    def learn(self, module: nn.Module, batch: Batch, **normalization: Any) -> Output:
+    def learn(self, module: nn.Module, batch: Batch, normalization: Normalization | None = None) -> Output:
         """Loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
 
         Parameters
@@ -128,8 +128,8 @@ class FromTags(nn.Module):
             The network, or it wrapped for several processes.
         batch : Batch
             Its labels say what is padding (``VOID``); its image classes are tags, the background among them.
-        **normalization
-            ``mean`` and ``std`` that the images are normalized with, if they are.
+        normalization : Normalization, optional
+            That of the images.
 
         Returns
         -------
@@ -138,11 +138,11 @@ class FromTags(nn.Module):
             begin. ``reg`` is the energy times `ENERGY_WEIGHT`.
         """
         o, tags, net = self.options, batch.image_classes[:, 1:], getattr(module, "module", module)
-        colors, inputs = evaluation.denormalize(batch.images, **normalization), batch.images
+        colors, inputs = evaluation.denormalize(batch.images, normalization), batch.images
         source = (255 * colors).round().to(torch.uint8)
         if o.photometric:
             colors = views.photometric(source, blur=1.0).float() / 255
-            inputs = _normalized(colors, **normalization)
+            inputs = evaluation.normalize(colors, normalization)
         begun, contrast = batch.step >= o.warmup_steps, self._contrasts(batch.step)
         maps, middle = self.maps(net, inputs, tags) if begun or contrast else (None, None)
         further, positive = self._views(source, middle, normalization) if contrast else ([], None)
@@ -197,7 +197,7 @@ class FromTags(nn.Module):
         return self.auxiliary is not None and bool(o.ptc or o.ctc) and step >= o.auxiliary_until
 
     def _views(
-        self, source: Tensor, middle: Tensor | None, normalization: dict[str, Any]
+        self, source: Tensor, middle: Tensor | None, normalization: Normalization | None
     ) -> tuple[list[Tensor], Tensor | None]:
         """Network inputs of the further views, and which of all views (B, V) show more than background."""
         if self.student is None or middle is None:
@@ -206,7 +206,7 @@ class FromTags(nn.Module):
         states = (strength > o.low).long() + (strength >= o.high)
         crops, positive = views.local_crops(views.photometric(source, blur=0.5), states, o.local_crops, o.local_size)
         further = [views.second_global(source), crops.flatten(0, 1)]
-        inputs = [_normalized(images.float() / 255, **normalization) for images in further]
+        inputs = [evaluation.normalize(images.float() / 255, normalization) for images in further]
         return inputs, torch.cat([positive.new_ones(len(positive), 2), positive], 1)
 
     def _of_tokens(
@@ -255,9 +255,3 @@ class FromTags(nn.Module):
             terms["reg"] = ENERGY_WEIGHT * tag_losses.gated_energy(logits, colors, labels)
             loss = loss + o.reg * terms["reg"]
         return Output(loss, terms)
-
-
-def _normalized(colors: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
-    if mean is None or std is None:
-        return colors
-    return (colors - colors.new_tensor(mean)[:, None, None]) / colors.new_tensor(std)[:, None, None]

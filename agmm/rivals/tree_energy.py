@@ -8,7 +8,7 @@ along the trees visits them level by level, all images at once. B is the batch, 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from agmm import losses
 from agmm.codes import UNLABELED
-from agmm.objectives import Output, check_labels, full_precision
+from agmm.objectives import Objective, Output, batch_loss
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def tree_energy_loss(
 
 
 @dataclass(eq=False)
-class TreeEnergy(nn.Module):
+class TreeEnergy(Objective, nn.Module):
     """Partial cross-entropy and tree energy loss.
 
     Its parameters, the layer that makes the embedding, exist in training only. The embedding is made from the decoder's
@@ -214,13 +214,13 @@ class TreeEnergy(nn.Module):
         Whether to smooth along the tree of the embedding, too; without it there are no parameters.
     """
 
-    needs: ClassVar = ("images", "grid_logits", "fused")
-
     num_classes: int
     in_channels: int = 256
     sigma: float = 0.02
     weight: float = 0.4
     high_level: bool = True
+
+    needs = ("images", "grid_logits", "fused")
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -231,26 +231,23 @@ class TreeEnergy(nn.Module):
             convolution = nn.Conv2d(self.in_channels, self.in_channels, 1, bias=False)
             self.embed = nn.Sequential(convolution, nn.BatchNorm2d(self.in_channels), nn.ReLU())
 
+    @batch_loss
     def forward(
         self,
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        counts: losses.Counts | None = None,
+        counts: losses.Counts,
         *,
         images: Tensor,
         grid_logits: Tensor,
         fused: Tensor,
     ) -> Output:
-        """Loss of a batch; the terms are seg and tree.
+        """Return the terms seg and tree; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
         Parameters
         ----------
-        features, image_classes
-            Not used.
-        logits, labels, counts
-            See `agmm.objectives.AGMM.__call__`.
         images : Tensor (B, 3, H, W)
             RGB in [0, 1], not normalized.
         grid_logits : Tensor (B, K, h, w)
@@ -258,14 +255,10 @@ class TreeEnergy(nn.Module):
         fused : Tensor (B, C, h, w)
             The decoder's features before its last convolution.
         """
-        check_labels(labels, self.num_classes)
-        with torch.autocast(logits.device.type, enabled=False):
-            logits, grid_logits, fused = (full_precision(x) for x in (logits, grid_logits, fused))
-            counts = counts or losses.count(labels, self.num_classes)
-            seg = losses.partial_cross_entropy(logits, labels, counts)
-            embedding = self.embed(fused) if self.embed is not None else None
-            unlabeled = labels == UNLABELED
-            tree = tree_energy_loss(grid_logits, images, unlabeled, embedding, sigma=self.sigma, weight=1.0)
+        seg = losses.partial_cross_entropy(logits, labels, counts)
+        embedding = self.embed(fused) if self.embed is not None else None
+        unlabeled = labels == UNLABELED
+        tree = tree_energy_loss(grid_logits, images, unlabeled, embedding, sigma=self.sigma, weight=1.0)
         return Output(seg + self.weight * tree, {"seg": seg, "tree": tree})
 
 

@@ -18,6 +18,7 @@ from agmm.papers.printed import REFERENCE
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run, load_result
+from agmm.training.where import at
 
 COLUMNS = ["column", "row", "ours", "theirs", "difference", "low", "high", "seeds", "seeds_needed"]
 MOST_SEEDS = 1000
@@ -79,7 +80,7 @@ def compare(
             pairs.append((cell.column, label, replace(run, method=method, options=tuple((options or {}).items())), run))
     wanted = [mine for *_, mine, _ in pairs] + ([theirs for *_, theirs in pairs] if rivals else [])
     todo = sweep.distinct(replace(run, seed=seed) for run in wanted for seed in range(seeds))
-    failed = sweep.train_all(todo, results=results, data_root=data_root, device=device, jobs=jobs, report=report)
+    failed = sweep.train_all(todo, at(results, data_root, device), jobs=jobs, report=report)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed.values())}")
     rows = [(column, label, *_difference(mine, theirs, seeds, Path(results))) for column, label, mine, theirs in pairs]

@@ -30,7 +30,6 @@ from agmm.data.split import OnDemand, Split
 from agmm.evaluation import read_ahead
 from agmm.host import atomic_files, machine
 from agmm.tools import author_checkpoints
-from agmm.training.batches import IMAGENET
 from agmm.training.train import choose_device
 
 TILE = 721
@@ -44,7 +43,7 @@ _PAUSE = 30  # seconds between two lines of progress
 
 @dataclass(frozen=True)
 class Protocol:
-    """Views that are averaged, see `agmm.evaluation.as_tested`."""
+    """Views that are averaged, see `agmm.evaluation.Protocol`."""
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -195,14 +194,14 @@ def _confusions(
     report: Report,
 ) -> list[Tensor]:
     """Confusion matrices of the protocols, all in one pass, so that the time left is known after one image."""
-    predicts = [evaluation.as_tested(net, **vars(protocol)) for protocol in chosen]
+    predicts = [evaluation.predictor(net, evaluation.Protocol(**vars(protocol))) for protocol in chosen]
     classes = split.num_classes
     confusions = torch.zeros(len(chosen), classes, classes, dtype=torch.int64, device=device)
     arrays = (OnDemand(arrays.__getitem__, indices) for arrays in (split.images, split.truth))
     batches = read_ahead.batches(*arrays, batch_size=1, readers=read_ahead.readers(device))
     for _, batch in zip(_announced(indices, report), batches, strict=True):
         image, truth = (read_ahead.to_device(tensor, device) for tensor in batch)
-        inputs = evaluation.to_input(image, **IMAGENET)
+        inputs = evaluation.to_input(image, evaluation.IMAGENET)
         for predict, confusion in zip(predicts, confusions, strict=True):
             confusion += evaluation.confusion_matrix(evaluation.best_class(predict(inputs)), truth, classes)
     return list(confusions.cpu())

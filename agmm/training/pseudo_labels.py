@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,24 +37,37 @@ def as_written(run: Run) -> contextlib.AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if run.compiled else contextlib.nullcontext()
 
 
+def protocol(run: Run, split: Split) -> evaluation.Protocol:
+    """How a run is tested on a split."""
+    return evaluation.Protocol(
+        normalization=normalization(run),
+        scales=run.scales,
+        flip=run.flip,
+        merge=run.scale_merge,
+        mirrored=split.mirrored,
+        tile=run.tile,
+        long_side=run.long_side,
+        crf=crf.PARAMETERS[run.crf] if run.crf else None,
+    )
+
+
 def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, single_scale: bool = False) -> Tensor:
     """Confusion matrix (K, K) of a split, by the run's test procedure or from one scale without flips."""
     loop.agree(net)
     rank, world = loop.rank_and_world()
     part = slice(rank, None, world)
-    options = _options(run, split)
+    how = protocol(run, split)
     if single_scale:
-        options |= {"scales": (1.0,), "flip": False}
+        how = replace(how, scales=(1.0,), flip=False)
     with autocast(run, device), as_written(run):
         matrix = evaluation.evaluate(
             net,
             split.images[part],
             split.truth[part],
             split.num_classes,
+            how,
+            batch_size=_images_at_a_time(split),
             device=device,
-            crf=crf.PARAMETERS[run.crf] if run.crf else None,
-            **options,
-            **normalization(run),
         )
     return loop.over_processes(matrix.to(device)).cpu()
 
@@ -88,7 +100,7 @@ def training_curves(
     for batch in read_ahead.batches(*aligned, batch_size=size, readers=read_ahead.readers(device)):
         images, truth, label, named = (read_ahead.to_device(tensor, device) for tensor in batch)
         label, maps = label.long(), {}
-        inputs = evaluation.to_input(images, **normalization(run))
+        inputs = evaluation.to_input(images, normalization(run))
         with autocast(run, device), as_written(run):
             features, logits = net(inputs)
             if isinstance(objective, toco.FromTags):
@@ -126,7 +138,7 @@ def cam_miou(
     matrix = torch.zeros(split.num_classes, split.num_classes, dtype=torch.int64, device=device)
     for batch in read_ahead.batches(*aligned, batch_size=_images_at_a_time(split), readers=read_ahead.readers(device)):
         images, truth, shown = (read_ahead.to_device(tensor, device) for tensor in batch)
-        inputs = evaluation.to_input(images, **normalization(run))
+        inputs = evaluation.to_input(images, normalization(run))
         with autocast(run, device):
             maps = objective.maps_of_whole(net, inputs, shown[:, 1:], run.crop)
         predicted = evaluation.best_class(cams.with_background(maps, objective.options.background))
@@ -150,9 +162,7 @@ def pseudo_labels(
     """
     teacher = run.teacher
     assert teacher is not None
-    options = _options(teacher, data)
-    about = {"batch_size": options.pop("batch_size"), "device": device, **normalization(teacher)}
-    predict = evaluation.as_tested(net, **options)
+    how, size = protocol(teacher, data), _images_at_a_time(data)
     objective = methods.build(run.method, data.num_classes, **dict(run.options))
     if isinstance(objective, spml.SPMLClassifier):
         return _spml_labels(net, objective, run, results, data, sparse, device, tags)
@@ -160,7 +170,9 @@ def pseudo_labels(
     def of(images: Arrays, sparse: np.ndarray, tags: np.ndarray | None) -> np.ndarray:
         named = np.stack([labels.image_classes(label, data.num_classes) for label in sparse]) if tags is None else tags
         with autocast(teacher, device):
-            return evaluation.pseudo_labels(predict, images, sparse, named & run.restrict, **about)
+            return evaluation.pseudo_labels(
+                net, images, sparse, named & run.restrict, how, batch_size=size, device=device
+            )
 
     if isinstance(sparse, np.ndarray):
         return of(data.images, sparse, tags)
@@ -185,7 +197,6 @@ def _spml_labels(
     """Labels of a next classifier ``run`` of SPML."""
     teacher = run.teacher
     assert teacher is not None
-    about = normalization(teacher)
 
     def forward(inputs: Tensor) -> tuple[Tensor, ...]:
         with autocast(teacher, device):
@@ -205,7 +216,7 @@ def _spml_labels(
         mirrored=data.mirrored,
         cams=data.cams,
         keep=spml.in_memory if isinstance(sparse, np.ndarray) else partial(_on_disk, run.folder(results), data.ids),
-        **about,
+        normalization=normalization(teacher),
     )
 
 
@@ -256,7 +267,7 @@ def _cams(
     shown = torch.from_numpy(tags[index : index + 1, 1:]).to(device)
     image = torch.from_numpy(np.array(data.images[index]))[None].to(device)
     with autocast(run, device):
-        maps = objective.maps_of_whole(net, evaluation.to_input(image, **normalization(run)), shown, run.crop)[0]
+        maps = objective.maps_of_whole(net, evaluation.to_input(image, normalization(run)), shown, run.crop)[0]
     return {code: maps[code - 1].half().cpu().numpy() for code in np.flatnonzero(tags[index]).tolist() if code}
 
 
@@ -272,13 +283,6 @@ def _cams_on_disk(
             label_files.write_cams(paths[index], make(index))
     loop.wait_for_all()
     return OnDemand(label_files.read_cams, paths)
-
-
-def _options(run: Run, split: Split) -> dict[str, Any]:
-    """How a run is tested."""
-    views = {"scales": run.scales, "flip": run.flip, "tile": run.tile, "merge": run.scale_merge}
-    views |= {"long_side": run.long_side}
-    return {"batch_size": _images_at_a_time(split), "mirrored": split.mirrored, **views}
 
 
 def _images_at_a_time(split: Split) -> int:

@@ -122,15 +122,15 @@ def training_step(
     optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, fused=True)
     mixed = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
     images, (labels, image_classes) = random_images(shapes, device), random_labels(shapes, device)
-    mixture = isinstance(objective, objectives.AGMM | objectives.AGMMpp)
     # On a GPU the training loop finds the components while the step before is computed.
-    components = {"parts": gmm.components(labels, shapes.num_classes)} if mixture and device == "cuda" else {}
+    ahead = device == "cuda" and "components" in objective.needs
+    options = {"components": gmm.components(labels, shapes.num_classes)} if ahead else {}
 
     def step() -> None:
         optimizer.zero_grad()
         with mixed:
             features, logits = net(images)
-        objective(features, logits, labels, image_classes, **components).loss.backward()
+        objective(features, logits, labels, image_classes, **options).loss.backward()
         optimizer.step()
 
     return step

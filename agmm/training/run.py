@@ -5,7 +5,7 @@ import io
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,15 @@ SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
 
 Options = tuple[tuple[str, Any], ...]
-_PAIRS = (
-    *("options", "teacher_options", "teacher_changes", "cam_changes"),
-    *("label_options", "network_options", "trained_test"),
-)
 Init = Literal["scratch", "tags", "imagenet"]
+
+
+_SHARED_WITH_PRETRAINING = (
+    *("preset", "dataset", "image_size", "test_images", "network", "normalize", "crop", "augmentation"),
+    *("optimizer", "head_factor", "weight_decay", "momentum", "warmup", "power", "precision", "compiled"),
+    *("scales", "flip", "tile", "scale_merge", "pretrain_images", "pretrain_epochs", "threads", "schema"),
+)
+"""Fields that a pretraining has from the runs that start from it; all others have a value of its own, or no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +38,28 @@ class Run:
     Attributes
     ----------
     preset : str
-        The preset it belongs to, and the folder below ``results/``.
+        Preset that it belongs to, and the folder below ``results/``.
     dataset, image_size, train_images, test_images
         ``"shapes"``, ``"crowds"``, ``"streets"`` or ``"people"`` (with counts), ``"camvid"`` (with the size (H, W) that
         images are brought to), ``"voc"``, ``"cityscapes"``, ``"coco"``, ``"ade20k"`` or ``"densepose"``. Or ``"own"``,
         whose label option ``data`` is a digest of the user's folder (see `agmm.data.own.prepared`).
+    method, options
+        Objective and its options (see `agmm.training.methods.build`), which may be a user's; ``"ImageTags"`` trains a
+        backbone on image tags.
     labels, label_options
         Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
         option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of
         ``"tags"`` are those of `agmm.rivals.toco.Options`.
-    teacher_method, teacher_options
-        Objective of a first stage whose predictions are the labels of this run (`second_stage`); empty: there is none.
-    teacher_changes : pairs
-        Further fields that are different in the first stage.
-    cam_changes : pairs
-        Only of labels that are made of class activation maps: fields that are different in the run whose maps they are
-        (`cams_of`); empty where the maps come with the data set.
+    teacher_method, teacher_options, teacher_changes
+        Objective of a first stage whose predictions are the labels of this run (`second_stage`), and further fields
+        that are different there; empty without a first stage.
     restrict : bool
-        Only where there is a first stage: its predictions are chosen among the classes that an image's labels name.
+        Choose the predictions of the first stage among the classes that an image's labels name.
+    cam_changes : pairs
+        Where labels are made of class activation maps: fields that are different in the run whose maps they are
+        (`cams_of`); empty where the maps come with the data set.
     normalize : bool
         Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1].
-    method, options
-        Objective and its options (see `agmm.training.methods.build`), which may be a user's; ``"ImageTags"`` trains a
-        backbone on image tags.
     network, network_options
         See `agmm.networks.build`.
     init : {"scratch", "tags", "imagenet"}
@@ -75,21 +78,16 @@ class Run:
         Train the network through ``torch.compile``: other kernels, the same sums in another order.
     selection : {"last", "best"}
         Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
-    scales, flip, tile
-        Test-time protocol.
-    long_side : int, optional
-        Side of the squares that images are tested in, their longer side as long (`agmm.evaluation.in_square`).
-    scale_merge : {"mean", "max"}
-        How scales and mirror images become one, see `agmm.evaluation.multi_scale`.
+    scales, flip, scale_merge, tile, long_side
+        How the network is tested: scales and mirror images become one by ``"mean"`` or ``"max"``
+        (`agmm.evaluation.multi_scale`); windows of a side, or squares of the image's longer side.
     crf : str
-        Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions; empty: there is none. A run
-        with a CRF trains nothing: it tests the weights of the same run without (`trained`).
+        Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions, or empty. A run with a CRF
+        trains nothing: it tests the weights of the same run without (`trained`).
     trained_test : pairs
-        Only of a run that tests the weights of another one (`tested`): what the fields scales, flip and scale_merge
-        are there.
+        Where a run tests the weights of another one (`tested`): the fields scales, flip and scale_merge of that one.
     stop_after : int, optional
-        Stop after this many epochs of the schedule, which stays that of ``epochs``: what a run looked like on its way.
-        Holds for both stages of a second stage.
+        Stop both stages after this many epochs of the schedule, which stays that of ``epochs``.
     history_images : int
         Training images on which the per-epoch curves of P and G are measured (0: no curves).
     pretrain_images, pretrain_epochs, pretrain_lr
@@ -153,7 +151,7 @@ class Run:
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        for name in _PAIRS:
+        for name in _option_fields():
             object.__setattr__(self, name, _frozen(getattr(self, name)))
         for name in ("image_size", "scales"):
             value = getattr(self, name)
@@ -177,7 +175,7 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        """Ten hexadecimal digits over the schema and every field that differs from its default.
+        """Identity: ten hexadecimal digits over the schema and every field that differs from its default.
 
         Defaults are left out so that a field added later does not rename the runs that do not use it.
         """
@@ -207,15 +205,15 @@ class Run:
         return self.stop_after or self.epochs
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in _PAIRS:
+        for name in _option_fields():
             plain[name] = dict(plain[name])
         return plain
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> "Run":
-        """Inverse of `to_dict`; unknown or missing fields are refused."""
+        """Return the run of `to_dict`; unknown or missing fields are refused."""
         known = {f.name for f in fields(Run)}
         if unknown := sorted(set(plain) - known):
             raise ValueError(f"unknown field of a run: {', '.join(unknown)}")
@@ -235,33 +233,17 @@ class Run:
             return self.trained.pretraining
         if self.init != "tags":
             return None
-        return replace(
-            self,
+        return Run(
+            **{name: getattr(self, name) for name in _SHARED_WITH_PRETRAINING},
             method="ImageTags",
-            options=(),
-            teacher_method="",
-            teacher_options=(),
-            teacher_changes=(),
-            cam_changes=(),
-            restrict=True,
             labels="tags",
-            label_options=(),
             network_options=tuple(pair for pair in self.network_options if pair[0] not in networks.OF_THE_HEAD),
-            init="scratch",
             train_images=self.pretrain_images,
             epochs=self.pretrain_epochs,
             lr=self.pretrain_lr or self.lr,
-            pretrain_lr=None,
             batch_size=2 * self.batch_size,
             microbatch=2 * self.batch_size,
-            loss_scope="microbatch",
-            selection="last",
-            stop_after=None,
-            bias_factor=1.0,
-            warmup_from=0.0,
-            long_side=None,
             history_images=0,
-            seed=0,
         )
 
     @property
@@ -272,8 +254,8 @@ class Run:
         if not self.teacher_method:
             return None
         first: dict[str, Any] = {"method": self.teacher_method, "options": self.teacher_options, "restrict": True}
-        cleared: dict[str, Any] = {"teacher_method": "", "teacher_options": (), "teacher_changes": ()}
-        return replace(self, **(first | cleared | dict(self.teacher_changes)))
+        first |= {"teacher_method": "", "teacher_options": (), "teacher_changes": ()}
+        return replace(self, **(first | dict(self.teacher_changes)))
 
     @property
     def cams_of(self) -> "Run | None":
@@ -285,7 +267,7 @@ class Run:
         return replace(self, cam_changes=(), **dict(self.cam_changes))
 
     def with_cams_of(self, other: "Run") -> "Run":
-        """The same run on labels that are made of the class activation maps of another one, from image tags."""
+        """Return the same run on labels that are made of the class activation maps of another one, from image tags."""
         different = {f.name: getattr(other, f.name) for f in fields(self) if f.name not in ("cam_changes", "seed")}
         return replace(self, cam_changes=tuple(pair for pair in different.items() if pair[1] != getattr(self, pair[0])))
 
@@ -304,29 +286,20 @@ class Run:
         scale_merge: Literal["mean", "max"] | None = None,
         crf: str = "",
     ) -> "Run":
-        """The run that tests this one's weights in another way, without training anything.
+        """Return the run that tests this one's weights in another way, without training anything.
 
-        Parameters
-        ----------
-        scales, flip, scale_merge
-            As the fields; None keeps what this run has.
-        crf : str
-            Name in `agmm.evaluation.crf.PARAMETERS`; empty: without a CRF.
-
-        Returns
-        -------
-        Run
-            Itself where nothing is different.
+        Arguments are the fields of that name: None keeps a field, and without ``crf`` there is no CRF. Where nothing is
+        different the run itself is returned.
         """
         base = self.trained or self
-        asked = {"scales": scales, "flip": flip, "scale_merge": scale_merge}
-        wanted: dict[str, Any] = {n: getattr(self, n) if value is None else value for n, value in asked.items()}
-        other = replace(base, crf=crf, **wanted)
-        changed = {name: getattr(base, name) for name in wanted if getattr(base, name) != getattr(other, name)}
+        fields_asked = {"scales": scales, "flip": flip, "scale_merge": scale_merge}
+        test: dict[str, Any] = {n: getattr(self, n) if value is None else value for n, value in fields_asked.items()}
+        other = replace(base, crf=crf, **test)
+        changed = {name: getattr(base, name) for name in test if getattr(base, name) != getattr(other, name)}
         return replace(other, trained_test=tuple(changed.items()))
 
     def second_stage(self) -> "Run":
-        """The run that trains a fresh network, by cross-entropy alone, on this one's predictions (MT).
+        """Return the run that trains a fresh network, by cross-entropy alone, on this one's predictions (MT).
 
         The paper does not say whether these are restricted to the classes that an image's labels name. Ours are, except
         with clicks: scattered at random they miss many classes that are there.
@@ -348,14 +321,10 @@ class Run:
         )
 
     def classified(self, options: dict[str, Any] | None = None, **changes: Any) -> "Run":
-        """The run that trains SPML's next classifier on this one's embeddings (SPML, Algorithms 1 and 2).
+        """Return the run that trains SPML's next classifier on this one's embeddings (SPML, Algorithms 1 and 2).
 
-        Parameters
-        ----------
-        options : dict, optional
-            Of `agmm.rivals.spml.SPMLClassifier`.
-        **changes
-            Fields that are different for the classifier, such as ``epochs``.
+        ``options`` are those of `agmm.rivals.spml.SPMLClassifier`, ``changes`` further fields that are different for
+        it, such as ``epochs``.
         """
         if self.method not in ("SPML", "SPMLClassifier"):
             raise ValueError(f"the method {self.method} has no embeddings to classify; begin with SPML")
@@ -370,12 +339,18 @@ class Run:
         )
 
     def folder(self, results: str | Path = "results") -> Path:
-        """Where the run's files lie."""
+        """Return the folder of the run's files."""
         return Path(results) / self.preset / "runs" / self.id
 
 
+@cache
+def _option_fields() -> tuple[str, ...]:
+    """Return the fields that hold options, and are written as dictionaries."""
+    return tuple(f.name for f in fields(Run) if f.type == Options)
+
+
 def _frozen(options: Any) -> Options:
-    """Options as sorted pairs with tuples for lists, whatever they came as."""
+    """Return options as sorted pairs with tuples for lists, whatever they came as."""
     pairs = options.items() if isinstance(options, dict) else options
     return tuple(sorted((name, _hashable(value)) for name, value in pairs))
 
@@ -390,7 +365,6 @@ class Result:
 
     Attributes
     ----------
-    run_id : str
     miou : float
         Mean IoU on the test split in per cent; for ``"ImageTags"`` the share of correct tags in per cent.
     iou : list of float or None
@@ -422,33 +396,34 @@ class Result:
 
 
 def load_result(run: Run, results: str | Path = "results") -> Result | None:
-    """Result of a run if it is complete, else None; ValueError where its file is damaged or of something else."""
+    """Return the result of a complete run, None of others; ValueError where the file is damaged or another run's."""
     path = run.folder(results) / "result.json"
     try:
         plain = json.loads(path.read_text())
-        found = Result(**plain)
+        result = Result(**plain)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, RecursionError) as error:
         problem = str(error).replace("Result.__init__() got an unexpected keyword argument", "unknown field")
         problem = problem.replace("Result.__init__() missing", "it lacks")
         raise ValueError(f"{path} is damaged ({problem}); delete the folder to train the run again") from error
-    wrong = [name for name, kinds in _KINDS.items() if not isinstance(plain[name], kinds)]
-    if wrong or not math.isfinite(found.miou):
+    wrong = [name for name, types in _RESULT_TYPES.items() if not isinstance(plain[name], types)]
+    if wrong or not math.isfinite(result.miou):
         raise ValueError(
             f"{path} is damaged (see {wrong[0] if wrong else 'miou'}); delete the folder to train it again"
         )
-    if found.run_id != run.id:
-        raise ValueError(f"{path} is of run {found.run_id}, not of {run.id}; delete the folder to train the run again")
-    return found
+    if result.run_id != run.id:
+        raise ValueError(f"{path} is of run {result.run_id}, not of {run.id}; delete the folder to train the run again")
+    return result
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {"run_id": str, "iou": list, "confusion": list, "epoch": int}
-_KINDS |= {"details": dict} | dict.fromkeys(("miou", "seconds", "images_per_second", "peak_memory_mb"), (int, float))
+_RESULT_TYPES: dict[str, type | tuple[type, ...]] = {"run_id": str, "iou": list, "confusion": list, "epoch": int}
+_RESULT_TYPES |= dict.fromkeys(("miou", "seconds", "images_per_second", "peak_memory_mb"), (int, float))
+_RESULT_TYPES |= {"details": dict}
 
 
 def check_description(run: Run, results: str | Path = "results") -> None:
-    """ValueError where a run's ``run.json`` has been edited: it would describe another run than the result's."""
+    """Raise ValueError where a run's ``run.json`` was edited: it would describe another run than the result's."""
     path = run.folder(results) / "run.json"
     try:
         described = Run.from_dict(json.loads(path.read_text())).id
@@ -465,7 +440,7 @@ def check_description(run: Run, results: str | Path = "results") -> None:
 
 
 def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:
-    """Training curves, a row per epoch; of a run that tests another one's weights, those of the other one."""
+    """Return the training curves, a row per epoch; for a run that tests another one's weights, those of that one."""
     run = run.trained or run
     path = run.folder(results) / "history.csv"
     try:

@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -21,6 +21,7 @@ from agmm.host import atomic_files, machine
 from agmm.training import loop, slurm, train
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run, check_description, load_result
+from agmm.training.where import Where
 
 Report = Callable[[str], object]
 
@@ -50,11 +51,8 @@ def tidy(runs: Iterable[Run], results: str | Path) -> None:
 
 def train_all(
     runs: Iterable[Run],
+    where: Where,
     *,
-    results: str | Path = "results",
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    keep_decoded: bool = True,
     jobs: int | None = None,
     engine: str | Executor = "local",
     report: Report = print,
@@ -67,8 +65,8 @@ def train_all(
     Parameters
     ----------
     runs : iterable of Run
-    results, data_root, device, keep_decoded
-        See `agmm.run`; ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
+    where : Where
+        The devices ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
     jobs : int, optional
         Trainings at a time; see `default_jobs`. Slurm receives all that may start where nothing is given.
     engine : {"local", "slurm"} or Executor
@@ -87,11 +85,10 @@ def train_all(
     KeyboardInterrupt
         After the processes have been ended and jobs cancelled; what they had finished, checkpoints included, is kept.
     """
-    sweep = _Sweep(runs, results, report)
+    sweep = _Sweep(runs, where.results, report)
     if not sweep.waiting:
         return {}
-    new, devices = _slots(engine, device, jobs, sweep.total, results)
-    how = {"results": str(results), "data_root": data_root, "keep_decoded": keep_decoded}
+    new, devices = _slots(engine, where, jobs, sweep.total)
     strangers = set(multiprocessing.active_children())
     with _worker_environment():
         # A pool per process: when one breaks, it is known whose run it was.
@@ -100,7 +97,7 @@ def train_all(
             while sweep.waiting or sweep.running:
                 for slot in set(range(len(pools))) - sweep.busy():
                     if (run := sweep.next()) is not None:
-                        job = _submit(pools, slot, new, run, how | {"device": devices[slot]})
+                        job = _submit(pools, slot, new, run, replace(where, device=devices[slot]))
                         sweep.running[job] = run, slot
                 for job in wait(sweep.running, return_when=FIRST_COMPLETED).done:
                     slot = sweep.settle(job, len(pools))
@@ -284,13 +281,13 @@ def set_aside(runs: Iterable[Run], results: str | Path) -> list[Path]:
     return moved
 
 
-def _train(run: Run, how: dict[str, Any]) -> str | None:
+def _train(run: Run, where: Where) -> str | None:
     """In a process of its own: None, or what went wrong. Exceptions stay here, as not all survive pickling."""
     try:
-        train.run(run, **how)
+        train.complete(run, where)
     except Exception as error:
         with contextlib.suppress(OSError):
-            loop.log(run.folder(how["results"]), traceback.format_exc())
+            loop.log(run.folder(where.results), traceback.format_exc())
         expected = isinstance(error, ValueError | OSError | RuntimeError)
         return str(error) if expected else f"{type(error).__name__}: {error}"
     return None
@@ -307,26 +304,26 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _slots(
-    engine: str | Executor, device: str, jobs: int | None, total: int, results: str | Path
+    engine: str | Executor, where: Where, jobs: int | None, total: int
 ) -> tuple[Callable[[], Executor], list[str]]:
     """What hands out an executor, and the device of every training that may run at a time."""
     if engine == "local":
-        return _pool, _devices(device, min(jobs or default_jobs(device), total))
-    executor = slurm.slurm(results) if engine == "slurm" else engine
+        return _pool, _devices(where.device, min(jobs or default_jobs(where.device), total))
+    executor = slurm.slurm(where.results) if engine == "slurm" else engine
     if not isinstance(executor, Executor):
         raise ValueError(f"engine must be local, slurm or an executor, not {engine!r}")
-    return lambda: executor, [device] * min(jobs or total, total)
+    return lambda: executor, [where.device] * min(jobs or total, total)
 
 
 def _submit(
-    pools: list[Executor], slot: int, new: Callable[[], Executor], run: Run, how: dict[str, Any]
+    pools: list[Executor], slot: int, new: Callable[[], Executor], run: Run, where: Where
 ) -> "Future[str | None]":
     """Submit to the slot's process, or to a new one if it died while it had nothing to do."""
     try:
-        return pools[slot].submit(_train, run, how)
+        return pools[slot].submit(_train, run, where)
     except BrokenProcessPool:
         pools[slot] = new()
-        return pools[slot].submit(_train, run, how)
+        return pools[slot].submit(_train, run, where)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from agmm.rivals import spml, toco
 from agmm.training import batches, loop, methods, pseudo_labels, weights
 from agmm.training.batches import normalization
 from agmm.training.run import Result, Run, load_result
+from agmm.training.where import Where, at
 
 Source = batches.InMemory | batches.OneByOne
 
@@ -68,15 +69,16 @@ def run(
     agmm.training.loop.TrainingDiverged
         If the loss becomes NaN or infinite.
     """
-    how = {"data_root": data_root, "device": device, "keep_decoded": keep_decoded}
-    return _complete(run, Path(results), how)
+    return complete(run, at(results, data_root, device, keep_decoded))
 
 
-def _complete(run: Run, results: Path, how: dict[str, Any]) -> Result:
+def complete(run: Run, where: Where) -> Result:
+    """As `run`, with folders and device in one."""
+    results = where.results
     if (done := load_result(run, results)) is not None:
         return done
     for need in run.requires:
-        _complete(need, results, how)
+        complete(need, where)
     folder = run.folder(results)
     with atomic_files.writable(folder), _lock(folder):
         # Another process may have finished it while this one waited.
@@ -84,7 +86,7 @@ def _complete(run: Run, results: Path, how: dict[str, Any]) -> Result:
             return done
         atomic_files.tidy(folder)  # only processes that are dead have left anything, as this one holds the lock
         atomic_files.write_json(folder / "run.json", run.to_dict())
-        result = train(run, results, **how)
+        result = train(run, where)
         if loop.is_main():
             atomic_files.write_json(folder / "result.json", asdict(result))
             # Not before: whoever is killed during the last test must not train again.
@@ -111,46 +113,28 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
 
-def train(
-    run: Run,
-    results: Path,
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    keep_decoded: bool = True,
-) -> Result:
+def train(run: Run, where: Where) -> Result:
     """Train one run whose required runs are complete, resuming from its ``checkpoint.pt`` if there is one.
 
     Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors, environment.json
     and, where the objective has parameters of its own, objective.safetensors. A run that tests the weights of another
     one writes log.txt and environment.json.
 
-    Parameters
-    ----------
-    run : Run
-    results : Path
-        Folder that holds ``<preset>/runs/<id>`` and ``cache``, for generated data and simulated labels.
-    data_root : path, optional
-        Folder of the data set.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` …
-    keep_decoded
-        As in `run`.
-
     Raises
     ------
     agmm.training.loop.TrainingDiverged
         If the loss becomes NaN or infinite; the last good checkpoint is kept.
     """
-    where = choose_device(device)
-    if where.type == "cpu":
+    device = choose_device(where.device)
+    if device.type == "cpu":
         machine.keep_freed_memory()
-    loop.join_torchrun(where)
-    with _threads(run.threads, where):
+    loop.join_torchrun(device)
+    with _threads(run.threads, device):
         if run.trained is not None:
-            return _test_again(run, run.trained, results, data_root, where)
+            return _test_again(run, run.trained, where, device)
         if run.method == "ImageTags":
-            return _train_image_tags(run, results, where)
-        return _train_segmenter(run, results, data_root, where, keep_decoded)
+            return _train_image_tags(run, where, device)
+        return _train_segmenter(run, where, device)
 
 
 def choose_device(device: str) -> torch.device:
@@ -164,16 +148,9 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _train_segmenter(
-    run: Run,
-    results: Path,
-    data_root: str | Path | None,
-    device: torch.device,
-    keep_decoded: bool,
-) -> Result:
-    folder, cache = run.folder(results), results / "cache"
-    load = partial(sets.load, run.dataset, size=run.image_size, data_root=data_root, cache=cache)
-    data, test = load("train", count=run.train_images), load("test", count=run.test_images)
+def _train_segmenter(run: Run, where: Where, device: torch.device) -> Result:
+    results, cache = where.results, where.cache
+    folder, data, test = run.folder(results), where.load(run, "train"), where.load(run, "test")
     data = pseudo_labels.with_cams(run, data, results, device)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
     tags = _tags(run, data, cache)
@@ -190,7 +167,7 @@ def _train_segmenter(
     net.to(device).to(memory_format=torch.channels_last)
     if run.compiled:
         net.compile()
-    source = _source(run, results, data, sparse, device, keep_decoded, tags, objective)
+    source = _source(run, where, data, sparse, device, tags, objective)
 
     def measure(epoch: int) -> dict[str, float]:
         curves = pseudo_labels.training_curves(net, objective, data, sparse, run, device, tags)
@@ -202,7 +179,7 @@ def _train_segmenter(
 
     def epoch(number: int) -> Iterator[list[Batch]]:
         if isinstance(objective, spml.SPML):
-            objective.forget()
+            objective.begin_epoch()
         return batches.ahead(source.epoch(number), data.num_classes, device)
 
     groups, steps = (
@@ -236,20 +213,13 @@ def _ious(confusion: Tensor) -> list[float | None]:
     return [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
 
 
-def _test_again(run: Run, trained: Run, results: Path, data_root: str | Path | None, device: torch.device) -> Result:
+def _test_again(run: Run, trained: Run, where: Where, device: torch.device) -> Result:
     """Test the weights of a complete run by another protocol; nothing is trained or copied."""
-    folder, started = run.folder(results), time.perf_counter()
-    base = load_result(trained, results)
+    folder, started = run.folder(where.results), time.perf_counter()
+    base = load_result(trained, where.results)
     assert base is not None  # it is required
-    test = sets.load(
-        run.dataset,
-        "test",
-        count=run.test_images,
-        size=run.image_size,
-        data_root=data_root,
-        cache=results / "cache",
-    )
-    net = weights.load_network(trained, results, test.num_classes, device)
+    test = where.load(run, "test")
+    net = weights.load_network(trained, where.results, test.num_classes, device)
     confusion = pseudo_labels.confusion(net, test, run, device)
     seconds, miou = time.perf_counter() - started, evaluation.mean_iou(confusion)
     details = {name: value for name, value in base.details.items() if name != "single_scale_miou"}
@@ -275,11 +245,10 @@ def _test_again(run: Run, trained: Run, results: Path, data_root: str | Path | N
 
 def _source(
     run: Run,
-    results: Path,
+    where: Where,
     data: Split,
     sparse: Arrays,
     device: torch.device,
-    keep_decoded: bool,
     tags: np.ndarray | None = None,
     objective: methods.Trained | None = None,
 ) -> Source:
@@ -287,15 +256,15 @@ def _source(
     objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
     targets = sparse
     if run.teacher is not None:
-        teacher = weights.load_network(run.teacher, results, data.num_classes, device)
-        targets = pseudo_labels.pseudo_labels(teacher, run, results, data, sparse, device, tags)
+        teacher = weights.load_network(run.teacher, where.results, data.num_classes, device)
+        targets = pseudo_labels.pseudo_labels(teacher, run, where.results, data, sparse, device, tags)
     if isinstance(objective, spml.SPML):
-        regions = oversegmentation.regions(data, objective.regions, results / "cache")
+        regions = oversegmentation.regions(data, objective.regions, where.cache)
         targets = oversegmentation.with_regions(targets, regions)
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
-        if keep_decoded and isinstance(images, OnDemand):
-            images = disk_cache.keep(images, results / "cache", partial(loop.log, run.folder(results)))
+        if where.keep_decoded and isinstance(images, OnDemand):
+            images = disk_cache.keep(images, where.cache, partial(loop.log, run.folder(where.results)))
         return batches.OneByOne(run, images, targets, data.num_classes, device, tags, data.mirrored)
     if not isinstance(targets, np.ndarray):
         raise ValueError(
@@ -317,14 +286,14 @@ def _loss(
     if isinstance(objective, toco.FromTags):
         # Its pseudo labels are made by the network.
         with pseudo_labels.autocast(run, device):
-            return objective.learn(module, batch, **normalization(run))
+            return objective.learn(module, batch, normalization(run))
     needs = getattr(objective, "needs", ())
     with pseudo_labels.autocast(run, device):
         features, logits, *inner = module(batch.images, inner="fused" in needs)
     given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
-    given |= {name: getattr(batch, name) for name in ("parts", "regions") if name in needs}
+    given |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
     if "images" in needs:
-        given["images"] = evaluation.denormalize(batch.images, **normalization(run))
+        given["images"] = evaluation.denormalize(batch.images, normalization(run))
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
 
 
@@ -381,11 +350,9 @@ def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
     return sets.image_tags(split, cache=cache)
 
 
-def _train_image_tags(run: Run, results: Path, device: torch.device) -> Result:
+def _train_image_tags(run: Run, where: Where, device: torch.device) -> Result:
     """Pretrain the backbone to predict image tags: the embedded counterpart of ImageNet weights."""
-    folder, cache = run.folder(results), results / "cache"
-    data = sets.load(run.dataset, "pretrain", count=run.train_images, cache=cache)
-    test = sets.load(run.dataset, "test", count=run.test_images, cache=cache)
+    folder, data, test = run.folder(where.results), where.load(run, "pretrain"), where.load(run, "test")
     segmenter = weights.build_network(run, data.num_classes)
     net = networks.TagClassifier(segmenter, data.num_classes - 1)
     net.to(device).to(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ import torch
 from agmm.papers import tables
 from agmm.training import loop, sweep
 from agmm.training import run as runs
+from agmm.training.where import Where
 from tests.faults.common import TABLE, Tally, again, complaint, different, essence
 
 Damage = Callable[[Path, random.Random], object]
@@ -194,7 +195,7 @@ def _interrupt(one: runs.Run, results: Path) -> None:
 
     loop.log = stop  # type: ignore[assignment]
     try:
-        assert sweep._train(one, {"results": str(results), "device": "cpu"}) == "interrupted"
+        assert sweep._train(one, Where(results, device="cpu")) == "interrupted"
     finally:
         loop.log = log
 
@@ -216,7 +217,7 @@ def _caches(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterat
 
 def _trained(results: Path, work: Path, one: runs.Run, path: Path) -> str | None:
     """Train what is missing: the same bits, or one sentence that names the file."""
-    said = sweep._train(one, {"results": str(results), "device": "cpu"})
+    said = sweep._train(one, Where(results, device="cpu"))
     if said is not None:
         return complaint(said, path) or _hidden(results)
     for name in ("model.safetensors", "result.json", "history.csv"):

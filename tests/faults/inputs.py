@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 
 import run_all
-from agmm.data.public import densepose_masks, download, label_files, voc
-from agmm.data.public import masks as coco_masks
+from agmm.data.public import download, label_files, masks, voc
 from agmm.tools import released
 from agmm.training import sweep
 from tests import layouts
@@ -172,15 +171,15 @@ def _table(preset: str, table: str) -> Call:
 
 
 def _coco_masks(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(coco_masks.main, root, "--jobs", 1)
+    return in_process(lambda argv: tool(masks, "coco", *argv), root, "--jobs", 1)
 
 
 def _densepose_masks(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(densepose_masks.main, root, "--jobs", 1)
+    return in_process(lambda argv: tool(masks, "densepose", *argv), root, "--jobs", 1)
 
 
 def _download(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(download.main, "cityscapes", "--data-root", root)
+    return in_process(lambda argv: tool(download, *argv), "cityscapes", "--data-root", root)
 
 
 def _released(name: str) -> Call:

@@ -1,6 +1,6 @@
 """A user's images and labels in their working size, in a folder of our layout that is read as a data set.
 
-`prepare` writes it from what `agmm.data.own.survey` has found, `load` reads it as a `Split`.
+`prepare` writes it from what `agmm.data.own.survey` lists, `load` reads it as a `Split`.
 """
 
 import hashlib
@@ -36,20 +36,21 @@ class Prepared:
     Attributes
     ----------
     names, background
-        As of `Survey`.
+        See `Survey`.
     side : int
         Longest side of an image.
     width : int
-        With which points and lines were drawn.
-    train : dict
-        Stem to the classes that its labels name.
+        Width of drawn points and lines in pixels.
+    train : dict of str to list of int
+        Classes in the labels of each training image, by stem.
     validation : tuple of str
+        Stems.
     dense : bool
         Whether the validation images have dense truth, or nothing but labels like the others.
     labeled_pixels, labeled_images : tuple of int
         Per class, of the training images.
     digest : str
-        Of all that is learned from and validated on.
+        Identity of all images and labels.
     """
 
     names: tuple[str, ...]
@@ -64,65 +65,64 @@ class Prepared:
     digest: str
 
 
-def prepare(found: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
+def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
     Parameters
     ----------
-    found : Survey
+    listed : Survey
     folder : Path
-    side, width
-        As of `render`.
+    side, width : int
+        See `agmm.data.own.survey.render`.
     validation : float
-        Share of the labeled images that are put aside to be validated on, always the same ones. If there are images
-        with truth and without labels, these are taken instead.
+        Share of the labeled images to validate on, always the same ones. If there are images with truth and without
+        labels, these are taken instead.
 
     Raises
     ------
     ValueError
         If anything is wrong with a file; then the folder is left incomplete.
     """
-    problems, classes, pixels, digests = list(found.problems), {}, {}, {}
-    largest = 1
+    raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
         (folder / part).mkdir(parents=True)
-    for sample in render(found, side, width) if not problems else ():
+    problems, pixels, digests, largest = [], {}, {}, 1
+    for sample in render(listed, side, width):
         if sample.image is None:
             problems.append(sample.problem)
             continue
-        kept = {"images": sample.image, "labels": sample.labels, "truth": sample.truth}
-        for part, array in kept.items():
+        arrays = {"images": sample.image, "labels": sample.labels, "truth": sample.truth}
+        for part, array in arrays.items():
             if array is not None:
                 _write_png(folder / part / f"{sample.stem}.png", array)
-        digests[sample.stem] = [hashlib.sha256(b"" if a is None else a.tobytes()).hexdigest() for a in kept.values()]
-        digests[sample.stem].append(str(sample.image.shape))
+        sums = [hashlib.sha256(b"" if array is None else array.tobytes()).hexdigest() for array in arrays.values()]
+        digests[sample.stem] = [*sums, str(sample.image.shape)]
         largest = max(largest, *sample.image.shape[:2])
         if sample.labels is not None:
-            counts = np.bincount(sample.labels.ravel(), minlength=VOID + 1)[: len(found.names)]
-            pixels[sample.stem], classes[sample.stem] = counts, np.flatnonzero(counts).tolist()
+            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)[: len(listed.names)]
     raise_first(problems)
-    train, aside = _divided(classes, set(found.truth), validation)
-    described: dict[str, Any] = {
-        "names": found.names,
-        "background": found.background,
+    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
+    train, aside = _divide(classes, set(listed.truth), validation)
+    content: dict[str, Any] = {
+        "names": listed.names,
+        "background": listed.background,
         "side": largest,
         "width": width,
         "train": {stem: classes[stem] for stem in train},
         "validation": aside,
-        "dense": bool(found.truth),
+        "dense": bool(listed.truth),
         "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
         "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
     }
-    described["digest"] = atomic_files.digest([described, digests], sort_keys=True)
-    atomic_files.write_json(folder / "data.json", described)
+    content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
+    atomic_files.write_json(folder / "data.json", content)
     return read_prepared(folder)
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """What a prepared folder holds."""
-    plain = json.loads((folder / "data.json").read_text())
-    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in plain.items()}
-    return Prepared(**fields)
+    """Read the description of a prepared folder."""
+    content = json.loads((folder / "data.json").read_text())
+    return Prepared(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
 
 
 def raise_first(problems: Sequence[str]) -> None:
@@ -132,13 +132,13 @@ def raise_first(problems: Sequence[str]) -> None:
         raise ValueError(problems[0] + more)
 
 
-def _divided(classes: dict[str, list[int]], truth: set[str], share: float) -> tuple[list[str], list[str]]:
-    """Stems to train and to validate on.
+def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tuple[list[str], list[str]]:
+    """Return stems to train and to validate on.
 
     Where there is truth, only images with it are validated on. The order is that of a hash of the names, so that an
     image stays where it is when others are added; none is put aside that is the last one to train a class on.
     """
-    labeled = sorted(stem for stem, named in classes.items() if named)
+    labeled = sorted(stem for stem, codes in classes.items() if codes)
     if not labeled:
         raise ValueError(NOTHING_LABELED)
     if apart := sorted(truth - set(labeled)):
@@ -157,49 +157,46 @@ def _divided(classes: dict[str, list[int]], truth: set[str], share: float) -> tu
 
 
 def load(root: Path, split: str, count: int | None = None) -> Split:
-    """Split of a prepared folder.
+    """Return a split of a prepared folder.
 
     Parameters
     ----------
     root : Path
-        See `prepare`.
+        Folder that `prepare` has written.
     split : {"train", "test"}
-        The latter are the validation images. Their truth, and that of training images without dense masks, are labels.
+        "test" are the validation images. Their truth, and that of training images without dense masks, are labels.
     count : int, optional
         Training images in an epoch: images come several times, those with rare classes more often (`repeated`).
     """
-    about = read_prepared(root)
-    stems = list(about.train) if split == "train" else list(about.validation)
+    data = read_prepared(root)
+    stems = list(data.train) if split == "train" else list(data.validation)
     if split == "train" and count is not None:
-        stems = repeated(about, count)
+        stems = repeated(data, count)
     labels = [root / "labels" / f"{stem}.png" for stem in stems]
-    truth = [
-        root / "truth" / f"{stem}.png" if about.dense and split == "test" else path
-        for stem, path in zip(stems, labels, strict=True)
-    ]
+    truth = [root / "truth" / path.name for path in labels] if data.dense and split == "test" else labels
     return Split(
         "own",
-        about.names,
+        data.names,
         tuple(stems),
         OnDemand(image_files.read_image, [root / "images" / f"{stem}.png" for stem in stems]),
         OnDemand(label_files.read_index, truth),
-        about.background,
+        data.background,
         published=(Published("own", "own", "labels of the user's folder", OnDemand(label_files.read_index, labels)),),
     )
 
 
-def weights(about: Prepared) -> np.ndarray:
-    """How often each training image is shown for one with none but common classes, (N,) float >= 1."""
-    share = Counter(code for named in about.train.values() for code in named)
-    rarity = {code: math.sqrt(max(1.0, COMMON * len(about.train) / number)) for code, number in share.items()}
-    return np.array([max(rarity[code] for code in named) for named in about.train.values()])
+def weights(data: Prepared) -> np.ndarray:
+    """Return how often each training image is shown, relative to one with common classes only, (N,) float >= 1."""
+    images = Counter(code for codes in data.train.values() for code in codes)
+    rarity = {code: math.sqrt(max(1.0, COMMON * len(data.train) / count)) for code, count in images.items()}
+    return np.array([max(rarity[code] for code in codes) for codes in data.train.values()])
 
 
-def repeated(about: Prepared, count: int) -> list[str]:
-    """``count`` stems, each at least once if that is possible, and as often as `weights` say."""
-    ends = weights(about).cumsum()
+def repeated(data: Prepared, count: int) -> list[str]:
+    """Return ``count`` stems, each at least once if that is possible, and as often as `weights` say."""
+    ends = weights(data).cumsum()
     chosen = np.searchsorted(ends, (np.arange(count) + 0.5) * ends[-1] / count)
-    return [list(about.train)[index] for index in chosen]
+    return [list(data.train)[index] for index in chosen]
 
 
 def _write_png(path: Path, array: np.ndarray) -> None:

@@ -102,7 +102,7 @@ def _pairs(root: Path, split: str) -> list[image_files.Pair]:
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"ADE20K: no folder {folder}; {root} must hold {_LAYOUT}; "
-                f"`python -m agmm.data.public.download ade20k --data-root {root}` fetches them"
+                f"`agmm download ade20k --data-root {root}` fetches them"
             )
     pairs = image_files.pair(images, masks)
     if not pairs:

@@ -118,7 +118,7 @@ def how_to_get(root: Path) -> str:
     """One sentence: what to download and where to put it."""
     return (
         f"log in at www.cityscapes-dataset.com, download {' and '.join(ARCHIVES)} into {root} and extract them with "
-        f"`python -m agmm.data.public.download cityscapes --data-root {root}`"
+        f"`agmm download cityscapes --data-root {root}`"
     )
 
 

@@ -92,7 +92,7 @@ def missing(root: Path, split: str) -> FileNotFoundError:
     """What to say where images or annotations are missing."""
     return FileNotFoundError(
         f"COCO: no {split} below {root}, which must hold {_LAYOUT}; "
-        f"`python -m agmm.data.public.download coco --data-root {root}` fetches them"
+        f"`agmm download coco --data-root {root}` fetches them"
     )
 
 
@@ -102,7 +102,7 @@ def _pairs(root: Path, split: str) -> list[image_files.Pair]:
     images, listed = below(root, f"{split}2014"), names_file(root, split)
     if not images.is_dir():
         raise missing(root, images.name)
-    command = f"`python -m agmm.data.public.masks {root}` makes them from the annotations, once"
+    command = f"`agmm masks coco {root}` makes them from the annotations, once"
     return listed_pairs(f"COCO {split} in {root}", images, listed, command)
 
 

@@ -109,7 +109,7 @@ def missing(root: Path, name: str) -> FileNotFoundError:
     """What to say where images or annotations are missing."""
     return FileNotFoundError(
         f"DensePose: no {name} below {root}, which must hold {_LAYOUT}; its annotations are on the home page of "
-        f"DensePose-COCO, and `python -m agmm.data.public.download coco --data-root {root}` fetches the images"
+        f"DensePose-COCO, and `agmm download coco --data-root {root}` fetches the images"
     )
 
 
@@ -123,7 +123,7 @@ def _triples(root: Path, split: str) -> list[tuple[Path, Path, Path]]:
     )
     if images is None:
         raise missing(root, name)
-    command = f"`python -m agmm.data.public.densepose_masks {root}` makes them from the annotations, once"
+    command = f"`agmm masks densepose {root}` makes them from the annotations, once"
     what = f"DensePose {split} in {root}"
     pairs = coco.listed_pairs(what, images, names_file(root, split), command)
     people = [people_file(mask) for _, mask in pairs]

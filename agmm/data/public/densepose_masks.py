@@ -1,16 +1,13 @@
 """Masks of parts of people, made once from the annotations of DensePose-COCO.
 
-    python -m agmm.data.public.densepose_masks PATH    with PATH/annotations/densepose_coco_2014_{train,minival}.json
+    agmm masks densepose DIR    with DIR/annotations/densepose_coco_2014_{train,minival}.json
 
-Writes ``PATH/PartMasks/{train,minival}2014/*.png`` (0 background, 1 … 14, 255 people without parts), the people's
+Writes ``DIR/PartMasks/{train,minival}2014/*.png`` (0 background, 1 … 14, 255 people without parts), the people's
 numbers in folders of the same name with ``_people``, and beside them the lists of images. Masks that are there already
 are left alone: an interrupted command goes on where it stopped.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,27 +23,6 @@ PERSON = 1
 
 SIDE = 256
 """Height and width of a part's mask, which covers the box of a person."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 2 after a mistake of the user, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        "python -m agmm.data.public.densepose_masks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("root", type=Path, metavar="PATH", help="folder of the data set")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per core)")
-    args = parser.parse_args(argv)
-    try:
-        render(args.root, jobs=args.jobs, report=partial(print, flush=True))
-    except KeyboardInterrupt:
-        print("densepose_masks: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"densepose_masks: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def render(root: Path, *, jobs: int | None = None, report: Callable[[str], None] = print) -> None:
@@ -127,7 +103,3 @@ def _parts(masks: Sequence[Annotation], size: tuple[int, ...]) -> np.ndarray:
             parts[coco_masks.instance_mask(mask, (SIDE, SIDE))] = code
     # In whole numbers: centers of pixels often lie exactly between two of the mask's.
     return parts[np.ix_(*((2 * np.arange(side) + 1) * SIDE // max(2 * side, 1) for side in size))]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
 """Archives of public data sets: fetched from their official homes, checked, extracted; only ever on a user's command.
 
-    python -m agmm.data.public.download voc --data-root PATH   3.4 GB from the homes of VOC and SBD
-    python -m agmm.data.public.download cityscapes --data-root PATH   extracts what you downloaded there
-    python -m agmm.data.public.download coco --data-root PATH   20 GB from the home of COCO; then masks are made
-    python -m agmm.data.public.download ade20k --data-root PATH   1.0 GB from the home of the scene parsing benchmark
+    agmm download voc --data-root DIR   3.4 GB from the homes of VOC and SBD
+    agmm download cityscapes --data-root DIR   extracts what you downloaded there
+    agmm download coco --data-root DIR   20 GB from the home of COCO; then masks are made
+    agmm download ade20k --data-root DIR   1.0 GB from the home of the scene parsing benchmark
 
 A download that broke off goes on where it stopped. What is there already is left alone.
 """
@@ -16,7 +16,6 @@ import os
 import shutil
 import ssl
 import stat
-import sys
 import tarfile
 import time
 import urllib.error
@@ -32,6 +31,7 @@ from types import ModuleType
 from filelock import FileLock
 
 from agmm.data.public import ade20k, cityscapes, coco, masks, voc
+from agmm.host import atomic_files
 
 Report = Callable[[str], None]
 
@@ -89,23 +89,16 @@ ADE20K = Archive(
 )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 2 after a mistake of the user or a failed download, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``agmm download``."""
     parser.add_argument("dataset", choices=tuple(GET))
-    parser.add_argument("--data-root", type=Path, required=True, metavar="PATH", help="folder to write to")
-    args = parser.parse_args(argv)
-    say = partial(print, flush=True)
-    try:
-        args.data_root.mkdir(parents=True, exist_ok=True)
-        GET[args.dataset](args.data_root, report=say)
-    except KeyboardInterrupt:
-        print("download: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        refused = isinstance(error, OSError) and error.strerror
-        print(f"download: {error}{'; choose another --data-root' if refused else ''}", file=sys.stderr)
-        return 2
+    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def command(args: argparse.Namespace) -> int:
+    """Get the data set that ``agmm download`` asks for."""
+    with atomic_files.writable(args.data_root, "--data-root"):
+        GET[args.dataset](args.data_root, report=partial(print, flush=True))
     return 0
 
 
@@ -321,7 +314,3 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     needed, free = sum(member.file_size for member in members), shutil.disk_usage(path.parent).free
     if needed > free:
         raise ValueError(f"{path} extracts to {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free; make room first")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

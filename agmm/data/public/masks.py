@@ -1,8 +1,8 @@
 """Masks of classes of MS COCO 2014, made once from its outlines of objects.
 
-    python -m agmm.data.public.masks PATH    with PATH/annotations/instances_{train,val}2014.json
+    agmm masks coco DIR    with DIR/annotations/instances_{train,val}2014.json
 
-Writes ``PATH/SegmentationClass/{train,val}2014/*.png`` (0 background, 1 … 80, 255 crowds) and beside each folder the
+Writes ``DIR/SegmentationClass/{train,val}2014/*.png`` (0 background, 1 … 80, 255 crowds) and beside each folder the
 list of images that have an annotation. Masks that are there already are left alone: an interrupted command goes on
 where it stopped.
 """
@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,22 +36,21 @@ Annotation = Mapping[str, Any]
 Task = tuple[Path, tuple[int, int], list[Annotation]]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 2 after a mistake of the user, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        "python -m agmm.data.public.masks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("root", type=Path, metavar="PATH", help="folder of the data set")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``agmm masks``."""
+    parser.add_argument("dataset", choices=("coco", "densepose"))
+    parser.add_argument("root", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per core)")
-    args = parser.parse_args(argv)
-    try:
+
+
+def command(args: argparse.Namespace) -> int:
+    """Make the masks that ``agmm masks`` asks for."""
+    if args.dataset == "coco":
         render(args.root, jobs=args.jobs, report=partial(print, flush=True))
-    except KeyboardInterrupt:
-        print("coco_masks: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"coco_masks: {error}", file=sys.stderr)
-        return 2
+    else:
+        from agmm.data.public import densepose_masks  # which needs this module
+
+        densepose_masks.render(args.root, jobs=args.jobs, report=partial(print, flush=True))
     return 0
 
 
@@ -335,7 +333,3 @@ def decompress(text: str) -> list[int]:
             runs.append(number + (runs[-2] if len(runs) > 2 else 0))
             number = shift = 0
     return runs
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -153,7 +153,7 @@ def _sbd(root: Path) -> Path | None:
 
 
 def _wanted(root: Path) -> str:
-    return f"{root} must hold {_LAYOUT}; `python -m agmm.data.public.download voc --data-root {root}` fetches them"
+    return f"{root} must hold {_LAYOUT}; `agmm download voc --data-root {root}` fetches them"
 
 
 def _names(path: Path) -> set[str]:

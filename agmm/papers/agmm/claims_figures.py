@@ -52,7 +52,7 @@ def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
 
 def _share_of_classes(trained: Trained) -> float:
     """Classes with higher IoU among similar than among dissimilar pixels, of those that have both."""
-    iou = figures.similarity({"": trained}).pivot(index="class", columns="subset", values="iou")
+    iou = figures.measure_similarity({"": trained}).pivot(index="class", columns="subset", values="iou")
     both = iou[["similar", "dissimilar"]].dropna()
     return float((both["similar"] > both["dissimilar"]).mean())
 

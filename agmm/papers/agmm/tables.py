@@ -1,12 +1,35 @@
-"""Tables and figures of AGMM (CVPR 2023) and its supplement, on VOC in the paper."""
+"""Tables and figures of AGMM (CVPR 2023) and its supplement: on VOC, and on Cityscapes with clicks."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from agmm.papers.table import Cell, Column, Row, Table, cells
+from agmm.data import sets
+from agmm.papers.table import (
+    CLASS_IOU,
+    CURVE_COLUMNS,
+    Cell,
+    Column,
+    Row,
+    cells,
+    curve_cells,
+    figure_cells,
+    lines,
+    protocol,
+    published,
+    quoted,
+    table,
+)
 from agmm.training.presets import Preset
 
-PAPER = "AGMM (CVPR 2023)"
-COLUMNS = (Column("point", "points"), Column("scribble", "scribbles"))
+VOC = (Column("point", "points"), Column("scribble", "scribbles"))
+CLICKS = tuple(Column(f"{n} clicks", f"clicks{n}", {"clicks": str(n)}) for n in (20, 50, 100))
+SIGMAS = (0.1, 0.5, 0.8, 1.0, 1.5)
+LAMBDAS = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)
+"""Fixed spreads of Table 3, and weights of the mixture's losses."""
+
+SCALED, NARROW = {"size_rule": "scaled_sigma"}, {"sigma": 0.002}
+"""Options of the DenseCRF loss and of TEL on Cityscapes and ADE20K; those of TEL are its release's."""
 
 # Printed row -> its loss terms, its number in Table 1, and its run for points and for scribbles.
 ABLATION: dict[str, tuple[tuple[str, ...], str, tuple[str, str]]] = {
@@ -16,12 +39,32 @@ ABLATION: dict[str, tuple[tuple[str, ...], str, tuple[str, str]]] = {
 }
 _FULL = "L_seg + L_self + L_spar + L_con"
 _TERMS = ABLATION[_FULL][0]
-AS_RELEASED: dict[str, Any] = {"variant": "official", "terms": (*_TERMS, "absent")}
+_WITH_ABSENT = (*_TERMS, "absent")
+AS_RELEASED: dict[str, Any] = {"variant": "official", "terms": _WITH_ABSENT}
 WITHOUT_ABSENT: dict[str, Any] = {"variant": "official", "terms": _TERMS}
+_STOPPED = {"stop_gradient": True}
 WITHOUT = "extra:without the absent-class loss"
 _PRINTED = "extra:equations as printed"
 _ALONE = "extra:absent-class loss alone"
 _BOTH = "extra:equations as printed, with the absent-class loss"
+
+
+def _agmm(
+    label: str, ids: tuple[str, ...], terms: tuple[str, ...] = _WITH_ABSENT, *, variant: str = "official", **how: Any
+) -> Row:
+    """A row of AGMM; ``how`` are other fields of `Row`, and ``options`` beside variant and terms."""
+    how["options"] = {"variant": variant, "terms": terms} | how.get("options", {})
+    return Row(label, ids, method="AGMM", **how)
+
+
+def agmm_rows(
+    ids: tuple[str, ...], without: tuple[str, ...] = (WITHOUT,), label: str = "AGMM", **how: Any
+) -> list[Row]:
+    """Rows of AGMM as released and without its absent-class loss."""
+    return [_agmm(label, ids, **how), _agmm(label, without, _TERMS, **how)]
+
+
+# --- VOC --------------------------------------------------------------------------------------------------------------
 
 
 def table1(preset: Preset) -> tuple[Cell, ...]:
@@ -30,37 +73,53 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
     The paper's runs are the released code's objective, which has an absent-class loss in every row with the mixture.
     The paper never mentions that loss, so each row is also trained without it, and by the equations as printed.
     """
-    rows = [Row("L_seg", ("O001", "O007"), {"row": "1"})]
-    rows.append(Row("L_seg + MT", ("O002", "O008"), {"row": "2"}, second_stage=True))
-    rows += [_agmm(label, (*terms, "absent"), ids, n) for label, (terms, n, ids) in ABLATION.items()]
-    full = _agmm(_FULL + " + MT", (*_TERMS, "absent"), ("O006", "O012"), "6")
-    rows.append(full._replace(second_stage=True))
-    rows += [_agmm(label, terms, (WITHOUT,), n) for label, (terms, n, _) in ABLATION.items()]
-    rows += [_agmm(label, terms, (_PRINTED,), n, "paper") for label, (terms, n, _) in ABLATION.items()]
-    rows.append(_agmm(_FULL, (*_TERMS, "absent"), (_BOTH,), None, "paper"))
-    alone = _agmm("L_seg + L_absent", ("seg", "absent"), (_ALONE,))
-    rows.append(alone)
+    rows = [
+        Row("L_seg", ("O001", "O007"), printed={"row": "1"}),
+        Row("L_seg + MT", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
+        *_ablation({label: ids for label, (_, _, ids) in ABLATION.items()}),
+        _agmm(f"{_FULL} + MT", ("O006", "O012"), printed={"row": "6"}, second_stage=True),
+        *_ablation(),
+        *_ablation(variant="paper"),
+        _agmm(_FULL, (_BOTH,), variant="paper"),
+        alone := _agmm("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
+    ]
     if "scratch" in preset.inits[1:]:
-        corners = [rows[0], alone, _agmm(_FULL, _TERMS), _agmm(_FULL, (*_TERMS, "absent"))]
-        rows += [row._replace(ids=("extra:from scratch",), printed=None, init="scratch") for row in corners]
-    return cells(preset, "agmm_table1", rows, COLUMNS)
+        scratch = ("extra:from scratch",)
+        corners = [rows[0], alone, _agmm(_FULL, scratch, _TERMS), _agmm(_FULL, scratch)]
+        rows += [replace(row, ids=scratch, printed={}, init="scratch") for row in corners]
+    return cells(preset, "agmm_table1", rows, VOC)
+
+
+def _ablation(ids: dict[str, tuple[str, ...]] | None = None, variant: str = "official") -> list[Row]:
+    """Rows that add a loss each: with these trainings and the absent-class loss, or without that loss."""
+    extra = (WITHOUT if variant == "official" else _PRINTED,)
+    return [
+        _agmm(
+            label,
+            ids[label] if ids else extra,
+            (*terms, "absent") if ids else terms,
+            printed={"row": number},
+            variant=variant,
+        )
+        for label, (terms, number, _) in ABLATION.items()
+    ]
 
 
 def table2(preset: Preset) -> tuple[Cell, ...]:
     """Adaptive against non-adaptive supervision, with and without the absent-class loss."""
     with_absent = ("extra:with the absent-class loss",)
-    sg = {"variant": "official", "stop_gradient": True}
+    assignment = partial(Row, "Label Assignment", method="LabelAssignment", printed={"row": "3"})
+    stop_gradient = partial(_agmm, "AGMM (SG)", options=_STOPPED, printed={"row": "4"})
     rows = [
-        Row("Baseline", ("O001", "O007"), {"row": "1"}),
-        Row("Baseline (+MT)", ("O002", "O008"), {"row": "2"}, second_stage=True),
-        Row("Label Assignment", ("O013", "O015"), {"row": "3"}, "LabelAssignment", {"absent": False}),
-        Row("Label Assignment", with_absent, {"row": "3"}, "LabelAssignment", {"absent": True}),
-        Row("AGMM (SG)", ("O014", "O016"), {"row": "4"}, "AGMM", sg | {"terms": ("seg", "self")}),
-        Row("AGMM (SG)", with_absent, {"row": "4"}, "AGMM", sg | {"terms": ("seg", "self", "absent")}),
-        _agmm("AGMM", (*_TERMS, "absent"), ("O005", "O011"), "5"),
-        _agmm("AGMM", _TERMS, (WITHOUT,), "5"),
+        Row("Baseline", ("O001", "O007"), printed={"row": "1"}),
+        Row("Baseline (+MT)", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
+        assignment(("O013", "O015"), options={"absent": False}),
+        assignment(with_absent, options={"absent": True}),
+        stop_gradient(("O014", "O016"), ("seg", "self")),
+        stop_gradient(with_absent, ("seg", "self", "absent")),
+        *agmm_rows(("O005", "O011"), printed={"row": "5"}),
     ]
-    return cells(preset, "agmm_table2", rows, COLUMNS)
+    return cells(preset, "agmm_table2", rows, VOC)
 
 
 def table3(preset: Preset) -> tuple[Cell, ...]:
@@ -68,38 +127,29 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
 
     Set with a row per value, as each is trained with and without the absent-class loss.
     """
-    sigmas = (0.1, 0.5, 0.8, 1.0, 1.5)
-    numbered = [(f"O{17 + i:03}", f"O{22 + i:03}") for i in range(len(sigmas))]
+    numbered = [(f"O{17 + i:03}", f"O{22 + i:03}") for i in range(len(SIGMAS))]
     adaptive = {"sigma": "Eq. (5)"}
     rows = []
-    for terms, ids, last in ((_TERMS, numbered, _PRINTED), ((*_TERMS, "absent"), [(_BOTH,)] * len(sigmas), _BOTH)):
-        options = {"variant": "paper", "terms": terms}
-        for sigma, identity in zip(sigmas, ids, strict=True):
-            rows.append(Row(f"σ = {sigma}", identity, {"sigma": str(sigma)}, "AGMM", options | {"sigma": sigma}))
-        rows.append(Row("σ by Eq. 5", (last,), adaptive, "AGMM", options))
-    rows.append(Row("no σ: exp(-d²)", ("O005", "O011"), adaptive, "AGMM", AS_RELEASED))
-    return cells(preset, "agmm_table3", rows, COLUMNS)
+    for terms, ids, last in ((_TERMS, numbered, _PRINTED), (_WITH_ABSENT, [(_BOTH,)] * len(SIGMAS), _BOTH)):
+        for sigma, identity in zip(SIGMAS, ids, strict=True):
+            fixed = _agmm(f"σ = {sigma}", identity, terms, variant="paper", options={"sigma": sigma}, value=sigma)
+            rows.append(replace(fixed, printed={"sigma": str(sigma)}))
+        rows.append(_agmm("σ by Eq. 5", (last,), terms, variant="paper", printed=adaptive))
+    rows.append(_agmm("no σ: exp(-d²)", ("O005", "O011"), printed=adaptive))
+    return cells(preset, "agmm_table3", rows, VOC)
 
 
 def supp_table1(preset: Preset) -> tuple[Cell, ...]:
     """Weight lambda of the mixture's losses, the absent-class loss among them, and without that loss."""
-    weights = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)
     numbers = (*range(46, 50), None, 50)
     rows = []
-    for terms in ((*_TERMS, "absent"), _TERMS):
-        for weight, number in zip(weights, numbers, strict=True):
+    for terms in (_WITH_ABSENT, _TERMS):
+        for weight, number in zip(LAMBDAS, numbers, strict=True):
             ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O005", "O011")
-            options = {"variant": "official", "terms": terms, "lambda_gmm": weight}
-            rows.append(
-                Row(
-                    f"λ = {weight}",
-                    ids if "absent" in terms else (WITHOUT,),
-                    {"lambda": str(weight)},
-                    "AGMM",
-                    options,
-                )
-            )
-    return cells(preset, "agmm_supp_table1", rows, COLUMNS)
+            ids = ids if terms == _WITH_ABSENT else (WITHOUT,)
+            row = _agmm(f"λ = {weight}", ids, terms, options={"lambda_gmm": weight}, value=weight)
+            rows.append(replace(row, printed={"lambda": str(weight)}))
+    return cells(preset, "agmm_supp_table1", rows, VOC)
 
 
 def absent(preset: Preset) -> tuple[Cell, ...]:
@@ -109,49 +159,192 @@ def absent(preset: Preset) -> tuple[Cell, ...]:
     """
     rows = []
     for init in preset.inits:
-        default = init == preset.inits[0]
-        scratch = ("extra:from scratch",)
-        corners = [Row("baseline", ("O001", "O007")), _agmm("+ absent-class loss", ("seg", "absent"), (_ALONE,))]
+        corners = [Row("baseline", ("O001", "O007")), _agmm("+ absent-class loss", (_ALONE,), ("seg", "absent"))]
         for variant, ids, without in (("official", ("O005", "O011"), WITHOUT), ("paper", (_BOTH,), _PRINTED)):
-            corners.append(_agmm("+ mixture", _TERMS, (without,), None, variant))
-            corners.append(_agmm("+ both", (*_TERMS, "absent"), ids, None, variant))
-        rows += [row._replace(init=init, ids=row.ids if default else scratch) for row in corners]
-    for terms in (_TERMS, (*_TERMS, "absent")):
-        mean = {"variant": "official", "terms": terms, "con_vectors": "mean"}
-        name = "+ both" if "absent" in terms else "+ mixture"
-        rows.append(Row(f"{name}, con_vectors mean", ("extra:contrast of means",), None, "AGMM", mean))
-    return cells(preset, "agmm_table1", rows, COLUMNS)
+            corners.append(_agmm("+ mixture", (without,), _TERMS, variant=variant))
+            corners.append(_agmm("+ both", ids, variant=variant))
+        default = init == preset.inits[0]
+        rows += [replace(row, init=init, ids=row.ids if default else ("extra:from scratch",)) for row in corners]
+    mean = partial(_agmm, ids=("extra:contrast of means",), options={"con_vectors": "mean"})
+    rows += [mean("+ mixture, con_vectors mean", terms=_TERMS), mean("+ both, con_vectors mean")]
+    return cells(preset, "agmm_table1", rows, VOC)
 
 
-def _agmm(
-    label: str,
-    terms: tuple[str, ...],
-    ids: tuple[str, ...] = ("",),
-    printed: str | None = None,
-    variant: str = "official",
-) -> Row:
-    return Row(label, ids, {"row": printed} if printed else None, "AGMM", {"variant": variant, "terms": terms})
-
-
-TABLES = {
-    table.name: table
-    for table in (
-        Table("agmm_table1", "Table 1: loss ablation", PAPER, "notebooks/agmm/table1.ipynb", table1),
-        Table("agmm_table2", "Table 2: adaptive supervision", PAPER, "notebooks/agmm/table2.ipynb", table2),
-        Table("agmm_table3", "Table 3: spread of the mixture", PAPER, "notebooks/agmm/table3.ipynb", table3),
-        Table(
-            "agmm_supp_table1",
-            "Supplementary Table 1: weight of the mixture",
-            PAPER,
-            "notebooks/agmm/supp_table1.ipynb",
-            supp_table1,
+def table4(preset: Preset) -> tuple[Cell, ...]:
+    """All methods of the paper's comparison: quoted numbers as quoted, and what the authors trained, trained."""
+    network = {"network_id": "3"}
+    another = "published for the decoder of DeepLabV2"
+    said = "the paper's text says 64.9 for points"
+    elsewhere = ("", "extra:SPML on the points of the others", "")
+    ours = [
+        Row("DeepLabV3+", ("O027", "O001", "O007"), printed=network | {"method": "DeeplabV3+"}),
+        Row("SPML", ("", "", "O029"), method="SPML", printed={"method": "SPML"}, note=another),
+        Row("SPML", elsewhere, method="SPML", note=another),
+        Row(
+            "TEL",
+            ("", "extra:TEL on points", "O028"),
+            method="TreeEnergy",
+            printed=network | {"method": "TEL"},
+            note=said,
         ),
-        Table(
-            "agmm_absent",
-            "Not in the paper: mixture against absent-class loss",
-            PAPER,
-            "notebooks/agmm/absent_class_loss.ipynb",
-            absent,
-        ),
+        *agmm_rows(("", "O005", "O011"), ("", WITHOUT, WITHOUT), printed=network | {"method": "AGMM"}),
+    ]
+    trained = {("DeeplabV3+", "3"), ("TEL", "3"), ("AGMM", "3")}
+    trained |= {("SPML", "2")} if preset.embedding else set()
+    others = [line for line in lines("agmm_table4") if (line["method"], line["network_id"]) not in trained]
+    return (*quoted(others), *cells(preset, "agmm_table4", ours, (Column("full", "full"), *VOC)))
+
+
+def supp_table3(preset: Preset) -> tuple[Cell, ...]:
+    """Every class, points and scribbles; published numbers where the data set has VOC's classes."""
+    return _per_class(preset, "agmm_supp_table3", VOC, ("O005", "O011"), "voc")
+
+
+def _per_class(
+    preset: Preset, table: str, columns: tuple[Column, ...], ids: tuple[str, ...], dataset: str
+) -> tuple[Cell, ...]:
+    """AGMM with and without the absent-class loss, a row per class and one for the mean."""
+    rows = agmm_rows(ids, (WITHOUT,) * len(ids))
+    printed = {column.label: column.printed or {"supervision": column.label} for column in columns}
+    made: dict[str, list[Cell]] = {}
+    for cell in cells(preset, table, rows, columns):
+        for name in (*sets.class_names(cell.dataset), "mIoU"):
+            metric, line = (name, "mean") if name == "mIoU" else (CLASS_IOU + name, name.replace(" ", "_"))
+            value, source = None, ""
+            if cell.dataset == dataset:
+                value, source = published(table, **{"class": line}, **printed[cell.column])
+            one = replace(cell, row=name, metric=metric, published=value, published_source=source)
+            made.setdefault(name, []).append(one)
+    return tuple(cell for of_class in made.values() for cell in of_class)
+
+
+# --- Cityscapes -------------------------------------------------------------------------------------------------------
+
+
+def table5(preset: Preset) -> tuple[Cell, ...]:
+    """Methods that the authors trained, and full supervision.
+
+    Random clicks name only some of the classes of an image. Beside the paper's columns, a click per region names nearly
+    all of them, to tell what a method owes to that.
+    """
+    columns = (
+        *CLICKS,
+        Column("full", "clicks_full", {"clicks": ""}),
+        Column("click per region", "regions", in_paper=False),
     )
-}
+    regions = "extra:a click per region"
+    rows = [
+        Row("Baseline", ("O030", "O035", "O040", "O045", regions), printed={"row": "1"}),
+        Row("DenseCRF Loss", (*_ids(31), "", ""), method="DenseCRFLoss", options=SCALED, printed={"row": "2"}),
+        Row("TEL", (*_ids(32), "", ""), method="TreeEnergy", options=NARROW, printed={"row": "3"}),
+        *agmm_rows((*_ids(33), "", regions), (WITHOUT, WITHOUT, WITHOUT, "", regions), printed={"row": "4"}),
+        _agmm("AGMM (+MT)", (*_ids(34), "", ""), printed={"row": "5"}, second_stage=True),
+    ]
+    return cells(preset, "agmm_table5", rows, columns)
+
+
+def supp_table2(preset: Preset) -> tuple[Cell, ...]:
+    """Loss ablation, as Table 1 with clicks: the released code with and without its absent-class loss."""
+    ids = (("O057", "O060", "O063"), ("O058", "O061", "O064"), _ids(33))
+    rows = [
+        Row("L_seg", _ids(30), printed={"row": "1"}),
+        Row("L_seg + MT", ("O056", "O059", "O062"), printed={"row": "2"}, second_stage=True),
+        *_ablation(dict(zip(ABLATION, ids, strict=True))),
+        _agmm(f"{_FULL} + MT", _ids(34), printed={"row": "6"}, second_stage=True),
+        *_ablation(),
+        _agmm("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
+    ]
+    return cells(preset, "agmm_supp_table2", rows, CLICKS)
+
+
+def supp_table4(preset: Preset) -> tuple[Cell, ...]:
+    """Every class; published numbers where the data set is Cityscapes."""
+    return _per_class(preset, "agmm_supp_table4", CLICKS, _ids(33), "cityscapes")
+
+
+def _ids(first: int) -> tuple[str, str, str]:
+    """Trainings of one method with 20, 50 and 100 clicks."""
+    return f"O{first:03}", f"O{first + 5:03}", f"O{first + 10:03}"
+
+
+# --- Figures ----------------------------------------------------------------------------------------------------------
+
+_BASELINE = ("points", Row("Baseline", ("O001",)))
+_AGMM = ("points", _agmm("AGMM", ("O005",)))
+
+
+def figure2(preset: Preset) -> tuple[Cell, ...]:
+    """Fig. 2b: pixels that are similar to labeled ones; the paper does not say which network it shows."""
+    return figure_cells(preset, _BASELINE, _AGMM)
+
+
+def figure4(preset: Preset) -> tuple[Cell, ...]:
+    """How classes separate: AGMM after the first epoch, half of its epochs and all of them."""
+    (cell,) = figure_cells(preset, _AGMM)
+    assert cell.run is not None
+    epochs, made = cell.run.epochs, []
+    for stop in dict.fromkeys((1, epochs // 2)):
+        run = replace(cell.run, stop_after=stop)
+        early = replace(cell, row=f"epoch {stop}", training_id="extra:stopped early", run=run, protocol=protocol(run))
+        made.append(early)
+    return (*made, replace(cell, row=f"epoch {epochs}"))
+
+
+def supp_figure1(preset: Preset) -> tuple[Cell, ...]:
+    """Segmentation and mixture side by side."""
+    return figure_cells(preset, _AGMM)
+
+
+def supp_figure2(preset: Preset) -> tuple[Cell, ...]:
+    """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
+    without = ("points", _agmm("AGMM without L_absent", (WITHOUT,), _TERMS))
+    return tuple(
+        curve
+        for cell in figure_cells(preset, _BASELINE, _AGMM, without)
+        for curve in curve_cells(cell, CURVE_COLUMNS if cell.method == "AGMM" else CURVE_COLUMNS[:2])
+    )
+
+
+def supp_figure3(preset: Preset) -> tuple[Cell, ...]:
+    """t-SNE of features."""
+    stop_gradient = _agmm("AGMM (SG)", ("O014",), ("seg", "self"), options=_STOPPED)
+    return figure_cells(preset, _BASELINE, ("points", stop_gradient), _AGMM)
+
+
+def supp_figure4(preset: Preset) -> tuple[Cell, ...]:
+    """Predictions from points and scribbles, on VOC in the paper."""
+    rows = {"points": _agmm("AGMM, points", ("O005",)), "scribbles": _agmm("AGMM, scribbles", ("O011",))}
+    return figure_cells(preset, *rows.items())
+
+
+def supp_figure6(preset: Preset) -> tuple[Cell, ...]:
+    """Predictions from clicks, on Cityscapes in the paper."""
+    ids = zip(CLICKS, _ids(33), strict=True)
+    return figure_cells(preset, *((column.labels, _agmm(column.label, (training,))) for column, training in ids))
+
+
+PAPER = "AGMM (CVPR 2023)"
+_voc = partial(table, paper=PAPER)
+_cityscapes = partial(_voc, data="Cityscapes", published_on="Cityscapes val, ResNet-50 with ImageNet weights")
+_absent = _voc(absent, "Not in the paper: mixture against absent-class loss")
+TABLES = (
+    _voc(table1, "Table 1: loss ablation"),
+    _voc(table2, "Table 2: adaptive supervision"),
+    _voc(table3, "Table 3: spread of the mixture"),
+    _voc(supp_table1, "Supplementary Table 1: weight of the mixture"),
+    replace(_absent, notebook="notebooks/agmm/absent_class_loss.ipynb"),
+    _voc(table4, "Table 4: all methods on VOC"),
+    _voc(supp_table3, "Supplementary Table 3: classes of VOC"),
+    _cityscapes(table5, "Table 5: clicks on Cityscapes"),
+    _cityscapes(supp_table2, "Supplementary Table 2: loss ablation on Cityscapes"),
+    _cityscapes(supp_table4, "Supplementary Table 4: classes of Cityscapes"),
+)
+FIGURES = (
+    _voc(figure2, "Fig. 2b: similar and dissimilar pixels"),
+    _voc(figure4, "Fig. 4: classes separate during training"),
+    _voc(supp_figure1, "Supplementary Fig. 1: segmentation and mixture"),
+    _voc(supp_figure2, "Supplementary Fig. 2: segmentation and mixture during training"),
+    _voc(supp_figure3, "Supplementary Fig. 3: features"),
+    _voc(supp_figure4, "Supplementary Fig. 4: predictions from points and scribbles"),
+    _voc(supp_figure6, "Supplementary Fig. 5 and 6: clicks, and predictions from them"),
+)

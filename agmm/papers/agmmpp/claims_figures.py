@@ -61,7 +61,7 @@ def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
         return {}
 
     def share(trained: Trained) -> float:
-        accuracy = figures.label_accuracy({"": trained}, IMAGES).pivot(
+        accuracy = figures.measure_label_accuracy({"": trained}, IMAGES).pivot(
             index="class", columns="subset", values="accuracy"
         )
         both = accuracy[["similar", "dissimilar"]].dropna()

@@ -4,22 +4,31 @@ The paper prints its own numbers in some places differently; notes say so. Netwo
 Cityscapes ResNet-50) and ``"vit"`` (ViT-B/16), or a preset's counterparts of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 from agmm.objectives.agmmpp import squeezed
-from agmm.papers.agmm.tables import AS_RELEASED, COLUMNS, WITHOUT, WITHOUT_ABSENT
-from agmm.papers.quoted import left, quoted
-from agmm.papers.table import SINGLE_SCALE, Cell, Column, Row, Table, cells, lines, protocol, source
+from agmm.papers.agmm.tables import CLICKS, LAMBDAS, NARROW, SCALED, VOC, WITHOUT, agmm_rows
+from agmm.papers.table import (
+    SINGLE_SCALE,
+    TRAINING,
+    Cell,
+    Column,
+    Row,
+    cells,
+    lines,
+    lines_of_others,
+    protocol,
+    quoted,
+    source,
+    table,
+)
 from agmm.training.presets import Preset
 
-PAPER = "AGMM++ (TPAMI 2025)"
-CLICKS = tuple(Column(f"{n} clicks", f"clicks{n}", {"clicks": str(n)}) for n in (20, 50, 100))
 BLOCKS = tuple(Column(f"block {n}%", f"blocks{n}", {"block_ratio": f"{n}%"}) for n in (10, 20, 50))
-TAGS = Column("image-level, val", "tags", {"split": "val"})
-COCO = Column("image-level, val", "coco_tags", {"split": "val"})
 BOXES = Column("box", "boxes")
 PSEUDO, SEGMENTATION = "pseudo labels, training images", "segmentation, test images"
 
@@ -31,115 +40,125 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 """Rows of the ablations between the baseline and the whole method; its online EM comes last."""
 
-LAMBDAS = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)
+NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 _TOCO = "extra:ToCo, the baseline of image tags"
-_SAME_SEEDS = "extra:cross-entropy on the same seeds"
 _ONE_SET = "extra:every form of labels on one data set"
 _BLOCKS = "extra:of unstated origin in the paper"
 
 
 def table1(preset: Preset) -> tuple[Cell, ...]:
     """Image tags on VOC, at several scales and with a DenseCRF; the test split needs the evaluation server."""
-    return _tags(preset, "agmmpp_table1", TAGS, {"6": "vit", "7": "resnet", "8": "vit"}, range(65, 69))
+    return _tags(preset, "agmmpp_table1", "tags", ("6", "7", "8"), ("O065", "O066", "O067", "O068"))
 
 
 def table2(preset: Preset) -> tuple[Cell, ...]:
     """Image tags on COCO."""
-    return _tags(preset, "agmmpp_table2", COCO, {"4": "vit", "5": "resnet", "6": "vit"}, range(69, 73))
+    return _tags(preset, "agmmpp_table2", "coco_tags", ("4", "5", "6"), ("O069", "O070", "O071", "O072"))
 
 
-def _tags(preset: Preset, table: str, column: Column, numbers: dict[str, str], ids: range) -> tuple[Cell, ...]:
-    toco, resnet, vit = numbers
-    single = f"O{ids[0]:03}", f"O{ids[2]:03}"
-    second = f"O{ids[1]:03}", f"O{ids[3]:03}"
-    mt = [line["row"] for line in lines(table) if line["method"] == "AGMM++(MT)" and line["split"] == "val"]
+def _tags(preset: Preset, table: str, kind: str, printed: tuple[str, ...], ids: tuple[str, ...]) -> tuple[Cell, ...]:
+    """ToCo and AGMM++ with each network, and the second stages of AGMM++, whose trainings come second in ``ids``."""
+    toco, *ours = printed
     rows = [
-        Row("ToCo (ResNet)", ("extra:ToCo with a ResNet",), None, network="resnet", refined=True),
-        Row("ToCo (ViT)", (_TOCO,), {"row": toco}, network="vit", refined=True, note="quoted for another pre-training"),
-        *(
-            _pp(f"AGMM++ ({_NAMES[network]})", (identity,), {"row": row}, network=network, refined=True)
-            for network, identity, row in zip(("resnet", "vit"), single, (resnet, vit), strict=True)
-        ),
-        *(
-            _pp(f"AGMM++ (MT) ({_NAMES[network]})", (identity,), {"row": row}, network=network, refined=True)._replace(
-                second_stage=True
-            )
-            for network, identity, row in zip(("resnet", "vit"), second, mt, strict=True)
+        Row("ToCo (ResNet)", ("extra:ToCo with a ResNet",), refined=True),
+        Row(
+            "ToCo (ViT)",
+            (_TOCO,),
+            printed={"row": toco},
+            network="vit",
+            refined=True,
+            note="quoted for another pre-training",
         ),
     ]
-    made = cells(preset, table, rows, (column,))
-    return (*quoted(left(table, made), column="split", prefix="image-level, "), *made)
+    again = [line["row"] for line in lines(table) if line["method"] == "AGMM++(MT)" and line["split"] == "val"]
+    for label, numbers, trainings in (("AGMM++", ours, ids[::2]), ("AGMM++ (MT)", again, ids[1::2])):
+        for (network, name), number, training in zip(NETWORKS.items(), numbers, trainings, strict=True):
+            row = _agmmpp(f"{label} ({name})", (training,), {"row": number}, network=network, refined=True)
+            rows.append(replace(row, second_stage=label == "AGMM++ (MT)"))
+    made = cells(preset, table, rows, (Column("image-level, val", kind, {"split": "val"}),))
+    return (*quoted(lines_of_others(table, made), "image-level, {split}"), *made)
 
 
 def table3(preset: Preset) -> tuple[Cell, ...]:
     """Points on VOC."""
     ids = {"8": "extra:TEL on points", "10": "O005", "11": "O074", "12": "O074", "13": "O075", "14": "O075"}
     notes = {"TEL (ResNet)": "AGMM's Table 4 prints 63.3", "AGMM++ (ResNet)": "the paper's text says 73.3"}
-    spml = Row("SPML (ResNet) + CRF", ("extra:SPML on the points of the others",), {"row": "6"}, "SPML", refined=True)
-    spml = spml._replace(note="published for 0 % scribbles and another decoder")
-    return _one_form(preset, "agmmpp_table3", COLUMNS[0], ids, notes, spml)
+    spml = Row(
+        "SPML (ResNet) + CRF",
+        ("extra:SPML on the points of the others",),
+        method="SPML",
+        printed={"row": "6"},
+        refined=True,
+        note="published for 0 % scribbles and another decoder",
+    )
+    return _one_form(preset, "agmmpp_table3", VOC[0], ids, notes, spml)
 
 
 def table5(preset: Preset) -> tuple[Cell, ...]:
     """Scribbles on VOC."""
     ids = {"12": "O028", "15": "O011", "16": "O082", "17": "O082", "18": "O083", "19": "O083"}
-    spml = Row("SPML (ResNet)", ("O029",), {"row": "7"}, "SPML", note="published for another decoder")
     notes = {"AGMM++ (ResNet)": "Tables 14 and 15 print 78.3"}
-    return _one_form(preset, "agmmpp_table5", COLUMNS[1], ids, notes, spml)
+    another = "published for another decoder"
+    spml = Row("SPML (ResNet)", ("O029",), method="SPML", printed={"row": "7"}, note=another)
+    return _one_form(preset, "agmmpp_table5", VOC[1], ids, notes, spml)
 
 
 def _one_form(
     preset: Preset, table: str, column: Column, ids: dict[str, str], notes: dict[str, str], spml: Row
 ) -> tuple[Cell, ...]:
-    """SPML, TEL and AGMM, then AGMM++ with each network, without and, where the preset has one, with a DenseCRF."""
+    """SPML, TEL and AGMM, then AGMM++ with each network, without a DenseCRF and with one."""
     (tel, tel_id), (agmm, agmm_id), *ours = ids.items()
-    rows = [
-        spml,
-        Row("TEL (ResNet)", (tel_id,), {"row": tel}, "TreeEnergy"),
-        Row("AGMM (ResNet)", (agmm_id,), {"row": agmm}, "AGMM", AS_RELEASED),
-        Row("AGMM (ResNet)", (WITHOUT,), {"row": agmm}, "AGMM", WITHOUT_ABSENT),
-    ]
-    for (number, identity), (network, refined) in zip(ours, product(("resnet", "vit"), (False, True)), strict=True):
-        if refined and not (network in preset.networks and preset.networks[network].refined):
-            continue
-        label = f"AGMM++ ({_NAMES[network]})" + (" + CRF" if refined else "")
-        rows.append(_pp(label, (identity,), {"row": number}, network=network, refined=refined))
-    rows = [row._replace(note=notes.get(row.label, row.note)) for row in rows]
-    made = cells(preset, table, rows, (column,))
-    with_crf = {("AGMM++", "true"): {"method": "AGMM++ + CRF"}}
-    return (*quoted(line | with_crf.get((line["method"], line["crf"]), {}) for line in left(table, made)), *made)
+    rows = [spml, Row("TEL (ResNet)", (tel_id,), method="TreeEnergy", printed={"row": tel})]
+    rows += agmm_rows((agmm_id,), label="AGMM (ResNet)", printed={"row": agmm})
+    for (number, training), (network, refined) in zip(ours, product(NETWORKS, (False, True)), strict=True):
+        label = f"AGMM++ ({NETWORKS[network]})" + (" + CRF" if refined else "")
+        rows.append(_agmmpp(label, (training,), {"row": number}, network=network, refined=refined))
+    made = cells(preset, table, [replace(row, note=notes.get(row.label, row.note)) for row in rows], (column,))
+    others = lines_of_others(table, made)
+    for n, line in enumerate(others):
+        if line["method"] == "AGMM++" and line["crf"] == "true":
+            others[n] = line | {"method": "AGMM++ + CRF"}
+    return (*quoted(others), *made)
 
 
 def table4(preset: Preset) -> tuple[Cell, ...]:
     """Clicks on Cityscapes; Seminar has no specification and is shown as published."""
-    columns = (*CLICKS, Column("full", "clicks_full", {"clicks": ""}))
     rows = [
-        Row("Baseline", ("O030", "O035", "O040", "O045"), {"method": "Baseline"}),
-        Row("DenseCRF loss", ("O031", "O036", "O041", ""), {"row": "2"}, "DenseCRFLoss", {"size_rule": "scaled_sigma"}),
-        Row("TEL", ("O032", "O037", "O042", ""), {"method": "TEL"}, "TreeEnergy", {"sigma": 0.002}),
-        Row("AGMM", ("O033", "O038", "O043", ""), {"method": "AGMM"}, "AGMM", AS_RELEASED),
-        Row("AGMM", (WITHOUT, WITHOUT, WITHOUT, ""), {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
-        _pp("AGMM++", ("O077", "O079", "O081", ""), {"method": "AGMM++"}),
+        Row("Baseline", ("O030", "O035", "O040", "O045"), printed={"method": "Baseline"}),
+        *_low_level(("O031", "O036", "O041", ""), ("O032", "O037", "O042", "")),
+        *agmm_rows(("O033", "O038", "O043", ""), (WITHOUT, WITHOUT, WITHOUT, ""), printed={"method": "AGMM"}),
+        _agmmpp("AGMM++", ("O077", "O079", "O081", ""), {"method": "AGMM++"}),
     ]
     seminar = [line for line in lines("agmmpp_table4") if line["method"] == "Seminar"]
-    return (*quoted(seminar, column="clicks", suffix=" clicks"), *cells(preset, "agmmpp_table4", rows, columns))
+    columns = (*CLICKS, Column("full", "clicks_full", {"clicks": ""}))
+    return (*quoted(seminar, "{clicks} clicks"), *cells(preset, "agmmpp_table4", rows, columns))
+
+
+def _low_level(crf: tuple[str, ...], tel: tuple[str, ...]) -> list[Row]:
+    """Rows of DenseCRF loss and TEL with clicks and blocks."""
+    return [
+        Row("DenseCRF loss", crf, method="DenseCRFLoss", options=SCALED, printed={"row": "2"}),
+        Row("TEL", tel, method="TreeEnergy", options=NARROW, printed={"method": "TEL"}),
+    ]
 
 
 def table6(preset: Preset) -> tuple[Cell, ...]:
     """Boxes on VOC; TSCD has no specification and is shown as published."""
+    spml = Row("SPML (ResNet)", ("O084",), method="SPML", printed={"row": "8"}, refined=True, note="on CAMs in boxes")
+    tel = Row("TEL (ResNet)", ("O085",), method="TreeEnergy", printed={"row": "11"}, refined=True, note="on our seeds")
     rows = [
-        Row("Cross-entropy (ResNet)", (_SAME_SEEDS,), None, refined=True),
-        Row("TEL (ResNet)", ("O085",), {"row": "11"}, "TreeEnergy", refined=True, note="on our seeds"),
-        _pp("AGMM++ (ResNet)", ("O087",), {"row": "14"}, refined=True),
-        Row("Cross-entropy (ViT)", ("O104",), None, network="vit", refined=True),
-        _pp("AGMM++ (ViT)", ("O088",), {"row": "15"}, network="vit", refined=True)._replace(
-            note="the paper's text says 76.7"
+        Row("Cross-entropy (ResNet)", ("extra:cross-entropy on the same seeds",), refined=True),
+        tel,
+        _agmmpp("AGMM++ (ResNet)", ("O087",), {"row": "14"}, refined=True),
+        Row("Cross-entropy (ViT)", ("O104",), network="vit", refined=True),
+        replace(
+            _agmmpp("AGMM++ (ViT)", ("O088",), {"row": "15"}, network="vit", refined=True),
+            note="the paper's text says 76.7",
         ),
     ]
-    spml = Row("SPML (ResNet)", ("O084",), {"row": "8"}, "SPML", refined=True, note="on CAMs in boxes")
     made = cells(preset, "agmmpp_table6", [spml], (Column("box", "boxcam"),))
     made += cells(preset, "agmmpp_table6", rows, (BOXES,))
-    return (*quoted(left("agmmpp_table6", made)), *made)
+    return (*quoted(lines_of_others("agmmpp_table6", made)), *made)
 
 
 def table7(preset: Preset) -> tuple[Cell, ...]:
@@ -150,16 +169,15 @@ def table7(preset: Preset) -> tuple[Cell, ...]:
     columns = (*BLOCKS, Column("full", "blocks_full", {"block_ratio": ""}))
     columns += (Column("block 10%, images of Table 10", "blocks", in_paper=False),)
     partly = (*(_BLOCKS,) * 3, "", "")
+    without = (*(WITHOUT,) * 3, "", "")
     rows = [
-        Row("Baseline", (*(_BLOCKS,) * 4, _ONE_SET), {"method": "Baseline"}),
-        Row("DenseCRF loss", partly, {"row": "2"}, "DenseCRFLoss", {"size_rule": "scaled_sigma"}),
-        Row("TEL", partly, {"method": "TEL"}, "TreeEnergy", {"sigma": 0.002}),
-        Row("AGMM", ("O089", "O091", "O093", "", ""), {"method": "AGMM"}, "AGMM", AS_RELEASED),
-        Row("AGMM", (WITHOUT, WITHOUT, WITHOUT, "", ""), {"method": "AGMM"}, "AGMM", WITHOUT_ABSENT),
-        _pp("AGMM++", ("O090", "O092", "O094", "", _ONE_SET), {"method": "AGMM++"}),
+        Row("Baseline", (*(_BLOCKS,) * 4, _ONE_SET), printed={"method": "Baseline"}),
+        *_low_level(partly, partly),
+        *agmm_rows(("O089", "O091", "O093", "", ""), without, printed={"method": "AGMM"}),
+        _agmmpp("AGMM++", ("O090", "O092", "O094", "", _ONE_SET), {"method": "AGMM++"}),
     ]
     seminar = [line for line in lines("agmmpp_table7") if line["method"] == "Seminar"]
-    return (*quoted(seminar, column="block_ratio", prefix="block "), *cells(preset, "agmmpp_table7", rows, columns))
+    return (*quoted(seminar, "block {block_ratio}"), *cells(preset, "agmmpp_table7", rows, columns))
 
 
 def table8(preset: Preset) -> tuple[Cell, ...]:
@@ -167,21 +185,23 @@ def table8(preset: Preset) -> tuple[Cell, ...]:
 
     The pseudo labels are those of the CAMs for ToCo and those of the mixture for AGMM++, on training images.
     """
-    rows = [Row("ToCo", (_TOCO,), {"row": "1"}, network="vit")]
-    rows += _steps(("O095", "O096", "O097", "O067"), "vit", separate=True)
-    rows = [row._replace(note=f"pseudo labels by {'G' if row.method == 'AGMMpp' else 'CAM'}") for row in rows]
+    rows = [Row("ToCo", (_TOCO,), printed={"row": "1"}, network="vit")]
+    rows += _steps("vit", (("O095",), ("O096",), ("O097",), ("O067",)), "")
+    rows = [replace(row, note=f"pseudo labels by {_pseudo_labels(row.method)}") for row in rows]
     metrics = {PSEUDO: "mIoU_pseudo_label", SEGMENTATION: "mIoU_segmentation"}
     columns = tuple(Column(label, "tags", {"metric": metric}) for label, metric in metrics.items())
-    return tuple(
-        _pseudo_labels(cell) if cell.column == PSEUDO else _single_scale(cell)
-        for cell in cells(preset, "agmmpp_table8", rows, columns)
-    )
+    made = []
+    for cell in cells(preset, "agmmpp_table8", rows, columns):
+        if cell.column == SEGMENTATION:
+            made.append(_single_scale(cell))
+        elif cell.run is not None:
+            protocol = f"{cell.run.history_images} training images"
+            made.append(replace(cell, metric=TRAINING + _pseudo_labels(cell.method), protocol=protocol))
+    return tuple(made)
 
 
-def _pseudo_labels(cell: Cell) -> Cell:
-    assert cell.run is not None
-    metric = f"training mIoU: {'G' if cell.method == 'AGMMpp' else 'CAM'}"
-    return replace(cell, metric=metric, protocol=f"{cell.run.history_images} training images")
+def _pseudo_labels(method: str) -> str:
+    return "G" if method == "AGMMpp" else "CAM"
 
 
 def _single_scale(cell: Cell) -> Cell:
@@ -192,55 +212,50 @@ def _single_scale(cell: Cell) -> Cell:
 
 def table9(preset: Preset) -> tuple[Cell, ...]:
     """Quality of pseudo labels from image tags, on training images."""
+    printed = {line["method"]: line for line in lines("agmmpp_table9") if line["method"] in ("ToCo", "AGMM++")}
     ours = [
         replace(cell, column="image-level", published=float(line["value"]), published_source=source(line))
         for cell in table8(preset)
-        for line in lines("agmmpp_table9")
-        if cell.column == PSEUDO and (cell.row, line["method"]) in (("ToCo", "ToCo"), ("AGMM++", "AGMM++"))
+        if cell.column == PSEUDO and (line := printed.get(cell.row))
     ]
-    return (*quoted(left("agmmpp_table9", ours)), *ours)
+    return (*quoted(lines_of_others("agmmpp_table9", ours)), *ours)
 
 
 def table10(preset: Preset) -> tuple[Cell, ...]:
     """From AGMM to AGMM++: online EM, and the contrast of pixels."""
-    old: dict[str, Any] = {"terms": ("seg", "self", "weak", "con_old")}
     rows = [
-        Row("AGMM", ("O005", "O011"), {"row": "1"}, "AGMM", AS_RELEASED),
-        Row("AGMM", (WITHOUT,), {"row": "1"}, "AGMM", WITHOUT_ABSENT),
-        _pp("AGMM++, old L_con", ("O098", "O099"), {"row": "2"}, **old),
-        _pp("AGMM++", ("O074", "O082"), {"row": "3"}),
+        *agmm_rows(("O005", "O011"), printed={"row": "1"}),
+        _agmmpp("AGMM++, old L_con", ("O098", "O099"), {"row": "2"}, terms=("seg", "self", "weak", "con_old")),
+        _agmmpp("AGMM++", ("O074", "O082"), {"row": "3"}),
     ]
-    return cells(preset, "agmmpp_table10", rows, COLUMNS)
+    return cells(preset, "agmmpp_table10", rows, VOC)
 
 
 def table11(preset: Preset) -> tuple[Cell, ...]:
     """Accuracy with a transformer; operations, time and memory need no trained network (`agmm.networks.macs`)."""
-    accuracy = {"metric": "mIoU"}
+    printed = [{"metric": "mIoU", "row": row} for row in "123"]
+    note = "Table 12 prints 63.2, 69.0"
     rows = [
-        Row("Baseline", ("O100", "O102"), accuracy | {"row": "1"}, network="vit", note="Table 12 prints 63.2, 69.0"),
-        Row("AGMM", ("O101", "O103"), accuracy | {"row": "2"}, "AGMM", AS_RELEASED, network="vit"),
-        Row("AGMM", (WITHOUT,), accuracy | {"row": "2"}, "AGMM", WITHOUT_ABSENT, network="vit"),
-        _pp("AGMM++", ("O075", "O083"), accuracy | {"row": "3"}, network="vit"),
+        Row("Baseline", ("O100", "O102"), printed=printed[0], network="vit", note=note),
+        *agmm_rows(("O101", "O103"), printed=printed[1], network="vit"),
+        _agmmpp("AGMM++", ("O075", "O083"), printed[2], network="vit"),
     ]
-    return cells(preset, "agmmpp_table11", rows, COLUMNS)
+    return cells(preset, "agmmpp_table11", rows, VOC)
 
 
 def table12(preset: Preset) -> tuple[Cell, ...]:
     """Components with a transformer: boxes, points, scribbles."""
-    rows = [Row("L_seg", ("O104", "O100", "O102"), {"row": "1"}, network="vit")]
-    numbers = [(first, first + 3, first + 6) for first in (105, 106, 107)]
-    ids = [tuple(f"O{number:03}" for number in row) for row in numbers]
-    rows += _steps((*ids, ("O088", "O075", "O083")), "vit")
-    return tuple(_single_scale(cell) for cell in cells(preset, "agmmpp_table12", rows, (BOXES, *COLUMNS)))
+    rows = [Row("L_seg", ("O104", "O100", "O102"), printed={"row": "1"}, network="vit")]
+    ids = [tuple(f"O{first + shift:03}" for shift in (0, 3, 6)) for first in (105, 106, 107)]
+    rows += _steps("vit", (*ids, ("O088", "O075", "O083")))
+    return tuple(_single_scale(cell) for cell in cells(preset, "agmmpp_table12", rows, (BOXES, *VOC)))
 
 
 def table13(preset: Preset) -> tuple[Cell, ...]:
     """Components with clicks on Cityscapes and blocks on ADE20K."""
-    columns = (CLICKS[0], BLOCKS[0])
-    rows = [Row("L_seg", ("O030", _BLOCKS), {"row": "1"})]
-    ids = [(f"O{number:03}", f"O{number + 3:03}") for number in (114, 115, 116)]
-    rows += _steps((*ids, ("O077", "O090")), "resnet")
-    return cells(preset, "agmmpp_table13", rows, columns)
+    rows = [Row("L_seg", ("O030", _BLOCKS), printed={"row": "1"})]
+    rows += _steps("resnet", (("O114", "O117"), ("O115", "O118"), ("O116", "O119"), ("O077", "O090")))
+    return cells(preset, "agmmpp_table13", rows, (CLICKS[0], BLOCKS[0]))
 
 
 def table14(preset: Preset) -> tuple[Cell, ...]:
@@ -249,21 +264,23 @@ def table14(preset: Preset) -> tuple[Cell, ...]:
     numbers = (120, 121, 122, 123, None, 124)
     for weight, number in zip(LAMBDAS, numbers, strict=True):
         ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O074", "O082")
-        rows.append(_pp(f"λ_G = {weight}", ids, {"lambda_g": str(weight)}, lambda_gmm=weight))
-    return cells(preset, "agmmpp_table14", rows, COLUMNS)
+        row = _agmmpp(f"λ_G = {weight}", ids, {"lambda_g": str(weight)}, lambda_gmm=weight)
+        rows.append(replace(row, value=weight))
+    return cells(preset, "agmmpp_table14", rows, VOC)
 
 
 def table15(preset: Preset) -> tuple[Cell, ...]:
     """Soft and online supervision against hard and fixed ones."""
-    copied = "printed as for AGMM (SG)"
+    hard = {"absent": False}
+    stopped = _agmmpp("AGMM++ (SG)", ("O130", "O131"), {"row": "4"}, stop_gradient=True)
     rows = [
-        Row("Baseline", ("O001", "O007"), {"row": "1"}),
-        Row("Baseline (+MT)", ("O002", "O008"), {"row": "2"}, second_stage=True),
-        Row("Label Assignment", ("O013", "O015"), {"row": "3"}, "LabelAssignment", {"absent": False}),
-        _pp("AGMM++ (SG)", ("O130", "O131"), {"row": "4"}, stop_gradient=True)._replace(note=copied),
-        _pp("AGMM++", ("O074", "O082"), {"row": "5"})._replace(note="Tables 5 and 10 print 77.5 for scribbles"),
+        Row("Baseline", ("O001", "O007"), printed={"row": "1"}),
+        Row("Baseline (+MT)", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
+        Row("Label Assignment", ("O013", "O015"), method="LabelAssignment", options=hard, printed={"row": "3"}),
+        replace(stopped, note="printed as for AGMM (SG)"),
+        replace(_agmmpp("AGMM++", ("O074", "O082"), {"row": "5"}), note="Tables 5 and 10 print 77.5 for scribbles"),
     ]
-    return cells(preset, "agmmpp_table15", rows, COLUMNS)
+    return cells(preset, "agmmpp_table15", rows, VOC)
 
 
 def choices(preset: Preset) -> tuple[Cell, ...]:
@@ -284,71 +301,57 @@ def choices(preset: Preset) -> tuple[Cell, ...]:
         "L_seg as printed, binary": {"seg": "bce"},
         "with the absent-class loss": {"terms": (*_CON, "absent")},
     }
-    rows = [_pp(name, ("extra:what the paper leaves open",), None, **options) for name, options in changes.items()]
-    rows[0] = rows[0]._replace(ids=("O074", "O082"))
-    return cells(preset, "agmmpp_table10", rows, COLUMNS)
+    rows = [_agmmpp(name, ("extra:what the paper leaves open",), **options) for name, options in changes.items()]
+    rows[0] = replace(rows[0], ids=("O074", "O082"))
+    return cells(preset, "agmmpp_table10", rows, VOC)
 
 
-def _steps(ids: Any, network: str, separate: bool = False) -> list[Row]:
+def _steps(network: str, ids: Iterable[tuple[str, ...]], prefix: str = "L_seg ") -> list[Row]:
     """Ablation rows 2 to 5 with their trainings."""
-    names = [*STEPS, "AGMM++"]
     rows = []
-    for number, (name, identity) in enumerate(zip(names, ids, strict=True), start=2):
-        label = name if name == "AGMM++" or separate else f"L_seg {name}"
-        identities = (identity,) if isinstance(identity, str) else identity
-        rows.append(_pp(label, identities, {"row": str(number)}, network=network, **STEPS.get(name, {})))
+    labels = [*(prefix + step for step in STEPS), "AGMM++"]
+    for number, (label, options, trainings) in enumerate(zip(labels, [*STEPS.values(), {}], ids, strict=True), 2):
+        rows.append(_agmmpp(label, trainings, {"row": str(number)}, network=network, **options))
     return rows
 
 
-def _pp(
+def _agmmpp(
     label: str,
     ids: tuple[str, ...],
-    printed: dict[str, str] | None,
+    printed: dict[str, str] | None = None,
     *,
     network: str = "resnet",
     refined: bool = False,
     **options: Any,
 ) -> Row:
-    return Row(label, ids, printed, "AGMMpp", options, network=network, refined=refined)
+    """A row of AGMM++ with options."""
+    return Row(label, ids, method="AGMMpp", options=options, printed=printed or {}, network=network, refined=refined)
 
 
-_NAMES = {"resnet": "ResNet", "vit": "ViT"}
-_VOC = "PASCAL VOC 2012 val, ResNet-101 or ViT-B with ImageNet weights"
+PAPER = "AGMM++ (TPAMI 2025)"
 _CITY, _ADE = "Cityscapes val, ResNet-50 with ImageNet weights", "ADE20K val, ResNet-101 with ImageNet weights"
-
-
-def _table(
-    rows: Callable[[Preset], tuple[Cell, ...]], title: str, data: str = "VOC", published_on: str = _VOC
-) -> Table:
-    number = rows.__name__.removeprefix("table")
-    notebook = f"notebooks/agmmpp/table{number}.ipynb"
-    return Table(f"agmmpp_table{number}", f"Table {number}: {title}", PAPER, notebook, rows, data, published_on)
-
-
-TABLES = {
-    table.name: table
-    for table in (
-        _table(table1, "image tags on VOC"),
-        _table(table2, "image tags on COCO", "COCO", "COCO 2014 val, ResNet-101 or ViT-B with ImageNet weights"),
-        _table(table3, "points on VOC"),
-        _table(table4, "clicks on Cityscapes", "Cityscapes", _CITY),
-        _table(table5, "scribbles on VOC"),
-        _table(table6, "boxes on VOC"),
-        _table(table7, "blocks on ADE20K", "ADE20K", _ADE),
-        _table(table8, "components with image tags"),
-        _table(table9, "pseudo labels from image tags"),
-        _table(table10, "from AGMM to AGMM++"),
-        _table(table11, "cost"),
-        _table(table12, "components with a transformer"),
-        _table(table13, "components on Cityscapes and ADE20K", "Cityscapes, ADE20K", f"{_CITY}; {_ADE}"),
-        _table(table14, "weight of the mixture"),
-        _table(table15, "soft and online supervision"),
-        Table(
-            "agmmpp_choices",
-            "Not in the paper: what it leaves open",
-            PAPER,
-            "notebooks/agmmpp/choices.ipynb",
-            choices,
-        ),
-    )
-}
+_COCO = "COCO 2014 val, ResNet-101 or ViT-B with ImageNet weights"
+_voc = partial(table, paper=PAPER, published_on="PASCAL VOC 2012 val, ResNet-101 or ViT-B with ImageNet weights")
+TABLES = (
+    _voc(table1, "Table 1: image tags on VOC"),
+    _voc(table2, "Table 2: image tags on COCO", data="COCO", published_on=_COCO),
+    _voc(table3, "Table 3: points on VOC"),
+    _voc(table4, "Table 4: clicks on Cityscapes", data="Cityscapes", published_on=_CITY),
+    _voc(table5, "Table 5: scribbles on VOC"),
+    _voc(table6, "Table 6: boxes on VOC"),
+    _voc(table7, "Table 7: blocks on ADE20K", data="ADE20K", published_on=_ADE),
+    _voc(table8, "Table 8: components with image tags"),
+    _voc(table9, "Table 9: pseudo labels from image tags"),
+    _voc(table10, "Table 10: from AGMM to AGMM++"),
+    _voc(table11, "Table 11: cost"),
+    _voc(table12, "Table 12: components with a transformer"),
+    _voc(
+        table13,
+        "Table 13: components on Cityscapes and ADE20K",
+        data="Cityscapes, ADE20K",
+        published_on=f"{_CITY}; {_ADE}",
+    ),
+    _voc(table14, "Table 14: weight of the mixture"),
+    _voc(table15, "Table 15: soft and online supervision"),
+    table(choices, "Not in the paper: what it leaves open", PAPER),
+)

@@ -12,7 +12,7 @@ from agmm.papers.agmm.claims_figures import measured
 from agmm.papers.claim import Claim
 from agmm.papers.evidence import Evidence
 from agmm.papers.rules import Finding
-from agmm.papers.spml.figures import RELATIONS
+from agmm.papers.spml.tables import RELATIONS
 
 IMAGES = 200
 """Images of a split whose segments are queries at most."""
@@ -30,7 +30,7 @@ def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
 
     def measure(*trained: Trained) -> tuple[float, ...]:
         named = {row.label: one for row, one in zip(RELATIONS, trained, strict=True)}
-        return tuple(figures.boundary_quality(named)["boundary"])
+        return tuple(figures.measure_boundaries(named)["boundary"])
 
     values, why = measured(evidence, runs, measure)
     found = rules.trend(values)
@@ -55,7 +55,7 @@ def _leads(trained: Trained) -> tuple[float, ...]:
     """Means over the segments of the first images of the test and of the training set."""
     among = figures.bank(trained, trained.data)
     queries = (figures.bank(trained, split, IMAGES) for split in (trained.test, trained.data))
-    found = [figures.context(one, among) for one in queries]
+    found = [figures.measure_context(one, among) for one in queries]
     return tuple(float((one["nearest"] - one["chance"]).mean()) for one in found)
 
 

@@ -3,27 +3,46 @@
 "WvF" is the share of full supervision's mIoU that weak labels reach, of the same pipeline and test.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 from agmm.data.synthetic import people
-from agmm.papers.quoted import left, quoted
-from agmm.papers.table import CLASS_IOU, WVF, Cell, Column, Row, Table, cells, lines, published
+from agmm.papers.table import (
+    CLASS_IOU,
+    WVF,
+    Cell,
+    Column,
+    Row,
+    cells,
+    figure_cells,
+    lines,
+    lines_of_others,
+    published,
+    quoted,
+    table,
+)
 from agmm.training.presets import Preset
 
-PAPER = "SPML (ICLR 2021)"
 SCRIBBLES = Column("scribbles", "scribbles", {})
 LENGTHS = {"100%": "scribbles", "80%": "scribbles80", "50%": "scribbles50", "30%": "scribbles30", "0%": "scribbles0"}
 """Length of scribbles as printed -> kind of labels."""
 
-_DENSECRF = "extra:the DenseCRF loss on the same network"
-_FULL, _SOFTMAX_FULL = "O133", "O027"
+LAMBDAS_I, LAMBDAS_O = (0.3, 0.1, 0.05, 0.0), (1.0, 0.5, 0.1, 0.0)
+"""Weights of low-level similarity and of co-occurrence, of which the paper chooses 0.1 and 0.5."""
 
-
-TAGS_AND_BOXES = {"image tags": ("cam", "O132"), "boxes": ("boxcam", "O084")}
+FORMS = {
+    "full": ("full", "O133"),
+    "scribbles": ("scribbles", "O029"),
+    "points (0% scribbles)": ("scribbles0", "O073"),
+    "boxes": ("boxcam", "O084"),
+    "image tags": ("cam", "O132"),
+}
 """Supervision as printed -> kind of labels, and the training that it is."""
 
+_DENSECRF = "extra:the DenseCRF loss on the same network"
 _SAME_LABELS = "extra:cross-entropy on the same pixel labels"
+_spml = partial(Row, method="SPML")
 
 
 def table2(preset: Preset) -> tuple[Cell, ...]:
@@ -33,20 +52,18 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
     them, and SPML without a DenseCRF, are not in the paper.
     """
     made: list[Cell] = []
-    for supervision, (kind, identity) in TAGS_AND_BOXES.items():
+    for supervision in ("image tags", "boxes"):
+        kind, training = FORMS[supervision]
         column = Column(f"{supervision}, val", kind, {"supervision": supervision, "split": "val"})
         rows = (
             Row("Cross-entropy on CAM labels", (_SAME_LABELS,)),
             Row("Cross-entropy on CAM labels + CRF", (_SAME_LABELS,), refined=True),
-            Row("SPML", (identity,), None, "SPML"),
-            Row("SPML + CRF", (identity,), {"method": "Our SPML"}, "SPML", refined=True),
+            _spml("SPML", (training,)),
+            _spml("SPML + CRF", (training,), printed={"method": "Our SPML"}, refined=True),
         )
         made += cells(preset, "spml_table2", rows, (column,))
-    about = [
-        line | {"backbone": line["backbone"] or "as published", "place": f"{line['supervision']}, {line['split']}"}
-        for line in left("spml_table2", made)
-    ]
-    return (*quoted(about, column="place"), *made)
+    others = [line | {"backbone": line["backbone"] or "as published"} for line in lines_of_others("spml_table2", made)]
+    return (*quoted(others, "{supervision}, {split}"), *made)
 
 
 def table9(preset: Preset) -> tuple[Cell, ...]:
@@ -54,21 +71,13 @@ def table9(preset: Preset) -> tuple[Cell, ...]:
 
     Published for the test split, which needs the evaluation server; ours are of the split that all other tables test.
     """
-    forms = {
-        "full": ("full", "O133"),
-        "scribbles": ("scribbles", "O029"),
-        "points (0% scribbles)": ("scribbles0", "O073"),
-        "boxes": ("boxcam", "O084"),
-        "image tags": ("cam", "O132"),
-    }
     made: list[Cell] = []
-    for supervision, (kind, identity) in forms.items():
-        method = "Full mask" if supervision == "full" else "SPML"
-        row = Row(
-            f"{method} + CRF",
-            (identity,),
-            {"method": method if supervision == "full" else "Our SPML", "class": "mean"},
-            "SPML",
+    for supervision, (kind, training) in FORMS.items():
+        label, method = ("Full mask", "Full mask") if supervision == "full" else ("SPML", "Our SPML")
+        row = _spml(
+            f"{label} + CRF",
+            (training,),
+            printed={"method": method, "class": "mean"},
             refined=True,
             note="published for the test split",
         )
@@ -82,12 +91,12 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
     The plot on the right is of Table 7's numbers as shares, without a DenseCRF.
     """
     left = _shares(preset, "spml_table3", {"100%": "scribbles"}, {"panel": "left"})
+    shares = {f"scribbles {length}, {WVF}": length for length in LENGTHS if length != "100%"}
     right = []
-    for length in LENGTHS:
-        for cell in table7(preset):
-            if (cell.row, cell.column, length != "100%") == ("SPML", f"scribbles {length}, {WVF}", True):
-                value, source = published("spml_table3", panel="right", scribble_length=length)
-                right.append(replace(cell, published=value, published_source=source))
+    for cell in table7(preset):
+        if cell.row == "SPML" and cell.column in shares:
+            value, source = published("spml_table3", panel="right", scribble_length=shares[cell.column])
+            right.append(replace(cell, published=value, published_source=source))
     return (*left, *right)
 
 
@@ -99,52 +108,55 @@ def table7(preset: Preset) -> tuple[Cell, ...]:
 def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str, str]) -> tuple[Cell, ...]:
     """Mean IoU of SPML and of the DenseCRF loss at some lengths and in full, and the share of the full one (WvF)."""
     made: list[Cell] = []
-    ids = dict(zip(LENGTHS, ("O029", "O134", "O135", "O136", "O073"), strict=True))
+    trainings = dict(zip(LENGTHS, ("O029", "O134", "O135", "O136", "O073"), strict=True))
     for method, label in (("DenseCRFLoss", "DenseCRF loss"), ("SPML", "SPML")):
         for refined in (False, True):
-            if refined and not preset.networks["resnet"].refined:
-                continue
-            name = f"{label} + CRF" if refined else label
             ours = method == "SPML"
-            crf = {"crf": str(refined).lower(), "method": "Our SPML", "metric": "mIoU"} | where
-            full = Column("full", "full", {"supervision": "full"}, in_paper=ours)
-            row = Row(name, (_FULL if ours else _SOFTMAX_FULL,), crf, method if ours else "Baseline", refined=refined)
-            whole = cells(preset, table, (row,), (full,))
+            printed = {"crf": str(refined).lower(), "method": "Our SPML", "metric": "mIoU"} | where
+            full = Row(
+                f"{label} + CRF" if refined else label,
+                ("O133" if ours else "O027",),
+                method=method if ours else "Baseline",
+                printed=printed,
+                refined=refined,
+            )
+            whole = cells(preset, table, (full,), (Column("full", "full", {"supervision": "full"}, in_paper=ours),))
             made += whole
             for length, kind in lengths.items():
-                identity = ids[length] if ours else _DENSECRF
+                row = replace(full, ids=(trainings[length] if ours else _DENSECRF,), method=method)
                 column = Column(f"scribbles {length}", kind, {"scribble_length": length}, in_paper=ours)
-                for cell in cells(preset, table, (row._replace(ids=(identity,), method=method),), (column,)):
-                    made += [cell, *_share(table, cell, whole, length if ours else "", crf)]
+                for cell in cells(preset, table, (row,), (column,)):
+                    line = printed | {"metric": WVF, "scribble_length": length}
+                    made += [cell, *_share(table, cell, whole, line if ours else {})]
     return (*_quoted(table, made), *made)
 
 
-def _share(table: str, cell: Cell, whole: Iterable[Cell], length: str, where: dict[str, str]) -> Iterator[Cell]:
-    """The same cell as a share of full supervision."""
+def _share(table: str, cell: Cell, whole: Iterable[Cell], where: dict[str, str]) -> Iterator[Cell]:
+    """The same cell as a share of full supervision, beside the published number of a line, if there is one."""
+    printed = [line for line in lines(table) if where and all(line.get(key) == value for key, value in where.items())]
     for full in whole:
-        wanted = where | {"metric": WVF, "scribble_length": length}
-        found = [line for line in lines(table) if all(line.get(name) == value for name, value in wanted.items())]
-        published = float(found[0]["value"]) if found else None
-        yield replace(cell, column=f"{cell.column}, WvF", metric=WVF, full=full.run, published=published)
+        number = float(printed[0]["value"]) if printed else None
+        yield replace(cell, column=f"{cell.column}, {WVF}", metric=WVF, full=full.run, published=number)
 
 
 def table6(preset: Preset) -> tuple[Cell, ...]:
     """Weights of the relations, from scribbles."""
-    rows = []
-    sweeps: dict[str, list[tuple[float, float, float | None]]] = {
-        "left": [(0.3, 0.5, None), (0.1, 0.5, None), (0.05, 0.5, None), (0.0, 0.5, None)],
-        "middle": [(0.1, 1.0, None), (0.1, 0.5, None), (0.1, 0.1, None), (0.1, 0.0, None)],
-        "right": [(0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.1, 0.5, 0.0), (0.1, 0.5, 0.1)],
+    trainings = {(0.3, 0.5): "O141", (0.05, 0.5): "O142", (0.0, 0.5): "O143", (0.1, 1.0): "O144", (0.1, 0.1): "O145"}
+    trainings |= {(0.1, 0.0): "O146", (0.0, 0.0): "O147", (0.1, 0.5): "O029"}
+    panels = {
+        "left": {f"λ_I = {i:g} (λ_O = 0.5)": (i, 0.5, 0.0) for i in LAMBDAS_I},
+        "middle": {f"λ_O = {o:g} (λ_I = 0.1)": (0.1, o, 0.0) for o in LAMBDAS_O},
+        "right": {
+            f"λ_I = {i:g}, λ_O = {o:g}, λ_A = {a:g}": (i, o, a)
+            for i, o, a in ((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.1, 0.5, 0.0), (0.1, 0.5, 0.1))
+        },
     }
-    ids = {(0.3, 0.5): "O141", (0.05, 0.5): "O142", (0.0, 0.5): "O143", (0.1, 1.0): "O144", (0.1, 0.1): "O145"}
-    ids |= {(0.1, 0.0): "O146", (0.0, 0.0): "O147", (0.1, 0.5): "O029"}
-    names = {"left": "λ_I = {0:g} (λ_O = {1:g})", "middle": "λ_O = {1:g} (λ_I = {0:g})"}
-    for panel, weights in sweeps.items():
-        for number, (i, o, a) in enumerate(weights, start=1):
-            name = names.get(panel, "λ_I = {0:g}, λ_O = {1:g}, λ_A = {2:g}").format(i, o, a)
+    rows = []
+    for panel, weights in panels.items():
+        for number, (label, (i, o, a)) in enumerate(weights.items(), start=1):
             options = {"lambda_i": i, "lambda_o": o} | ({"lambda_a": a} if a else {})
-            identity, where = "O148" if a else ids[i, o], {"panel": panel, "row": str(number)}
-            rows.append(Row(name, (identity,), where, "SPML", options))
+            training, where = "O148" if a else trainings[i, o], {"panel": panel, "row": str(number)}
+            rows.append(_spml(label, (training,), options=options, printed=where))
     return cells(preset, "spml_table6", rows, (SCRIBBLES,))
 
 
@@ -152,18 +164,11 @@ def table8(preset: Preset) -> tuple[Cell, ...]:
     """Scribbles on VOC, mean over the classes; the classes of the paper are in its file of published numbers."""
     rows = []
     for refined in (False, True):
-        where = {"class": "mean", "crf": str(refined).lower()}
-        suffix = " + CRF" if refined else ""
-        rows.append(
-            Row(
-                f"DenseCRF loss{suffix}",
-                (_DENSECRF,),
-                where | {"method": "Tang et al. (2018b)"},
-                "DenseCRFLoss",
-                refined=refined,
-            )
-        )
-        rows.append(Row(f"SPML{suffix}", ("O029",), where | {"method": "Our SPML"}, "SPML", refined=refined))
+        suffix, where = " + CRF" if refined else "", {"class": "mean", "crf": str(refined).lower()}
+        rival = Row(f"DenseCRF loss{suffix}", (_DENSECRF,), method="DenseCRFLoss", refined=refined)
+        ours = _spml(f"SPML{suffix}", ("O029",), refined=refined)
+        rows.append(replace(rival, printed=where | {"method": "Tang et al. (2018b)"}))
+        rows.append(replace(ours, printed=where | {"method": "Our SPML"}))
     return cells(preset, "spml_table8", rows, (SCRIBBLES,))
 
 
@@ -177,70 +182,120 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
 
 def table10(preset: Preset) -> tuple[Cell, ...]:
     """Parts of people, class by class: full supervision by a softmax and by SegSort, and points."""
-    rows = [
-        (Row("Softmax", ("O139",), {"method": "Softmax"}), PARTS_FULL, None),
-        (Row("SegSort", ("O140",), {"method": "SegSort"}, "SPML"), PARTS_FULL, None),
-        (Row("DenseCRF loss", ("O137",), {"method": "Tang et al. (2018b)"}, "DenseCRFLoss"), PARTS, "Softmax"),
-        (Row("SPML", ("O138",), {"method": "Our SPML"}, "SPML"), PARTS, "SegSort"),
-    ]
+    rows = (
+        (Row("Softmax", ("O139",)), PARTS_FULL, "Softmax", ""),
+        (_spml("SegSort", ("O140",)), PARTS_FULL, "SegSort", ""),
+        (Row("DenseCRF loss", ("O137",), method="DenseCRFLoss"), PARTS, "Tang et al. (2018b)", "Softmax"),
+        (_spml("SPML", ("O138",)), PARTS, "Our SPML", "SegSort"),
+    )
     made: dict[str, list[Cell]] = {}
-    for row, column, whole in rows:
-        for cell in cells(preset, "spml_table10", (row._replace(printed=None),), (column,)):
-            made[row.label] = [_of_class(cell, name, row.printed or {}) for name in (*people.CLASS_NAMES, "mean")]
+    for row, column, method, whole in rows:
+        for cell in cells(preset, "spml_table10", (row,), (column,)):
+            made[row.label] = [_of_class(cell, name, method) for name in (*people.CLASS_NAMES, "mean")]
             if whole in made:
-                share = _of_class(replace(cell, metric=WVF, full=made[whole][-1].run), "mean", row.printed or {})
+                share = _of_class(replace(cell, metric=WVF, full=made[whole][-1].run), "mean", method)
                 made[row.label].append(replace(share, column=WVF))
-    return tuple(cell for row_cells in made.values() for cell in row_cells)
+    return tuple(cell for of_row in made.values() for cell in of_row)
 
 
-def _of_class(cell: Cell, name: str, where: dict[str, str]) -> Cell:
+def _of_class(cell: Cell, name: str, method: str) -> Cell:
     """The cell of one class, or of the mean over all."""
-    metric = cell.metric if name == "mean" else f"{CLASS_IOU}{name}"
-    printed = {"IoU": "IoU", "mIoU": "mIoU", WVF: WVF}[metric.split(":")[0]]
-    value, source = published("spml_table10", **where, **{"class": name.replace(" ", "_"), "metric": printed})
+    metric = cell.metric if name == "mean" else CLASS_IOU + name
+    where = {"method": method, "class": name.replace(" ", "_"), "metric": metric.split(":")[0]}
+    value, source = published("spml_table10", **where)
     return replace(cell, column=name, metric=metric, published=value, published_source=source)
 
 
 def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
     """Published lines of others, beside which there is no cell of ours."""
     shown = [line for line in lines(table) if line["run_by_authors"] != "true" and line["metric"] == "mIoU"]
-    both = {line["method"] for line in shown if line["crf"] == "true"} & {
-        line["method"] for line in shown if line["crf"] == "false"
-    }
-    about = [
-        line
-        | {"backbone": line.get("backbone") or "as published"}
-        | ({"method": f"{line['method']} + CRF"} if line["crf"] == "true" and line["method"] in both else {})
-        for line in shown
-    ]
-    return tuple(
-        replace(cell, column="full" if line["supervision"] == "full" else f"scribbles {line['scribble_length']}")
-        for cell, line in zip(quoted(about), about, strict=True)
-    )
+    without, with_crf = ({line["method"] for line in shown if line["crf"] == crf} for crf in ("false", "true"))
+    others = []
+    for line in shown:
+        both = line["crf"] == "true" and line["method"] in without & with_crf
+        column = "full" if line["supervision"] == "full" else f"scribbles {line['scribble_length']}"
+        others.append(
+            line
+            | {"backbone": line.get("backbone") or "as published", "column": column}
+            | ({"method": f"{line['method']} + CRF"} if both else {})
+        )
+    return quoted(others, "{column}")
 
 
-_VOC = "PASCAL VOC 2012 val, ResNet-101 with ImageNet weights"
-_DENSEPOSE = "DensePose-COCO minival2014, PSPNet with ImageNet weights"
+# --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def _table(
-    rows: Callable[[Preset], tuple[Cell, ...]], title: str, data: str = "VOC", published_on: str = _VOC
-) -> Table:
-    number = rows.__name__.removeprefix("table")
-    notebook = f"notebooks/spml/table{number}.ipynb"
-    return Table(f"spml_table{number}", f"Table {number}: {title}", PAPER, notebook, rows, data, published_on)
+@dataclass(frozen=True)
+class Panel:
+    """A kind of supervision in Fig. 6 and 8: what SPML is compared with, SPML itself, and full supervision.
+
+    ``labels`` and ``full`` are kinds of labels of a preset, the latter with the same data; ``training`` and ``whole``
+    the trainings of SPML with them.
+    """
+
+    label: str
+    labels: str
+    full: str
+    rival: Row
+    training: str
+    whole: str = "O133"
 
 
-TABLES = {
-    table.name: table
-    for table in (
-        _table(table2, "image tags and boxes"),
-        _table(table3, "scribbles, and full supervision"),
-        _table(table4, "parts of people from points", "DensePose", _DENSEPOSE),
-        _table(table6, "weights of the relations"),
-        _table(table7, "scribbles of several lengths"),
-        _table(table8, "scribbles, class by class"),
-        _table(table9, "all forms of labels", "VOC", _VOC.replace(" val", " test")),
-        _table(table10, "parts of people, class by class", "DensePose", _DENSEPOSE),
-    )
-}
+_ON_VOC = Row("DenseCRF loss", (_DENSECRF,), method="DenseCRFLoss")
+_ON_CAMS = Row("cross-entropy", (_SAME_LABELS,))
+PANELS = (
+    Panel("image tags", "cam", "full", _ON_CAMS, "O132"),
+    Panel("boxes", "boxcam", "full", _ON_CAMS, "O084"),
+    Panel("scribbles", "scribbles", "full", _ON_VOC, "O029"),
+    Panel("points on parts", "parts", "parts_full", replace(_ON_VOC, ids=("O137",)), "O138", "O140"),
+)
+"""Those that can be trained; a preset leaves out what it lacks."""
+
+RELATIONS = (
+    _spml("C", ("O147",), options={"lambda_i": 0.0, "lambda_o": 0.0}),
+    _spml("C + I", ("O146",), options={"lambda_i": 0.1, "lambda_o": 0.0}),
+    _spml("C + I + O", ("O029",), options={"lambda_i": 0.1, "lambda_o": 0.5}),
+)
+"""One more relation at a time, as in Table 6: annotation, low-level similarity, co-occurrence."""
+
+
+def figure6(preset: Preset) -> tuple[Cell, ...]:
+    """Predictions from several kinds of labels, a column for each, beside full supervision of the same pipeline."""
+    made: list[Cell] = []
+    for panel in PANELS:
+        if preset.embedding is not None and {panel.labels, panel.full} <= set(preset.labels):
+            weak = (panel.rival, _spml("SPML", (panel.training,)))
+            full = _spml("full supervision", (panel.whole,))
+            made += cells(preset, "", weak, [Column(panel.label, panel.labels)])
+            made += cells(preset, "", [full], [Column(panel.label, panel.full)])
+    return tuple(made)
+
+
+def figure7(preset: Preset) -> tuple[Cell, ...]:
+    """One more relation at a time; the paper does not name the labels, Table 6 has scribbles."""
+    return figure_cells(preset, *(("scribbles", row) for row in RELATIONS))
+
+
+def figure10(preset: Preset) -> tuple[Cell, ...]:
+    """The embedding in which neighbors are looked for; the paper does not name the labels."""
+    return figure_cells(preset, ("scribbles", _spml("SPML", ("O029",))))
+
+
+PAPER = "SPML (ICLR 2021)"
+_voc = partial(table, paper=PAPER)
+_parts = partial(_voc, data="DensePose", published_on="DensePose-COCO minival2014, PSPNet with ImageNet weights")
+TABLES = (
+    _voc(table2, "Table 2: image tags and boxes"),
+    _voc(table3, "Table 3: scribbles, and full supervision"),
+    _parts(table4, "Table 4: parts of people from points"),
+    _voc(table6, "Table 6: weights of the relations"),
+    _voc(table7, "Table 7: scribbles of several lengths"),
+    _voc(table8, "Table 8: scribbles, class by class"),
+    _voc(table9, "Table 9: all forms of labels", published_on="PASCAL VOC 2012 test, ResNet-101 with ImageNet weights"),
+    _parts(table10, "Table 10: parts of people, class by class"),
+)
+FIGURES = (
+    _voc(figure6, "Fig. 6 and 8: predictions from several kinds of labels"),
+    _voc(figure7, "Fig. 7 and 9: one more relation at a time"),
+    _voc(figure10, "Fig. 10: segments that are nearest to others"),
+)

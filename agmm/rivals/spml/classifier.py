@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from agmm import evaluation, losses
 from agmm.codes import VOID
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
-from agmm.objectives.common import Output, check_labels, full_precision, one_of
+from agmm.objectives.common import Objective, Output, batch_loss, full_precision, one_of
 from agmm.rivals.spml import kmeans, relations, retrieval, walk
 from agmm.rivals.spml.segments import cut, on_grid
 
@@ -34,7 +34,7 @@ def in_memory(name: str, make: Callable[[int], np.ndarray], number: int) -> np.n
 
 
 @dataclass(frozen=True)
-class SPMLClassifier:
+class SPMLClassifier(Objective):
     """Cross-entropy of the next classifier on refined labels; the embeddings stay those of the first stage.
 
     Parameters
@@ -75,6 +75,8 @@ class SPMLClassifier:
     scales: tuple[float, ...] = (0.5, 1.0, 1.5)
     query_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
 
+    trains_classifier_only = True
+
     def __post_init__(self) -> None:
         for name in ("clusters", "cells", "scales", "query_scales"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -86,18 +88,12 @@ class SPMLClassifier:
         if self.neighbors < 0:
             raise ValueError(f"neighbors must be a number of segments, 0 for none, not {self.neighbors}")
 
+    @batch_loss
     def __call__(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        labels: Tensor,
-        image_classes: Tensor,
-        counts: losses.Counts | None = None,
+        self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, counts: losses.Counts
     ) -> Output:
-        """Parameters as of `agmm.objectives.AGMM.__call__`; the one term is classifier."""
-        check_labels(labels, self.num_classes)
-        given = counts or losses.count(labels, self.num_classes)
-        loss = losses.partial_cross_entropy(full_precision(logits), labels, given)
+        """Return the one term classifier, see `batch_loss` for the arguments."""
+        loss = losses.partial_cross_entropy(logits, labels, counts)
         return Output(loss, {"classifier": loss})
 
     @torch.no_grad()
@@ -113,7 +109,7 @@ class SPMLClassifier:
         mirrored: Sequence[int] | None = None,
         cams: Sequence[Mapping[int, np.ndarray]] | None = None,
         keep: Keep = in_memory,
-        **normalization: Any,
+        normalization: evaluation.Normalization | None = None,
     ) -> Arrays:
         """Labels of training images for the next classifier.
 
@@ -134,14 +130,16 @@ class SPMLClassifier:
             Class activation maps, see `agmm.data.split.Split`; only with ``first="cam"``.
         keep : Keep
             Where labels stay, in one piece by default.
-        device, normalization
-            As in `agmm.evaluation.evaluate`.
+        device : torch.device
+            Where the network is.
+        normalization : agmm.evaluation.Normalization, optional
+            Of the network's input.
 
         Returns
         -------
         sequence of (H, W) uint8 arrays
         """
-        see = partial(_views, net, side=side, mirrored=mirrored, **normalization)
+        see = partial(_views, net, side=side, mirrored=mirrored, normalization=normalization)
 
         def shown(index: int) -> tuple[Tensor, Tensor, Tensor]:
             arrays = np.array(images[index]), np.array(sparse[index]), named[index]
@@ -240,10 +238,10 @@ def _views(
     *,
     side: int,
     mirrored: Sequence[int] | None,
-    **normalization: Any,
+    normalization: evaluation.Normalization | None = None,
 ) -> Views:
     """What a network says of an image (1, H, W, 3), seen at another scale and padded to a ``side``, in its own size."""
-    inputs = evaluation.to_input(rgb, **normalization)
+    inputs = evaluation.to_input(rgb, normalization)
     whole = inputs.shape[-2], inputs.shape[-1]
     if scale != 1:
         inputs = F.interpolate(inputs, scale_factor=scale, mode="bilinear", align_corners=False)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from agmm import losses
-from agmm.objectives.common import Output, check_labels, full_precision, one_of
+from agmm.objectives.common import Objective, Output, batch_loss, one_of
 from agmm.rivals.spml import contrast, kmeans, relations, shared
 from agmm.rivals.spml.segments import Prototypes, Segments, cut, on_grid
 
 
 @dataclass(frozen=True)
-class SPML:
+class SPML(Objective):
     """Pixels are attracted and repelled by segments in four relations (SPML, Eq. 4); a classifier learns beside it.
 
     The loss is ``lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity``.
@@ -73,6 +73,8 @@ class SPML:
     regions: str = "felzenszwalb"
     grid_labels: Literal["nearest", "any"] = "nearest"
 
+    needs = ("regions", "images")
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "clusters", tuple(self.clusters))
         one_of("grid_labels", self.grid_labels, ("nearest", "any"))
@@ -86,59 +88,41 @@ class SPML:
 
     remembered: ClassVar[deque[Prototypes]]
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What a call needs besides the tensors of every objective."""
-        return ("regions", "images") if self.colors else ("regions",)
-
+    @batch_loss
     def __call__(
         self,
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
         image_classes: Tensor,
-        counts: losses.Counts | None = None,
+        counts: losses.Counts,
         *,
         regions: Tensor,
         images: Tensor | None = None,
     ) -> Output:
-        """Loss of a batch, whose segments are remembered where gradients are wanted.
+        """Return the loss of a batch, whose segments are remembered where gradients are wanted.
+
+        Terms are classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight. See
+        `batch_loss` for the other arguments; ``counts`` divide the classifier's mean, the relations are means over the
+        pixels given here.
 
         Parameters
         ----------
         features : (B, C, h, w) Tensor
             Embeddings before they are normalized.
-        logits : (B, K, H, W) Tensor
-            Of the classifier.
-        labels, regions : (B, H, W) int64 Tensor
-            Labels in the project's codes and regions of an over-segmentation.
-        image_classes : (B, K) bool Tensor
-            Classes of every whole image.
+        regions : (B, H, W) int64 Tensor
+            Regions of an over-segmentation.
         images : (B, 3, H, W) Tensor, optional
             Only with ``colors``.
-        counts : Counts, optional
-            Divisor of the classifier's mean; the relations are means over the pixels given here.
-
-        Returns
-        -------
-        Output
-            Terms classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight.
         """
-        check_labels(labels, self.num_classes)
-        with torch.autocast(features.device.type, enabled=False):
-            features, logits = full_precision(features), full_precision(logits)
-            grid = (features.shape[-2], features.shape[-1])
-            codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
-            shown = kmeans.colors(images, grid) if self.colors and images is not None else None
-            segments = cut(features, *codes, image_classes, self.clusters, self.iterations, shown)
-            terms = {
-                "classifier": losses.partial_cross_entropy(
-                    logits, labels, counts or losses.count(labels, self.num_classes)
-                )
-            }
-            told = [relations.possible_classes(segments, self.num_classes, self.threshold)] if self.lambda_a else []
-            batch, classes = shared.gathered(segments.prototypes, len(features), *told)
-            terms |= self._relations(segments, batch, classes, image_classes)
+        grid = (features.shape[-2], features.shape[-1])
+        codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
+        shown = kmeans.colors(images, grid) if self.colors and images is not None else None
+        segments = cut(features, *codes, image_classes, self.clusters, self.iterations, shown)
+        terms = {"classifier": losses.partial_cross_entropy(logits, labels, counts)}
+        told = [relations.possible_classes(segments, self.num_classes, self.threshold)] if self.lambda_a else []
+        batch, classes = shared.gathered(segments.prototypes, len(features), *told)
+        terms |= self._relations(segments, batch, classes, image_classes)
         if torch.is_grad_enabled() and self.memory:
             self.remembered.appendleft(batch.detached())
         weights = {"low_level": self.lambda_i, "cooccurrence": self.lambda_o, "affinity": self.lambda_a}
@@ -164,6 +148,6 @@ class SPML:
             terms["affinity"] = relations.affinity(segments, batch, classes[0], self.kappa_a)
         return terms
 
-    def forget(self) -> None:
+    def begin_epoch(self) -> None:
         """Forget all segments, as every epoch begins without any."""
         self.remembered.clear()

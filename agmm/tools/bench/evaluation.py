@@ -5,9 +5,8 @@ limit: the forward passes of the same batches, with nothing before, between or a
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ TIES = 100.0
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is tested (see `agmm.evaluation.evaluate`) on random images, in at most so many rounds."""
+    """A network and how it is tested on random images, in at most so many rounds."""
 
     name: str
     network: str
@@ -36,37 +35,31 @@ class Case:
     images: int
     height: int
     width: int
+    protocol: testing.Protocol = testing.Protocol()
     repeats: int = 5
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    tile: int | None = None
-
-    @property
-    def views(self) -> dict[str, Any]:
-        """Options of `agmm.evaluation.as_tested`."""
-        return {"scales": self.scales, "flip": self.flip, "tile": self.tile}
 
     def __str__(self) -> str:
         words = [f"{self.images} x {self.height} x {self.width}", self.network]
-        words += [f"{len(self.scales)} scales and flip"] if self.flip else []
-        words += [f"tiles of {self.tile}"] if self.tile else []
+        words += [f"{len(self.protocol.scales)} scales and flip"] if self.protocol.flip else []
+        words += [f"tiles of {self.protocol.tile}"] if self.protocol.tile else []
         return f"{self.name} ({', '.join(words)})"
 
 
+VIEWS = testing.Protocol(scales=testing.SCALES, flip=True)
 ON_A_GPU = (
     Case("quick", "small", 7, 300, 64, 64),
-    Case("VOC", "resnet101", 21, 12, 375, 500, scales=testing.SCALES, flip=True),
-    Case("Cityscapes", "resnet50", 19, 2, 1024, 2048, tile=721),
+    Case("VOC", "resnet101", 21, 12, 375, 500, VIEWS),
+    Case("Cityscapes", "resnet50", 19, 2, 1024, 2048, testing.Protocol(tile=721)),
 )
 ON_A_CPU = (
     Case("quick", "small", 7, 300, 64, 64),
-    Case("VOC", "resnet50", 21, 1, 375, 500, repeats=2, scales=(0.5, 1.0), flip=True),
-    Case("Cityscapes", "resnet50", 19, 1, 256, 512, repeats=2, tile=161),
+    Case("VOC", "resnet50", 21, 1, 375, 500, replace(VIEWS, scales=(0.5, 1.0)), repeats=2),
+    Case("Cityscapes", "resnet50", 19, 1, 256, 512, testing.Protocol(tile=161), repeats=2),
 )
 SMALL = (
     Case("quick", "small", 7, 12, 32, 32),
-    Case("VOC", "small", 21, 3, 24, 31, scales=(0.5, 1.0, 1.5), flip=True),
-    Case("Cityscapes", "small", 19, 1, 40, 64, tile=24),
+    Case("VOC", "small", 21, 3, 24, 31, replace(VIEWS, scales=(0.5, 1.0, 1.5))),
+    Case("Cityscapes", "small", 19, 1, 40, 64, testing.Protocol(tile=24)),
 )
 
 
@@ -80,18 +73,20 @@ def figures(setting: Setting) -> Iterator[Figure]:
 def _figures(case: Case, setting: Setting) -> Iterator[Figure]:
     images, truths = data(case)
     net = network(case, images[:1], setting.device)
-    evaluate = partial(testing.evaluate, net, images, truths, case.num_classes, device=setting.device, **case.views)
-    together, alone = partial(evaluate, batch_size=TOGETHER), partial(evaluate, batch_size=1, pixels=1)
+    one = replace(case.protocol, pixels=1)
+    evaluate = partial(testing.evaluate, net, images, truths, case.num_classes, device=setting.device)
+    together, alone = partial(evaluate, case.protocol, batch_size=TOGETHER), partial(evaluate, one, batch_size=1)
     functions = {"together": together, "alone": alone, "network": forward_passes(net, together)}
     seconds = timing.in_turn(functions, setting.device, min(setting.repeats, case.repeats))
     rates = {name: [case.images / value for value in values] for name, values in seconds.items()}
     against = "one view or tile at a time", rates["alone"]
     yield compared(str(case), rates["together"], *against, unit="images/s", target=">= 5")
     yield compared(f"{case.name}: network alone, the limit", rates["network"], *against, unit="images/s")
-    maps = (predictions(case, net, images, setting.device, pixels) for pixels in (testing.PIXELS, 1))
-    differing = 1e6 * float(np.not_equal(*maps).mean())
-    against = "ties that rounding may decide", TIES
-    yield Figure(f"{case.name}: pixels that differ", differing, "ppm", *against, differing / TIES, "<= 1")
+    inputs = testing.to_input(torch.from_numpy(images).to(setting.device))
+    maps = (testing.best_class(testing.predictor(net, protocol)(inputs)) for protocol in (case.protocol, one))
+    differing = 1e6 * torch.ne(*maps).double().mean().item()
+    reason = "ties that rounding may decide", TIES
+    yield Figure(f"{case.name}: pixels that differ", differing, "ppm", *reason, differing / TIES, "<= 1")
 
 
 def network(case: Case, images: np.ndarray, device: str) -> nn.Module:
@@ -126,10 +121,3 @@ def forward_passes(net: nn.Module, evaluate: Callable[[], object]) -> Callable[[
             net(batch)
 
     return network
-
-
-def predictions(case: Case, net: nn.Module, images: np.ndarray, device: str, pixels: int) -> np.ndarray:
-    """Classes (N, H, W) of the images, so many pixels of views or tiles at a time."""
-    predict = testing.as_tested(net, **case.views, pixels=pixels)
-    inputs = testing.to_input(torch.from_numpy(images).to(device))
-    return testing.best_class(predict(inputs)).cpu().numpy()

@@ -61,7 +61,7 @@ def _run(case: Case, setting: Setting) -> Run:
     run = PRESETS["paper_official"].at(case.labels, "Baseline")
     run = replace(run, init="scratch", augmentation=case.augmentation, batch_size=run.microbatch)
     if setting.small:
-        small = (("stem", 4), ("feature_channels", 8))
+        small = (("stem", 8), ("feature_channels", 8))
         return replace(run, network="small", network_options=small, crop=33, batch_size=2, microbatch=2)
     if setting.device == "cpu":
         options = run.network_options if run.network == "resnet50" else ()

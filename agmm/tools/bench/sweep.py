@@ -18,6 +18,7 @@ from agmm.tools.bench.figure import Figure, Setting, compared
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
+from agmm.training.where import Where
 
 TRAININGS = 4
 MOST_REPEATS = 3
@@ -33,7 +34,7 @@ def figures(setting: Setting) -> Iterator[Figure]:
             results = Path(folder) / str(next(number))
             shutil.copytree(cache, results / "cache")
             runs = [replace(run, threads=threads) for run in trainings(setting)]
-            failed = sweep.train_all(runs, results=results, device=setting.device, jobs=jobs, report=lambda _: None)
+            failed = sweep.train_all(runs, Where(results, device=setting.device), jobs=jobs, report=lambda _: None)
             if failed:
                 raise RuntimeError(f"a training of the benchmark failed: {next(iter(failed.values()))}")
 

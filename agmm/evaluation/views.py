@@ -1,0 +1,187 @@
+"""Views of an image that a network predicts: several scales and mirror images, a square, tiles, the center."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agmm.evaluation import read_ahead
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+PIXELS = 1 << 22
+"""Pixels of views or tiles that go through a network together: bounds the memory of their probabilities."""
+
+Predict = Callable[[Tensor], Tensor]
+"""images (B, 3, H, W) -> probabilities (B, K, H, W)"""
+
+Merge = Literal["mean", "max"]
+"""How views become one: the mean of their probabilities, or ToCo's rule on logits (`multi_scale`)."""
+
+
+def multi_scale(
+    predict: Predict,
+    images: Tensor,
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    *,
+    merge: Merge = "mean",
+    pixels: int = PIXELS,
+    mirrored: Sequence[int] | None = None,
+) -> Tensor:
+    """Mean probabilities over rescaled and mirrored views, or ToCo's maximum of logits.
+
+    As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
+    resized bilinearly with ``align_corners=True``, without antialiasing.
+
+    Parameters
+    ----------
+    predict : callable
+        (n, 3, H', W') images -> (n, K, H', W') probabilities, for any size; logits where they are merged by "max".
+    images : (B, 3, H, W) tensor
+        Network input.
+    scales : sequence of float
+        Sizes of the views relative to the images.
+    flip : bool
+        Add every scale's horizontal mirror image.
+    merge : {"mean", "max"}
+        ``"mean"``: the mean over all views. ``"max"``: at every scale the sum of the view and its mirror image, then
+        the largest value over the scales, separately for every class (ToCo on VOC, where maps are logits).
+    pixels : int
+        Most pixels of views that are predicted together: many small views or a few large ones, at least one image's
+        view and its mirror image.
+    mirrored : sequence of int, optional
+        Class of each of the K in the mirror image, where they have a left and a right (`agmm.data.split.Split`).
+
+    Returns
+    -------
+    (B, K, H, W) tensor
+    """
+    size = images.shape[-2:]
+    together = torch.maximum if merge == "max" else torch.add
+    total: Tensor | None = None
+    for scale in scales:
+        views = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
+        at_a_time = max(1, pixels // (views.shape[-2] * views.shape[-1] * (1 + flip)))
+        parts = [_one_scale(predict, part, size, flip, mirrored) for part in views.split(at_a_time)]
+        probabilities = torch.cat(parts) if len(parts) > 1 else parts[0]
+        total = probabilities if total is None else together(total, probabilities)
+    if total is None:
+        raise ValueError("there is no scale to test at: name at least one, such as 1.0")
+    if merge == "max":
+        return 2 * total if flip else total  # of each scale there is the mean so far
+    return total / len(scales) if len(scales) > 1 else total
+
+
+def _one_scale(
+    predict: Predict, views: Tensor, size: Sequence[int], flip: bool, mirrored: Sequence[int] | None
+) -> Tensor:
+    """Mean probabilities of views and their mirror images; the latter are turned back where they are smaller."""
+    if not flip:
+        return _resize(predict(views), size)
+    straight, turned = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
+    if mirrored is not None:
+        turned = turned[:, list(mirrored)]
+    return (straight + turned.flip(-1)) / 2
+
+
+def in_square(predict: Predict, images: Tensor, side: int) -> Tensor:
+    """Probabilities of images whose longer side is brought to ``side`` and which are padded to a square (SPML).
+
+    Images are resized bilinearly and padded right and below with zeros, the mean color of normalized ones. What is
+    predicted is cut and resized by nearest neighbors to the size that images (B, 3, H, W) had.
+    """
+    size = images.shape[-2:]
+    height, width = (max(round(length * side / max(size)), 1) for length in size)
+    resized = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+    probabilities = predict(F.pad(resized, (0, side - width, 0, side - height)))
+    return F.interpolate(probabilities[..., :height, :width], tuple(size), mode="nearest")
+
+
+def tile_positions(height: int, width: int, tile: int) -> list[tuple[int, int]]:
+    """Top left corners (row, column) of the tiles that cover an image; the last of each direction ends at the border.
+
+    They are a third of the tile apart, rounded up. As the AGMM authors compute it in floating point, a tile divisible
+    by 3 gets one pixel more: 108 for 321.
+    """
+    if tile < 1:
+        raise ValueError(f"the side of a tile must be positive, not {tile}")
+    step = math.ceil(tile * (1 - 2 / 3))
+
+    def starts(side: int) -> list[int]:
+        last = max(side - tile, 0)
+        return [*range(0, last, step), last]
+
+    return [(row, column) for row in starts(height) for column in starts(width)]
+
+
+def sliding_window(
+    predict: Predict, images: Tensor, tile: int, *, double_softmax: bool = False, batch: int = 8
+) -> Tensor:
+    """Mean probabilities over square tiles with an overlap of two thirds.
+
+    An image smaller than the tile is padded with zeros on the right and at the bottom, and the result is cut back.
+    The AGMM authors' routine pads the wrong sides there, which shifts the prediction down or returns NaN; that is
+    not reproduced.
+
+    Parameters
+    ----------
+    predict : callable
+        (n, 3, tile, tile) images -> (n, K, tile, tile) probabilities.
+    images : (B, 3, H, W) tensor
+        Network input.
+    tile : int
+        Side of a tile; `tile_positions` says where they lie.
+    double_softmax : bool
+        Apply softmax to every tile's probabilities once more, as the authors' routine does. It flattens them,
+        and the mean over tiles is no longer a mean of probabilities. Only for comparison.
+    batch : int
+        Tiles predicted at a time, of whichever images.
+
+    Returns
+    -------
+    (B, K, H, W) tensor
+    """
+    height, width = images.shape[-2:]
+    images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))
+    positions = tile_positions(height, width, tile)
+    places = [(i, r, c) for i in range(len(images)) for r, c in positions]
+    total = torch.zeros(0)
+    for first in range(0, len(places), batch):
+        part = [(i, slice(r, r + tile), slice(c, c + tile)) for i, r, c in places[first : first + batch]]
+        tiles = predict(torch.cat([images[i : i + 1, :, rows, columns] for i, rows, columns in part]))
+        if double_softmax:
+            tiles = tiles.softmax(dim=1)
+        if first == 0:
+            total = tiles.new_zeros(len(images), tiles.shape[1], *images.shape[-2:])
+        for (i, rows, columns), probabilities in zip(part, tiles, strict=True):
+            total[i, :, rows, columns] += probabilities
+    return (total / _coverage(positions, tile, total))[..., :height, :width]
+
+
+def _coverage(positions: Sequence[tuple[int, int]], tile: int, like: Tensor) -> Tensor:
+    """Number of tiles (H, W) over every pixel of maps ``like``; rows and columns of tiles form a grid."""
+    counts = []
+    for axis, side in enumerate(like.shape[-2:]):
+        starts = torch.tensor(sorted({position[axis] for position in positions}))[:, None]
+        pixels = torch.arange(side)
+        counts.append(((starts <= pixels) & (pixels < starts + tile)).sum(0))
+    return read_ahead.to_device(torch.outer(*counts).to(like.dtype), like.device)
+
+
+def center_crop(maps: Tensor, size: int) -> Tensor:
+    """Central ``size`` x ``size`` pixels of (..., H, W) images or labels; a smaller side is kept whole."""
+    height, width = maps.shape[-2:]
+    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
+    return maps[..., top : top + size, left : left + size]
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(size) == tuple(maps.shape[-2:]):
+        return maps
+    if min(size) < 1:
+        raise ValueError(f"a view of {size[0]} x {size[1]} pixels is left of an image: choose larger scales")
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)

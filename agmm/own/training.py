@@ -1,0 +1,288 @@
+"""Training on a folder of images with sparse labels, and a check of such a folder.
+
+Formats and codes of labels are those of `agmm.data.own.survey` and `agmm.data.own.annotations`.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import agmm
+from agmm import networks
+from agmm.codes import UNLABELED, VOID
+from agmm.data import image_files
+from agmm.data.own import prepared, survey
+from agmm.host import atomic_files
+from agmm.objectives import one_of
+from agmm.own import onnx as exported
+from agmm.own.prediction import iou_table, load, output_folder
+from agmm.training import loop
+from agmm.training.batches import normalization
+from agmm.training.run import Result, Run
+from agmm.training.train import choose_device
+
+CPU_STEPS, GPU_STEPS = 600, 4000
+CPU_SIDE, GPU_SIDE = 256, 512
+"""Steps and longest side of images by default: some minutes on a CPU, less than an hour on a GPU."""
+
+EPOCH_STEPS = 25
+"""Steps of an epoch at least, however few images there are: after each a checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train on images of one's own.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether the labels of an image name every class that it shows.
+    method : {"auto", "AGMM", "Baseline"}
+        "auto": AGMM with all its terms if labels are complete, else partial cross-entropy alone. The mixture has no
+        component for a class that nobody clicked in an image, and from clicks that miss classes it was behind. AGMM of
+        labels that are not complete goes without its absent-class loss.
+    network : {"auto", "small", "resnet50"}
+        "auto": ResNet-50 on a GPU, else the small network.
+    init : {"auto", "imagenet", "scratch"}
+        Start of the ResNet-50; "auto": ImageNet weights if they can be had. To look for them without a connection takes
+        a minute. The small network starts from scratch.
+    side : int
+        Longest side that images are shrunk to; 0: `CPU_SIDE`, or `GPU_SIDE` on a GPU.
+    steps : int
+        Optimizer steps; 0: `CPU_STEPS`, or `GPU_STEPS` on a GPU.
+    width : int
+        Width of points and lines in pixels.
+    validation : float
+        Share of the labeled images to validate on.
+    seed : int
+    """
+
+    complete: bool = False
+    method: str = "auto"
+    network: str = "auto"
+    init: str = "auto"
+    side: int = 0
+    steps: int = 0
+    width: int = 3
+    validation: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, ("auto", "AGMM", "Baseline"))
+        one_of("network", self.network, ("auto", "small", "resnet50"))
+        one_of("init", self.init, ("auto", "imagenet", "scratch"))
+        if min(self.side, self.steps, self.width - 1) < 0 or not 0 <= self.validation < 1:
+            raise ValueError("side, steps and width must be positive, and validation a share from 0 to below 1")
+
+    def on(self, device: torch.device) -> "Options":
+        """Return the options with all but ``init`` decided for a device."""
+        cpu = device.type == "cpu"
+        return replace(
+            self,
+            method=("AGMM" if self.complete else "Baseline") if self.method == "auto" else self.method,
+            network=("small" if cpu else "resnet50") if self.network == "auto" else self.network,
+            side=self.side or (CPU_SIDE if cpu else GPU_SIDE),
+            steps=self.steps or (CPU_STEPS if cpu else GPU_STEPS),
+        )
+
+
+DEFAULTS = Options()
+
+
+def train(
+    images: str | Path,
+    labels: str | Path,
+    classes: str | Path,
+    out: str | Path,
+    options: Options = DEFAULTS,
+    *,
+    truth: str | Path | None = None,
+    device: str = "auto",
+    onnx: bool = False,
+) -> Result:
+    """Train a network on images with sparse labels; an interrupted training is resumed by the same call.
+
+    Parameters
+    ----------
+    images, labels, classes : path
+        Folder of images; folder of masks or annotation files, or one such file; text file with a class name a line.
+    out : path
+        A new folder, or that of an earlier call. Receives model.safetensors, model.json, report.csv, log.txt, with
+        ``onnx`` model.onnx, and ``training`` with the images in their working size and the run.
+    options : Options
+    truth : path, optional
+        Folder of dense masks of some images: they are validated on, not learned from.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` …
+    onnx : bool
+        Export the network and check it with onnxruntime.
+
+    Returns
+    -------
+    Result
+        IoU of the validation images, in their working size.
+
+    Raises
+    ------
+    ValueError
+        With a sentence about the first file that something is wrong with; then nothing is written.
+    """
+    if onnx:
+        exported.require()
+    out, options = output_folder(out, "training"), options.on(choose_device(device))
+    listed = survey.survey(Path(images), Path(labels), Path(classes), None if truth is None else Path(truth))
+    results = out / "training"
+    with (
+        atomic_files.writable(out.parent, "--out"),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
+    ):
+        folder = Path(temporary) / "data"
+        data = prepared.prepare(listed, folder, side=options.side, width=options.width, validation=options.validation)
+        run = describe(data, options)
+        results.mkdir(parents=True, exist_ok=True)
+        prepared.replace_folder(folder, results / "data")
+    for line in summary(data, run):
+        loop.LOGGER.info(line)
+    # No decoded images are kept, as batches come from files that are small already.
+    result = agmm.run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
+    with atomic_files.writable(out, "--out"):
+        _write_model(run, data, result, out)
+        if onnx:
+            exported.export(load(out, device="cpu").net, normalization(run), out / "model.onnx")
+    return result
+
+
+def describe(data: prepared.Prepared, options: Options) -> Run:
+    """Return the run that suits a prepared folder, with options that are decided for a device.
+
+    Few images are shown so often that an epoch has `EPOCH_STEPS`, those with rare classes more often.
+    """
+    run = _small(data) if options.network == "small" else _resnet50(data, options.init)
+    images = max(prepared.weights(data).sum(), EPOCH_STEPS * run.batch_size)
+    per_epoch = math.ceil(images / run.batch_size)
+    terms = ("seg", "self", "spar", "con") + (("absent",) if options.complete else ())
+    return replace(
+        run,
+        method=options.method,
+        options=(("terms", terms),) if options.method == "AGMM" else (),
+        train_images=per_epoch * run.batch_size,
+        epochs=math.ceil(options.steps / per_epoch),
+        seed=options.seed,
+    )
+
+
+def _small(data: prepared.Prepared) -> Run:
+    return Run(
+        preset="own",
+        dataset="own",
+        labels="own",
+        label_options=(("data", data.digest),),
+        normalize=True,
+        network="small",
+        network_options=(("stem", 24), ("feature_channels", 64)),
+        batch_size=8,
+        microbatch=8,
+        # Crops of images that have been enlarged or shrunk by a factor of up to two.
+        crop=max(32, data.side * 3 // 4),
+        augmentation="official_clicks",
+        history_images=0,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _resnet50(data: prepared.Prepared, init: str) -> Run:
+    """Return a run for a GPU, with the rates of camvid_r50 from scratch and of Cityscapes' protocol from ImageNet."""
+    run = replace(_small(data), network="resnet50", network_options=(), batch_size=16, microbatch=16, threads=1)
+    run = replace(run, optimizer="sgd", weight_decay=1e-4, precision="bfloat16")
+    if init == "auto":
+        try:
+            networks.build("resnet50", len(data.names), init="imagenet")
+        except RuntimeError as error:
+            loop.LOGGER.warning(f"training from scratch: {error}")
+            init = "scratch"
+    return replace(run, lr=0.01) if init == "scratch" else replace(run, init="imagenet", lr=0.004, head_factor=10)
+
+
+def summary(data: prepared.Prepared, run: Run) -> Iterator[str]:
+    """Yield lines about the training: its images, the labels of each class, its network and its length."""
+    truth = "dense masks" if data.dense else "their labels"
+    overlap = " (the training images themselves: label more)" if set(data.validation) <= set(data.train) else ""
+    yield f"{len(data.train)} images to learn from, {len(data.validation)} to validate on by {truth}{overlap}"
+    for name, pixels, images in zip(data.names, data.labeled_pixels, data.labeled_images, strict=True):
+        yield f"  {_count(name, pixels, images)}"
+    loss = "partial cross-entropy (AGMM if labels are complete)" if run.method == "Baseline" else run.method
+    steps = (run.train_images or 0) // run.batch_size
+    yield f"{run.network} network, {loss}, {run.epochs} epochs of {steps} steps"
+
+
+def _count(name: str, pixels: int, images: int) -> str:
+    """Say how much of a class is labeled."""
+    return f"{name}: {pixels} labeled pixels in {images} images{'' if pixels else ': it will never be predicted'}"
+
+
+def _write_model(run: Run, data: prepared.Prepared, result: Result, out: Path) -> None:
+    folder = run.folder(out / "training")
+    for name in ("model.safetensors", "log.txt"):
+        atomic_files.write(out / name, (folder / name).read_bytes())
+    model = {"classes": data.names, "background": data.background, "side": data.side, "run": run.to_dict()}
+    atomic_files.write_json(out / "model.json", model | {"network": result.details["network"]})
+    measured = f"{len(data.validation)} images, {'dense masks' if data.dense else 'labels only'}"
+    table = iou_table(data.names, result.iou, measured)
+    table.insert(2, "labeled_pixels", [*data.labeled_pixels, sum(data.labeled_pixels)])
+    table.insert(3, "labeled_images", [*data.labeled_images, len(data.train)])
+    atomic_files.write_text(out / "report.csv", table.to_csv(index=False))
+
+
+# --- Check ------------------------------------------------------------------------------------------------------------
+
+
+def check(
+    images: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None
+) -> tuple[list[str], list[str]]:
+    """Read a folder as `train` would.
+
+    Returns
+    -------
+    problems : list of str
+        A sentence per mistake, which must be corrected.
+    notes : list of str
+        Numbers of images and of labels of each class, and what looks odd.
+    """
+    try:
+        listed = survey.survey(Path(images), Path(labels), Path(classes), None if truth is None else Path(truth))
+    except ValueError as error:
+        return [str(error)], []
+    problems, counts = list(listed.problems), np.zeros((1, VOID + 1), int)
+    for sample in survey.render(listed, CPU_SIDE):
+        if sample.problem:
+            problems.append(sample.problem)
+        elif sample.labels is not None:
+            counts = np.vstack([counts, np.bincount(sample.labels.ravel(), minlength=VOID + 1)])
+    pixels, images_with = counts.sum(0), (counts > 0).sum(0)
+    if not problems and not pixels[:UNLABELED].any():
+        problems.append(survey.NOTHING_LABELED)
+    for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
+        try:
+            image_files.read_image(listed.images[stem])
+        except ValueError as error:
+            problems.append(str(error))
+    return problems, [*_notes(listed, pixels, images_with), *listed.notes]
+
+
+def _notes(listed: survey.Survey, pixels: np.ndarray, images: np.ndarray) -> Iterator[str]:
+    labeled = len(listed.labeled)
+    yield f"{len(listed.images)} images, {labeled} with labels, {len(listed.truth)} with dense masks"
+    for code, name in enumerate(listed.names):
+        yield f"  {_count(f'{name} (code {code})', pixels[code], images[code])}"
+    if labeled and listed.masks and not pixels[UNLABELED] and pixels[VOID]:
+        yield (
+            f"no pixel has code {UNLABELED}, many have {VOID}: {VOID} is ignored altogether; if it means that "
+            f"nobody labeled the pixel, write {UNLABELED}, and unlabeled pixels are learned from, too"
+        )
+    if labeled < 10:
+        yield f"only {labeled} labeled images: validation means little; label more, a few clicks each"

@@ -1,0 +1,191 @@
+"""What a preset consists of: a template run, kinds of weak labels, networks, and how SPML is trained."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from agmm.labels import from_boxes
+from agmm.training.run import Init, Run
+
+SPML_OF_POINTS = {"lambda_c": 0.1, "lambda_i": 0.1, "lambda_o": 0.1, "kappa_o": 8.0}
+_OF_BOXES = {"lambda_c": 0.3, "lambda_i": 0.1, "lambda_o": 0.3, "kappa_o": 8.0}
+SPML_OPTIONS: dict[str, dict[str, Any]] = {
+    "points": SPML_OF_POINTS,
+    "clicks": SPML_OF_POINTS,
+    "grabcut": _OF_BOXES,
+    "boxcam": _OF_BOXES,
+    "cam": _OF_BOXES,
+    "part_points": {"lambda_o": 0.0, "lambda_a": 0.5, "memory": 0, "located": False, "colors": True},
+    "full": {"lambda_i": 0.0, "lambda_o": 0.0},
+}
+"""Options of SPML by form of labels, where they are not those of scribbles.
+
+Weights are those of the released scripts, which share the proportions of the paper's. Parts of people have the affinity
+that the paper describes and the script leaves out. With dense labels the annotation alone says what belongs together,
+as in SegSort (Hwang et al., ICCV 2019).
+"""
+
+
+class Kind(NamedTuple):
+    """A kind of weak labels: form and options (see `agmm.labels.simulate`), and the run it belongs to.
+
+    The tables of a paper are about several data sets; ``run`` is the template of those that are not the preset's first.
+    Labels that are not ``accurate`` are guesses, from boxes or image tags, which online EM may correct. No network
+    changes what is ``fixed``.
+    """
+
+    form: str
+    options: dict[str, Any] = {}
+    run: Run | None = None
+    accurate: bool = True
+    fixed: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a preset: what it changes of a template, how results are refined, and what it changes of image tags.
+
+    ``refined`` are arguments of `Run.tested`, ``tags`` some of `agmm.rivals.toco.Options`.
+    """
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    refined: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How SPML is trained at a preset, besides its options for a form of labels (`SPML_OPTIONS`).
+
+    Attributes
+    ----------
+    options : dict
+        Options of `agmm.rivals.spml.SPML`.
+    changes : dict
+        Fields of the run that trains the embedding; ``network_options`` are added to those of the template.
+    classifier, classifier_changes : dict
+        Options of `agmm.rivals.spml.SPMLClassifier`, and the fields that are different for it.
+    of_parts, of_tags : dict
+        Further options of the classifier where the labels are those of parts of people, or are made of image tags.
+    of_labels : dict of str to dict
+        Further options of `agmm.rivals.spml.SPML` by form and by kind of labels, on top of `SPML_OPTIONS`.
+    elsewhere : dict of str to Embedding
+        How it is trained on data sets other than the preset's first.
+    """
+
+    options: dict[str, Any]
+    changes: dict[str, Any]
+    classifier: dict[str, Any]
+    classifier_changes: dict[str, Any]
+    of_parts: dict[str, Any] = field(default_factory=dict)
+    of_tags: dict[str, Any] = field(default_factory=dict)
+    of_labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    elsewhere: "dict[str, Embedding]" = field(default_factory=dict)
+
+    def on(self, dataset: str) -> "Embedding":
+        """Return how the embedding of a data set is trained."""
+        return self.elsewhere.get(dataset, self)
+
+    def template(self, run: Run) -> Run:
+        """Return a template run with the fields and the network of the embedding."""
+        changes = dict(self.changes)
+        options = run.network_options + tuple(changes.pop("network_options", {}).items())
+        return replace(run, network_options=options, **changes)
+
+    def options_of(self, form: str, labels: str) -> dict[str, Any]:
+        """Return the options of SPML for a form and a kind of labels."""
+        further = SPML_OPTIONS.get(form, {}) | self.of_labels.get(form, {}) | self.of_labels.get(labels, {})
+        return self.options | further
+
+    def classified(self, run: Run) -> Run:
+        """Return the last classifier on the embeddings of a run; from image tags it is the second (Algorithm 2)."""
+        options, changes = self.classifier, self.classifier_changes
+        if run.labels != "cam":
+            return run.classified(options | (self.of_parts if run.labels == "part_points" else {}), **changes)
+        options = options | self.of_tags
+        return run.classified(options | {"first": "cam"}, **changes).classified(options, **changes)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A template run with the weak-label settings that go with it.
+
+    Attributes
+    ----------
+    run : Run
+        Template; tables change its method, labels, initialization, network and seed.
+    labels : dict of str to Kind
+        The kinds of weak labels at this image size.
+    inits : tuple of str
+        Initializations that make sense here, the default first.
+    seconds : dict of str to float
+        Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
+        ``"voc, tags"`` and ``"shapes, SPML"`` are those with another network, those that learn from image tags, and
+        those of another method.
+    seeds : int
+        Seeds that ``run_all.py`` trains by default.
+    needs : str
+        What a user must bring.
+    hardware : str
+        What the times are meant for.
+    networks : dict of str to Network
+        ``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer.
+    embedding : Embedding or None
+        How SPML is trained, where the preset has it.
+    """
+
+    run: Run
+    labels: dict[str, Kind]
+    inits: tuple[Init, ...]
+    seconds: dict[str, float]
+    seeds: int
+    needs: str
+    hardware: str = "one core of a laptop"
+    networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
+    embedding: Embedding | None = None
+
+    def at(
+        self,
+        labels: str,
+        method: str = "Baseline",
+        *,
+        network: str = "resnet",
+        init: Init | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Run:
+        """Return the run of one table cell: ``labels`` is a kind of this preset, ``network`` one of its networks."""
+        kind, chosen = self.labels[labels], self.networks[network]
+        template = replace(kind.run or self.run, **(chosen.changes | kind.fixed))
+        if method == "AGMMpp" and not kind.accurate:
+            options = {"keep_labels": False} | options
+        if method == "SPML":
+            if self.embedding is None:
+                raise ValueError(f"the preset {template.preset} has no SPML")
+            if kind.form == "tags":
+                raise ValueError("SPML learns from maps that are there before it: choose the labels cam, not tags")
+            embedding = self.embedding.on(template.dataset)
+            template = replace(embedding.template(template), **kind.fixed)
+            options = embedding.options_of(kind.form, labels) | options
+        run = replace(
+            template,
+            method=method,
+            options=tuple(options.items()),
+            labels=kind.form,
+            label_options=tuple((kind.options | (chosen.tags if kind.form == "tags" else {})).items()),
+            init=init or template.init,
+            seed=seed,
+        )
+        if kind.form not in from_boxes.NEED_CAMS:
+            return run
+        return run.with_cams_of(self.at("tags", network=network, init=init, seed=seed))
+
+    def spml(self, labels: str, method: str = "SPML", **how: Any) -> Run:
+        """Return the run of SPML's last classifier, and with it of the whole method; other arguments as in `at`.
+
+        From dense labels there is one classifier, that learns beside the embedding; from image tags there are two more,
+        each on what the nearest segments of all images say (Algorithm 2).
+        """
+        run, chosen = self.at(labels, method, **how), self.embedding
+        if run.labels == "full" or chosen is None:
+            return run
+        return chosen.on(run.dataset).classified(run)
