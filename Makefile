@@ -39,7 +39,7 @@ reference: $(VENV)/installed
 	mkdir -p results/reference/$(PRESET)
 	cd results/$(PRESET) && find . -type f \( -name '*.csv' -o -name '*.md' -o -name '*.json' -o -name 'log.txt' -o -name '*.png' \
 	  -o -name '*.pdf' \) -not -path './replaced/*' -not -path '*/pseudo_labels/*' | tar cf - -T - | tar xf - -C ../reference/$(PRESET)
-	$(BIN)/python -m agmm.report --preset $(PRESET) --results results/reference --link-figures
+	$(BIN)/agmm report --preset $(PRESET) --results results/reference --link-figures
 
 # For maintainers: resolve the lock anew for all supported Pythons and copy its versions into environment.yml.
 lock:

@@ -139,8 +139,8 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     if args.engine == "local":
         training.choose_device(args.device)
     for dataset in dict.fromkeys(run.dataset for run in todo):
-        if dataset in sets.FOLDERS and args.data_root is not None:
-            say(f"checking the files of {sets.FOLDERS[dataset]}")
+        if dataset in sets.PUBLIC and args.data_root is not None:
+            say(f"checking the files of {sets.PUBLIC[dataset].title}")
         if problems := sets.check(dataset, args.data_root):
             more = f" (and {len(problems) - 1} more files)" if problems[1:] else ""
             raise ValueError(f"{problems[0]}{more}")

@@ -7,6 +7,7 @@ tools around them; ``run_all.py`` regenerates whole tables. ``agmm COMMAND --hel
 import argparse
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] not in COMMANDS:
         _parser().parse_args(argv)  # prints the help, the version or the mistake, and exits
     command = COMMANDS[argv[0]]
+    sys.path.append(os.getcwd())  # where a method of the user may lie; an installed command does not look there
 
     def action() -> int:
         return command.action(_parser(argv[0]).parse_args(argv))

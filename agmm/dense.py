@@ -1,16 +1,21 @@
-"""The official objective of AGMM, written densely: for reading beside the paper, and for checking and timing the rest.
+"""AGMM once more, one line per equation: to be read beside the paper, and to check and time the rest.
 
 All K classes are computed everywhere, one operation per symbol, and autograd does the gradients. Nothing here is shared
 with `agmm.gmm`, `agmm.losses` and `agmm.fast`, which compute the same numbers from the present classes alone.
+
+f are the features, y the labels (one-hot), P the segmentation's softmax; mu, d, sigma and G are mean, distance, spread
+and score of each class. Equations are those of AGMM (CVPR 2023).
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm.codes import VOID
+from agmm.codes import EPS, UNLABELED, VOID
 
-EPS = 1e-6
 TERMS = ("seg", "self", "spar", "con", "absent")
 
 
@@ -19,10 +24,11 @@ def dense_agmm(
     logits: Tensor,
     labels: Tensor,
     image_classes: Tensor,
-    num_classes: int,
+    variant: Literal["official", "paper"] = "official",
     terms: tuple[str, ...] = TERMS,
+    detach_sigma: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and terms of a batch, as the official code computes them (CVPR 2023, Eq. 3 to 10, with its deviations).
+    """Return loss and terms of a batch.
 
     Parameters
     ----------
@@ -33,55 +39,51 @@ def dense_agmm(
         0 … K-1, ``UNLABELED`` or ``VOID``.
     image_classes : Tensor (B, K) bool
         Classes annotated anywhere in the uncropped image.
-    num_classes : int
-        K.
+    variant : {"official", "paper"}
+        As the released code computes them, or as the equations are printed.
     terms : tuple of str
-        Which of seg, self, spar, con, absent to add up.
+        Which of seg, self, spar, con, absent to add up; the last is in the released code only.
+    detach_sigma : bool
+        Whether the spread of the variant "paper" carries no gradient.
 
     Returns
     -------
     loss : Tensor ()
     terms : dict of str to Tensor ()
     """
-    y = torch.stack([labels == k for k in range(num_classes)], dim=1).to(logits.dtype)  # (B, K, H, W), one-hot
-    valid = (labels != VOID).unsqueeze(1).to(logits.dtype)
-    present = y.amax((2, 3))
-    share = (present / (present.sum(1, keepdim=True) + EPS))[..., None, None]
-    num_labeled, num_valid = y.sum().clamp_min(1), valid.sum().clamp_min(1)
+    f, grid, size = features, features.shape[2:], labels.shape[1:]
+    y = torch.stack([labels == k for k in range(logits.shape[1])], dim=1).to(logits.dtype)  # (B, K, H, W), one-hot
+    valid, unlabeled = ((labels != VOID)[:, None].to(f.dtype), (labels == UNLABELED)[:, None].to(f.dtype))
+    labeled = y.sum(1, keepdim=True)
+    present, outside = y.amax((2, 3), keepdim=True), ~image_classes[..., None, None]  # (B, K, 1, 1)
+    share = present / (present.sum(1, keepdim=True) + EPS)  # one over the number of classes in the crop
+    log_p, p = logits.log_softmax(1), logits.softmax(1)
 
-    result = {}
-    if {"self", "spar", "con"} & set(terms):
-        mu = class_means(features, y)
-        g = mixture_scores(features, mu, present, valid)
-    if {"self", "absent"} & set(terms):
-        p = logits.softmax(1)
-    if "seg" in terms:  # Eq. 3
-        result["seg"] = -(y * logits.log_softmax(1)).sum() / num_labeled
-    if "self" in terms:  # Eq. 8, halved
-        result["self"] = (0.5 * cross_entropy(g, p) * share * valid).sum() / num_valid
-    if "spar" in terms:  # Eq. 9, halved and with the negatives; a labeled pixel has one y that is 1
-        labeled = y.sum(1, keepdim=True)
-        result["spar"] = (0.5 * cross_entropy(y, g) * share * labeled).sum() / num_labeled
-    if "con" in terms:
-        result["con"] = contrast(mu, present)
-    if "absent" in terms:  # in the code only
-        outside = ~image_classes[..., None, None]
-        result["absent"] = -((1 - p + EPS).log() * outside * valid).sum() / num_valid
+    mu = torch.einsum("bkhw,bchw->bkc", y, resize(f, size)) / (y.sum((2, 3)) + EPS)[..., None]  # Eq. 4
+    d = (f.unsqueeze(1) - mu[..., None, None]).abs().mean(2)  # Eq. 6, the mean over channels as in the code
+    if variant == "paper":
+        weight = resize(p * ~outside, grid) * resize(unlabeled, grid)
+        variance = (weight * d**2).sum((2, 3), True) / (weight.sum((2, 3), True) + EPS)  # Eq. 5
+        variance = torch.where(weight.sum((2, 3), True) < 1e-3, 1.0, variance)  # without unlabeled pixels
+        variance = variance.detach() if detach_sigma else variance
+        g = resize((-(d**2) / (2 * variance + EPS)).exp(), size) * present  # Eq. 7
+        formulas: dict[str, Callable[[], Tensor]] = {
+            "self": lambda: mean(cross_entropy(g, p) * share, valid),  # Eq. 8
+            "spar": lambda: mean(-y * (g + EPS).log(), labeled),  # Eq. 9
+            "con": lambda: printed_contrast(mu, present.flatten(1)),  # Eq. 10
+        }
+    else:
+        d = d * present * resize(valid, grid)
+        g = resize((-(d**2)).exp(), size) * present  # Eq. 7 with 2 sigma^2 = 1
+        formulas = {
+            "self": lambda: mean(0.5 * cross_entropy(g, p) * share, valid),  # Eq. 8, halved
+            "spar": lambda: mean(0.5 * cross_entropy(y, g) * share, labeled),  # Eq. 9, halved, with the negatives
+            "con": lambda: official_contrast(mu, present.flatten(1)),  # Eq. 10, over the batch
+        }
+    formulas["seg"] = lambda: mean(-y * log_p, labeled)  # Eq. 3
+    formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * outside, valid)
+    result = {name: formulas[name]() for name in TERMS if name in terms}
     return sum(result.values(), logits.new_zeros(())), result
-
-
-def class_means(features: Tensor, y: Tensor) -> Tensor:
-    """Eq. 4 at label resolution: (B, K, C), zero for absent classes."""
-    upsampled = resize(features, y.shape[2:])
-    return torch.einsum("bkhw,bchw->bkc", y, upsampled) / (y.sum((2, 3)) + EPS).unsqueeze(2)
-
-
-def mixture_scores(features: Tensor, mu: Tensor, present: Tensor, valid: Tensor) -> Tensor:
-    """Eq. 6 and 7 with the official ``exp(-d^2)``: (B, K, H, W)."""
-    present = present[..., None, None]
-    difference = features.unsqueeze(1) - mu[..., None, None]  # (B, K, C, h, w)
-    d = difference.abs().mean(2) * present * resize(valid, features.shape[2:])
-    return resize((-(d**2)).exp(), valid.shape[2:]) * present
 
 
 def cross_entropy(target: Tensor, score: Tensor) -> Tensor:
@@ -89,16 +91,33 @@ def cross_entropy(target: Tensor, score: Tensor) -> Tensor:
     return -target * (score + EPS).log() - (1 - target) * (1 - score + EPS).log()
 
 
-def contrast(mu: Tensor, present: Tensor) -> Tensor:
-    """The official counterpart of Eq. 10: class vectors summed over the batch, all pairs of classes."""
+def mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over classes of (B, K, H, W), mean over the pixels of a mask (B, 1, H, W); 0 without pixels."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)
+
+
+def printed_contrast(mu: Tensor, present: Tensor) -> Tensor:
+    """``2 / (K (K + 1)) sum_{i < j} exp(-D_ij^2)`` over the K classes of each image (Eq. 10), mean over images."""
+    pairs = torch.einsum("bi,bj->bij", present, present).triu(1)
+    k = present.sum(1)
+    per_image = 2 / (k * (k + 1)).clamp_min(1) * (similarity(mu) * pairs).sum((1, 2))
+    return per_image.sum() / (k > 0).sum().clamp_min(1)
+
+
+def official_contrast(mu: Tensor, present: Tensor) -> Tensor:
+    """Mean of ``exp(-D_ij^2)`` over the pairs of classes of the batch, whose means the code adds up over images."""
     images = present.sum(0)
-    vectors = mu.sum(0) * (images / (images + EPS)).unsqueeze(1)
-    similarity = (-((vectors.unsqueeze(0) - vectors.unsqueeze(1)).abs().mean(2) ** 2)).exp()
     seen = (images > 0).to(mu.dtype)
     pairs = torch.outer(seen, seen).triu(1)
-    return (similarity * pairs).sum() / (pairs.sum() + EPS)
+    vectors = mu.sum(0) * (images / (images + EPS)).unsqueeze(1)
+    return (similarity(vectors) * pairs).sum() / (pairs.sum() + EPS)
 
 
-def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def similarity(mu: Tensor) -> Tensor:
+    """``exp(-D_ij^2)`` of every pair of vectors (…, K, C), with D as in Eq. 6."""
+    return (-((mu.unsqueeze(-2) - mu.unsqueeze(-3)).abs().mean(-1) ** 2)).exp()
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
     """Bilinear, ``align_corners=False``, as every interpolation of the branch."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import fast, gmm
-from agmm.codes import VOID
+from agmm.codes import EPS, VOID
 from agmm.gmm import Components
 
 Assignment = Literal["argmax", "responsibility", "soft"]
@@ -45,7 +45,7 @@ class Mixture:
 
     def log_scores(self, components: Components) -> Tensor:
         """Their logarithms, finite where scores are too small for their number type; -inf in empty slots."""
-        exponent = -self.d.square() / (2 * self.variance + gmm.EPS)[..., None, None]
+        exponent = -self.d.square() / (2 * self.variance + EPS)[..., None, None]
         return exponent.masked_fill(~components.filled[..., None, None], -torch.inf)
 
 
@@ -91,8 +91,8 @@ def reestimate(
     """
     members = members.flatten(2)
     mass = members.sum(2, keepdim=True)
-    empty = mass <= gmm.EPS
-    weights = torch.where(empty, old.weights, members / mass.clamp_min(gmm.EPS))
+    empty = mass <= EPS
+    weights = torch.where(empty, old.weights, members / mass.clamp_min(EPS))
     new = _estimate(features, weights, components, sigma_min, distance)
     return replace(new, variance=torch.where(empty.squeeze(2), old.variance, new.variance))
 
@@ -128,7 +128,7 @@ def assign(
     if assignment == "argmax":
         belongs = torch.zeros_like(g).scatter_(1, log_g.max(1, keepdim=True).indices, 1.0)
     elif assignment == "responsibility":
-        belongs = g / (g.sum(1, keepdim=True) + gmm.EPS)
+        belongs = g / (g.sum(1, keepdim=True) + EPS)
     else:
         belongs = g
     cells = labels_of_cells(labels, (g.shape[2], g.shape[3])).unsqueeze(1)

@@ -1,10 +1,20 @@
 """The Gaussian mixture of a batch: class means, distances, spreads and scores.
 
 Every class with at least one labeled pixel in a crop gives one Gaussian, centered at the mean feature of its labeled
-pixels. All functions work on *components*: the present classes of each image, packed into ``N`` slots, where ``N`` is
-the largest number of present classes of any image in the batch. Absent classes are never computed.
+pixels. Most classes are absent from most crops, so all functions work on *components*: the present classes of each
+image, packed into N slots, where N is the largest number of present classes of any image. An example with two images
+and K = 7 classes, the first with labels of classes 0, 3 and 5, the second of class 2 alone::
+
+                slot 0     slot 1     slot 2
+    image 0     class 0    class 3    class 5     per_image[0] = 3
+    image 1     class 2    (empty)    (empty)     per_image[1] = 1
+
+Distances, say, are then of shape (B, N, h, w): ``d[0, 1]`` are those to the mean of class 3 in image 0, ``d[1, 1]`` is
+an empty slot and 0. `Components.to_classes` spreads the slots over all classes, (B, K, h, w).
 
 Shapes: B batch, K classes, C feature channels, (h, w) feature grid, (H, W) label grid, N component slots.
+Symbols: f features, P softmax of the segmentation; mu_i, d_i, sigma_i and G_i mean, distance, spread and score of
+component i; x is a pixel, L are the labeled pixels, U the unlabeled ones.
 Section and equation numbers refer to "Sparsely Annotated Semantic Segmentation with Adaptive Gaussian Mixtures"
 (CVPR 2023); "official code" is the authors' release.
 """
@@ -17,16 +27,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import fast
-from agmm.codes import UNLABELED, VOID
+from agmm.codes import EPS, UNLABELED, VOID
 
-EPS = 1e-6
 NO_MASS = 1e-3
+"""Sum of the weights in Eq. 5 below which there is nothing to estimate a spread from."""
+
 Sigma = float | Literal["adaptive", "code_a", "code_b"] | None
 
 
 @dataclass(frozen=True)
 class Components:
-    """The present classes of a batch, one slot each.
+    """The present classes of a batch, one slot each; see the picture at the top of `agmm.gmm`.
 
     Attributes
     ----------
@@ -50,7 +61,7 @@ class Components:
 
     @property
     def present(self) -> Tensor:
-        """(B, K) bool."""
+        """Whether a class has a component: (B, K) bool."""
         return self.to_classes(self.filled)
 
     def to_classes(self, slots: Tensor) -> Tensor:
@@ -68,20 +79,13 @@ class Components:
         return values.gather(1, index)
 
 
-def labeled_pixels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, flat position and class of the L labeled pixels of (B, H, W) labels: three (L,) int64."""
-    flat = labels.flatten(1)
-    image, position = ((flat >= 0) & (flat < num_classes)).nonzero(as_tuple=True)
-    return image, position, flat[image, position]
-
-
 def components(labels: Tensor, num_classes: int) -> Components:
     """Find the classes that have a labeled pixel in each crop.
 
     Parameters
     ----------
     labels : Tensor (B, H, W) int64
-        Sparse labels in the codes of `agmm.labels`.
+        Sparse labels in the codes of `agmm.codes`.
     num_classes : int
         K.
     """
@@ -102,7 +106,11 @@ def no_components(labels: Tensor, num_classes: int) -> Components:
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mean feature of the labeled pixels of every class and image (Eq. 4).
+    """Return the mean feature of the labeled pixels of every class and image (Eq. 4).
+
+    ::
+
+        mu_i = 1/|L_i| sum_{x in L_i} f(x)         with L_i the labeled pixels of class i
 
     Features are compared with labels at label resolution (bilinear, ``align_corners=False``), as in the official code.
     The upsampled features are never formed: their weighted sum equals a sum over the feature grid with the weights of
@@ -136,7 +144,11 @@ def mean_weights(labels: Tensor, components: Components, features: Tensor) -> Te
 
 
 def distances(features: Tensor, means: Tensor, components: Components) -> Tensor:
-    """Mean over channels of ``|f - mu|`` (Eq. 6 as the official code reads it).
+    """Return the distance of every feature cell to every mean (Eq. 6), a number as in the official code.
+
+    ::
+
+        d_i(x) = 1/C sum_c |f_c(x) - mu_i,c|       printed as the vector f(x) - mu_i
 
     Parameters
     ----------
@@ -168,11 +180,16 @@ def validity(labels: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tenso
 def spread(
     d: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, components: Components, sigma: str
 ) -> Tensor:
-    """Per-image, per-class standard deviation: (B, N).
+    """Return the standard deviation of each component (Eq. 5, and what the official code has instead).
 
-    ``"adaptive"`` is Eq. 5: the distances of *unlabeled* pixels, weighted by the segmentation's probability of the
-    class; 1 where that weight vanishes. ``"code_a"`` and ``"code_b"`` are the two versions left commented out in the
-    official code: over all valid pixels, weighted and unweighted.
+    ::
+
+        adaptive   sigma_i^2 = sum_{x in U} P_i(x) d_i(x)^2 / sum_{x in U} P_i(x)                    Eq. 5
+        code_a     the same sums over all valid pixels
+        code_b     sigma_i^2 = sum_x d_i(x)^2 / (number of valid pixels)
+
+    U are the *unlabeled* pixels; P counts as 0 for classes annotated nowhere in the image. Where the weights of Eq. 5
+    vanish, its sigma is 1. The official code uses none of these: ``code_a`` and ``code_b`` are commented out there.
 
     Parameters
     ----------
@@ -182,6 +199,11 @@ def spread(
     image_classes : Tensor (B, K) bool
     components : Components
     sigma : {"adaptive", "code_a", "code_b"}
+
+    Returns
+    -------
+    Tensor (B, N)
+        0 in empty slots.
     """
     size = d.shape[-2:]
     if sigma == "code_b":
@@ -204,16 +226,17 @@ def spread(
 def unlabeled_weights(
     logits: Tensor, labels: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]
 ) -> Tensor:
-    """Weights in Eq. 5: the segmentation's probability of each component's class, at unlabeled pixels: (B, N, h, w).
-
-    Parameters are those of `spread`, and ``size`` is (h, w).
-    """
+    """Weights in Eq. 5 on a grid of ``size``: P of each component's class, at unlabeled pixels: (B, N, h, w)."""
     unlabeled = (labels == UNLABELED).unsqueeze(1).to(logits.dtype)
     return _probabilities(logits, image_classes, components, size) * _resize(unlabeled, size)
 
 
 def scores(d: Tensor, sigma: Tensor | float | None, size: tuple[int, ...], components: Components) -> Tensor:
-    """Mixture scores G (Eq. 7): one Gaussian bell per component, upsampled to the label grid.
+    """Return the mixture scores: one Gaussian bell per component, upsampled to the label grid (Eq. 7).
+
+    ::
+
+        G_i(x) = exp(-d_i(x)^2 / (2 sigma_i^2))    printed as a sum over i: read as the collection of all i
 
     Parameters
     ----------
@@ -244,13 +267,10 @@ def bells(d: Tensor, sigma: Tensor | float | None, components: Components) -> Te
 
 
 def _probabilities(logits: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]) -> Tensor:
-    chosen = logits.gather(1, _expand(components.classes, logits)) - logits.logsumexp(1, keepdim=True)
-    return _resize(chosen.exp() * components.from_classes(image_classes)[..., None, None], size)
+    """P of the components' classes, 0 for those annotated nowhere in the image: (B, N, h, w)."""
+    log_p = components.from_classes(logits) - logits.logsumexp(1, keepdim=True)
+    return _resize(log_p.exp() * components.from_classes(image_classes)[..., None, None], size)
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _expand(classes: Tensor, like: Tensor) -> Tensor:
-    return classes[..., None, None].expand(-1, -1, *like.shape[2:])

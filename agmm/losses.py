@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import fast
-from agmm.codes import UNLABELED, VOID
-from agmm.gmm import EPS, Components, labeled_pixels
+from agmm.codes import EPS, UNLABELED, VOID
+from agmm.fast.plain import labeled_pixels
+from agmm.gmm import Components
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Ten
     labels : Tensor (B, H, W) int64
     counts : Counts
     """
-    image, position, target = labeled_pixels(labels, logits.shape[1])
+    image, position, target = labeled_pixels(labels.flatten(1), logits.shape[1])
     return F.cross_entropy(logits.flatten(2)[image, :, position], target, reduction="sum") / counts.labeled
 
 
@@ -56,7 +57,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tens
 
     The printed form of what the text calls partial cross-entropy; parameters as of `partial_cross_entropy`.
     """
-    image, position, target = labeled_pixels(labels, logits.shape[1])
+    image, position, target = labeled_pixels(labels.flatten(1), logits.shape[1])
     p = logits.flatten(2)[image, :, position].softmax(1)
     hit = F.one_hot(target, logits.shape[1]).to(p.dtype)
     cross = -hit * (p + EPS).log() - (1 - hit) * (1 - p + EPS).log()
@@ -129,7 +130,6 @@ def pixel_losses(
         negatives=form.negatives,
         absent=~image_classes if "absent" in names else None,
         seg="seg" in names,
-        eps=EPS,
     )
     if not {"seg", "self", "absent"} & names:
         logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros

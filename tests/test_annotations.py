@@ -13,8 +13,10 @@ from PIL import Image
 
 from agmm import labels
 from agmm.codes import UNLABELED
+from agmm.data import drawing
+from agmm.data.drawing import Shape
 from agmm.data.own import annotations, survey
-from agmm.data.public import camvid, label_files
+from agmm.data.public import camvid
 from tests.helpers import shared
 
 NAMES = ("background", "cat", "a \"dog\" & 'bird'")
@@ -56,9 +58,9 @@ def write(form, folder, clicks, names=NAMES, size=SIZE, width=1, lines=None, suf
 def _png(folder, images, names, size, width, suffix):
     """Drawn as the published clicks and scribbles are."""
     for stem, clicks, lines in images:
-        strokes = [label_files.Scribble(code, tuple((int(x), int(y)) for x, y in vertices)) for vertices, code in lines]
-        mask = label_files.draw_scribbles(strokes, size, width)
-        dots = label_files.draw_clicks([label_files.Click(x, y, code) for (x, y), code in clicks], size, width)
+        strokes = [Shape("line", code, tuple((int(x), int(y)) for x, y in vertices)) for vertices, code in lines]
+        mask = drawing.draw(strokes, size, width)
+        dots = drawing.draw([Shape("point", code, (click,)) for click, code in clicks], size, width)
         Image.fromarray(np.where(dots == UNLABELED, mask, dots)).save(folder / f"{stem}.png")
 
 
@@ -154,7 +156,7 @@ def test_twenty_clicks_on_real_images(tmp_path, side):
         (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
         mask = np.array(Image.open(root / "trainannot" / f"{path.stem}.png"))
         mask[mask == 11] = 255
-        drawn = labels.clicks(mask, labels.generator(0, "own", path.stem, "clicks"), n=20)
+        drawn = labels.simulate("clicks", mask, labels.generator(0, "own", path.stem, "clicks"), n=20)
         clicks[path.stem] = [((x + 0.5, y + 0.5), int(drawn[y, x])) for y, x in np.argwhere(drawn < UNLABELED).tolist()]
     for width in (1, 3):
         found = {}

@@ -144,8 +144,8 @@ def test_dense_and_fast_agree(in_this_process):
 def test_disagreement_is_an_error(in_this_process, monkeypatch):
     right = objective.dense_agmm
 
-    def wrong(*arguments):
-        loss, terms = right(*arguments)
+    def wrong(*arguments, **options):
+        loss, terms = right(*arguments, **options)
         return 1.001 * loss, terms
 
     monkeypatch.setattr(objective, "dense_agmm", wrong)

@@ -21,6 +21,15 @@ from tests import loops
 SMOKE = PRESETS["smoke"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several threads on small images wait for each other where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory) -> tuple[figures.Trained, agmm.Result]:
     results = tmp_path_factory.mktemp("results")
@@ -32,6 +41,12 @@ def complete(tmp_path_factory) -> tuple[figures.Trained, agmm.Result]:
 @pytest.fixture(scope="module")
 def trained(complete) -> figures.Trained:
     return complete[0]
+
+
+def outputs(trained: figures.Trained, images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and logits of images, by hand."""
+    with torch.no_grad():
+        return trained.net(torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).float() / 255)
 
 
 def test_predictions_are_those_of_the_result(complete):
@@ -47,64 +62,49 @@ def test_predictions_are_those_of_the_result(complete):
 
 def test_similarity_equals_a_loop_over_pixels(trained):
     """Every class, image and pixel on its own; distances and spreads by the definition on all classes."""
-    images = 6
+    images = 3
     values = figures.measure_similarity({"AGMM": trained}, images).set_index(["class", "subset"])
     counts = {key: [0, 0, 0] for key in values.index}
     for index in range(images):
         label = torch.from_numpy(trained.sparse[index : index + 1]).long()
-        pixels = torch.from_numpy(np.asarray(trained.data.images[index])).float().permute(2, 0, 1)[None] / 255
-        with torch.no_grad():
-            features, logits = trained.net(pixels)
+        features, logits = outputs(trained, trained.data.images[index : index + 1])
         present = gmm.components(label, 7).present
-        parts, d, sigma = objectives.LabelAssignment(7).distances(features, logits, label, present)
+        components, d, sigma = objectives.LabelAssignment(7).distances(features, logits, label, present)
         predicted = logits.argmax(1)[0]
-        for slot in range(int(parts.filled[0].sum())):
-            k = int(parts.classes[0, slot])
+        for slot in range(int(components.filled[0].sum())):
+            k = int(components.classes[0, slot])
             for y, x in np.argwhere(trained.sparse[index] == UNLABELED):
                 close = "similar" if d[0, slot, y, x] < sigma[0, slot] else "dissimilar"
                 hit, true = int(predicted[y, x]) == k, int(trained.data.truth[index][y, x]) == k
                 for subset in (close, "all"):
                     count = counts[trained.data.class_names[k], subset]
-                    count[0] += hit and true
-                    count[1] += hit or true
-                    count[2] += 1
+                    count[:] = count[0] + (hit and true), count[1] + (hit or true), count[2] + 1
     for key, (hits, union, size) in counts.items():
         assert values.loc[key, "pixels"] == size
         expected = 100 * hits / union if union else np.nan
         assert values.loc[key, "iou"] == pytest.approx(expected, nan_ok=True)
-    whole = values["pixels"].unstack()
-    assert (whole["similar"] + whole["dissimilar"] == whole["all"]).all()
 
 
-def test_sampled_pixels_do_not_depend_on_the_network(trained):
-    other = replace(trained, net=copy.deepcopy(trained.net))
-    torch.nn.init.normal_(other.net.backbone.stem[0].weight)
-    features, classes = figures.sample_features(trained, per_class=10)
-    changed, same = figures.sample_features(other, per_class=10)
-    assert (classes == same).all()
-    assert (features != changed).any()
-    assert np.bincount(classes, minlength=7).max() <= 10
-    assert features.shape == (len(classes), 16)
-
-
-def test_sampled_pixels_have_their_own_features(trained, monkeypatch):
-    """Of every class all, or as many as asked for; each a different pixel; whatever the size of the batches."""
-    images = np.stack(list(trained.test.images[:10]))
-    with torch.no_grad():
-        dense = trained.net(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)[0].numpy()
+def test_sampled_pixels(trained, monkeypatch):
+    """Of every class all, or as many as asked for; each a different pixel; whatever batches and network."""
+    dense = outputs(trained, trained.test.images[:10])[0].numpy().transpose(0, 2, 3, 1)
     truth = np.stack(list(trained.test.truth[:10]))[:, ::4, ::4]
     features, classes = figures.sample_features(trained, per_class=30, images=10)
     for k in range(7):
-        own = dense.transpose(0, 2, 3, 1)[truth == k]
-        found = features[classes == k]
-        assert len(found) == min(30, len(own))
-        gaps = np.abs(found[:, None] - own).max(2)
+        own, sample = dense[truth == k], features[classes == k]
+        assert len(sample) == min(30, len(own))
+        gaps = np.abs(sample[:, None] - own).max(2)
         assert gaps.min(1).max() < 1e-4
-        assert len(set(gaps.argmin(1))) > 0.9 * len(found)  # a few pixels may look alike
+        assert len(set(gaps.argmin(1))) > 0.9 * len(sample)  # a few pixels may look alike
     monkeypatch.setattr(figures.trained, "BATCH", 3)
     again, same = figures.sample_features(trained, per_class=30, images=10)
     assert (same == classes).all()
     np.testing.assert_allclose(again, features, atol=1e-4)
+    other = replace(trained, net=copy.deepcopy(trained.net))
+    torch.nn.init.normal_(other.net.backbone.stem[0].weight)
+    changed, same = figures.sample_features(other, per_class=30, images=10)
+    assert (same == classes).all()
+    assert (features != changed).any()
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(2, 30), st.booleans())
@@ -155,15 +155,13 @@ def test_projection_is_on_principal_components(states):
 
 def test_projected_mixtures_equal_loops(states):
     """Every Gaussian by loops over images, classes and pixels in all dimensions, projected at the end."""
-    frame, trained = figures.project(states, images=5, per_class=20), states["b"]
-    features, _ = figures.sample_features(trained, 20, 5, trained.data)
+    frame, trained = figures.project(states, images=3, per_class=20), states["b"]
+    features, _ = figures.sample_features(trained, 20, 3, trained.data)
     pixels = frame[(frame["method"] == "b") & (frame["kind"] == "pixel")][["x", "y"]]
     axes = np.linalg.lstsq(features - features.mean(0), pixels, rcond=None)[0]
     rows, masses = [], []
-    for index in range(5):
-        image = torch.from_numpy(np.asarray(trained.data.images[index])).float().permute(2, 0, 1)[None] / 255
-        with torch.no_grad():
-            f, logits = (one.double().numpy() for one in trained.net(image))
+    for index in range(3):
+        f, logits = (one.double().numpy() for one in outputs(trained, trained.data.images[index : index + 1]))
         label = trained.sparse[index][None]
         mu, present = loops.means(f, label, 7)
         probability = loops.resize(loops.softmax(logits)[0], f.shape[2:])

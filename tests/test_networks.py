@@ -105,8 +105,8 @@ def test_head_equals_its_description(name: str) -> None:
         x = torch.cat([unit(low, head.reduce), aspp], dim=1)
         inside = unit(x, head.fuse[0], 1)
         x = unit(inside, head.fuse[1], 1)
-        features, logits, fused = head(low, high)
-        torch.testing.assert_close(fused, inside, atol=1e-5, rtol=1e-4)
+        features, logits, inner_features = head(low, high)
+        torch.testing.assert_close(inner_features, inside, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(features, x, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(logits, F.conv2d(x, head.classifier.weight, head.classifier.bias))
 

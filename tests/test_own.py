@@ -369,7 +369,7 @@ def model():
 
 
 def test_masks_of_large_images_are_the_best_class_of_enlarged_maps(model):
-    image = shapes.make("test", 1, seed=0).images[0].repeat(3, 0).repeat(4, 1)
+    image = shapes.SHAPES.make("test", 1, seed=0).images[0].repeat(3, 0).repeat(4, 1)
     maps = own.probabilities(model, image)
     assert max(maps.shape[-2:]) == 64
     large = torch.nn.functional.interpolate(maps, image.shape[:2], mode="bilinear", align_corners=False)
@@ -383,7 +383,7 @@ def test_onnx_predicts_as_torch(model, tmp_path):
     path = tmp_path / "model.onnx"
     assert onnx.export(model.net, model.normalization, path) <= 1e-4
     session = onnxruntime.InferenceSession(str(path))
-    image = shapes.make("test", 1, seed=0).images[0][:49]
+    image = shapes.SHAPES.make("test", 1, seed=0).images[0][:49]
     inputs = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None].repeat(3, 0)
     (found,) = session.run(None, {"images": inputs})
     np.testing.assert_allclose(found[:1], own.probabilities(model, image).numpy(), atol=1e-4)

@@ -18,8 +18,8 @@ import agmm
 import run_all
 from agmm import evaluation, figures, networks
 from agmm.codes import UNLABELED, VOID
-from agmm.data import sets
-from agmm.data.public import label_files, voc
+from agmm.data import image_files, sets
+from agmm.data.public import voc
 from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
@@ -28,7 +28,7 @@ from tests.helpers import ROOT
 from tests.test_training import SCRIPT
 from tests.test_voc import write_clicks
 
-pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not", "ignore:Cityscapes .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
 SMALL = {"network": "small", "network_options": (("stem", 8), ("feature_channels", 8)), "init": "scratch"}
 
@@ -175,7 +175,7 @@ def test_second_stage_reads_pseudo_labels_and_keeps_those_already_written(root: 
     data = sets.load("voc", "train", data_root=root)
     sparse = sets.weak_labels(data, "points", {}, 0)
     for name, label in zip(data.ids, sparse, strict=True):
-        pseudo = label_files.read_index(folder / f"{name}.png")
+        pseudo = image_files.read_index(folder / f"{name}.png")
         if name == layouts.TRAIN_AUG[0]:
             assert (pseudo == kept).all()
             continue

@@ -19,9 +19,8 @@ import agmm
 import run_all
 from agmm import networks
 from agmm.codes import VOID
+from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
-from agmm.data import sets
-from agmm.data.public import label_files
 from agmm.training import run as runs
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
@@ -254,7 +253,7 @@ def test_two_iterations_of_every_kind_of_labels(root: Path, tmp_path: Path, labe
         return
     data = sets.load(run.dataset, "train", data_root=root)
     for name, mask in zip(data.ids, data.truth, strict=True):
-        pseudo = label_files.read_index(run.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
+        pseudo = image_files.read_index(run.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
         assert pseudo.shape == mask.shape
         assert set(np.unique(pseudo)) <= {*range(data.num_classes), VOID}
     weights = [safetensors.torch.load_file(r.folder(tmp_path) / "model.safetensors") for r in (first, run)]
@@ -284,7 +283,7 @@ def test_two_iterations_from_image_tags_and_boxes(root: Path, tmp_path: Path, la
     data = sets.load("voc", "train", data_root=root)
     assert {path.stem for path in (last.cams_of.folder(tmp_path) / "cams").iterdir()} == set(data.ids)
     for name, mask in zip(data.ids, data.truth, strict=True):
-        pseudo = label_files.read_index(last.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
+        pseudo = image_files.read_index(last.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
         assert pseudo.shape == mask.shape
         assert set(np.unique(pseudo)) <= {0, *np.unique(mask), VOID}
 

@@ -71,7 +71,7 @@ def test_central_clicks():
     assert figures.central_clicks(truth) == [Click(2, 2, 1), Click(3, 7, 3)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 4])
 def test_figure(seen, tmp_path, count):
     clicks = [Click(5 * k, 6, k) for k in range(count)]
     mixture = figures.mixture_of_clicks(*seen, clicks)

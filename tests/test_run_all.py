@@ -14,11 +14,15 @@ import pandas as pd
 import pytest
 
 import run_all
+from agmm import report
 from agmm.papers import notebooks, tables
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
 from tests.test_tables import complete
+
+PATIENCE = 900
+"""Seconds after which a command that does not end is broken, on however slow a machine."""
 
 
 def start(*args: object) -> subprocess.Popen[str]:
@@ -188,7 +192,7 @@ def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
 
 
 def test_failed_report_is_a_sentence(capfd, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_all, "report", lambda args: 1 / 0)
+    monkeypatch.setattr(report, "write", lambda *args: 1 / 0)
     args = ["--preset", "camvid", "--only", "agmmpp_table2", "--results", str(tmp_path), "--no-notebooks"]
     assert run_all.main(args) == 1
     assert capfd.readouterr().err == "failed: report: ZeroDivisionError: division by zero\n"
@@ -214,21 +218,21 @@ def test_force_moves_the_selected_runs_only(tmp_path, monkeypatch):
 def test_interrupted_resumed_and_cached(tmp_path):
     """Ctrl-C after the first runs; the same command finishes; a third time nothing is left to train."""
     args = ["--preset", "smoke", "--only", "agmm_table1", "--results", tmp_path, "--jobs", "2"]
+    runs = tables.needed(["agmm_table1"], "smoke", 1)
     process = start(*args)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[3/"):
             break
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=PATIENCE)
+    kept = len(list(tmp_path.glob("smoke/runs/*/result.json")))
     assert process.returncode == 130
     assert said.strip() == "run_all.py: interrupted; the same command resumes from the last finished epochs"
-    kept = len(list(tmp_path.glob("smoke/runs/*/result.json")))
     assert kept >= 3
 
-    runs = tables.needed(["agmm_table1"], "smoke", 1)
     process = start(*args)
-    printed, said = process.communicate(timeout=300)
+    printed, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (0, "")
     assert f"{len(runs)} runs, {kept} cached" in printed
     assert str(tmp_path / "smoke" / "tables" / "agmm_table1.md") in printed
@@ -239,5 +243,5 @@ def test_interrupted_resumed_and_cached(tmp_path):
     assert any("L_seg + L_self + L_spar" in text for text in shown)
 
     process = start(*args, "--dry-run")
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert f"{len(runs)} runs, {len(runs)} cached\n" in printed

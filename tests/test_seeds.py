@@ -1,6 +1,7 @@
 """Labels from boxes and images: their rules on tiny cases, fallbacks, determinism, and what they are worth."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -14,8 +15,7 @@ import agmm
 from agmm import labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public.label_files import Boxes
-from agmm.labels import from_boxes
+from agmm.labels import Boxes, from_boxes
 from agmm.training.presets import PRESETS
 
 WHOLE = np.array([0, 0, 8, 8])
@@ -36,6 +36,12 @@ def scene(seed: int, size: tuple[int, int] = (48, 56)) -> tuple[np.ndarray, np.n
         mask[inside] = code
         image[inside] = random.normal((200, 60 * code, 40), 6, (len(inside[0]), 3))
     return image.round().clip(0, 255).astype(np.uint8), mask
+
+
+def blank(size: tuple[int, int], codes: Sequence[int] = (), corners: Sequence = (), **options) -> from_boxes.BoxedImage:
+    """A black image with boxes."""
+    image, sides = np.zeros((*size, 3), np.uint8), np.array(corners, int).reshape(-1, 4)
+    return from_boxes.BoxedImage(image, codes, sides, rng(), **options)
 
 
 def in_boxes(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -75,7 +81,7 @@ def test_where_grabcut_fails_the_whole_box_is_taken(side: int, box: tuple[int, .
 @given(seed=st.integers(0, 10**6), background=st.sampled_from([0, None]), runs=st.sampled_from([1, 2]))
 def test_grabcut_stays_in_its_boxes(seed: int, background: int | None, runs: int) -> None:
     image, mask = scene(seed)
-    codes, corners = labels.tight_boxes(mask, rng(), background=background)
+    codes, corners = labels.tight_boxes(labels.Scene(mask, rng(), background=background))
     made = from_boxes.simulate("grabcut", image, mask, rng(seed), background=background, runs=runs)
     outside = UNLABELED if background is None else background
     assert (made[~in_boxes(corners, mask.shape)] == outside).all()
@@ -110,7 +116,7 @@ def test_smaller_segments_are_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(from_boxes, "grabcut_segment", segment)
-    made = from_boxes.grabcut(np.zeros((8, 8, 3), np.uint8), [1, 2], np.array([[0, 0, 8, 8], [1, 1, 7, 7]]), rng())
+    made = from_boxes.grabcut(blank((8, 8), [1, 2], [[0, 0, 8, 8], [1, 1, 7, 7]]))
     expected = np.zeros((8, 8), np.uint8)
     expected[1:7, 1:7] = 2
     expected[2:6, 2:6] = 1
@@ -120,10 +126,10 @@ def test_smaller_segments_are_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ensemble_labels_where_it_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     votes = np.tile([0, 0.19, 0.2, 0.5, 0.7, 0.71, 1, 1], (8, 1))
     monkeypatch.setattr(from_boxes, "grabcut_votes", lambda *_: votes)
-    made = from_boxes.grabcut(np.zeros((8, 8, 3), np.uint8), [4], WHOLE[None], rng(), runs=15)
+    made = from_boxes.grabcut(blank((8, 8), [4], [WHOLE]), runs=15)
     assert made[0].tolist() == [0, 0, *[UNLABELED] * 3, 4, 4, 4]
     with pytest.raises(ValueError, match="number of runs of GrabCut is 0"):
-        from_boxes.grabcut(np.zeros((8, 8, 3), np.uint8), [4], WHOLE[None], rng(), runs=0)
+        from_boxes.grabcut(blank((8, 8), [4], [WHOLE]), runs=0)
 
 
 def test_votes_come_from_moved_boxes_with_margins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +168,8 @@ def test_without_opencv_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_boxcam_equals_loops(seed: int, threshold: float) -> None:
     random = np.random.default_rng(seed)
     cams = {1: random.random((9, 11)).round(1), 3: np.full((9, 11), 0.7)}
-    codes, corners = [1, 3, 1, 2], np.array([[0, 0, 9, 8], [1, 2, 5, 6], [3, 1, 6, 11], [7, 7, 9, 9]])
-    made = from_boxes.boxcam(np.zeros((9, 11, 3), np.uint8), codes, corners, rng(), cams=cams, threshold=threshold)
+    codes, corners = [1, 3, 1, 2], [[0, 0, 9, 8], [1, 2, 5, 6], [3, 1, 6, 11], [7, 7, 9, 9]]
+    made = from_boxes.boxcam(blank((9, 11), codes, corners, cams=cams), threshold=threshold)
     expected = np.zeros((9, 11), int)
     for index in (0, 2, 1, 3):  # by area
         top, left, bottom, right = corners[index]
@@ -186,13 +192,12 @@ def test_cam_labels_are_the_best_of_all_scores() -> None:
     """Pixel by pixel, the background's score among them; two classes with the same one are the first."""
     random = np.random.default_rng(0)
     cams = {2: random.random((6, 7)) ** 3, 5: random.random((6, 7)) ** 3}
-    made = from_boxes.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams=cams, exponent=6)
+    made = from_boxes.cam(blank((6, 7), cams=cams), exponent=6)
     for pixel in np.ndindex(6, 7):
         scores = {0: (1 - max(cam[pixel] for cam in cams.values())) ** 6} | {k: cam[pixel] for k, cam in cams.items()}
         assert made[pixel] == max(scores, key=lambda k: scores[k])
     assert {0, 2, 5} == set(np.unique(made))
-    nothing = from_boxes.cam(np.zeros((6, 7, 3), np.uint8), [], np.zeros((0, 4), int), rng(), cams={}, background=None)
-    assert (nothing == UNLABELED).all()
+    assert (from_boxes.cam(blank((6, 7), cams={}, background=None)) == UNLABELED).all()
 
 
 def test_grabcut_and_cams_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,10 +205,9 @@ def test_grabcut_and_cams_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     segment = np.zeros((8, 8), bool)
     segment[:4] = True
     monkeypatch.setattr(from_boxes, "grabcut_segment", lambda *_: segment)
-    cam, box = np.zeros((8, 8)), np.array([[0, 0, 8, 7]])
+    cam, box = np.zeros((8, 8)), [[0, 0, 8, 7]]
     cam[2:6, :] = 1
-    image = np.zeros((8, 8, 3), np.uint8)
-    made = from_boxes.grabcut_cam(image, [2], box, rng(), cams={2: cam})
+    made = from_boxes.grabcut_cam(blank((8, 8), [2], box, cams={2: cam}))
     expected = np.zeros((8, 8), int)
     expected[:2], expected[2:4, :7], expected[2:4, 7] = UNLABELED, 2, UNLABELED
     expected[4:6, :7] = UNLABELED  # the CAM alone, within the box
@@ -212,7 +216,7 @@ def test_grabcut_and_cams_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     few = np.zeros((8, 8))
     few[0, :4] = 1
     for cams in ({3: cam}, {}, {2: few}):
-        alone = from_boxes.grabcut_cam(image, [2], box, rng(), cams=cams)
+        alone = from_boxes.grabcut_cam(blank((8, 8), [2], box, cams=cams))
         np.testing.assert_array_equal(alone, np.where(segment, 2, 0))
 
 
@@ -235,8 +239,6 @@ def test_void_of_a_mask_is_no_label_but_annotated_boxes_do_not_know_it() -> None
     assert (from_boxes.simulate("grabcut", image, mask, rng())[:3] == UNLABELED).all()
     made = from_boxes.simulate("grabcut", image, mask, rng(), boxes=boxes)
     assert set(np.unique(made)) == {0, 2}
-    painted = labels.simulate("boxes", mask, rng(), boxes=boxes)
-    np.testing.assert_array_equal(painted, 2 * in_boxes(boxes.corners, mask.shape))
 
 
 def test_grabcut_is_far_better_than_boxes_on_the_embedded_data() -> None:

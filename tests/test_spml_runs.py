@@ -78,7 +78,7 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
 
 
 def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
-    split = shapes.make("train", 4)
+    split = shapes.SHAPES.make("train", 4)
     sparse = np.stack([labels.simulate("points", mask, np.random.default_rng(0)) for mask in split.truth])
     sparse[0, :5] = VOID
     named = np.stack([labels.image_classes(mask, 7) for mask in sparse])
@@ -94,7 +94,7 @@ def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
 
 def test_a_smaller_image_is_padded_and_cut_again() -> None:
     """With a network that looks at single pixels padding changes nothing."""
-    split = shapes.make("train", 2)
+    split = shapes.SHAPES.make("train", 2)
     named = np.ones((2, 7), bool)
 
     class Pointwise(torch.nn.Module):
@@ -183,7 +183,7 @@ def test_labels_without_regions_stay_as_they_are() -> None:
 
 
 def test_regions_follow_the_borders_of_objects(tmp_path: Path) -> None:
-    split = shapes.make("train", 10)
+    split = shapes.SHAPES.make("train", 10)
     made = oversegmentation.regions(split, "felzenszwalb_small", tmp_path)
     shares = [oversegmentation.purity(r, t, 7) for r, t in zip(made, split.truth, strict=True)]
     assert np.mean(shares) > 0.98

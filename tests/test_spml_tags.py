@@ -12,7 +12,7 @@ import torch
 
 import agmm
 from agmm.codes import UNLABELED, VOID
-from agmm.data import sets
+from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand
 from agmm.data.synthetic import shapes
@@ -20,6 +20,7 @@ from agmm.rivals.spml import SPMLClassifier
 from agmm.rivals.spml.classifier import in_memory
 from agmm.training import pseudo_labels, sweep
 from agmm.training.presets import PRESETS
+from agmm.training.where import Where
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -92,9 +93,9 @@ def test_image_tags_and_boxes_are_learned_from(trained: tuple[Path, agmm.Run, ag
 def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Run]) -> None:
     """Halves in files that the readers of published maps read."""
     results, run, _ = trained
-    data = shapes.make("train", 5)
+    data = shapes.SHAPES.make("train", 5)
     apart = replace(data, images=OnDemand(data.images.__getitem__, range(5)))
-    kept, read = (pseudo_labels.with_cams(run, split, results, CPU).cams for split in (data, apart))
+    kept, read = (pseudo_labels.with_cams(run, split, Where(results), CPU).cams for split in (data, apart))
     assert kept is not None
     assert read is not None
     tags = sets.image_tags(data)
@@ -105,7 +106,7 @@ def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Ru
     assert run.cams_of is not None
     files = run.cams_of.folder(results) / "cams"
     label_files.write_cams(files / f"{data.ids[0]}.npy", {1: np.ones((64, 64))})
-    again = pseudo_labels.with_cams(run, apart, results, CPU).cams
+    again = pseudo_labels.with_cams(run, apart, Where(results), CPU).cams
     assert again is not None
     assert (again[0][1] == 1).all(), "what is there is not made again"
 
@@ -192,13 +193,13 @@ def test_what_a_classifier_predicts_is_voted_on_without_a_crf(monkeypatch: pytes
 def test_labels_on_disk_are_those_in_memory_and_are_not_made_twice(tmp_path: Path) -> None:
     ids = tuple("abcdef")
     objective = VOTED(neighbors=15, query_scales=(1.0,))
-    keep = partial(pseudo_labels._on_disk, tmp_path, ids)
+    keep = partial(pseudo_labels._png_files, tmp_path, ids)
     images, truth, *_ = _scenes()
     sparse: Arrays = OnDemand(partial(np.full, truth[0].shape), [np.uint8(UNLABELED)] * 6)
     plain = _labels(objective, sparse=np.full(truth.shape, UNLABELED, np.uint8))
     np.testing.assert_array_equal(_labels(objective, keep, sparse=sparse), plain)
     assert {path.name for path in tmp_path.iterdir()} == {"first_labels", "pseudo_labels"}
-    label_files.write_index(tmp_path / "pseudo_labels" / "c.png", np.full((32, 32), 7, np.uint8))
+    image_files.write_index(tmp_path / "pseudo_labels" / "c.png", np.full((32, 32), 7, np.uint8))
     assert (_labels(objective, keep, sparse=sparse)[2] == 7).all()
 
 

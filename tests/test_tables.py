@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -20,14 +21,18 @@ ABLATION = ("agmm_table1", "agmm_table2")
 PRINTED = tuple(name for name in tables.TABLES if re.fullmatch(r"agmm_(supp_)?table\d", name))
 
 
-def complete(results, run: Run, miou: float, **details: object) -> None:
-    """A result written by hand."""
+def complete(
+    results, run: Run, miou: float, *, iou: Sequence[float | None] = (50.0, 50.0), curves=None, **details: object
+) -> None:
+    """A result written by hand, and a history of two epochs."""
     folder = run.folder(results)
     folder.mkdir(parents=True)
     details = {"train_images": 32, "test_images": 16, "coverage": 0.875} | details
-    result = Result(run.id, miou, [miou], [[1]], 2, 3.0, 100.0, 500.0, details)
+    result = Result(run.id, miou, list(iou), [[30, 10], [20, 40]], 2, 3.0, 100.0, 500.0, details)
     (folder / "run.json").write_text(json.dumps(run.to_dict()))
     (folder / "result.json").write_text(json.dumps(asdict(result)))
+    curves = curves or dict.fromkeys(("p_miou", "p_restricted_miou", "g_miou"), [20.0, 30.0])
+    pd.DataFrame({"epoch": (1, 2)} | curves).to_csv(folder / "history.csv", index=False)
 
 
 def curve(results, run: Run, **columns: list[float]) -> None:

@@ -20,7 +20,7 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.rivals import densecrf, tag_losses, toco, views
 from agmm.rivals.tree_energy import TreeEnergy
-from agmm.training import batches, loop, pseudo_labels, train
+from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
@@ -331,7 +331,7 @@ def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPat
     assert torch.equal(batch.image_classes, torch.from_numpy(tags)[order])
     assert set(batch.labels.unique().tolist()) == {UNLABELED, VOID}
     with pytest.raises(ValueError, match="need a background of code 0, which streets does not have"):
-        train._tags(RUN, replace(data, dataset="streets", background=None), Path())
+        pseudo_labels._image_tags(RUN, replace(data, dataset="streets", background=None), Path())
 
 
 def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Pa
     trained = figures.load(RUN, tmp_path)
     objective = models.load_objective(RUN, tmp_path, 7, CPU)
     assert isinstance(objective, toco.FromTags)
-    found = pseudo_labels.cam_miou(trained.net.cpu(), objective, trained.test, sets.image_tags(trained.test), RUN, CPU)
+    found = measure.cam_miou(trained.net.cpu(), objective, trained.test, sets.image_tags(trained.test), RUN, CPU)
     assert found == result.details["cam_miou_test"]
 
 

@@ -103,8 +103,8 @@ def test_second_stage_learns_what_the_first_one_predicts(tmp_path: Path, monkeyp
     seen = []
     source_of = train._source
 
-    def watched(run, *rest):
-        seen.append((run, source_of(run, *rest)))
+    def watched(context, objective):
+        seen.append((context.run, source_of(context, objective)))
         return seen[-1][1]
 
     monkeypatch.setattr(train, "_source", watched)
@@ -132,17 +132,15 @@ def test_second_stage_of_clicks_learns_classes_that_were_not_clicked(tmp_path: P
     assert (second.restrict, second.teacher) == (False, first)
     assert replace(second, restrict=True).id != second.id
     agmm.run(first, results=tmp_path)
-    data = sets.load("streets", "train", count=first.train_images)
-    sparse = sets.weak_labels(data, "clicks", dict(first.label_options), 0)
-    net = weights.load_network(first, tmp_path, data.num_classes, torch.device("cpu"))
+    context = pseudo_labels.prepare(second, Where(tmp_path), torch.device("cpu"))
+    sparse = context.sparse
+    net = weights.load_network(first, tmp_path, context.data.num_classes, torch.device("cpu"))
     found = {
-        restrict: pseudo_labels.pseudo_labels(
-            net, replace(second, restrict=restrict), tmp_path, data, sparse, torch.device("cpu")
-        )
+        restrict: pseudo_labels.pseudo_labels(net, first, replace(context, run=replace(second, restrict=restrict)))
         for restrict in (True, False)
     }
     with torch.no_grad():
-        logits = net(torch.from_numpy(np.asarray(data.images)).movedim(-1, 1) / 255)[1]
+        logits = net(torch.from_numpy(np.asarray(context.data.images)).movedim(-1, 1) / 255)[1]
     free = np.asarray(sparse) == agmm.UNLABELED
     assert (found[False][free] == logits.argmax(1).numpy()[free]).mean() > 0.99
     for label, dense in zip(sparse, found[True], strict=True):

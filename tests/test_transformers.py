@@ -121,13 +121,13 @@ def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int] | None) 
     net = skeleton(name)
     grid = grid or (64 // net.backbone.patch,) * 2
     images, views = torch.empty(2, 3, *size, device="meta"), [torch.empty(16, 3, 96, 96, device="meta")]
-    features, logits, grid_logits, fused, tokens = net(images, inner=True, views=views)
+    features, logits, grid_logits, inner_features, tokens = net(images, inner=True, views=views)
     dim = 768 if name == "vit_base" else net.feature_channels
     assert (net.feature_channels, net.token_channels, net.head.high_channels) == (dim, dim, dim)
     assert features.shape == (2, dim, *grid)
     assert logits.shape == (2, 7, *size)
     assert grid_logits.shape == (2, 7, *grid)
-    assert fused.shape == (2, 512 if name == "vit_base" else net.head.classifier.in_channels, *grid)
+    assert inner_features.shape == (2, 512 if name == "vit_base" else net.head.classifier.in_channels, *grid)
     assert tokens.final.shape == tokens.middle.shape == features.shape
     assert [summary.shape for summary in tokens.summaries] == [(2, dim), (16, dim)]
 
@@ -146,10 +146,10 @@ def test_decoder_equals_its_description(size: tuple[int, int]) -> None:
     net, images = build("small_vit"), random_images(2, 3, *size)
     rate = net.head.conv1.dilation[0]
     with torch.no_grad():
-        features, logits, grid_logits, fused = net(images, inner=True)
+        features, logits, grid_logits, inner_features = net(images, inner=True)
         x = F.conv2d(features, net.head.conv1.weight, padding=rate, dilation=rate).relu()
         x = F.conv2d(x, net.head.conv2.weight, padding=rate, dilation=rate).relu()
-        torch.testing.assert_close(fused, x, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(inner_features, x, atol=1e-5, rtol=1e-4)
         low = torch.einsum("bchw,kc->bkhw", x, net.head.classifier.weight[..., 0, 0])
         torch.testing.assert_close(grid_logits, low, atol=1e-5, rtol=1e-4)
         expected = F.interpolate(low, size=size, mode="bilinear", align_corners=False)

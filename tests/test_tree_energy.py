@@ -416,7 +416,7 @@ def batch(dtype=torch.float32, labeled=0.2):
     labels[:, :4] = VOID
     large = F.interpolate(logits, size=(24, 28), mode="bilinear")
     fused = random(2, 8, 6, 7, seed=2, dtype=dtype).requires_grad_()
-    more = {"images": random(2, 3, 24, 28, seed=1, dtype=dtype), "grid_logits": logits, "fused": fused}
+    more = {"images": random(2, 3, 24, 28, seed=1, dtype=dtype), "grid_logits": logits, "inner_features": fused}
     return (fused, large, labels, torch.ones(2, 5, dtype=torch.bool)), more
 
 
@@ -428,14 +428,14 @@ def test_objective_adds_the_loss_to_the_cross_entropy():
     assert list(output.terms) == ["seg", "tree"]
     torch.testing.assert_close(output.terms["seg"], Baseline(5)(*arguments).loss)
     torch.testing.assert_close(output.loss, output.terms["seg"] + 0.4 * output.terms["tree"])
-    embedding = objective.embed(more["fused"])
-    assert embedding.shape == more["fused"].shape
+    embedding = objective.embed(more["inner_features"])
+    assert embedding.shape == more["inner_features"].shape
     unlabeled = arguments[2] == UNLABELED
     expected = tree_energy_loss(more["grid_logits"], more["images"], unlabeled, embedding)
     torch.testing.assert_close(0.4 * output.terms["tree"], expected)
     output.loss.backward()
     assert all(parameter.grad.any() for parameter in objective.parameters())
-    assert more["fused"].grad.any()
+    assert more["inner_features"].grad.any()
 
 
 def test_objective_without_the_high_level_tree_has_no_parameters():
@@ -453,7 +453,7 @@ def test_objective_where_every_pixel_is_labeled():
     output = objective(*arguments, **more)
     assert output.terms["tree"].item() == 0
     output.terms["tree"].backward()
-    tensors = more["grid_logits"], more["fused"], *objective.parameters()
+    tensors = more["grid_logits"], more["inner_features"], *objective.parameters()
     assert not any(tensor.grad.any() for tensor in tensors)
 
 

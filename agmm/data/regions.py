@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from skimage.segmentation import felzenszwalb
 
-from agmm.data import image_files
-from agmm.data.public import label_files
+from agmm.data import disk_cache, image_files
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.host import atomic_files
 
@@ -40,6 +37,8 @@ def oversegment(image: np.ndarray, method: str) -> np.ndarray:
 
     The substitute (ours) for the published regions of SPML, which need a trained edge detector.
     """
+    from skimage.segmentation import felzenszwalb  # here, as it takes a second, and published regions need it not
+
     parameters = dict(FELZENSZWALB[method])
     while (regions := felzenszwalb(image.astype(np.float64) / 255, **parameters)).max() >= MOST:
         parameters["scale"] *= 1.5
@@ -67,16 +66,10 @@ def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
         return split.regions
     if isinstance(split.images, OnDemand):
         folder = None if cache is None else cache / f"regions-{split.dataset}-{method}"
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        return OnDemand(partial(_kept, split, method, folder), range(len(split)))
-    if cache is None:
-        return np.stack([oversegment(image, method) for image in split.images])
+        return OnDemand(partial(_of_image, split, method, folder), range(len(split)))
     digest = atomic_files.digest([split.dataset, split.ids, split.images[0].shape, FELZENSZWALB[method]])
-    file = cache / f"regions-{split.dataset}-{method}-{digest}.npy"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        return atomic_files.kept_array(file, lambda: np.stack([oversegment(image, method) for image in split.images]))
+    file = None if cache is None else cache / f"regions-{split.dataset}-{method}-{digest}.npy"
+    return disk_cache.array(file, lambda: np.stack([oversegment(image, method) for image in split.images]))
 
 
 def chosen(split: Split, method: str) -> str:
@@ -101,7 +94,7 @@ def chosen(split: Split, method: str) -> str:
 
 
 def find(root: Path, images: Sequence[Path]) -> OnDemand[np.ndarray] | None:
-    """The published regions of images below the root of a data set, None where there is no folder `FOLDER`.
+    """Find the published regions of images below the root of a data set, None where there is no folder `FOLDER`.
 
     Raises
     ------
@@ -112,31 +105,7 @@ def find(root: Path, images: Sequence[Path]) -> OnDemand[np.ndarray] | None:
     if not folder.is_dir():
         return None
     paths = {path.stem: path for path in folder.rglob("[!.]*.png")}
-    absent = sorted(image.stem for image in images if image.stem not in paths)
-    if absent:
-        raise ValueError(
-            f"{folder}: {len(absent)} of {len(images)} training images have no regions, {absent[0]}.png first; "
-            "complete the folder or move it elsewhere"
-        )
-    return OnDemand(_read, [(image, paths[image.stem]) for image in images])
-
-
-def check(found: OnDemand[np.ndarray] | None) -> list[str]:
-    """Read all published regions once: one sentence per problem."""
-    problems = []
-    for i in range(0 if found is None else len(found)):
-        try:
-            found[i]  # type: ignore[index]
-        except (FileNotFoundError, ValueError) as error:
-            problems.append(str(error))
-    return problems
-
-
-def purity(regions: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
-    """Share of pixels whose class is that of most pixels of their region; pixels without a class do not count."""
-    known = truth < num_classes
-    pairs = np.bincount(regions[known].astype(int) * num_classes + truth[known], minlength=MOST * num_classes)
-    return float(pairs.reshape(-1, num_classes).max(1).sum() / max(known.sum(), 1))
+    return OnDemand(_read, list(zip(images, image_files.of_images(images, paths, folder, "regions"), strict=True)))
 
 
 def with_regions(labels: Arrays, regions: Arrays) -> Arrays:
@@ -154,24 +123,15 @@ def _packed_one(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
     return _packed(labels[index], regions[index])
 
 
-def _read(two: tuple[Path, Path]) -> np.ndarray:
-    image, path = two
-    numbers = label_files.read_index(path, image_files.read_size(image))
+def _read(two: image_files.Pair) -> np.ndarray:
+    numbers = image_files.read_index_of(two)
     if numbers.max() >= MOST:
         raise ValueError(
-            f"{path} holds the region {numbers.max()}, which stands for padding; number its regions 0 … {MOST - 1}"
+            f"{two[1]} holds the region {numbers.max()}, which stands for padding; number its regions 0 … {MOST - 1}"
         )
     return numbers
 
 
-def _kept(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
-    """Regions of one image, from its file if there is a sound one."""
-    if folder is None:
-        return oversegment(split.images[index], method)
-    path = folder / f"{split.ids[index]}.png"
-    try:
-        return label_files.read_index(path)
-    except (FileNotFoundError, ValueError):
-        made = oversegment(split.images[index], method)
-    label_files.write_index(path, made)
-    return made
+def _of_image(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
+    path = None if folder is None else folder / f"{split.ids[index]}.png"
+    return disk_cache.index(path, lambda: oversegment(split.images[index], method))

@@ -6,22 +6,24 @@ negative indices), one's own `exp` and `log` (the library's are not vectorized),
 for a zero divisor is a branch). NaN must stay NaN, so that a diverged training is noticed: the flags ``nnan`` and
 ``ninf`` are left out.
 
-Every loop takes the range of images that it is to treat, so that threads can share a batch. Rows are arrays (B, M, C),
-planes (B, C, M). Weights of rows and columns come from `agmm.fast.cpu`: the two coarse cells of a fine coordinate and
-the weight of the second.
+Every loop takes the range of images that it is to treat, so that threads can share a batch. Features, logits and their
+gradients are arrays (B, M, C). Weights of rows and columns come from `agmm.fast.cpu`: the two coarse cells of a fine
+coordinate and the weight of the second.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from agmm import codes
 from agmm.codes import UNLABELED, VOID
 
 TILE = 256
 """Pixels treated together: the probabilities of 21 classes are half of a first-level cache."""
 
 f32, i32 = np.float32, np.int32
+EPS = f32(codes.EPS)
 _options: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True}
 _loop = numba.njit(nogil=True, **_options)
 _inlined = numba.njit(inline="always", **_options)
@@ -62,8 +64,8 @@ def log(x):
 
 
 @_loop
-def differences_rows(start, stop, features, means, per_image, out):
-    """Features (B, M, C)."""
+def differences(start, stop, features, means, per_image, out):
+    """Mean absolute differences (B, N, M) of features and means."""
     for b in range(start, stop):
         for pixel in range(features.shape[1]):
             f = features[b, pixel]
@@ -75,22 +77,8 @@ def differences_rows(start, stop, features, means, per_image, out):
 
 
 @_loop
-def differences_planes(start, stop, features, means, per_image, out):
-    """Features (B, C, M)."""
-    channels = features.shape[1]
-    for b in range(start, stop):
-        for first in range(0, features.shape[2], TILE):
-            for c in range(channels):
-                f = features[b, c, first : first + TILE]
-                for n in range(per_image[b]):
-                    d, mu = out[b, n, first : first + TILE], means[b, n, c]
-                    for t in range(f.size):
-                        d[t] += abs(f[t] - mu) / f32(channels)
-
-
-@_loop
-def differences_rows_backward(start, stop, features, means, per_image, grad, grad_features, grad_means):
-    """Gradients of `differences_rows`, the features a row per pixel; those of the means are added up."""
+def differences_backward(start, stop, features, means, per_image, grad, grad_features, grad_means):
+    """Gradients of `differences`; those of the means are added up."""
     for b in range(start, stop):
         for pixel in range(features.shape[1]):
             f, grad_f = features[b, pixel], grad_features[b, pixel]
@@ -104,45 +92,18 @@ def differences_rows_backward(start, stop, features, means, per_image, grad, gra
 
 
 @_loop
-def differences_planes_backward(start, stop, features, means, per_image, grad, grad_features, grad_means):
-    """Gradients of `differences_planes`, the features a plane per channel; those of the means are added up."""
-    channels = features.shape[1]
-    for b in range(start, stop):
-        for first in range(0, features.shape[2], TILE):
-            for c in range(channels):
-                f, grad_f = features[b, c, first : first + TILE], grad_features[b, c, first : first + TILE]
-                grad_f[:] = 0
-                for n in range(per_image[b]):
-                    grad_d, mu, total = grad[b, n, first : first + TILE], means[b, n, c], f32(0)
-                    for t in range(f.size):
-                        g = grad_d[t] / f32(channels)
-                        slope = g if f[t] > mu else (-g if f[t] < mu else f32(0))
-                        grad_f[t] += slope
-                        total += slope
-                    grad_means[b, n, c] -= total
-
-
-@_loop
-def load(x, rows, b, first, tile):
-    """Pixels from ``first`` on of an image of (B, M, K) rows or (B, K, M) planes, as a tile (K, T)."""
-    for k in range(0 if rows else tile.shape[0]):
-        line, out = x[b, k, first : first + TILE], tile[k]
-        for t in range(line.size):
-            out[t] = line[t]
-    for t in range(min(TILE, x.shape[1] - first) if rows else 0):
+def load(x, b, first, tile):
+    """Put the pixels from ``first`` on of an image of (B, M, K) into a tile (K, T)."""
+    for t in range(min(TILE, x.shape[1] - first)):
         line = x[b, first + t]
         for k in range(line.size):
             tile[k, t] = line[k]
 
 
 @_loop
-def store(tile, rows, b, first, x):
-    """Inverse of `_load`."""
-    for k in range(0 if rows else tile.shape[0]):
-        line, out = tile[k], x[b, k, first : first + TILE]
-        for t in range(out.size):
-            out[t] = line[t]
-    for t in range(min(TILE, x.shape[1] - first) if rows else 0):
+def store(tile, b, first, x):
+    """Put a tile (K, T) where `load` has taken it from."""
+    for t in range(min(TILE, x.shape[1] - first)):
         out = x[b, first + t]
         for k in range(out.size):
             out[k] = tile[k, t]
@@ -166,24 +127,22 @@ def softmax(tile, top, norm):
         norm[t] = f32(1) / norm[t]
 
 
+class Constants(NamedTuple):
+    """The fields of `agmm.fast.plain.Supervision` as arrays; without the term absent no class is."""
+
+    labels: np.ndarray
+    classes: np.ndarray
+    self_weight: np.ndarray
+    spar_weight: np.ndarray
+    absent: np.ndarray
+    negatives: bool
+    seg: bool
+
+
 @_loop
-def segmentation(
-    start,
-    stop,
-    logits,
-    rows,
-    scores,
-    labels,
-    classes,
-    self_weight,
-    spar_weight,
-    absent,
-    negatives,
-    seg,
-    eps,
-    sums,
-):
+def segmentation(start, stop, logits, scores, constants, sums):
     """Sums (B, 4) of seg, self, spar and absent."""
+    labels, classes, self_weight, spar_weight, absent, negatives, seg = constants
     num_classes = absent.shape[1]
     p = np.zeros((num_classes, TILE), f32)
     top, norm, product, valid = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32)
@@ -193,7 +152,7 @@ def segmentation(
             label = labels[b, first : first + TILE]
             size = label.size
             if reads_logits:
-                load(logits, rows, b, first, p)
+                load(logits, b, first, p)
                 softmax(p, top, norm)
             labeled = 0
             for t in range(size):
@@ -204,7 +163,7 @@ def segmentation(
                 if absent[b, k]:
                     e = p[k]
                     for t in range(size):
-                        product[t] *= f32(1) + eps - e[t] * norm[t]
+                        product[t] *= f32(1) + EPS - e[t] * norm[t]
             total = f32(0)
             for t in range(size):
                 total -= log(product[t]) * valid[t]
@@ -215,42 +174,25 @@ def segmentation(
                     total = f32(0)
                     for t in range(size):
                         q = e[t] * norm[t]
-                        log_other = log(f32(1) + eps - q)
-                        total -= (log_other + g[t] * (log(q + eps) - log_other)) * valid[t]
+                        log_other = log(f32(1) + EPS - q)
+                        total -= (log_other + g[t] * (log(q + EPS) - log_other)) * valid[t]
                     sums[b, 1] += total * self_weight[b, n]
                 if spar_weight[b, n] != 0 and labeled:
                     total = f32(0)
                     for t in range(size):
                         hit, other = label[t] == classes[b, n], 0 <= label[t] < num_classes and negatives
                         score = g[t] if hit else f32(1) - g[t]
-                        total -= log(score + eps) * f32(hit | other)
+                        total -= log(score + EPS) * f32(hit | other)
                     sums[b, 2] += total * spar_weight[b, n]
             for t in range(size if seg and labeled else 0):
                 if 0 <= label[t] < num_classes:
-                    x = logits[b, first + t, label[t]] if rows else logits[b, label[t], first + t]
-                    sums[b, 0] += top[t] - np.log(norm[t]) - x
+                    sums[b, 0] += top[t] - np.log(norm[t]) - logits[b, first + t, label[t]]
 
 
 @_loop
-def segmentation_backward(
-    start,
-    stop,
-    logits,
-    rows,
-    scores,
-    labels,
-    classes,
-    self_weight,
-    spar_weight,
-    absent,
-    negatives,
-    seg,
-    eps,
-    upstream,
-    grad_logits,
-    grad_scores,
-):
+def segmentation_backward(start, stop, logits, scores, constants, upstream, grad_logits, grad_scores):
     """Gradients of ``upstream`` (4,) times the sums of seg, self, spar and absent."""
+    labels, classes, self_weight, spar_weight, absent, negatives, seg = constants
     num_classes = absent.shape[1]
     p, grad_p = np.zeros((num_classes, TILE), f32), np.empty((num_classes, TILE), f32)
     top, norm, inner, valid = np.empty(TILE, f32), np.ones(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32)
@@ -262,7 +204,7 @@ def segmentation_backward(
             label = labels[b, first : first + TILE]
             size = label.size
             if reads_logits:
-                load(logits, rows, b, first, p)
+                load(logits, b, first, p)
                 softmax(p, top, norm)
             labeled = 0
             for t in range(size):
@@ -274,7 +216,7 @@ def segmentation_backward(
                 if absent[b, k]:
                     for t in range(size):
                         q[t] *= norm[t]
-                        grad_q[t] = upstream[3] * valid[t] / (f32(1) + eps - q[t])
+                        grad_q[t] = upstream[3] * valid[t] / (f32(1) + EPS - q[t])
                         inner[t] += grad_q[t] * q[t]
                 else:
                     for t in range(size):
@@ -286,7 +228,7 @@ def segmentation_backward(
                 if weight != 0:
                     q, grad_q = p[classes[b, n]], grad_p[classes[b, n]]
                     for t in range(size):
-                        inverse, other = f32(1) / (q[t] + eps), f32(1) + eps - q[t]
+                        inverse, other = f32(1) / (q[t] + EPS), f32(1) + EPS - q[t]
                         grad_g[t] = log(other * inverse) * weight * valid[t]
                         other = f32(1) / other
                         slope = (other - g[t] * (inverse + other)) * weight * valid[t]
@@ -297,7 +239,7 @@ def segmentation_backward(
                     for t in range(size):
                         hit, other = label[t] == classes[b, n], 0 <= label[t] < num_classes and negatives
                         score, sign = (g[t], -weight) if hit else (f32(1) - g[t], weight)
-                        grad_g[t] += sign / (score + eps) * f32(hit | other)
+                        grad_g[t] += sign / (score + EPS) * f32(hit | other)
             for k in range(num_classes):
                 q, grad_q = p[k], grad_p[k]
                 for t in range(size):
@@ -305,7 +247,7 @@ def segmentation_backward(
             for t in range(size if grad_seg != 0 and labeled else 0):
                 if 0 <= label[t] < num_classes:
                     grad_p[label[t], t] -= grad_seg
-            store(grad_p, rows, b, first, grad_logits)
+            store(grad_p, b, first, grad_logits)
 
 
 @_loop
@@ -344,37 +286,27 @@ def adjoint_weights(start, stop, labels, classes, share, top, bottom, down, left
 
 
 @_loop
-def weighted_sums(start, stop, features, rows, weights, sums):
-    """Sums of the features (rows of pixels, or planes) of each component by its weights."""
+def weighted_sums(start, stop, features, weights, sums):
+    """Sums of the features of each component by its weights."""
     for b in range(start, stop):
         for n in range(weights.shape[1]):
             line, total = weights[b, n], sums[b, n]
             for pixel in range(line.size):
-                weight = line[pixel]
-                if weight != 0 and rows:
-                    f = features[b, pixel]
-                    for c in range(total.size):
-                        total[c] += weight * f[c]
-                elif weight != 0:
-                    for c in range(total.size):
-                        total[c] += weight * features[b, c, pixel]
+                weight, f = line[pixel], features[b, pixel]
+                for c in range(total.size if weight != 0 else 0):
+                    total[c] += weight * f[c]
 
 
 @_loop
-def add_weighted(start, stop, grad_features, rows, weights, grad_sums):
+def add_weighted(start, stop, grad_features, weights, grad_sums):
     """Gradients of `weighted_sums`, added to those of the features."""
     for b in range(start, stop):
         for n in range(weights.shape[1]):
             line, grad = weights[b, n], grad_sums[b, n]
             for pixel in range(line.size):
-                weight = line[pixel]
-                if weight != 0 and rows:
-                    out = grad_features[b, pixel]
-                    for c in range(grad.size):
-                        out[c] += weight * grad[c]
-                elif weight != 0:
-                    for c in range(grad.size):
-                        grad_features[b, c, pixel] += weight * grad[c]
+                weight, out = line[pixel], grad_features[b, pixel]
+                for c in range(grad.size if weight != 0 else 0):
+                    out[c] += weight * grad[c]
 
 
 @_loop

@@ -50,19 +50,17 @@ class Trained:
 
 def load(run: Run, results: str | Path = "results", data_root: str | Path | None = None) -> Trained:
     """Load weights and data of a complete run; raise ValueError if the weights are missing."""
-    data, sparse = load_training_data(run, results, data_root)
-    test = at(results, data_root).load(run, "test")
     device = train.choose_device("auto")
-    net = weights.load_network(run, Path(results), data.num_classes, device)
-    objective = weights.load_objective(run, Path(results), data.num_classes, device)
-    return Trained(run, net, data, test, sparse, objective)
+    context = pseudo_labels.prepare(run, at(results, data_root), device)
+    net = weights.load_network(run, Path(results), context.data.num_classes, device)
+    objective = weights.load_objective(run, Path(results), context.data.num_classes, device)
+    return Trained(run, net, context.data, context.test, context.sparse, objective)
 
 
 def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
     """Load the training images of a run and their sparse labels."""
-    data = at(results, data_root).load(run, "train")
-    data = pseudo_labels.with_cams(run, data, Path(results), train.choose_device("auto"))
-    return data, sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, Path(results) / "cache")
+    context = pseudo_labels.prepare(run, at(results, data_root), train.choose_device("auto"))
+    return context.data, context.sparse
 
 
 def outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:

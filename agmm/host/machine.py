@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import threading
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,6 +51,18 @@ def _commit() -> str:
     return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
+@contextlib.contextmanager
+def threads(count: int, device: torch.device) -> Iterator[None]:
+    """Let torch use this number of threads on a CPU inside the block: another number sums in another order."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep large blocks for the next step instead of handing them back to the system.
 
@@ -61,6 +74,11 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(most_blocks_of_their_own, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_name(device: torch.device) -> str:

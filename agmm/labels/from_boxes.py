@@ -1,18 +1,18 @@
 """Pixel labels from boxes: GrabCut on the image, class activation maps (CAMs), and where the two agree.
 
-Every form is a function ``form(image, codes, corners, rng, *, background=0, **options)`` that returns ``(H, W)`` uint8
-labels in the codes of `agmm.labels`; ``simulate`` looks it up by name and finds the boxes where none are given. Unlike
-the forms of `agmm.labels` they see the image, and their labels may be wrong.
+Every form is a function ``form(scene, **options)`` that returns ``(H, W)`` uint8 labels in the codes of `agmm.codes`;
+`simulate` looks it up by name and finds the boxes where none are given. Unlike the forms of `agmm.labels.forms` they
+see the image, and their labels may be wrong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 
-from agmm import labels
 from agmm.codes import UNLABELED, VOID
+from agmm.labels import forms, geometry
 
 Cams = Mapping[int, np.ndarray]
 """Class activation maps of an image: class code -> (H, W) float, larger where the class is more likely."""
@@ -21,13 +21,45 @@ SMALLEST = 0.15
 """IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm."""
 
 
+@dataclass(frozen=True, eq=False)
+class BoxedImage:
+    """What labels are made of.
+
+    Attributes
+    ----------
+    image : (H, W, 3) uint8 array
+        RGB.
+    codes, corners
+        Boxes, see `agmm.labels.paint_boxes`.
+    rng : numpy.random.Generator
+        Seeds OpenCV's, and moves the boxes of an ensemble.
+    background : int or None
+        Class of what is in no box; None leaves it UNLABELED.
+    cams : Cams, optional
+        Of the image, in its size, with values 0 … 1.
+    """
+
+    image: np.ndarray
+    codes: Sequence[int]
+    corners: np.ndarray
+    rng: np.random.Generator
+    background: int | None = 0
+    cams: Cams | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.image.shape[:2]
+
+
 def simulate(
     form: str,
     image: np.ndarray,
     mask: np.ndarray,
     rng: np.random.Generator,
     *,
-    boxes: labels.Boxes | None = None,
+    boxes: geometry.Boxes | None = None,
+    cams: Cams | None = None,
     instances: np.ndarray | None = None,
     background: int | None = 0,
     **options: object,
@@ -38,166 +70,91 @@ def simulate(
     ----------
     form : {"grabcut", "boxcam", "grabcut_cam", "cam"}
         Name of the function that makes the label.
-    image : (H, W, 3) uint8 array
-        RGB.
+    image, cams
+        See `BoxedImage`.
     mask : (H, W) integer array
         Dense mask, from which boxes are drawn if none are given; then its ``VOID`` pixels stay UNLABELED.
-    rng : numpy.random.Generator
-        See `agmm.labels.generator`.
     boxes : agmm.labels.Boxes, optional
         What annotators drew.
-    instances, background
-        As in `agmm.labels.simulate`.
+    rng, instances, background
+        See `agmm.labels.Scene`.
     **options
         Passed to the form.
     """
-    make = partial(FORMS[form], background=background, **options)
     if boxes is not None:
-        return make(image, boxes.codes, np.asarray(boxes.corners, int).reshape(-1, 4), rng)
-    made = make(image, *labels.tight_boxes(mask, rng, instances=instances, background=background), rng)
-    made[mask == VOID] = UNLABELED
-    return made
+        corners = np.asarray(boxes.corners, int).reshape(-1, 4)
+        return FORMS[form](BoxedImage(image, boxes.codes, corners, rng, background, cams), **options)
+    drawn = forms.tight_boxes(forms.Scene(mask, rng, instances, background))
+    labels = FORMS[form](BoxedImage(image, *drawn, rng, background, cams), **options)
+    labels[mask == VOID] = UNLABELED
+    return labels
 
 
 # --- Forms ------------------------------------------------------------------------------------------------------------
 
 
-def grabcut(
-    image: np.ndarray,
-    codes: Sequence[int],
-    corners: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    background: int | None = 0,
-    runs: int = 1,
-) -> np.ndarray:
+def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
     """The segment that GrabCut finds in each box, and background elsewhere.
 
-    Larger segments are painted first, so that smaller ones are in front.
-
-    Parameters
-    ----------
-    image : (H, W, 3) uint8 array
-    codes, corners
-        As in `agmm.labels.paint_boxes`.
-    rng : numpy.random.Generator
-        Seeds OpenCV's, and moves the boxes of an ensemble.
-    background : int or None
-        Class of what is no segment; None leaves it UNLABELED.
-    runs : int
-        1 is GrabCut (SDI's baseline). More are an ensemble like SDI's GrabCut+-i, which has about 150 and edges of
-        a network besides; 15 do. Then pixels of a box on which it does not agree are UNLABELED (`grabcut_votes`).
+    Larger segments are painted first, so that smaller ones are in front. One run is SDI's baseline. More are an
+    ensemble like SDI's GrabCut+-i, which has about 150 and edges of a network besides; 15 do. Then pixels of a box on
+    which it does not agree are UNLABELED (`grabcut_votes`).
     """
     if runs < 1:
         raise ValueError(f"the number of runs of GrabCut is {runs}; it must be at least 1")
     segments = []
-    for box in corners:
+    for box in scene.corners:
         if runs == 1:
-            segment = grabcut_segment(image, box, _seed(rng))
+            segment = grabcut_segment(scene.image, box, _seed(scene.rng))
             segments.append((segment, np.zeros_like(segment)))
         else:
-            votes = grabcut_votes(image, box, rng, runs)
+            votes = grabcut_votes(scene.image, box, scene.rng, runs)
             segments.append((votes > 0.7, (votes <= 0.7) & (votes >= 0.2)))
-    return _painted(image.shape[:2], codes, segments, background)
+    return _painted(scene, segments)
 
 
-def boxcam(
-    image: np.ndarray,
-    codes: Sequence[int],
-    corners: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    background: int | None = 0,
-    cams: Cams | None = None,
-    threshold: float = 0.5,
-) -> np.ndarray:
+def boxcam(scene: BoxedImage, *, threshold: float = 0.5) -> np.ndarray:
     """The class of each box where its CAM, scaled to 0 … 1 within the box, exceeds a threshold (SPML).
 
     The rest of a box is UNLABELED, all of it where the class has no CAM or a flat one. Smaller boxes are in front.
-
-    Parameters
-    ----------
-    image, codes, corners, rng, background
-        As in `grabcut`; the random generator is not used.
-    cams : Cams
-        Of the image, in its size.
-    threshold : float
-        0 … 1.
     """
-    cams = _checked(cams, image)
-    shape = image.shape[:2]
-    result = np.full(shape, UNLABELED if background is None else background, np.uint8)
-    for index in np.argsort(-_areas(corners), kind="stable"):
-        window = _window(corners[index])
-        result[window] = UNLABELED
-        if (cam := cams.get(codes[index])) is not None and np.ptp(cam[window]) > 0:
-            inside = cam[window] - cam[window].min()
-            result[window][inside > threshold * inside.max()] = codes[index]
-    return result
+    cams, labels = _cams_of(scene), geometry.backdrop(scene.size, scene.background)
+    for index in geometry.largest_first(scene.corners):
+        window, code = _window(scene.corners[index]), scene.codes[index]
+        labels[window] = UNLABELED
+        if code in cams and np.ptp(cams[code][window]) > 0:
+            inside = cams[code][window] - cams[code][window].min()
+            labels[window][inside > threshold * inside.max()] = code
+    return labels
 
 
-def grabcut_cam(
-    image: np.ndarray,
-    codes: Sequence[int],
-    corners: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    background: int | None = 0,
-    cams: Cams | None = None,
-    threshold: float = 0.3,
-) -> np.ndarray:
+def grabcut_cam(scene: BoxedImage, *, threshold: float = 0.3) -> np.ndarray:
     """Where GrabCut and the CAMs agree on a box's class: our reading of AGMM++, whose rule is not published.
 
-    Within a box the class is where GrabCut finds foreground and the CAMs' label is the class; UNLABELED where just one
-    of both says so. Where they agree on less than 15 % of GrabCut's segment, that is taken alone. Larger segments are
-    painted first; the rest is background.
-
-    Parameters
-    ----------
-    image, codes, corners, rng, background
-        As in `grabcut`.
-    cams : Cams
-        Of the image, in its size.
-    threshold : float
-        Score of the background, see `cam_labels`.
+    Within a box the class is where GrabCut finds foreground and the CAMs' label is the class (`cam_labels` with the
+    threshold); UNLABELED where just one of both says so. Where they agree on less than 15 % of GrabCut's segment, that
+    is taken alone. Larger segments are painted first; the rest is background.
     """
-    seen = cam_labels(_checked(cams, image), image.shape[:2], threshold)
-    segments = []
-    for code, box in zip(codes, corners, strict=True):
-        segment, confirmed = grabcut_segment(image, box, _seed(rng)), np.zeros(image.shape[:2], bool)
-        confirmed[_window(box)] = seen[_window(box)] == code
+    best, segments = cam_labels(_cams_of(scene), scene.size, threshold), []
+    for code, box in zip(scene.codes, scene.corners, strict=True):
+        segment, confirmed = grabcut_segment(scene.image, box, _seed(scene.rng)), np.zeros(scene.size, bool)
+        confirmed[_window(box)] = best[_window(box)] == code
         both = segment & confirmed
         alone = both.sum() < SMALLEST * segment.sum()
         segments.append((segment, np.zeros_like(segment)) if alone else (both, segment ^ confirmed))
-    return _painted(image.shape[:2], codes, segments, background)
+    return _painted(scene, segments)
 
 
-def cam(
-    image: np.ndarray,
-    codes: Sequence[int],
-    corners: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    background: int | None = 0,
-    cams: Cams | None = None,
-    exponent: float = 6.0,
-) -> np.ndarray:
+def cam(scene: BoxedImage, *, exponent: float = 6.0) -> np.ndarray:
     """The class with the largest CAM, or background where that has the larger score, (1 - largest CAM)^exponent (SPML).
 
-    No pixel stays UNLABELED: with an exponent of 6 the better score is at least 0.22, above SPML's threshold of 0.2.
-
-    Parameters
-    ----------
-    image, codes, corners, rng, background
-        As in `grabcut`; of an image's tags nothing but the CAMs is used.
-    cams : Cams
-        Of the image, in its size; values 0 … 1.
-    exponent : float
+    Boxes are not looked at. No pixel stays UNLABELED: with an exponent of 6 the better score is at least 0.22, above
+    SPML's threshold of 0.2.
     """
-    cams = _checked(cams, image)
-    largest = np.max([np.zeros(image.shape[:2]), *cams.values()], axis=0)
-    found = cam_labels(cams, image.shape[:2], (1 - largest) ** exponent)
-    return np.where(found == 0, UNLABELED if background is None else background, found).astype(np.uint8)
+    cams = _cams_of(scene)
+    largest = np.max([np.zeros(scene.size), *cams.values()], axis=0)
+    best = cam_labels(cams, scene.size, (1 - largest) ** exponent)
+    return np.where(best == 0, geometry.backdrop(scene.size, scene.background), best)
 
 
 FORMS: dict[str, Callable[..., np.ndarray]] = {
@@ -242,10 +199,10 @@ def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iteration
         return whole
     top, left, bottom, right = (int(side) for side in box)
     cv2.setRNGSeed(seed)
-    found, models = np.zeros(whole.shape, np.uint8), (np.zeros((1, 65)), np.zeros((1, 65)))
+    states, models = np.zeros(whole.shape, np.uint8), (np.zeros((1, 65)), np.zeros((1, 65)))
     rectangle = left, top, right - left, bottom - top
-    cv2.grabCut(np.ascontiguousarray(image), found, rectangle, *models, iterations, cv2.GC_INIT_WITH_RECT)
-    segment = (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)
+    cv2.grabCut(np.ascontiguousarray(image), states, rectangle, *models, iterations, cv2.GC_INIT_WITH_RECT)
+    segment = (states == cv2.GC_FGD) | (states == cv2.GC_PR_FGD)
     return segment if segment.sum() >= SMALLEST * whole.sum() else whole  # it never leaves the box
 
 
@@ -288,43 +245,34 @@ def _seed(rng: np.random.Generator) -> int:
 
 def cam_labels(cams: Cams, size: tuple[int, ...], threshold: float | np.ndarray) -> np.ndarray:
     """Class with the largest CAM where that exceeds a background score, 0 elsewhere: (H, W) uint8."""
-    best, result = np.broadcast_to(threshold, size).astype(float), np.zeros(size, np.uint8)
+    best, labels = np.broadcast_to(threshold, size).astype(float), np.zeros(size, np.uint8)
     for code, cam in cams.items():
-        result[cam > best] = code
+        labels[cam > best] = code
         best = np.maximum(best, cam)
-    return result
+    return labels
 
 
-def _checked(cams: Cams | None, image: np.ndarray) -> Cams:
-    if cams is None:
+def _cams_of(scene: BoxedImage) -> Cams:
+    if scene.cams is None:
         raise ValueError("these labels need class activation maps, and there are none; choose labels='grabcut'")
-    for code, cam in cams.items():
-        if cam.shape != image.shape[:2]:
-            raise ValueError(f"the CAM of class {code} has shape {cam.shape}, its image {image.shape[:2]}; resize it")
-    return cams
+    for code, cam in scene.cams.items():
+        if cam.shape != scene.size:
+            raise ValueError(f"the CAM of class {code} has shape {cam.shape}, its image {scene.size}; resize it")
+    return scene.cams
 
 
 # --- Painting ---------------------------------------------------------------------------------------------------------
 
 
-def _painted(
-    shape: tuple[int, ...],
-    codes: Sequence[int],
-    segments: Sequence[tuple[np.ndarray, np.ndarray]],
-    background: int | None,
-) -> np.ndarray:
-    """Segments with the pixels that are uncertain, larger segments first."""
-    result = np.full(shape, UNLABELED if background is None else background, np.uint8)
+def _painted(scene: BoxedImage, segments: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Labels from each box's segment and uncertain pixels, both (H, W) bool; larger segments are painted first."""
+    labels = geometry.backdrop(scene.size, scene.background)
     for index in np.argsort([-segment.sum() for segment, _ in segments], kind="stable"):
         segment, uncertain = segments[index]
-        result[uncertain] = UNLABELED
-        result[segment] = codes[index]
-    return result
+        labels[uncertain] = UNLABELED
+        labels[segment] = scene.codes[index]
+    return labels
 
 
 def _window(box: np.ndarray) -> tuple[slice, slice]:
     return slice(box[0], box[2]), slice(box[1], box[3])
-
-
-def _areas(corners: np.ndarray) -> np.ndarray:
-    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])

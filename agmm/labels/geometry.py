@@ -1,6 +1,6 @@
-"""Geometry of labels: the regions of a mask, places inside them, paths and strokes through them.
+"""Geometry of labels: regions of a mask, places inside them, paths and strokes through them, boxes, resizing.
 
-Knows nothing of label codes; ``inside`` is always a boolean (h, w) window. Positions are (row, column).
+``inside`` is always a boolean (h, w) window. Positions are (row, column).
 """
 
 import math
@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
+from skimage.measure import label as label_regions
+
+from agmm.codes import UNLABELED, VOID
 
 PLACEMENTS = ("human", "center", "random", "inside", "uniform")
 
@@ -44,6 +48,14 @@ def components(mask: np.ndarray, code: int, smallest: float) -> list[Region]:
     ]
 
 
+def clusters(mask: np.ndarray, code: int) -> list[Region]:
+    """Regions of a code, those joined whose surroundings of 2.5 pixels touch."""
+    numbered, _ = ndimage.label(ndimage.distance_transform_edt(mask != code) < 2.5, np.ones((3, 3)))
+    numbered[mask != code] = 0
+    windows = enumerate(ndimage.find_objects(numbered), start=1)
+    return [Region(code, window, numbered[window] == number) for number, window in windows]
+
+
 def tight_box(region: Region) -> tuple[int, int, int, int]:
     """Top, left, bottom, right of a region in its image; bottom and right exclusive."""
     rows, columns = (np.flatnonzero(region.inside.any(axis=axis)) for axis in (1, 0))
@@ -54,6 +66,11 @@ def tight_box(region: Region) -> tuple[int, int, int, int]:
 def depth_inside(inside: np.ndarray) -> np.ndarray:
     """Distance of every pixel to the region's complement; beyond the window is outside."""
     return ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+
+
+def _distance_to_others(inside: np.ndarray) -> np.ndarray:
+    """Distance of every pixel to other regions, of which the image's edge is none; 1 where there is none."""
+    return np.ones(inside.shape) if inside.all() else ndimage.distance_transform_edt(inside)
 
 
 def peak(values: np.ndarray) -> np.ndarray:
@@ -81,13 +98,13 @@ def place(inside: np.ndarray, rng: np.random.Generator, placement: str) -> np.nd
 
 
 def _well_inside(inside: np.ndarray, share: float) -> np.ndarray:
-    """Pixels (M, 2) at least a share of the largest distance away from other regions; the image's edge is none."""
-    depth = np.ones(inside.shape) if inside.all() else ndimage.distance_transform_edt(inside)
+    """Pixels (M, 2) at least a share of the largest distance away from other regions."""
+    depth = _distance_to_others(inside)
     return np.argwhere(inside & (depth >= share * depth.max()))
 
 
 def spread_out(inside: np.ndarray, rng: np.random.Generator, placement: str, count: int) -> np.ndarray:
-    """Up to ``count`` different clicks on the background: see ``points``."""
+    """Up to ``count`` different clicks (n, 2) on the background, see `agmm.labels.forms.points`."""
     if placement in ("inside", "uniform"):
         candidates = _well_inside(inside, 0.5 if placement == "inside" else 0.0)
         return candidates[rng.choice(len(candidates), min(count, len(candidates)), replace=False)]
@@ -146,7 +163,7 @@ def discs(shape: tuple[int, ...], centers: Sequence[np.ndarray], radii: Sequence
 
     Of several it is the one whose own center is nearest, and of these the first.
     """
-    found, nearest = np.full(shape, -1), np.full(shape, np.inf)
+    disc, nearest = np.full(shape, -1), np.full(shape, np.inf)
     for number, (center, radius) in enumerate(zip(centers, radii, strict=True)):
         rows, columns = (
             np.arange(max(math.ceil(position - radius - 1e-9), 0), min(math.floor(position + radius + 1e-9) + 1, side))
@@ -155,9 +172,9 @@ def discs(shape: tuple[int, ...], centers: Sequence[np.ndarray], radii: Sequence
         window = np.ix_(rows, columns)
         distance = np.square(rows - center[0])[:, None] + np.square(columns - center[1])
         held = (distance <= radius**2 + 1e-9) & (distance < nearest[window])
-        found[window] = np.where(held, number, found[window])
+        disc[window] = np.where(held, number, disc[window])
         nearest[window] = np.where(held, distance, nearest[window])
-    return found
+    return disc
 
 
 def part_of(path: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -179,12 +196,12 @@ def scribble(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     vertices = path[np.searchsorted(arc, stations)]
     spread = np.minimum(1.5, 0.25 * depth[tuple(vertices.T)])
     jittered = np.rint(vertices + rng.normal(size=vertices.shape) * spread[:, None]).astype(int)
-    kept = [position for position in jittered if holds(inside, position)]
-    return np.array(kept) if kept else vertices[:1]
+    in_region = [position for position in jittered if holds(inside, position)]
+    return np.array(in_region) if in_region else vertices[:1]
 
 
 def _medial_path(depth: np.ndarray) -> np.ndarray:
-    """Pixels (M, 2) of the longest cheapest path, where steps are the cheaper the deeper they are in the region."""
+    """Pixels (M, 2) of the longest cheapest path: the deeper in the region, the cheaper a step."""
     graph = MCP_Geometric(np.where(depth >= min(3, 0.5 * depth.max()), (depth + 1) ** -2.0, -1))
     start = end = tuple(peak(depth))
     for _ in range(2):  # the farthest pixel from the pole, then the farthest from there
@@ -196,7 +213,7 @@ def _medial_path(depth: np.ndarray) -> np.ndarray:
 
 def innermost(inside: np.ndarray, count: int) -> np.ndarray:
     """The ``count`` pixels farthest from the region's boundary; ties by row and column."""
-    depth = np.ones(inside.shape) if inside.all() else ndimage.distance_transform_edt(inside)
+    depth = _distance_to_others(inside)
     pixels = np.flatnonzero(inside)
     chosen = np.zeros(inside.shape, bool)
     chosen.flat[pixels[np.argsort(-depth.flat[pixels], kind="stable")[:count]]] = True
@@ -223,3 +240,128 @@ def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.n
             height, width = max(1, 3 * height // 4), max(1, 3 * width // 4)
         chosen[part] = True
     return chosen
+
+
+# --- Labels -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Annotated boxes of an image.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the image.
+    codes : sequence of int
+        Class of each box.
+    corners : (N, 4) integer array
+        Top, left, bottom, right; zero-based, bottom and right exclusive.
+    """
+
+    size: tuple[int, int]
+    codes: Sequence[int]
+    corners: np.ndarray
+
+
+def paint_boxes(
+    shape: tuple[int, ...],
+    codes: Sequence[int],
+    corners: np.ndarray,
+    *,
+    background: int | None = 0,
+    inner: float | None = None,
+) -> np.ndarray:
+    """Labels from boxes: larger ones first, so that smaller ones are in front (SDI's Box, with ``inner`` its Box-i).
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the image.
+    codes : (N,) sequence of int
+        Class of each box.
+    corners : (N, 4) integer array
+        Top, left, bottom, right; zero-based, bottom and right exclusive.
+    background : int or None
+        Class outside the boxes; None leaves it UNLABELED.
+    inner : float, optional
+        Share of each side, 0 … 1, that carries the class, centered; the rest of the box is UNLABELED.
+    """
+    labels, corners = backdrop(shape, background), np.asarray(corners, int).reshape(-1, 4)
+    for index in largest_first(corners):
+        top, left, bottom, right = corners[index]
+        if inner is not None:
+            labels[top:bottom, left:right] = UNLABELED
+            height, width = (max(1, round(inner * side)) for side in (bottom - top, right - left))
+            top, left = top + (bottom - top - height) // 2, left + (right - left - width) // 2
+            bottom, right = top + height, left + width
+        labels[top:bottom, left:right] = codes[index]
+    return labels
+
+
+def backdrop(shape: tuple[int, ...], background: int | None) -> np.ndarray:
+    """Labels of background alone, UNLABELED where no class means that: (H, W) uint8."""
+    return np.full(shape, UNLABELED if background is None else background, np.uint8)
+
+
+def largest_first(corners: np.ndarray) -> np.ndarray:
+    """Order (N,) in which boxes with corners (N, 4) are painted."""
+    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    return np.argsort(-areas, kind="stable")
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int], clicks: str = "move") -> np.ndarray:
+    """Resize labels by nearest-neighbor sampling, by default without losing clicks.
+
+    Parameters
+    ----------
+    labels : (H, W) uint8 array
+        Sparse labels.
+    size : (int, int)
+        Height and width of the result.
+    clicks : {"move", "nearest"}
+        ``"nearest"`` samples with Pillow and nothing else, as the papers' code does: shrinking loses single pixels.
+        ``"move"`` samples too; then every region (8-connected pixels of one class) of which no pixel was sampled gets
+        back its middle one, in row order, at the scaled coordinates. If that place holds the last pixel of another
+        region, the nearest place that does not is taken, so no region is lost as long as the result has a pixel for
+        each.
+    """
+    if clicks not in ("move", "nearest"):
+        raise ValueError(f"unknown way {clicks!r} to resize clicks; choose move or nearest")
+    if min(size) < 1:
+        raise ValueError(f"labels cannot be resized to {size}; height and width must be at least 1")
+    resized = _sample(labels, size)
+    if clicks == "nearest":
+        return resized
+    annotated = np.where(labels == VOID, UNLABELED, labels)
+    regions, number = label_regions(annotated, background=UNLABELED, return_num=True, connectivity=2)
+    sampled = _sample(regions.astype(np.int32), size)
+    counts = np.bincount(sampled.ravel(), minlength=number + 1)
+    counts[0] = sampled.size + 1  # the rest, which may always be overwritten
+    windows = ndimage.find_objects(regions)
+    for region in np.flatnonzero(counts == 0):
+        window = windows[region - 1]
+        pixels = np.argwhere(regions[window] == region)
+        middle = pixels[len(pixels) // 2] + [side.start for side in window]
+        target = tuple(((middle + 0.5) * size / labels.shape).astype(int))
+        if counts[sampled[target]] == 1:
+            free = np.argwhere(counts[sampled] > 1)
+            if not len(free):
+                break
+            target = tuple(free[np.square(free - target).sum(axis=1).argmin()])
+        counts[sampled[target]] -= 1
+        counts[region] = 1
+        sampled[target] = region
+        resized[target] = labels[tuple(middle)]
+    return resized
+
+
+def nearest(length: int, new_length: int) -> np.ndarray:
+    """Pixels that Pillow's nearest-neighbor sampling takes along a side of ``length``: (new_length,) int32."""
+    pixels = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.array(pixels.resize((new_length, 1), Image.Resampling.NEAREST))[0]
+
+
+def _sample(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's nearest-neighbor sampling of an (H, W) array to a height and width."""
+    return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))

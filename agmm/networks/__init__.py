@@ -1,15 +1,11 @@
 """Networks: a backbone, a head, and the features and logits that every objective is called with."""
 
+from agmm.networks.builders import DEEP_STEM, NAMES, OF_THE_HEAD, build
 from agmm.networks.segmenter import (
-    DEEP_STEM,
-    NAMES,
-    OF_THE_HEAD,
     ResidualBlock,
     Segmenter,
-    SmallBackbone,
     TagClassifier,
     Tokens,
-    build,
     has_class_tokens,
     parameter_groups,
 )
@@ -20,7 +16,6 @@ __all__ = [
     "OF_THE_HEAD",
     "ResidualBlock",
     "Segmenter",
-    "SmallBackbone",
     "TagClassifier",
     "Tokens",
     "build",

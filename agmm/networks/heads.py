@@ -15,8 +15,8 @@ class DeepLabHead(nn.Module):
 
     Parameters
     ----------
-    low_channels, high_channels : int
-        Channels of the two stages.
+    stages : (int, int)
+        Channels of the stage at stride 4 and of the last one.
     num_classes : int
         K.
     rates : sequence of int
@@ -31,8 +31,7 @@ class DeepLabHead(nn.Module):
 
     def __init__(
         self,
-        low_channels: int,
-        high_channels: int,
+        stages: tuple[int, int],
         num_classes: int,
         *,
         rates: Sequence[int],
@@ -43,6 +42,7 @@ class DeepLabHead(nn.Module):
         align_corners: bool,
     ) -> None:
         super().__init__()
+        low_channels, high_channels = stages
         self.high_channels = high_channels
         self.feature_channels = feature_channels
         self.align_corners = align_corners
@@ -61,13 +61,13 @@ class DeepLabHead(nn.Module):
         self.classifier = nn.Conv2d(feature_channels, num_classes, 1)
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, C, h, w), logits (B, K, h, w), features before the last convolution; on the grid of ``low``."""
+        """Features (B, C, h, w), logits (B, K, h, w), inner features (B, C, h, w); on the grid of ``low``."""
         pooled = self.pooling(high).expand(-1, -1, *high.shape[-2:])  # bilinear from 1x1 is a broadcast
         aspp = self.project(torch.cat([*(branch(high) for branch in self.branches), pooled], dim=1))
         aspp = resize(aspp, low.shape[-2:], self.align_corners)
-        fused = self.fuse[0](torch.cat([self.reduce(low), aspp], dim=1))
-        features = self.fuse[1](fused)
-        return features, self.classifier(features), fused
+        inner_features = self.fuse[0](torch.cat([self.reduce(low), aspp], dim=1))
+        features = self.fuse[1](inner_features)
+        return features, self.classifier(features), inner_features
 
 
 class EmbeddingHead(nn.Module):

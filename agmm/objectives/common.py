@@ -72,7 +72,7 @@ class Objective:
     ----------
     needs : tuple of str
         Keyword arguments of a call beyond the tensors that every objective takes: fields of `Batch` (components,
-        images, regions) and what the network computes on its way (grid_logits, fused).
+        images, regions) and what the network computes on its way (grid_logits, inner_features).
     has_mixture : bool
         Whether outputs have scores.
     trains_classifier_only : bool

@@ -86,7 +86,7 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
         "A seed changes labels, head initialization and order; data and pretraining are fixed. Blank: not trained.",
         *published,
     ]
-    if any(dataset in sets.EMBEDDED for dataset in datasets.values()):
+    if any(dataset in sets.GENERATED for dataset in datasets.values()):
         notes.append(
             "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
             "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")

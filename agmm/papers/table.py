@@ -76,6 +76,13 @@ class Cell:
     note: str = ""
 
     @property
+    def trained_run(self) -> Run:
+        """The run of a cell that is known to have one; ValueError where the number is quoted."""
+        if self.run is None:
+            raise ValueError(f"nothing is trained for the cell {self.row}, {self.column}: its number is quoted")
+        return self.run
+
+    @property
     def objective(self) -> str:
         """What is minimized, where rows of the same name differ in it."""
         if self.method == "AGMM" and self.variant == "official":
@@ -199,8 +206,7 @@ def figure_cells(preset: Preset, *rows: tuple[str, Row]) -> tuple[Cell, ...]:
 
 def curve_cells(cell: Cell, columns: Iterable[str]) -> tuple[Cell, ...]:
     """Return the cells of training curves of a run."""
-    assert cell.run is not None
-    protocol = f"{cell.run.history_images} training images, single scale"
+    protocol = f"{cell.trained_run.history_images} training images, single scale"
     return tuple(replace(cell, column=name, metric=TRAINING + name, protocol=protocol) for name in columns)
 
 

@@ -14,10 +14,8 @@ from agmm.host import atomic_files
 from agmm.papers import rules
 from agmm.papers.agmm import claims as agmm
 from agmm.papers.agmmpp import claims as agmmpp
-from agmm.papers.claim import Claim
-from agmm.papers.evidence import Evidence
+from agmm.papers.claim import Claim, Evidence
 from agmm.papers.spml import claims as spml
-from agmm.papers.spml import claims_figures
 from agmm.training.presets import PRESETS
 
 
@@ -32,7 +30,7 @@ class Paper(NamedTuple):
 PAPERS = (
     Paper("AGMM (CVPR 2023)", agmm.CLAIMS, "claims"),
     Paper("AGMM++ (TPAMI 2025)", agmmpp.CLAIMS, "claims_agmmpp"),
-    Paper("SPML (ICLR 2021)", (*spml.CLAIMS, *claims_figures.CLAIMS), "claims_spml"),
+    Paper("SPML (ICLR 2021)", spml.CLAIMS, "claims_spml"),
 )
 COLUMNS = [
     *("paper", "claim", "where", "sentence", "objective", "dataset", "setting", "n_seeds"),
@@ -130,7 +128,7 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
     """One paper's part of `markdown`."""
     data = ", ".join(dict.fromkeys(frame["dataset"]))
     embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
-    where = embedded if set(frame["dataset"]) <= set(sets.EMBEDDED) else f"data set {data}"
+    where = embedded if set(frame["dataset"]) <= set(sets.GENERATED) else f"data set {data}"
     judged = (
         "Beside directions, sizes are judged where the paper claims a large one: within a factor of 0.5 to 1.5."
         if set(frame["dataset"]) <= set(sets.PAPERS)

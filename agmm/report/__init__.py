@@ -99,7 +99,7 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "nameless": [record for record in complete if record.run is None],
         "datasets": datasets,
         "elsewhere": [name for name in datasets if name not in sets.PAPERS],
-        "embedded": bool(datasets) and set(datasets) <= set(sets.EMBEDDED),
+        "embedded": bool(datasets) and set(datasets) <= set(sets.GENERATED),
         "newest": max((record.ended for record in complete), default=""),
         "seeds": sorted({record.run.seed for record in complete if record.run}),
         "made_with": records.made_with(complete),

@@ -111,7 +111,7 @@ def _command(run: Run | None, known: set[str]) -> str:
     if run is None or first is None or first.id not in known:
         return ""
     seed = f" --seed {run.seed}" if run.seed else ""
-    data = " --data-root DIR" if run.dataset in sets.FOLDERS else ""
+    data = " --data-root DIR" if run.dataset in sets.PUBLIC else ""
     return f"agmm run {first.id} --preset {run.preset}{seed}{data}"
 
 

@@ -20,7 +20,7 @@ from agmm import evaluation
 from agmm.codes import VOID
 from agmm.evaluation import Normalization
 from agmm.networks import Tokens
-from agmm.objectives import Output, full_precision, one_of
+from agmm.objectives import Objective, Output, full_precision, one_of
 from agmm.objectives.common import Batch
 from agmm.rivals import cams, tag_losses, views
 
@@ -90,7 +90,7 @@ def options(**given: Any) -> Options:
     return Options(**given)
 
 
-class FromTags(nn.Module):
+class FromTags(Objective, nn.Module):
     """An objective on pseudo labels, with everything that makes them.
 
     Its parameters, the heads that learn tags and contrast tokens, exist in training only.
@@ -147,7 +147,7 @@ class FromTags(nn.Module):
         maps, middle = self.maps(net, inputs, tags) if begun or contrast else (None, None)
         further, positive = self._views(source, middle, normalization) if contrast else ([], None)
         needs = getattr(self.inner, "needs", ())
-        features, logits, *held, tokens = module(inputs, inner="fused" in needs, views=further)
+        features, logits, *held, tokens = module(inputs, inner="inner_features" in needs, views=further)
         with torch.autocast(logits.device.type, enabled=False):
             logits, void = full_precision(logits), batch.labels == VOID
             terms, loss = self._of_tokens(tokens, tags, void, middle if contrast else None, positive)
@@ -155,7 +155,7 @@ class FromTags(nn.Module):
                 assert maps is not None
                 seeds = middle if middle is not None and batch.step < o.auxiliary_until else maps
                 labels = self.labels(seeds, tags, colors).masked_fill(void, VOID)
-                given = dict(zip(("grid_logits", "fused"), held, strict=False))
+                given = dict(zip(("grid_logits", "inner_features"), held, strict=False))
                 given |= {"images": colors} if "images" in needs else {}
                 trained = self._of_segmentation(features, logits, labels, batch.image_classes, colors, given)
                 terms, loss = terms | trained.terms, loss + trained.loss

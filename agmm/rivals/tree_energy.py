@@ -220,7 +220,7 @@ class TreeEnergy(Objective, nn.Module):
     weight: float = 0.4
     high_level: bool = True
 
-    needs = ("images", "grid_logits", "fused")
+    needs = ("images", "grid_logits", "inner_features")
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class TreeEnergy(Objective, nn.Module):
         *,
         images: Tensor,
         grid_logits: Tensor,
-        fused: Tensor,
+        inner_features: Tensor,
     ) -> Output:
         """Return the terms seg and tree; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
@@ -252,11 +252,11 @@ class TreeEnergy(Objective, nn.Module):
             RGB in [0, 1], not normalized.
         grid_logits : Tensor (B, K, h, w)
             The logits before they are upsampled.
-        fused : Tensor (B, C, h, w)
+        inner_features : Tensor (B, C, h, w)
             The decoder's features before its last convolution.
         """
         seg = losses.partial_cross_entropy(logits, labels, counts)
-        embedding = self.embed(fused) if self.embed is not None else None
+        embedding = self.embed(inner_features) if self.embed is not None else None
         unlabeled = labels == UNLABELED
         tree = tree_energy_loss(grid_logits, images, unlabeled, embedding, sigma=self.sigma, weight=1.0)
         return Output(seg + self.weight * tree, {"seg": seg, "tree": tree})

@@ -10,6 +10,7 @@ on Cityscapes; during training VOC is tested at a single scale. Weights of our o
 
 import argparse
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -108,7 +109,7 @@ def evaluate(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     report(f"{path}: {net.provenance}, sha256 {sha256}")
     split = sets.load(dataset, "test", data_root=data_root)
-    title, count = f"{sets.FOLDERS[dataset]} val", min(images or len(split), len(split))
+    title, count = f"{sets.PUBLIC[dataset].title} val", min(images or len(split), len(split))
     if count == len(split):
         report(f"reading all {len(split)} images and masks once …")
         image_files.raise_if_bad(sets.check(dataset, data_root, ("val",)), f"{title} in {data_root}")
@@ -166,14 +167,13 @@ def published(dataset: str) -> pd.DataFrame:
 
 def beside_published(ours: pd.DataFrame, paper: pd.DataFrame) -> str:
     """The numbers for reading: a row per class, a column per protocol and per kind of labels in the paper."""
-    wide = {words: frame.set_index("metric")["value"] for words, frame in ours.groupby("protocol", sort=False)}
-    digits = dict.fromkeys(wide, "{:.2f}".format)
-    for labels, frame in paper.groupby("labels", sort=False):
-        wide[f"published, {labels}"] = frame.set_index("metric")["value"]
-        digits[f"published, {labels}"] = "{:.1f}".format
-    lines = pd.DataFrame(wide, ours["metric"].unique()).rename(lambda metric: metric.removeprefix("IoU: "))
-    widths = {title: len(title) + 1 for title in lines}
-    text = lines.to_string(formatters=digits, na_rep="-", col_space=widths)
+    columns: dict[str, dict[str, str]] = {}
+    for line in pd.concat([ours, paper]).to_dict("records"):
+        title, digits = (f"published, {line['labels']}", 1) if line["labels"] else (line["protocol"], 2)
+        text = "-" if math.isnan(line["value"]) else f"{line['value']:.{digits}f}"
+        columns.setdefault(title, {})[line["metric"].removeprefix("IoU: ")] = text
+    rows = list(next(iter(columns.values())))
+    text = pd.DataFrame(columns, rows).to_string(col_space=[len(title) + 1 for title in columns])
     return f"{text}\npublished: {', '.join(paper['source'].unique())}"
 
 

@@ -64,7 +64,7 @@ def _tensors(part: object) -> Iterator[Tensor]:
 
 
 def normalization(run: Run) -> evaluation.Normalization | None:
-    """Normalization of a run's images."""
+    """Return the normalization of a run's images."""
     return evaluation.IMAGENET if run.normalize else None
 
 

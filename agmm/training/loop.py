@@ -51,6 +51,19 @@ class Progress:
     best_epoch: int = 0
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves: weights to write, and what is reported of them (see `agmm.training.run.Result`)."""
+
+    net: nn.Module
+    progress: Progress
+    images: int
+    miou: float
+    iou: list[float | None]
+    confusion: list[list[int]]
+    details: dict[str, Any]
+
+
 def fit(
     run: Run,
     net: nn.Module,

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, one_of
+from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, Objective, one_of
 from agmm.rivals.densecrf import DenseCRFLoss
 from agmm.rivals.spml import SPML, SPMLClassifier
 from agmm.rivals.toco import FromTags
@@ -17,20 +17,20 @@ METHODS = {
     one.__name__: one
     for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss, SPML, SPMLClassifier)
 }
-Objective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss | SPML | SPMLClassifier
-Trained = Objective | FromTags
+OnLabels = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss | SPML | SPMLClassifier
+Trained = OnLabels | FromTags
 """What a run trains: an objective on its labels, or one on pseudo labels from image tags."""
 
 FROM_DATA = ("num_classes", "in_channels")
 """Fields of objectives that data set and network decide, not a run."""
 
 
-def build(method: str, num_classes: int, **options: Any) -> Objective:
-    """Objective by name; unknown names and options are refused with the list of known ones.
+def build(method: str, num_classes: int, **options: Any) -> OnLabels:
+    """Return an objective by name; unknown names and options are refused with the list of known ones.
 
     A user's objective is ``"module:Name"``: a data class in an importable module, whose first field is ``num_classes``
     and whose other fields are its options. It is called as `agmm.objectives.AGMM` is and returns an
-    `agmm.objectives.Output`.
+    `agmm.objectives.Output`; what it needs besides it says as an `agmm.objectives.Objective` does.
     """
     if is_own(method):
         kind = _own(method)
@@ -44,19 +44,19 @@ def build(method: str, num_classes: int, **options: Any) -> Objective:
 
 
 def is_own(method: str) -> bool:
-    """Whether a method is a user's."""
+    """Return whether a method is a user's."""
     return ":" in method
 
 
 def source(method: str) -> str:
-    """Ten hexadecimal digits of the file that a user's method is in: part of the identity of its runs."""
+    """Return ten hexadecimal digits of the file that a user's method is in: part of the identity of its runs."""
     file = inspect.getsourcefile(_own(method))
     assert file is not None
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:10]
 
 
 def _own(method: str) -> Any:
-    """The data class of a user's method."""
+    """Return the data class of a user's method."""
     module, _, name = method.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)
@@ -69,4 +69,5 @@ def _own(method: str) -> Any:
         raise ValueError(
             f"the method {method!r} is no data class with a field num_classes; see agmm.objectives.Baseline"
         )
-    return kind
+    # Whatever it does not say about itself is as in an objective that needs nothing in particular.
+    return kind if issubclass(kind, Objective) else type(kind.__name__, (kind, Objective), {})

@@ -1,38 +1,31 @@
-"""One run from data to result: train or load it, on which batches, and what is measured."""
+"""One run from data to result: train or load it, on which batches, and what it reports."""
 
 import contextlib
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from agmm import evaluation, labels, networks, objectives
-from agmm.data import disk_cache, sets
-from agmm.data import regions as oversegmentation
-from agmm.data.split import Arrays, OnDemand, Split
+from agmm import evaluation, networks, objectives
+from agmm.data import disk_cache, regions
+from agmm.data.split import OnDemand
 from agmm.evaluation import crf
 from agmm.host import atomic_files, machine
 from agmm.objectives.common import Batch
 from agmm.rivals import spml, toco
-from agmm.training import batches, loop, methods, pseudo_labels, weights
+from agmm.training import batches, loop, measure, methods, pretrain, pseudo_labels, weights
 from agmm.training.batches import normalization
 from agmm.training.run import Result, Run, load_result
-from agmm.training.where import Where, at
-
-Source = batches.InMemory | batches.OneByOne
-
-COUNTED_IMAGES = 1000
-"""Images on which the coverage of the labels is counted."""
+from agmm.training.where import Context, Where, at
 
 LATE_EPOCHS = 20
 """With sliding windows, only so many last epochs can be the best: AGMM's code tests earlier ones by a center crop."""
@@ -74,22 +67,21 @@ def run(
 
 def complete(run: Run, where: Where) -> Result:
     """As `run`, with folders and device in one."""
-    results = where.results
-    if (done := load_result(run, results)) is not None:
-        return done
+    if (result := load_result(run, where.results)) is not None:
+        return result
     for need in run.requires:
         complete(need, where)
-    folder = run.folder(results)
+    folder = run.folder(where.results)
     with atomic_files.writable(folder), _lock(folder):
-        # Another process may have finished it while this one waited.
-        if (done := load_result(run, results)) is not None:
-            return done
+        # Another process may have completed it while this one waited.
+        if (result := load_result(run, where.results)) is not None:
+            return result
         atomic_files.tidy(folder)  # only processes that are dead have left anything, as this one holds the lock
         atomic_files.write_json(folder / "run.json", run.to_dict())
         result = train(run, where)
         if loop.is_main():
             atomic_files.write_json(folder / "result.json", asdict(result))
-            # Not before: whoever is killed during the last test must not train again.
+            # Not before: a run that is killed during its last test must not train again.
             drop_checkpoints(folder)
     return result
 
@@ -129,12 +121,12 @@ def train(run: Run, where: Where) -> Result:
     if device.type == "cpu":
         machine.keep_freed_memory()
     loop.join_torchrun(device)
-    with _threads(run.threads, device):
+    with machine.threads(run.threads, device):
         if run.trained is not None:
             return _test_again(run, run.trained, where, device)
         if run.method == "ImageTags":
-            return _train_image_tags(run, where, device)
-        return _train_segmenter(run, where, device)
+            return _finish(run, where, device, pretrain.train_image_tags(run, where, device))
+        return _finish(run, where, device, _train_segmenter(pseudo_labels.prepare(run, where, device)))
 
 
 def choose_device(device: str) -> torch.device:
@@ -148,94 +140,146 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _train_segmenter(run: Run, where: Where, device: torch.device) -> Result:
-    results, cache = where.results, where.cache
-    folder, data, test = run.folder(results), where.load(run, "train"), where.load(run, "test")
-    data = pseudo_labels.with_cams(run, data, results, device)
-    sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, cache)
-    tags = _tags(run, data, cache)
-    net = weights.build_network(run, data.num_classes)
+def _train_segmenter(context: Context) -> loop.Outcome:
+    """Train a network on sparse labels, pseudo labels or tags, and test it."""
+    run, data, test, device = context.run, context.data, context.test, context.device
+    net, objective = _start(context)
+    source = _source(context, objective)
+
+    def epoch(number: int) -> Iterator[list[Batch]]:
+        objective.begin_epoch()
+        return batches.ahead(source.epoch(number), data.num_classes, device)
+
+    def curves(epoch: int) -> dict[str, float]:
+        row = measure.training_curves(net, objective, context)
+        if run.selection == "best" and (run.tile is None or epoch >= run.last_epoch - LATE_EPOCHS):
+            row["test_miou"] = evaluation.mean_iou(measure.confusion(net, test, run, device, single_scale=True))
+        return row
+
+    groups = networks.parameter_groups(net, run.lr, run.head_factor, run.bias_factor)
+    steps, loss = batches.steps(run, len(source)), partial(_loss, run, objective, device)
+    progress = loop.fit(run, net, groups, epoch, steps, loss, curves, context.folder)
+    if isinstance(objective, nn.Module):
+        del net.objective
+        if loop.is_main():
+            loop.save_weights(objective, context.folder / "objective.safetensors", run.id)
+    started = time.perf_counter()
+    confusion = measure.confusion(net, test, run, device)
+    details = measure.details(context, net, objective)
+    if run.scales != (1.0,) or run.flip:
+        single = measure.confusion(net, test, run, device, single_scale=True)
+        details["single_scale_miou"] = evaluation.mean_iou(single)
+    progress.seconds += time.perf_counter() - started
+    return loop.Outcome(net, progress, len(data), *_scores(confusion), details)
+
+
+def _start(context: Context) -> tuple[networks.Segmenter, methods.Trained]:
+    """Return the network as a training begins, and its objective, both on the device."""
+    run, results, num_classes = context.run, context.where.results, context.data.num_classes
+    net = weights.build_network(run, num_classes)
     if run.pretraining is not None:
         loop.load_weights(net.backbone, weights.weights(run.pretraining, results), run.pretraining.id)
-    objective = weights.build_objective(run, net, data.num_classes)
-    if isinstance(objective, spml.SPMLClassifier):
-        assert run.teacher is not None
+    objective = weights.build_objective(run, net, num_classes)
+    if objective.trains_classifier_only and run.teacher is not None:
         weights.start_from(net, run.teacher, results)
     if isinstance(objective, nn.Module):
         # As a part of the network its parameters are distributed, optimized and resumed with the head.
         net.objective = objective
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(context.device).to(memory_format=torch.channels_last)
     if run.compiled:
         net.compile()
-    source = _source(run, where, data, sparse, device, tags, objective)
+    return net, objective
 
-    def measure(epoch: int) -> dict[str, float]:
-        curves = pseudo_labels.training_curves(net, objective, data, sparse, run, device, tags)
-        if run.selection == "best" and (run.tile is None or epoch >= run.last_epoch - LATE_EPOCHS):
-            curves["test_miou"] = evaluation.mean_iou(
-                pseudo_labels.confusion(net, test, run, device, single_scale=True)
-            )
-        return curves
 
-    def epoch(number: int) -> Iterator[list[Batch]]:
-        if isinstance(objective, spml.SPML):
-            objective.begin_epoch()
-        return batches.ahead(source.epoch(number), data.num_classes, device)
-
-    groups, steps = (
-        networks.parameter_groups(net, run.lr, run.head_factor, run.bias_factor),
-        batches.steps(run, len(source)),
-    )
-    progress = loop.fit(run, net, groups, epoch, steps, partial(_loss, run, objective, device), measure, folder)
-    if isinstance(objective, nn.Module):
-        del net.objective
-        if loop.is_main():
-            loop.save_weights(objective, folder / "objective.safetensors", run.id)
-    started = time.perf_counter()
-    confusion = pseudo_labels.confusion(net, test, run, device)
-    details = _details(run, net, data, test, sparse, device, tags)
-    if isinstance(objective, toco.FromTags):
-        assert tags is not None
-        about, first = (run, device), run.history_images or COUNTED_IMAGES
-        details["cam_miou"] = pseudo_labels.cam_miou(net, objective, data, tags, *about, count=first)
-        details["cam_miou_test"] = pseudo_labels.cam_miou(
-            net, objective, test, sets.image_tags(test, cache=cache), *about
+def _source(context: Context, objective: methods.Trained) -> batches.InMemory | batches.OneByOne:
+    """Return images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
+    run, where, data, device = context.run, context.where, context.data, context.device
+    objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
+    labels = context.sparse
+    if run.teacher is not None:
+        teacher = weights.load_network(run.teacher, where.results, data.num_classes, device)
+        labels = pseudo_labels.pseudo_labels(teacher, run.teacher, context)
+    if isinstance(objective, spml.SPML):
+        labels = regions.with_regions(labels, regions.regions(data, objective.regions, where.cache))
+    if run.augmentation in batches.ONE_BY_ONE:
+        images = data.images
+        if where.keep_decoded and isinstance(images, OnDemand):
+            images = disk_cache.keep(images, where.cache, partial(loop.log, context.folder))
+        return batches.OneByOne(run, images, labels, data.num_classes, device, context.image_tags, data.mirrored)
+    if not isinstance(labels, np.ndarray):
+        raise ValueError(
+            f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "
+            f"{' or '.join(batches.ONE_BY_ONE)}, not {run.augmentation!r}"
         )
-    if run.scales != (1.0,) or run.flip:
-        single = pseudo_labels.confusion(net, test, run, device, single_scale=True)
-        details["single_scale_miou"] = evaluation.mean_iou(single)
-    progress.seconds += time.perf_counter() - started
-    miou = evaluation.mean_iou(confusion)
-    return _finish(run, folder, net, progress, len(data), miou, _ious(confusion), confusion.tolist(), details, device)
+    arrays = np.asarray(data.images), labels, context.image_classes()
+    return batches.InMemory(run, *(torch.from_numpy(array).to(device) for array in arrays), mirrored=data.mirrored)
 
 
-def _ious(confusion: Tensor) -> list[float | None]:
-    return [None if math.isnan(v) else 100 * v for v in evaluation.iou(confusion).tolist()]
+def _loss(
+    run: Run, objective: methods.Trained, device: torch.device, module: nn.Module, batch: Batch
+) -> objectives.Output:
+    """Return the objective of one microbatch, given what it needs besides features and logits."""
+    if isinstance(objective, toco.FromTags):
+        # Its pseudo labels are made by the network.
+        with measure.autocast(run, device):
+            return objective.learn(module, batch, normalization(run))
+    needs = objective.needs
+    with measure.autocast(run, device):
+        features, logits, *inner = module(batch.images, inner="inner_features" in needs)
+    others: dict[str, Any] = dict(zip(("grid_logits", "inner_features"), inner, strict=False))
+    others |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
+    if "images" in needs:
+        others["images"] = evaluation.denormalize(batch.images, normalization(run))
+    return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **others)
+
+
+def _scores(confusion: Tensor) -> tuple[float, list[float | None], list[list[int]]]:
+    """Return mIoU and IoU in per cent, and the confusion matrix, as `Result` has them."""
+    iou = [None if math.isnan(value) else 100 * value for value in evaluation.iou(confusion).tolist()]
+    return evaluation.mean_iou(confusion), iou, confusion.tolist()
+
+
+def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome) -> Result:
+    """Write weights and environment, and return what is reported."""
+    progress = outcome.progress
+    if loop.is_main():
+        loop.save_weights(outcome.net, run.folder(where.results) / "model.safetensors", run.id)
+    _log_end(run, where, device, f"done: {outcome.miou:.2f} on the test split")
+    images = progress.epoch * (outcome.images // run.batch_size * run.batch_size)
+    return Result(
+        run_id=run.id,
+        miou=outcome.miou,
+        iou=outcome.iou,
+        confusion=outcome.confusion,
+        epoch=progress.best_epoch or progress.epoch,
+        seconds=progress.seconds,
+        images_per_second=images / progress.train_seconds,
+        peak_memory_mb=machine.peak_memory_mb(device),
+        details=outcome.details,
+    )
 
 
 def _test_again(run: Run, trained: Run, where: Where, device: torch.device) -> Result:
     """Test the weights of a complete run by another protocol; nothing is trained or copied."""
-    folder, started = run.folder(where.results), time.perf_counter()
-    base = load_result(trained, where.results)
-    assert base is not None  # it is required
+    started = time.perf_counter()
     test = where.load(run, "test")
     net = weights.load_network(trained, where.results, test.num_classes, device)
-    confusion = pseudo_labels.confusion(net, test, run, device)
-    seconds, miou = time.perf_counter() - started, evaluation.mean_iou(confusion)
+    confusion = measure.confusion(net, test, run, device)
+    seconds = time.perf_counter() - started
+    base = load_result(trained, where.results)
+    assert base is not None  # it is required
     details = {name: value for name, value in base.details.items() if name != "single_scale_miou"}
     details |= {"tested_run": trained.id, "device": machine.device_name(device)}
     if run.crf:
         details["crf"] = asdict(crf.PARAMETERS[run.crf]) | {"backend": "lattice"}
-    if loop.is_main():
-        atomic_files.write_json(folder / "environment.json", machine.describe(device))
-        loop.log(folder, f"tested the weights of run {trained.id}: {miou:.2f} on the test split")
-    loop.wait_for_all()
-    return Result(
+    miou, iou, matrix = _scores(confusion)
+    _log_end(run, where, device, f"tested the weights of run {trained.id}: {miou:.2f} on the test split")
+    return replace(
+        base,
         run_id=run.id,
         miou=miou,
-        iou=_ious(confusion),
-        confusion=confusion.tolist(),
-        epoch=base.epoch,
+        iou=iou,
+        confusion=matrix,
         seconds=seconds,
         images_per_second=len(test) / seconds,
         peak_memory_mb=machine.peak_memory_mb(device),
@@ -243,185 +287,10 @@ def _test_again(run: Run, trained: Run, where: Where, device: torch.device) -> R
     )
 
 
-def _source(
-    run: Run,
-    where: Where,
-    data: Split,
-    sparse: Arrays,
-    device: torch.device,
-    tags: np.ndarray | None = None,
-    objective: methods.Trained | None = None,
-) -> Source:
-    """Images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
-    objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
-    targets = sparse
-    if run.teacher is not None:
-        teacher = weights.load_network(run.teacher, where.results, data.num_classes, device)
-        targets = pseudo_labels.pseudo_labels(teacher, run, where.results, data, sparse, device, tags)
-    if isinstance(objective, spml.SPML):
-        regions = oversegmentation.regions(data, objective.regions, where.cache)
-        targets = oversegmentation.with_regions(targets, regions)
-    if run.augmentation in batches.ONE_BY_ONE:
-        images = data.images
-        if where.keep_decoded and isinstance(images, OnDemand):
-            images = disk_cache.keep(images, where.cache, partial(loop.log, run.folder(where.results)))
-        return batches.OneByOne(run, images, targets, data.num_classes, device, tags, data.mirrored)
-    if not isinstance(targets, np.ndarray):
-        raise ValueError(
-            f"the images of {data.dataset} stay on disk and are augmented one by one: choose the augmentation "
-            f"{' or '.join(batches.ONE_BY_ONE)}, not {run.augmentation!r}"
-        )
-    classes = tags
-    if classes is None:
-        classes = np.stack([labels.image_classes(label, data.num_classes) for label in sparse])
-    arrays = data.images, targets, classes
-    pictures, learned, named = (torch.from_numpy(np.asarray(array)).to(device) for array in arrays)
-    return batches.InMemory(run, pictures, learned, named, data.mirrored)
-
-
-def _loss(
-    run: Run, objective: methods.Trained, device: torch.device, module: nn.Module, batch: Batch
-) -> objectives.Output:
-    """Objective of one microbatch, with whatever it needs besides features and logits."""
-    if isinstance(objective, toco.FromTags):
-        # Its pseudo labels are made by the network.
-        with pseudo_labels.autocast(run, device):
-            return objective.learn(module, batch, normalization(run))
-    needs = getattr(objective, "needs", ())
-    with pseudo_labels.autocast(run, device):
-        features, logits, *inner = module(batch.images, inner="fused" in needs)
-    given: dict[str, Any] = dict(zip(("grid_logits", "fused"), inner, strict=False))
-    given |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
-    if "images" in needs:
-        given["images"] = evaluation.denormalize(batch.images, normalization(run))
-    return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **given)
-
-
-def _details(
-    run: Run,
-    net: networks.Segmenter,
-    data: Split,
-    test: Split,
-    sparse: Arrays,
-    device: torch.device,
-    tags: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Provenance of network and labels; what the labels cover is counted on the first images of a large set."""
-    counted = slice(COUNTED_IMAGES)
-    found = labels.coverage(sparse[counted], data.truth[counted], data.num_classes)
-    named = found.pair_share
-    if tags is not None:
-        shown = np.stack([labels.image_classes(mask, data.num_classes) for mask in data.truth[counted]])
-        named = tags[counted][shown].mean()
-    return {
-        "network": net.provenance,
-        "init": f"{run.init}, run {run.pretraining.id}" if run.pretraining else run.init,
-        "device": machine.device_name(device),
-        "test_images": len(test),
-        "train_images": len(data),
-        "label_source": sets.label_source(data, run.labels, dict(run.label_options)),
-        "labeled_share": float(found.pixel_share),
-        "labeled_pixels_per_image": float(found.pixels_per_image),
-        "coverage": float(named),
-    } | _regions(run, data)
-
-
-def _regions(run: Run, data: Split) -> dict[str, str]:
-    """Which over-segmentation the embedding of SPML has learned from; nothing of other methods."""
-    embedding: Run | None = run
-    while embedding is not None and embedding.method == "SPMLClassifier":
-        embedding = embedding.teacher
-    if embedding is None or embedding.method != "SPML":
-        return {}
-    objective = methods.build("SPML", data.num_classes, **dict(embedding.options))
-    assert isinstance(objective, spml.SPML)
-    method = oversegmentation.chosen(data, objective.regions)
-    return {"regions": f"published ({oversegmentation.FOLDER})" if method == "published" else method}
-
-
-def _tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
-    """Image tags (N, K) of a split, where these are a run's labels, or what its labels are made of."""
-    if run.labels not in ("tags", "cam"):
-        return None
-    if split.background != 0:
-        raise ValueError(f"image tags need a background of code 0, which {split.dataset} does not have")
-    if split.mirrored is not None:
-        raise ValueError(f"classes of {split.dataset} have a left and a right, which tags do not tell: choose points")
-    return sets.image_tags(split, cache=cache)
-
-
-def _train_image_tags(run: Run, where: Where, device: torch.device) -> Result:
-    """Pretrain the backbone to predict image tags: the embedded counterpart of ImageNet weights."""
-    folder, data, test = run.folder(where.results), where.load(run, "pretrain"), where.load(run, "test")
-    segmenter = weights.build_network(run, data.num_classes)
-    net = networks.TagClassifier(segmenter, data.num_classes - 1)
-    net.to(device).to(memory_format=torch.channels_last)
-    tags, test_tags = (
-        torch.from_numpy(np.stack([labels.image_tags(mask, data.num_classes)[1:] for mask in split.truth])).to(device)
-        for split in (data, test)
-    )
-    unused = torch.zeros(len(data), *data.truth[0].shape, dtype=torch.uint8, device=device)
-
-    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
-        bce = F.binary_cross_entropy_with_logits(module(batch.images), batch.image_classes.float())
-        return objectives.Output(bce, {"tags": bce})
-
-    groups = [{"params": list(net.parameters()), "lr": run.lr}]
-    mirrored = None if data.mirrored is None else tuple(k - 1 for k in data.mirrored[1:])
-    source = batches.InMemory(run, _images(data).to(device), unused, tags, mirrored)
-    steps = batches.steps(run, len(source))
-    progress = loop.fit(run, net, groups, source.epoch, steps, loss, lambda epoch: {}, folder)
-    net.eval()
-    with torch.no_grad():
-        logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
-    accuracy = 100 * ((logits > 0) == test_tags).float().mean().item()
-    details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": machine.device_name(device)}
-    return _finish(run, folder, segmenter.backbone, progress, len(data), accuracy, [], [], details, device)
-
-
-def _finish(
-    run: Run,
-    folder: Path,
-    net: nn.Module,
-    progress: loop.Progress,
-    images: int,
-    score: float,
-    ious: list[float | None],
-    confusion: list[list[int]],
-    details: dict[str, Any],
-    device: torch.device,
-) -> Result:
-    """Write the weights and the environment."""
-    per_epoch = images // run.batch_size * run.batch_size
+def _log_end(run: Run, where: Where, device: torch.device, line: str) -> None:
+    """Write what the run ran on, and the last line of its log."""
+    folder = run.folder(where.results)
     if loop.is_main():
-        loop.save_weights(net, folder / "model.safetensors", run.id)
         atomic_files.write_json(folder / "environment.json", machine.describe(device))
-        loop.log(folder, f"done: {score:.2f} on the test split")
+        loop.log(folder, line)
     loop.wait_for_all()
-    return Result(
-        run_id=run.id,
-        miou=score,
-        iou=ious,
-        confusion=confusion,
-        epoch=progress.best_epoch or progress.epoch,
-        seconds=progress.seconds,
-        images_per_second=progress.epoch * per_epoch / progress.train_seconds,
-        peak_memory_mb=machine.peak_memory_mb(device),
-        details=details,
-    )
-
-
-def _images(split: Split, part: slice = slice(None)) -> Tensor:
-    return torch.from_numpy(np.asarray(split.images[part]))
-
-
-@contextlib.contextmanager
-def _threads(count: int, device: torch.device) -> Iterator[None]:
-    """The run's number of threads on a CPU: another number sums in another order."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

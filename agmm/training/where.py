@@ -1,10 +1,14 @@
-"""Where a training happens: folders and device, none of which changes its result."""
+"""Where a training happens, which does not change its result, and what it works with."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from agmm import labels
 from agmm.data import sets
-from agmm.data.split import Split
+from agmm.data.split import Arrays, Split
 from agmm.training.run import Run
 
 
@@ -49,3 +53,40 @@ def at(
 ) -> Where:
     """Return a `Where` from paths that may be strings; an empty ``data_root`` is none."""
     return Where(Path(results), Path(data_root) if data_root else None, device, keep_decoded)
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What the training of one run works with.
+
+    Attributes
+    ----------
+    run : Run
+    where : Where
+    device : torch.device
+    data, test : Split
+        Training and test images; the former with class activation maps where the labels are made of these.
+    sparse : sequence of (H, W) uint8 arrays
+        Weak labels of the training images.
+    image_tags : (N, K) bool array, optional
+        Tags of the training images, where these are the labels, or what the labels are made of.
+    """
+
+    run: Run
+    where: Where
+    device: torch.device
+    data: Split
+    test: Split
+    sparse: Arrays
+    image_tags: np.ndarray | None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run's files."""
+        return self.run.folder(self.where.results)
+
+    def image_classes(self, part: slice = slice(None)) -> np.ndarray:
+        """Return the classes (N, K) that annotations name: the image tags where there are any, else from the labels."""
+        if self.image_tags is not None:
+            return self.image_tags[part]
+        return np.stack([labels.image_classes(label, self.data.num_classes) for label in self.sparse[part]])

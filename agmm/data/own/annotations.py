@@ -9,40 +9,22 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
-from agmm.codes import UNLABELED
+from agmm.data import drawing
+from agmm.data.drawing import Kind, Shape
 from agmm.data.image_files import IMAGE_SUFFIXES
-from agmm.data.public import label_files, masks
+from agmm.data.public import label_files
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
 """Endings of image files; a name in an annotation may have one of them or none."""
 
-Kind = Literal["point", "line", "polygon", "box", "tag"]
 _FEWEST = {"point": 1, "line": 2, "polygon": 3, "box": 2, "tag": 0}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What an annotator drew: a class and vertices (x, y).
-
-    Attributes
-    ----------
-    kind : {"point", "line", "polygon", "box", "tag"}
-        A box has two opposite corners, a tag (the class is somewhere in the image) no vertex.
-    code : int
-        Class, 0 … K-1.
-    vertices : tuple of (float, float)
-    """
-
-    kind: Kind
-    code: int
-    vertices: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(eq=False)
@@ -113,23 +95,17 @@ def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:
-    """Labels (H, W) of polygons, lines and points, in this order, so that the most careful is in front.
+    """Draw shapes as `agmm.data.drawing.draw` does, lines and points of width 1 at the pixels that hold their vertices.
 
-    Polygons are filled; lines and points are ``width`` pixels wide, as published scribbles and clicks are drawn, a
-    width of 1 being the single pixel. Boxes and tags draw nothing (see `boxes`).
+    What lies at the image's very edge is thereby inside.
     """
-    shapes = list(shapes)
-    labels = np.full(size, UNLABELED, np.uint8)
-    for shape in shapes:
-        if shape.kind == "polygon":
-            labels[masks.fill_polygon(np.array(shape.vertices), size)] = shape.code
-    lines = [label_files.Scribble(s.code, tuple(_inside(s, size))) for s in shapes if s.kind == "line"]
-    points = [label_files.Click(*s.vertices[0], s.code) for s in shapes if s.kind == "point"]
-    if width == 1:  # the pixel, also at the image's edge
-        points = [label_files.Click(*_inside(s, size)[0], s.code) for s in shapes if s.kind == "point"]
-    for drawn in (label_files.draw_scribbles(lines, size, width), label_files.draw_clicks(points, size, width)):
-        labels[drawn != UNLABELED] = drawn[drawn != UNLABELED]
-    return labels
+
+    def at_pixels(shape: Shape) -> Shape:
+        if shape.kind == "line" or (shape.kind == "point" and width == 1):
+            return replace(shape, vertices=tuple(_inside(shape, size)))
+        return shape
+
+    return drawing.draw(map(at_pixels, shapes), size, width)
 
 
 def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) -> tuple[list[int], np.ndarray]:

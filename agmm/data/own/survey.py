@@ -21,7 +21,6 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files
 from agmm.data.own import annotations
 from agmm.data.own.annotations import Annotation, Shape
-from agmm.data.public import label_files
 from agmm.labels import from_boxes
 
 BACKGROUND = "background"
@@ -233,7 +232,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
     """Read a mask in the codes of `agmm.labels`, (H, W) uint8; raise ValueError if a code or the size is wrong."""
-    mask = label_files.read_index(path, size)
+    mask = image_files.read_index(path, size)
     known = {*range(len(names)), UNLABELED, VOID}
     if unknown := [code for code in np.unique(mask).tolist() if code not in known]:
         raise ValueError(
@@ -271,7 +270,7 @@ def _draw(listed: Survey, stem: str, image: np.ndarray, size: tuple[int, int], w
     if not codes:
         return drawn
     rng = agmm.labels.generator(0, "own", stem, "grabcut")
-    labels = from_boxes.grabcut(image, codes, corners, rng, background=listed.background)
+    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, codes, corners, rng, listed.background))
     return np.where(drawn == UNLABELED, labels, drawn)
 
 

@@ -8,12 +8,10 @@ shows no face. It is no evidence for the papers' numbers.
 import colorsys
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from agmm.data.public import densepose
-from agmm.data.split import Split
 from agmm.data.synthetic import recipe
 from agmm.data.synthetic.recipe import uniform
 
@@ -31,38 +29,6 @@ _HEIGHTS = {1: (0.85, 1.1), 2: (0.75, 1.0), 3: (0.6, 0.85)}
 _MORE = (0.5, 0.15)  # shares of the images with more than one person, and more than two
 _BACK = 0.15  # share of the people who turn their backs
 _BORDER = 0.01  # of the image, which no figure touches
-
-
-def make(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-    """
-    Generate one split. Image i depends on ``(seed, split, size, i)`` only, not on `count`.
-
-    Parameters
-    ----------
-    split : {"train", "test", "pretrain"}
-        Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-    count : int
-        Number of images, about 4 ms each.
-    size : int
-        Side of the square images in pixels.
-    seed : int
-        Seed of the data, not of a training.
-    cache : Path, optional
-        Folder where the arrays are kept between calls; a damaged file is generated again.
-
-    Returns
-    -------
-    Split
-        Its classes are those of `agmm.data.public.densepose`, its instances the people. Nothing is ``VOID``.
-
-    Raises
-    ------
-    ValueError
-        For an unknown split or a number out of range.
-    FileNotFoundError
-        If an installed package lacks one of its photographs.
-    """
-    return recipe.make(_RECIPE, split, count, size, seed, cache)
 
 
 def _scene(
@@ -84,7 +50,7 @@ def _scene(
     return recipe.develop(rng, canvas), truth, instances
 
 
-_RECIPE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=densepose.MIRRORED)
+PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=densepose.MIRRORED)
 
 
 # --- Pose -------------------------------------------------------------------------------------------------------------

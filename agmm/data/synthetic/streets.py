@@ -8,11 +8,9 @@ inside the scikit-learn and scikit-image packages. It is no evidence for the pap
 import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from agmm.data.split import Split
 from agmm.data.synthetic import recipe
 from agmm.data.synthetic.recipe import uniform
 
@@ -22,38 +20,6 @@ VERSION = 1  # raised whenever a change of this module changes an image
 ROAD, SIDEWALK, BUILDING, POLE, SIGN, VEGETATION, SKY, PERSON, CAR, BUS = range(len(CLASS_NAMES))
 _FAR = 70.0  # meters to the end of the street
 _TEXTURES = 4  # parts of photographs in an image; every surface shows one of them, shifted
-
-
-def make(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-    """
-    Generate one split. Image i depends on ``(seed, split, size, i)`` only, not on `count`.
-
-    Parameters
-    ----------
-    split : {"train", "test", "pretrain"}
-        Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-    count : int
-        Number of images, about 5 ms each.
-    size : int
-        Side of the square images in pixels.
-    seed : int
-        Seed of the data, not of a training.
-    cache : Path, optional
-        Folder where the arrays are kept between calls; a damaged file is generated again.
-
-    Returns
-    -------
-    Split
-        Without instances and without a background class; every pixel has a class.
-
-    Raises
-    ------
-    ValueError
-        For an unknown split or a number out of range.
-    FileNotFoundError
-        If an installed package lacks one of its photographs.
-    """
-    return recipe.make(_RECIPE, split, count, size, seed, cache)
 
 
 def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +36,7 @@ def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int)
     return recipe.develop(rng, picture.canvas), picture.truth
 
 
-_RECIPE = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
+STREETS = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
 
 
 # --- Perspective ------------------------------------------------------------------------------------------------------

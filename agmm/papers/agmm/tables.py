@@ -281,10 +281,9 @@ def figure2(preset: Preset) -> tuple[Cell, ...]:
 def figure4(preset: Preset) -> tuple[Cell, ...]:
     """How classes separate: AGMM after the first epoch, half of its epochs and all of them."""
     (cell,) = figure_cells(preset, _AGMM)
-    assert cell.run is not None
-    epochs, made = cell.run.epochs, []
+    epochs, made = cell.trained_run.epochs, []
     for stop in dict.fromkeys((1, epochs // 2)):
-        run = replace(cell.run, stop_after=stop)
+        run = replace(cell.trained_run, stop_after=stop)
         early = replace(cell, row=f"epoch {stop}", training_id="extra:stopped early", run=run, protocol=protocol(run))
         made.append(early)
     return (*made, replace(cell, row=f"epoch {epochs}"))

@@ -194,9 +194,9 @@ def table8(preset: Preset) -> tuple[Cell, ...]:
     for cell in cells(preset, "agmmpp_table8", rows, columns):
         if cell.column == SEGMENTATION:
             made.append(_single_scale(cell))
-        elif cell.run is not None:
-            protocol = f"{cell.run.history_images} training images"
-            made.append(replace(cell, metric=TRAINING + _pseudo_labels(cell.method), protocol=protocol))
+        else:
+            images = f"{cell.trained_run.history_images} training images"
+            made.append(replace(cell, metric=TRAINING + _pseudo_labels(cell.method), protocol=images))
     return tuple(made)
 
 
@@ -206,8 +206,8 @@ def _pseudo_labels(method: str) -> str:
 
 def _single_scale(cell: Cell) -> Cell:
     """Ablations are tested without a DenseCRF and, as those of ToCo, at a single scale."""
-    assert cell.run is not None
-    return replace(cell, metric=SINGLE_SCALE, protocol=protocol(replace(cell.run, scales=(1.0,), flip=False)))
+    single = replace(cell.trained_run, scales=(1.0,), flip=False)
+    return replace(cell, metric=SINGLE_SCALE, protocol=protocol(single))
 
 
 def table9(preset: Preset) -> tuple[Cell, ...]:

@@ -71,12 +71,14 @@ def _run(case: Case, setting: Setting) -> Run:
 
 def _figures(case: Case, run: Run, folder: Path, setting: Setting) -> Iterator[Figure]:
     device, images = torch.device(setting.device), case.images_on[setting.device]
-    data = split(case, folder)
+    files, masks = photographs(case, folder), [mask(case, i) for i in range(case.files)]
+    names, ids = sets.class_names(case.dataset), tuple(map(str, range(case.files)))
+    data = Split(case.dataset, names, ids, files, masks, background=0)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), 0, folder)
-    decoded = disk_cache.keep(data.images, folder / "cache")
-    functions: dict[str, Callable[[], object]] = {"network": _step(run, data.num_classes, setting)}
-    for name, source in (("from files", data.images), ("decoded images kept", decoded)):
-        functions[name] = _epochs(run, _repeated(source, images), _repeated(sparse, images), data.num_classes, device)
+    decoded = disk_cache.keep(files, folder / "cache")
+    functions: dict[str, Callable[[], object]] = {"network": _step(run, len(names), setting)}
+    for name, source in (("from files", files), ("decoded images kept", decoded)):
+        functions[name] = _epochs(run, _repeated(source, images), _repeated(sparse, images), len(names), device)
     slow = setting.device == "cpu" and not setting.small
     seconds = timing.in_turn(functions, setting.device, 1 if slow else setting.repeats)
     needed = [run.microbatch / value for value in seconds.pop("network")]
@@ -92,22 +94,23 @@ def _precision(run: Run, setting: Setting) -> str:
     return run.precision if setting.device == "cuda" else "float32"
 
 
-def split(case: Case, folder: Path) -> Split:
-    """Photographs in files, and masks with a few rectangles."""
-    photographs, rng = recipe.photographs("left"), np.random.default_rng(0)
-    height, width = case.size
-    paths, masks = [folder / f"{i:06}{case.suffix}" for i in range(case.files)], []
+def photographs(case: Case, folder: Path) -> OnDemand[np.ndarray]:
+    """Photographs in files."""
+    paths, arrays = [folder / f"{i:06}{case.suffix}" for i in range(case.files)], recipe.photographs("left")
     for i, path in enumerate(paths):
-        photograph = Image.fromarray(photographs[i % len(photographs)])
-        photograph.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
-        mask = np.zeros(case.size, np.uint8)
-        for code in rng.integers(1, 19, 4):
-            top, left = int(rng.integers(height // 2)), int(rng.integers(width // 2))
-            mask[top : top + height // 3, left : left + width // 3] = code
-        masks.append(mask)
-    names, background = sets.class_names(case.dataset), 0 if case.dataset == "voc" else None
-    ids = tuple(path.stem for path in paths)
-    return Split(case.dataset, names, ids, OnDemand(image_files.read_image, paths), masks, background)
+        photograph = Image.fromarray(arrays[i % len(arrays)])
+        photograph.resize(case.size[::-1], Image.Resampling.BICUBIC).save(path, quality=95)
+    return OnDemand(image_files.read_image, paths)
+
+
+def mask(case: Case, index: int) -> np.ndarray:
+    """A mask (H, W) with a few rectangles."""
+    rng, truth = np.random.default_rng(index), np.zeros(case.size, np.uint8)
+    height, width = case.size
+    for code in rng.integers(1, 19, 4):
+        top, left = int(rng.integers(height // 2)), int(rng.integers(width // 2))
+        truth[top : top + height // 3, left : left + width // 3] = code
+    return truth
 
 
 def _repeated(arrays: Arrays, number: int) -> OnDemand:

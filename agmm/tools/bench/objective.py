@@ -75,11 +75,11 @@ def branch(setting: Setting) -> Iterator[Figure]:
     for precision in ("float32",) if setting.device == "cpu" else ("float32", "bfloat16"):
         for case, (shapes, terms) in CASES.items():
             yield _beside_floor(case, scaled(shapes, setting), terms, precision, rate, setting)
-    if setting.device in fast.FAST:
+    if setting.device == "cpu":
         step = branch_step(scaled(VOC, setting), ALL, "float32", setting.device)
 
         def plain() -> None:
-            with mock.patch.dict(fast.FAST, clear=True):
+            with mock.patch.object(fast, "loops", return_value=fast.plain):
                 step()
 
         seconds = timing.in_turn({"plain": plain, "fast": step}, setting.device, setting.repeats)
@@ -151,7 +151,8 @@ def dense(setting: Setting) -> Iterator[Figure]:
 
 def dense_terms(shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
     """Loss and terms of `agmm.dense.dense_agmm`."""
-    return dense_agmm(*batch, shapes.num_classes, terms)
+    features, logits, labels, image_classes = batch
+    return dense_agmm(features, logits, labels, image_classes, terms=terms)
 
 
 def fast_terms(shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
@@ -202,7 +203,7 @@ def relative(values: np.ndarray, expected: np.ndarray) -> float:
     """Relative L2 difference without the share ``KINKS`` of the largest differences."""
     difference = np.sort(np.abs(values.astype(np.float64) - expected), axis=None)
     most = difference[: difference.size - int(KINKS * difference.size)]
-    return float(np.linalg.norm(most) / max(np.linalg.norm(expected), 1e-30))
+    return float(np.linalg.norm(most)) / max(float(np.linalg.norm(expected)), 1e-30)
 
 
 def in_new_process(function: Callable[..., T], *arguments: Any) -> T:

@@ -69,7 +69,7 @@ def steps(setting: Setting) -> Iterator[Figure]:
 
 def _steps(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
     shapes, device = case.shapes, setting.device
-    methods = {
+    methods: dict[str, Objective] = {
         "baseline": objectives.Baseline(shapes.num_classes),
         "AGMM": objectives.AGMM(shapes.num_classes),
         "AGMM++": objectives.AGMMpp(shapes.num_classes, shapes.channels),

@@ -1,0 +1,190 @@
+"""Networks by name: their options, backbones with weights from timm, and the heads that fit."""
+
+from typing import Any
+
+from torch import nn
+
+from agmm.networks import transformers
+from agmm.networks.heads import DeepLabEmbedding, DeepLabHead, EmbeddingHead, PyramidHead, PyramidPooling, SummedASPP
+from agmm.networks.segmenter import Segmenter, SmallBackbone
+
+DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
+NAMES = ("small", *DEEP_STEM, "small_vit", "vit_base")
+
+OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "stem": (16, ("small",)),
+    "feature_channels": (32, ("small",)),
+    "rates": ((6, 12, 18), tuple(DEEP_STEM)),
+    "multi_grid": ((1, 1, 1), tuple(DEEP_STEM)),
+    "weights": ("deit", ("vit_base",)),
+    "embedding": (0, ("small", *DEEP_STEM)),
+    "decoder": ("aspp", tuple(DEEP_STEM)),
+}
+"""Default of every option of `build`, and the networks that it belongs to."""
+
+OF_THE_HEAD = ("embedding", "decoder")
+"""Options of `build` that leave the backbone as it is."""
+
+
+def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any) -> Segmenter:
+    """Network by name.
+
+    Parameters
+    ----------
+    name : {"small", "resnet50", "resnet101", "small_vit", "vit_base"}
+        A network for small images, or the paper's: a ResNet with deep stem at output stride 8 and 256 features. And
+        their counterparts for AGMM++: a small vision transformer, and ViT-B/16, whose features are 768-channel tokens.
+    num_classes : int
+        K, at most 254 because 254 and 255 are label codes.
+    init : {"scratch", "imagenet"}
+        "imagenet" (not for the small networks) downloads classification weights for the backbone, or takes them from
+        timm's cache. "scratch" draws the convolutions of a ResNet backbone from Kaiming's normal distribution
+        (fan-out).
+    stem : int
+        Only "small": its width. Stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many channels.
+    feature_channels : int
+        Only "small": C.
+    rates : three int
+        Only ResNets: dilations of the ASPP, (6, 12, 18) on VOC and (12, 24, 36) on Cityscapes.
+    multi_grid : three int
+        Only ResNets: factors on the dilations (2, 4, 4) of the last stage, (2, 2, 4) in the released
+        Cityscapes configuration.
+    weights : {"deit", "augreg"}
+        Only "vit_base", with ``init="imagenet"``: those of DeiT (ImageNet-1k), or of ViT as trained on ImageNet-21k
+        and fine-tuned on 1k. The latter saw images normalized with mean and standard deviation 0.5.
+    embedding : int
+        Only "small" and ResNets: channels of the embeddings of SPML, 64 on VOC and 32 on DensePose; 0 for a network
+        without.
+    decoder : {"aspp", "pyramid"}
+        Only ResNets: of embeddings as SPML has it on VOC or on DensePose; without embeddings DeepLabV3+ or PSPNet.
+
+    Raises
+    ------
+    ValueError
+        Unknown name or value, or an option that belongs to another network.
+    RuntimeError
+        The weights can be neither downloaded nor found in the cache.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NAMES)}")
+    if not 1 <= num_classes <= 254:
+        raise ValueError(f"num_classes must be between 1 and 254, not {num_classes}")
+    if init not in ("scratch", "imagenet"):
+        raise ValueError(f"unknown init {init!r}: choose scratch or imagenet")
+    values = {option: default for option, (default, _) in OPTIONS.items()}
+    for option, value in options.items():
+        if option not in OPTIONS:
+            raise ValueError(f"unknown option {option!r} of a network: choose from {', '.join(OPTIONS)}")
+        default, owners = OPTIONS[option]
+        values[option] = tuple(value) if isinstance(value, list) else value  # JSON knows lists only
+        if name not in owners and values[option] != default:
+            raise ValueError(f"the option {option} belongs to {' and '.join(owners)}: leave it out for {name!r}")
+    if name.startswith("small") and init != "scratch":
+        raise ValueError(f"no ImageNet weights exist for {name!r}: choose init='scratch'")
+    pretrained = init == "imagenet"
+    if name == "small":
+        return _small(num_classes, values["stem"], values["feature_channels"], values["embedding"])
+    if name == "small_vit":
+        return Segmenter(*transformers.small(num_classes), "small vision transformer, random weights")
+    if name == "vit_base":
+        return _vit_base(num_classes, pretrained, values["weights"])
+    if values["decoder"] not in ("aspp", "pyramid"):
+        raise ValueError(f"unknown decoder {values['decoder']!r}: choose aspp or pyramid")
+    if values["embedding"] or values["decoder"] == "pyramid":
+        return _resnet_of_spml(name, num_classes, pretrained, values["embedding"], values["decoder"])
+    return _resnet(name, num_classes, pretrained, values["rates"], values["multi_grid"])
+
+
+def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -> Segmenter:
+    backbone = SmallBackbone(stem)
+    decoder = DeepLabHead(
+        (2 * stem, 8 * stem),
+        embedding or num_classes,
+        rates=(2, 4),
+        aspp_channels=4 * stem,
+        reduced_channels=stem,
+        feature_channels=feature_channels,
+        dropout=0.0,
+        align_corners=False,
+    )
+    provenance = f"small network, stem {stem}, {feature_channels} features"
+    if not embedding:
+        return Segmenter(backbone, decoder, f"{provenance}, random weights")
+    head = EmbeddingHead(DeepLabEmbedding(decoder), 8 * stem, embedding, num_classes)
+    return Segmenter(backbone, head, f"{provenance}, {embedding}-d embeddings, random weights")
+
+
+def _resnet(
+    name: str, num_classes: int, pretrained: bool, rates: tuple[int, ...], multi_grid: tuple[int, ...]
+) -> Segmenter:
+    if len(rates) != 3 or len(multi_grid) != 3 or min(*rates, *multi_grid) < 1:
+        raise ValueError(f"rates and multi_grid are three positive integers each, not {rates} and {multi_grid}")
+    backbone, weights = _resnet_backbone(name, pretrained)
+    for block, factor in zip(backbone.layer4, multi_grid, strict=True):
+        dilation = factor * block.conv2.dilation[0]
+        block.conv2.dilation = block.conv2.padding = (dilation, dilation)
+    head = DeepLabHead(
+        tuple(backbone.feature_info.channels()),
+        num_classes,
+        rates=rates,
+        aspp_channels=256,
+        reduced_channels=48,
+        feature_channels=256,
+        dropout=0.5,
+        align_corners=True,
+    )
+    return Segmenter(backbone, head, weights)
+
+
+def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: int, decoder: str) -> Segmenter:
+    """The networks of SPML: embeddings of so many channels, or PSPNet where there are none."""
+    backbone, weights = _resnet_backbone(name, pretrained)
+    channels = backbone.feature_info.channels()[-1]
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 3e-4
+    if pretrained:  # as released, the stem and the first stage keep their weights
+        for module_name, module in backbone.named_children():
+            if module_name not in ("layer2", "layer3", "layer4"):
+                module.requires_grad_(False)
+    if not embedding:
+        return Segmenter(backbone, PyramidHead(channels, num_classes), f"{weights}, pyramid pooling")
+    embed = PyramidPooling(channels, embedding) if decoder == "pyramid" else SummedASPP(channels, embedding)
+    head = EmbeddingHead(embed, channels, embedding, num_classes)
+    return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
+
+
+def _resnet_backbone(name: str, pretrained: bool) -> tuple[Any, str]:
+    """A ResNet with deep stem at output stride 8, and where its weights come from."""
+    tag = DEEP_STEM[name]
+    # Zero-initialized residual branches are timm's default, not the papers'.
+    backbone = _from_timm(
+        tag, pretrained, features_only=True, output_stride=8, out_indices=(1, 4), zero_init_last=False
+    )
+    return backbone, f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
+
+
+def _vit_base(num_classes: int, pretrained: bool, weights: str) -> Segmenter:
+    if weights not in transformers.WEIGHTS:
+        raise ValueError(f"unknown weights {weights!r}: choose one of {', '.join(transformers.WEIGHTS)}")
+    backbone, head = transformers.base(num_classes)
+    if not pretrained:
+        return Segmenter(backbone, head, "ViT-B/16, random weights")
+    tag = transformers.WEIGHTS[weights]
+    backbone.load_state_dict(transformers.renamed(_from_timm(tag, True, num_classes=0).state_dict()))
+    return Segmenter(backbone, head, f"ViT-B/16, timm {tag}")
+
+
+def _from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
+    """A model of timm; RuntimeError where its weights can be neither downloaded nor found in the cache."""
+    import timm  # takes seconds, and the small networks do without
+
+    try:
+        return timm.create_model(tag, pretrained=pretrained, **options)
+    except Exception as error:  # every cause of a failed download has a type of its own
+        if not pretrained:
+            raise
+        raise RuntimeError(
+            f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
+            "or choose init='scratch'"
+        ) from error
