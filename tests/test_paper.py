@@ -1,9 +1,5 @@
 """The preset of the papers: its protocol, its estimated hours, and two iterations of it on fixtures."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +20,7 @@ from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -204,13 +199,7 @@ def test_figures_read_images_of_any_size_from_disk(root: Path, tmp_path: Path) -
 def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -> None:
     """Without batch statistics in the way the losses are equal: the same crops, divided by the same counts."""
     run = short(PAPER.at("points", "AGMM"), batch_size=4, microbatch=2, loss_scope="effective", history_images=4)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
     result = runs.load_result(run, tmp_path)
     assert result is not None

@@ -1,10 +1,6 @@
 """SPML under the papers' protocol: published regions, and two iterations on fixtures of VOC and DensePose."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +21,7 @@ from agmm.training import forecast, sweep
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -211,7 +206,7 @@ def test_wrong_regions_are_named_before_training(
     assert run_all.main([*arguments, "--data-root", str(tmp_path / "data"), "--no-notebooks"]) == 2
     assert padding[:18] in capfd.readouterr().err
     paths[1].unlink()
-    missing = f"1 of {len(sizes)} training images have no regions, {other}.png first; complete the folder or move it"
+    missing = f"1 of {len(sizes)} images have no regions, {other}.png first; complete the folder or move it"
     for read in (sets.check, lambda name, root: sets.load(name, "train", data_root=root)):
         with pytest.raises(ValueError, match=missing):
             read(dataset, tmp_path / "data")
@@ -320,13 +315,7 @@ def test_an_iteration_of_the_papers_networks(root: Path, tmp_path: Path, labels:
 def test_two_processes_train_both_stages(root: Path, tmp_path: Path) -> None:
     """The low-level relation and the labels are those of one process: the same crops, each image by itself."""
     run = short(PAPER.spml("scribbles"), batch_size=4, history_images=0)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
     result = runs.load_result(run, tmp_path)
     assert result is not None

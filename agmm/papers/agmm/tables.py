@@ -144,9 +144,9 @@ def supp_table1(preset: Preset) -> tuple[Cell, ...]:
     rows = []
     for terms in (_WITH_ABSENT, _TERMS):
         for weight, number in zip(LAMBDAS, numbers, strict=True):
-            ids: tuple[str, ...] = (f"O{number:03}", f"O{number + 5:03}") if number else ("O005", "O011")
-            ids = ids if terms == _WITH_ABSENT else (WITHOUT,)
-            row = _agmm(f"λ = {weight}", ids, terms, options={"lambda_gmm": weight}, value=weight)
+            ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O005", "O011")
+            trained = ids if terms == _WITH_ABSENT else (WITHOUT,)
+            row = _agmm(f"λ = {weight}", trained, terms, options={"lambda_gmm": weight}, value=weight)
             rows.append(replace(row, printed={"lambda": str(weight)}))
     return cells(preset, "agmm_supp_table1", rows, VOC)
 
