@@ -8,7 +8,7 @@ from PIL import Image
 
 from agmm.codes import VOID
 from agmm.data import image_files
-from agmm.data.public.camvid import CAMVID
+from agmm.data.public.scenes import CAMVID
 from tests import layouts
 from tests.helpers import shared
 

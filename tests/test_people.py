@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agmm.data import sets
-from agmm.data.public import densepose
+from agmm.data.public import coco
+from agmm.data.public.coco import DENSEPOSE
 from agmm.data.synthetic import people
 from agmm.data.synthetic.people import CLASS_NAMES
 from agmm.training import train, weights
@@ -29,8 +30,8 @@ def test_contents_and_types(split):
     assert split.images.shape == (200, 64, 64, 3)
     assert split.truth.shape == split.instances.shape == (200, 64, 64)
     assert split.images.dtype == split.truth.dtype == split.instances.dtype == np.uint8
-    assert (split.dataset, split.class_names, split.background) == ("people", densepose.CLASS_NAMES, 0)
-    assert split.mirrored == densepose.MIRRORED
+    assert (split.dataset, split.class_names, split.background) == ("people", DENSEPOSE.class_names, 0)
+    assert split.mirrored == coco.MIRRORED
     np.testing.assert_array_equal(split.truth > 0, split.instances > 0)
     assert split.truth.max() == 14
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from agmm import evaluation, networks
 from agmm.codes import VOID
-from agmm.data.public import cityscapes, voc
+from agmm.data.public import voc
+from agmm.data.public.scenes import CITYSCAPES
 from agmm.tools import author_checkpoints, released
 from tests import layouts
 from tests.helpers import tool
@@ -109,7 +110,7 @@ def test_voc_at_one_scale_and_at_seven(root, small):
 
 def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
     scores = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
-    net, val = author_checkpoints.load(small, "cityscapes"), cityscapes.CITYSCAPES.load(root, "val")
+    net, val = author_checkpoints.load(small, "cityscapes"), CITYSCAPES.load(root, "val")
     assert [str(score.protocol) for score in scores] == [
         "tiles of 24",
         "tiles of 24, softmax twice",
@@ -117,7 +118,7 @@ def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
     for score, double in zip(scores, (False, True), strict=True):
         expected = ious([tiles(net, val.images[0], 24, double)], list(val.truth), 19)
         np.testing.assert_allclose(score.iou, expected, atol=0.05)
-        assert score.class_names == cityscapes.CLASS_NAMES
+        assert score.class_names == CITYSCAPES.class_names
     assert np.abs(np.subtract(scores[0].iou, scores[1].iou)).max() > 0.3
 
 
