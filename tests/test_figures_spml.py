@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from agmm.papers.evidence import Evidence
 
 import agmm
 from agmm import figures

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from agmm import evaluation, networks
 from agmm.codes import VOID
-from agmm.data.public import cityscapes, voc
+from agmm.data.public import voc
+from agmm.data.public.scenes import CITYSCAPES
 from agmm.tools import author_checkpoints, released
 from tests import layouts
 from tests.helpers import tool
@@ -118,14 +119,14 @@ def test_voc_at_one_scale_and_at_seven(root, small):
 
 def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
     frame = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
-    net, val = author_checkpoints.load(small, "cityscapes"), cityscapes.CITYSCAPES.load(root, "val")
+    net, val = author_checkpoints.load(small, "cityscapes"), CITYSCAPES.load(root, "val")
     both = []
     for words, double in (("tiles of 24", False), ("tiles of 24, softmax twice", True)):
         expected = ious([tiles(net, val.images[0], 24, double)], list(val.truth), 19)
         both.append(numbers(frame, words)[1])
         np.testing.assert_allclose(both[-1], expected, atol=0.05)
     assert np.abs(np.subtract(*both)).max() > 0.3
-    assert list(frame["metric"]) == 2 * ["mIoU", *(f"IoU: {name}" for name in cityscapes.CLASS_NAMES)]
+    assert list(frame["metric"]) == 2 * ["mIoU", *(f"IoU: {name}" for name in CITYSCAPES.class_names)]
 
 
 def test_protocols():
