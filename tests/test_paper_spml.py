@@ -190,7 +190,7 @@ def test_wrong_regions_are_named_before_training(
     assert run_all.main([*arguments, "--data-root", str(tmp_path / "data"), "--no-notebooks"]) == 2
     assert padding[:18] in capfd.readouterr().err
     paths[1].unlink()
-    missing = f"1 of {len(sizes)} training images have no regions, {other}.png first; complete the folder or move it"
+    missing = f"1 of {len(sizes)} images have no regions, {other}.png first; complete the folder or move it"
     for read in (sets.check, lambda name, root: sets.load(name, "train", data_root=root)):
         with pytest.raises(ValueError, match=missing):
             read(dataset, tmp_path / "data")

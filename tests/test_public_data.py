@@ -198,7 +198,7 @@ def test_published_blocks_are_taken_for_their_ratio(tmp_path):
     (problem,) = sets.check("ade20k", tmp_path, ("train",))
     assert "ADE_train_00000002.png: holds code 151" in problem
     file.unlink()
-    with pytest.raises(ValueError, match="block50: 1 of 4 images have no labels, ADE_train_00000002.png first"):
+    with pytest.raises(ValueError, match="block50: 1 of 4 images have no blocks, ADE_train_00000002.png first"):
         sets.load("ade20k", "train", data_root=tmp_path)
 
 

@@ -14,7 +14,7 @@ import agmm
 from agmm import figures, networks, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.rivals import tag_losses, toco, views
+from agmm.rivals import tag_losses, toco
 from agmm.rivals.tree_energy import TreeEnergy
 from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
@@ -141,14 +141,14 @@ def test_local_crops_avoid_foreground_and_know_what_they_show() -> None:
     states[1, 5, 5] = 1  # too few places: anywhere
     images = torch.stack([states * 100, states * 100, states * 100], 1).to(torch.uint8)
     images[:, 2] = torch.arange(24)
-    crops, positive = views.local_crops(images, states, 6, 5)
+    crops, positive = toco.local_crops(images, states, 6, 5)
     assert crops.shape == (2, 6, 3, 5, 5)
     assert (crops[0, :, 0, 2, 2] == 0).all(), "centers lie where the state is at most 1"
     assert torch.equal(positive, (crops[:, :, 0] / 100.0).mean((2, 3)) > 0.2)
     assert (crops[..., 1:] - crops[..., :-1])[:, :, 2].unique().tolist() == [1], "neighbors stay neighbors"
     assert len({tuple(c.flatten().tolist()) for c in crops[1]}) > 1
     with pytest.raises(ValueError, match="do not fit into images of 20 x 24; choose a smaller side"):
-        views.local_crops(images, states, 6, 20)
+        toco.local_crops(images, states, 6, 20)
 
 
 def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
@@ -156,7 +156,7 @@ def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        results.append((views.photometric(images, blur=1.0), views.second_global(images)))
+        results.append((toco.photometric(images, blur=1.0), toco.second_global(images)))
     (first, view), (again, view_again) = results
     assert torch.equal(first, again)
     assert torch.equal(view, view_again)

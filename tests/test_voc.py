@@ -285,7 +285,7 @@ def test_incomplete_published_labels_are_refused(root):
         VOC.load(root, "train")
     write_clicks(root)
     write_scribbles(root, layouts.TRAIN_AUG[0])
-    with pytest.raises(ValueError, match="scribblesup: 3 of 4 images have no labels, 2007_000039.xml first"):
+    with pytest.raises(ValueError, match="scribblesup: 3 of 4 images have no scribbles, 2007_000039.xml first"):
         VOC.load(root, "train")
 
 

@@ -4,14 +4,13 @@ The published ones of SPML lie below the root of a data set in the folder ``regi
 of region numbers per training image, of the image's name.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agmm.data import disk_cache, image_files
+from agmm.data import disk_cache
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.host import atomic_files
 
@@ -26,16 +25,16 @@ MOST = 255
 """Regions of an image; a region fits into eight bits beside a label."""
 
 FOLDER = "regions/spml"
-"""Published regions below the root of a data set: of trained edge detectors, HED on VOC and PMI on DensePose."""
+"""Folder of published regions below the root of a data set (`agmm.data.public.dataset.REGIONS`)."""
 
 SUBSTITUTE = "felzenszwalb"
 """What ``"auto"`` takes where nothing is published."""
 
 
 def oversegment(image: np.ndarray, method: str) -> np.ndarray:
-    """Regions of an image, fewer than `MOST` by coarser and coarser cuts: (H, W) uint8 from (H, W, 3) uint8.
+    """Cut an (H, W, 3) uint8 image into regions, (H, W) uint8, coarser and coarser until they are fewer than `MOST`.
 
-    The substitute (ours) for the published regions of SPML, which need a trained edge detector.
+    This is the substitute (ours) for the published regions of SPML, which need a trained edge detector.
     """
     from skimage.segmentation import felzenszwalb  # here, as it takes a second, and published regions need it not
 
@@ -46,7 +45,7 @@ def oversegment(image: np.ndarray, method: str) -> np.ndarray:
 
 
 def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
-    """The regions of every image of a split, as its images in memory or on demand.
+    """Return the regions of every image of a split, (H, W) uint8 each, in memory or on demand as its images are.
 
     Parameters
     ----------
@@ -55,14 +54,9 @@ def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
         One of `FELZENSZWALB`; ``"published"`` for those that came as files; or ``"auto"``, see `chosen`.
     cache : Path, optional
         Folder in which they are kept: one file for a split in memory, else a PNG per image.
-
-    Returns
-    -------
-    sequence of (H, W) uint8 arrays
     """
     method = chosen(split, method)
-    if method == "published":
-        assert split.regions is not None
+    if method == "published" and split.regions is not None:
         return split.regions
     if isinstance(split.images, OnDemand):
         folder = None if cache is None else cache / f"regions-{split.dataset}-{method}"
@@ -73,7 +67,7 @@ def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
 
 
 def chosen(split: Split, method: str) -> str:
-    """What `regions` are: ``"auto"`` are the published ones of a split where it has them, else our `SUBSTITUTE`.
+    """Return what `regions` are: ``"auto"`` are the published ones of a split where it has them, else our `SUBSTITUTE`.
 
     Raises
     ------
@@ -93,23 +87,8 @@ def chosen(split: Split, method: str) -> str:
     return method
 
 
-def find(root: Path, images: Sequence[Path]) -> OnDemand[np.ndarray] | None:
-    """Find the published regions of images below the root of a data set, None where there is no folder `FOLDER`.
-
-    Raises
-    ------
-    ValueError
-        If an image has none.
-    """
-    folder = root / FOLDER
-    if not folder.is_dir():
-        return None
-    paths = {path.stem: path for path in folder.rglob("[!.]*.png")}
-    return OnDemand(_read, list(zip(images, image_files.of_images(images, paths, folder, "regions"), strict=True)))
-
-
 def with_regions(labels: Arrays, regions: Arrays) -> Arrays:
-    """Labels and regions in one map, so that both move together: label + 256 region, int32."""
+    """Return labels and regions in one map, so that both move together: label + 256 region, int32."""
     if isinstance(labels, np.ndarray) and isinstance(regions, np.ndarray):
         return _packed(labels, regions)
     return OnDemand(partial(_packed_one, labels, regions), range(len(labels)))
@@ -121,15 +100,6 @@ def _packed(labels: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
 def _packed_one(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
     return _packed(labels[index], regions[index])
-
-
-def _read(two: image_files.Pair) -> np.ndarray:
-    numbers = image_files.read_index_of(two)
-    if numbers.max() >= MOST:
-        raise ValueError(
-            f"{two[1]} holds the region {numbers.max()}, which stands for padding; number its regions 0 … {MOST - 1}"
-        )
-    return numbers
 
 
 def _of_image(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:

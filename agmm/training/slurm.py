@@ -110,7 +110,7 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
     try:
         import submitit
     except ImportError:
-        raise ValueError("--engine slurm needs submitit: pip install 'submitit>=1.5'") from None
+        raise ValueError("--engine slurm needs submitit: pip install 'agmm[slurm]'") from None
     if queued([]) is None:
         raise ValueError("--engine slurm needs Slurm, but squeue gets no answer from it")
     # requeue, as a cluster's default may be not to queue a job again.

@@ -72,7 +72,7 @@ class Source:
             if key(path) in paths:
                 raise ValueError(f"{path}: labels of the same image as {paths[key(path)].name}; keep one of them")
             paths[key(path)] = path
-        files = image_files.of_images(images, paths, folder, "labels", self.suffix, key)
+        files = image_files.of_images(images, paths, folder, self.form, self.suffix, key)
         maps = OnDemand(partial(_read_label, self.read), list(zip(images, files, strict=True)))
         return Published(self.form, self.name, self.description, maps, self.drawn)
 
@@ -80,6 +80,18 @@ class Source:
 def _read_label(read: Callable[..., np.ndarray], two: Pair) -> np.ndarray:
     image, path = two
     return read(path, size=image_files.read_size(image))
+
+
+def _read_regions(path: Path, size: tuple[int, int]) -> np.ndarray:
+    numbers = image_files.read_index(path, size)
+    if numbers.max() >= regions.MOST:
+        most = f"which stands for padding; number its regions 0 … {regions.MOST - 1}"
+        raise ValueError(f"{path} holds the region {numbers.max()}, {most}")
+    return numbers
+
+
+REGIONS = Source("regions", "spml", "over-segmentations published by the authors of SPML", _read_regions)
+"""Regions of trained edge detectors, HED on VOC and PMI on DensePose (`agmm.data.regions`)."""
 
 
 def tel_blocks(name: str, codes: Mapping[int, int]) -> tuple[Source, ...]:
@@ -125,7 +137,7 @@ class DataSet:
     sources : sequence of Source
         Published sparse labels of the training images, those preferred of each form first.
     regions : bool
-        Whether over-segmentations of the training images were published (`agmm.data.regions`).
+        Whether `REGIONS` of the training images were published.
     mirrored : tuple of int, optional
         See `agmm.data.split.Split`.
     extend : callable, optional
@@ -227,7 +239,8 @@ class DataSet:
     def _split(self, root: Path, split: str, pairs: Sequence[Pair]) -> Split:
         images, masks = ([two[i] for two in pairs] for i in (0, 1))
         training = split == "train"
-        published = (source.find(root, images, self.key) for source in self.sources) if training else ()
+        published = [source.find(root, images, self.key) for source in self.sources if training]
+        numbered = REGIONS.find(root, images, self.key) if training and self.regions else None
         data = Split(
             dataset=self.name,
             class_names=self.class_names,
@@ -236,7 +249,7 @@ class DataSet:
             truth=OnDemand(partial(image_files.read_mask, codes=self.codes), masks),
             background=self.background,
             published=tuple(labels for labels in published if labels is not None),
-            regions=regions.find(root, images) if training and self.regions else None,
+            regions=None if numbered is None else numbered.maps,
             mirrored=self.mirrored,
         )
         return data if self.extend is None else self.extend(data, images, root, split)

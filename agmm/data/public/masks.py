@@ -180,26 +180,10 @@ def _compact(item: dict[str, Any]) -> dict[str, Any]:
 
 def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.ndarray:
     """
-    Paint the classes of one image.
+    Paint the classes of one image, (H, W) uint8: 0 background, 1 … 80, ``VOID``.
 
-    Crowds are ``VOID`` where no object is; objects are painted by decreasing area, so that small ones are in front.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width.
-    annotations : sequence of mappings
-        With ``category_id``, ``iscrowd``, and ``segmentation``: polygons, or a run-length code.
-
-    Returns
-    -------
-    (H, W) uint8 array
-        0 background, 1 … 80, ``VOID``.
-
-    Raises
-    ------
-    ValueError
-        If a segmentation does not fit the image.
+    Annotations hold ``category_id``, ``iscrowd``, and ``segmentation`` (`instance_mask`). Crowds are ``VOID`` where no
+    object is; objects are painted by decreasing area, so that small ones are in front.
     """
     mask = np.zeros(shape, np.uint8)
     painted = [(annotation, instance_mask(annotation["segmentation"], shape)) for annotation in annotations]
@@ -216,26 +200,15 @@ def part_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> tupl
     """
     Paint the parts and the people of one image.
 
-    People are painted by decreasing area, so that small ones are in front. Those without a mask of any part, crowds
-    among them, are ``VOID`` where nobody's part is.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width.
-    annotations : sequence of mappings
-        With ``bbox`` (left, top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``: a
-        run-length code for each of the 14 parts, empty where a part is not seen.
+    Annotations hold ``bbox`` (left, top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``:
+    a run-length code of 256 x 256 pixels for each of the 14 parts, empty where a part is not seen. People are painted
+    by decreasing area, so that small ones are in front. Those without a mask of any part, crowds among them, are
+    ``VOID`` where nobody's part is.
 
     Returns
     -------
     parts, people : (H, W) uint8 array
         0 background, 1 … 14, ``VOID``; 0 nobody, 1 … N in the order of the annotations, ``VOID``.
-
-    Raises
-    ------
-    ValueError
-        If a mask is not of 256 x 256 pixels, or a segmentation does not fit the image.
     """
     parts, people = np.zeros((2, *shape), np.uint8)
     for annotation in annotations:
@@ -291,15 +264,9 @@ def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape:
 
 
 def decode_runs(counts: Sequence[int] | str, shape: tuple[int, int]) -> np.ndarray:
-    """
-    Return the pixels of a run-length code, (H, W) bool.
+    """Return the pixels of a run-length code, (H, W) bool.
 
-    Parameters
-    ----------
-    counts : sequence of int, or str
-        Lengths of runs in column-major order, the first outside; or the same compressed (`decompress`).
-    shape : (int, int)
-        Height and width.
+    ``counts`` are lengths of runs in column-major order, the first outside; or the same compressed (`decompress`).
     """
     runs = np.asarray(decompress(counts) if isinstance(counts, str) else counts, int)
     if runs.sum() != shape[0] * shape[1] or (runs < 0).any():

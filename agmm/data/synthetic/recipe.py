@@ -1,5 +1,6 @@
 """Generated data sets: a recipe for each, random streams, photographs of installed packages, a cache of the arrays."""
 
+import colorsys
 import io
 import math
 from collections.abc import Callable
@@ -201,6 +202,14 @@ def local_grid(
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """One number between two."""
     return low + (high - low) * rng.random()
+
+
+def color(
+    rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
+) -> np.ndarray:
+    """Draw a color (3,) within bounds."""
+    h, s, v = (uniform(rng, *bounds) for bounds in (hue, saturation, value))
+    return np.array(colorsys.hsv_to_rgb(h % 1, s, v))
 
 
 def pixel_centers(size: int) -> np.ndarray:

@@ -5,7 +5,6 @@ which are told apart by shape, texture and place more than by color. Surfaces ca
 inside the scikit-learn and scikit-image packages. It is no evidence for the papers' numbers.
 """
 
-import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -151,12 +150,9 @@ class _Picture:
             self.canvas[rows, columns] = np.clip(color + texture * (detail - detail.mean(axis=0)), 0, 1)
             self.truth[rows, columns] = k
 
-    def color(
-        self, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
-    ) -> np.ndarray:
-        """A random color within bounds."""
-        h, s, v = (uniform(self.rng, *bounds) for bounds in (hue, saturation, value))
-        return np.array(colorsys.hsv_to_rgb(h % 1, s, v))
+    def color(self, *bounds: tuple[float, float]) -> np.ndarray:
+        """Draw a color whose hue, saturation and value lie within bounds."""
+        return recipe.color(self.rng, *bounds)
 
     def any_color(self) -> np.ndarray:
         return self.color((0, 1), (0.1, 0.8), (0.2, 0.9))
