@@ -86,9 +86,9 @@ def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:
-    """Draw shapes as `agmm.data.drawing.draw` does, lines and points of width 1 at the pixels that hold their vertices.
+    """Draw shapes with `agmm.data.drawing.draw`, lines and points of width 1 at the pixels that hold their vertices.
 
-    What lies at the image's very edge is thereby inside.
+    This brings vertices at the image's very edge inside.
     """
 
     def at_pixels(shape: Shape) -> Shape:
@@ -100,7 +100,7 @@ def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.n
 
 
 def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) -> tuple[list[int], np.ndarray]:
-    """Codes and corners (N, 4) of boxes for `agmm.labels.paint_boxes`, scaled to an image of ``size`` (H, W)."""
+    """Return codes and corners (N, 4) of boxes for `agmm.labels.paint_boxes`, scaled to an image of ``size`` (H, W)."""
     codes, corners = [], []
     for shape in shapes:
         if shape.kind == "box":
@@ -114,7 +114,7 @@ def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) ->
 
 
 def _inside(shape: Shape, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Pixels (column, row) that hold the vertices."""
+    """Return the pixels (column, row) that hold the vertices."""
     return [(min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices]
 
 
