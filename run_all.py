@@ -61,7 +61,7 @@ def regenerate(args: argparse.Namespace) -> int:
     """Check the arguments and the data, train what is missing, write the tables."""
     from agmm.papers import tables
     from agmm.training import slurm, sweep
-    from agmm.training.where import at
+    from agmm.training.where import Where
 
     names = tables.select(args.only or tables.TABLES)
     seeds = args.seeds or tables.preset(args.preset).seeds
@@ -79,17 +79,18 @@ def regenerate(args: argparse.Namespace) -> int:
         moved = sweep.set_aside(runs, args.results)
         say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
     sweep.tidy(runs, args.results)
-    failed = sweep.train_all(runs, at(**cli.where(args)), jobs=jobs, engine=engine, report=say)
+    where = Where(args.results, args.data_root, args.device, args.keep_decoded)
+    failed = sweep.train_all(runs, where, jobs=jobs, engine=engine, report=say)
     return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
     """Print how many runs there are, how many of them are cached, and how long the others take."""
-    from agmm.training import sweep
+    from agmm.training import forecast
 
-    seconds = sweep.forecast(todo, sweep.measure(args.results), jobs)
+    seconds = forecast.total(todo, forecast.measured(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
-    about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
+    about = f", about {forecast.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
 
@@ -99,18 +100,20 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
     from dataclasses import replace
 
     from agmm.papers import tables
-    from agmm.training import sweep
+    from agmm.training import forecast
 
     say(f"times are for {tables.preset(preset).hardware}")
     known, printed = tables.trainings(names, preset), tables.published(names, preset)
-    measured = sweep.measure(results)
+    measured = forecast.measured(results)
     lines = []
     for run in runs:
         first = replace(run, seed=0).id
         training = known.get(first, "extra:others start from it")
-        state = f"about {sweep.duration(sweep.estimate(run, measured))}" if run in todo else "cached"
+        state = f"about {forecast.duration(forecast.estimate(run, measured))}" if run in todo else "cached"
         paper = f"  (published {printed[first]})" if first in printed else ""
-        lines.append((training.startswith("extra:"), training, f"{run.id}  {state:12}  {sweep.describe(run)}{paper}"))
+        lines.append(
+            (training.startswith("extra:"), training, f"{run.id}  {state:12}  {forecast.describe(run)}{paper}")
+        )
     lines.sort(key=lambda line: line[:2])
     for extra, title in ((False, "trainings of the paper"), (True, "extras")):
         part = [line for line in lines if line[0] == extra]
@@ -139,8 +142,8 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     if args.engine == "local":
         training.choose_device(args.device)
     for dataset in dict.fromkeys(run.dataset for run in todo):
-        if dataset in sets.FOLDERS and args.data_root is not None:
-            say(f"checking the files of {sets.FOLDERS[dataset]}")
+        if dataset in sets.PUBLIC and args.data_root is not None:
+            say(f"checking the files of {sets.PUBLIC[dataset].title}")
         if problems := sets.check(dataset, args.data_root):
             more = f" (and {len(problems) - 1} more files)" if problems[1:] else ""
             raise ValueError(f"{problems[0]}{more}")
@@ -149,21 +152,7 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
 def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[str, str], jobs: int) -> int:
     """Write every table, execute its notebook, judge the claims, write the report; a failure does not stop the others.
 
-    Parameters
-    ----------
-    args : Namespace
-    names : list of str
-        Tables.
-    seeds : int
-    failed : dict of str to str
-        Sentences of the runs that failed, by their identity.
-    jobs : int
-        Notebooks at a time.
-
-    Returns
-    -------
-    int
-        1 if anything failed, else 0.
+    ``failed`` holds a sentence for each run without a result, by its identity. Returns 1 if anything failed, else 0.
     """
     from agmm import report
     from agmm.papers import notebooks, tables, verdicts
@@ -174,8 +163,8 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
         try:
             return function(*arguments)
         except Exception as error:  # a failing table must not take the others along
-            sentences[name] = f"{name}: {in_words(error)}"
-            return None
+            kind = "" if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: "
+            sentences[name] = f"{name}: {kind}{error}"
 
     tasks = {}
     for name in names:
@@ -205,13 +194,6 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
     if page is not None:
         say(f"report: {page}")
     return 1 if sentences else 0
-
-
-def in_words(error: Exception) -> str:
-    """Return the message of an error that a user can act on; that of any other with its kind."""
-    from agmm.host.atomic_files import StorageError
-
-    return str(error) if isinstance(error, ValueError | OSError | StorageError) else f"{type(error).__name__}: {error}"
 
 
 def parameters(args: argparse.Namespace, seeds: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import agmm
 
@@ -30,26 +30,13 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command.
-
-    Attributes
-    ----------
-    help : str
-    arguments : callable
-        Adds the options to the command's parser.
-    action : callable
-        Does the work and returns the exit code.
-    extra : str
-        The extra of the package that the command needs.
-    resumed : str
-        What repeating an interrupted command does.
-    """
+    """A sub-command: how its options are added to a parser, and its work, which returns the exit code."""
 
     help: str
     arguments: Callable[[argparse.ArgumentParser], object]
     action: Callable[[Arguments], int]
-    extra: str = "experiments"
-    resumed: str = ""
+    extra: str = "experiments"  # of the package, which the command needs
+    resumed: str = ""  # what repeating the command does after Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,22 +62,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(program: str, action: Callable[[], int], *, extra: str = "experiments", resumed: str = "") -> int:
-    """Return what ``action`` returns; turn errors that a user can mend into one sentence on stderr and an exit code.
+    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C.
 
-    Parameters
-    ----------
-    program : str
-        What the sentence begins with.
-    action : callable
-    extra : str
-        The extra of the package that brings what may be missing.
-    resumed : str
-        What repeating the command does after Ctrl-C.
-
-    Returns
-    -------
-    int
-        2 after an error, 130 after Ctrl-C.
+    The error becomes one sentence on stderr that begins with ``program``; after Ctrl-C it ends with what ``resumed``
+    says of the next call. ``extra`` is the extra of the package that brings what is missing.
     """
     try:
         return action()
@@ -103,9 +78,9 @@ def exit_code(program: str, action: Callable[[], int], *, extra: str = "experime
             raise
         problem = f"needs the package {package} of the extra {extra}: pip install 'agmm[{extra}]'"
     except (ValueError, OSError, RuntimeError) as error:
-        # torch is not imported for a comparison of classes: it may be what is missing.
-        full = type(error).__name__ == "OutOfMemoryError"
-        problem = "the memory of the device is too small; choose --device cpu" if full else " ".join(str(error).split())
+        problem = " ".join(str(error).split())
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which not every command imports
+            problem = "the memory of the device is too small; choose --device cpu"
     print(f"{program}: {problem}", file=sys.stderr)
     return 2
 
@@ -116,11 +91,10 @@ def _parser(chosen: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"agmm {agmm.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        added = commands.add_parser(
-            name, help=command.help, description=command.help, formatter_class=parser.formatter_class
-        )
+        one = commands.add_parser(name, help=command.help, formatter_class=parser.formatter_class)
+        one.description = command.help
         if name == chosen:
-            command.arguments(added)
+            command.arguments(one)
     return parser
 
 
@@ -246,17 +220,13 @@ def where_arguments(parser: argparse.ArgumentParser) -> None:
     add("--results", type=Path, default=ROOT / "results", metavar="PATH", help="folder to write to (default: results)")
 
 
-def where(args: Arguments) -> dict[str, Any]:
-    """Return the options of `where_arguments` as arguments of `agmm.run`."""
-    return {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
-
-
 def _run(args: Arguments) -> int:
     from agmm.training import loop
 
     run = replace(find(args.training, args.preset), seed=args.seed)
+    where = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
     with _progress():
-        result = agmm.run(run, **where(args))
+        result = agmm.run(run, **where)
     if loop.is_main():
         print(f"{args.training}: {result.miou:.2f}, in {run.folder(args.results)}")
     return 0

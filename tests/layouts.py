@@ -7,7 +7,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from agmm.data.public import voc
+from agmm.data.own.palettes import palette as colors
+from agmm.data.public.voc import CLASS_NAMES
 
 VOC_TRAIN = ("2007_000032", "2007_000039")
 VOC_VAL = ("2007_000033", "2007_000042")
@@ -47,7 +48,7 @@ def save_index(path: Path, index: np.ndarray, palette: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(index, np.uint8))
     if palette:
-        image.putpalette([value for color in voc.PALETTE for value in color] + [0] * (3 * (256 - 21)))
+        image.putpalette(colors(256, 0).tobytes())
     image.save(path)
 
 
@@ -82,6 +83,26 @@ def write_sbd(root: Path) -> Path:
                 content = {"Boundaries": boundaries, "Segmentation": mask, key: present}
                 scipy.io.savemat(folder / struct[2:] / f"{name}.mat", {struct: content}, do_compression=True)
     return folder
+
+
+def voc(root: Path) -> dict[str, np.ndarray]:
+    """VOC and SBD; returns the masks of train_aug and val."""
+    write_voc2012(root)
+    write_sbd(root)
+    own = dict.fromkeys(VOC_TRAIN + VOC_VAL, voc_masks)
+    return {name: own.get(name, sbd_masks)(name)[0] for name in TRAIN_AUG + VOC_VAL}
+
+
+def camvid(root: Path, splits: tuple[str, ...] = ("train", "val")) -> dict[str, np.ndarray]:
+    """CamVid's folders with images of 12 x 8 pixels, two in the first and one in the second; returns their masks."""
+    written = {}
+    for split, names in zip(splits, (("a", "bb"), ("ccc",)), strict=False):
+        for name in names:
+            rng = np.random.default_rng(len(name))
+            written[name] = rng.integers(0, 12, (8, 12), dtype=np.uint8)
+            save_index(root / split / f"{name}.png", rng.integers(0, 256, (8, 12, 3)))
+            save_index(root / f"{split}annot" / f"{name}.png", written[name])
+    return written
 
 
 def write_cityscapes(root: Path, scale: int = 1) -> dict[str, np.ndarray]:
@@ -258,7 +279,7 @@ def write_annotations(root: Path) -> dict[str, list[tuple[int, ...]]]:
         (height, width), code = size(path.stem), 1 + int(path.stem[-2:]) % 20
         written[path.stem] = [(code, 1, 1, width, height), (code % 20 + 1, 6, 6, 18, 20)]
         objects = "".join(
-            f"<object><name>{voc.CLASS_NAMES[k]}</name><part><name>head</name></part><bndbox><xmin>{left}</xmin>"
+            f"<object><name>{CLASS_NAMES[k]}</name><part><name>head</name></part><bndbox><xmin>{left}</xmin>"
             f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
             for k, left, top, right, bottom in written[path.stem]
         )

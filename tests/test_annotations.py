@@ -13,8 +13,10 @@ from PIL import Image
 
 from agmm import labels
 from agmm.codes import UNLABELED
+from agmm.data import drawing
+from agmm.data.drawing import Shape
 from agmm.data.own import annotations, survey
-from agmm.data.public import camvid, label_files
+from agmm.data.public import camvid
 from tests.helpers import shared
 
 NAMES = ("background", "cat", "a \"dog\" & 'bird'")
@@ -56,9 +58,9 @@ def write(form, folder, clicks, names=NAMES, size=SIZE, width=1, lines=None, suf
 def _png(folder, images, names, size, width, suffix):
     """Drawn as the published clicks and scribbles are."""
     for stem, clicks, lines in images:
-        strokes = [label_files.Scribble(code, tuple((int(x), int(y)) for x, y in vertices)) for vertices, code in lines]
-        mask = label_files.draw_scribbles(strokes, size, width)
-        dots = label_files.draw_clicks([label_files.Click(x, y, code) for (x, y), code in clicks], size, width)
+        strokes = [Shape("line", code, tuple((int(x), int(y)) for x, y in vertices)) for vertices, code in lines]
+        mask = drawing.draw(strokes, size, width)
+        dots = drawing.draw([Shape("point", code, (click,)) for click, code in clicks], size, width)
         Image.fromarray(np.where(dots == UNLABELED, mask, dots)).save(folder / f"{stem}.png")
 
 
@@ -204,9 +206,10 @@ def test_the_same_boxes(tmp_path, form):
         box = "<box label='cat' xtl='2' ytl='3' xbr='12' ybr='9'/>"
         path.write_text(f"<annotations><image name='a.png'>{box}</image></annotations>")
     (found,) = annotations.read(path, NAMES).values()
-    codes, corners = annotations.boxes(found.shapes, SIZE)
+    boxes = annotations.boxes(found.shapes, SIZE)
+    codes, corners = boxes.codes, boxes.corners
     assert (codes, corners.tolist()) == ([1], [[3, 2, 9, 12]])
-    codes, corners = annotations.boxes(found.shapes, (10, 15), scale=0.5)
+    corners = annotations.boxes(found.shapes, (10, 15), scale=0.5).corners
     assert corners.tolist() == [[1, 1, 5, 6]]
     assert (annotations.draw(found.shapes, SIZE) == UNLABELED).all()
 
@@ -290,51 +293,23 @@ def test_files_that_are_no_text(tmp_path, name):
         annotations.read(tmp_path / name, NAMES)
 
 
+KEYS = "shapes label points shape_type flags images annotations categories id file_name image_id category_id bbox "
+KEYS += "keypoints segmentation name"
+WORDS = st.sampled_from(["cat", "a.png", "point", "polygon"])
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     content=st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers(-3, 3)
-        | st.floats()
-        | st.sampled_from(["cat", "a.png", "point", "polygon"]),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(
-                    [
-                        "shapes",
-                        "label",
-                        "points",
-                        "shape_type",
-                        "flags",
-                        "images",
-                        "annotations",
-                        "categories",
-                        "id",
-                        "file_name",
-                        "image_id",
-                        "category_id",
-                        "bbox",
-                        "keypoints",
-                        "segmentation",
-                        "name",
-                    ]
-                ),
-                inner,
-                max_size=4,
-            )
-        ),
+        st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | WORDS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=4),
         max_leaves=20,
     )
 )
 def test_json_of_any_form_is_read_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "a.json"
-    for wrapped in (
-        content,
-        {"shapes": [content]},
-        {"images": [content], "annotations": [content], "categories": [content]},
-    ):
+    coco = {"images": [content], "annotations": [content], "categories": [content]}
+    for wrapped in (content, {"shapes": [content]}, coco):
         path.write_text(json.dumps(wrapped))
         with contextlib.suppress(ValueError):
             annotations.read(path, NAMES)

@@ -1,5 +1,7 @@
 """Augmentation: labels move with the image, padding is void, and the draws have the documented distribution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -113,13 +115,6 @@ def test_classes_of_mirrored_images_are_exchanged():
         assert torch.equal(again[1], classes)
 
 
-def test_batch_augmentations_repeat_with_the_generator():
-    images, labels = coded(4, 9, 9)
-    for draw in (augment.dihedral, lambda i, m, g: augment.crop_flip(i, m, 5, g)):
-        for a, b in zip(draw(images, labels, generator(3)), draw(images, labels, generator(3)), strict=True):
-            torch.testing.assert_close(a, b)
-
-
 def halves(height, width):
     """An image that is dark above and bright below, labeled 1 and 2 throughout."""
     image = np.full((height, width, 3), 40, np.uint8)
@@ -150,20 +145,6 @@ def test_official_scale_and_padding(shape):
     assert 1.9 < max(longest) <= 2.0
     assert 1.1 < np.mean(longest) < 1.4
     assert 50 < mirrored < 100
-
-
-@given(st.integers(0, 10**6), st.integers(10, 40), st.integers(10, 40), st.integers(5, 50))
-@settings(max_examples=40, deadline=None)
-def test_official_labels_move_with_the_image(seed, height, width, crop):
-    image, labels = halves(height, width)
-    picture, moved, _ = augment.official(image, labels, crop, np.random.default_rng(seed), color=False)
-    assert picture.shape == (crop, crop, 3)
-    assert moved.shape == (crop, crop)
-    assert picture.dtype == moved.dtype == np.uint8
-    assert (picture[moved == VOID] == 0).all()
-    # Only the rows at the border of the halves may mix, two of each side after enlargement by two.
-    wrong = ((moved == 1) & (picture[..., 0] > 128)) | ((moved == 2) & (picture[..., 0] < 128))
-    assert wrong.any(1).sum() <= 2
 
 
 @given(st.integers(0, 10**6), st.integers(8, 70), st.integers(8, 70), st.integers(4, 90))
@@ -209,7 +190,7 @@ def test_color_changes_leave_geometry_and_labels_alone():
     image = source.integers(0, 256, (20, 20, 3), dtype=np.uint8)
     labels = source.integers(0, 5, (20, 20), dtype=np.uint8)
     unchanged = gray = 0
-    for seed in range(300):
+    for seed in range(200):
         plain, moved, _ = augment.official(image, labels, 16, np.random.default_rng(seed), color=False)
         colored, same, _ = augment.official(image, labels, 16, np.random.default_rng(seed), color=True)
         assert colored.shape == plain.shape
@@ -217,12 +198,12 @@ def test_color_changes_leave_geometry_and_labels_alone():
         np.testing.assert_array_equal(moved, same)
         unchanged += np.array_equal(plain, colored)
         gray += bool((colored == colored[..., :1]).all())
-    assert 0.06 < unchanged / 300 < 0.18  # 0.5 * 0.9 * 0.5 * 0.5, and additions that round to nothing
-    assert 0.05 < gray / 300 < 0.16
+    assert 0.06 < unchanged / 200 < 0.18  # 0.5 * 0.9 * 0.5 * 0.5, and additions that round to nothing
+    assert 0.05 < gray / 200 < 0.16
 
 
 @pytest.mark.parametrize("amount", [-0.25, -0.01, 0.1, 0.6, 1.4])
-@pytest.mark.parametrize("name", augment.COLOR_CHANGES[:5])
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue", "gray"])
 def test_color_changes_are_torchvisions(name, amount):
     """On Pillow images, as the released code calls them."""
     from torchvision.transforms import functional as tv
@@ -231,7 +212,7 @@ def test_color_changes_are_torchvisions(name, amount):
     amount = amount % 0.5 - 0.25 if name == "hue" else abs(amount)
     picture = Image.fromarray(noise)
     expected = tv.to_grayscale(picture, 3) if name == "gray" else getattr(tv, f"adjust_{name}")(picture, amount)
-    np.testing.assert_array_equal(augment._change_color(picture, name, amount), expected)
+    np.testing.assert_array_equal(augment.COLOR_CHANGES[name](picture, amount), expected)
 
 
 # --- SPML -------------------------------------------------------------------------------------------------------------
@@ -245,8 +226,8 @@ def test_spml_scale_and_padding(shape, classifier, most):
     rng = np.random.default_rng(0)
     scales, mirrored = [], 0
     for _ in range(200):
-        drawn = _plain(augment.draw_spml(shape, 90, rng, classifier))
-        picture, moved, turned = augment._carried_out(image, labels, 90, drawn, augment.MEAN_COLOR)
+        drawn = replace(augment.draw_spml(shape, 90, rng, classifier), changes=())
+        picture, moved, turned = augment._augment(image, labels, 90, drawn, augment.MEAN_COLOR)
         inside = moved != VOID
         height, width = inside.any(1).sum(), inside.any(0).sum()
         assert inside.sum() == height * width
@@ -260,11 +241,6 @@ def test_spml_scale_and_padding(shape, classifier, most):
     assert most - 0.1 < max(scales) <= most + 0.02
     assert np.mean(scales) == pytest.approx((0.5 + most) / 2, abs=0.1)
     assert 70 < mirrored < 130
-
-
-def _plain(drawn):
-    """The same without changes of color."""
-    return augment.Draws(drawn.size, drawn.corner, drawn.mirrored, ())
 
 
 def test_mean_color_is_next_to_nothing_after_normalization():
@@ -308,7 +284,7 @@ def _by_loops(image, width):
 def test_blur_of_spml_against_loops(width):
     image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     expected = _by_loops(image, width)
-    found = np.asarray(augment._change_color(Image.fromarray(image), "kernel_blur", width))
+    found = np.asarray(augment.COLOR_CHANGES["kernel_blur"](Image.fromarray(image), width))
     assert np.abs(found - expected).max() <= 0.5 + 1e-4
     if width > 1:
         assert np.abs(image - expected).max() > 20
@@ -317,6 +293,6 @@ def test_blur_of_spml_against_loops(width):
 def test_gray_of_spml_is_its_weighted_mean():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     expected = image @ np.array([0.3, 0.59, 0.11])
-    found = np.asarray(augment._change_color(Image.fromarray(image), "weighted_gray", 0.0))
+    found = np.asarray(augment.COLOR_CHANGES["weighted_gray"](Image.fromarray(image), 0.0))
     assert (found == found[..., :1]).all()
     assert np.abs(found[..., 0] - expected).max() <= 0.5 + 1e-4

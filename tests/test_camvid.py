@@ -1,4 +1,6 @@
-"""CamVid's reader and the checks of image and mask folders below it."""
+"""CamVid, which is read at once, and what is said of bad files of images and masks."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,89 +8,56 @@ from PIL import Image
 
 from agmm.codes import VOID
 from agmm.data import image_files
-from agmm.data.public import camvid
+from agmm.data.public.camvid import CAMVID
+from tests import layouts
 from tests.helpers import shared
 
-CODES = {**{k: k for k in range(11)}, 11: VOID}
-few = pytest.mark.filterwarnings("ignore:CamVid .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not [0-9]+")
 
 
-def write(root, split, stem, *, image=None, mask=None, suffix=".png"):
-    """An image and a mask of 12 x 8 pixels, or the given ones."""
-    for folder in (split, f"{split}annot"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+def write(root, stem, *, image=None, mask=None, suffix=".png"):
+    """Write an image and a mask of "val", of 12 x 8 pixels or as given."""
     rng = np.random.default_rng(len(stem))
     image = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8) if image is None else image
     mask = rng.integers(0, 12, (8, 12), dtype=np.uint8) if mask is None else mask
-    Image.fromarray(image).save(root / split / f"{stem}{suffix}")
-    Image.fromarray(mask).save(root / f"{split}annot" / f"{stem}.png")
+    layouts.save_index(root / "val" / f"{stem}{suffix}", image)
+    layouts.save_index(root / "valannot" / f"{stem}.png", mask)
     return image, mask
 
 
 @pytest.fixture
 def root(tmp_path):
-    for split in ("train", "val"):
-        for stem in ("a", "bb"):
-            write(tmp_path, split, stem)
+    for stem in ("a", "bb"):
+        write(tmp_path, stem)
     return tmp_path
 
 
-def test_names_and_colors():
-    assert len(camvid.CLASS_NAMES) == len(camvid.PALETTE) == len(set(camvid.PALETTE)) == 11
-
-
-@few
-def test_reads_images_and_translates_masks(tmp_path):
-    image, mask = write(tmp_path, "train", "frame")
-    split = camvid.load(tmp_path, "train")
-    assert (split.dataset, split.ids, split.background, split.instances) == ("camvid", ("frame",), None, None)
-    np.testing.assert_array_equal(split.images[0], image)
-    np.testing.assert_array_equal(split.truth[0], np.where(mask == 11, 255, mask))
-    assert split.images.dtype == split.truth.dtype == np.uint8
-
-
-@few
 def test_images_are_sorted_by_name_and_paired_by_it(tmp_path):
-    expected = {stem: write(tmp_path, "val", stem, suffix=suffix) for stem, suffix in [("z", ".png"), ("mm", ".jpg")]}
+    expected = {stem: write(tmp_path, stem, suffix=suffix)[1] for stem, suffix in [("z", ".png"), ("mm", ".jpg")]}
     (tmp_path / "val" / ".hidden.png").write_bytes(b"")
     (tmp_path / "val" / "Thumbs.db").write_bytes(b"")
-    split = camvid.load(tmp_path, "val")
+    split = CAMVID.load(tmp_path, "val")
     assert split.ids == ("mm", "z")
-    for i, stem in enumerate(split.ids):
-        np.testing.assert_array_equal(split.truth[i], np.where(expected[stem][1] == 11, VOID, expected[stem][1]))
+    for stem, mask in zip(split.ids, split.truth, strict=True):
+        np.testing.assert_array_equal(mask, np.where(expected[stem] == 11, VOID, expected[stem]))
 
 
-@few
 def test_resizing(tmp_path):
-    image, mask = write(tmp_path, "train", "frame")
-    split = camvid.load(tmp_path, "train", size=(4, 6))
+    image, mask = write(tmp_path, "frame")
+    split = CAMVID.load(tmp_path, "val", size=(4, 6))
     assert split.images.shape == (1, 4, 6, 3)
     np.testing.assert_array_equal(split.images[0], np.asarray(Image.fromarray(image).resize((6, 4), Image.BILINEAR)))
     np.testing.assert_array_equal(split.truth[0], np.where(mask == 11, VOID, mask)[1::2, 1::2])
+    write(tmp_path, "other", image=np.zeros((9, 9, 3)), mask=np.zeros((9, 9)))
+    with pytest.raises(ValueError, match="other.png: not of the first image's size"):
+        CAMVID.load(tmp_path, "val")
+    assert CAMVID.load(tmp_path, "val", size=(4, 4)).images.shape == (2, 4, 4, 3)
 
 
-def test_other_number_of_images_warns(root):
-    with pytest.warns(UserWarning, match="CamVid train in .* has 2 images, not 367"):
-        camvid.load(root, "train")
-
-
-@few
 def test_palette_masks_are_read_as_indices(tmp_path):
-    _, mask = write(tmp_path, "train", "frame")
-    picture = Image.fromarray(mask)
-    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
-    picture.save(tmp_path / "trainannot" / "frame.png")
-    np.testing.assert_array_equal(camvid.load(tmp_path, "train").truth[0], np.where(mask == 11, VOID, mask))
-
-
-def test_gray_images_become_rgb(tmp_path):
-    gray = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    Image.fromarray(gray).save(tmp_path / "gray.png")
-    np.testing.assert_array_equal(image_files.read_image(tmp_path / "gray.png"), np.stack([gray] * 3, axis=-1))
-
-
-def test_sound_folders_have_no_problems(root):
-    assert camvid.check(root) == []
+    _, mask = write(tmp_path, "frame")
+    layouts.save_index(tmp_path / "valannot" / "frame.png", mask, palette=True)
+    np.testing.assert_array_equal(CAMVID.load(tmp_path, "val").truth[0], np.where(mask == 11, VOID, mask))
 
 
 def truncated_jpeg(root):
@@ -139,11 +108,11 @@ BAD = [
     (truncated_jpeg, "val/a.jpg", "cannot be decoded"),
     (truncated_mask, "valannot/a.png", "cannot be decoded"),
     (not_an_image, "val/a.png", "cannot be decoded"),
-    (deep_mask, "valannot/a.png", "16-bit mask"),
+    (deep_mask, "valannot/a.png", "more than 8 bits"),
     (deep_image, "val/a.png", "16-bit"),
-    (rgb_mask, "valannot/a.png", "mode RGB; save its class codes"),
+    (rgb_mask, "valannot/a.png", "holds colors (mode RGB)"),
     (unknown_code, "valannot/a.png", "code 200"),
-    (wider_mask, "valannot/a.png", "13 x 8 pixels for an image of 12 x 8"),
+    (wider_mask, "valannot/a.png", "is for 13 x 8 pixels, its image has 12 x 8"),
     (no_mask, "valannot/a.png", "without its mask"),
     (no_image, "val/a.png", "without its image"),
 ]
@@ -152,69 +121,50 @@ BAD = [
 @pytest.mark.parametrize(("spoil", "file", "message"), BAD, ids=[spoil.__name__ for spoil, *_ in BAD])
 def test_bad_files_are_named(root, spoil, file, message):
     spoil(root)
-    (problem,) = camvid.check(root)
+    (problem,) = CAMVID.check(root, ("val",))
     assert str(root / file) in problem
     assert message in problem
     assert "\n" not in problem
     with pytest.raises(ValueError, match="CamVid val in .*: 1 problem found") as error:
-        camvid.load(root, "val")
+        CAMVID.load(root, "val")
     assert problem in str(error.value)
 
 
 def test_the_first_bad_files_and_their_number_are_told(tmp_path):
     for i in range(7):
-        write(tmp_path, "train", f"frame{i}", mask=np.full((8, 12), 200 + i, np.uint8))
+        write(tmp_path, f"frame{i}", mask=np.full((8, 12), 200 + i))
     with pytest.raises(ValueError, match="7 problems found") as error:
-        camvid.load(tmp_path, "train")
+        CAMVID.load(tmp_path, "val")
     lines = str(error.value).splitlines()
     assert [f"frame{i}.png" in lines[1 + i] for i in range(5)] == [True] * 5
     assert lines[6:] == ["  and 2 more"]
 
 
-def test_no_problem_raises_nothing():
-    image_files.raise_if_bad([], "anything")
-
-
-def test_unequal_sizes_need_a_size(root):
-    write(root, "val", "c", image=np.zeros((9, 9, 3), np.uint8), mask=np.zeros((9, 9), np.uint8))
-    with pytest.raises(ValueError, match="c.png: not of the first image's size"):
-        camvid.load(root, "val")
-    with pytest.warns(UserWarning, match="3 images"):
-        assert camvid.load(root, "val", size=(4, 4)).images.shape == (3, 4, 4, 3)
-
-
 def test_two_images_of_one_name(root):
     Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(root / "val" / "a.jpg")
     with pytest.raises(ValueError, match="a.png: a second image beside a.jpg"):
-        camvid.load(root, "val")
+        CAMVID.load(root, "val")
 
 
-@pytest.mark.parametrize("call", [lambda root: camvid.load(root, "train"), camvid.check])
+@pytest.mark.parametrize("call", [lambda root: CAMVID.load(root, "train"), CAMVID.check])
 def test_missing_and_empty_folders_name_the_layout(tmp_path, call):
-    with pytest.raises(FileNotFoundError, match="no folder .*train; .* must hold train/, trainannot/"):
-        call(tmp_path / "nowhere")
-    (tmp_path / "train").mkdir()
-    with pytest.raises(FileNotFoundError, match="no folder .*trainannot; .* must hold train/, trainannot/"):
-        call(tmp_path)
-    (tmp_path / "trainannot").mkdir()
-    with pytest.raises(FileNotFoundError, match="no images in .*train; .* must hold train/, trainannot/"):
-        call(tmp_path)
+    for name in ("train", "trainannot", ""):
+        message = f"no folder .*{name}" if name else "no images of train"
+        with pytest.raises(FileNotFoundError, match=f"CamVid: {message}; .* must hold train/, trainannot/"):
+            call(tmp_path)
+        (tmp_path / name).mkdir(exist_ok=True)
 
 
-def test_missing_files():
-    with pytest.raises(FileNotFoundError, match="nowhere.png: no such file"):
-        image_files.read_mask(camvid.Path("nowhere.png"), CODES)
-
-
-def test_unknown_split(root):
-    with pytest.raises(ValueError, match="unknown split 'training', choose one of train, val, test"):
-        camvid.load(root, "training")
+def test_files_that_are_not_there():
+    for read in (image_files.read_image, image_files.read_size, lambda path: image_files.read_mask(path, {0: 0})):
+        with pytest.raises(FileNotFoundError, match="nowhere.png: no such file"):
+            read(Path("nowhere.png"))
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
 def test_real_data(split, count):
     root = shared("data/camvid")
-    loaded = camvid.load(root, split)
+    loaded = CAMVID.load(root, split)
     assert loaded.images.shape == (count, 360, 480, 3)
     assert set(np.unique(loaded.truth)) == {*range(11), VOID}
     mask = np.asarray(Image.open(root / f"{split}annot" / f"{loaded.ids[-1]}.png"))
@@ -225,4 +175,4 @@ def test_real_data(split, count):
 
 
 def test_real_data_have_no_problems():
-    assert camvid.check(shared("data/camvid"), splits=("val",)) == []
+    assert CAMVID.check(shared("data/camvid"), splits=("val",)) == []

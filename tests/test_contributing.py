@@ -62,10 +62,9 @@ def test_a_method() -> None:
 def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import leaves  # type: ignore[import-not-found]
 
-    monkeypatch.setitem(sets.MODULES, "leaves", leaves)
-    monkeypatch.setitem(sets.FOLDERS, "leaves", "Leaves")
+    monkeypatch.setitem(sets.PUBLIC, "leaves", leaves.LEAVES)
     root = tmp_path / "data" / "leaves"
-    for split, made in (("train", shapes.make("train", 4)), ("val", shapes.make("test", 2))):
+    for split, made in (("train", shapes.SHAPES.make("train", 4)), ("val", shapes.SHAPES.make("test", 2))):
         for kind, arrays in (("images", made.images), ("masks", np.minimum(made.truth, 2))):
             (root / kind / split).mkdir(parents=True)
             for number, array in enumerate(arrays):

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agmm.codes import UNLABELED
 from agmm.evaluation import crf
 from agmm.evaluation.crf import PARAMETERS, Parameters
 from tests.helpers import golden
-from tests.test_densecrf import brute_kernel, random_images, random_maps
+from tests.test_crf_loss import brute_kernel, random_images, random_maps
 
 
 def brute_mean_field(p, image, parameters):
@@ -105,11 +104,6 @@ def test_a_lone_pixel_is_corrected_and_an_edge_kept(name, backend):
     truth = (torch.arange(24) >= 12).long().expand(1, 20, 24).clone()
     flipped = truth.clone()
     flipped[0, 7, 5], flipped[0, 12, 17] = 1, 0
-    q = crf.mean_field(crf.label_probabilities(flipped, 2), image, PARAMETERS[name], backend)
+    probabilities = 0.3 + 0.4 * F.one_hot(flipped, 2).movedim(3, 1).float()
+    q = crf.mean_field(probabilities, image, PARAMETERS[name], backend)
     assert torch.equal(q.argmax(1), truth)
-
-
-def test_label_probabilities():
-    p = crf.label_probabilities(torch.tensor([[[2, UNLABELED]]]), 4)
-    np.testing.assert_allclose(p[0, :, 0, 0], [0.1, 0.1, 0.7, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(p[0, :, 0, 1], 0.25)

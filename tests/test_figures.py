@@ -17,17 +17,11 @@ from agmm import figures, gmm, objectives
 from agmm.codes import UNLABELED
 from agmm.training.presets import PRESETS
 from tests import loops
+from tests.helpers import one_thread  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMOKE = PRESETS["smoke"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads on small images wait for each other where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

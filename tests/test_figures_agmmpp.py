@@ -19,21 +19,14 @@ from agmm.rivals import cams
 from agmm.training.presets import PRESETS
 from agmm.training.run import load_history
 from tests import loops, loops_em
-from tests.helpers import ROOT
+from tests.helpers import ROOT, one_thread  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = [name for name in tables.GROUPS["agmmpp"] if "_figure" in name]
 SIGMA_MIN = 1e-3
 SHORT = {"epochs": 1, "train_images": 32, "test_images": 4, "history_images": 6}
 TAGS = {"high": 0.55, "low": 0.5, "warmup_steps": 0, "reg": 0.0, "photometric": False, "dilations": (1, 2)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several threads on small images wait for each other where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

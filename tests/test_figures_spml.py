@@ -1,7 +1,6 @@
 """Figures of SPML: boundaries, neighbors and shared classes against loops, their trainings against the paper's list."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,21 +16,14 @@ from agmm.codes import VOID
 from agmm.data.split import Split
 from agmm.figures import pixels, retrieval
 from agmm.papers import tables
-from agmm.papers.evidence import Evidence
-from agmm.papers.spml import claims_figures
+from agmm.papers.claim import Evidence
+from agmm.papers.spml import claims
 from agmm.rivals.spml.segments import Prototypes
 from agmm.training.presets import PRESETS
+from tests.helpers import one_thread  # noqa: F401
 
 mpl.use("Agg")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads on small images wait for each other where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +259,7 @@ def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
         return pd.DataFrame({"boundary": qualities[next(iter(runs.values())).seed]})
 
     monkeypatch.setattr(figures, "measure_boundaries", quality)
-    (found,) = claims_figures.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
+    (found,) = claims.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
     assert (found.verdict, found.n) == (verdict, 3)
 
 
@@ -277,7 +269,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     def context(queries: tuple, among: tuple) -> pd.DataFrame:
         assert among[1] is None
-        assert queries[1] == claims_figures.IMAGES
+        assert queries[1] == claims.IMAGES
         lead = leads[queries[0]][queries[2]]
         return pd.DataFrame({"nearest": [0.5 + lead, 0.5 + lead, 9.0], "chance": [0.5, 0.5, math.nan]})
 
@@ -286,7 +278,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(figures, "bank", bank)
     monkeypatch.setattr(figures, "measure_context", context)
-    found = claims_figures.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
+    found = claims.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
     verdicts = {name: one.verdict for name, one in found.items()}
     assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}
     assert found["queries of training images"].effect == pytest.approx(0.25)
@@ -295,20 +287,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_claims_stay_open_without_weights(preset: str, tmp_path) -> None:
-    for claim in claims_figures.CLAIMS:
+    for claim in claims.CLAIMS[-2:]:
         found = claim.judge(Evidence(PRESETS[preset], tmp_path, True))
         assert bool(found) == ("camvid" not in preset)
         assert all((one.verdict, one.note) == ("inconclusive", "no seeds") for one in found.values())
-
-
-def test_claims_judge_what_the_figures_train(tmp_path) -> None:
-    asked: set[str] = set()
-
-    class Listening(Evidence):
-        def seeds(self, *runs: agmm.Run) -> list[int]:
-            asked.update(run.id for run in runs)
-            return []
-
-    for claim in claims_figures.CLAIMS:
-        claim.judge(Listening(PRESETS["quick"], tmp_path, True))
-    assert asked == {run.id for run in tables.runs("spml_figure7", "quick").values()}

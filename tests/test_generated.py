@@ -9,7 +9,7 @@ from PIL import Image
 from agmm.data.synthetic import people, recipe, shapes, streets
 
 
-@pytest.fixture(params=[shapes, streets, people], ids=lambda module: module.__name__.split(".")[-1])
+@pytest.fixture(params=[shapes.SHAPES, streets.STREETS, people.PEOPLE], ids=lambda data: data.dataset)
 def data(request):
     return request.param
 
@@ -68,8 +68,8 @@ def test_cache_is_used_and_gives_the_same(data, tmp_path, monkeypatch):
     fresh = data.make("test", 4, size=32, seed=1)
     data.make("test", 4, size=32, seed=1, cache=tmp_path / "new" / "folder")
     (file,) = (tmp_path / "new" / "folder").iterdir()
-    assert f"{data.__name__.split('.')[-1]}-v{data.VERSION}-" in file.name
-    monkeypatch.setattr(recipe, "_draw", lambda *_: pytest.fail("generated although the cache holds it"))
+    assert f"{data.dataset}-v{data.version}-" in file.name
+    monkeypatch.setattr(recipe.Recipe, "_draw", lambda *_: pytest.fail("generated although the cache holds it"))
     cached = data.make("test", 4, size=32, seed=1, cache=tmp_path / "new" / "folder")
     for a, b in zip(arrays(fresh), arrays(cached), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -110,7 +110,7 @@ def test_failing_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe.np, "savez", full)
     with pytest.raises(OSError, match="no space left"):
-        shapes.make("train", 1, size=16, cache=tmp_path)
+        shapes.SHAPES.make("train", 1, size=16, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,5 +132,5 @@ def test_missing_photograph_is_named(monkeypatch):
     monkeypatch.setattr(recipe, "PHOTOGRAPHS", (("skimage", "data/nowhere.png"),))
     recipe.photographs.cache_clear()
     with pytest.raises(FileNotFoundError, match="skimage lacks its file data/nowhere.png"):
-        shapes.make("train", 1)
+        shapes.SHAPES.make("train", 1)
     recipe.photographs.cache_clear()

@@ -62,7 +62,7 @@ def test_class_activation_maps_run_no_code(tmp_path, fault):
 def test_images_that_declare_too_much_or_want_other_programs(tmp_path, fault):
     sound = corpus.saved(Image.new("L", (8, 8)))
     (tmp_path / "a.png").write_bytes(corpus.PICTURES[fault](sound, CHANCE))
-    for read in (image_files.read_image, lambda path: image_files.read_mask(path, {0: 0}), label_files.read_index):
+    for read in (image_files.read_image, lambda path: image_files.read_mask(path, {0: 0}), image_files.read_index):
         with pytest.raises(ValueError, match="a.png") as error:
             read(Path("a.png"))
         assert "\n" not in str(error.value)
@@ -74,7 +74,7 @@ def test_xml_declares_and_fetches_nothing(tmp_path, fault):
     (tmp_path / "a.xml").write_bytes(corpus.XML[fault](sound, CHANCE))
     for read in (label_files.read_boxes, label_files.read_scribbles):
         with pytest.raises(ValueError, match="a.xml"):
-            read("a.xml")
+            read("a.xml", ["cat", "dog"])
 
 
 @pytest.mark.parametrize("click", [{"x": 10**400, "y": 0, "cls": 1}, {"x": float("nan"), "y": 0, "cls": 1}])

@@ -8,34 +8,31 @@ import pytest
 from PIL import Image
 
 from agmm.codes import UNLABELED, VOID
-from agmm.data.public import label_files
-from agmm.data.public.label_files import Click, ClickAgreement, Scribble
+from agmm.data import drawing, image_files
+from agmm.data.drawing import Shape
+from agmm.data.public import ade20k, cityscapes, label_files, voc
 from agmm.labels import image_classes, paint_boxes
 from tests.helpers import shared
 
-# For each source: values as published -> our codes, straight from the sources' descriptions.
+SOURCES = {
+    f"{source.form} {source.name} {source.folder}": source
+    for data in (voc.VOC, cityscapes.CITYSCAPES, ade20k.ADE20K)
+    for source in data.sources
+    if source.suffix == ".png"
+}
+# For each publisher: values as published -> our codes, straight from the publishers' descriptions.
 ROUND_TRIPS = {
-    "voc": {0: 0, 1: 1, 20: 20, 255: VOID},
     "rloss_scribbles": {0: 0, 20: 20, 255: UNLABELED, 254: VOID},
     "spml": {0: 0, 20: 20, 21: UNLABELED, 254: UNLABELED, 255: UNLABELED},
     "agmm_voc": {0: 0, 20: 20, 21: UNLABELED, 255: VOID},
     "agmm_cityscapes": {0: 0, 18: 18, 19: UNLABELED, 255: VOID},
     "tel_cityscapes": {
-        7: 0,
-        8: 1,
-        11: 2,
-        17: 5,
-        24: 11,
-        28: 15,
-        31: 16,
-        33: 18,
-        0: UNLABELED,
-        9: UNLABELED,
-        255: UNLABELED,
+        **{7: 0, 8: 1, 11: 2, 17: 5, 24: 11, 28: 15, 31: 16, 33: 18},
+        **dict.fromkeys((0, 9, 34, 255), UNLABELED),
     },
     "tel_ade20k": {0: UNLABELED, 1: 0, 2: 1, 150: 149},
 }
-UNKNOWN = {"voc": 200, "rloss_scribbles": 21, "agmm_voc": 22, "agmm_cityscapes": 20, "tel_ade20k": 151}
+UNKNOWN = {"rloss_scribbles": 21, "agmm_voc": 22, "agmm_cityscapes": 20, "tel_ade20k": 151}
 
 
 def save(path, index, mode="L"):
@@ -51,119 +48,96 @@ def write(path, text):
     return path
 
 
-def sentence(error) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
+def raises_sentence(message, read, *args, kind=ValueError):
+    """The call fails with a message of one line."""
+    with pytest.raises(kind, match=message) as error:
+        read(*args)
+    assert "\n" not in str(error.value)
 
 
 # --- PNG files --------------------------------------------------------------------------------------------------------
 
 
-def test_every_source_has_a_round_trip():
-    assert ROUND_TRIPS.keys() == label_files.CODES.keys()
-
-
 @pytest.mark.parametrize("mode", ["L", "P"])
-@pytest.mark.parametrize("source", ROUND_TRIPS)
-def test_png_codes_are_translated(tmp_path, source, mode):
-    published = np.array([list(ROUND_TRIPS[source])] * 3)
-    labels = label_files.read_labels(save(tmp_path / "a.png", published, mode), source, size=published.shape)
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_published_codes_are_translated(tmp_path, source, mode):
+    published = np.array([list(ROUND_TRIPS[source.name])] * 3)
+    labels = source.read(save(tmp_path / "a.png", published, mode), size=published.shape)
     assert labels.dtype == np.uint8
-    np.testing.assert_array_equal(labels, [list(ROUND_TRIPS[source].values())] * 3)
-
-
-@pytest.mark.parametrize("source", UNKNOWN)
-def test_unknown_codes_are_named(tmp_path, source):
-    path = save(tmp_path / "odd.png", [[0, UNKNOWN[source]]])
-    with pytest.raises(ValueError, match=f"odd.png holds code {UNKNOWN[source]}") as error:
-        label_files.read_labels(path, source)
-    assert repr(source) in sentence(error)
-
-
-def test_cityscapes_ids_are_the_evaluated_ones():
-    translated = label_files.CODES["tel_cityscapes"]
-    assert (translated < UNLABELED).sum() == 19
-    assert sorted(translated[translated < UNLABELED]) == list(range(19))
-    assert (np.diff(translated[list(label_files.CITYSCAPES_LABEL_IDS)].astype(int)) == 1).all()
+    np.testing.assert_array_equal(labels, [list(ROUND_TRIPS[source.name].values())] * 3)
+    if source.name in UNKNOWN:
+        path = save(tmp_path / "odd.png", [[0, UNKNOWN[source.name]]])
+        raises_sentence(f"odd.png: holds code {UNKNOWN[source.name]}", source.read, path)
 
 
 def test_bad_png_files_get_one_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone.png does not exist") as error:
-        label_files.read_index(tmp_path / "gone.png")
-    sentence(error)
-    with pytest.raises(FileNotFoundError):
-        label_files.read_index(tmp_path)
-
-    text = write(tmp_path / "text.png", "no image")
-    cut = tmp_path / "cut.png"
-    cut.write_bytes(save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 9, (50, 50))).read_bytes()[:300])
+    for gone in (tmp_path / "gone.png", tmp_path):
+        raises_sentence("no such file; check the data root", image_files.read_index, gone, kind=FileNotFoundError)
+    write(tmp_path / "text.png", "no image")
+    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 9, (50, 50)))
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:300])
     Image.new("RGB", (3, 2)).save(tmp_path / "rgb.png")
     Image.new("RGBA", (3, 2)).save(tmp_path / "rgba.png")
     Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "deep.png")
-    for path, message in [
-        (text, "text.png cannot be read as an image"),
-        (cut, "cut.png cannot be read as an image"),
-        (tmp_path / "rgb.png", r"rgb.png holds colors \(mode RGB\)"),
-        (tmp_path / "rgba.png", r"rgba.png holds colors \(mode RGBA\)"),
-        (tmp_path / "deep.png", "deep.png has more than 8 bits"),
+    Image.new("L", (3, 2)).save(tmp_path / "jpeg.png", "JPEG")
+    for name, message in [
+        ("text.png", "text.png: cannot be decoded"),
+        ("cut.png", "cut.png: cannot be decoded"),
+        ("jpeg.png", "jpeg.png: cannot be decoded"),
+        ("rgb.png", r"rgb.png holds colors \(mode RGB\), not class codes; save it as a palette or 8-bit gray PNG"),
+        ("rgba.png", r"rgba.png holds colors \(mode RGBA\)"),
+        ("deep.png", "deep.png has more than 8 bits"),
     ]:
-        with pytest.raises(ValueError, match=message) as error:
-            label_files.read_index(path)
-        sentence(error)
-    with pytest.raises(ValueError, match="small.png is for 3 x 2 pixels, its image has 5 x 4"):
-        label_files.read_index(save(tmp_path / "small.png", np.zeros((2, 3))), size=(4, 5))
-    with pytest.raises(ValueError, match="unknown source of labels 'coco'; choose one of voc"):
-        label_files.read_labels(tmp_path / "small.png", "coco")
+        raises_sentence(message, image_files.read_index, tmp_path / name)
+    small = save(tmp_path / "small.png", np.zeros((2, 3)))
+    raises_sentence("small.png is for 3 x 2 pixels, its image has 5 x 4", image_files.read_index, small, (4, 5))
 
 
-def test_empty_labels_are_noticed():
-    annotated, empty = np.zeros((2, 2), np.uint8), np.full((2, 2), UNLABELED, np.uint8)
-    label_files.check_annotated([annotated] * 99 + [empty], "agmm_voc")
-    with pytest.raises(ValueError, match="2 of 100 labels of 'agmm_voc' annotate nothing"):
-        label_files.check_annotated(iter([annotated] * 98 + [empty] * 2), "agmm_voc")
+# --- Clicks -----------------------------------------------------------------------------------------------------------
 
 
-# --- Points -----------------------------------------------------------------------------------------------------------
+def point(x, y, code):
+    return Shape("point", code, ((x, y),))
 
 
 def test_published_clicks_agree_with_real_masks_as_counted_before():
     folder = shared("data/voc_masks")
     clicks = label_files.read_clicks(folder / "voc_whats_the_point.json")
-    found, annotated = ClickAgreement(), []
-    for image_id, of_image in clicks.items():
-        mask = label_files.read_labels(folder / "SegmentationClassAug" / f"{image_id}.png", "voc")
-        found += label_files.click_agreement(of_image, mask)
-        annotated.append(label_files.draw_clicks(of_image, mask.shape))
     assert len(clicks) == 301
-    assert found == ClickAgreement(agree=717, background=106, void=28, other_class=19, outside=1)
-    label_files.check_annotated(annotated, "What's the Point")
+    counts = dict.fromkeys(("agree", "background", "void", "other class", "outside"), 0)
+    for image_id, of_image in clicks.items():
+        mask = image_files.read_mask(folder / "SegmentationClassAug" / f"{image_id}.png", voc.VOC.codes)
+        for click in of_image:
+            ((x, y),) = click.vertices
+            inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
+            code = mask[int(y), int(x)] if inside else None
+            kinds = {None: "outside", 0: "background", VOID: "void", click.code: "agree"}
+            counts[kinds.get(code, "other class")] += 1
+    assert list(counts.values()) == [717, 106, 28, 19, 1]
 
 
 def test_background_clicks_come_last_and_are_drawn_on_top():
     folder = shared("data/voc_masks")
-    foreground = label_files.read_clicks(folder / "voc_whats_the_point.json")
-    both = label_files.read_clicks(
-        folder / "voc_whats_the_point.json", folder / "voc_whats_the_point_bg_from_scribbles.json"
-    )
+    foreground = label_files.read_clicks(folder / voc.CLICKS[0])
+    both = label_files.read_clicks(*(folder / name for name in voc.CLICKS))
     assert both.keys() == foreground.keys()
     for image_id, clicks in both.items():
         number = len(foreground[image_id])
         assert clicks[:number] == foreground[image_id]
         assert {click.code for click in clicks[number:]} <= {0}
-    drawn = label_files.draw_clicks(both["2007_000032"], (281, 500))
+    drawn = drawing.draw(both["2007_000032"], (281, 500))
     assert image_classes(drawn, 21).nonzero()[0].tolist() == [0, 1, 15]
     assert drawn[136, 229] == 1
     assert drawn[55, 75] == 0
 
 
 def test_clicks_are_discs_at_their_place():
-    clicks = [Click(10.6, 5.2, 3), Click(11.4, 5.4, 7), Click(0.2, 19.9, 1), Click(99, 3, 2)]
-    single = label_files.draw_clicks(clicks, (20, 30), width=1)
+    clicks = [point(10.6, 5.2, 3), point(11.4, 5.4, 7), point(0.2, 19.9, 1), point(99, 3, 2)]
+    single = drawing.draw(clicks, (20, 30), width=1)
     expected = np.full((20, 30), UNLABELED)
     expected[5, 10], expected[5, 11], expected[19, 0] = 3, 7, 1
     np.testing.assert_array_equal(single, expected)
-    wide = label_files.draw_clicks(clicks, (20, 30))
+    wide = drawing.draw(clicks, (20, 30))
     assert 9 <= (wide == 7).sum() <= 12
     rows, columns = np.nonzero((wide == 3) | (wide == 7))
     assert (np.abs(rows - 5) <= 2).all()
@@ -190,20 +164,16 @@ def test_clicks_are_discs_at_their_place():
 )
 def test_bad_click_files_get_one_sentence(tmp_path, content, message):
     path = write(tmp_path / "clicks.json", content)
-    with pytest.raises(ValueError, match=f"clicks.json.*{message}") as error:
-        label_files.read_clicks(path)
-    sentence(error)
-    with pytest.raises(FileNotFoundError, match="none.json"):
-        label_files.read_clicks(tmp_path / "none.json")
+    raises_sentence(f"clicks.json.*{message}", label_files.read_clicks, path)
 
 
 def test_images_of_one_file_only_are_kept(tmp_path):
     foreground = write(tmp_path / "f.json", json.dumps({"a": [{"x": 1.5, "y": 2, "cls": 15, "rank": 1}]}))
     background = write(tmp_path / "b.json", json.dumps({"b": [{"x": 3, "y": 4, "cls": 0}]}))
     found = label_files.read_clicks(foreground, background)
-    assert found == {"a": (Click(1.5, 2.0, 15),), "b": (Click(3.0, 4.0, 0),)}
-    with pytest.raises(ValueError, match="it must be 0 … 0"):
-        label_files.read_clicks(foreground, foreground)
+    assert found == {"a": (point(1.5, 2.0, 15),), "b": (point(3.0, 4.0, 0),)}
+    raises_sentence("it must be 0 … 0", label_files.read_clicks, foreground, foreground)
+    raises_sentence("none.json", label_files.read_clicks, tmp_path / "none.json", kind=FileNotFoundError)
 
 
 # --- XML files --------------------------------------------------------------------------------------------------------
@@ -233,24 +203,24 @@ def test_scribbles_are_lines_of_width_3_in_file_order(tmp_path):
         polygon("plane", (30, 5), (30, 40)),
         polygon("monitor", (90, 90)),
     ]
-    size, scribbles = label_files.read_scribbles(annotation(tmp_path / "a.xml", *lines), size=(375, 500))
-    assert size == (375, 500)
-    assert scribbles[0] == Scribble(0, ((10, 20), (60, 20)))
+    scribbles = label_files.read_scribbles(annotation(tmp_path / "a.xml", *lines), voc.SCRIBBLESUP_CLASSES, (375, 500))
+    assert scribbles[0] == Shape("line", 0, ((10, 20), (60, 20)))
     assert [scribble.code for scribble in scribbles] == [0, 1, 20]
-    drawn = label_files.draw_scribbles(scribbles, size)
+    drawn = drawing.draw(scribbles, (375, 500))
     assert (drawn[19:22, 10:28] == 0).all()
     assert (drawn[7:39, 29:32] == 1).all()  # drawn later, so on top of the crossing
     assert (drawn[:, 45] != UNLABELED).sum() == 3
     assert drawn[90, 90] == 20
     assert 9 <= (drawn == 20).sum() <= 12
-    thin = label_files.draw_scribbles(scribbles, size, width=1)
+    thin = drawing.draw(scribbles, (375, 500), width=1)
     assert ((thin == 0).sum(), (thin == 1).sum(), (thin == 20).sum()) == (50, 36, 1)
 
 
 def test_a_box_of_the_whole_image_covers_it_exactly(tmp_path):
-    found = label_files.read_boxes(annotation(tmp_path / "a.xml", box("person", 1, 1, 500, 375)), size=(375, 500))
+    path = annotation(tmp_path / "a.xml", box("person", 1, 1, 500, 375))
+    found = label_files.read_boxes(path, voc.CLASS_NAMES, (375, 500))
     assert found.corners.tolist() == [[0, 0, 375, 500]]
-    assert (paint_boxes(found.size, found.codes, found.corners) == 15).all()
+    assert (paint_boxes(found) == 15).all()
 
 
 def test_boxes_are_translated_cut_and_painted(tmp_path):
@@ -259,14 +229,14 @@ def test_boxes_are_translated_cut_and_painted(tmp_path):
         box("aeroplane", "45.7", "30.2", "99.9", "300"),
         box("cat", 0, 1, 600, 9),
     ]
-    found = label_files.read_boxes(annotation(tmp_path / "a.xml", *objects))
+    found = label_files.read_boxes(annotation(tmp_path / "a.xml", *objects), voc.CLASS_NAMES)
     assert found.codes == (20, 1, 8)
     assert found.corners.tolist() == [[20, 10, 40, 20], [29, 45, 300, 100], [0, 0, 9, 500]]
-    painted = paint_boxes(found.size, found.codes, found.corners)
+    painted = paint_boxes(found)
     assert [(painted == code).sum() for code in (20, 1, 8)] == [200, 271 * 55, 9 * 500]
-    empty = label_files.read_boxes(annotation(tmp_path / "b.xml"))
+    empty = label_files.read_boxes(annotation(tmp_path / "b.xml"), voc.CLASS_NAMES)
     assert empty.corners.shape == (0, 4)
-    assert (paint_boxes(empty.size, empty.codes, empty.corners) == 0).all()
+    assert (paint_boxes(empty) == 0).all()
 
 
 ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x;</annotation>"
@@ -281,25 +251,20 @@ def test_bad_xml_files_get_one_sentence(tmp_path, reader):
         ("<annotation/>", "a.xml: annotation has no size/height"),
         (
             f"<annotation>{SIZE.replace('375', 'tall')}</annotation>",
-            "a.xml: size/height is 'tall'; it must be a number of pixels",
+            "size/height is 'tall'; it must be a number of pix",
         ),
         (f"<annotation>{SIZE.replace('375', 'inf')}</annotation>", "size/height is 'inf'"),
     ]:
-        with pytest.raises(ValueError, match=message) as error:
-            reader(write(path, text))
-        sentence(error)
+        raises_sentence(message, reader, write(path, text), voc.CLASS_NAMES)
     path.write_bytes(ENTITY.encode("utf-16"))
-    with pytest.raises(ValueError, match="not valid UTF-8 XML"):
-        reader(path)
-    with pytest.raises(ValueError, match="a.xml is for 500 x 375 pixels, its image has 4 x 3"):
-        reader(annotation(path), size=(3, 4))
-    with pytest.raises(FileNotFoundError, match="b.xml"):
-        reader(tmp_path / "b.xml")
+    raises_sentence("not valid UTF-8 XML", reader, path, voc.CLASS_NAMES)
+    raises_sentence("is for 500 x 375 pixels, its image has 4 x 3", reader, annotation(path), voc.CLASS_NAMES, (3, 4))
+    raises_sentence("b.xml", reader, tmp_path / "b.xml", voc.CLASS_NAMES, kind=FileNotFoundError)
 
 
-def test_bad_objects_get_one_sentence(tmp_path):
-    path = tmp_path / "a.xml"
-    for reader, part, message in [
+@pytest.mark.parametrize(
+    ("reader", "part", "message"),
+    [
         (
             label_files.read_scribbles,
             polygon("unicorn", (1, 1)),
@@ -311,10 +276,10 @@ def test_bad_objects_get_one_sentence(tmp_path):
         (label_files.read_boxes, box("cat", 40, 1, 20, 9), "holds no pixel"),
         (label_files.read_boxes, box("cat", 501, 1, 520, 9), "holds no pixel"),
         (label_files.read_boxes, "<object><name>cat</name></object>", "object has no bndbox/ymin"),
-    ]:
-        with pytest.raises(ValueError, match=f"a.xml.*{message}") as error:
-            reader(annotation(path, part))
-        sentence(error)
+    ],
+)
+def test_bad_objects_get_one_sentence(tmp_path, reader, part, message):
+    raises_sentence(f"a.xml.*{message}", reader, annotation(tmp_path / "a.xml", part), voc.CLASS_NAMES)
 
 
 # --- Class activation maps --------------------------------------------------------------------------------------------

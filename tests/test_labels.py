@@ -2,9 +2,6 @@
 
 import hashlib
 import math
-import os
-import subprocess
-import sys
 from itertools import product
 
 import numpy as np
@@ -18,7 +15,7 @@ from skimage import draw
 from agmm import labels
 from agmm.codes import UNLABELED, VOID
 from agmm.labels import geometry
-from tests.helpers import ROOT, shared
+from tests.helpers import shared
 
 SPARSE = [
     ("points", {}),
@@ -105,28 +102,6 @@ def test_the_mask_is_left_alone_and_the_seed_decides(form, options):
     assert (first == other).all() == fixed or options == {"placement": "center"}
 
 
-DIGEST = """
-import hashlib
-import numpy as np
-from agmm import labels
-state = hashlib.sha256()
-for form, options in {forms}:
-    mask = np.kron(np.random.default_rng(5).integers(0, 4, (6, 5)), np.ones((13, 12), int))
-    state.update(labels.simulate(form, mask, labels.generator(3, "shapes", "image", form), **options).tobytes())
-digest = state.hexdigest()
-"""
-
-
-def test_another_process_makes_the_same_labels():
-    code, here = DIGEST.format(forms=SPARSE), {}
-    exec(code, here)
-    environment = {**os.environ, "PYTHONHASHSEED": "77"}
-    there = subprocess.check_output(
-        [sys.executable, "-c", code + "print(digest)"], cwd=ROOT, env=environment, text=True
-    )
-    assert there.strip() == here["digest"]
-
-
 def test_generator_is_the_documented_hash():
     digest = hashlib.blake2b(b"7|voc|2007_000032|points", digest_size=8).digest()
     expected = np.random.default_rng(int.from_bytes(digest, "big")).random(4)
@@ -176,7 +151,7 @@ def test_points_are_uniform_where_the_object_is_deep_enough(placement, share):
     depth = brute_force_depth(mask == 1, edge_is_outside=placement != "inside")
     allowed = (depth >= share * depth.max()) & (mask == 1)
     hits = np.zeros(mask.shape)
-    generator, draws = np.random.default_rng(0), 200 * int(allowed.sum())
+    generator, draws = np.random.default_rng(0), 100 * int(allowed.sum())
     for _ in range(draws // 10):
         options = {"placement": placement, "width": 1, "background_points": 0}
         hits += labels.simulate("points", mask, generator, **options) == 1
@@ -337,7 +312,7 @@ def test_stroke_is_the_set_of_pixels_near_the_path():
 
 
 def test_scribbles_label_a_few_percent_of_real_masks():
-    masks = voc_masks(12)
+    masks = voc_masks(6)
     drawn = [labels.simulate("scribbles", mask, rng(i)) for i, mask in enumerate(masks)]
     for label, mask in zip(drawn, masks, strict=True):
         annotated = label != UNLABELED
@@ -433,20 +408,12 @@ def test_jittered_boxes_move_by_a_share_of_their_sides():
     mask = np.zeros((300, 300), np.uint8)
     mask[50:250, 100:200] = 1
     edges = []
-    for seed in range(200):
+    for seed in range(100):
         drawn = labels.simulate("boxes", mask, rng(seed), jitter=0.02) == 1
         edges.append([np.flatnonzero(drawn.any(axis=axis))[[0, -1]] for axis in (1, 0)])
     spread = np.std(edges, axis=0)
     np.testing.assert_allclose(spread[0], 4, rtol=0.2)
     np.testing.assert_allclose(spread[1], 2, rtol=0.2)
-
-
-def test_boxes_cover_their_objects_in_real_masks():
-    for mask in voc_masks(8):
-        drawn = labels.simulate("boxes", mask, rng())
-        assert (drawn[mask == VOID] == UNLABELED).all()
-        kept = ndimage.binary_opening((mask > 0) & (mask != VOID), np.ones((15, 15)))
-        assert (drawn[kept] != 0).all()
 
 
 def test_tags_and_classes():

@@ -1,9 +1,5 @@
 """The preset of the papers: its protocol, its estimated hours, and two iterations of it on fixtures."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +14,16 @@ import agmm
 import run_all
 from agmm import evaluation, figures, networks
 from agmm.codes import UNLABELED, VOID
-from agmm.data import sets
-from agmm.data.public import label_files, voc
+from agmm.data import image_files, sets
+from agmm.data.public import voc
 from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 from tests.test_voc import write_clicks
 
-pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not", "ignore:Cityscapes .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
 SMALL = {"network": "small", "network_options": (("stem", 8), ("feature_channels", 8)), "init": "scratch"}
 
@@ -175,7 +170,7 @@ def test_second_stage_reads_pseudo_labels_and_keeps_those_already_written(root: 
     data = sets.load("voc", "train", data_root=root)
     sparse = sets.weak_labels(data, "points", {}, 0)
     for name, label in zip(data.ids, sparse, strict=True):
-        pseudo = label_files.read_index(folder / f"{name}.png")
+        pseudo = image_files.read_index(folder / f"{name}.png")
         if name == layouts.TRAIN_AUG[0]:
             assert (pseudo == kept).all()
             continue
@@ -189,7 +184,7 @@ def test_figures_read_images_of_any_size_from_disk(root: Path, tmp_path: Path) -
     run = short(PAPER.at("points", "AGMM"))
     result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
     trained = figures.load(run, tmp_path, root)
-    similar = figures.similarity({"AGMM": trained})
+    similar = figures.measure_similarity({"AGMM": trained})
     unlabeled = sum((label == UNLABELED).sum() for label in trained.sparse)
     assert 0 < similar.loc[similar["subset"] == "all", "pixels"].max() <= unlabeled
     features, classes = figures.sample_features(trained)
@@ -204,13 +199,7 @@ def test_figures_read_images_of_any_size_from_disk(root: Path, tmp_path: Path) -
 def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -> None:
     """Without batch statistics in the way the losses are equal: the same crops, divided by the same counts."""
     run = short(PAPER.at("points", "AGMM"), batch_size=4, microbatch=2, loss_scope="effective", history_images=4)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
     result = runs.load_result(run, tmp_path)
     assert result is not None

@@ -1,10 +1,6 @@
 """SPML under the papers' protocol: published regions, and two iterations on fixtures of VOC and DensePose."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +15,13 @@ import agmm
 import run_all
 from agmm import networks
 from agmm.codes import VOID
+from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
-from agmm.data import sets
-from agmm.data.public import label_files
+from agmm.training import forecast, sweep
 from agmm.training import run as runs
-from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -156,7 +150,7 @@ def test_hours_of_networks_follow_from_operations(labels: str, method: str) -> N
             net(torch.empty(1, 3, 512, 512))
     images = run.epochs * {"voc": 10_582, "densepose": 26_437}[run.dataset]
     expected = 3 * counter.get_total_flops() * images / 60e12
-    assert sweep.estimate(run, {}) == pytest.approx(expected, rel=0.02)
+    assert forecast.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 # --- Published regions ------------------------------------------------------------------------------------------------
@@ -212,7 +206,7 @@ def test_wrong_regions_are_named_before_training(
     assert run_all.main([*arguments, "--data-root", str(tmp_path / "data"), "--no-notebooks"]) == 2
     assert padding[:18] in capfd.readouterr().err
     paths[1].unlink()
-    missing = f"1 of {len(sizes)} training images have no regions, {other}.png first; complete the folder or move it"
+    missing = f"1 of {len(sizes)} images have no regions, {other}.png first; complete the folder or move it"
     for read in (sets.check, lambda name, root: sets.load(name, "train", data_root=root)):
         with pytest.raises(ValueError, match=missing):
             read(dataset, tmp_path / "data")
@@ -254,7 +248,7 @@ def test_two_iterations_of_every_kind_of_labels(root: Path, tmp_path: Path, labe
         return
     data = sets.load(run.dataset, "train", data_root=root)
     for name, mask in zip(data.ids, data.truth, strict=True):
-        pseudo = label_files.read_index(run.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
+        pseudo = image_files.read_index(run.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
         assert pseudo.shape == mask.shape
         assert set(np.unique(pseudo)) <= {*range(data.num_classes), VOID}
     weights = [safetensors.torch.load_file(r.folder(tmp_path) / "model.safetensors") for r in (first, run)]
@@ -284,7 +278,7 @@ def test_two_iterations_from_image_tags_and_boxes(root: Path, tmp_path: Path, la
     data = sets.load("voc", "train", data_root=root)
     assert {path.stem for path in (last.cams_of.folder(tmp_path) / "cams").iterdir()} == set(data.ids)
     for name, mask in zip(data.ids, data.truth, strict=True):
-        pseudo = label_files.read_index(last.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
+        pseudo = image_files.read_index(last.folder(tmp_path) / "pseudo_labels" / f"{name}.png")
         assert pseudo.shape == mask.shape
         assert set(np.unique(pseudo)) <= {0, *np.unique(mask), VOID}
 
@@ -321,13 +315,7 @@ def test_an_iteration_of_the_papers_networks(root: Path, tmp_path: Path, labels:
 def test_two_processes_train_both_stages(root: Path, tmp_path: Path) -> None:
     """The low-level relation and the labels are those of one process: the same crops, each image by itself."""
     run = short(PAPER.spml("scribbles"), batch_size=4, history_images=0)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
     result = runs.load_result(run, tmp_path)
     assert result is not None

@@ -103,7 +103,7 @@ def test_bad_options(options, message):
 
 def test_zones_of_the_embedded_people(tmp_path):
     """Nearly all that is labeled is right, most of the background and little of the people is labeled."""
-    split = people.make("train", 60)
+    split = people.PEOPLE.make("train", 60)
     sparse = sets.weak_labels(split, "part_points", {}, 0, tmp_path)
     assert isinstance(sparse, np.ndarray)
     part, background, unknown = (sparse > 0) & (sparse < UNLABELED), sparse == 0, sparse == UNLABELED

@@ -22,7 +22,7 @@ CHAIN = ("torso", "arm", "forearm", "hand"), ("torso", "thigh", "leg", "foot")
 
 @pytest.fixture(scope="module")
 def split():
-    return people.make("train", 200)
+    return people.PEOPLE.make("train", 200)
 
 
 def test_contents_and_types(split):
@@ -44,7 +44,7 @@ def test_contents_and_types(split):
     ],
 )
 def test_checksum_of_the_first_eight_images(name, images, masks):
-    made = people.make(name, 8)
+    made = people.PEOPLE.make(name, 8)
     digests = [hashlib.blake2b(np.asarray(a).tobytes(), digest_size=8).hexdigest() for a in (made.images, made.truth)]
     assert digests == [images, masks], "the data have changed: raise people.VERSION or look for the cause"
 
@@ -157,7 +157,7 @@ def test_colors_tell_head_and_hands_from_clothes(split):
 
 def test_people_are_a_data_set_by_name(tmp_path):
     loaded = sets.load("people", "test", count=2, cache=tmp_path)
-    np.testing.assert_array_equal(loaded.images, people.make("test", 2).images)
+    np.testing.assert_array_equal(loaded.images, people.PEOPLE.make("test", 2).images)
     with pytest.raises(ValueError, match="needs a number of images"):
         sets.load("people", "train")
 
@@ -182,7 +182,7 @@ def test_a_run_on_people(tmp_path):
     """Its test adds what the network sees in mirror images, with left and right exchanged."""
     result = train.run(RUN, results=tmp_path, device="cpu")
     assert result.details["label_source"] == "simulated from dense masks and objects"
-    test = people.make("test", 4)
+    test = people.PEOPLE.make("test", 4)
     net = weights.load_network(RUN, tmp_path, 15, torch.device("cpu"))
     images = torch.from_numpy(np.asarray(test.images)).permute(0, 3, 1, 2) / 255
     other = [0, 1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 14]

@@ -9,6 +9,7 @@ import torch
 
 from agmm.data.split import OnDemand
 from agmm.evaluation import read_ahead
+from agmm.host import machine
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ def test_batches_hold_arrays_of_one_size(readers: int) -> None:
 
 
 def test_a_cpu_gets_no_readers_and_a_gpu_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead.os, "sched_getaffinity", lambda process: range(24), raising=False)
+    monkeypatch.setattr(machine, "cores", lambda: 24)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert read_ahead.readers("cpu") == read_ahead.readers(CPU) == 0
     assert read_ahead.readers("cuda:1") == 6

@@ -11,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import draw
 
-import agmm
 from agmm import labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public.label_files import Boxes
-from agmm.labels import from_boxes
-from agmm.training.presets import PRESETS
+from agmm.labels import Boxes, from_boxes
 
 WHOLE = np.array([0, 0, 8, 8])
 
@@ -41,8 +38,8 @@ def scene(seed: int, size: tuple[int, int] = (48, 56)) -> tuple[np.ndarray, np.n
 
 def blank(size: tuple[int, int], codes: Sequence[int] = (), corners: Sequence = (), **options) -> from_boxes.BoxedImage:
     """A black image with boxes."""
-    image, sides = np.zeros((*size, 3), np.uint8), np.array(corners, int).reshape(-1, 4)
-    return from_boxes.BoxedImage(image, codes, sides, rng(), **options)
+    boxes = Boxes(size, codes, np.array(corners, int).reshape(-1, 4))
+    return from_boxes.BoxedImage(np.zeros((*size, 3), np.uint8), boxes, rng(), **options)
 
 
 def in_boxes(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -82,7 +79,8 @@ def test_where_grabcut_fails_the_whole_box_is_taken(side: int, box: tuple[int, .
 @given(seed=st.integers(0, 10**6), background=st.sampled_from([0, None]), runs=st.sampled_from([1, 2]))
 def test_grabcut_stays_in_its_boxes(seed: int, background: int | None, runs: int) -> None:
     image, mask = scene(seed)
-    codes, corners = labels.tight_boxes(labels.Scene(mask, rng(), background=background))
+    boxes = labels.tight_boxes(labels.Scene(mask, rng(), background=background))
+    codes, corners = boxes.codes, boxes.corners
     made = from_boxes.simulate("grabcut", image, mask, rng(seed), background=background, runs=runs)
     outside = UNLABELED if background is None else background
     assert (made[~in_boxes(corners, mask.shape)] == outside).all()
@@ -182,13 +180,6 @@ def test_boxcam_equals_loops(seed: int, threshold: float) -> None:
     np.testing.assert_array_equal(made, expected)
 
 
-def test_cam_labels_are_the_best_class_above_the_background() -> None:
-    random = np.random.default_rng(0)
-    cams = {2: random.random((6, 7)), 5: random.random((6, 7))}
-    stacked = np.stack([np.full((6, 7), 0.6), cams[2], cams[5]])
-    np.testing.assert_array_equal(from_boxes.cam_labels(cams, (6, 7), 0.6), np.array([0, 2, 5])[stacked.argmax(0)])
-
-
 def test_cam_labels_are_the_best_of_all_scores() -> None:
     """Pixel by pixel, the background's score among them; two classes with the same one are the first."""
     random = np.random.default_rng(0)
@@ -267,9 +258,3 @@ def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> N
     assert sets.label_source(of_a_run, "cam", {}) == "cam from CAMs of a run"
     first, other = (sets.sparse_labels(one, "cam", {}, 0, tmp_path) for one in (split, of_a_run))
     assert (first != other).any(), "labels of other maps are not read from the same file"
-
-
-def test_a_run_learns_from_boxes(tmp_path) -> None:
-    run = replace(PRESETS["smoke"].at("boxes", "AGMM", init="scratch"), epochs=1)
-    result = agmm.run(run, results=tmp_path)
-    assert result.details["labeled_share"] == 1

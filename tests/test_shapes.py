@@ -14,7 +14,7 @@ from agmm.data.synthetic import recipe, shapes
 
 @pytest.fixture(scope="module")
 def split():
-    return shapes.make("train", 500)
+    return shapes.SHAPES.make("train", 500)
 
 
 def arrays(split):
@@ -41,13 +41,13 @@ def test_contents_and_types(split):
 )
 def test_checksum_of_the_first_eight_images(name, images, masks):
     """The same bytes under NumPy 1.26 to 2.4, Pillow 10.3 to 13 and scikit-image 0.24 to 0.26."""
-    made = shapes.make(name, 8)
+    made = shapes.SHAPES.make(name, 8)
     digests = [hashlib.blake2b(np.asarray(a).tobytes(), digest_size=8).hexdigest() for a in (made.images, made.truth)]
     assert digests == [images, masks], "the data have changed: raise shapes.VERSION or look for the cause"
 
 
 def test_crowds_hold_more_and_smaller_objects_and_do_not_change():
-    made = shapes.make_crowds("train", 200)
+    made = shapes.CROWDS.make("train", 200)
     images, truth, instances = arrays(made)
     assert (made.dataset, made.class_names) == ("crowds", shapes.CLASS_NAMES)
     per_image = instances.reshape(len(made), -1).max(axis=1)
@@ -123,7 +123,7 @@ def test_objects_overlap_by_three_percent_at_most(seed, size):
 def test_areas_of_the_shapes(k, area):
     """Closed forms in units of the squared half side, at any rotation."""
     for angle in (0, 0.3, 2):
-        mask = shapes._SHAPES[k](*recipe.local_grid(400, 0.5, 0.5, 0.4, 0.4, angle))
+        mask = shapes._MASKS[k](*recipe.local_grid(400, 0.5, 0.5, 0.4, 0.4, angle))
         assert mask.mean() / 0.4**2 == pytest.approx(area, rel=0.01)
 
 

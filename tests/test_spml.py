@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from agmm.codes import UNLABELED, VOID
-from agmm.rivals.spml import SPML, contrast, kmeans, relations, retrieval, walk
-from agmm.rivals.spml.segments import cut
+from agmm.rivals.spml import SPML, contrast, retrieval, walk
 from tests import loops_spml as loops
 
 RELATIONS = ("annotation", "low_level", "cooccurrence", "affinity")
@@ -71,28 +70,6 @@ def equals_loops(k, options, batches):
             assert output.terms[name].item() == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
         assert torch.autograd.grad(output.loss, features)[0].isfinite().all()
         remembered.insert(0, segments)
-
-
-@quick
-@given(loops.problems(most_steps=1))
-def test_segments_equal_loops(problem):
-    _, options, (batch,) = problem
-    segments, pixels = loops.cut(batch, options["clusters"], options["iterations"])
-    features, labels, regions, tags = batch.tensors()
-    labels, regions = (
-        torch.tensor(np.array([loops.nearest(image, features.shape[2:]) for image in codes]).reshape(-1, *size))
-        for codes in (labels.numpy(), regions.numpy())
-        for size in [features.shape[2:]]
-    )
-    found = cut(features, labels.long(), regions.long(), tags, options["clusters"], options["iterations"])
-    assert found.own.tolist() == [own for *_, own, _, _ in pixels]
-    for name, values in (
-        ("images", [segment.image for segment in segments]),
-        ("labels", [segment.label for segment in segments]),
-    ):
-        assert getattr(found.prototypes, name).tolist() == values
-    for vector, segment in zip(found.prototypes.vectors.detach().numpy(), segments, strict=True):
-        np.testing.assert_allclose(vector, segment.prototype, atol=1e-12)
 
 
 def test_nothing_to_learn_from_is_zero_with_a_zero_gradient():
@@ -174,27 +151,6 @@ def test_alone_of_its_kind_a_pixel_is_attracted_by_its_own_segment():
 # --- who feels what
 
 
-def test_low_level_relation_stays_within_an_image():
-    features, labels, regions, tags = example()
-    segments = cut(features, labels, regions, tags)
-    first = relations.low_level(segments, 16.0)
-    alone = relations.low_level(cut(features[:1], labels[:1], regions[:1], tags[:1]), 16.0)
-    other = relations.low_level(cut(features[1:], labels[1:], regions[1:], tags[1:]), 16.0)
-    assert first.item() == pytest.approx((alone + other).item() / 2, rel=1e-12)
-    together, separate = (torch.autograd.grad(loss, features)[0] for loss in (first, alone / 2))
-    torch.testing.assert_close(together[0], separate[0])
-    assert not separate[1].any()
-
-
-def test_annotation_reaches_annotated_segments_only():
-    features, labels, regions, tags = example()
-    segments = cut(features, labels, regions, tags)
-    gradient = torch.autograd.grad(relations.annotation(segments, segments.prototypes, 4, 6.0), features)[0]
-    reached = gradient.abs().sum(1) > 0
-    assert reached.any()
-    assert not reached[labels >= UNLABELED].any()
-
-
 def test_remembered_segments_are_constants_of_the_steps_before():
     objective = SPML(4, memory=2)
     for seed in range(4):
@@ -239,17 +195,7 @@ def test_terms_are_weighted():
     assert call(SPML(4, lambda_i=0, lambda_o=0), *batch).terms.keys() == {"classifier", "annotation"}
 
 
-def test_objective_computes_in_float32_under_autocast():
-    features, labels, regions, tags = example(dtype=torch.float32)
-    expected = call(SPML(4, lambda_a=0.5), features, labels, regions, tags)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = call(SPML(4, lambda_a=0.5), features, labels, regions, tags)
-    for name, term in expected.terms.items():
-        assert torch.equal(found.terms[name], term), name
-
-
-def test_wrong_input_is_one_sentence():
-    features, labels, regions, tags = example()
+def test_wrong_options_are_refused():
     for options, sentence in (
         ({"kappa_i": 0}, "kappa_i must be positive"),
         ({"kappa_o": 400}, "kappa_o must be positive and at most 300"),
@@ -257,51 +203,9 @@ def test_wrong_input_is_one_sentence():
     ):
         with pytest.raises(ValueError, match=sentence):
             SPML(4, **options)
-    with pytest.raises(ValueError, match="label code 3"):
-        call(SPML(3), features, labels, regions, tags)
 
 
 # --- k-means, random walk, retrieval
-
-
-def test_kmeans_depends_on_directions_and_not_on_order():
-    features, first = random(2, 5, 10, 12), kmeans.grid_clusters((10, 12), (3, 4)).flatten()
-    labels, regions, tags = torch.zeros(2, 10, 12).long(), torch.zeros(2, 10, 12).long(), torch.ones(2, 4).bool()
-    lengths = 0.1 + random(2, 1, 10, 12, seed=1).abs()
-    segments = cut(features, labels, regions, tags, (3, 4))
-    assert torch.equal(segments.own, cut(lengths * features, labels, regions, tags, (3, 4)).own)
-    vectors = kmeans.located(torch.nn.functional.normalize(features, dim=1)).flatten(2).mT
-    found = kmeans.spherical_kmeans(vectors, first.expand(2, -1), 12)
-    order = torch.randperm(120, generator=torch.Generator().manual_seed(2))
-    permuted = kmeans.spherical_kmeans(vectors[:, order], first[order].expand(2, -1), 12)
-    assert torch.equal(permuted, found[:, order])
-    assert not torch.equal(found[0], first)
-    assert torch.equal(kmeans.spherical_kmeans(vectors, first.expand(2, -1), 12, 0)[1], first)
-
-
-def test_padding_moves_no_cluster():
-    vectors = torch.nn.functional.normalize(random(1, 60, 3), dim=2)
-    first, valid = torch.arange(60)[None] % 6, torch.ones(1, 60).bool()
-    valid[:, 40:] = False
-    masked = kmeans.spherical_kmeans(vectors, first, 6, valid=valid)
-    assert torch.equal(masked[:, :40], kmeans.spherical_kmeans(vectors[:, :40], first[:, :40], 6))
-
-
-def test_random_walk_is_a_mean():
-    affinities = walk.affinity([random(6, 4, 5), random(6, 4, 5, seed=1)])
-    for how in ("code", "paper"):
-        step = walk.transitions(affinities, walk=how)
-        torch.testing.assert_close(step.sum(0), torch.ones(20).double())
-        assert step.min() >= 0
-        averages = walk.transitions(affinities, beta=0, walk=how)
-        torch.testing.assert_close(averages, torch.full((20, 20), 1 / 20).double())
-        torch.testing.assert_close(walk.transitions(affinities, beta=3000, walk=how), torch.eye(20).double())
-
-
-def test_a_random_walk_over_many_pixels_is_finite_in_float32():
-    affinities = walk.affinity([random(16, 25, 30, dtype=torch.float32)])
-    for how in ("code", "paper"):
-        torch.testing.assert_close(walk.transitions(affinities, walk=how).sum(0), torch.ones(750))
 
 
 def test_a_random_walk_makes_no_mass_for_absent_classes():

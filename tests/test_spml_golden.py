@@ -219,28 +219,6 @@ def test_steps_of_a_training(name, kind, dtype):
             near(torch.autograd.grad(without, features)[0], expected, 1e-7 if kind == "f64" else 1e-4)
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_segments_of_a_training(name):
-    arrays, info = golden(name)
-    info = info["arguments"]
-    for step in range(info["steps"]):
-        if f"step{step}_prototype_f64" not in arrays:
-            continue
-        features, labels, regions, tags = step_of(arrays, step, torch.float64, info["num_classes"])
-        small = (codes[:, 1::3, 1::3] for codes in (labels, regions))
-        segments = cut(features, *small, tags, tuple(info["kmeans_num_clusters"]))
-        for key, found in (
-            ("cluster_index", segments.own),
-            ("cluster_semantic_label", segments.labels),
-            ("cluster_instance_label", segments.regions),
-            ("cluster_batch_index", segments.images),
-            ("prototype_semantic_label", segments.prototypes.labels),
-            ("prototype_batch_index", segments.prototypes.images),
-        ):
-            assert np.array_equal(found, arrays[f"step{step}_{key}_f64"]), key
-        close(segments.prototypes.vectors, arrays[f"step{step}_prototype_f64"], 1e-9, 1e-12)
-
-
 def test_possible_classes():
     arrays, info = golden("spml_train_feature_affinity")
     features, labels, regions, tags = step_of(arrays, 0, torch.float64, 15)

@@ -12,11 +12,11 @@ import torch
 
 import agmm
 from agmm.codes import UNLABELED, VOID
-from agmm.data import sets
+from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand
 from agmm.data.synthetic import shapes
-from agmm.rivals.spml import SPMLClassifier
+from agmm.rivals.spml import FirstStage, SPMLClassifier
 from agmm.rivals.spml.classifier import in_memory
 from agmm.training import pseudo_labels, sweep
 from agmm.training.presets import PRESETS
@@ -93,7 +93,7 @@ def test_image_tags_and_boxes_are_learned_from(trained: tuple[Path, agmm.Run, ag
 def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Run]) -> None:
     """Halves in files that the readers of published maps read."""
     results, run, _ = trained
-    data = shapes.make("train", 5)
+    data = shapes.SHAPES.make("train", 5)
     apart = replace(data, images=OnDemand(data.images.__getitem__, range(5)))
     kept, read = (pseudo_labels.with_cams(run, split, Where(results), CPU).cams for split in (data, apart))
     assert kept is not None
@@ -136,13 +136,12 @@ def _scenes() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[int, np.nda
     return images, truth, np.ones((6, 4), bool), maps
 
 
-def _labels(objective: SPMLClassifier, keep=in_memory, **given: object) -> np.ndarray:
+def _labels(objective: SPMLClassifier, keep=in_memory, **changes: object) -> np.ndarray:
     images, truth, tags, maps = _scenes()
     sparse = np.full(truth.shape, UNLABELED, np.uint8)
     sparse[:, :2] = VOID
-    given = {"sparse": sparse, "named": tags, "side": 0, "device": CPU, "cams": maps} | given
-    made = objective.pseudo_labels(Colors(), images, keep=keep, **given)
-    return np.stack(list(made))
+    options = {"sparse": sparse, "image_classes": tags, "cams": maps} | changes
+    return np.stack(list(objective.pseudo_labels(FirstStage(Colors(), CPU), images, keep=keep, **options)))
 
 
 def _inside(made: np.ndarray) -> list[np.ndarray]:
@@ -168,7 +167,7 @@ def test_segments_of_other_images_outvote_a_wrong_map() -> None:
 def test_votes_are_of_the_classes_that_an_image_may_have() -> None:
     tags = _scenes()[2].copy()
     tags[3, 2] = False
-    voted = _labels(VOTED(neighbors=15, query_scales=(1.0,)), named=tags)
+    voted = _labels(VOTED(neighbors=15, query_scales=(1.0,)), image_classes=tags)
     assert 2 not in voted[3]
     assert all(2 in one for one in voted[[0, 1, 2, 4, 5]])
 
@@ -199,7 +198,7 @@ def test_labels_on_disk_are_those_in_memory_and_are_not_made_twice(tmp_path: Pat
     plain = _labels(objective, sparse=np.full(truth.shape, UNLABELED, np.uint8))
     np.testing.assert_array_equal(_labels(objective, keep, sparse=sparse), plain)
     assert {path.name for path in tmp_path.iterdir()} == {"first_labels", "pseudo_labels"}
-    label_files.write_index(tmp_path / "pseudo_labels" / "c.png", np.full((32, 32), 7, np.uint8))
+    image_files.write_index(tmp_path / "pseudo_labels" / "c.png", np.full((32, 32), 7, np.uint8))
     assert (_labels(objective, keep, sparse=sparse)[2] == 7).all()
 
 

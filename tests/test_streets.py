@@ -20,7 +20,7 @@ STREET = streets._Street(size=64, horizon=0.4, vanishing=0.55, camera=3, curbs=(
 
 @pytest.fixture(scope="module")
 def split():
-    return streets.make("train", 100)
+    return streets.STREETS.make("train", 100)
 
 
 def present(split):
@@ -48,7 +48,7 @@ def test_contents_and_types(split):
     ],
 )
 def test_checksum_of_the_first_eight_images(name, images, masks):
-    made = streets.make(name, 8)
+    made = streets.STREETS.make(name, 8)
     digests = [hashlib.blake2b(np.asarray(a).tobytes(), digest_size=8).hexdigest() for a in (made.images, made.truth)]
     assert digests == [images, masks], "the data have changed: raise streets.VERSION or look for the cause"
 
@@ -128,7 +128,7 @@ def test_objects_stand_in_front_of_the_walls_and_inside_the_image(seed):
 def test_color_does_not_tell_the_class(split):
     """Sorting held-out pixels by the nearest mean color of a class fails."""
     means = np.array([split.images[split.truth == k].mean(axis=0) for k in range(10)])
-    test = streets.make("test", 20)
+    test = streets.STREETS.make("test", 20)
     nearest = np.square(test.images[..., None, :] - means).sum(axis=-1).argmin(axis=-1)
     matrix = np.bincount((test.truth * 10.0 + nearest).astype(int).ravel(), minlength=100).reshape(10, 10)
     iou = np.diag(matrix) / (matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix))
@@ -137,7 +137,7 @@ def test_color_does_not_tell_the_class(split):
 
 def test_streets_are_a_data_set_by_name(tmp_path):
     loaded = sets.load("streets", "test", count=2, cache=tmp_path)
-    np.testing.assert_array_equal(loaded.images, streets.make("test", 2).images)
+    np.testing.assert_array_equal(loaded.images, streets.STREETS.make("test", 2).images)
     with pytest.raises(ValueError, match="needs a number of images"):
         sets.load("streets", "train")
     with pytest.raises(ValueError, match="no images for tag pretraining"):

@@ -1,10 +1,6 @@
 """Learning from image tags: loss terms against loops and properties; what an objective is given; trainings."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +14,13 @@ import agmm
 from agmm import figures, networks, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.rivals import densecrf, tag_losses, toco, views
+from agmm.rivals import tag_losses, toco
 from agmm.rivals.tree_energy import TreeEnergy
 from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -72,15 +67,7 @@ def test_patch_contrast_by_loops() -> None:
                 (same if y[i] == y[j] else other).append(cosine)
     expected = 0.5 * (1 - sum(same) / (len(same) + 1)) + 0.5 * sum(other) / (len(other) + 1)
     assert tag_losses.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
-
-
-def test_patch_contrast_is_a_half_without_pairs_and_falls_as_equal_tokens_align() -> None:
-    tokens = _random(1, 5, 2, 2)
-    assert tag_losses.patch_contrast(tokens, torch.full((1, 2, 2), UNLABELED)).item() == 0.5
-    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
-    aligned = tokens.clone()
-    aligned[..., 1] = tokens[..., 0]
-    assert tag_losses.patch_contrast(aligned, labels) < tag_losses.patch_contrast(tokens, labels)
+    assert tag_losses.patch_contrast(tokens, torch.full_like(labels, UNLABELED)).item() == 0.5
 
 
 def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> float:
@@ -104,16 +91,9 @@ def test_class_contrast_by_loops(negatives: int) -> None:
     assert found.item() == pytest.approx(_class_contrast_by_loops(reference, student, positive, 0.5), rel=1e-6)
 
 
-def test_class_contrast_is_finite_for_large_vectors_and_pulls_positives() -> None:
-    positive = torch.tensor([[True, True, False]])
-    student = (100 * _random(1, 3, 6)).requires_grad_()
-    reference = student.detach()[:, :2]
-    loss = tag_losses.class_contrast(reference, student, positive, 0.5)
-    assert loss.isfinite()
-    student = _random(1, 3, 6).requires_grad_()
-    grad = torch.autograd.grad(tag_losses.class_contrast(reference / 100, student, positive, 0.5), student)[0]
-    direction = reference.mean(1)[0]
-    assert grad[0, 2] @ direction > 0 > (grad[0, :2].sum(0)) @ direction
+def test_class_contrast_is_finite_for_large_vectors() -> None:
+    student = 100 * _random(1, 3, 6)
+    assert tag_losses.class_contrast(student[:, :2], student, torch.tensor([[True, True, False]]), 0.5).isfinite()
 
 
 def test_contrast_head_has_unit_directions_and_its_teacher_follows() -> None:
@@ -151,13 +131,6 @@ def test_gated_energy_against_all_pairs() -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(p, logits, slope)[0], rtol=1e-5, atol=1e-9)
 
 
-def test_energy_without_labels_is_the_dense_crf_loss() -> None:
-    logits, colors = _random(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
-    labels = torch.full((1, 16, 16), UNLABELED)
-    plain = densecrf.densecrf_loss(logits.softmax(1), (255 * colors).round(), labels != VOID)
-    torch.testing.assert_close(tag_losses.gated_energy(logits, colors, labels), plain)
-
-
 # --- Views ------------------------------------------------------------------------------------------------------------
 
 
@@ -168,14 +141,14 @@ def test_local_crops_avoid_foreground_and_know_what_they_show() -> None:
     states[1, 5, 5] = 1  # too few places: anywhere
     images = torch.stack([states * 100, states * 100, states * 100], 1).to(torch.uint8)
     images[:, 2] = torch.arange(24)
-    crops, positive = views.local_crops(images, states, 6, 5)
+    crops, positive = toco.local_crops(images, states, 6, 5)
     assert crops.shape == (2, 6, 3, 5, 5)
     assert (crops[0, :, 0, 2, 2] == 0).all(), "centers lie where the state is at most 1"
     assert torch.equal(positive, (crops[:, :, 0] / 100.0).mean((2, 3)) > 0.2)
     assert (crops[..., 1:] - crops[..., :-1])[:, :, 2].unique().tolist() == [1], "neighbors stay neighbors"
     assert len({tuple(c.flatten().tolist()) for c in crops[1]}) > 1
     with pytest.raises(ValueError, match="do not fit into images of 20 x 24; choose a smaller side"):
-        views.local_crops(images, states, 6, 20)
+        toco.local_crops(images, states, 6, 20)
 
 
 def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
@@ -183,7 +156,7 @@ def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        results.append((views.photometric(images, blur=1.0), views.second_global(images)))
+        results.append((toco.photometric(images, blur=1.0), toco.second_global(images)))
     (first, view), (again, view_again) = results
     assert torch.equal(first, again)
     assert torch.equal(view, view_again)
@@ -337,19 +310,8 @@ def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPat
 def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Path) -> None:
     result = agmm.run(RUN, results=tmp_path, device="cpu")
     history = runs.load_history(RUN, tmp_path)
-    columns = {
-        "cls",
-        "seg",
-        "self",
-        "spar",
-        "con",
-        "absent",
-        "reg",
-        "cam_miou",
-        "p_miou",
-        "p_restricted_miou",
-        "g_miou",
-    }
+    columns = {"cls", "seg", "self", "spar", "con", "absent", "reg"}
+    columns |= {"cam_miou", "p_miou", "p_restricted_miou", "g_miou"}
     assert columns <= set(history.columns)
     assert np.isfinite(history.to_numpy()).all()
     assert history["cam_miou"].iloc[-1] == pytest.approx(result.details["cam_miou"], abs=1e-4)
@@ -389,13 +351,7 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypat
 def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path)
     agmm.run(run, results=tmp_path / "single", device="cpu")
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)

@@ -1,6 +1,4 @@
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import timm
@@ -9,10 +7,8 @@ import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-import agmm
 from agmm import networks
 from agmm.networks import transformers
-from agmm.training.presets import PRESETS
 
 NAMES = ("small_vit", "vit_base")
 
@@ -69,12 +65,6 @@ def test_position_embeddings_are_resized_as_timm_does_without_smoothing(size: tu
     _, ours = of_timm()
     expected = resample_abs_pos_embed(ours.pos_embed, new_size=size, old_size=(4, 4), antialias=False)
     torch.testing.assert_close(torch.cat(ours.positions(size), dim=1), expected)
-
-
-def test_position_embeddings_keep_their_native_size() -> None:
-    _, ours = of_timm()
-    first, others = ours.positions((4, 4))
-    assert torch.equal(torch.cat([first, others], dim=1), ours.pos_embed)
 
 
 def test_sines_and_cosines_tell_all_cells_apart() -> None:
@@ -195,25 +185,6 @@ def test_gradients_reach_every_parameter_from_the_logits_alone() -> None:
     assert "backbone.pos_embed" not in dict(net.named_parameters())
 
 
-def test_tags_are_read_from_final_tokens() -> None:
-    net = build("small_vit")
-    tagger, images = networks.TagClassifier(net, 6).eval(), random_images(2, 3, 64, 64)
-    with torch.no_grad():
-        best = net(images)[0].flatten(2).max(dim=2).values
-        expected = best @ tagger.classifier.weight.T + tagger.classifier.bias
-        torch.testing.assert_close(tagger(images), expected)
-
-
-def test_a_run_with_the_small_transformer(tmp_path: Path) -> None:
-    """Tag pretraining, AGMM on top of it, evaluation."""
-    run = replace(PRESETS["smoke"].at("points", "AGMM"), network="small_vit", network_options=())
-    result = agmm.run(run, results=tmp_path, device="cpu")
-    assert 0 <= result.miou <= 100
-    assert result.details["network"] == "small vision transformer, random weights"
-    assert run.pretraining is not None
-    assert result.details["init"] == f"tags, run {run.pretraining.id}"
-
-
 # --- weights
 
 
@@ -236,17 +207,6 @@ def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> 
         features, _, seen = net(images, views=())
     torch.testing.assert_close(features, grid_of(tokens[:, 1:], (14, 14)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(seen.summaries[0], tokens[:, 0], atol=1e-4, rtol=1e-3)
-
-
-def test_weights_that_cannot_be_loaded_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_args, pretrained: bool, **_options) -> nn.Module:
-        assert pretrained
-        raise OSError("[Errno -3] Temporary failure in name resolution")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    sentence = r"vit_base_patch16_224\.augreg_in21k_ft_in1k could not be loaded: .*init='scratch'"
-    with pytest.raises(RuntimeError, match=sentence), torch.device("meta"):
-        networks.build("vit_base", 21, init="imagenet", weights="augreg")
 
 
 def test_tags_of_the_weights_exist() -> None:

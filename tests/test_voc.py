@@ -12,13 +12,14 @@ from torch import nn
 
 from agmm import evaluation, labels
 from agmm.codes import UNLABELED, VOID
-from agmm.data import image_files, sets
+from agmm.data import drawing, image_files, sets
 from agmm.data.public import label_files, voc
+from agmm.data.public.voc import VOC
 from agmm.data.split import OnDemand
 from tests import layouts
 from tests.helpers import shared
 
-pytestmark = pytest.mark.filterwarnings("ignore:VOC .* images, not")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
 
 @pytest.fixture
@@ -50,40 +51,18 @@ def write_scribbles(root, name):
 # --- Images and masks -------------------------------------------------------------------------------------------------
 
 
-def test_palette_is_the_published_one():
-    assert len(voc.PALETTE) == len(voc.CLASS_NAMES) == 21
-    assert [voc.PALETTE[k] for k in (0, 1, 15, 20)] == [(0, 0, 0), (128, 0, 0), (192, 128, 128), (0, 64, 128)]
-
-
-def test_training_images_are_those_of_both_data_sets_without_val(root):
-    train, val = voc.load(root, "train"), voc.load(root, "val")
-    assert train.ids == layouts.TRAIN_AUG
-    assert val.ids == layouts.VOC_VAL
-    assert (train.dataset, train.num_classes, train.background) == ("voc", 21, 0)
-
-
-def test_vocs_own_mask_is_preferred(root):
-    train, val = voc.load(root, "train"), voc.load(root, "val")
-    for name, mask in zip(train.ids, train.truth, strict=True):
-        expected = layouts.voc_masks(name) if name in layouts.VOC_TRAIN else layouts.sbd_masks(name)
-        np.testing.assert_array_equal(mask, expected[0])
-        assert (mask == VOID).any() == (name in layouts.VOC_TRAIN)
-    for name, mask in zip(val.ids, val.truth, strict=True):
-        np.testing.assert_array_equal(mask, layouts.voc_masks(name)[0])
-
-
-def test_images_have_their_own_sizes(root):
-    train = voc.load(root, "train")
-    assert [image.shape for image in train.images] == [(*layouts.size(name), 3) for name in train.ids]
-    path = root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{train.ids[2]}.jpg"
-    np.testing.assert_array_equal(train.images[2], np.asarray(Image.open(path)))
-
-
-def test_objects_come_from_both_data_sets(root):
-    train = voc.load(root, "train")
-    for i, name in enumerate(train.ids):
-        expected = layouts.voc_masks(name) if name in layouts.VOC_TRAIN else layouts.sbd_masks(name)
-        np.testing.assert_array_equal(train.instances[i], expected[1])
+def test_which_images_masks_and_objects(root):
+    """Training images are those of both data sets without val; VOC's own masks are preferred."""
+    train, val = VOC.load(root, "train"), VOC.load(root, "val")
+    assert (train.ids, val.ids) == (layouts.TRAIN_AUG, layouts.VOC_VAL)
+    for split in (train, val):
+        for name, image, mask, objects in zip(split.ids, split.images, split.truth, split.instances, strict=True):
+            own = name in layouts.VOC_TRAIN + layouts.VOC_VAL
+            classes, numbers = (layouts.voc_masks if own else layouts.sbd_masks)(name)
+            np.testing.assert_array_equal(mask, classes)
+            np.testing.assert_array_equal(objects, numbers)
+            assert (mask == VOID).any() == own
+            assert image.shape == (*layouts.size(name), 3)
 
 
 def test_a_folder_of_augmented_masks_takes_the_place_of_sbd(tmp_path):
@@ -91,7 +70,7 @@ def test_a_folder_of_augmented_masks_takes_the_place_of_sbd(tmp_path):
     for name in layouts.TRAIN_AUG + layouts.VOC_VAL:
         layouts.save_index(folder / "SegmentationClassAug" / f"{name}.png", layouts.sbd_masks(name)[0])
     for root in (tmp_path, tmp_path / "VOCdevkit", folder):
-        train, val = voc.load(root, "train"), voc.load(root, "val")
+        train, val = VOC.load(root, "train"), VOC.load(root, "val")
         assert (train.ids, val.ids) == (layouts.TRAIN_AUG, layouts.VOC_VAL)
         assert train.instances is None, "no objects are known for two of the images"
         np.testing.assert_array_equal(train.truth[2], layouts.sbd_masks(train.ids[2])[0])
@@ -101,32 +80,22 @@ def test_a_folder_of_augmented_masks_takes_the_place_of_sbd(tmp_path):
 def test_a_folder_as_torchvision_leaves_it(tmp_path):
     layouts.write_voc2012(tmp_path)
     layouts.write_sbd(tmp_path).rename(tmp_path / "sbd")
-    assert voc.load(tmp_path, "train").ids == layouts.TRAIN_AUG
-
-
-def test_other_numbers_of_images_warn(root):
-    with pytest.warns(UserWarning, match="VOC train in .* has 4 images, not 10582"):
-        voc.load(root, "train")
-    with pytest.warns(UserWarning, match="VOC val in .* has 2 images, not 1449"):
-        voc.load(root, "val")
+    assert VOC.load(tmp_path, "train").ids == layouts.TRAIN_AUG
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(root):
     (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2008_000002.jpg").write_text("no image")
     (root / "benchmark_RELEASE" / "dataset" / "cls" / "2008_000008.mat").write_bytes(b"no mask")
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert train.images[0].shape == (*layouts.size(train.ids[0]), 3)
     with pytest.raises(ValueError, match="2008_000002.jpg: cannot be decoded"):
         train.images[2]
     with pytest.raises(ValueError, match="2008_000008.mat: cannot be read as GTcls of SBD") as error:
         train.truth[3]
     assert "\n" not in str(error.value)
-    assert [
-        str(path.name) in problem for path, problem in zip(train.images.keys[2:], voc.check(root), strict=True)
-    ] == [
-        True,
-        False,
-    ]
+    first, second = VOC.check(root)
+    assert "2008_000002.jpg: cannot be decoded" in first
+    assert "2008_000008.mat: cannot be read" in second
 
 
 def test_on_demand_is_a_sequence():
@@ -141,7 +110,7 @@ def test_on_demand_is_a_sequence():
 
 def test_splits_can_be_sent_to_other_processes(root):
     write_clicks(root)
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     again = pickle.loads(pickle.dumps(train))
     np.testing.assert_array_equal(again.images[1], train.images[1])
     np.testing.assert_array_equal(again.published[0].maps[1], train.published[0].maps[1])
@@ -153,7 +122,7 @@ def test_evaluation_takes_images_of_many_sizes(root):
             (truth,) = (t for t in map(torch.from_numpy, val.truth) if t.shape == images.shape[-2:])
             return images, nn.functional.one_hot(truth.long().clamp(max=20), 21).movedim(-1, 0)[None].float()
 
-    val = voc.load(root, "val")
+    val = VOC.load(root, "val")
     confusion = evaluation.evaluate(
         Right(), val.images, val.truth, 21, evaluation.Protocol(), batch_size=4, device="cpu"
     )
@@ -165,7 +134,7 @@ def test_evaluation_takes_images_of_many_sizes(root):
 
 
 def test_without_published_files_labels_are_simulated_and_called_so(root, tmp_path):
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert train.published == ()
     assert sets.label_source(train, "points", {}) == "simulated from dense masks and objects"
     maps = sets.labels_on_demand(train, "points", {"placement": "center"}, 0)
@@ -177,7 +146,7 @@ def test_without_published_files_labels_are_simulated_and_called_so(root, tmp_pa
 
 
 def test_simulated_labels_are_kept_as_files(root, tmp_path):
-    train, cache = voc.load(root, "train"), tmp_path / "cache"
+    train, cache = VOC.load(root, "train"), tmp_path / "cache"
     first = sets.labels_on_demand(train, "points", {}, 0, cache)
     (folder,) = cache.iterdir()
     assert [path.name for path in folder.iterdir()] == ["labels.json"], "nothing is simulated before it is asked for"
@@ -199,26 +168,26 @@ def test_simulated_labels_are_kept_as_files(root, tmp_path):
 
 
 def test_dense_labels_are_the_truth(root):
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert sets.labels_on_demand(train, "full", {}, 0) is train.truth
     assert sets.label_source(train, "full", {}) == "dense masks"
 
 
 def test_published_clicks_are_drawn(root):
     write_clicks(root)
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert sets.label_source(train, "points", {"width": 3}).startswith("published: What's the Point clicks and backgr")
     for name, sparse in zip(train.ids, sets.labels_on_demand(train, "points", {"width": 3}, 0), strict=True):
         assert sparse.shape == layouts.size(name)
         assert labels.image_classes(sparse, 21).nonzero()[0].tolist() == [0, 1 + int(name[-2:]) % 20]
         assert (sparse[8, 10], sparse[25, 35]) == (1 + int(name[-2:]) % 20, 0)
-    assert voc.load(root, "val").published == ()
-    assert voc.check(root) == []
+    assert VOC.load(root, "val").published == ()
+    assert VOC.check(root) == []
 
 
 def test_a_run_can_insist_on_a_source(root):
     write_clicks(root)
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert sets.label_source(train, "points", {"source": "simulated"}).startswith("simulated")
     assert sets.label_source(train, "points", {"width": 1}).startswith("simulated")
     assert sets.label_source(train, "scribbles", {}).startswith("simulated")
@@ -245,14 +214,14 @@ def test_published_scribbles_are_drawn_and_preferred_to_drawings(root):
         drawing = np.full(layouts.size(name), 255)
         drawing[2, 3] = 5
         layouts.save_index(root / "scribbles" / "rloss_scribbles" / f"{name}.png", drawing, palette=True)
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert [found.name for found in train.published] == ["scribblesup", "rloss_scribbles"]
     sparse = sets.labels_on_demand(train, "scribbles", {}, 0)[1]
     assert sparse.shape == layouts.size(train.ids[1])
     assert (sparse[9:12, 8:26] == 1).all()
     sparse = sets.labels_on_demand(train, "scribbles", {"source": "rloss_scribbles"}, 0)[1]
     assert (sparse[2, 3], (sparse == UNLABELED).sum()) == (5, sparse.size - 1)
-    assert voc.check(root) == []
+    assert VOC.check(root) == []
 
 
 def test_the_same_code_means_what_its_publisher_says(root):
@@ -260,22 +229,22 @@ def test_the_same_code_means_what_its_publisher_says(root):
         points = np.full(layouts.size(name), 21)
         points[2, 3], points[0, 0] = 20, 255
         layouts.save_index(root / "points" / "agmm_voc" / f"{name}.png", points)
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     sparse = sets.labels_on_demand(train, "points", {"source": "published"}, 0)[0]
     assert (sparse[2, 3], sparse[0, 0], sparse[1, 1]) == (20, VOID, UNLABELED)
 
 
 def test_annotated_boxes_come_with_the_images_and_are_painted(root):
-    assert voc.load(root, "train").boxes is None
+    assert VOC.load(root, "train").boxes is None
     written = layouts.write_annotations(root)
     for name in ("train", "val"):
-        split = voc.load(root, name)
+        split = VOC.load(root, name)
         for image_id, found in zip(split.ids, pickle.loads(pickle.dumps(split)).boxes, strict=True):
             assert found.size == layouts.size(image_id)
             assert found.codes == tuple(box[0] for box in written[image_id])
             corners = [(top - 1, left - 1, bottom, right) for _, left, top, right, bottom in written[image_id]]
             assert found.corners.tolist() == [list(box) for box in corners]
-    train = voc.load(root, "train")
+    train = VOC.load(root, "train")
     assert sets.label_source(train, "boxes", {}) == "published: boxes of the data set's annotations"
     for i, (whole, inner) in enumerate(
         zip(sets.weak_labels(train, "boxes", {}, 0), sets.weak_labels(train, "boxes", {"inner": 0.5}, 0), strict=True)
@@ -294,30 +263,30 @@ def test_annotated_boxes_come_with_the_images_and_are_painted(root):
         ValueError, match="boxes with .* are asked for, but published files of voc hold annotations; put"
     ):
         sets.label_source(train, "boxes", {"jitter": 0.02, "source": "published"})
-    assert voc.check(root) == []
+    assert VOC.check(root) == []
 
     folder = root / "VOCdevkit" / "VOC2012" / "Annotations"
     (folder / "2008_000002.xml").write_text((folder / "2007_000032.xml").read_text())
-    (problem,) = voc.check(root)
+    (problem,) = VOC.check(root)
     assert "2008_000002.xml is for 72 x 34 pixels" in problem
     (folder / "2008_000002.xml").unlink()
-    assert voc.load(root, "train").boxes is None
-    assert voc.load(root, "val").boxes is not None
+    assert VOC.load(root, "train").boxes is None
+    assert VOC.load(root, "val").boxes is not None
 
 
 def test_incomplete_published_labels_are_refused(root):
     write_clicks(root)
     (root / voc.CLICKS[1]).unlink()
-    with pytest.raises(FileNotFoundError, match="bg_from_scribbles.json does not exist"):
-        voc.load(root, "train")
-    voc.load(root, "val")
+    with pytest.raises(FileNotFoundError, match="bg_from_scribbles.json: no such file"):
+        VOC.load(root, "train")
+    VOC.load(root, "val")
     write_clicks(root, layouts.TRAIN_AUG[:3])
     with pytest.raises(ValueError, match="list 3 of 4 training images; get the whole files"):
-        voc.load(root, "train")
+        VOC.load(root, "train")
     write_clicks(root)
     write_scribbles(root, layouts.TRAIN_AUG[0])
-    with pytest.raises(ValueError, match="scribblesup: 3 of 4 training images have no labels, 2007_000039.xml first"):
-        voc.load(root, "train")
+    with pytest.raises(ValueError, match="scribblesup: 3 of 4 images have no scribbles, 2007_000039.xml first"):
+        VOC.load(root, "train")
 
 
 def test_check_names_bad_published_files(root):
@@ -326,7 +295,7 @@ def test_check_names_bad_published_files(root):
         layouts.save_index(root / "points" / "agmm_voc" / f"{name}.png", np.full(layouts.size(name), 21))
     (root / "scribbles" / "scribblesup" / "2008_000002.xml").write_text("<annotation")
     layouts.save_index(root / "points" / "agmm_voc" / "2008_000002.png", np.full((3, 3), 21))
-    problems = voc.check(root)
+    problems = VOC.check(root)
     for problem, message in zip(
         problems,
         ["2008_000002.png is for 3 x 3 pixels", "3 of 3 labels of 'agmm_voc' annotate nothing", "is not valid UTF-8"],
@@ -351,11 +320,11 @@ def test_real_clicks_and_masks(tmp_path):
     for name in voc.CLICKS:
         (tmp_path / name).symlink_to(folder / name)
 
-    train = voc.load(tmp_path, "train")
+    train = VOC.load(tmp_path, "train")
     assert not set(train.ids) & set(names[20:])
     sparse = sets.labels_on_demand(train, "points", {}, 0)
     for i in range(0, len(train), 40):
-        np.testing.assert_array_equal(sparse[i], label_files.draw_clicks(clicks[train.ids[i]], train.truth[i].shape))
+        np.testing.assert_array_equal(sparse[i], drawing.draw(clicks[train.ids[i]], train.truth[i].shape))
     simulated = sets.labels_on_demand(train, "scribbles", {}, 0)
     for i in (0, 200):
         annotated = simulated[i] < UNLABELED
@@ -366,34 +335,23 @@ def test_real_clicks_and_masks(tmp_path):
 # --- What is missing --------------------------------------------------------------------------------------------------
 
 
-def test_missing_folders_name_the_layout_and_the_command(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="no folder VOCdevkit/VOC2012 in .* must hold VOCdevkit/VOC2012 with JPEG"
-    ):
-        voc.load(tmp_path, "train")
+def test_missing_parts_name_the_command(tmp_path):
     layouts.write_voc2012(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no masks of SBD .*agmm download voc --data-root .*fetches them"):
-        voc.load(tmp_path, "train")
-    voc.load(tmp_path, "val")
-    (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="val.txt: no such file"):
-        voc.load(tmp_path, "val")
-    with pytest.raises(ValueError, match="unknown split 'test', choose one of train, val"):
-        voc.load(tmp_path, "test")
-
-
-def test_missing_images_and_masks_are_named(root):
-    (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "2008_000002.jpg").unlink()
-    (root / "benchmark_RELEASE" / "dataset" / "cls" / "2008_000008.mat").unlink()
-    with pytest.raises(ValueError, match="extract its archives again: 2 problems found") as error:
-        voc.load(root, "train")
-    assert "there is no JPEGImages/2008_000002.jpg" in str(error.value)
-    assert "2008_000008: listed, but there is no mask" in str(error.value)
+        VOC.load(tmp_path, "train")
+    VOC.load(tmp_path, "val")
+    names = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
+    names.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="val.txt is no list of names"):
+        VOC.load(tmp_path, "val")
+    names.unlink()
+    with pytest.raises(FileNotFoundError, match="no file .*val.txt, extract the archive of the data set again"):
+        VOC.load(tmp_path, "val")
 
 
 def test_masks_of_other_kinds_are_refused(root):
     path = root / "benchmark_RELEASE" / "dataset" / "cls" / "2008_000008.mat"
-    truth = voc.load(root, "train").truth
+    truth = VOC.load(root, "train").truth
     for content, message in [
         ({"GTinst": {"Segmentation": np.zeros((3, 3), np.uint8)}}, "cannot be read as GTcls"),
         ({"GTcls": {"Segmentation": np.zeros((3, 3))}}, "GTcls holds float64 of shape"),
@@ -408,26 +366,9 @@ def test_masks_of_other_kinds_are_refused(root):
 # --- By name ----------------------------------------------------------------------------------------------------------
 
 
-def test_loads_by_name(root):
-    assert sets.load("voc", "train", data_root=root).ids == layouts.TRAIN_AUG
-    assert sets.load("voc", "test", data_root=str(root)).ids == layouts.VOC_VAL
-    for options, message in [
-        ({"data_root": None}, "PASCAL VOC is read from a folder of yours: name it with --data-root"),
-        ({"data_root": root, "size": (32, 32)}, "read at its own size"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            sets.load("voc", "train", **options)
-    with pytest.raises(ValueError, match="PASCAL VOC has no images for tag pretraining"):
-        sets.load("voc", "pretrain", data_root=root)
-    with pytest.raises(
-        ValueError, match="unknown data set 'mnist'; known: shapes, crowds, streets, people, camvid, voc"
-    ):
-        sets.load("mnist", "train", data_root=root)
-
-
 def test_arrays_of_labels_are_for_data_in_memory(root):
     with pytest.raises(ValueError, match="the 4 images of voc stay on disk; use labels_on_demand"):
-        sets.sparse_labels(voc.load(root, "train"), "points", {}, 0)
+        sets.sparse_labels(VOC.load(root, "train"), "points", {}, 0)
     shapes = sets.load("shapes", "train", count=2)
     with pytest.raises(ValueError, match="published files of shapes hold no points"):
         sets.sparse_labels(shapes, "points", {"source": "published"}, 0)

@@ -1,6 +1,6 @@
 """Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images.
 
-What is mirrored is told, because the classes of some data sets have a left and a right (`exchange`).
+All functions also return what is mirrored, because classes of some data sets have a left and a right (`exchange`).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,6 @@ def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tupl
     Parameters
     ----------
     images : (B, H, W, 3) Tensor
-        Of any type.
     labels : (B, H, W) Tensor
         Moved with the images.
     generator : torch.Generator
@@ -32,14 +31,15 @@ def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tupl
 
     Returns
     -------
-    tuple of Tensor
-        Images and labels; with H != W the sides may have changed places. And (B,) bool: what is mirrored.
+    images, labels : Tensor
+        With H != W the sides may have changed places.
+    mirrored : (B,) bool Tensor
     """
     turns, mirrored = divmod(int(torch.randint(8, (), generator=generator, device=generator.device)), 2)
     if mirrored:
         images, labels = images.flip(2), labels.flip(2)
-    told = torch.full((len(images),), bool(mirrored), device=images.device)
-    return images.rot90(turns, (1, 2)), labels.rot90(turns, (1, 2)), told
+    of_each = torch.full((len(images),), bool(mirrored), device=images.device)
+    return images.rot90(turns, (1, 2)), labels.rot90(turns, (1, 2)), of_each
 
 
 def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,9 +49,7 @@ def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Genera
     Parameters
     ----------
     images : (B, H, W, 3) uint8 Tensor
-        RGB images.
     labels : (B, H, W) uint8 Tensor
-        Labels in the project's codes.
     size : int
         Side of the crop; smaller images are padded right and below, black and ``VOID``.
     generator : torch.Generator
@@ -59,8 +57,8 @@ def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Genera
 
     Returns
     -------
-    tuple of Tensor
-        Images (B, size, size, 3), labels (B, size, size), and (B,) bool: what is mirrored.
+    images, labels, mirrored : Tensor
+        (B, size, size, 3), (B, size, size), and (B,) bool.
     """
     count, height, width = labels.shape
     right, below = max(size - width, 0), max(size - height, 0)
@@ -78,145 +76,46 @@ def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Genera
     return images[index], labels[index], mirrored
 
 
-def exchange(labels: Tensor, classes: Tensor, mirrored: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+def exchange(labels: Tensor, image_classes: Tensor, mirrored: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """
     Give the classes of mirrored images the names that they have there: a right hand becomes a left one.
 
     Parameters
     ----------
     labels : (B, H, W) integer Tensor
-        In the project's codes, moved with the images.
-    classes : (B, K) bool Tensor
+        Moved with the images.
+    image_classes : (B, K) bool Tensor
         Classes of the whole images.
     mirrored : (B,) bool Tensor
-        What is mirrored.
     table : (256,) int64 Tensor
         See `mirror_table`.
 
     Returns
     -------
-    tuple of Tensor
-        Labels and classes.
+    labels, image_classes : Tensor
     """
     exchanged = table[labels.long()].to(labels.dtype)
     # What is mirrored twice is what it was: the class that k becomes is the one that becomes k.
     return (
         torch.where(mirrored[:, None, None], exchanged, labels),
-        torch.where(mirrored[:, None], classes[:, table[: classes.shape[1]]], classes),
+        torch.where(mirrored[:, None], image_classes[:, table[: image_classes.shape[1]]], image_classes),
     )
 
 
 def mirror_table(mirrored: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """What every code becomes in a mirror image, (256,) int64: the K classes as `Split.mirrored` says, others stay."""
+    """Return what every code becomes in a mirror image, (256,) int64: classes as `Split.mirrored` says, others stay."""
     return torch.tensor([*mirrored, *range(len(mirrored), 256)], device=device)
 
 
-def official(
-    image: np.ndarray,
-    labels: np.ndarray,
-    crop: int,
-    rng: np.random.Generator,
-    color: bool,
-    clicks: str = "nearest",
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """
-    Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
+# --- Single images ----------------------------------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    image : (H, W, 3) uint8 array
-        RGB image.
-    labels : (H, W) uint8 array
-        Sparse labels in the project's codes.
-    crop : int
-        Side of the square crop.
-    rng : numpy.random.Generator
-        Source of all draws; those for color come last.
-    color : bool
-        Whether to apply the color changes (released VOC configuration).
-    clicks : {"nearest", "move"}
-        How labels are resized. "nearest", as released, loses many single-pixel labels when shrinking; "move" keeps
-        each at its moved place (`agmm.labels.resize_labels`).
-
-    Returns
-    -------
-    tuple
-        Image (crop, crop, 3) and labels (crop, crop), both uint8, not yet normalized; padding is black and ``VOID``.
-        And whether they are mirrored.
-
-    Notes
-    -----
-    The classes of the whole image must be read from `labels` before this call: resizing and cropping lose some.
-    """
-    return _carried_out(image, labels, crop, draw(labels.shape, crop, rng, color), clicks=clicks)
-
-
-def spml(
-    image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, classifier: bool
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """
-    Augment one image as SPML's released code does: resize, pad, crop, flip; for the classifier also gray and blur.
-
-    Parameters
-    ----------
-    image, labels, crop, rng
-        As of `official`; labels are resized by nearest neighbors.
-    classifier : bool
-        Whether it is for the second classifier, not for the embedding (`draw_spml`).
-
-    Returns
-    -------
-    tuple
-        As of `official`, with padding of the color `MEAN_COLOR`.
-    """
-    return _carried_out(image, labels, crop, draw_spml(labels.shape, crop, rng, classifier), MEAN_COLOR)
-
-
-MEAN_COLOR = (124, 116, 104)
-"""ImageNet's mean in gray levels: what is next to nothing after normalization."""
-
-ONE_BY_ONE: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, bool]]] = {
-    "official": partial(official, color=False),
-    "official_color": partial(official, color=True),
-    "official_clicks": partial(official, color=False, clicks="move"),
-    "spml": partial(spml, classifier=False),
-    "spml_classifier": partial(spml, classifier=True),
-}
-"""Augmentations of single images by name: (image, labels, crop, rng) to image, labels and whether it is mirrored."""
-
-
-def _carried_out(
-    image: np.ndarray,
-    labels: np.ndarray,
-    crop: int,
-    drawn: "Draws",
-    padding: tuple[int, int, int] | None = None,
-    clicks: str = "nearest",
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """What was drawn, done to an image and its labels; the padding is black or of a color."""
-    rows, columns = drawn.windows(crop)
-    picture = _resize_and_crop(image, drawn.size, drawn.corner, crop)
-    if clicks == "nearest":
-        seen = (agmm.labels.nearest(*sides) for sides in zip(labels.shape, drawn.size, strict=True))
-        part = labels[np.ix_(*(index[window] for index, window in zip(seen, (rows, columns), strict=True)))]
-    else:
-        part = agmm.labels.resize_labels(labels, drawn.size, clicks=clicks)[rows, columns]
-    cut = np.full((crop, crop), VOID, labels.dtype)
-    cut[: len(part), : part.shape[1]] = part
-    if padding is not None:
-        padded = Image.new("RGB", picture.size, padding)
-        padded.paste(picture.crop((0, 0, part.shape[1], len(part))))
-        picture = padded
-    if drawn.mirrored:
-        picture, cut = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(cut[:, ::-1])
-    for name, amount in drawn.changes:
-        picture = _change_color(picture, name, amount)
-    return np.array(picture), cut, drawn.mirrored
+Augmented = tuple[np.ndarray, np.ndarray, bool]
+"""Image (crop, crop, 3) and labels (crop, crop), both uint8 and not normalized, and whether they are mirrored."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """All that `official` draws for one image.
+    """All that is drawn for one image.
 
     Attributes
     ----------
@@ -234,18 +133,64 @@ class Draws:
     mirrored: bool
     changes: tuple[tuple[str, float], ...]
 
-    def windows(self, crop: int) -> tuple[slice, slice]:
-        """Rows and columns of the resized image that the crop shows, at its upper left."""
-        top, left = (slice(start, min(start + crop, side)) for start, side in zip(self.corner, self.size, strict=True))
-        return top, left
-
 
 JITTER = {"brightness": (0.5, 1.5), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.25, 0.25)}
-COLOR_CHANGES = (*JITTER, "gray", "blur", "shift", "weighted_gray", "kernel_blur")
+MEAN_COLOR = (124, 116, 104)
+"""ImageNet's mean in gray levels: what is next to nothing after normalization."""
+
+
+def official(
+    image: np.ndarray,
+    labels: np.ndarray,
+    crop: int,
+    rng: np.random.Generator,
+    color: bool,
+    clicks: str = "nearest",
+) -> Augmented:
+    """
+    Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
+
+    The classes of the whole image must be read from ``labels`` before: resizing and cropping lose some.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array
+    labels : (H, W) uint8 array
+    crop : int
+        Side of the square crop; padding is black and ``VOID``.
+    rng : numpy.random.Generator
+        Source of all draws; those for color come last.
+    color : bool
+        Whether to apply the color changes (released VOC configuration).
+    clicks : {"nearest", "move"}
+        How labels are resized. "nearest", as released, loses many single-pixel labels when shrinking; "move" keeps
+        each at its moved place (`agmm.labels.resize_labels`).
+    """
+    return _augment(image, labels, crop, draw(labels.shape, crop, rng, color), clicks=clicks)
+
+
+def spml(image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, classifier: bool) -> Augmented:
+    """
+    Augment one image as SPML's released code does: resize, pad, crop, flip; for the classifier also gray and blur.
+
+    Parameters are those of `official`, but padding has the color `MEAN_COLOR`, and labels are resized by nearest
+    neighbors; ``classifier`` says whether it is for the second classifier, not for the embedding (`draw_spml`).
+    """
+    return _augment(image, labels, crop, draw_spml(labels.shape, crop, rng, classifier), MEAN_COLOR)
+
+
+ONE_BY_ONE: dict[str, Callable[..., Augmented]] = {
+    "official": partial(official, color=False),
+    "official_color": partial(official, color=True),
+    "official_clicks": partial(official, color=False, clicks="move"),
+    "spml": partial(spml, classifier=False),
+    "spml_classifier": partial(spml, classifier=True),
+}
+"""Augmentations of single images by name, called with image, labels, crop and rng."""
 
 
 def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: bool) -> Draws:
-    """The draws of `official` for an image of height and width ``shape``, whoever carries them out."""
+    """Draw for `official` and an image of height and width ``shape``."""
     height, width = shape
     long = max(height, width)
     new_long = int(rng.integers(int(0.5 * long), int(2.0 * long), endpoint=True))
@@ -268,7 +213,7 @@ def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: boo
 
 
 def draw_spml(shape: tuple[int, ...], crop: int, rng: np.random.Generator, classifier: bool) -> Draws:
-    """The draws of `spml` for an image of height and width ``shape``.
+    """Draw for `spml` and an image of height and width ``shape``.
 
     Scales are uniform in 0.5 … 1.5 for the embedding, in 0.5 … 2 for the classifier. Its images also become gray with
     a probability of 0.3 and blurred with one of 0.5, by a width that is uniform in 0.1 … 5 pixels (released code).
@@ -285,18 +230,40 @@ def draw_spml(shape: tuple[int, ...], crop: int, rng: np.random.Generator, class
     return Draws((height, width), (top, left), mirrored, tuple(changes))
 
 
-GRAY_WEIGHTS = (0.3, 0.59, 0.11)
-"""Of red, green and blue in SPML's gray."""
-
-
-def kernel(width: float) -> list[float]:
-    """Weights exp(-(r / width)^2) of a pixel and its two neighbors to each side, along one axis; their sum is 1."""
-    weights = [np.exp(-((step / width) ** 2)) for step in range(-2, 3)]
-    return [float(weight / sum(weights)) for weight in weights]
+def _augment(
+    image: np.ndarray,
+    labels: np.ndarray,
+    crop: int,
+    draws: Draws,
+    padding: tuple[int, int, int] | None = None,
+    clicks: str = "nearest",
+) -> Augmented:
+    """Do to an image and its labels what was drawn; the padding is black or of a color."""
+    # Rows and columns of the resized image that the crop shows, at its upper left.
+    rows, columns = (
+        slice(start, min(start + crop, side)) for start, side in zip(draws.corner, draws.size, strict=True)
+    )
+    picture = _resize_and_crop(image, draws.size, draws.corner, crop)
+    if clicks == "nearest":
+        seen = (agmm.labels.nearest(*sides) for sides in zip(labels.shape, draws.size, strict=True))
+        part = labels[np.ix_(*(index[window] for index, window in zip(seen, (rows, columns), strict=True)))]
+    else:
+        part = agmm.labels.resize_labels(labels, draws.size, clicks=clicks)[rows, columns]
+    cut = np.full((crop, crop), VOID, labels.dtype)
+    cut[: len(part), : part.shape[1]] = part
+    if padding is not None:
+        padded = Image.new("RGB", picture.size, padding)
+        padded.paste(picture.crop((0, 0, part.shape[1], len(part))))
+        picture = padded
+    if draws.mirrored:
+        picture, cut = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.ascontiguousarray(cut[:, ::-1])
+    for name, amount in draws.changes:
+        picture = COLOR_CHANGES[name](picture, amount)
+    return np.array(picture), cut, draws.mirrored
 
 
 def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], crop: int) -> Image.Image:
-    """Pillow's bilinear resizing to ``size`` and a crop, black beyond the image.
+    """Resize to ``size`` by Pillow's bilinear filter and crop, black beyond the image.
 
     Pillow resizes along the rows, rounds, and resizes along the columns. Doing the two apart leaves out most of what is
     cropped away and gives the same pixels, which its own argument ``box`` does not. (Pillow 13 begins with the columns
@@ -312,39 +279,51 @@ def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int
     return strip.resize((crop, size[0]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
 
 
-def _change_color(picture: Image.Image, name: str, amount: float) -> Image.Image:
-    """One of `COLOR_CHANGES`: as torchvision makes them of Pillow images, or the last two, of SPML."""
-    if name in _ENHANCE:
-        return _ENHANCE[name](picture).enhance(amount)
-    if name == "hue":
-        hue, saturation, value = picture.convert("HSV").split()
-        turned = hue.point([(level + int(amount * 255)) % 256 for level in range(256)])
-        return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
-    if name == "gray":
-        return picture.convert("L").convert("RGB")
-    if name == "blur":
-        return picture.filter(ImageFilter.GaussianBlur(amount))
-    if name == "weighted_gray":
-        gray = _round(np.asarray(picture, np.float32) @ np.array(GRAY_WEIGHTS, np.float32))
-        return Image.fromarray(gray).convert("RGB")
-    if name == "kernel_blur":
-        return Image.fromarray(_blur(np.asarray(picture, np.float32), kernel(amount)))
-    assert name == "shift"
+# --- Colors -----------------------------------------------------------------------------------------------------------
+
+
+def _turn_hue(picture: Image.Image, amount: float) -> Image.Image:
+    hue, saturation, value = picture.convert("HSV").split()
+    turned = hue.point([(level + int(amount * 255)) % 256 for level in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+def _shift(picture: Image.Image, amount: float) -> Image.Image:
     return picture.point([min(max(round(level + amount), 0), 255) for level in range(256)] * 3)
 
 
-def _blur(pixels: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """Weighted sums of neighbors (H, W, 3) along both axes, with repeated border pixels (ours); uint8."""
+def _weighted_gray(picture: Image.Image, _: float) -> Image.Image:
+    """SPML's gray: 0.3, 0.59 and 0.11 of red, green and blue."""
+    weights = np.array((0.3, 0.59, 0.11), np.float32)
+    return Image.fromarray(_round(np.asarray(picture, np.float32) @ weights)).convert("RGB")
+
+
+def _kernel_blur(picture: Image.Image, width: float) -> Image.Image:
+    """SPML's blur: weights exp(-(r / width)^2) of 5 x 5 neighbors, with a sum of 1, and borders repeated (ours)."""
+    weights = [np.exp(-((step / width) ** 2)) for step in range(-2, 3)]
+    weights = [float(weight / sum(weights)) for weight in weights]
+    pixels = np.asarray(picture, np.float32)
     for axis in (0, 1):
         margins = [(2, 2) if i == axis else (0, 0) for i in range(3)]
         repeated = np.pad(pixels, margins, mode="edge")
         parts = (np.take(repeated, range(i, i + pixels.shape[axis]), axis) for i in range(5))
         pixels = np.sum([np.float32(weight) * part for weight, part in zip(weights, parts, strict=True)], axis=0)
-    return _round(pixels)
+    return Image.fromarray(_round(pixels))
 
 
 def _round(levels: np.ndarray) -> np.ndarray:
     return np.floor(levels + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
-_ENHANCE = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color}
+COLOR_CHANGES: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "brightness": lambda picture, amount: ImageEnhance.Brightness(picture).enhance(amount),
+    "contrast": lambda picture, amount: ImageEnhance.Contrast(picture).enhance(amount),
+    "saturation": lambda picture, amount: ImageEnhance.Color(picture).enhance(amount),
+    "hue": _turn_hue,
+    "gray": lambda picture, _: picture.convert("L").convert("RGB"),
+    "blur": lambda picture, amount: picture.filter(ImageFilter.GaussianBlur(amount)),
+    "shift": _shift,
+    "weighted_gray": _weighted_gray,
+    "kernel_blur": _kernel_blur,
+}
+"""Changes of a picture's colors by an amount, the first seven as torchvision makes them of Pillow images."""

@@ -1,7 +1,5 @@
-"""Decoded images in one file: read once from the user's files, then from the page cache that all processes share."""
+"""Arrays that are made once and kept in a folder; and decoded images in one file, which all processes share."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,17 +9,38 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import torch
 from filelock import FileLock
 
 from agmm.data import image_files
 from agmm.data.split import OnDemand
-from agmm.host import atomic_files, machine
+from agmm.host import atomic_files
 
 MOST = 0.5
 """Share of the memory and of the free disk space that the file may take: a disk alone is slower than decoding."""
 
 VERSION = 1
+
+
+def array(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array of a ``.npy`` file, which one of the processes that want it makes; made anew without a file."""
+    if file is None:
+        return make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        return atomic_files.kept_array(file, make)
+
+
+def index(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the (H, W) uint8 values of a PNG file, made and written if there is no sound one."""
+    if file is None:
+        return make()
+    try:
+        return image_files.read_index(file)
+    except (FileNotFoundError, ValueError):
+        values = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image_files.write_index(file, values)
+    return values
 
 
 def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -> OnDemand:
@@ -41,7 +60,9 @@ def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -
         Receives a sentence where the images are left as they are: they do not fit, or the file cannot be written.
     """
     try:
-        file = cache / f"decoded-{_digest(images)}.bin"
+        stats = [(path, path.stat()) for path in images.keys]
+        described = [VERSION, PIL.__version__, *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+        file = cache / f"decoded-{atomic_files.digest(described)}.bin"
         sizes = [image_files.read_size(path) for path in images.keys]
         starts = np.cumsum([0, *(3 * height * width for height, width in sizes)]).tolist()
         kept = OnDemand(partial(_read, file), list(zip(images.keys, sizes, starts, strict=False)))
@@ -58,13 +79,11 @@ def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -
     return kept
 
 
-def _digest(images: OnDemand) -> str:
-    stats = [(path, path.stat()) for path in images.keys]
-    described = [VERSION, PIL.__version__, *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
-
-
 def _too_large(size: int, cache: Path) -> str | None:
+    import torch  # here, so that processes that only read and write masks start fast
+
+    from agmm.host import machine
+
     for free, where in (
         (machine.free_memory(torch.device("cpu")), "memory"),
         (shutil.disk_usage(cache).free, f"free space of {cache}"),

@@ -1,7 +1,12 @@
-"""Folders of images and masks: reading them into RGB and label codes, and saying what is wrong with them."""
+"""Files of images and masks: read into RGB and label codes, written, and checked.
 
+Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of one sentence that names it. Sizes are
+(height, width).
+"""
+
+import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,12 +19,13 @@ from agmm.host import atomic_files
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-"""What is decoded, whatever a file is called: among Pillow's other formats some start other programs."""
+"""Formats that are decoded, whatever a file is called: among Pillow's others some start programs."""
 
 # Pillow refuses what declares twice as many pixels; until there it is a large image, and no line on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Pair = tuple[Path, Path]
+"""Files of an image and of its mask."""
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
@@ -43,95 +49,135 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
     return np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
 
 
-def read_mask(path: Path, codes: Mapping[int, int]) -> np.ndarray:
-    """
-    Read an 8-bit mask, (H, W) uint8, translated from the file's codes into the project's.
+def read_size(path: Path) -> tuple[int, int]:
+    """Read the size of an image without decoding it."""
+    width, height = _open(path, decode=False).size
+    return height, width
 
-    Parameters
-    ----------
-    path : Path
-        A gray or palette PNG; of a palette image the indices count, not the colors. Or a class mask of SBD (``.mat``).
-    codes : mapping of int to int
-        For every value the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``.
+
+def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """
+    Read the values of an 8-bit gray or palette PNG, never its colors: (H, W) uint8.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, damaged, not 8-bit single-channel, or holds a value that `codes` lacks.
+        If the file is missing, damaged, holds anything else, or is not of ``size``.
     """
-    values = read_sbd(path, "GTcls") if path.suffix == ".mat" else _read_index(path)
+    image = _open(path, formats=("PNG",))
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{path} has more than 8 bits per pixel (mode {image.mode}); save class codes as an 8-bit PNG")
+    if image.mode not in ("L", "P"):
+        raise ValueError(
+            f"{path} holds colors (mode {image.mode}), not class codes; save it as a palette or 8-bit gray PNG"
+        )
+    check_size(path, image.size[::-1], size)
+    return np.asarray(image)
+
+
+def read_index_of(two: Pair) -> np.ndarray:
+    """Read the values of a file that belongs to an image, given after it, and must be of its size."""
+    image, path = two
+    return read_index(path, read_size(image))
+
+
+def write_index(path: Path, index: np.ndarray) -> None:
+    """Write (H, W) uint8 values as a gray PNG, whole or not at all; inverse of `read_index`."""
+    buffer = io.BytesIO()
+    Image.fromarray(index).save(buffer, "PNG")
+    atomic_files.write(path, buffer.getvalue())
+
+
+def read_mask(path: Path, codes: Mapping[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
+    """
+    Read a mask, (H, W) uint8, translated from the file's codes into the project's.
+
+    Parameters
+    ----------
+    path : Path
+        See `read_index`; or a class mask of SBD (``.mat``).
+    codes : mapping of int to int
+        For every value that the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``.
+    size : (int, int), optional
+        Size that the mask must have.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file cannot be read or holds a value that ``codes`` lacks.
+    """
+    values = read_sbd(path, "GTcls", size) if path.suffix == ".mat" else read_index(path, size)
     table = np.full(256, -1, np.int16)
     table[list(codes)] = list(codes.values())
     translated = table[values]
     if (translated < 0).any():
         unknown = ", ".join(map(str, np.unique(values[translated < 0])[:5]))
-        raise ValueError(f"{path}: holds code {unknown}, which this data set does not define; correct the mask")
+        raise ValueError(f"{path}: holds code {unknown}, which its data set does not define; correct or replace it")
     return translated.astype(np.uint8)
 
 
-def read_sbd(path: Path, struct: str) -> np.ndarray:
-    """
-    Read a mask of the Semantic Boundaries Dataset, (H, W) uint8: ``"GTcls"`` holds classes, ``"GTinst"`` objects.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing or is no such MATLAB file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+def read_sbd(path: Path, struct: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a mask of the Semantic Boundaries Dataset, (H, W) uint8: classes (``"GTcls"``) or objects (``"GTinst"``)."""
     try:
-        values = np.asarray(scipy.io.loadmat(path, variable_names=[struct])[struct]["Segmentation"][0, 0])
+        values = np.asarray(scipy.io.loadmat(existing(path), variable_names=[struct])[struct]["Segmentation"][0, 0])
+    except FileNotFoundError:
+        raise
     except Exception as error:  # a damaged file may fail anywhere in the parser
         raise ValueError(
             f"{path}: cannot be read as {struct} of SBD ({atomic_files.one_line(error)}); replace the file"
         ) from error
     if values.ndim != 2 or values.dtype.kind not in "ui" or not ((values >= 0) & (values <= VOID)).all():
         raise ValueError(f"{path}: {struct} holds {values.dtype} of shape {values.shape}, no mask; replace the file")
+    check_size(path, values.shape, size)
     return values.astype(np.uint8)
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, without decoding it; raises as `read_image`."""
-    width, height = _open(path, decode=False).size
-    return height, width
+# --- Folders ----------------------------------------------------------------------------------------------------------
 
 
 def pair(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Images and masks of equal stem, sorted; where one partner is missing, the path where it should be."""
+    """Return images and masks of equal stem, sorted; where one partner is missing, the path where it should be."""
     images: dict[str, Path] = {}
-    for path in _listed(image_folder, IMAGE_SUFFIXES):
+    for path in _visible(image_folder, IMAGE_SUFFIXES):
         if path.stem in images:
             raise ValueError(f"{path}: a second image beside {images[path.stem].name}; keep one of them")
         images[path.stem] = path
-    masks = {path.stem: path for path in _listed(mask_folder, (".png",))}
+    masks = {path.stem: path for path in _visible(mask_folder, (".png",))}
     stems = sorted(images.keys() | masks.keys())
     return [
         (images.get(stem, image_folder / f"{stem}.png"), masks.get(stem, mask_folder / f"{stem}.png")) for stem in stems
     ]
 
 
+def stem(path: Path) -> str:
+    """Return the name of a file without its ending."""
+    return path.stem
+
+
+def of_images(
+    images: Sequence[Path],
+    paths: Mapping[str, Path],
+    folder: Path,
+    what: str,
+    suffix: str = ".png",
+    key: Callable[[Path], str] = stem,
+) -> list[Path]:
+    """Return a file for every image, by its id; ValueError where a folder lacks some."""
+    absent = sorted(key(image) for image in images if key(image) not in paths)
+    if absent:
+        raise ValueError(
+            f"{folder}: {len(absent)} of {len(images)} images have no {what}, {absent[0]}{suffix} first; "
+            "complete the folder or move it elsewhere"
+        )
+    return [paths[key(image)] for image in images]
+
+
 def read_pairs(
     pairs: Iterable[Pair], codes: Mapping[int, int]
 ) -> Iterator[tuple[np.ndarray | None, np.ndarray | None, list[str]]]:
-    """Image, mask and problems of every pair in order; what could not be read is None and named in a problem."""
+    """Read pairs in order: image, mask and problems; what could not be read is None and named in a problem."""
     with ThreadPoolExecutor() as threads:
         yield from threads.map(lambda two: _read_pair(two, codes), pairs)
-
-
-def check(pairs: Iterable[Pair], codes: Mapping[int, int]) -> list[str]:
-    """Read every file once and return one sentence per problem, each naming its file; empty if all is well."""
-    return [problem for _, _, problems in read_pairs(pairs, codes) for problem in problems]
-
-
-def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
-    """Raise a ValueError that tells the number of problems and shows the first few; pass silently without any."""
-    if len(problems) == 1:
-        raise ValueError(f"{what}: 1 problem found: {problems[0]}")
-    if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:first])
-        more = f"\n  and {len(problems) - first} more" if len(problems) > first else ""
-        raise ValueError(f"{what}: {len(problems)} problems found{shown}{more}")
 
 
 def _read_pair(two: Pair, codes: Mapping[int, int]) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
@@ -145,42 +191,58 @@ def _read_pair(two: Pair, codes: Mapping[int, int]) -> tuple[np.ndarray | None, 
     except ValueError as error:
         problems.append(str(error))
     try:
-        mask = read_mask(mask_path, codes)
+        mask = read_mask(mask_path, codes, None if image is None else image.shape[:2])
     except FileNotFoundError:
         problems.append(f"{image_path}: an image without its mask {mask_path}; add the mask or remove the image")
     except ValueError as error:
         problems.append(str(error))
-    if image is not None and mask is not None and image.shape[:2] != mask.shape:
-        of_mask, of_image = (f"{shape[1]} x {shape[0]}" for shape in (mask.shape, image.shape))
-        problems.append(f"{mask_path}: a mask of {of_mask} pixels for an image of {of_image}; they must agree")
     return image, mask, problems
 
 
-def _read_index(path: Path) -> np.ndarray:
-    image = _open(path)
-    if image.mode.startswith("I"):
-        raise ValueError(f"{path}: a 16-bit mask; save its class codes as an 8-bit gray or palette PNG")
-    if image.mode not in ("L", "P"):
+def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
+    """Raise a ValueError with the number of problems and the first few; pass silently without any."""
+    if len(problems) == 1:
+        raise ValueError(f"{what}: 1 problem found: {problems[0]}")
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems[:first])
+        more = f"\n  and {len(problems) - first} more" if len(problems) > first else ""
+        raise ValueError(f"{what}: {len(problems)} problems found{lines}{more}")
+
+
+def _visible(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+
+
+# --- Shared by the readers --------------------------------------------------------------------------------------------
+
+
+def existing(path: str | Path) -> Path:
+    """Return the path of a file, or raise a FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the data root and the image's name")
+    return path
+
+
+def check_size(path: Path, size: Sequence[int], image_size: Sequence[int] | None) -> None:
+    """Raise a ValueError where labels are of another size than their image."""
+    if image_size is not None and tuple(size) != tuple(image_size):
         raise ValueError(
-            f"{path}: a mask of mode {image.mode}; save its class codes, not colors, as an 8-bit gray or palette PNG"
+            f"{path} is for {size[1]} x {size[0]} pixels, its image has {image_size[1]} x {image_size[0]}; "
+            "labels and images must be of one data set"
         )
-    return np.asarray(image)
 
 
-def _open(path: Path, decode: bool = True) -> Image.Image:
-    """The decoded image; Pillow's many ways to fail become one sentence."""
+def _open(path: Path, decode: bool = True, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open an image; Pillow's many ways to fail become one sentence."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(existing(path), formats=formats) as image:
             if decode:
                 image.load()
             return image
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
+        raise
     except PermissionError as error:
         raise ValueError(f"{path}: not readable; change its permissions") from error
     except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
         raise ValueError(f"{path}: cannot be decoded ({atomic_files.one_line(error)}); replace the file") from error
-
-
-def _listed(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))

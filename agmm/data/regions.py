@@ -4,17 +4,13 @@ The published ones of SPML lie below the root of a data set in the folder ``regi
 of region numbers per training image, of the image's name.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from skimage.segmentation import felzenszwalb
 
-from agmm.data import image_files
-from agmm.data.public import label_files
+from agmm.data import disk_cache
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.host import atomic_files
 
@@ -29,17 +25,19 @@ MOST = 255
 """Regions of an image; a region fits into eight bits beside a label."""
 
 FOLDER = "regions/spml"
-"""Published regions below the root of a data set: of trained edge detectors, HED on VOC and PMI on DensePose."""
+"""Folder of published regions below the root of a data set (`agmm.data.public.dataset.REGIONS`)."""
 
 SUBSTITUTE = "felzenszwalb"
 """What ``"auto"`` takes where nothing is published."""
 
 
 def oversegment(image: np.ndarray, method: str) -> np.ndarray:
-    """Regions of an image, fewer than `MOST` by coarser and coarser cuts: (H, W) uint8 from (H, W, 3) uint8.
+    """Cut an (H, W, 3) uint8 image into regions, (H, W) uint8, coarser and coarser until they are fewer than `MOST`.
 
-    The substitute (ours) for the published regions of SPML, which need a trained edge detector.
+    This is the substitute (ours) for the published regions of SPML, which need a trained edge detector.
     """
+    from skimage.segmentation import felzenszwalb  # here, as it takes a second, and published regions need it not
+
     parameters = dict(FELZENSZWALB[method])
     while (regions := felzenszwalb(image.astype(np.float64) / 255, **parameters)).max() >= MOST:
         parameters["scale"] *= 1.5
@@ -47,7 +45,7 @@ def oversegment(image: np.ndarray, method: str) -> np.ndarray:
 
 
 def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
-    """The regions of every image of a split, as its images in memory or on demand.
+    """Return the regions of every image of a split, (H, W) uint8 each, in memory or on demand as its images are.
 
     Parameters
     ----------
@@ -56,31 +54,20 @@ def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
         One of `FELZENSZWALB`; ``"published"`` for those that came as files; or ``"auto"``, see `chosen`.
     cache : Path, optional
         Folder in which they are kept: one file for a split in memory, else a PNG per image.
-
-    Returns
-    -------
-    sequence of (H, W) uint8 arrays
     """
     method = chosen(split, method)
-    if method == "published":
-        assert split.regions is not None
+    if method == "published" and split.regions is not None:
         return split.regions
     if isinstance(split.images, OnDemand):
         folder = None if cache is None else cache / f"regions-{split.dataset}-{method}"
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        return OnDemand(partial(_kept, split, method, folder), range(len(split)))
-    if cache is None:
-        return np.stack([oversegment(image, method) for image in split.images])
+        return OnDemand(partial(_of_image, split, method, folder), range(len(split)))
     digest = atomic_files.digest([split.dataset, split.ids, split.images[0].shape, FELZENSZWALB[method]])
-    file = cache / f"regions-{split.dataset}-{method}-{digest}.npy"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        return atomic_files.kept_array(file, lambda: np.stack([oversegment(image, method) for image in split.images]))
+    file = None if cache is None else cache / f"regions-{split.dataset}-{method}-{digest}.npy"
+    return disk_cache.array(file, lambda: np.stack([oversegment(image, method) for image in split.images]))
 
 
 def chosen(split: Split, method: str) -> str:
-    """What `regions` are: ``"auto"`` are the published ones of a split where it has them, else our `SUBSTITUTE`.
+    """Return what `regions` are: ``"auto"`` are the published ones of a split where it has them, else our `SUBSTITUTE`.
 
     Raises
     ------
@@ -100,47 +87,8 @@ def chosen(split: Split, method: str) -> str:
     return method
 
 
-def find(root: Path, images: Sequence[Path]) -> OnDemand[np.ndarray] | None:
-    """The published regions of images below the root of a data set, None where there is no folder `FOLDER`.
-
-    Raises
-    ------
-    ValueError
-        If an image has none.
-    """
-    folder = root / FOLDER
-    if not folder.is_dir():
-        return None
-    paths = {path.stem: path for path in folder.rglob("[!.]*.png")}
-    absent = sorted(image.stem for image in images if image.stem not in paths)
-    if absent:
-        raise ValueError(
-            f"{folder}: {len(absent)} of {len(images)} training images have no regions, {absent[0]}.png first; "
-            "complete the folder or move it elsewhere"
-        )
-    return OnDemand(_read, [(image, paths[image.stem]) for image in images])
-
-
-def check(found: OnDemand[np.ndarray] | None) -> list[str]:
-    """Read all published regions once: one sentence per problem."""
-    problems = []
-    for i in range(0 if found is None else len(found)):
-        try:
-            found[i]  # type: ignore[index]
-        except (FileNotFoundError, ValueError) as error:
-            problems.append(str(error))
-    return problems
-
-
-def purity(regions: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
-    """Share of pixels whose class is that of most pixels of their region; pixels without a class do not count."""
-    known = truth < num_classes
-    pairs = np.bincount(regions[known].astype(int) * num_classes + truth[known], minlength=MOST * num_classes)
-    return float(pairs.reshape(-1, num_classes).max(1).sum() / max(known.sum(), 1))
-
-
 def with_regions(labels: Arrays, regions: Arrays) -> Arrays:
-    """Labels and regions in one map, so that both move together: label + 256 region, int32."""
+    """Return labels and regions in one map, so that both move together: label + 256 region, int32."""
     if isinstance(labels, np.ndarray) and isinstance(regions, np.ndarray):
         return _packed(labels, regions)
     return OnDemand(partial(_packed_one, labels, regions), range(len(labels)))
@@ -154,24 +102,6 @@ def _packed_one(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
     return _packed(labels[index], regions[index])
 
 
-def _read(two: tuple[Path, Path]) -> np.ndarray:
-    image, path = two
-    numbers = label_files.read_index(path, image_files.read_size(image))
-    if numbers.max() >= MOST:
-        raise ValueError(
-            f"{path} holds the region {numbers.max()}, which stands for padding; number its regions 0 … {MOST - 1}"
-        )
-    return numbers
-
-
-def _kept(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
-    """Regions of one image, from its file if there is a sound one."""
-    if folder is None:
-        return oversegment(split.images[index], method)
-    path = folder / f"{split.ids[index]}.png"
-    try:
-        return label_files.read_index(path)
-    except (FileNotFoundError, ValueError):
-        made = oversegment(split.images[index], method)
-    label_files.write_index(path, made)
-    return made
+def _of_image(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
+    path = None if folder is None else folder / f"{split.ids[index]}.png"
+    return disk_cache.index(path, lambda: oversegment(split.images[index], method))

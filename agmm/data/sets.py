@@ -1,7 +1,6 @@
 """Data sets by name, their sparse labels and their image tags."""
 
 import inspect
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,42 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from agmm import labels
+from agmm.data import disk_cache
 from agmm.data.own import prepared
-from agmm.data.public import ade20k, camvid, cityscapes, coco, densepose, label_files, voc
-from agmm.data.public.label_files import Boxes
+from agmm.data.public.ade20k import ADE20K
+from agmm.data.public.camvid import CAMVID
+from agmm.data.public.cityscapes import CITYSCAPES
+from agmm.data.public.coco import COCO
+from agmm.data.public.dataset import DataSet
+from agmm.data.public.densepose import DENSEPOSE
+from agmm.data.public.voc import VOC
 from agmm.data.split import Arrays, OnDemand, Published, Split
-from agmm.data.synthetic import people, shapes, streets
+from agmm.data.synthetic.people import PEOPLE
+from agmm.data.synthetic.recipe import Recipe
+from agmm.data.synthetic.shapes import CROWDS, SHAPES
+from agmm.data.synthetic.streets import STREETS
 from agmm.host import atomic_files
 from agmm.labels import from_boxes
 
-MODULES = {
-    "shapes": shapes,
-    "crowds": shapes,
-    "streets": streets,
-    "people": people,
-    "camvid": camvid,
-    "voc": voc,
-    "cityscapes": cityscapes,
-    "coco": coco,
-    "ade20k": ade20k,
-    "densepose": densepose,
-}
-EMBEDDED = {"shapes": shapes.make, "crowds": shapes.make_crowds, "streets": streets.make, "people": people.make}
-FOLDERS = {
-    "camvid": "CamVid",
-    "voc": "PASCAL VOC",
-    "cityscapes": "Cityscapes",
-    "coco": "MS COCO",
-    "ade20k": "ADE20K",
-    "densepose": "DensePose-COCO",
-}
-"""Data sets that are read from a folder of the user's."""
+GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
+"""Data sets that are drawn, by name."""
 
-PAPERS = ("voc", "cityscapes", "coco", "ade20k", "densepose")
-"""Those that the papers' numbers were measured on."""
+PUBLIC: dict[str, DataSet] = {data.name: data for data in (CAMVID, VOC, CITYSCAPES, COCO, ADE20K, DENSEPOSE)}
+"""Data sets that are read from a folder of the user's, by name."""
+
+PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)
+"""Data sets that the papers' numbers were measured on."""
 
 LABELS_VERSION = 1
 """Raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again."""
@@ -60,8 +50,8 @@ share is then 0.07 percentage points on VOC and 0.1 on CamVid.
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Names of a data set's classes, in the order of their codes, without reading it."""
-    return MODULES[dataset].CLASS_NAMES
+    """Return the names of a data set's classes, in the order of their codes, without reading it."""
+    return (GENERATED[dataset] if dataset in GENERATED else PUBLIC[dataset]).class_names
 
 
 def load(
@@ -73,21 +63,21 @@ def load(
     data_root: str | Path | None = None,
     cache: Path | None = None,
 ) -> Split:
-    """One split of a data set.
+    """Return one split of a data set.
 
     Parameters
     ----------
     dataset : str
-        ``"shapes"``, ``"crowds"``, ``"streets"``, ``"people"``, ``"camvid"``, ``"voc"``, ``"cityscapes"``, ``"coco"``,
-        ``"ade20k"``, ``"densepose"`` or ``"own"``.
+        A name of `GENERATED` or `PUBLIC`, or ``"own"``.
     split : str
-        ``"train"``, ``"test"`` and, for shapes and people, ``"pretrain"``; the test split of all others is their val.
+        ``"train"``, ``"test"`` and, for generated data except streets, ``"pretrain"``; the test split of public data
+        is their val.
     count : int, optional
-        Number of images of an embedded data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
+        Number of images of a generated data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
     size : (H, W), optional
         Size that the images of CamVid are brought to; those of the others are read at their own.
     data_root : path, optional
-        See `folder`; the embedded ones need none.
+        See `folder`; generated data need none.
     cache : Path, optional
         Folder for generated data.
 
@@ -98,73 +88,60 @@ def load(
     """
     if dataset == "streets" and split == "pretrain":
         raise ValueError("streets has no images for tag pretraining, as nearly every image holds every class")
-    if dataset in EMBEDDED:
+    if dataset in GENERATED:
         if count is None:
             raise ValueError("an embedded data set needs a number of images")
-        return EMBEDDED[dataset](split, count, seed=0, cache=cache)
+        return GENERATED[dataset].make(split, count, cache=cache)
     if dataset == "own":
         if data_root is None:
             raise ValueError("images of your own are read from a prepared folder: train with agmm.own.train")
         return prepared.load(Path(data_root), split, count)
-    if dataset not in FOLDERS:
-        raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*EMBEDDED, *FOLDERS))}")
-    title = FOLDERS[dataset]
+    if dataset not in PUBLIC:
+        raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*GENERATED, *PUBLIC))}")
     if split == "pretrain":
+        title = PUBLIC[dataset].title
         raise ValueError(f"{title} has no images for tag pretraining; use init='scratch' or 'imagenet'")
-    root, part = folder(dataset, data_root), {"train": "train", "test": "val"}[split]
-    if dataset == "camvid":
-        return camvid.load(root, part, size=size)
-    if size is not None:
-        raise ValueError(f"{title} is read at its own size; leave image_size out and choose a crop")
-    return MODULES[dataset].load(root, part)
+    return PUBLIC[dataset].load(folder(dataset, data_root), {"train": "train", "test": "val"}[split], size)
 
 
 def folder(dataset: str, data_root: str | Path | None) -> Path:
-    """Folder of a data set: ``<data_root>/<dataset>`` where there is one, so that several fit below a root."""
+    """Return the folder of a data set: ``<data_root>/<dataset>`` where there is one, as several fit below a root."""
     if not data_root:
-        raise ValueError(
-            f"{FOLDERS[dataset]} is read from a folder of yours: name it with --data-root (or data_root=…)"
-        )
+        title = PUBLIC[dataset].title
+        raise ValueError(f"{title} is read from a folder of yours: name it with --data-root (or data_root=…)")
     below = Path(data_root) / dataset
     return below if below.is_dir() else Path(data_root)
 
 
 def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("train", "val")) -> list[str]:
-    """Read every file of a data set once: one sentence per problem, none for the embedded ones."""
-    return MODULES[dataset].check(folder(dataset, data_root), splits) if dataset in FOLDERS else []
+    """Read every file of a public data set once: one sentence per problem, none for the others."""
+    return PUBLIC[dataset].check(folder(dataset, data_root), splits) if dataset in PUBLIC else []
 
 
 def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) -> np.ndarray:
-    """Classes of every image, as its dense mask shows them.
+    """Return the classes of every image, as its dense mask shows them: (N, K) bool.
 
     Parameters
     ----------
     split : Split
+        Where it has a background, every image has its tag.
     min_share : float
         Least share of an image that a listed class covers, 0 … 1; one pixel always is the least.
     cache : Path, optional
         Folder in which the tags of data on disk are kept, as reading all masks takes minutes.
-
-    Returns
-    -------
-    (N, K) bool
-        Where the data set has a background, every image has its tag.
     """
     if cache is None or not isinstance(split.truth, OnDemand):
         return _image_tags(split, min_share)
     digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
-    file = cache / f"tags-{split.dataset}-{digest}.npy"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # the processes of one training read the masks once
-        return atomic_files.kept_array(file, partial(_image_tags, split, min_share))
+    return disk_cache.array(cache / f"tags-{split.dataset}-{digest}.npy", partial(_image_tags, split, min_share))
 
 
 def _image_tags(split: Split, min_share: float) -> np.ndarray:
-    def of(index: int) -> np.ndarray:
+    def tags_of(index: int) -> np.ndarray:
         return labels.image_tags(split.truth[index], split.num_classes, min_share)
 
     with ThreadPoolExecutor() as threads:
-        tags = np.stack(list(threads.map(of, range(len(split)))))
+        tags = np.stack(list(threads.map(tags_of, range(len(split)))))
     if split.background is not None:
         tags[:, split.background] = True
     return tags
@@ -174,7 +151,7 @@ def _image_tags(split: Split, min_share: float) -> np.ndarray:
 
 
 def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """The weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`) as its images are."""
+    """Return the weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`)."""
     if form == "tags":
         return unlabeled(split)
     read = labels_on_demand if isinstance(split.images, OnDemand) else sparse_labels
@@ -182,57 +159,55 @@ def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cac
 
 
 def unlabeled(split: Split) -> Arrays:
-    """Maps without any label, for images of which only the tags are known (`image_tags`)."""
+    """Return maps without any label, for images of which only the tags are known (`image_tags`)."""
     if isinstance(split.truth, np.ndarray):
         return np.full_like(split.truth, labels.UNLABELED)
     return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
 
 
+def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
+    return np.full_like(truth[index], labels.UNLABELED)
+
+
 def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> np.ndarray:
-    """The sparse labels of every image of a split in memory: published ones where it has them, else simulated.
+    """Return the sparse labels of a split in memory, (N, H, W) uint8: see `labels_on_demand`.
 
     The labels of an image depend on ``seed``, the data set, the image's id, form and options only; options that nest
     (the number of clicks, the length of scribbles) share their random numbers.
-
-    Returns
-    -------
-    (N, H, W) uint8
     """
     if isinstance(split.truth, OnDemand):
         raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
     if (published := _published(split, form, options)) is not None:
         return np.stack(list(published.maps))
-    options = _with_scale(split, form, options, cache)
-    digest = atomic_files.digest(
-        [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_origin(split, form)]
-    )
-    name = f"labels-{split.dataset}-{form}-{seed}-{digest}.npy"
+    options = _simulation_options(split, form, options, cache)
+    described = [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_inputs(split, form).values()]
+    name = f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described)}.npy"
 
     def simulated() -> np.ndarray:
-        return np.stack([_simulate(split, form, options, seed, i) for i in range(len(split))])
+        return np.stack([_simulate(split, form, options, seed, None, i) for i in range(len(split))])
 
-    return simulated() if cache is None else atomic_files.kept_array(cache / name, simulated)
+    return disk_cache.array(None if cache is None else cache / name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """The sparse labels of every image of a split, read or simulated when asked for.
+    """Return the sparse labels of every image of a split, read or simulated when asked for.
 
     Parameters
     ----------
     split : Split
     form, options
-        As in `agmm.labels.simulate`; blocks are scaled so as to label their share of the whole split. A further option
+        See `agmm.labels.simulate`; blocks are scaled so as to label their share of the whole split. A further option
         ``source`` is ``"auto"`` (the default: published labels where the split has them, else simulated ones),
         ``"published"``, ``"simulated"``, or the name of a publisher (``"annotations"`` for annotated boxes).
     seed : int
-        Of simulated labels.
+        Seed of simulated labels.
     cache : Path, optional
         Folder in which simulated labels are kept, a PNG per image.
 
     Returns
     -------
     sequence of (H, W) uint8 arrays
-        One per image; what they are says `label_source`.
+        One per image; `label_source` says what they are.
 
     Raises
     ------
@@ -243,20 +218,20 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
         return published.maps
     if form == "full":
         return split.truth
-    options = _with_scale(split, form, options, cache)
+    options = _simulation_options(split, form, options, cache)
     folder = None
     if cache is not None:
-        described = {"dataset": split.dataset, "form": form, "options": _without_source(options), "seed": seed}
+        described = {"dataset": split.dataset, "form": form, "options": options, "seed": seed}
         described |= {"objects": split.instances is not None, "version": LABELS_VERSION}
-        described |= dict.fromkeys(_origin(split, form), True)
+        described |= dict.fromkeys(_inputs(split, form).values(), True)
         folder = cache / f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described, sort_keys=True)}"
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_json(folder / "labels.json", described)
-    return OnDemand(partial(_kept, split, form, options, seed, folder), range(len(split)))
+    return OnDemand(partial(_simulate, split, form, options, seed, folder), range(len(split)))
 
 
 def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
-    """Where the labels of a split come from, in words for records and captions."""
+    """Say where the labels of a split come from, for records and captions."""
     if form == "tags":
         return "image tags from dense masks"
     if (published := _published(split, form, options)) is not None:
@@ -264,25 +239,25 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
     if form == "full":
         return "dense masks"
     if form in from_boxes.FORMS:
-        drawn = [] if form == "cam" else ["published boxes" if split.boxes is not None else "boxes of dense masks"]
-        made = [split.cams_from or "published cams"] if form in from_boxes.NEED_CAMS else []
-        return f"{form} from {' and '.join(drawn + made)}"
+        boxes = [] if form == "cam" else ["published boxes" if split.boxes is not None else "boxes of dense masks"]
+        cams = [split.cams_from or "published cams"] if form in from_boxes.NEED_CAMS else []
+        return f"{form} from {' and '.join(boxes + cams)}"
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
 
 def _published(split: Split, form: str, options: dict[str, Any]) -> Published | None:
-    """The labels to be read from files, None where they are to be simulated."""
-    wanted = options.get("source", "auto")
-    there = [found for found in (*split.published, *_annotated_boxes(split, options)) if found.form == form]
-    asked = _defaults(form) | options
-    for found in there:
-        drawn = PUBLISHED_AS | dict(found.drawn)
-        drawn_alike = all(asked.get(name, value) == value for name, value in drawn.items())
-        if drawn_alike and wanted in ("auto", "published", found.name):
-            return found
-    if wanted in ("auto", "simulated"):
+    """Return the labels to be read from files, None where they are to be simulated."""
+    source = options.get("source", "auto")
+    candidates = [labels for labels in (*split.published, *_annotated_boxes(split, options)) if labels.form == form]
+    wanted = _defaults(form) | options
+    for candidate in candidates:
+        drawn = PUBLISHED_AS | dict(candidate.drawn)
+        drawn_alike = all(wanted.get(name, value) == value for name, value in drawn.items())
+        if drawn_alike and source in ("auto", "published", candidate.name):
+            return candidate
+    if source in ("auto", "simulated"):
         return None
-    names = "; ".join(" ".join([found.name, *(f"{k} {v}" for k, v in found.drawn.items())]) for found in there)
+    names = "; ".join(" ".join([one.name, *(f"{k} {v}" for k, v in one.drawn.items())]) for one in candidates)
     strokes = ", 3 pixels wide and whole" if form in ("points", "scribbles") else ""
     raise ValueError(
         f"{form} with {options} are asked for, but published files of {split.dataset} hold {names or f'no {form}'}"
@@ -291,87 +266,62 @@ def _published(split: Split, form: str, options: dict[str, Any]) -> Published | 
 
 
 def _defaults(form: str) -> dict[str, Any]:
-    """Options of a form that it has without being asked."""
+    """Return the options of a form that it has without being asked."""
     function = labels.FORMS.get(form)
     return {} if function is None else {n: p.default for n, p in inspect.signature(function).parameters.items()}
 
 
 def _annotated_boxes(split: Split, options: dict[str, Any]) -> tuple[Published, ...]:
-    """The boxes of a split as labels, painted as the options say."""
+    """Return the boxes of a split as labels, painted as the options say."""
     if split.boxes is None:
         return ()
-    paint = partial(_paint_boxes, background=split.background, inner=options.get("inner"))
-    maps = OnDemand(paint, split.boxes)
-    return (Published("boxes", "annotations", "boxes of the data set's annotations", maps),)
+    paint = partial(labels.paint_boxes, background=split.background, inner=options.get("inner"))
+    description = "boxes of the data set's annotations"
+    return (Published("boxes", "annotations", description, OnDemand(paint, split.boxes)),)
 
 
-def _paint_boxes(boxes: Boxes, background: int | None, inner: float | None) -> np.ndarray:
-    return labels.paint_boxes(boxes.size, boxes.codes, boxes.corners, background=background, inner=inner)
+def _simulation_options(split: Split, form: str, options: dict[str, Any], cache: Path | None) -> dict[str, Any]:
+    """Return the options for the simulator: for blocks with the scale at which they label their share of the split.
 
-
-def _with_scale(split: Split, form: str, options: dict[str, Any], cache: Path | None) -> dict[str, Any]:
-    """Options of blocks with the scale at which they label their share of the split; those of other forms as given.
-
-    Kept in ``cache`` where there is one, because components of large masks take a second an image.
+    The scale is kept in ``cache`` where there is one, because components of large masks take a second an image.
     """
+    options = {name: value for name, value in options.items() if name != "source"}
     if form != "blocks" or "scale" in options:
         return options
     ratio = options.get("ratio", _defaults(form)["ratio"])
     on_disk = isinstance(split.truth, OnDemand)
     chosen = range(0, len(split), max(1, len(split) // SCALE_IMAGES) if on_disk else 1)
-    if cache is None:
-        return options | {"scale": labels.block_scale((split.truth[i] for i in chosen), ratio)}
-    described = {"dataset": split.dataset, "images": len(chosen), "ratio": ratio}
-    described["size"] = None if on_disk else split.truth[0].shape
-    digest = atomic_files.digest([described, [split.ids[i] for i in chosen], LABELS_VERSION])
-    file = cache / f"blocks-{split.dataset}-{digest}.json"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        try:
-            scale = float(json.loads(file.read_text())["scale"])
-        except (OSError, ValueError, KeyError, TypeError):
-            scale = labels.block_scale((split.truth[i] for i in chosen), ratio)
-            atomic_files.write_json(file, described | {"scale": scale})
-    return options | {"scale": scale}
+    size = None if on_disk else split.truth[0].shape
+    digest = atomic_files.digest([split.dataset, ratio, size, [split.ids[i] for i in chosen], LABELS_VERSION])
+    scale = disk_cache.array(
+        None if cache is None else cache / f"blocks-{split.dataset}-{digest}.npy",
+        lambda: np.array(labels.block_scale((split.truth[i] for i in chosen), ratio)),
+    )
+    return options | {"scale": float(scale)}
 
 
-def _kept(split: Split, form: str, options: dict[str, Any], seed: int, folder: Path | None, index: int) -> np.ndarray:
-    """Simulated labels of one image, from its file if there is a sound one."""
-    if folder is None:
-        return _simulate(split, form, options, seed, index)
-    path = folder / f"{split.ids[index]}.png"
-    try:
-        return label_files.read_index(path)
-    except (FileNotFoundError, ValueError):
-        simulated = _simulate(split, form, options, seed, index)
-    label_files.write_index(path, simulated)
-    return simulated
+def _simulate(
+    split: Split, form: str, options: dict[str, Any], seed: int, folder: Path | None, index: int
+) -> np.ndarray:
+    """Simulate the labels of one image, unless a folder holds them already."""
+
+    def simulated() -> np.ndarray:
+        mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
+        instances = None if split.instances is None else split.instances[index]
+        given: dict[str, Any] = {name: getattr(split, name)[index] for name in _inputs(split, form)}
+        given |= {"instances": instances, "background": split.background} | options
+        if form in from_boxes.FORMS:
+            return from_boxes.simulate(form, split.images[index], mask, rng, **given)
+        return labels.simulate(form, mask, rng, **given)
+
+    return disk_cache.index(None if folder is None else folder / f"{split.ids[index]}.png", simulated)
 
 
-def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
-    return np.full_like(truth[index], labels.UNLABELED)
-
-
-def _simulate(split: Split, form: str, options: dict[str, Any], seed: int, index: int) -> np.ndarray:
-    mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
-    instances = None if split.instances is None else split.instances[index]
-    about: dict[str, Any] = {"instances": instances, "background": split.background}
-    about |= {name: getattr(split, name)[index] for name in _given(split, form)} | _without_source(options)
-    if form in from_boxes.FORMS:
-        return from_boxes.simulate(form, split.images[index], mask, rng, **about)
-    return labels.simulate(form, mask, rng, **about)
-
-
-def _given(split: Split, form: str) -> list[str]:
-    """What a split holds that a form is made from instead of the dense mask."""
-    wanted = ["boxes"] * (form in from_boxes.FORMS) + ["cams"] * (form in from_boxes.NEED_CAMS)
-    return [name for name in wanted if getattr(split, name) is not None]
-
-
-def _origin(split: Split, form: str) -> list[str]:
-    """`_given`, class activation maps by what made them."""
-    return [split.cams_from or name if name == "cams" else name for name in _given(split, form)]
-
-
-def _without_source(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "source"}
+def _inputs(split: Split, form: str) -> dict[str, str]:
+    """Return the fields of a split that a form is made from instead of the dense mask, and what made them."""
+    inputs = {}
+    if form in from_boxes.FORMS and split.boxes is not None:
+        inputs["boxes"] = "boxes"
+    if form in from_boxes.NEED_CAMS and split.cams is not None:
+        inputs["cams"] = split.cams_from or "cams"
+    return inputs

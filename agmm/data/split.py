@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from agmm.data.public.label_files import Boxes
+from agmm.labels import Boxes
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Split:
     published : tuple of Published
         Sparse labels found beside the images, those preferred of each form first.
     boxes : sequence of Boxes, optional
-        Annotated boxes, one `agmm.data.public.label_files.Boxes` per image; None where they are to be simulated.
+        Annotated boxes, one `agmm.labels.Boxes` per image; None where they are to be simulated.
     cams : sequence of dict, optional
         Class activation maps for the forms of `agmm.labels.from_boxes` that need them, see
         `agmm.data.public.label_files.read_cams`. No data set comes with them: `agmm.training.pseudo_labels.with_cams`

@@ -26,21 +26,10 @@ BLOCK = {"cpu": 1 << 18, "cuda": 1 << 28}
 
 
 def pixel_features(images: Tensor, sigma_xy: float, sigma_rgb: float | None = None) -> Tensor:
-    """Features whose Gaussian of unit standard deviation is the CRF's kernel (Krähenbühl & Koltun, Eq. 3).
+    """Return features f whose Gaussian of unit standard deviation is the CRF's kernel (Krähenbühl & Koltun, Eq. 3).
 
-    Parameters
-    ----------
-    images : Tensor (B, 3, H, W)
-        RGB in 0 … 255.
-    sigma_xy : float
-        In pixels.
-    sigma_rgb : float, optional
-        In gray levels; without it the kernel is the spatial one.
-
-    Returns
-    -------
-    Tensor (B, H W, 5 or 2) float64
-        x, y and the color channels, each over its sigma.
+    (B, H W, 5) float64: x and y over ``sigma_xy`` in pixels, and the colors of images (B, 3, H, W) in 0 … 255 over
+    ``sigma_rgb`` in gray levels, without which the kernel is the spatial one, of (B, H W, 2).
     """
     batch, _, height, width = images.shape
     y, x = (torch.arange(side, dtype=torch.float64, device=images.device) for side in (height, width))
@@ -51,14 +40,7 @@ def pixel_features(images: Tensor, sigma_xy: float, sigma_rgb: float | None = No
 
 
 def gaussian_filter(features: Tensor, backend: Backend = "lattice") -> Filter:
-    """Multiplication with ``W_ij = exp(-|f_i - f_j|^2 / 2)``, self pairs included, not normalized.
-
-    Parameters
-    ----------
-    features : Tensor (B, n, d)
-        From `pixel_features`.
-    backend : {"lattice", "exact"}
-    """
+    """Return the product with ``W_ij = exp(-|f_i - f_j|^2 / 2)`` of features (B, n, d), unnormalized, W_ii = 1."""
     if backend == "lattice":
         return partial(lattice.apply, lattice.build(features))
     if backend == "exact":
@@ -66,22 +48,10 @@ def gaussian_filter(features: Tensor, backend: Backend = "lattice") -> Filter:
     raise ValueError(f"backend is {backend!r}; known: lattice, exact")
 
 
-def exact_filter(features: Tensor, values: Tensor, block: int | None = None) -> Tensor:
-    """Sum over all pairs of pixels, in the precision of ``values``.
-
-    Parameters
-    ----------
-    features : Tensor (B, n, d)
-    values : Tensor (B, n, K)
-    block : int, optional
-        Kernel values held at a time, at least one row of n; the default depends on the device (`BLOCK`).
-
-    Returns
-    -------
-    Tensor (B, n, K)
-    """
+def exact_filter(features: Tensor, values: Tensor) -> Tensor:
+    """Sum values (B, n, K) over all pairs of pixels with features (B, n, d), in the precision of ``values``."""
     features, out = features.to(values), torch.empty_like(values)
-    rows = max(1, (block or BLOCK.get(values.device.type, BLOCK["cuda"])) // max(1, features.shape[1]))
+    rows = max(1, BLOCK.get(values.device.type, BLOCK["cuda"]) // max(1, features.shape[1]))
     for all_features, all_values, result in zip(features, values, out, strict=True):
         for part, target in zip(all_features.split(rows), result.split(rows), strict=True):
             distance = torch.cdist(part, all_features, compute_mode="donot_use_mm_for_euclid_dist")
@@ -118,11 +88,11 @@ color sigmas are not. Nothing was chosen by its effect there: objects of nearly 
 
 
 def mean_field(probabilities: Tensor, images: Tensor, parameters: Parameters, backend: Backend = "lattice") -> Tensor:
-    """Refine probabilities by mean-field inference (Krähenbühl & Koltun, Algorithm 1) with the Potts model.
+    """Refine probabilities (B, K, H, W) by mean field (Krähenbühl & Koltun, Algorithm 1) with the Potts model.
 
     ``Q = softmax(-U)``, then repeatedly ``Q = softmax(-U + sum_m w_m k_m Q)`` for all pixels in parallel, with
     ``U = -log p``. The kernels k are normalized symmetrically, which the paper does not say and the usual wrapper does,
-    and include the pixel itself. The lattice's loss of mass cancels in the normalization.
+    and include the pixel itself. The lattice's loss of mass cancels in the normalization. Without gradient.
 
     Parameters
     ----------
@@ -134,11 +104,6 @@ def mean_field(probabilities: Tensor, images: Tensor, parameters: Parameters, ba
         For example ``PARAMETERS["deeplab"]``.
     backend : {"lattice", "exact"}
         Of the kernels.
-
-    Returns
-    -------
-    Tensor (B, K, H, W)
-        Q; without gradient.
     """
     precision = torch.promote_types(probabilities.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(probabilities.device.type, enabled=False):
@@ -157,24 +122,3 @@ def mean_field(probabilities: Tensor, images: Tensor, parameters: Parameters, ba
                 energy = torch.addcmul(energy, root, kernel(root * q), value=weight)  # no maps in between
             q = energy.softmax(2)
         return q.transpose(1, 2).reshape(probabilities.shape)
-
-
-def label_probabilities(labels: Tensor, num_classes: int, confidence: float = 0.7) -> Tensor:
-    """Input of `mean_field` from hard labels, as from class activation maps.
-
-    Parameters
-    ----------
-    labels : Tensor (B, H, W) int64
-    num_classes : int
-        K.
-    confidence : float
-        Probability of the labeled class; the others share the rest. Uniform where the label is no class.
-
-    Returns
-    -------
-    Tensor (B, K, H, W) float32
-    """
-    hit = labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)[:, None, None]
-    labeled = hit.any(1, keepdim=True)
-    rest = torch.where(labeled, (1 - confidence) / max(num_classes - 1, 1), 1 / num_classes)
-    return torch.where(hit, confidence, rest)

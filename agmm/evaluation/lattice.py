@@ -47,13 +47,10 @@ class Lattice:
 
 
 def build(features: Tensor) -> Lattice:
-    """Lattice of feature vectors.
+    """Build the lattice of feature vectors (B, n, d) in units of the Gaussian's standard deviation.
 
-    Parameters
-    ----------
-    features : Tensor (B, n, d)
-        In units of the Gaussian's standard deviation. Give float64 where features lie on a regular grid: which lattice
-        points exist then hangs on ties, and float32 decides some of them otherwise.
+    Give float64 where features lie on a regular grid: which lattice points exist then hangs on ties, and float32
+    decides some of them otherwise.
     """
     batch, _, dimensions = features.shape
     corner, order, weights = _simplices(elevate(features.flatten(0, 1)))
@@ -84,17 +81,9 @@ def build(features: Tensor) -> Lattice:
 
 
 def apply(lattice: Lattice, values: Tensor) -> Tensor:
-    """Filter values with a Gaussian of unit standard deviation in feature space, unnormalized.
+    """Filter values (B, n, K) with a Gaussian of unit standard deviation in feature space, unnormalized.
 
-    Parameters
-    ----------
-    lattice : Lattice
-    values : Tensor (B, n, K) float32 or float64
-
-    Returns
-    -------
-    Tensor (B, n, K)
-        About 0.53 of ``sum_j exp(-|f_i - f_j|^2 / 2) values_j``, which includes j = i.
+    About 0.53 of ``sum_j exp(-|f_i - f_j|^2 / 2) values_j``, which includes j = i.
     """
     dimensions = len(lattice.blurs) - 1
     splat = _weighted_sums(values.flatten(0, 1), lattice.sources, lattice.source_weights, lattice.starts)
@@ -122,7 +111,7 @@ def elevate(features: Tensor) -> Tensor:
 
 
 def _simplices(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex around each of N points of the hyperplane.
+    """Find the simplex around each of N points of the hyperplane.
 
     Returns
     -------

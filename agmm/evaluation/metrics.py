@@ -8,7 +8,7 @@ COPIES = 64
 
 
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by true and predicted class.
+    """Count pixels by true (rows) and predicted class (columns): (K, K) int64.
 
     Parameters
     ----------
@@ -18,11 +18,6 @@ def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Te
         True classes; pixels with any other code (``VOID``, ``UNLABELED``) are not counted.
     num_classes : int
         K.
-
-    Returns
-    -------
-    (K, K) int64 tensor
-        Rows are the truth, columns the prediction.
 
     Raises
     ------
@@ -50,7 +45,7 @@ def _histogram(values: Tensor, length: int) -> Tensor:
 
 
 def best_class(maps: Tensor) -> Tensor:
-    """Class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
+    """Return the class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
 
     The same as `Tensor.argmax`, which on a CPU takes four to seven times as long over planes.
     """
@@ -58,17 +53,9 @@ def best_class(maps: Tensor) -> Tensor:
 
 
 def iou(confusion: Tensor) -> Tensor:
-    """Intersection over union per class.
+    """Return the intersection over union (K,) of every class from counted pixels (K, K), in [0, 1], as float64.
 
-    Parameters
-    ----------
-    confusion : (K, K) tensor
-        Counted pixels; the order of rows and columns does not matter here.
-
-    Returns
-    -------
-    (K,) float64 tensor
-        In [0, 1]; NaN for a class that is neither in the truth nor in the predictions.
+    NaN for a class that is neither in the truth nor in the predictions.
     """
     confusion = confusion.double()
     intersection = confusion.diagonal()
@@ -76,5 +63,5 @@ def iou(confusion: Tensor) -> Tensor:
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean IoU in per cent over the classes that occur; NaN if none does."""
+    """Return the mean IoU in per cent over the classes that occur; NaN if none does."""
     return 100 * iou(confusion).nanmean().item()

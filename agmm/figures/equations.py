@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agmm.codes import UNLABELED
 from agmm.data import sets
-from agmm.data.synthetic import shapes
+from agmm.data.synthetic.shapes import SHAPES
 from agmm.figures.style import WIDTH, class_colors, panels
 
 
@@ -39,7 +39,7 @@ def example(index: int, size: int, seed: int, steps: int = 300) -> Example:
     There is no network: features are colors averaged over 1, 3 and 7 cells of 4 x 4 pixels. The segmentation is a
     linear classifier of them that has learned the clicked pixels for some steps, with partial cross-entropy.
     """
-    data = shapes.make("train", index + 1, size=size)
+    data = SHAPES.make("train", index + 1, size=size)
     clicks = np.asarray(sets.weak_labels(data, "points", {}, seed))
     image, labels = np.asarray(data.images[index]), torch.from_numpy(clicks[index : index + 1]).long()
     cells = F.avg_pool2d(torch.from_numpy(image).movedim(-1, 0)[None] / 255, 4)

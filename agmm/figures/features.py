@@ -72,9 +72,6 @@ def silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     return float(values.mean())
 
 
-# --- t-SNE ------------------------------------------------------------------------------------------------------------
-
-
 def embed(runs: Mapping[str, Trained], per_class: int = 100, images: int = 100) -> pd.DataFrame:
     """Embed the features by t-SNE (AGMM, supplementary Fig. 3): the same pixels, an embedding per method.
 
@@ -113,9 +110,6 @@ def draw_embedding(points: pd.DataFrame, stem: Path) -> Figure:
 def _look(number: int) -> dict[str, str]:
     """Return color and marker of a class; no two of the first hundred share both."""
     return {"color": f"C{number % 10}", "marker": MARKERS[(number + number // 10) % len(MARKERS)]}
-
-
-# --- Mixtures in a plane ----------------------------------------------------------------------------------------------
 
 
 def project(runs: Mapping[str, Trained], images: int = 100, per_class: int = 100) -> pd.DataFrame:

@@ -56,8 +56,8 @@ def draw_gains(values: pd.DataFrame, stem: Path) -> Figure:
     columns, starts = values["column"].unique(), values["init"].unique()
     bars = {start: list(values.loc[values["init"] == start, "bar"].unique()) for start in starts}
     heights = [0.5 + 0.27 * len(bars[start]) for start in starts]
-    options = {"sharex": True, "sharey": "row", "height_ratios": heights}
-    figure, axes = panels(len(starts), len(columns), height=0.4 + sum(heights), **options)
+    shared: dict[str, Any] = {"sharex": True, "sharey": "row", "height_ratios": heights}
+    figure, axes = panels(len(starts), len(columns), height=0.4 + sum(heights), **shared)
     for line, start in zip(axes, starts, strict=True):
         for axis, column in zip(line, columns, strict=True):
             panel = values[(values["column"] == column) & (values["init"] == start)]
@@ -221,8 +221,9 @@ def draw_claims(frame: pd.DataFrame, stem: Path) -> Figure:
     height = ABOVE + sum(ROW * count + AXIS for count in rows) + below
     inside = (LEFT / WIDTH, below / height, 1 - LEFT / WIDTH, 1 - (ABOVE + below) / height)
     objectives = drawn["objective"].unique()
-    options = {"sharex": "row", "sharey": "row", "height_ratios": rows, "layout": ConstrainedLayoutEngine(rect=inside)}
-    figure, axes = panels(len(parts), len(objectives), height=height, **options)
+    shared: dict[str, Any] = {"sharex": "row", "sharey": "row", "height_ratios": rows}
+    layout = ConstrainedLayoutEngine(rect=inside)
+    figure, axes = panels(len(parts), len(objectives), height=height, layout=layout, **shared)
     for line, (label, part), count in zip(axes, parts.items(), rows, strict=True):
         first = part.drop_duplicates(keys)
         first = first.assign(new=first["claim"] != first["claim"].shift())
@@ -262,9 +263,9 @@ def _write_names(axis: Axes, first: pd.DataFrame) -> None:
         if row["new"]:
             texts.append((f"{row['claim']}  {row['sentence']}", -72 * (LEFT - MARGIN), "left", "0.1"))
         for text, away, side, color in texts:
-            where = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points", "in_layout": False}
-            look = {"ha": side, "va": "center", "color": color, "fontsize": TEXT}
-            axis.annotate(_typeset(text), (0, row["place"]), (away, 0), **where, **look)
+            look: dict[str, Any] = {"ha": side, "va": "center", "color": color, "fontsize": TEXT, "in_layout": False}
+            look |= {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+            axis.annotate(_typeset(text), (0, row["place"]), (away, 0), **look)
 
 
 def _limits(part: pd.DataFrame) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,18 +28,9 @@ REACH, SIDE = 5, 500
 # --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
 
 
-class Pixels(NamedTuple):
-    """Pixels of a batch by the classes of its images; masks are (B, N, H, W) bool with a slot per class."""
-
-    components: gmm.Components
-    chosen: Tensor
-    """Pixels that are measured."""
-    close: Tensor
-    """Pixels closer to the slot's class than its spread."""
-    hits: Tensor
-    """Pixels that count as right."""
-    union: Tensor
-    """Pixels that count at all."""
+Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
+"""Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
+closer than its spread, those that are right, and those that count for it."""
 
 
 def measure_similarity(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
@@ -66,7 +57,7 @@ def _unlabeled_pixels(trained: Trained, images: int) -> Iterator[Pixels]:
         codes, filled = components.classes[..., None, None], components.filled[..., None, None]
         unlabeled = ((labels == UNLABELED) & (truth != VOID)).unsqueeze(1) & filled
         predicted, true = logits.argmax(1, keepdim=True) == codes, truth.unsqueeze(1) == codes
-        yield Pixels(components, unlabeled, d < sigma[..., None, None], predicted & true, predicted | true)
+        yield components, unlabeled, d < sigma[..., None, None], predicted & true, predicted | true
 
 
 def measure_label_accuracy(runs: Mapping[str, Trained], images: int = 200) -> pd.DataFrame:
@@ -98,26 +89,25 @@ def _labeled_pixels(trained: Trained, images: int) -> Iterator[Pixels]:
         codes, filled = components.classes[..., None, None], components.filled[..., None, None]
         labeled = (labels.unsqueeze(1) == codes) & filled & (truth != VOID).unsqueeze(1)
         close = d < mixture.variance.sqrt()[..., None, None]
-        yield Pixels(components, labeled, close, truth.unsqueeze(1) == codes, labeled)
+        yield components, labeled, close, truth.unsqueeze(1) == codes, labeled
 
 
 def _by_distance(
     runs: Mapping[str, Trained], batches: Callable[[Trained], Iterator[Pixels]], quantity: str
 ) -> pd.DataFrame:
-    """Return 100 hits / union of every method, class and subset of the chosen pixels, with the subset's size."""
+    """Return the right pixels in per cent of those that count, by method, class and subset, with the subset's size."""
     rows = []
     for method, trained in runs.items():
         names = trained.data.class_names
         counts = torch.zeros(len(names), len(SUBSETS), 3, dtype=torch.int64)
-        for components, chosen, close, hits, union in batches(trained):
+        for components, chosen, close, right, union in batches(trained):
             for column, subset in enumerate((chosen & close, chosen, chosen & ~close)):
-                sums = torch.stack([(subset & one).sum((2, 3)) for one in (hits, union, subset)], -1)
+                sums = torch.stack([(subset & one).sum((2, 3)) for one in (right, union, subset)], -1)
                 counts[:, column].index_add_(0, components.classes.flatten(), sums.flatten(0, 1))
         for name, of_class in zip(names, counts.tolist(), strict=True):
-            for subset, (hit, total, pixels) in zip(SUBSETS, of_class, strict=True):
-                value = 100 * hit / total if total else np.nan
-                rows.append({"method": method, "class": name, "subset": subset, quantity: value, "pixels": pixels})
-    return pd.DataFrame(rows)
+            for label, (hit, total, pixels) in zip(SUBSETS, of_class, strict=True):
+                rows.append([method, name, label, 100 * hit / total if total else np.nan, pixels])
+    return pd.DataFrame(rows, columns=["method", "class", "subset", quantity, "pixels"])
 
 
 def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:

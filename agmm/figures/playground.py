@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -50,9 +50,6 @@ class ClickMixture(NamedTuple):
     def prediction(self) -> np.ndarray:
         """Return the class (H, W) with the largest score."""
         return self.classes[self.scores.argmax(0)].astype(np.uint8)
-
-
-# --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 def click_mixture(trained: Trained, index: int, clicks: Sequence[Click], spread: bool = False) -> ClickMixture:
@@ -110,9 +107,6 @@ def central_clicks(truth: np.ndarray) -> list[Click]:
     return clicks
 
 
-# --- Drawing ----------------------------------------------------------------------------------------------------------
-
-
 def draw_clicks(
     image: np.ndarray, clicks: Sequence[Click], mixture: ClickMixture, names: Sequence[str], stem: Path | None = None
 ) -> Figure:
@@ -151,12 +145,9 @@ def draw_clicks(
     return save(figure, numbers.join(pd.DataFrame(mixture.means).add_prefix("mean_")), stem)
 
 
-def _heat(axis: Axes, values: np.ndarray, title: str, **options: float | str) -> None:
-    axis.imshow(values, cmap="cividis", interpolation="nearest", **options)  # type: ignore[arg-type]
+def _heat(axis: Axes, values: np.ndarray, title: str, **options: Any) -> None:
+    axis.imshow(values, cmap="cividis", interpolation="nearest", **options)
     axis.set_title(title)
-
-
-# --- In a notebook ----------------------------------------------------------------------------------------------------
 
 
 def click_widget(trained: Trained, index: int = 0, clicks: Sequence[Click] = ()) -> widgets.VBox:

@@ -25,13 +25,8 @@ from agmm.training.run import Run
 
 COUNT = 20
 """Neighbors of a segment (SPML, Sec. 3.4)."""
-
 FINER = 2
 """Clusters along each side per one in training: on VOC 12 and 6."""
-
-BLOCK = 256
-"""Segments whose neighbors are looked for together."""
-
 CONTRAST = 0.35
 """Contrast of an image around its segment."""
 
@@ -56,18 +51,17 @@ class Bank:
 
 
 class Cutout(NamedTuple):
-    """A segment to be drawn.
-
-    ``image`` is (H, W, 3) uint8, ``mask`` (H, W) bool; ``predicted`` is the segment's class, ``tags`` those of its
-    whole image, and ``cosine`` says how near to the query it is.
-    """
+    """A segment to be drawn: its image's name and pixels (H, W, 3) uint8, and its mask (H, W) bool."""
 
     name: str
     image: np.ndarray
     mask: np.ndarray
     predicted: str
+    """Class of the segment."""
     tags: tuple[str, ...]
+    """True classes of its image."""
     cosine: float
+    """To the query."""
 
 
 def clusters(run: Run) -> tuple[int, int]:
@@ -121,7 +115,7 @@ def neighbors(queries: Bank, among: Bank, chosen: Tensor, count: int = COUNT) ->
     # All segments of the query's own image may be among the nearest: look for as many more, and leave those out.
     most = int(among.prototypes.images.bincount().max())
     own = _places(queries, among)[queries.prototypes.images[chosen]]
-    indices = nearest(queries.prototypes.vectors[chosen], among.prototypes.vectors, count + most, block=BLOCK)
+    indices = nearest(queries.prototypes.vectors[chosen], among.prototypes.vectors, count + most, block=256)
     of_others = among.prototypes.images[indices] != own[:, None]
     order = (~of_others).long().argsort(dim=1, stable=True)[:, :count]
     return indices.gather(1, order)

@@ -9,23 +9,5 @@ from agmm.labels.forms import (
     simulate,
     tight_boxes,
 )
-from agmm.labels.geometry import nearest, paint_boxes, resize_labels
+from agmm.labels.geometry import Boxes, nearest, paint_boxes, resize_labels
 from agmm.labels.statistics import Coverage, coverage, image_classes, image_tags
-
-__all__ = [
-    "Coverage",
-    "FORMS",
-    "Scene",
-    "UNLABELED",
-    "VOID",
-    "block_scale",
-    "coverage",
-    "generator",
-    "image_classes",
-    "image_tags",
-    "nearest",
-    "paint_boxes",
-    "resize_labels",
-    "simulate",
-    "tight_boxes",
-]

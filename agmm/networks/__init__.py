@@ -9,16 +9,3 @@ from agmm.networks.segmenter import (
     has_class_tokens,
     parameter_groups,
 )
-
-__all__ = [
-    "DEEP_STEM",
-    "NAMES",
-    "OF_THE_HEAD",
-    "ResidualBlock",
-    "Segmenter",
-    "TagClassifier",
-    "Tokens",
-    "build",
-    "has_class_tokens",
-    "parameter_groups",
-]

@@ -17,19 +17,9 @@ INTERPOLATION = 4
 
 
 def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:
-    """Multiply-accumulates of one image.
+    """Count the multiply-accumulates of one image of a size: half of the floating-point operations of PyTorch's count.
 
-    Parameters
-    ----------
-    net : nn.Module
-        Takes (1, 3, H, W) images; left as it is, and its weights do not matter.
-    size : int or (H, W)
-        Of the image, in pixels.
-
-    Returns
-    -------
-    int
-        Half of the floating-point operations that PyTorch counts.
+    The network takes (1, 3, H, W) images; it is left as it is, and its weights do not matter.
     """
     height, width = (size, size) if isinstance(size, int) else size
     shapes_only = copy.deepcopy(net).to("meta").eval()
@@ -48,7 +38,7 @@ def branch_macs(
     classes: int = 3,
     em: bool = True,
 ) -> dict[str, int]:
-    """Operations of the mixture branch for one image, from features to the scores G at the labels' resolution.
+    """Count the mixture branch's operations for an image, from features to scores G at the labels' resolution, by step.
 
     Convolutions, matrix products and interpolations count in multiply-accumulates, every elementwise multiplication,
     division, addition or subtraction as one operation, sums included. Absolute values, exponentials, comparisons, masks
@@ -73,11 +63,6 @@ def branch_macs(
         Gaussians of the image: its present classes; K where all are computed and the absent ones dropped.
     em : bool
         Online EM of AGMM++.
-
-    Returns
-    -------
-    dict of str to int
-        By step; the branch is their sum.
     """
     if method not in ("AGMM", "AGMMpp"):
         raise ValueError(f"method is {method!r}; the methods with a mixture branch are AGMM and AGMMpp")

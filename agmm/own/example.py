@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from agmm import labels
+from agmm.data import image_files
 from agmm.data.own import annotations
-from agmm.data.public import label_files
 from agmm.data.split import Split
-from agmm.data.synthetic import shapes
+from agmm.data.synthetic.shapes import SHAPES
 
 
 def write(folder: Path, count: int = 40) -> dict[str, Path]:
@@ -22,24 +22,24 @@ def write(folder: Path, count: int = 40) -> dict[str, Path]:
         Receives ``images/``, ``clicks.csv`` with a click for each object and a few for the background, ``names.txt``,
         ``new/`` with images that nobody clicked in, and ``truth/`` with the masks of these.
     count : int
-        Images with clicks; of the others there are a quarter as many.
+        Images with clicks; there are a quarter as many new ones.
 
     Returns
     -------
     dict of str to Path
-        What was written: images, labels, classes, new, truth.
+        Paths of the images, labels, classes, new images and their truth.
     """
     paths = {"images": folder / "images", "labels": folder / "clicks.csv", "classes": folder / "names.txt"}
     paths |= {name: folder / name for name in ("new", "truth")}
     for name in ("images", "new", "truth"):
         paths[name].mkdir(parents=True, exist_ok=True)
-    clicked, new = shapes.make("train", count), shapes.make("test", max(1, count // 4))
+    clicked, new = SHAPES.make("train", count), SHAPES.make("test", max(1, count // 4))
     paths["classes"].write_text("\n".join(clicked.class_names) + "\n", encoding="utf-8")
     for split, images in ((clicked, paths["images"]), (new, paths["new"])):
         for stem, image in zip(split.ids, split.images, strict=True):
             Image.fromarray(image).save(images / f"{stem}.png")
     for stem, mask in zip(new.ids, new.truth, strict=True):
-        label_files.write_index(paths["truth"] / f"{stem}.png", mask)
+        image_files.write_index(paths["truth"] / f"{stem}.png", mask)
     with open(paths["labels"], "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(annotations.COLUMNS)
@@ -49,7 +49,7 @@ def write(folder: Path, count: int = 40) -> dict[str, Path]:
 
 
 def _clicks(split: Split, index: int) -> list[tuple[int, int, str]]:
-    """x, y and class name of a click for every object."""
+    """Return x, y and class name of a click for every object."""
     assert split.instances is not None
     rng = labels.generator(0, split.dataset, split.ids[index], "points")
     drawn = labels.simulate("points", split.truth[index], rng, instances=split.instances[index], width=1)

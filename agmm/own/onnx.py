@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ class Probabilities(nn.Module):
         self.mean, self.std = (nn.Buffer(torch.tensor(channels)[:, None, None]) for channels in (mean, std))
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Return the probabilities of the classes."""
         return self.net((images - self.mean) / self.std)[1].softmax(dim=1)
 
 
 def missing() -> list[str]:
-    """Packages that the export needs and that are not installed."""
+    """Return the packages that the export needs and that are not installed."""
     return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
@@ -65,21 +66,10 @@ def export(net: nn.Module, normalization: Normalization | None, path: Path) -> f
     """
     require()
     module = Probabilities(net, normalization).eval()
-    content = _exported(module)
-    difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
-    if not difference <= TOLERANCE:
-        raise RuntimeError(
-            f"onnxruntime's probabilities differ from torch's by {difference:.2g}; {path} is not written"
-        )
-    atomic_files.write(path, content)
-    return difference
-
-
-def _exported(module: nn.Module) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             module,
             (torch.rand(2, 3, 64, 96),),
             input_names=["images"],
@@ -88,15 +78,22 @@ def _exported(module: nn.Module) -> bytes:
             dynamo=True,
             verbose=False,
         )
-        assert program is not None
-    return program.model_proto.SerializeToString()
+    content = program.model_proto.SerializeToString()
+    difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
+    if not difference <= TOLERANCE:  # or NaN
+        raise RuntimeError(
+            f"onnxruntime's probabilities differ from torch's by {difference:.2g}; {path} is not written"
+        )
+    atomic_files.write(path, content)
+    return difference
 
 
 @torch.no_grad()
 def _difference(module: nn.Module, content: bytes, size: tuple[int, int]) -> float:
+    """Return the largest difference between onnxruntime's and torch's probabilities of a random image."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    (found,) = session.run(None, {"images": images.numpy()})
-    return float(np.abs(found - module(images).numpy()).max())
+    (probabilities,) = session.run(None, {"images": images.numpy()})
+    return float(np.abs(probabilities - module(images).numpy()).max())

@@ -14,7 +14,6 @@ from torch import Tensor
 from agmm import evaluation, networks
 from agmm.data import image_files
 from agmm.data.own import palettes, survey
-from agmm.data.public import label_files
 from agmm.host import atomic_files
 from agmm.training import loop, weights
 from agmm.training.batches import normalization
@@ -137,8 +136,8 @@ def predict(
             overlay = palettes.overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", palettes.jpeg(overlay))
             if stem in masks:
-                true = survey.read_mask(masks[stem], net.names, classes.shape)
-                confusion += evaluation.confusion_matrix(*map(torch.from_numpy, (classes, true)), len(net.names))
+                true = torch.from_numpy(survey.read_mask(masks[stem], net.names, classes.shape))
+                confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
         if truth is None:
             return None
         iou = (100 * evaluation.iou(confusion)).tolist()
@@ -153,7 +152,7 @@ def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[
     return [
         {
             "image": image_files.read_image(path, upright=True),
-            "prediction": label_files.read_index(masks / f"{stem}.png"),
+            "prediction": image_files.read_index(masks / f"{stem}.png"),
         }
         for stem, path in list(survey.images(Path(images)).items())[:count]
     ]

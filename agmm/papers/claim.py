@@ -1,23 +1,37 @@
-"""What a claim is, the runs that claims compare by name, and the commonest comparison of two."""
+"""What a claim is: a statement about cells of tables, judged on the numbers of complete runs, paired over seeds."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+from torch import nn
+
+from agmm import figures
+from agmm.data import sets
 from agmm.papers import rules
-from agmm.papers.evidence import Evidence
-from agmm.papers.rules import Finding
-from agmm.training.run import Run
+from agmm.papers.results import complete_result, complete_seeds, read
+from agmm.papers.rules import Finding, Numbers
+from agmm.papers.table import Cell
+from agmm.papers.tables import TABLES
+from agmm.training import methods
+from agmm.training.presets import Preset
+from agmm.training.run import Run, load_history
 
-VOC = ("points", "scribbles")
-CLICKS = ("clicks20", "clicks50", "clicks100")
-BLOCKS = ("blocks10", "blocks20", "blocks50")
-NAMES = {f"clicks{n}": f"{n} clicks" for n in (20, 50, 100)} | {f"blocks{n}": f"{n} % blocks" for n in (10, 20, 50)}
-NAMES |= {f"scribbles{n}": f"{n} % scribbles" for n in (80, 50, 30, 0)} | {"coco_tags": "COCO tags"}
-"""Kinds of labels that are printed otherwise than they are called in a preset."""
+Columns = Mapping[str, str]
+"""Setting of a claim, as printed -> column of the tables."""
 
-Judge = Callable[[Evidence], dict[str, Finding]]
-Rows = Callable[[Evidence, str], Run]
+
+class Entry(NamedTuple):
+    """A row of a table, or the second stage on the predictions of its runs."""
+
+    table: str
+    row: str
+    second_stage: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,117 +60,298 @@ class Claim:
     where: str
     sentence: str
     published: str
-    judge: Judge
+    judge: "Judge"
     labels: str = "points"
     network: str = "resnet"
     fact: bool = False
     agmm: bool = True
 
 
-def settings(evidence: Evidence, labels: Iterable[str], claimed: Iterable[float]) -> list[tuple[str, str, float]]:
-    """Kinds of labels that the preset has and the claim is about (its number is not 0), as called and as printed."""
-    pairs = zip(labels, claimed, strict=True)
-    return [(kind, NAMES.get(kind, kind), size) for kind, size in pairs if kind in evidence.preset.labels and size]
+@dataclass(frozen=True)
+class Evidence:
+    """The complete runs of a preset, as they are when they are first asked for.
+
+    Attributes
+    ----------
+    preset : Preset
+    results : Path
+    absent : bool
+        Whether AGMM is the released code as it is, with its absent-class loss, or without that loss.
+    data_root : Path or None
+        Folder of the data set, for what is measured on trained networks; the embedded ones need none.
+    """
+
+    preset: Preset
+    results: Path
+    absent: bool
+    data_root: Path | None = None
+
+    def cells(self, entries: Iterable[Entry], column: str) -> list[Cell]:
+        """Return the cells of some rows in a column; an empty list where the preset lacks one of them."""
+        cells = []
+        for entry in entries:
+            same = [cell for cell in self._table(entry.table) if (cell.row, cell.column) == (entry.row, column)]
+            # Methods with an absent-class loss are in their tables with it and without; the other ones never have it.
+            fitting = [cell for cell in same if cell.absent == self.absent] or [c for c in same if not c.absent]
+            if not fitting:
+                return []
+            cell = fitting[0]
+            cells.append(replace(cell, run=cell.trained_run.second_stage()) if entry.second_stage else cell)
+        return cells
+
+    def runs(self, entries: Iterable[Entry], column: str) -> list[Run]:
+        """Return the runs of `cells`."""
+        return [cell.trained_run for cell in self.cells(entries, column)]
+
+    @cached_property
+    def _table(self) -> Callable[[str], list[Cell]]:
+        return cache(lambda name: [cell for cell in TABLES[name].cells(self.preset) if cell.run is not None])
+
+    def seeds(self, *runs: Run) -> list[int]:
+        """Return the seeds for which all runs are complete."""
+        return sorted(frozenset.intersection(*map(self._complete, runs)))
+
+    @cached_property
+    def _complete(self) -> Callable[[Run], frozenset[int]]:
+        """Complete seeds of a run; looked for once, as many claims share their runs."""
+        return cache(lambda run: frozenset(one.seed for one in complete_seeds(run, self.results)))
+
+    def values(self, *cells: Cell) -> Numbers:
+        """Return the numbers of cells, (seeds, cells), for the seeds for which all their runs are complete."""
+        runs = [cell.trained_run for cell in cells]
+        rows = [
+            [read(cell, replace(run, seed=seed), self.results) for cell, run in zip(cells, runs, strict=True)]
+            for seed in self.seeds(*runs)
+        ]
+        return np.array(rows, dtype=float).reshape(len(rows), len(cells))
+
+    def lead(self, better: Cell, worse: Cell) -> Numbers:
+        """Return the points by which one cell is ahead of another, per seed."""
+        values = self.values(better, worse)
+        return values[:, 0] - values[:, 1]
+
+    def curves(self, column: str, *runs: Run) -> Numbers:
+        """Return a column of the histories of several runs, (seeds, runs, epochs)."""
+        rows = [
+            [load_history(replace(run, seed=seed), self.results)[column].to_list() for run in runs]
+            for seed in self.seeds(*runs)
+        ]
+        return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 1)
+
+    def networks(self, *runs: Run) -> Iterator[list[figures.Trained]]:
+        """Yield the networks of several runs with their data, for every seed of which all weights are kept."""
+        for seed in self._seeds_with_weights(*runs):
+            yield [figures.load(replace(run, seed=seed), self.results, self.data_root) for run in runs]
+
+    def no_networks(self, *runs: Run) -> str:
+        """Return why `networks` would yield nothing; an empty string where it yields something."""
+        if not self.seeds(*runs):
+            return "no seeds"
+        if not self._seeds_with_weights(*runs):
+            return "no weights kept"
+        missing = runs[0].dataset not in sets.GENERATED and self.data_root is None
+        return "weights kept, but no folder of the data set given" if missing else ""
+
+    def _seeds_with_weights(self, *runs: Run) -> list[int]:
+        """Return the complete seeds with all weights: of the networks, and of objectives that learn some."""
+        files = [(run, name) for run in runs for name in _weights(run)]
+        return [
+            seed
+            for seed in self.seeds(*runs)
+            if all((replace(run, seed=seed).folder(self.results) / name).exists() for run, name in files)
+        ]
+
+    def too_weak(self, baseline: Run) -> Finding | None:
+        """Return the finding of all claims beside a baseline below 1.5 times a constant prediction, else None."""
+        for run in complete_seeds(baseline, self.results):
+            result = complete_result(run, self.results)
+            pixels = np.array(result.confusion).sum(1)
+            constant = 100 * pixels.max() / pixels.sum() / (pixels > 0).sum()
+            if result.miou < 1.5 * constant:
+                note = f"preset too weak: baseline {result.miou:.1f}, constant prediction {constant:.1f}"
+                return Finding("inconclusive", note=note)
+        return None
 
 
-def has(evidence: Evidence, labels: Sequence[str]) -> bool:
-    """Whether the preset has all of these kinds of labels."""
-    return set(labels) <= set(evidence.preset.labels)
+def _weights(run: Run) -> tuple[str, ...]:
+    """Return the files without which a run's network cannot be measured."""
+    learns = run.from_tags or isinstance(methods.build(run.method, 2, **dict(run.options)), nn.Module)
+    return ("model.safetensors", "objective.safetensors") if learns else ("model.safetensors",)
+
+
+# --- Comparisons ------------------------------------------------------------------------------------------------------
+
+Judge = Callable[[Evidence], dict[str, Finding]]
 
 
 def better(
-    a: Rows,
-    b: Rows,
-    claimed: Sequence[float],
-    labels: Sequence[str] = VOC,
+    a: Entry,
+    b: Entry,
+    columns: Columns,
+    claimed: Sequence[float] = (),
     *,
     which: str = "",
-    network: str = "resnet",
     least: int = rules.MIN_SEEDS,
     sized: Sequence[str] = (),
 ) -> Judge:
-    """A against B with each kind of labels for which a number other than 0 is claimed; NaN where it is not known.
+    """Judge whether row A is better than row B.
 
-    ``which`` names the comparison in the settings of claims with several; ``network`` is one that the preset must have;
-    for ``least`` see `rules.direction`. On the data sets of the papers the size is judged, too, with the kinds of
-    labels in ``sized``.
+    Parameters
+    ----------
+    a, b : Entry
+    columns : mapping
+        The settings and their columns; those that the preset lacks are left out.
+    claimed : sequence of float
+        What the paper claims in each column, where that is not the difference of its printed cells.
+    which : str
+        Name of the comparison in the settings of claims with several.
+    least : int
+        See `agmm.papers.rules.direction`.
+    sized : sequence of str
+        Settings of which the size is judged, too, on the data sets of the papers.
     """
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
-        found: dict[str, Finding] = {}
-        if network not in evidence.preset.networks:
-            return found
-        for kind, name, size in settings(evidence, labels, claimed):
-            lead = evidence.lead(a(evidence, kind), b(evidence, kind))
-            comparable = kind in sized and evidence.sized(kind)
-            judged = rules.size(lead, size) if comparable else rules.direction(lead, size, least=least)
-            found[f"{name}, {which}" if which else name] = judged
-        return found
+        findings: dict[str, Finding] = {}
+        for number, (setting, column) in enumerate(columns.items()):
+            cells = evidence.cells((a, b), column)
+            if not cells:
+                continue
+            lead, size = evidence.lead(*cells), claimed[number] if claimed else printed_lead(*cells)
+            comparable = setting in sized and cells[0].dataset in sets.PAPERS
+            finding = rules.size(lead, size) if comparable else rules.direction(lead, size, least=least)
+            findings[f"{setting}, {which}" if which else setting] = finding
+        return findings
 
     return judge
+
+
+def printed_lead(better: Cell, worse: Cell) -> float:
+    """Return the points by which one printed number is ahead of another; NaN where one is not printed."""
+    if better.published is None or worse.published is None:
+        return np.nan
+    return round(better.published - worse.published, 1)
 
 
 def together(*judges: Judge) -> Judge:
-    """Several comparisons that make one claim."""
+    """Join several comparisons that make one claim."""
     return lambda evidence: {name: found for judge in judges for name, found in judge(evidence).items()}
 
 
-def gain_shrinks(a: Rows, b: Rows, labels: Sequence[str], name: str) -> Judge:
-    """The lead of A over B falls from the first to the last of some kinds of labels, if the preset has all of them."""
+def compare(rows: Sequence[Entry], columns: Columns, rule: Callable[[Numbers], Finding]) -> Judge:
+    """Judge the values of several rows together, (seeds, rows), column by column."""
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
-        if not has(evidence, labels):
-            return {}
-        v, n = evidence.miou(*(rows(evidence, kind) for rows in (a, b) for kind in labels)), len(labels)
-        return {name: rules.trend((v[:, :n] - v[:, n:])[:, ::-1])}
+        settings = {setting: evidence.cells(rows, column) for setting, column in columns.items()}
+        return {setting: rule(evidence.values(*cells)) for setting, cells in settings.items() if cells}
 
     return judge
 
 
-# --- Runs by name -----------------------------------------------------------------------------------------------------
+def across(rows: Sequence[Entry], columns: Iterable[str], rule: Callable[[Numbers], Finding], setting: str) -> Judge:
+    """Judge the values of several rows in several columns together, (seeds, rows, columns), if the preset has all."""
+
+    def judge(evidence: Evidence) -> dict[str, Finding]:
+        by_column = [evidence.cells(rows, column) for column in columns]
+        if not all(by_column):
+            return {}
+        values = evidence.values(*(cell for row in zip(*by_column, strict=True) for cell in row))
+        return {setting: rule(values.reshape(len(values), len(rows), len(by_column)))}
+
+    return judge
 
 
-def baseline(evidence: Evidence, labels: str) -> Run:
-    """Partial cross-entropy alone."""
-    return evidence.preset.at(labels)
+def rising(values: Numbers) -> Finding:
+    """Judge whether the first row rises from the first to the last column."""
+    return rules.trend(values[:, 0])
 
 
-def full(evidence: Evidence, labels: str) -> Run:
-    """AGMM."""
-    return evidence.agmm(labels)
+def margin_grows(values: Numbers) -> Finding:
+    """Judge whether the lead of the first over the second of two rows grows from the first to the last column."""
+    return rules.trend(values[:, 0] - values[:, 1])
 
 
-def with_self(evidence: Evidence, labels: str) -> Run:
-    """L_seg + L_self."""
-    return evidence.agmm(labels, "seg", "self")
+def gain_shrinks(values: Numbers) -> Finding:
+    """Judge whether the lead of the first over the second of two rows falls from the first to the last column."""
+    return rules.trend((values[:, 0] - values[:, 1])[:, ::-1])
 
 
-def with_spar(evidence: Evidence, labels: str) -> Run:
-    """L_seg + L_self + L_spar."""
-    return evidence.agmm(labels, "seg", "self", "spar")
+def helps_first_more(values: Numbers, claimed: float) -> Finding:
+    """Judge whether the lead of the first over the second of two rows is larger in the first of two columns."""
+    return rules.direction(values[:, 0, 0] - values[:, 1, 0] - values[:, 0, 1] + values[:, 1, 1], claimed)
 
 
-def assignment(evidence: Evidence, labels: str) -> Run:
-    """Label Assignment (Eq. 13)."""
-    return evidence.preset.at(labels, "LabelAssignment", absent=evidence.absent)
+# --- The list ---------------------------------------------------------------------------------------------------------
 
 
-def stop_gradient(evidence: Evidence, labels: str) -> Run:
-    """AGMM (SG)."""
-    return evidence.agmm(labels, "seg", "self", stop_gradient=True)
+def claims_of(paper: str, judges: Mapping[str, Judge]) -> tuple[Claim, ...]:
+    """Return the claims of a paper, as its ``claims.csv`` lists them.
+
+    A line that names a table compares two of its rows, see `better`; any other is judged by a function. Claims with
+    several comparisons have a line for each, of which the first has the text.
+
+    Parameters
+    ----------
+    paper : str
+        Folder in ``agmm/papers``.
+    judges : mapping
+        Claims' ids to the functions that judge them.
+
+    Raises
+    ------
+    KeyError
+        If a claim has neither a table nor a function.
+    """
+    text = (files("agmm.papers") / paper / "claims.csv").read_text(encoding="utf-8")
+    first: dict[str, dict[str, str]] = {}
+    claims = []
+    for line in csv.DictReader(text.splitlines()):
+        id, head = line["id"], first.setdefault(line["id"], line)
+        claims.append(
+            Claim(
+                id=id,
+                where=head["where"],
+                sentence=head["sentence"],
+                published=head["published"],
+                judge=_comparison(line) if line["table"] else judges[id],
+                labels=line["labels"] or "points",
+                network=line["network"] or "resnet",
+                fact=line["fact"] == "yes",
+                agmm=line["agmm"] == "yes",
+            )
+        )
+    return tuple(claims)
 
 
-def tree_energy(evidence: Evidence, labels: str) -> Run:
-    """TEL, with the width of its release on Cityscapes and ADE20K for clicks and blocks."""
-    options: dict[str, Any] = {"sigma": 0.002} if labels in (*CLICKS, *BLOCKS) else {}
-    return evidence.preset.at(labels, "TreeEnergy", **options)
+def _comparison(line: dict[str, str]) -> Judge:
+    settings = [part.partition(": ") for part in line["settings"].split("; ")]
+    return better(
+        Entry(line["table"], line["a"]),
+        Entry(line["table"], line["b"]),
+        {setting: column or setting for setting, _, column in settings},
+        [float(number) for number in line["claimed"].split("; ")] if line["claimed"] else (),
+        which=line["which"],
+        least=int(line["least"] or rules.MIN_SEEDS),
+        sized=line["sized"].split("; "),
+    )
 
 
-def crf_loss(evidence: Evidence, labels: str) -> Run:
-    """DenseCRF loss, as Table 5 has it."""
-    return evidence.preset.at(labels, "DenseCRFLoss", size_rule="scaled_sigma")
+# --- Networks ---------------------------------------------------------------------------------------------------------
 
 
-def second_stage(first: Rows) -> Rows:
-    """Multi-stage training on the predictions of a first stage."""
-    return lambda evidence, labels: first(evidence, labels).second_stage()
+def measured(
+    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., tuple[float, ...]], count: int = 1
+) -> tuple[Numbers, str]:
+    """Return numbers measured on the networks of some runs, (seeds, count), and why there are none, if so."""
+    if why := evidence.no_networks(*runs):
+        return np.zeros((0, count)), why
+    return np.array([measure(*trained) for trained in evidence.networks(*runs)]), ""
+
+
+def of_networks(
+    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., float], rule: Callable[[Numbers], Finding]
+) -> Finding:
+    """Judge a number that is measured on the networks of some runs, once per seed; NaN where there is nothing to."""
+    values, why = measured(evidence, runs, lambda *trained: (measure(*trained),))
+    finding = rule(values[~np.isnan(values)])
+    return replace(finding, note=why) if why else finding

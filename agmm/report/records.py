@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from agmm.data import sets
 from agmm.papers import tables
-from agmm.training import methods, sweep
+from agmm.training import forecast, methods, sweep
 from agmm.training.run import Result, Run
 
 FILES = ("run.json", "result.json", "history.csv", "environment.json", "log.txt")
@@ -39,7 +39,7 @@ class Record:
     @property
     def described(self) -> str:
         """The run in a few words."""
-        return sweep.describe(self.run) if self.run else self.own or "unreadable description"
+        return forecast.describe(self.run) if self.run else self.own or "unreadable description"
 
     @property
     def on_gpu(self) -> bool:
@@ -111,7 +111,7 @@ def _command(run: Run | None, known: set[str]) -> str:
     if run is None or first is None or first.id not in known:
         return ""
     seed = f" --seed {run.seed}" if run.seed else ""
-    data = " --data-root DIR" if run.dataset in sets.FOLDERS else ""
+    data = " --data-root DIR" if run.dataset in sets.PUBLIC else ""
     return f"agmm run {first.id} --preset {run.preset}{seed}{data}"
 
 

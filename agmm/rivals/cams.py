@@ -22,18 +22,10 @@ ITERATIONS = 10
 
 
 def activation(tokens: Tensor, weight: Tensor) -> Tensor:
-    """CAM of every tag: its classifier applied to each token alone, without gradient.
+    """Return the CAM (B, K - 1, h, w) of every tag: its classifier applied to each token (B, C, h, w) alone.
 
-    It is not what the logits are the maximum of, as these pool every channel before they are classified.
-
-    Parameters
-    ----------
-    tokens : Tensor (B, C, h, w)
-    weight : Tensor (K - 1, C, 1, 1)
-
-    Returns
-    -------
-    Tensor (B, K - 1, h, w) float32
+    It is not what the logits are the maximum of, as these pool every channel before they are classified. In float32,
+    without gradient.
     """
     return F.conv2d(tokens.detach().float(), weight.detach().float())
 
@@ -42,7 +34,9 @@ def activation(tokens: Tensor, weight: Tensor) -> Tensor:
 def multi_scale(
     net: nn.Module, images: Tensor, weight: Tensor, auxiliary: Tensor | None, scales: Sequence[float]
 ) -> tuple[Tensor, Tensor | None]:
-    """CAMs summed over scales, each the larger of a view's and its mirror image's, in [0, 1) per image and class.
+    """Sum CAMs over scales, each the larger of a view's and its mirror image's, to [0, 1) per image and class.
+
+    (B, K - 1, H, W) float32: those of the last tokens, and those of the middle ones or None.
 
     Classes that an image does not show reach as high as those that it does; multiply by its tags.
 
@@ -58,31 +52,22 @@ def multi_scale(
     auxiliary : Tensor (K - 1, C, 1, 1), optional
         Of the classifier on the middle ones.
     scales : sequence of float
-
-    Returns
-    -------
-    maps : Tensor (B, K - 1, H, W) float32
-    auxiliary_maps : Tensor (B, K - 1, H, W) float32 or None
     """
-    size = images.shape[-2:]
-    totals: list[Tensor | None] = [None, None]
-    training = net.training
+    size, training = images.shape[-2:], net.training
+    classifiers = [weight] if auxiliary is None else [weight, auxiliary]
+    totals = [torch.zeros(len(images), len(w), *size, device=images.device) for w in classifiers]
     net.eval()
     for scale in scales:
         views = images if scale == 1 else _resize(images, (int(size[0] * scale), int(size[1] * scale)))
         # Not through a compiled network, which would be compiled for every size.
         tokens = net.forward(torch.cat([views, views.flip(-1)]), views=())[-1]
         with torch.autocast(images.device.type, enabled=False):
-            for i, (x, w) in enumerate(((tokens.final, weight), (tokens.middle, auxiliary))):
-                if x is not None and w is not None:
-                    straight, mirrored = _resize(activation(x, w), size).chunk(2)
-                    view = torch.maximum(straight, mirrored.flip(-1)).relu()
-                    total = totals[i]
-                    totals[i] = view if total is None else total + view
+            for total, x, w in zip(totals, (tokens.final, tokens.middle), classifiers, strict=False):
+                straight, mirrored = _resize(activation(x, w), size).chunk(2)
+                total += torch.maximum(straight, mirrored.flip(-1)).relu()
     net.train(training)
-    maps, middle = (total if total is None else normalize(total) for total in totals)
-    assert maps is not None, "there is at least one scale"
-    return maps, middle
+    maps = [normalize(total) for total in totals]
+    return maps[0], maps[1] if auxiliary is not None else None
 
 
 def normalize(maps: Tensor) -> Tensor:
@@ -92,23 +77,15 @@ def normalize(maps: Tensor) -> Tensor:
 
 
 def with_background(maps: Tensor, threshold: float) -> Tensor:
-    """Maps (B, K, H, W) whose largest value is the class: the background's is the threshold."""
+    """Return maps (B, K, H, W) whose largest value is the class: the background's is the threshold."""
     background = maps.new_full((maps.shape[0], 1, *maps.shape[2:]), threshold)
     return torch.cat([background, maps], 1)
 
 
 def plain_labels(maps: Tensor, high: float, low: float) -> Tensor:
-    """The strongest class where it exceeds ``high``, background where nothing exceeds ``low``, else ``UNLABELED``.
+    """Make labels (B, H, W) from maps (B, K - 1, H, W) that are multiplied by the tags.
 
-    Parameters
-    ----------
-    maps : Tensor (B, K - 1, H, W)
-        Multiplied by the tags.
-    high, low : float
-
-    Returns
-    -------
-    Tensor (B, H, W) int64
+    The strongest class where it exceeds ``high``, background where nothing exceeds ``low``, else ``UNLABELED``.
     """
     strength, best = maps.max(1)
     return torch.where(strength > high, best + 1, torch.where(strength <= low, 0, UNLABELED))
@@ -124,7 +101,7 @@ def refined_labels(
     scale: float = 0.5,
     dilations: Sequence[int] = DILATIONS,
 ) -> Tensor:
-    """`plain_labels` along the edges of the image: the maps compete with each threshold as the background's score.
+    """`plain_labels` (B, H, W) along the image's edges: maps compete with each threshold as the background's score.
 
     A high score of the background leaves confident foreground only, a low one confident background only.
 
@@ -140,11 +117,6 @@ def refined_labels(
         Size at which is refined.
     dilations : sequence of int
         See `refine`.
-
-    Returns
-    -------
-    Tensor (B, H, W) int64
-        0 … K-1 or ``UNLABELED``.
     """
     size = maps.shape[-2:]
     reduced = int(size[0] * scale), int(size[1] * scale)
@@ -157,27 +129,16 @@ def refined_labels(
     colors = _resize((255 * images.float()).round() / 255, reduced)
     refined = _resize(refine(colors, competing, dilations), size)
     codes = F.pad(classes + 1, (1, 0))
-    found = (part.max(1).indices for part in refined.chunk(2, 1))
-    foreground, background = (codes.gather(1, index.flatten(1)).view(-1, *size) for index in found)
+    best = (scores.max(1).indices for scores in refined.chunk(2, 1))
+    foreground, background = (codes.gather(1, index.flatten(1)).view(-1, *size) for index in best)
     return torch.where(foreground != 0, foreground, torch.where(background == 0, 0, UNLABELED))
 
 
 def refine(images: Tensor, masks: Tensor, dilations: Sequence[int] = DILATIONS, iterations: int = ITERATIONS) -> Tensor:
-    """Pixel-adaptive refinement (PAR): masks averaged again and again over neighbors of similar color.
+    """Pixel-adaptive refinement (PAR): masks (B, n, h, w) averaged over neighbors of similar color, repeatedly.
 
-    As in the released code the weights sum to 1.01.
-
-    Parameters
-    ----------
-    images : Tensor (B, 3, h, w)
-    masks : Tensor (B, n, h, w)
-    dilations : sequence of int
-        Of the 3x3 neighborhoods; beyond the border its pixels repeat.
-    iterations : int
-
-    Returns
-    -------
-    Tensor (B, n, h, w)
+    ``M_i <- sum_j w_ij M_j`` over the 3x3 neighborhoods of all dilations in images (B, 3, h, w), with the weights of
+    `affinities`, which sum to 1.01 as in the released code. Beyond the border its pixels repeat.
     """
     weights = torch.cat([affinities(image, dilations) for image in images.split(1)])
     for _ in range(iterations):
@@ -189,7 +150,11 @@ def refine(images: Tensor, masks: Tensor, dilations: Sequence[int] = DILATIONS, 
 
 
 def affinities(images: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """Weight of every neighbor by color and distance, each relative to its spread: (B, 8 x dilations, h, w)."""
+    """Weigh every neighbor by color and distance, each relative to its spread: (B, 8 x dilations, h, w).
+
+    ``softmax_j(-mean_c (|I_ci - I_cj| / (0.3 std_ci))^2) + 0.01 softmax_j(-(|i - j| / (0.3 std))^2)``, with the
+    standard deviations among a pixel's neighbors.
+    """
     around = torch.stack(list(_neighbors(images, dilations)), 1)
     spread = around.std(1, keepdim=True) + 1e-8
     color = -((around - images.unsqueeze(1)) / spread / 0.3).square().mean(2)

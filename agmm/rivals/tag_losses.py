@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm.codes import UNLABELED, VOID
-from agmm.rivals import densecrf
+from agmm.rivals import crf_loss
 
 TEACHER_MOMENTUM = 0.9
 
@@ -39,21 +39,18 @@ class ContrastHead(nn.Module):
 
 
 def tag_loss(classifier: nn.Module, tokens: Tensor, tags: Tensor) -> Tensor:
-    """Binary cross-entropy of every tag from the tokens' largest values, averaged over tags and images."""
+    """Average the binary cross-entropy of every tag over tags (B, K - 1) and images (ToCo, cls).
+
+    ``-t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))`` with ``z = classifier(max over (h, w) of tokens (B, C, h, w))``.
+    """
     logits = classifier(tokens.amax((2, 3), keepdim=True)).flatten(1)
     return F.binary_cross_entropy_with_logits(logits, tags.to(logits))
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean cross-entropy over the background and mean over the foreground, half each; an empty one is 0.
+    """Average cross-entropy over the background and over the foreground, half each; an empty one is 0 (ToCo, seg).
 
-    Parameters
-    ----------
-    logits : Tensor (B, K, H, W)
-    labels : Tensor (B, H, W) int64
-        Background is 0.
-    num_classes : int
-        K.
+    ``-1/2 mean_{y = 0} log P_0 - 1/2 mean_{y > 0} log P_y`` of logits (B, K, H, W) and labels (B, H, W).
     """
     foreground = (labels > 0) & (labels < num_classes)
     target = torch.where(foreground, labels, 0)
@@ -63,18 +60,17 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> 
 
 
 def patch_contrast(tokens: Tensor, labels: Tensor) -> Tensor:
-    """Tokens of equal labels are to point along one line, others at right angles (ToCo, PTC).
+    """Ask tokens of equal labels to point along one line, and others at right angles (ToCo, PTC).
+
+    ``1/2 (1 - sum_{same} s_ij / (n_same + 1)) + 1/2 sum_{other} s_ij / (n_other + 1)`` with ``s_ij = |cos(x_i, x_j)|``
+    over the pairs of equal and of different labels; in [0, 1], 0.5 where there is no pair. Pairs are of one image and
+    counted over the batch.
 
     Parameters
     ----------
     tokens : Tensor (B, C, h, w)
     labels : Tensor (B, h, w) int64
         0 … K-1; tokens with another code take no part. The background counts as a class.
-
-    Returns
-    -------
-    Tensor ()
-        In [0, 1], 0.5 where there is no pair. Pairs are of one image and counted over the batch.
     """
     direction = F.normalize(tokens.flatten(2), dim=1)
     similarity = (direction.transpose(1, 2) @ direction).abs()
@@ -88,9 +84,15 @@ def patch_contrast(tokens: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> Tensor:
-    """Global views are to agree with views that show more than background, not with the others (ToCo, CTC).
+    """Ask global views to agree with views that show more than background, not with the others (ToCo, CTC).
 
-    Computed from logarithms, so that no exponential overflows.
+    With ``e_gi = exp(t_g . s_i / tau)`` of the teacher's vector of a global view g and the student's of any view i, and
+    the sum ``N_g`` of ``e_gi`` over the views that are not positive, an image's loss is the mean over g of
+
+        (sum_{positive i} log((e_gi + N_g + 1e-4) / e_gi) + log(1 + N_g + 1e-4)) / (number of positives + 1e-4)
+
+    Its last logarithm, of the released code, pushes negatives once more without a positive to compare with. Computed
+    from logarithms, so that no exponential overflows.
 
     Parameters
     ----------
@@ -105,28 +107,19 @@ def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, tempera
     negative = e.masked_fill(positive[:, None], -torch.inf)
     negatives = torch.logsumexp(F.pad(negative, (0, 1), value=math.log(1e-4)), 2, keepdim=True)
     pulled = ((torch.logaddexp(e, negatives) - e) * positive[:, None]).sum(2)
-    # As in the released code, negatives are pushed once more without a positive to compare with.
     pushed = torch.logaddexp(torch.zeros_like(negatives), negatives)[..., 0]
     return ((pulled + pushed).mean(1) / (positive.sum(1) + 1e-4)).mean()
 
 
 def gated_energy(
-    logits: Tensor, colors: Tensor, labels: Tensor, backend: densecrf.Backend = "lattice", sigma_xy: float = 100.0
+    logits: Tensor, colors: Tensor, labels: Tensor, backend: crf_loss.Backend = "lattice", sigma_xy: float = 100.0
 ) -> Tensor:
-    """Dense-CRF energy where pseudo labels are missing or the segmentation is not certain (ToCo, AFA).
+    """Return the dense-CRF energy where pseudo labels are missing or the segmentation is uncertain (ToCo, AFA; reg).
 
-    Parameters
-    ----------
-    logits : Tensor (B, K, H, W)
-    colors : Tensor (B, 3, H, W)
-        RGB in [0, 1], not normalized.
-    labels : Tensor (B, H, W) int64
-        ``VOID`` takes no part.
-    backend : {"lattice", "exact"}
-    sigma_xy : float
-        In pixels.
+    Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W), of which ``VOID`` takes
+    no part; see `crf_loss.pairwise_energy`.
     """
-    return densecrf.densecrf_loss(
+    return crf_loss.pairwise_energy(
         logits.softmax(1),
         (255 * colors).round(),
         labels != VOID,

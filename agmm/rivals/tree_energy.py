@@ -1,7 +1,13 @@
 """The tree energy loss (TEL: Liang et al., "Tree Energy Loss", CVPR 2022), a rival of AGMM.
 
-Predictions are averaged along minimum spanning trees of the pixel grid, first one of the colors, then one of a learned
-embedding. The smoothed predictions are soft pseudo labels for the unlabeled pixels.
+Predictions are averaged along minimum spanning trees of the pixel grid, first one of the colors I, then one of a
+learned embedding E. The smoothed predictions Y are soft pseudo labels for the unlabeled pixels U:
+
+    cost(i, j) = |g_i - g_j|^2                             of neighbors, g the colors or the embedding
+    S_ij       = prod exp(-cost / sigma)                   over the edges of the tree's path from i to j
+    (F_g x)_i  = sum_j S_ij x_j / sum_j S_ij
+    Y          = F_E F_I P                                 sigma = 1 for the embedding
+    loss       = sum_{i in U} sum_k |P_ik - Y_ik| / |U|
 
 A batch is one forest. Its vertices are the pixels of all images, numbered ``b n + y w + x`` with n = h w; whatever runs
 along the trees visits them level by level, all images at once. B is the batch, N = B n, (h, w) the grid.
@@ -48,16 +54,9 @@ class Forest:
 
 
 def edge_costs(guide: Tensor) -> Tensor:
-    """Squared differences between 4-neighbors, summed over channels.
+    """Return squared differences (B, 2hw - h - w) between 4-neighbors of a guide (B, C, h, w), summed over channels.
 
-    Parameters
-    ----------
-    guide : Tensor (B, C, h, w)
-
-    Returns
-    -------
-    Tensor (B, 2hw - h - w)
-        The edges between rows, then those between columns, both in row-major order.
+    The edges between rows come first, then those between columns, both in row-major order.
     """
     rows = (guide[:, :, 1:] - guide[:, :, :-1]).square().sum(1)
     columns = (guide[..., 1:] - guide[..., :-1]).square().sum(1)
@@ -65,18 +64,9 @@ def edge_costs(guide: Tensor) -> Tensor:
 
 
 def spanning_forest(costs: Tensor, size: tuple[int, int]) -> Forest:
-    """Minimum spanning tree of every image, and the order in which the filter visits it.
+    """Span every image by a tree of least `edge_costs` on a grid (h, w), and order its vertices.
 
-    Parameters
-    ----------
-    costs : Tensor (B, 2hw - h - w)
-        From `edge_costs`; carries no gradient, as the choice of edges has none.
-    size : (h, w)
-
-    Returns
-    -------
-    Forest
-        On the device of ``costs``; the trees are built on the CPU.
+    The forest is on the device of the costs; the trees are built on the CPU. The choice of edges has no gradient.
     """
     tree, roots = minimum_spanning_tree(costs, size), len(costs)
     # Breadth-first from the vertex above all roots, which is then left out.
@@ -90,20 +80,11 @@ def spanning_forest(costs: Tensor, size: tuple[int, int]) -> Forest:
 
 
 def minimum_spanning_tree(costs: Tensor, size: tuple[int, int]) -> csr_array:
-    """Minimum spanning trees of a batch, joined by edges from a vertex N to the first pixel of every image.
+    """Return the spanning trees of a batch, joined by edges from a vertex N to the first pixel of every image.
 
     As in the official code, ``1 + cost`` is compared in float32, and of equal edges the first one wins. The 1 absorbs
-    rounding: equal differences of an 8-bit image tie, whatever the colors.
-
-    Parameters
-    ----------
-    costs : Tensor (B, 2hw - h - w)
-    size : (h, w)
-
-    Returns
-    -------
-    csr_array (N + 1, N + 1)
-        An entry for each edge of the trees, in one direction.
+    rounding: equal differences of an 8-bit image tie, whatever the colors. The array (N + 1, N + 1) has an entry for
+    each edge of the trees, in one direction.
     """
     (batch, edges), pixel = costs.shape, np.arange(size[0] * size[1]).reshape(size)
     starts = pixel.size * np.arange(batch)[:, None]
@@ -120,25 +101,15 @@ def minimum_spanning_tree(costs: Tensor, size: tuple[int, int]) -> csr_array:
 
 
 def edge_weights(costs: Tensor, forest: Forest, sigma: float = 1.0) -> Tensor:
-    """``exp(-cost / sigma)`` of the edge to each parent, 0 for the roots: (N,)."""
+    """Return ``exp(-cost / sigma)`` of the edge to each parent, 0 for the roots: (N,)."""
     weights = (-costs.flatten().index_select(0, forest.edge) / sigma).exp()
     return F.pad(weights, (len(costs), 0))
 
 
 def tree_filter(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """Mean over all pixels of an image, weighted by the product of the weights along the tree path.
+    """Average x (B, K, h, w) over an image's pixels, weighted by the product of `edge_weights` along the path.
 
-    Parameters
-    ----------
-    x : Tensor (B, K, h, w)
-    weights : Tensor (N,)
-        From `edge_weights`.
-    forest : Forest
-
-    Returns
-    -------
-    Tensor (B, K, h, w)
-        Differentiable once in ``x`` and ``weights``; a convex combination of each image's pixels.
+    Differentiable once in ``x`` and ``weights`` (N,).
     """
     rows = x.movedim(1, -1)
     # A column of ones becomes the sum of the weights.
@@ -147,7 +118,7 @@ def tree_filter(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
 
 
 def smooth_along(x: Tensor, guide: Tensor, sigma: float = 1.0) -> Tensor:
-    """`tree_filter` of (B, K, h, w) along the minimum spanning trees of a guide (B, C, h, w)."""
+    """Apply the `tree_filter` to (B, K, h, w) along the minimum spanning trees of a guide (B, C, h, w)."""
     costs = edge_costs(guide)
     forest = spanning_forest(costs, (guide.shape[2], guide.shape[3]))
     return tree_filter(x, edge_weights(costs, forest, sigma), forest)
@@ -160,12 +131,12 @@ def tree_energy_loss(
     embedding: Tensor | None = None,
     *,
     sigma: float = 0.02,
-    weight: float = 0.4,
 ) -> Tensor:
-    """L1 distance between probabilities and their smoothed form, averaged over unlabeled pixels.
+    """Average the L1 distance of probabilities to their smoothed form over unlabeled pixels: (), with a graph.
 
     As in the official code, the absolute differences are summed over classes, the smoothed form is not detached, and
-    the filters see every pixel, labeled and void ones too. The average is always over the batch at hand.
+    the filters see every pixel, labeled and void ones too. The average is always over the batch at hand, and exactly 0
+    where no pixel of the grid is unlabeled.
 
     Parameters
     ----------
@@ -179,13 +150,6 @@ def tree_energy_loss(
         Guide of the second, high-level tree, which is left out without it.
     sigma : float
         Bandwidth of the colors; the official code has 0.02 on VOC, 0.002 on Cityscapes and ADE20K.
-    weight : float
-        Factor on the loss.
-
-    Returns
-    -------
-    Tensor ()
-        Exactly 0, with a graph, where no pixel of the grid is unlabeled.
     """
     p, size = logits.softmax(1), logits.shape[2:]
     colors = F.interpolate(images.detach().to(p.dtype), size=size, mode="bilinear", align_corners=False)
@@ -193,7 +157,7 @@ def tree_energy_loss(
     if embedding is not None:
         smooth = smooth_along(smooth, embedding)
     inside = F.interpolate(unlabeled.unsqueeze(1).to(p.dtype), size=size)
-    return weight * ((p - smooth).abs() * inside).sum() / inside.sum().clamp_min(1)
+    return ((p - smooth).abs() * inside).sum() / inside.sum().clamp_min(1)
 
 
 @dataclass(eq=False)
@@ -208,8 +172,10 @@ class TreeEnergy(Objective, nn.Module):
     num_classes : int
     in_channels : int
         C of the decoder's features and of the embedding.
-    sigma, weight : float
+    sigma : float
         See `tree_energy_loss`.
+    weight : float
+        Factor on the tree energy loss.
     high_level : bool
         Whether to smooth along the tree of the embedding, too; without it there are no parameters.
     """
@@ -257,8 +223,7 @@ class TreeEnergy(Objective, nn.Module):
         """
         seg = losses.partial_cross_entropy(logits, labels, counts)
         embedding = self.embed(inner_features) if self.embed is not None else None
-        unlabeled = labels == UNLABELED
-        tree = tree_energy_loss(grid_logits, images, unlabeled, embedding, sigma=self.sigma, weight=1.0)
+        tree = tree_energy_loss(grid_logits, images, labels == UNLABELED, embedding, sigma=self.sigma)
         return Output(seg + self.weight * tree, {"seg": seg, "tree": tree})
 
 
@@ -291,7 +256,7 @@ class _PathSums(torch.autograd.Function):
 
 
 def _subtree_sums(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """From the leaves to the roots: the weighted sum over each vertex's subtree; (N, C) in the forest's order."""
+    """Sum over each vertex's subtree, weighted, from the leaves to the roots; (N, C) in the forest's order."""
     total = x.clone()
     levels = [y.split(forest.levels) for y in (total, weights.unsqueeze(1), forest.parent)]
     for rows, weight, parent in list(zip(*levels, strict=True))[:0:-1]:
@@ -300,7 +265,7 @@ def _subtree_sums(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
 
 
 def _whole_tree_sums(subtrees: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """From the roots to the leaves: ``A = w A_parent + (1 - w^2) X``, the parent's sum without what came from here."""
+    """Compute ``A = w A_parent + (1 - w^2) X``, the parent's sum without its share from here, from the roots on."""
     weights = weights.unsqueeze(1)
     total = (1 - weights.square()) * subtrees
     levels = [y.split(forest.levels) for y in (total, weights, forest.parent)]

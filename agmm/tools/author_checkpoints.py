@@ -235,7 +235,7 @@ def _check_classes(file: str, classifiers: list[_Unit], dataset: str) -> None:
     fitting = [name for name in DILATIONS if len(sets.class_names(name)) == found]
     remedy = f"choose the data set {fitting[0]}" if fitting else "evaluate it on the data set it was trained on"
     raise ValueError(
-        f"{file}: {classifiers[0].name} has {found} classes, but {sets.FOLDERS[dataset]} has {wanted}; {remedy}"
+        f"{file}: {classifiers[0].name} has {found} classes, but {sets.PUBLIC[dataset].title} has {wanted}; {remedy}"
     )
 
 

@@ -153,7 +153,7 @@ def evaluate(
     if count == len(split):
         report(f"reading all {len(split)} images and masks once …")
         problems = sets.check(dataset, data_root, ("val",))
-        image_files.raise_if_bad(problems, f"{sets.FOLDERS[dataset]} val in {data_root}")
+        image_files.raise_if_bad(problems, f"{sets.PUBLIC[dataset].title} val in {data_root}")
     where = _moved(net, device)
     report(f"testing {count} of {len(split)} images on {machine.device_name(where)}: {'; '.join(map(str, chosen))}")
     indices = [i * len(split) // count for i in range(count)]
@@ -308,7 +308,8 @@ def command(args: argparse.Namespace) -> int:
     except torch.OutOfMemoryError as error:
         raise ValueError(f"the memory of device {args.device} is too small; choose --device cpu") from error
     lines = table(scores)
-    print(f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {sets.FOLDERS[args.dataset]} val")
+    title = sets.PUBLIC[args.dataset].title
+    print(f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {title} val")
     print(printed(lines))
     if scores[0].images < scores[0].of:
         print("a quick look: published numbers are of the whole split")

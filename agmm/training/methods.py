@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, Objective, one_of
-from agmm.rivals.densecrf import DenseCRFLoss
+from agmm.rivals.crf_loss import DenseCRFLoss
 from agmm.rivals.spml import SPML, SPMLClassifier
 from agmm.rivals.toco import FromTags
 from agmm.rivals.tree_energy import TreeEnergy

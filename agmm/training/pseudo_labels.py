@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agmm import evaluation
-from agmm.data import sets
+from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.rivals import spml, toco
@@ -82,17 +82,14 @@ def _spml_labels(net: nn.Module, objective: spml.SPMLClassifier, teacher: Run, c
     def image_classes(index: int) -> np.ndarray:
         return context.image_classes(slice(index, index + 1))[0] | (not run.restrict)
 
+    side = (run.crop or 0) if run.augmentation in ONE_BY_ONE else 0
     return objective.pseudo_labels(
-        forward,
+        spml.FirstStage(forward, context.device, side, data.mirrored, normalization(teacher)),
         data.images,
         sparse,
         OnDemand(image_classes, range(len(data))),
-        side=(run.crop or 0) if run.augmentation in ONE_BY_ONE else 0,
-        device=context.device,
-        mirrored=data.mirrored,
         cams=data.cams,
         keep=spml.in_memory if isinstance(sparse, np.ndarray) else partial(_png_files, context.folder, data.ids),
-        normalization=normalization(teacher),
     )
 
 
@@ -133,7 +130,7 @@ def _png_files(
 ) -> Sequence[np.ndarray]:
     """Return labels that are kept as PNG files in ``folder/name``."""
     paths = [folder / name / f"{image}.png" for image in ids[:number]]
-    return _files(paths, make, label_files.write_index, label_files.read_index)
+    return _files(paths, make, image_files.write_index, image_files.read_index)
 
 
 def _files(

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ SCHEMA = 1
 Options = tuple[tuple[str, Any], ...]
 Init = Literal["scratch", "tags", "imagenet"]
 
-
 _SHARED_WITH_PRETRAINING = (
     *("preset", "dataset", "image_size", "test_images", "network", "normalize", "crop", "augmentation"),
     *("optimizer", "head_factor", "weight_decay", "momentum", "warmup", "power", "precision", "compiled"),
@@ -33,125 +32,97 @@ _SHARED_WITH_PRETRAINING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that changes the result of one training (and nothing else: no devices, workers or paths).
-
-    Attributes
-    ----------
-    preset : str
-        Preset that it belongs to, and the folder below ``results/``.
-    dataset, image_size, train_images, test_images
-        ``"shapes"``, ``"crowds"``, ``"streets"`` or ``"people"`` (with counts), ``"camvid"`` (with the size (H, W) that
-        images are brought to), ``"voc"``, ``"cityscapes"``, ``"coco"``, ``"ade20k"`` or ``"densepose"``. Or ``"own"``,
-        whose label option ``data`` is a digest of the user's folder (see `agmm.data.own.prepared`).
-    method, options
-        Objective and its options (see `agmm.training.methods.build`), which may be a user's; ``"ImageTags"`` trains a
-        backbone on image tags.
-    labels, label_options
-        Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The
-        option ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of
-        ``"tags"`` are those of `agmm.rivals.toco.Options`.
-    teacher_method, teacher_options, teacher_changes
-        Objective of a first stage whose predictions are the labels of this run (`second_stage`), and further fields
-        that are different there; empty without a first stage.
-    restrict : bool
-        Choose the predictions of the first stage among the classes that an image's labels name.
-    cam_changes : pairs
-        Where labels are made of class activation maps: fields that are different in the run whose maps they are
-        (`cams_of`); empty where the maps come with the data set.
-    normalize : bool
-        Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1].
-    network, network_options
-        See `agmm.networks.build`.
-    init : {"scratch", "tags", "imagenet"}
-        Start of the backbone; ``"tags"`` is a run of its own that others share (`requires`).
-    epochs, batch_size, microbatch, crop, augmentation
-        ``batch_size`` is the effective batch over all devices and accumulation steps of ``microbatch`` images each.
-    optimizer, lr, head_factor, bias_factor, weight_decay, momentum, warmup, warmup_from, power
-        Poly schedule per step: ``lr (1 - t/T)^power`` after ``warmup`` linear steps, which begin with the share
-        ``warmup_from`` of lr. Biases have ``bias_factor`` times the rate of the weights beside them, and no decay
-        unless that is 1 (see `agmm.networks.parameter_groups`).
-    loss_scope : {"microbatch", "effective"}
-        What averages over labeled pixels extend over.
-    precision : {"float32", "bfloat16"}
-        Autocast of the network; the branch and the losses are always float32.
-    compiled : bool
-        Train the network through ``torch.compile``: other kernels, the same sums in another order.
-    selection : {"last", "best"}
-        Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic).
-    scales, flip, scale_merge, tile, long_side
-        How the network is tested: scales and mirror images become one by ``"mean"`` or ``"max"``
-        (`agmm.evaluation.multi_scale`); windows of a side, or squares of the image's longer side.
-    crf : str
-        Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions, or empty. A run with a CRF
-        trains nothing: it tests the weights of the same run without (`trained`).
-    trained_test : pairs
-        Where a run tests the weights of another one (`tested`): the fields scales, flip and scale_merge of that one.
-    stop_after : int, optional
-        Stop both stages after this many epochs of the schedule, which stays that of ``epochs``.
-    history_images : int
-        Training images on which the per-epoch curves of P and G are measured (0: no curves).
-    pretrain_images, pretrain_epochs, pretrain_lr
-        Scale of the pretraining where ``init="tags"``, and its learning rate if that is not ``lr``.
-    threads : int
-        Threads on a CPU, as they change the order of sums.
-    seed : int
-        Changes labels, head initialization and data order. Data generation and pretraining have their own seeds.
-    """
+    """Everything that changes the result of one training (and nothing else: no devices, workers or paths)."""
 
     preset: str
+    """Preset that it belongs to, and the folder below ``results/``."""
     dataset: str
+    """One of `agmm.data.sets`; or ``"own"``, whose label option ``data`` is a digest of the user's folder (see
+    `agmm.data.own.prepared`)."""
     method: str = "Baseline"
     options: Options = ()
+    """Objective and its options (see `agmm.training.methods.build`), which may be a user's; ``"ImageTags"`` trains a
+    backbone on image tags."""
     labels: str = "points"
     label_options: Options = ()
+    """Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The option
+    ``source`` says whether published labels are wanted (see `agmm.data.sets.labels_on_demand`). Options of ``"tags"``
+    are those of `agmm.rivals.toco.Options`."""
     teacher_method: str = ""
     teacher_options: Options = ()
     teacher_changes: Options = ()
+    """Objective of a first stage whose predictions are the labels of this run (`second_stage`), and further fields that
+    are different there; empty without a first stage."""
     cam_changes: Options = ()
+    """Where labels are made of class activation maps: fields that are different in the run whose maps they are
+    (`cams_of`); empty where the maps come with the data set."""
     restrict: bool = True
+    """Choose the predictions of a first stage among the classes that an image's labels name."""
     normalize: bool = False
+    """Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1]."""
     image_size: tuple[int, int] | None = None
+    """Size (H, W) that the images of CamVid are brought to."""
     train_images: int | None = None
     test_images: int | None = None
+    """Numbers of images of the embedded data sets."""
     network: str = "small"
     network_options: Options = ()
+    """See `agmm.networks.build`."""
     init: Init = "scratch"
+    """Start of the backbone; ``"tags"`` is a run of its own that others share (`requires`)."""
     epochs: int = 14
     batch_size: int = 16
     microbatch: int = 16
+    """``batch_size`` is the effective batch over all devices and accumulation steps of ``microbatch`` images each."""
     crop: int | None = None
     augmentation: str = "dihedral"
+    """See `agmm.data.augment`."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-3
     head_factor: float = 1.0
     bias_factor: float = 1.0
+    """Factors of ``lr``. Biases have no decay unless their factor is 1 (see `agmm.networks.parameter_groups`)."""
     weight_decay: float = 1e-2
     momentum: float = 0.9
     warmup: int = 0
     warmup_from: float = 0.0
     power: float = 0.9
+    """``lr (1 - t/T)^power`` per step, after ``warmup`` linear steps, which begin with the share ``warmup_from``."""
     loss_scope: Literal["microbatch", "effective"] = "microbatch"
+    """Over what the averages over labeled pixels extend."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Autocast of the network; the branch and the losses are always float32."""
     compiled: bool = False
+    """Train the network through ``torch.compile``: other kernels, the same sums in another order."""
     selection: Literal["last", "best"] = "last"
+    """Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic)."""
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     tile: int | None = None
     long_side: int | None = None
     scale_merge: Literal["mean", "max"] = "mean"
+    """How the network is tested, see `agmm.evaluation.Protocol`."""
     crf: str = ""
+    """Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions, or empty. A run with a CRF
+    trains nothing: it tests the weights of the same run without (`trained`)."""
     trained_test: Options = ()
+    """Where a run tests the weights of another one (`tested`): the fields scales, flip and scale_merge of that one."""
     stop_after: int | None = None
+    """Stop both stages after this many epochs of the schedule, which stays that of ``epochs``."""
     history_images: int = 200
+    """Training images on which the per-epoch curves of P and G are measured (0: no curves)."""
     pretrain_images: int = 4000
     pretrain_epochs: int = 12
     pretrain_lr: float | None = None
+    """Scale of the pretraining where ``init="tags"``, and its learning rate if that is not ``lr``."""
     threads: int = 1
+    """Threads on a CPU, as they change the order of sums."""
     seed: int = 0
+    """Changes labels, head initialization and data order. Data generation and pretraining have their own seeds."""
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        for name in _option_fields():
+        for name in _OPTION_FIELDS:
             object.__setattr__(self, name, _frozen(getattr(self, name)))
         for name in ("image_size", "scales"):
             value = getattr(self, name)
@@ -191,8 +162,7 @@ class Run:
         if self.teacher is not None:
             described |= {"teacher_method": "", "teacher_options": (), "teacher": self.teacher.id}
             described.pop("teacher_changes", None)
-        text = json.dumps(described, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
     def from_tags(self) -> bool:
@@ -207,9 +177,7 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in _option_fields():
-            plain[name] = dict(plain[name])
-        return plain
+        return plain | {name: dict(plain[name]) for name in _OPTION_FIELDS}
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> "Run":
@@ -303,11 +271,6 @@ class Run:
 
         The paper does not say whether these are restricted to the classes that an image's labels name. Ours are, except
         with clicks: scattered at random they miss many classes that are there.
-
-        Raises
-        ------
-        ValueError
-            If this run trains nothing.
         """
         if self.trained is not None:
             raise ValueError("a second stage learns what a run predicts as it was trained: call trained.second_stage()")
@@ -343,10 +306,8 @@ class Run:
         return Path(results) / self.preset / "runs" / self.id
 
 
-@cache
-def _option_fields() -> tuple[str, ...]:
-    """Return the fields that hold options, and are written as dictionaries."""
-    return tuple(f.name for f in fields(Run) if f.type == Options)
+_OPTION_FIELDS = tuple(f.name for f in fields(Run) if f.type == Options)
+"""Fields that are written as dictionaries."""
 
 
 def _frozen(options: Any) -> Options:
@@ -361,38 +322,25 @@ def _hashable(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Result:
-    """What a complete run reports (``result.json``).
-
-    Attributes
-    ----------
-    miou : float
-        Mean IoU on the test split in per cent; for ``"ImageTags"`` the share of correct tags in per cent.
-    iou : list of float or None
-        Per class in per cent; None where the class never occurs.
-    confusion : list of list of int
-        (K, K), truth by prediction.
-    epoch : int
-        Epoch of the reported model, from 1.
-    seconds : float
-        Wall time of training and evaluation, earlier attempts at the same run included; of the test alone where
-        nothing is trained.
-    images_per_second : float
-        Training throughput without evaluation; images tested per second where nothing is trained.
-    peak_memory_mb : float
-        Of the process (CPU) or of the device's allocations (GPU).
-    details : dict
-        Provenance of the network and its weights, coverage of the labels, device.
-    """
+    """What a complete run reports (``result.json``)."""
 
     run_id: str
     miou: float
+    """Mean IoU on the test split in per cent; for ``"ImageTags"`` the share of correct tags in per cent."""
     iou: list[float | None]
+    """Per class in per cent; None where the class never occurs."""
     confusion: list[list[int]]
+    """(K, K), truth by prediction."""
     epoch: int
+    """Epoch of the reported model, from 1."""
     seconds: float
+    """Wall time of training and evaluation, earlier attempts at the same run included; of a mere test its own."""
     images_per_second: float
+    """Training throughput without evaluation; images tested per second where nothing is trained."""
     peak_memory_mb: float
+    """Memory of the process (CPU), or of the device's allocations (GPU)."""
     details: dict[str, Any]
+    """Provenance of the network and its weights, coverage of the labels, device."""
 
 
 def load_result(run: Run, results: str | Path = "results") -> Result | None:
@@ -409,9 +357,7 @@ def load_result(run: Run, results: str | Path = "results") -> Result | None:
         raise ValueError(f"{path} is damaged ({problem}); delete the folder to train the run again") from error
     wrong = [name for name, types in _RESULT_TYPES.items() if not isinstance(plain[name], types)]
     if wrong or not math.isfinite(result.miou):
-        raise ValueError(
-            f"{path} is damaged (see {wrong[0] if wrong else 'miou'}); delete the folder to train it again"
-        )
+        raise ValueError(f"{path} is damaged (see {[*wrong, 'miou'][0]}); delete the folder to train the run again")
     if result.run_id != run.id:
         raise ValueError(f"{path} is of run {result.run_id}, not of {run.id}; delete the folder to train the run again")
     return result
@@ -424,19 +370,17 @@ _RESULT_TYPES |= {"details": dict}
 
 def check_description(run: Run, results: str | Path = "results") -> None:
     """Raise ValueError where a run's ``run.json`` was edited: it would describe another run than the result's."""
-    path = run.folder(results) / "run.json"
+    path, problem = run.folder(results) / "run.json", ""
     try:
         described = Run.from_dict(json.loads(path.read_text())).id
+        if described != run.id:
+            problem = f"describes run {described}, not {run.id}"
     except FileNotFoundError:
         return
     except Exception as error:  # any field may hold anything
-        raise ValueError(
-            f"{path} does not describe a run ({error}); delete that file, the result stays what it is"
-        ) from error
-    if described != run.id:
-        raise ValueError(
-            f"{path} describes run {described}, not {run.id}; delete that file, the result stays what it is"
-        )
+        problem = f"does not describe a run ({error})"
+    if problem:
+        raise ValueError(f"{path} {problem}; delete that file, the result stays what it is")
 
 
 def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:

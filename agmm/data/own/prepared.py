@@ -21,7 +21,6 @@ from PIL import Image
 from agmm.codes import VOID
 from agmm.data import image_files
 from agmm.data.own.survey import NOTHING_LABELED, Survey, render
-from agmm.data.public import label_files
 from agmm.data.split import OnDemand, Published, Split
 from agmm.host import atomic_files
 
@@ -122,7 +121,8 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
 def read_prepared(folder: Path) -> Prepared:
     """Read the description of a prepared folder."""
     content = json.loads((folder / "data.json").read_text())
-    return Prepared(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
+    return Prepared(**fields)
 
 
 def raise_first(problems: Sequence[str]) -> None:
@@ -179,9 +179,9 @@ def load(root: Path, split: str, count: int | None = None) -> Split:
         data.names,
         tuple(stems),
         OnDemand(image_files.read_image, [root / "images" / f"{stem}.png" for stem in stems]),
-        OnDemand(label_files.read_index, truth),
+        OnDemand(image_files.read_index, truth),
         data.background,
-        published=(Published("own", "own", "labels of the user's folder", OnDemand(label_files.read_index, labels)),),
+        published=(Published("own", "own", "labels of the user's folder", OnDemand(image_files.read_index, labels)),),
     )
 
 

@@ -1,18 +1,13 @@
 """ADE20K, the 150 classes of the scene parsing benchmark: 20,210 training and 2,000 validation images, read on demand.
 
-The blocks that the authors of the tree energy loss published are found in ``blocks/tel_ade20k`` below the data root, in
-their folders ``block10``, ``block20`` and ``block50`` (see `agmm.data.public.published`).
+Below the root lies ``ADEChallengeData2016`` as its archive extracts, or what is in it. Blocks that the authors of the
+tree energy loss published are found in the folders ``block10``, ``block20`` and ``block50`` of ``blocks/tel_ade20k``.
 """
 
-import warnings
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from agmm.codes import VOID
-from agmm.data import image_files
-from agmm.data.public import published
-from agmm.data.split import OnDemand, Published, Split
+from agmm.data.image_files import Pair
+from agmm.data.public.dataset import DataSet, codes, in_folders, tel_blocks
 
 CLASS_NAMES = (
     *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass"),
@@ -32,83 +27,24 @@ CLASS_NAMES = (
     *("fan", "pier", "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock"),
     "flag",
 )
-COUNTS = {"train": 20_210, "val": 2_000}
-SOURCES = published.tel_blocks("tel_ade20k")
-
-_CODES = {0: VOID, **{k + 1: k for k in range(len(CLASS_NAMES))}}
-_PARTS = {"train": "training", "val": "validation"}
-_LAYOUT = "ADEChallengeData2016 with images and annotations, each with the folders training and validation"
 
 
-def load(root: Path, split: str) -> Split:
-    """
-    Find the files of one split; they are read when asked for.
-
-    Parameters
-    ----------
-    root : Path
-        Folder with ``ADEChallengeData2016`` as its archive extracts, or this folder itself.
-    split : {"train", "val"}
-
-    Returns
-    -------
-    Split
-        Values 1 … 150 of the masks are classes 0 … 149, 0 is ``VOID``. With the published labels of "train".
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder is missing or empty.
-    ValueError
-        If an image or a mask lacks its partner, or published labels are incomplete.
-
-    Warns
-    -----
-    UserWarning
-        If the number of images is not the published one.
-    """
-    pairs = _pairs(Path(root), split)
-    if len(pairs) != COUNTS[split]:
-        warnings.warn(f"ADE20K {split} in {root} has {len(pairs)} images, not {COUNTS[split]}", stacklevel=2)
-    images, masks = ([two[i] for two in pairs] for i in (0, 1))
-    return Split(
-        dataset="ade20k",
-        class_names=CLASS_NAMES,
-        ids=tuple(path.stem for path in images),
-        images=OnDemand(image_files.read_image, images),
-        truth=OnDemand(partial(image_files.read_mask, codes=_CODES), masks),
-        background=None,
-        published=_published(Path(root), images) if split == "train" else (),
-    )
+def _pairs(root: Path, split: str) -> list[Pair]:
+    inside, part = root / "ADEChallengeData2016", {"train": "training", "val": "validation"}[split]
+    images, masks = ((inside if inside.is_dir() else root) / kind / part for kind in ("images", "annotations"))
+    return in_folders(images, masks)
 
 
-def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
-    """Read every file of the splits once, published labels included, and return one sentence per problem."""
-    pairs = {split: _pairs(Path(root), split) for split in splits}
-    labels = _published(Path(root), [image for image, _ in pairs.get("train", ())])
-    return published.check_all(pairs.values(), _CODES, labels)
-
-
-def _published(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
-    return published.find(root, SOURCES, images)
-
-
-def _pairs(root: Path, split: str) -> list[image_files.Pair]:
-    if split not in COUNTS:
-        raise ValueError(f"ADE20K: unknown split {split!r}, choose one of {', '.join(COUNTS)}")
-    below = root / "ADEChallengeData2016"
-    images, masks = ((below if below.is_dir() else root) / kind / _PARTS[split] for kind in ("images", "annotations"))
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"ADE20K: no folder {folder}; {root} must hold {_LAYOUT}; "
-                f"`agmm download ade20k --data-root {root}` fetches them"
-            )
-    pairs = image_files.pair(images, masks)
-    if not pairs:
-        raise FileNotFoundError(f"ADE20K: no images in {images}; extract its archive again")
-    there = [set(folder.iterdir()) for folder in (images, masks)]
-    problems = [f"{image}: an image without its mask" for image, mask in pairs if mask not in there[1]]
-    problems += [f"{mask}: a mask without its image" for image, mask in pairs if image not in there[0]]
-    image_files.raise_if_bad(problems, f"ADE20K {split} in {root} is incomplete, extract its archive again")
-    return pairs
+ADE20K = DataSet(
+    name="ade20k",
+    title="ADE20K",
+    class_names=CLASS_NAMES,
+    codes=codes(range(1, 151), void=[0]),
+    counts={"train": 20_210, "val": 2_000},
+    pairs=_pairs,
+    how_to_get=(
+        "{root} must hold ADEChallengeData2016 with images and annotations, each with the folders training and "
+        "validation; `agmm download ade20k --data-root {root}` fetches them"
+    ),
+    sources=tel_blocks("tel_ade20k", codes(range(1, 151), unlabeled=[0])),
+)

@@ -1,9 +1,9 @@
 """Archives of public data sets: fetched from their official homes, checked, extracted; only ever on a user's command.
 
-    agmm download voc --data-root DIR   3.4 GB from the homes of VOC and SBD
-    agmm download cityscapes --data-root DIR   extracts what you downloaded there
-    agmm download coco --data-root DIR   20 GB from the home of COCO; then masks are made
-    agmm download ade20k --data-root DIR   1.0 GB from the home of the scene parsing benchmark
+    agmm download voc --data-root DIR         3.4 GB from the homes of VOC and SBD
+    agmm download cityscapes --data-root DIR  extracts what you downloaded there
+    agmm download coco --data-root DIR        20 GB from the home of COCO; then masks are made
+    agmm download ade20k --data-root DIR      1.0 GB from the home of the scene parsing benchmark
 
 A download that broke off goes on where it stopped. What is there already is left alone.
 """
@@ -22,18 +22,17 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 
 from filelock import FileLock
+from tqdm import tqdm
 
-from agmm.data.public import ade20k, cityscapes, coco, masks, voc
+from agmm.data.public import cityscapes, masks
+from agmm.data.public.ade20k import ADE20K
+from agmm.data.public.coco import COCO
+from agmm.data.public.voc import VOC
 from agmm.host import atomic_files
-
-Report = Callable[[str], None]
 
 _CHUNK = 1 << 18
 _TIMEOUT = 60  # seconds without a byte
@@ -48,7 +47,7 @@ class Archive:
     ----------
     url : str
     md5 : str
-        Published checksum.
+        Published checksum; empty where the user downloads the file, whose name the address is.
     holds : str
         The folder in it that is wanted.
     below : str
@@ -63,105 +62,83 @@ class Archive:
     @property
     def name(self) -> str:
         """File name."""
-        return self.url.rsplit("/", 1)[1]
+        return self.url.rsplit("/", 1)[-1]
 
 
-VOC2012 = Archive(
-    url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-    md5="6cd6e144f989b92b3379bac3b3de84fd",
-    holds="VOCdevkit/VOC2012",
-)
-SBD = Archive(
-    url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
-    md5="82b4d87ceb2ed10f6038a1cba92111cb",
-    holds="benchmark_RELEASE",
-)
 _COCO = "http://images.cocodataset.org"  # has no certificate of its own; checksums do
-COCO = (
-    Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd", "annotations"),
-    Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014", "coco2014"),
-    Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014", "coco2014"),
-)
-ADE20K = Archive(
-    url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-    md5="7328b3957e407ddae1d3cbf487f149ef",
-    holds="ADEChallengeData2016",
-)
+ARCHIVES = {
+    "voc": (
+        Archive(
+            url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            md5="6cd6e144f989b92b3379bac3b3de84fd",
+            holds="VOCdevkit/VOC2012",
+        ),
+        Archive(
+            url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+            md5="82b4d87ceb2ed10f6038a1cba92111cb",
+            holds="benchmark_RELEASE",
+        ),
+    ),
+    "cityscapes": tuple(Archive(name, "", name.split("_")[0]) for name in cityscapes.ARCHIVES),
+    "coco": (
+        Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd", "annotations"),
+        Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014", "coco2014"),
+        Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014", "coco2014"),
+    ),
+    "ade20k": (
+        Archive(
+            url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+            md5="7328b3957e407ddae1d3cbf487f149ef",
+            holds="ADEChallengeData2016",
+        ),
+    ),
+}
+"""Archives of each data set; those of Cityscapes, which can be downloaded after logging in only, have no address."""
+
+_DATA_SETS = {data.name: data for data in (VOC, cityscapes.CITYSCAPES, COCO, ADE20K)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``agmm download``."""
-    parser.add_argument("dataset", choices=tuple(GET))
+    parser.add_argument("dataset", choices=tuple(ARCHIVES))
     parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder to write to")
 
 
 def command(args: argparse.Namespace) -> int:
     """Get the data set that ``agmm download`` asks for."""
     with atomic_files.writable(args.data_root, "--data-root"):
-        GET[args.dataset](args.data_root, report=partial(print, flush=True))
+        get(args.dataset, args.data_root)
     return 0
 
 
-def get_voc(root: Path, *, report: Report, archives: tuple[Archive, ...] = (VOC2012, SBD)) -> None:
-    """VOC 2012 and SBD: whatever of both is missing below ``root``."""
-    _get(root, archives, report)
-    _report_counts(voc, root, report)
-
-
-def get_coco(root: Path, *, report: Report, archives: tuple[Archive, ...] = COCO) -> None:
-    """Images and annotations of MS COCO 2014, and the masks that are made from them."""
-    _get(root, archives, report)
-    masks.render(root, report=report)
-    _report_counts(coco, root, report)
-
-
-def get_ade20k(root: Path, *, report: Report, archives: tuple[Archive, ...] = (ADE20K,)) -> None:
-    """ADE20K as the scene parsing benchmark has it."""
-    _get(root, archives, report)
-    _report_counts(ade20k, root, report)
-
-
-def get_cityscapes(root: Path, *, report: Report) -> None:
-    """Extract the two archives of Cityscapes, which can be downloaded after logging in only."""
-    for name in cityscapes.ARCHIVES:
-        holds = name.split("_")[0]
-        if (root / holds).exists():
-            report(f"{root / holds} is there already; remove it to extract it again")
-            continue
-        if not (root / name).is_file():
-            raise FileNotFoundError(f"{root / name}: no such file; {cityscapes.how_to_get(root)}")
-        extract(root / name, root, holds)
-        report(f"extracted {root / holds}")
-    _report_counts(cityscapes, root, report)
-
-
-GET: dict[str, Callable[..., None]] = {
-    "voc": get_voc,
-    "cityscapes": get_cityscapes,
-    "coco": get_coco,
-    "ade20k": get_ade20k,
-}
-
-
-def _get(root: Path, archives: tuple[Archive, ...], report: Report) -> None:
-    for archive in archives:
+def get(dataset: str, root: Path) -> None:
+    """Fetch and extract what is missing of a data set below ``root``; make the masks of COCO."""
+    for archive in ARCHIVES[dataset]:
         target = root / archive.below / archive.holds
         if target.exists():
-            report(f"{target} is there already; remove it to extract it again")
+            _say(f"{target} is there already; remove it to extract it again")
             continue
-        extract(fetch(archive, root, report=report), root / archive.below, archive.holds)
-        report(f"extracted {target}")
+        file = root / archive.name
+        if archive.md5:
+            file = fetch(archive, root)
+        elif not file.is_file():
+            raise _DATA_SETS[dataset].missing(f"no file {file}", root)
+        extract(file, root / archive.below, archive.holds)
+        _say(f"extracted {target}")
+    if dataset == "coco":
+        masks.make("coco", root)
+    training, test = (len(_DATA_SETS[dataset].load(root, split)) for split in ("train", "val"))
+    _say(f"{training} training and {test} test images are in place")
 
 
-def _report_counts(dataset: ModuleType, root: Path, report: Report) -> None:
-    counts = (len(dataset.load(root, split)) for split in ("train", "val"))
-    report("{} training and {} test images are in place".format(*counts))
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 # --- Downloads --------------------------------------------------------------------------------------------------------
 
 
-def fetch(archive: Archive, folder: Path, *, report: Report, tries: int = 5, pause: float = 2) -> Path:
+def fetch(archive: Archive, folder: Path, *, tries: int = 5, pause: float = 2) -> Path:
     """Download an archive unless it is there, resuming what broke off, and compare its checksum.
 
     Parameters
@@ -169,8 +146,6 @@ def fetch(archive: Archive, folder: Path, *, report: Report, tries: int = 5, pau
     archive : Archive
     folder : Path
         Receives the file, until it is complete and checked under a name that ends in ``.part``.
-    report : callable
-        Receives lines of progress.
     tries : int
         Connections before giving up.
     pause : float
@@ -194,7 +169,7 @@ def fetch(archive: Archive, folder: Path, *, report: Report, tries: int = 5, pau
             if _md5(target) != archive.md5:
                 raise ValueError(f"{target} has not the published checksum; remove it to download it again")
             return target
-        _receive(archive.url, part, report, tries, pause)
+        _receive(archive.url, part, tries, pause)
         if _md5(part) != archive.md5:
             part.unlink()
             raise ValueError(f"what {archive.url} sent has not the published checksum and was removed; try again later")
@@ -202,16 +177,16 @@ def fetch(archive: Archive, folder: Path, *, report: Report, tries: int = 5, pau
     return target
 
 
-def _receive(url: str, part: Path, report: Report, tries: int, pause: float) -> None:
+def _receive(url: str, part: Path, tries: int, pause: float) -> None:
     """Connect until ``part`` is complete."""
     problem = ""
     for i in range(tries):
         if i:
-            report(f"{part.stem}: {problem}; connecting again")
+            _say(f"{part.stem}: {problem}; connecting again")
             time.sleep(pause * 2 ** (i - 1))
         have = part.stat().st_size if part.exists() else 0
         try:
-            if _append(url, part, have, report):
+            if _append(url, part, have):
                 return
             problem = "the connection broke off"
         except urllib.error.HTTPError as error:
@@ -227,7 +202,7 @@ def _receive(url: str, part: Path, report: Report, tries: int, pause: float) -> 
     )
 
 
-def _append(url: str, part: Path, have: int, report: Report) -> bool:
+def _append(url: str, part: Path, have: int) -> bool:
     """Receive what is missing after ``have`` bytes; true if the file is complete as far as the server tells."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
@@ -235,12 +210,12 @@ def _append(url: str, part: Path, have: int, report: Report) -> bool:
         done = have if resumed else 0
         length = response.headers["Content-Length"]
         total = done + int(length) if length else 0
-        with open(part, "ab" if resumed else "wb") as file:
+        bar = tqdm(desc=part.stem, total=total or None, initial=done, unit="B", unit_scale=True, disable=None)
+        with open(part, "ab" if resumed else "wb") as file, bar:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
-                before, done = done, done + len(chunk)
-                if total and 20 * before // total < 20 * done // total:
-                    report(f"{part.stem}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+                done += len(chunk)
+                bar.update(len(chunk))
     return done >= total
 
 

@@ -1,85 +1,123 @@
-"""Masks of classes of MS COCO 2014, made once from its outlines of objects.
+"""Masks of images, made once from the annotations of objects of MS COCO 2014, and of parts of people of DensePose-COCO.
 
-    agmm masks coco DIR    with DIR/annotations/instances_{train,val}2014.json
-
-Writes ``DIR/SegmentationClass/{train,val}2014/*.png`` (0 background, 1 … 80, 255 crowds) and beside each folder the
-list of images that have an annotation. Masks that are there already are left alone: an interrupted command goes on
-where it stopped.
+``agmm masks coco DIR`` writes ``DIR/SegmentationClass/{train,val}2014/*.png`` (0 background, 1 … 80, 255 crowds).
+``agmm masks densepose DIR`` writes ``DIR/PartMasks/{train,minival}2014/*.png`` (0 background, 1 … 14, 255 people
+without parts), and the people's numbers in folders of the same name with ``_people``. Beside each folder lies the list
+of the images that have an annotation. Masks that are there already are left alone: an interrupted command goes on where
+it stopped.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
-import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from agmm.codes import VOID
-from agmm.data.public import coco
-from agmm.data.public.label_files import write_index
-from agmm.host import atomic_files
+from agmm.data.drawing import fill_polygon
+from agmm.data.image_files import write_index
+from agmm.data.public import coco, densepose
+from agmm.host import atomic_files, processes
 
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-"""Ids of classes 1 … 80 in the annotations."""
+"""Ids of COCO's classes 1 … 80 in the annotations."""
 
+PERSON = 1
+"""The only category of DensePose's annotations."""
+
+SIDE = 256
+"""Height and width of a part's mask, which covers the box of a person."""
+
+_PARTS = len(densepose.CLASS_NAMES) - 1
 _POINTS = {"dp_x", "dp_y", "dp_I", "dp_U", "dp_V", "keypoints"}  # of annotations of people; nobody asks for them
-_CHUNK = 32  # masks that a process makes at a time
 
 Annotation = Mapping[str, Any]
 Task = tuple[Path, tuple[int, int], list[Annotation]]
+"""File of a mask, its height and width, and the annotations to paint."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``agmm masks``."""
     parser.add_argument("dataset", choices=("coco", "densepose"))
-    parser.add_argument("root", type=Path, metavar="DIR", help="folder of the data set")
+    parser.add_argument("root", type=Path, metavar="DIR", help="folder of the data set, which holds annotations/")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per core)")
 
 
 def command(args: argparse.Namespace) -> int:
     """Make the masks that ``agmm masks`` asks for."""
-    if args.dataset == "coco":
-        render(args.root, jobs=args.jobs, report=partial(print, flush=True))
-    else:
-        from agmm.data.public import densepose_masks  # which needs this module
-
-        densepose_masks.render(args.root, jobs=args.jobs, report=partial(print, flush=True))
+    make(args.dataset, args.root, jobs=args.jobs)
     return 0
 
 
-def render(root: Path, *, jobs: int | None = None, report: Callable[[str], None] = print) -> None:
+def make(dataset: str, root: Path, *, jobs: int | None = None) -> None:
     """
     Make the masks of both splits that are not there yet.
 
     Parameters
     ----------
+    dataset : {"coco", "densepose"}
     root : Path
         Folder of the data set.
     jobs : int, optional
         Processes; by default one per core.
-    report : callable
-        Receives lines of progress.
 
     Raises
     ------
     FileNotFoundError
         If there are no annotations.
     ValueError
-        If they are damaged or no annotations of COCO.
+        If they are damaged or of another kind.
     """
-    annotations = coco.below(root, "annotations")
-    for split in coco.COUNTS:
-        path = annotations / f"instances_{split}2014.json"
+    for split in ("train", "val"):
+        if dataset == "coco":
+            data, name, listed = coco.COCO, f"instances_{split}2014.json", coco.names_file(root, split)
+            categories, write = CATEGORY_IDS, _write_classes
+        else:
+            data, listed = densepose.DENSEPOSE, densepose.names_file(root, split)
+            name = f"densepose_coco_2014_{densepose.ANNOTATED[split]}.json"
+            categories, write = (PERSON,), _write_parts
+        path = coco.below(root, "annotations") / name
         if not path.is_file():
-            raise coco.missing(root, f"annotations/{path.name}")
-        render_file(path, coco.names_file(root, split), jobs=jobs, report=report)
+            raise data.missing(f"no annotations/{name} below {root}", root)
+        _make_split(path, listed, categories, write, jobs)
+
+
+def _make_split(
+    path: Path, listed: Path, categories: Sequence[int], write: Callable[[Task], None], jobs: int | None
+) -> None:
+    """Make the masks of one file of annotations, in the folder of the list's name without suffix; write the list."""
+    if jobs is None:
+        from agmm.host import machine  # here, as it loads torch, which the processes need not do
+
+        jobs = machine.cores()
+    print(f"reading {path}", flush=True)
+    folder = listed.with_suffix("")
+    tasks = read(path, folder, categories)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = {target.name for target in folder.iterdir()}
+    todo = [task for task in tasks if task[0].name not in there]
+    done = processes.each(partial(_paint, write), todo, jobs)
+    try:
+        for _ in tqdm(done, folder.name, len(tasks), initial=len(tasks) - len(todo), unit="mask", disable=None):
+            pass
+    except ValueError as error:
+        raise ValueError(f"{path}, image {error}") from error
+    atomic_files.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
+    print(f"{folder}: {len(tasks):,} masks are there", flush=True)
+
+
+def _paint(write: Callable[[Task], None], task: Task) -> None:
+    try:
+        write(task)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"{task[0].stem}: its outlines cannot be painted ({atomic_files.one_line(error)}); extract them again"
+        ) from error
 
 
 def _write_classes(task: Task) -> None:
@@ -87,88 +125,18 @@ def _write_classes(task: Task) -> None:
     write_index(target, class_mask(shape, annotations))
 
 
-def render_file(
-    path: Path,
-    listed: Path,
-    *,
-    categories: Sequence[int] = CATEGORY_IDS,
-    write: Callable[[Task], None] = _write_classes,
-    jobs: int | None = None,
-    report: Callable[[str], None] = print,
-) -> None:
+def _write_parts(task: Task) -> None:
+    target, shape, annotations = task
+    parts, people = part_mask(shape, annotations)
+    people_file = densepose.people_file(target)
+    people_file.parent.mkdir(exist_ok=True)
+    write_index(people_file, people)  # first, as the other one tells that both are there
+    write_index(target, parts)
+
+
+def read(path: Path, folder: Path, categories: Sequence[int]) -> list[Task]:
     """
-    Make the masks of one file of annotations that are not there yet, and list its images.
-
-    Parameters
-    ----------
-    path : Path
-        The annotations.
-    listed : Path
-        The list, a text file; masks go to the folder of its name without suffix.
-    categories : sequence of int
-        Ids that annotations may have.
-    write : callable
-        Paints and writes one mask, in any process; by default that of classes.
-    jobs, report
-        As in `render`.
-    """
-    report(f"reading {path}")
-    folder = listed.with_suffix("")
-    tasks = read(path, folder, categories)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = {target.name for target in folder.iterdir()}
-    todo = [task for task in tasks if task[0].name not in there]
-    done = len(tasks) - len(todo)
-    try:
-        for number in _render_all(todo, jobs or _cores(), write):
-            before, done = done, done + number
-            if 50 * before // len(tasks) < 50 * done // len(tasks):
-                report(f"{folder.name}: {done:,} of {len(tasks):,} masks")
-    except ValueError as error:
-        raise ValueError(f"{path}, image {error}") from error
-    atomic_files.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
-    report(f"{folder}: {len(tasks):,} masks are there")
-
-
-def _render_all(tasks: Sequence[Task], jobs: int, write: Callable[[Task], None] = _write_classes) -> Iterator[int]:
-    """Make masks and tell after every chunk how many it were."""
-    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
-    render_chunk = partial(_render_chunk, write)
-    if min(jobs, len(chunks)) <= 1:
-        yield from map(render_chunk, chunks)
-        return
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
-    try:
-        yield from pool.map(render_chunk, chunks)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _render_chunk(write: Callable[[Task], None], tasks: Sequence[Task]) -> int:
-    for task in tasks:
-        try:
-            write(task)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-            raise ValueError(
-                f"{task[0].stem}: its outlines cannot be painted ({atomic_files.one_line(error)}); extract them again"
-            ) from error
-    return len(tasks)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# --- Annotations ------------------------------------------------------------------------------------------------------
-
-
-def read(path: Path, folder: Path, categories: Sequence[int] = CATEGORY_IDS) -> list[Task]:
-    """
-    What is to be painted, from a file of instance annotations whose category ids are among ``categories``.
+    Read what is to be painted from a file of instance annotations whose category ids are among ``categories``.
 
     Returns
     -------
@@ -199,7 +167,7 @@ def read(path: Path, folder: Path, categories: Sequence[int] = CATEGORY_IDS) -> 
 
 
 def _compact(item: dict[str, Any]) -> dict[str, Any]:
-    """Outlines as arrays, and no points: of Python's numbers there would be gigabytes."""
+    """Turn outlines into arrays, and drop points: of Python's numbers there would be gigabytes."""
     if isinstance(item.get("segmentation"), list):
         item["segmentation"] = [np.asarray(outline, float) for outline in item["segmentation"]]
     for points in _POINTS.intersection(item):
@@ -212,26 +180,10 @@ def _compact(item: dict[str, Any]) -> dict[str, Any]:
 
 def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.ndarray:
     """
-    Mask of the classes of one image.
+    Paint the classes of one image, (H, W) uint8: 0 background, 1 … 80, ``VOID``.
 
-    Crowds are ``VOID`` where no object is; objects are painted by decreasing area, so that small ones are in front.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Height and width.
-    annotations : sequence of mappings
-        With ``category_id``, ``iscrowd``, and ``segmentation``: polygons, or a run-length code.
-
-    Returns
-    -------
-    (H, W) uint8 array
-        0 background, 1 … 80, ``VOID``.
-
-    Raises
-    ------
-    ValueError
-        If a segmentation does not fit the image.
+    Annotations hold ``category_id``, ``iscrowd``, and ``segmentation`` (`instance_mask`). Crowds are ``VOID`` where no
+    object is; objects are painted by decreasing area, so that small ones are in front.
     """
     mask = np.zeros(shape, np.uint8)
     painted = [(annotation, instance_mask(annotation["segmentation"], shape)) for annotation in annotations]
@@ -244,8 +196,61 @@ def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.
     return mask
 
 
+def part_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Paint the parts and the people of one image.
+
+    Annotations hold ``bbox`` (left, top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``:
+    a run-length code of 256 x 256 pixels for each of the 14 parts, empty where a part is not seen. People are painted
+    by decreasing area, so that small ones are in front. Those without a mask of any part, crowds among them, are
+    ``VOID`` where nobody's part is.
+
+    Returns
+    -------
+    parts, people : (H, W) uint8 array
+        0 background, 1 … 14, ``VOID``; 0 nobody, 1 … N in the order of the annotations, ``VOID``.
+    """
+    parts, people = np.zeros((2, *shape), np.uint8)
+    for annotation in annotations:
+        if not any(annotation.get("dp_masks", ())):
+            inside = instance_mask(annotation["segmentation"], shape)
+            parts[inside] = people[inside] = VOID
+    known = [annotation for annotation in annotations if any(annotation.get("dp_masks", ()))]
+    for number, annotation in sorted(enumerate(known, start=1), key=lambda one: -one[1]["area"]):
+        window = _window(annotation["bbox"], shape)
+        found = _parts(annotation["dp_masks"], tuple(side.stop - side.start for side in window))
+        parts[window][found > 0] = found[found > 0]
+        people[window][found > 0] = number
+    return parts, people
+
+
+def _window(box: Sequence[float], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of a box, rounded and cut to the image."""
+    left, top, width, height = box
+    rows, columns = (
+        slice(*(min(max(round(end), 0), side) for end in ends))
+        for ends, side in zip(((top, top + height), (left, left + width)), shape, strict=True)
+    )
+    return rows, columns
+
+
+def _parts(masks: Sequence[Annotation], size: tuple[int, ...]) -> np.ndarray:
+    """Paint the parts of one person, 0 … 14, in the size of the box, by nearest neighbor."""
+    if len(masks) != _PARTS:
+        raise ValueError(f"dp_masks holds {len(masks)} parts, not {_PARTS}")
+    parts = np.zeros((SIDE, SIDE), np.uint8)
+    for code, mask in enumerate(masks, start=1):
+        if mask:
+            parts[instance_mask(mask, (SIDE, SIDE))] = code
+    # In whole numbers: centers of pixels often lie exactly between two of the mask's.
+    return parts[np.ix_(*((2 * np.arange(side) + 1) * SIDE // max(2 * side, 1) for side in size))]
+
+
+# --- Outlines ---------------------------------------------------------------------------------------------------------
+
+
 def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
-    """Pixels of an object, (H, W) bool: the union of its polygons, or a run-length code of ``counts`` and ``size``."""
+    """Return the pixels of an object, (H, W) bool, from polygons or a run-length code (``counts``, ``size``)."""
     if isinstance(segmentation, Mapping):
         if tuple(segmentation["size"]) != shape:
             raise ValueError(f"a run-length code is of size {segmentation['size']}, its image of {shape}")
@@ -258,55 +263,10 @@ def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape:
     return inside
 
 
-def fill_polygon(vertices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """
-    Pixels whose center lies inside a polygon by the even-odd rule.
-
-    Parameters
-    ----------
-    vertices : (N, 2) array
-        x and y; pixel (row 0, column 0) covers 0 <= y < 1, 0 <= x < 1. The last is connected with the first.
-    shape : (int, int)
-        Height and width.
-
-    Returns
-    -------
-    (H, W) bool array
-    """
-    height, width = shape
-    (x, y), (x_next, y_next) = vertices.T, np.roll(vertices, -1, axis=0).T
-    # Rows whose centers an edge crosses; its upper end belongs to it, its lower end to the next one.
-    first, end = (_centers_before(side(y, y_next), height) for side in (np.minimum, np.maximum))
-    crossed = end - first
-    edge = np.repeat(np.arange(len(x)), crossed)
-    row = np.arange(len(edge)) - np.repeat(crossed.cumsum() - crossed, crossed) + first[edge]
-    slope = (x_next - x)[edge] / (y_next - y)[edge]
-    column = _centers_before(x[edge] + (row + 0.5 - y[edge]) * slope, width)
-    inside = np.zeros(shape, bool)
-    if len(edge):
-        top, left = row.min(), column.min()
-        tall, wide = row.max() + 1 - top, column.max() - left
-        place = (row - top) * (wide + 1) + column - left
-        crossings = np.bincount(place, minlength=tall * (wide + 1)).reshape(tall, wide + 1)
-        inside[top : top + tall, left : left + wide] = crossings.cumsum(axis=1)[:, :-1] & 1
-    return inside
-
-
-def _centers_before(position: np.ndarray, length: int) -> np.ndarray:
-    """Number of pixels of a side whose centers lie before a position."""
-    return np.ceil(position - 0.5).clip(0, length).astype(int)
-
-
 def decode_runs(counts: Sequence[int] | str, shape: tuple[int, int]) -> np.ndarray:
-    """
-    Pixels of a run-length code, (H, W) bool.
+    """Return the pixels of a run-length code, (H, W) bool.
 
-    Parameters
-    ----------
-    counts : sequence of int, or str
-        Lengths of runs in column-major order, the first outside; or the same compressed (`decompress`).
-    shape : (int, int)
-        Height and width.
+    ``counts`` are lengths of runs in column-major order, the first outside; or the same compressed (`decompress`).
     """
     runs = np.asarray(decompress(counts) if isinstance(counts, str) else counts, int)
     if runs.sum() != shape[0] * shape[1] or (runs < 0).any():
@@ -316,7 +276,7 @@ def decode_runs(counts: Sequence[int] | str, shape: tuple[int, int]) -> np.ndarr
 
 def decompress(text: str) -> list[int]:
     """
-    Lengths of runs from COCO's compressed form.
+    Decode lengths of runs from COCO's compressed form.
 
     Each number takes characters of 6 bits from "0" on: five bits of a two's complement, low ones first, and one that
     tells that more follow. From the fourth number on it is the difference to the last but one.

@@ -1,123 +1,48 @@
 """PASCAL VOC 2012 with the masks of SBD: 10,582 training and 1,449 validation images of many sizes, read on demand.
 
-Below the data root lie VOC in ``VOCdevkit/VOC2012`` and SBD in ``benchmark_RELEASE/dataset``, as their archives
-extract, or VOC with a folder ``SegmentationClassAug`` instead of SBD. Published sparse labels are found beside them:
-``voc_whats_the_point.json`` with ``voc_whats_the_point_bg_from_scribbles.json``, and folders of one file per image that
-are named after form and publisher (``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.public.published`),
-and over-segmentations (see `agmm.data.regions`). Boxes are those of VOC's own ``Annotations``.
+Below the root lie VOC in ``VOCdevkit/VOC2012`` and SBD in ``benchmark_RELEASE/dataset``, as their archives extract, or
+VOC with a folder ``SegmentationClassAug`` instead of SBD; the root may also be one of VOC's two folders itself. "train"
+is VOC's train and SBD's train and val, without VOC's val. VOC's own mask is taken where there is one, then that of
+``SegmentationClassAug``, then SBD's.
+
+Published sparse labels are found beside them: ``voc_whats_the_point.json`` with
+``voc_whats_the_point_bg_from_scribbles.json``, and folders of one file per image (``points/agmm_voc``,
+``scribbles/scribblesup`` …, see `agmm.data.public.dataset`). Boxes are those of VOC's own ``Annotations``.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from agmm.codes import VOID
-from agmm.data import image_files, regions
-from agmm.data.public import label_files, published
-from agmm.data.public.label_files import Boxes, Click
-from agmm.data.public.published import Source
+from agmm.data import drawing, image_files
+from agmm.data.drawing import Shape
+from agmm.data.image_files import Pair
+from agmm.data.public import label_files
+from agmm.data.public.dataset import DataSet, Source, codes, png
 from agmm.data.split import OnDemand, Published, Split
+from agmm.labels import Boxes
 
-CLASS_NAMES = label_files.VOC_CLASSES
-PALETTE = tuple(
-    tuple(sum((k >> (3 * j + channel) & 1) << (7 - j) for j in range(8)) for channel in range(3))
-    for k in range(len(CLASS_NAMES))
+CLASS_NAMES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-COUNTS = {"train": 10_582, "val": 1_449}
+SCRIBBLESUP_CLASSES = (
+    *("background", "plane", "bike", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("table", "dog", "horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "monitor"),
+)
 
 CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.json")
 """Foreground and background clicks; one without the other is refused."""
-
-SOURCES = (
-    Source("points", "agmm_voc", "points published by the authors of AGMM"),
-    Source("points", "spml", "points published by the authors of SPML"),
-    Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", suffix=".xml"),
-    Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM"),
-    Source("scribbles", "rloss_scribbles", "scribbles of ScribbleSup as drawn by the authors of rloss"),
-    Source("scribbles", "spml", "scribbles published by the authors of SPML"),
-)
-"""In the order of preference, after the clicks."""
-
-_CODES = {**{k: k for k in range(len(CLASS_NAMES))}, 255: VOID}
-_LAYOUT = (
-    "VOCdevkit/VOC2012 with JPEGImages, ImageSets/Segmentation and SegmentationClass, and for training also SBD in "
-    "benchmark_RELEASE/dataset or the folder SegmentationClassAug in VOC2012"
-)
-
-
-def load(root: Path, split: str) -> Split:
-    """
-    Find the files of one split; they are read when asked for.
-
-    Parameters
-    ----------
-    root : Path
-        Folder with ``VOCdevkit/VOC2012``, or one of these two themselves, and SBD beside.
-    split : {"train", "val"}
-        "train" is VOC's train and SBD's train and val, without VOC's val. VOC's own mask is taken where there is one,
-        then that of ``SegmentationClassAug``, then SBD's.
-
-    Returns
-    -------
-    Split
-        With objects where every image of the split has an object mask, with boxes where every image has its
-        annotations, and with the published labels and regions of "train".
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder is missing.
-    ValueError
-        If a listed image or mask is missing, or published labels or regions are incomplete.
-
-    Warns
-    -----
-    UserWarning
-        If the number of images is not the published one.
-    """
-    root = Path(root)
-    pairs = _pairs(root, split)
-    if len(pairs) != COUNTS[split]:
-        warnings.warn(f"VOC {split} in {root} has {len(pairs)} images, not {COUNTS[split]}", stacklevel=2)
-    images, masks = ([two[i] for two in pairs] for i in (0, 1))
-    return Split(
-        dataset="voc",
-        class_names=CLASS_NAMES,
-        ids=tuple(path.stem for path in images),
-        images=OnDemand(image_files.read_image, images),
-        truth=OnDemand(partial(image_files.read_mask, codes=_CODES), masks),
-        background=0,
-        instances=_instances(root, images),
-        published=_published(root, images) if split == "train" else (),
-        boxes=_boxes(root, images),
-        regions=regions.find(root, images) if split == "train" else None,
-    )
-
-
-def check(root: Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
-    """Read every file of the splits once, what is published included, and return one sentence per problem."""
-    pairs = {split: _pairs(Path(root), split) for split in splits}
-    images = [image for image, _ in pairs.get("train", ())]
-    problems = published.check_all(pairs.values(), _CODES, _published(Path(root), images))
-    problems += regions.check(regions.find(Path(root), images))
-    boxes = _boxes(Path(root), images)
-    for two in boxes.keys if boxes else ():
-        try:
-            _read_boxes(two)
-        except ValueError as error:
-            problems.append(str(error))
-    return problems
 
 
 # --- Images and masks -------------------------------------------------------------------------------------------------
 
 
-def _pairs(root: Path, split: str) -> list[image_files.Pair]:
-    if split not in COUNTS:
-        raise ValueError(f"VOC: unknown split {split!r}, choose one of {', '.join(COUNTS)}")
+def _pairs(root: Path, split: str) -> list[Pair]:
     voc, sbd = _voc(root), _sbd(root)
     augmented = _by_stem(voc / "SegmentationClassAug", ".png")
     masks = augmented | _by_stem(voc / "SegmentationClass", ".png")
@@ -128,20 +53,17 @@ def _pairs(root: Path, split: str) -> list[image_files.Pair]:
             names |= _names(sbd / "train.txt") | _names(sbd / "val.txt")
             masks = _by_stem(sbd / "cls", ".mat") | masks
         elif not augmented:
-            raise FileNotFoundError(f"VOC: no masks of SBD below {root}; {_wanted(root)}")
+            raise FileNotFoundError(f"no masks of SBD below {root}")
         names -= val
-    images = _by_stem(voc / "JPEGImages", ".jpg")
-    problems = [f"{name}: listed, but there is no JPEGImages/{name}.jpg" for name in sorted(names - images.keys())]
-    problems += [f"{name}: listed, but there is no mask of it" for name in sorted(names - masks.keys())]
-    image_files.raise_if_bad(problems, f"VOC {split} in {root} is incomplete, extract its archives again")
-    return [(images[name], masks[name]) for name in sorted(names)]
+    expected = voc / "SegmentationClass"
+    return [(voc / "JPEGImages" / f"{name}.jpg", masks.get(name, expected / f"{name}.png")) for name in sorted(names)]
 
 
 def _voc(root: Path) -> Path:
     for folder in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root):
         if (folder / "ImageSets" / "Segmentation").is_dir():
             return folder
-    raise FileNotFoundError(f"VOC: no folder VOCdevkit/VOC2012 in {root}; {_wanted(root)}")
+    raise FileNotFoundError(f"no folder VOCdevkit/VOC2012 in {root}")
 
 
 def _sbd(root: Path) -> Path | None:
@@ -152,13 +74,9 @@ def _sbd(root: Path) -> Path | None:
     return None
 
 
-def _wanted(root: Path) -> str:
-    return f"{root} must hold {_LAYOUT}; `agmm download voc --data-root {root}` fetches them"
-
-
 def _names(path: Path) -> set[str]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; extract the archive of the data set again")
+        raise FileNotFoundError(f"no file {path}, extract the archive of the data set again")
     try:
         return set(path.read_text(encoding="utf-8").split())
     except UnicodeDecodeError as error:
@@ -170,56 +88,92 @@ def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
     return {path.stem: path for path in folder.iterdir() if path.suffix == suffix} if folder.is_dir() else {}
 
 
-def _instances(root: Path, images: Sequence[Path]) -> OnDemand | None:
-    """Object masks, None unless every image has one: labels of one run must all be simulated in one way."""
+# --- Labels beside the masks ------------------------------------------------------------------------------------------
+
+
+def _extend(data: Split, images: Sequence[Path], root: Path, split: str) -> Split:
+    """Add objects and boxes, where every image has some, and the clicks of "train"."""
     voc, sbd = _voc(root), _sbd(root)
-    masks = {} if sbd is None else _by_stem(sbd / "inst", ".mat")
-    masks |= _by_stem(voc / "SegmentationObject", ".png")
-    if any(image.stem not in masks for image in images):
+    objects = {} if sbd is None else _by_stem(sbd / "inst", ".mat")
+    objects |= _by_stem(voc / "SegmentationObject", ".png")
+    return replace(
+        data,
+        instances=_if_all(images, objects, _read_objects),
+        boxes=_if_all(images, _by_stem(voc / "Annotations", ".xml"), _read_boxes),
+        published=(*(_clicks(root, images) if split == "train" else ()), *data.published),
+    )
+
+
+def _if_all(images: Sequence[Path], files: Mapping[str, Path], read: Callable[[Pair], Any]) -> OnDemand | None:
+    """Labels of every image, None unless all have some: labels of one run must all be made in one way."""
+    if any(image.stem not in files for image in images):
         return None
-    return OnDemand(_read_objects, [masks[image.stem] for image in images])
+    return OnDemand(read, [(image, files[image.stem]) for image in images])
 
 
-def _boxes(root: Path, images: Sequence[Path]) -> OnDemand[Boxes] | None:
-    """Annotated boxes, None unless every image has some, for the same reason."""
-    found = _by_stem(_voc(root) / "Annotations", ".xml")
-    if any(image.stem not in found for image in images):
-        return None
-    return OnDemand(_read_boxes, [(image, found[image.stem]) for image in images])
-
-
-def _read_boxes(two: tuple[Path, Path]) -> Boxes:
+def _read_objects(two: Pair) -> np.ndarray:
     image, path = two
-    return label_files.read_boxes(path, image_files.read_size(image))
+    if path.suffix == ".mat":
+        return image_files.read_sbd(path, "GTinst", image_files.read_size(image))
+    return image_files.read_index_of(two)
 
 
-def _read_objects(path: Path) -> np.ndarray:
-    return image_files.read_sbd(path, "GTinst") if path.suffix == ".mat" else label_files.read_index(path)
+def _read_boxes(two: Pair) -> Boxes:
+    return label_files.read_boxes(two[1], CLASS_NAMES, image_files.read_size(two[0]))
 
 
-# --- Published labels -------------------------------------------------------------------------------------------------
+def _read_scribbles(path: Path, size: tuple[int, int]) -> np.ndarray:
+    return drawing.draw(label_files.read_scribbles(path, SCRIBBLESUP_CLASSES, size), size)
 
 
-def _published(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
-    found: list[Published] = []
+def _clicks(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
+    """Clicks on the background as well: without those, nothing would teach what is background."""
     foreground, background = (root / name for name in CLICKS)
-    if foreground.exists() or background.exists():
-        drawn = partial(_draw_clicks, _read_clicks(foreground, background, images))
-        description = "What's the Point clicks and background clicks from scribbles, 3 pixels wide"
-        found.append(Published("points", "whats_the_point", description, OnDemand(drawn, images)))
-    return (*found, *published.find(root, SOURCES, images))
-
-
-def _read_clicks(foreground: Path, background: Path, images: Sequence[Path]) -> dict[str, tuple[Click, ...]]:
-    """The clicks of each image, on the background as well: without those, nothing would teach what is background."""
+    if not foreground.exists() and not background.exists():
+        return ()
     clicks = label_files.read_clicks(foreground, background)
-    found = sum(image.stem in clicks for image in images)
-    if found < 0.99 * len(images):
+    count = sum(image.stem in clicks for image in images)
+    if count < 0.99 * len(images):
         raise ValueError(
-            f"{foreground} and {background.name} list {found} of {len(images)} training images; get the whole files"
+            f"{foreground} and {background.name} list {count} of {len(images)} training images; get the whole files"
         )
-    return clicks
+    description = "What's the Point clicks and background clicks from scribbles, 3 pixels wide"
+    return (Published("points", "whats_the_point", description, OnDemand(partial(_draw_clicks, clicks), images)),)
 
 
-def _draw_clicks(clicks: dict[str, tuple[Click, ...]], image: Path) -> np.ndarray:
-    return label_files.draw_clicks(clicks.get(image.stem, ()), image_files.read_size(image))
+def _draw_clicks(clicks: Mapping[str, tuple[Shape, ...]], image: Path) -> np.ndarray:
+    return drawing.draw(clicks.get(image.stem, ()), image_files.read_size(image))
+
+
+_AGMM = png(codes(range(21), unlabeled=[21], void=[255]))
+_SPML = png(codes(range(21), unlabeled=range(21, 256)))  # 255 is the padding of their crops; files hold none
+
+VOC = DataSet(
+    name="voc",
+    title="PASCAL VOC",
+    class_names=CLASS_NAMES,
+    codes=codes(range(21), void=[255]),
+    counts={"train": 10_582, "val": 1_449},
+    pairs=_pairs,
+    how_to_get=(
+        "{root} must hold VOCdevkit/VOC2012 with JPEGImages, ImageSets/Segmentation and SegmentationClass, and for "
+        "training also SBD in benchmark_RELEASE/dataset or the folder SegmentationClassAug in VOC2012; "
+        "`agmm download voc --data-root {root}` fetches them"
+    ),
+    background=0,
+    sources=(
+        Source("points", "agmm_voc", "points published by the authors of AGMM", _AGMM),
+        Source("points", "spml", "points published by the authors of SPML", _SPML),
+        Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", _read_scribbles, suffix=".xml"),
+        Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM),
+        Source(
+            "scribbles",
+            "rloss_scribbles",
+            "scribbles of ScribbleSup as drawn by the authors of rloss",
+            png(codes(range(21), unlabeled=[255], void=[254])),
+        ),
+        Source("scribbles", "spml", "scribbles published by the authors of SPML", _SPML),
+    ),
+    regions=True,
+    extend=_extend,
+)

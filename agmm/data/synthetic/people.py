@@ -5,17 +5,14 @@ right are the person's own: of somebody who faces the viewer, the right hand is 
 shows no face. It is no evidence for the papers' numbers.
 """
 
-import colorsys
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from agmm.data.public import densepose
-from agmm.data.split import Split
 from agmm.data.synthetic import recipe
-from agmm.data.synthetic.recipe import uniform
+from agmm.data.synthetic.recipe import color, uniform
 
 CLASS_NAMES = densepose.CLASS_NAMES
 VERSION = 1  # raised whenever a change of this module changes an image
@@ -31,38 +28,6 @@ _HEIGHTS = {1: (0.85, 1.1), 2: (0.75, 1.0), 3: (0.6, 0.85)}
 _MORE = (0.5, 0.15)  # shares of the images with more than one person, and more than two
 _BACK = 0.15  # share of the people who turn their backs
 _BORDER = 0.01  # of the image, which no figure touches
-
-
-def make(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-    """
-    Generate one split. Image i depends on ``(seed, split, size, i)`` only, not on `count`.
-
-    Parameters
-    ----------
-    split : {"train", "test", "pretrain"}
-        Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-    count : int
-        Number of images, about 4 ms each.
-    size : int
-        Side of the square images in pixels.
-    seed : int
-        Seed of the data, not of a training.
-    cache : Path, optional
-        Folder where the arrays are kept between calls; a damaged file is generated again.
-
-    Returns
-    -------
-    Split
-        Its classes are those of `agmm.data.public.densepose`, its instances the people. Nothing is ``VOID``.
-
-    Raises
-    ------
-    ValueError
-        For an unknown split or a number out of range.
-    FileNotFoundError
-        If an installed package lacks one of its photographs.
-    """
-    return recipe.make(_RECIPE, split, count, size, seed, cache)
 
 
 def _scene(
@@ -84,7 +49,7 @@ def _scene(
     return recipe.develop(rng, canvas), truth, instances
 
 
-_RECIPE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=densepose.MIRRORED)
+PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=densepose.MIRRORED)
 
 
 # --- Pose -------------------------------------------------------------------------------------------------------------
@@ -231,9 +196,9 @@ def _paint(rng: np.random.Generator, figure: _Figure, canvas: np.ndarray, textur
 
 def _clothes(rng: np.random.Generator, figure: _Figure) -> tuple[np.ndarray, np.ndarray]:
     """Color of each limb (L, 3), and of the hair: one person's skin, shirt, trousers and shoes."""
-    skin = _color(rng, (0.03, 0.09), (0.25, 0.6), (0.4, 1))
-    shirt, trousers = _color(rng, (0, 1), (0, 0.9), (0.25, 1)), _color(rng, (0, 1), (0, 0.7), (0.15, 0.8))
-    shoes, hair = _color(rng, (0, 1), (0, 0.6), (0.05, 0.4)), _color(rng, (0, 0.15), (0.1, 0.8), (0.05, 0.7))
+    skin = color(rng, (0.03, 0.09), (0.25, 0.6), (0.4, 1))
+    shirt, trousers = color(rng, (0, 1), (0, 0.9), (0.25, 1)), color(rng, (0, 1), (0, 0.7), (0.15, 0.8))
+    shoes, hair = color(rng, (0, 1), (0, 0.6), (0.05, 0.4)), color(rng, (0, 0.15), (0.1, 0.8), (0.05, 0.7))
     sleeves, long = rng.random(), rng.random() < 0.75
     colors = np.empty((len(figure.parts), 3))
     for number, part in enumerate(figure.parts):
@@ -262,11 +227,3 @@ def _paint_head(canvas: np.ndarray, figure: _Figure, limb: np.ndarray, hair: np.
     if not figure.back:
         eyes = visible & ((beside - 0.4) ** 2 + (above - 0.05) ** 2 < 0.03)
         canvas[eyes] = 0.05
-
-
-def _color(
-    rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
-) -> np.ndarray:
-    """A random color within bounds."""
-    h, s, v = (uniform(rng, *bounds) for bounds in (hue, saturation, value))
-    return np.array(colorsys.hsv_to_rgb(h % 1, s, v))

@@ -9,11 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from agmm.data.split import Split
 from agmm.data.synthetic import recipe
 
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross", "star")
@@ -22,43 +20,6 @@ VERSION = 1  # raised whenever a change of this module changes an image
 _TRIES = 8
 _MAX_OVERLAP = 0.03
 _MIN_CONTRAST = 0.2
-
-
-def make(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-    """
-    Generate one split. Image i depends on ``(seed, split, size, i)`` only, not on `count`.
-
-    Parameters
-    ----------
-    split : {"train", "test", "pretrain"}
-        Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-    count : int
-        Number of images, about 2 ms each.
-    size : int
-        Side of the square images in pixels.
-    seed : int
-        Seed of the data, not of a training.
-    cache : Path, optional
-        Folder where the arrays are kept between calls; a damaged file is generated again.
-
-    Returns
-    -------
-    Split
-        With instances; class 0 is background. Nothing is ``VOID``.
-
-    Raises
-    ------
-    ValueError
-        For an unknown split or a number out of range.
-    FileNotFoundError
-        If an installed package lacks one of its photographs.
-    """
-    return recipe.make(_SHAPES_OVER_PHOTOGRAPHS, split, count, size, seed, cache)
-
-
-def make_crowds(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-    """As `make`, with two to six smaller objects an image: what COCO is to Pascal VOC."""
-    return recipe.make(_CROWDS, split, count, size, seed, cache)
 
 
 def _scene(
@@ -81,10 +42,9 @@ def _scene(
     return recipe.develop(rng, canvas), truth, instances
 
 
-_SHAPES_OVER_PHOTOGRAPHS = recipe.Recipe("shapes", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene)
-_CROWDS = replace(
-    _SHAPES_OVER_PHOTOGRAPHS, dataset="crowds", scene=partial(_scene, objects=(2, 6), half_sides=(0.12, 0.2))
-)
+SHAPES = recipe.Recipe("shapes", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene)
+CROWDS = replace(SHAPES, dataset="crowds", scene=partial(_scene, objects=(2, 6), half_sides=(0.12, 0.2)))
+"""Two to six smaller objects an image: what COCO is to Pascal VOC."""
 
 
 def _layout(
@@ -99,7 +59,7 @@ def _layout(
             half = recipe.uniform(rng, *half_sides)
             # Shapes may touch the border but hardly leave the image: about 1.35 objects find a place.
             x, y = (recipe.uniform(rng, 0.88 * half, 1 - 0.88 * half) for _ in range(2))
-            mask = _SHAPES[k](*recipe.local_grid(size, x, y, half, half, recipe.uniform(rng, 0, 2 * math.pi)))
+            mask = _MASKS[k](*recipe.local_grid(size, x, y, half, half, recipe.uniform(rng, 0, 2 * math.pi)))
             if (mask & taken).sum() <= _MAX_OVERLAP * mask.sum():
                 placed.append((k, mask))
                 taken |= mask
@@ -156,7 +116,7 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sum(inner, axis=0) >= 4
 
 
-_SHAPES: dict[int, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_MASKS: dict[int, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     1: _disk,
     2: _square,
     3: _triangle,

@@ -5,14 +5,11 @@ which are told apart by shape, texture and place more than by color. Surfaces ca
 inside the scikit-learn and scikit-image packages. It is no evidence for the papers' numbers.
 """
 
-import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from agmm.data.split import Split
 from agmm.data.synthetic import recipe
 from agmm.data.synthetic.recipe import uniform
 
@@ -22,38 +19,6 @@ VERSION = 1  # raised whenever a change of this module changes an image
 ROAD, SIDEWALK, BUILDING, POLE, SIGN, VEGETATION, SKY, PERSON, CAR, BUS = range(len(CLASS_NAMES))
 _FAR = 70.0  # meters to the end of the street
 _TEXTURES = 4  # parts of photographs in an image; every surface shows one of them, shifted
-
-
-def make(split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-    """
-    Generate one split. Image i depends on ``(seed, split, size, i)`` only, not on `count`.
-
-    Parameters
-    ----------
-    split : {"train", "test", "pretrain"}
-        Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-    count : int
-        Number of images, about 5 ms each.
-    size : int
-        Side of the square images in pixels.
-    seed : int
-        Seed of the data, not of a training.
-    cache : Path, optional
-        Folder where the arrays are kept between calls; a damaged file is generated again.
-
-    Returns
-    -------
-    Split
-        Without instances and without a background class; every pixel has a class.
-
-    Raises
-    ------
-    ValueError
-        For an unknown split or a number out of range.
-    FileNotFoundError
-        If an installed package lacks one of its photographs.
-    """
-    return recipe.make(_RECIPE, split, count, size, seed, cache)
 
 
 def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +35,7 @@ def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int)
     return recipe.develop(rng, picture.canvas), picture.truth
 
 
-_RECIPE = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
+STREETS = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
 
 
 # --- Perspective ------------------------------------------------------------------------------------------------------
@@ -185,12 +150,9 @@ class _Picture:
             self.canvas[rows, columns] = np.clip(color + texture * (detail - detail.mean(axis=0)), 0, 1)
             self.truth[rows, columns] = k
 
-    def color(
-        self, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
-    ) -> np.ndarray:
-        """A random color within bounds."""
-        h, s, v = (uniform(self.rng, *bounds) for bounds in (hue, saturation, value))
-        return np.array(colorsys.hsv_to_rgb(h % 1, s, v))
+    def color(self, *bounds: tuple[float, float]) -> np.ndarray:
+        """Draw a color whose hue, saturation and value lie within bounds."""
+        return recipe.color(self.rng, *bounds)
 
     def any_color(self) -> np.ndarray:
         return self.color((0, 1), (0.1, 0.8), (0.2, 0.9))

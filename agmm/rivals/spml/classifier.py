@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from agmm.objectives.common import Objective, Output, batch_loss, full_precision
 from agmm.rivals.spml import kmeans, relations, retrieval, walk
 from agmm.rivals.spml.segments import cut, on_grid
 
-Views = tuple[list[Tensor], list[Tensor]]
-"""Embeddings (C, H, W) and logits (K, H, W) of an image and of its mirror image, mirrored back."""
-
 Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
 """Name, function from an index to labels, and number of images -> the labels of all, in memory or on disk."""
 
@@ -28,12 +24,66 @@ LEAST = 0.15
 """Share of votes below which the largest of a class does not count as all (released code)."""
 
 
+@dataclass(frozen=True)
+class FirstStage:
+    """The network of the first stage, and how images are shown to it.
+
+    Attributes
+    ----------
+    net : callable
+        Images (B, 3, H, W) to features and logits.
+    device : torch.device
+        Where the network is.
+    side : int
+        Smaller images are padded right and below, with the mean color if they are normalized.
+    mirrored : sequence of int, optional
+        Class of each of the K in a mirror image, see `agmm.data.split.Split`.
+    normalization : Normalization, optional
+        Of the network's input.
+    """
+
+    net: Callable[[Tensor], tuple[Tensor, ...]]
+    device: torch.device
+    side: int = 0
+    mirrored: Sequence[int] | None = None
+    normalization: evaluation.Normalization | None = None
+
+    def views(self, rgb: Tensor, scale: float = 1.0) -> tuple[list[Tensor], list[Tensor]]:
+        """Embeddings (C, H, W) and logits (K, H, W) of an image (1, H, W, 3), seen at a scale, and of its mirror image.
+
+        The latter are mirrored back.
+        """
+        inputs = evaluation.to_input(rgb, self.normalization)
+        whole = inputs.shape[-2], inputs.shape[-1]
+        if scale != 1:
+            inputs = F.interpolate(inputs, scale_factor=scale, mode="bilinear", align_corners=False)
+        height, width = inputs.shape[-2:]
+        padded = F.pad(inputs, (0, max(self.side - width, 0), 0, max(self.side - height, 0)))
+        features, logits = (full_precision(maps) for maps in self.net(torch.cat([padded, padded.flip(-1)]))[:2])
+        features = F.interpolate(features, padded.shape[-2:], mode="bilinear", align_corners=False)
+        embeddings, scores = (
+            [plain[:, :height, :width], turned.flip(-1)[:, :height, :width]] for plain, turned in (features, logits)
+        )
+        if scale != 1:
+            embeddings, scores = ([walk.on_grid(view, whole) for view in views] for views in (embeddings, scores))
+        return embeddings, scores if self.mirrored is None else [scores[0], scores[1][list(self.mirrored)]]
+
+
+class Example(NamedTuple):
+    """A training image: RGB (1, H, W, 3), annotation (1, H, W), classes that it may have (K,), and its CAMs."""
+
+    rgb: Tensor
+    codes: Tensor
+    image_classes: Tensor
+    cams: Mapping[int, np.ndarray] | None
+
+
 def in_memory(name: str, make: Callable[[int], np.ndarray], number: int) -> np.ndarray:
     """`Keep` of images of one size."""
     return np.stack([make(index) for index in range(number)])
 
 
-@dataclass(frozen=True)
+@dataclass
 class SPMLClassifier(Objective):
     """Cross-entropy of the next classifier on refined labels; the embeddings stay those of the first stage.
 
@@ -79,7 +129,7 @@ class SPMLClassifier(Objective):
 
     def __post_init__(self) -> None:
         for name in ("clusters", "cells", "scales", "query_scales"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            setattr(self, name, tuple(getattr(self, name)))
         one_of("first", self.first, ("classifier", "nearest", "cam"))
         one_of("walk", self.walk, (*walk.STEPS, "none"))
         one_of("crf", self.crf, ("", *fully_connected.PARAMETERS))
@@ -99,156 +149,107 @@ class SPMLClassifier(Objective):
     @torch.no_grad()
     def pseudo_labels(
         self,
-        net: Callable[[Tensor], tuple[Tensor, ...]],
+        first_stage: FirstStage,
         images: Arrays,
         sparse: Arrays,
-        named: Arrays,
+        image_classes: Arrays,
         *,
-        side: int,
-        device: torch.device,
-        mirrored: Sequence[int] | None = None,
         cams: Sequence[Mapping[int, np.ndarray]] | None = None,
         keep: Keep = in_memory,
-        normalization: evaluation.Normalization | None = None,
     ) -> Arrays:
-        """Labels of training images for the next classifier.
+        """Make labels (H, W) of training images for the next classifier.
 
         Parameters
         ----------
-        net : callable
-            The network of the first stage: images (B, 3, H, W) to features and logits.
+        first_stage : FirstStage
         images : sequence of (H, W, 3) uint8 arrays
         sparse : sequence of (H, W) uint8 arrays
             Annotation; only its ``VOID`` stays.
-        named : sequence of (K,) bool arrays
+        image_classes : sequence of (K,) bool arrays
             Classes that each image may have.
-        side : int
-            Smaller images are padded right and below, with the mean color if they are normalized.
-        mirrored : sequence of int, optional
-            What each class is called in a mirror image, see `agmm.data.split.Split`.
         cams : sequence of dict, optional
             Class activation maps, see `agmm.data.split.Split`; only with ``first="cam"``.
         keep : Keep
             Where labels stay, in one piece by default.
-        device : torch.device
-            Where the network is.
-        normalization : agmm.evaluation.Normalization, optional
-            Of the network's input.
-
-        Returns
-        -------
-        sequence of (H, W) uint8 arrays
         """
-        see = partial(_views, net, side=side, mirrored=mirrored, normalization=normalization)
 
-        def shown(index: int) -> tuple[Tensor, Tensor, Tensor]:
-            arrays = np.array(images[index]), np.array(sparse[index]), named[index]
-            rgb, codes, classes = (torch.from_numpy(array).to(device) for array in arrays)
-            return rgb[None], codes[None], classes
+        def example(index: int) -> Example:
+            arrays = np.array(images[index]), np.array(sparse[index]), image_classes[index]
+            rgb, codes, classes = (torch.from_numpy(array).to(first_stage.device) for array in arrays)
+            return Example(rgb[None], codes[None], classes, None if cams is None else cams[index])
 
         def first(index: int) -> np.ndarray:
-            return self._first(see, *shown(index), None if cams is None else cams[index])
+            return self._first_labels(first_stage, example(index))
 
         if not self.neighbors:
             return keep("pseudo_labels", first, len(images))
-        guessed = keep("first_labels", first, len(images))
+        guesses = keep("first_labels", first, len(images))
         known = retrieval.Bank.joined(
-            self._bank(see, shown(index)[0], torch.from_numpy(guessed[index]).to(device))
+            self._bank(first_stage, example(index).rgb, torch.from_numpy(guesses[index]).to(first_stage.device))
             for index in range(len(images))
         )
-        return keep("pseudo_labels", lambda index: self._voted(see, *shown(index), known), len(images))
+        return keep("pseudo_labels", lambda index: self._voted_labels(first_stage, example(index), known), len(images))
 
-    def _first(
-        self,
-        see: "partial[Views]",
-        rgb: Tensor,
-        codes: Tensor,
-        named: Tensor,
-        cams: Mapping[int, np.ndarray] | None,
-    ) -> np.ndarray:
+    def _first_labels(self, first_stage: FirstStage, example: Example) -> np.ndarray:
         """Labels (H, W) uint8 of an image, before any votes of other segments."""
-        embeddings, logits = see(rgb)
+        rgb, classes = example.rgb, example.image_classes
+        embeddings, logits = first_stage.views(rgb)
         size = max(rgb.shape[1] // self.stride, 1), max(rgb.shape[2] // self.stride, 1)
         embeddings = [walk.on_grid(view, size) for view in embeddings]
         if self.first == "nearest":
-            scores = walk.scaled([self._of_nearest(view, codes, rgb) for view in embeddings], named)
+            scores = walk.scaled([self._nearest_scores(view, example) for view in embeddings], classes)
         elif self.first == "cam":
-            scores = walk.on_grid(self._of_cams(cams, rgb), size) * named[:, None, None]
+            scores = walk.on_grid(self._cam_scores(example), size) * classes[:, None, None]
         else:
             # With votes to come the released code averages logits, else probabilities.
             views = [torch.stack(logits).mean(0)] if self.neighbors else logits
-            scores = walk.class_scores(views, size, named)
+            scores = walk.class_scores(views, size, classes)
         if self.walk != "none":
             scores = walk.spread(scores, walk.transitions(walk.affinity(embeddings), walk=self.walk))
         whole = F.interpolate(scores[None], rgb.shape[1:3], mode="bilinear", align_corners=False)
-        return self._best(whole, rgb, codes, crf=not (self.neighbors and self.first == "classifier"))
+        return self._best(whole, example, crf=not (self.neighbors and self.first == "classifier"))
 
-    def _of_nearest(self, embeddings: Tensor, codes: Tensor, rgb: Tensor) -> Tensor:
+    def _nearest_scores(self, embeddings: Tensor, example: Example) -> Tensor:
         """Shares (K, h, w): of each pixel the class of the annotated segment that is nearest to its own."""
         size = (embeddings.shape[-2], embeddings.shape[-1])
-        small = on_grid(codes, size, "any")
-        shown = kmeans.colors(rgb.movedim(-1, 1).float(), size) if self.colors else None
+        codes = on_grid(example.codes, size, "any")
+        colors = kmeans.colors(example.rgb.movedim(-1, 1).float(), size) if self.colors else None
         every = torch.ones(1, self.num_classes, dtype=torch.bool, device=codes.device)
-        segments = cut(embeddings[None], small, torch.zeros_like(small), every, self.clusters, colors=shown)
+        segments = cut(embeddings[None], codes, torch.zeros_like(codes), every, self.clusters, colors=colors)
         classes = relations.possible_classes(segments, self.num_classes, threshold=-1.0).to(embeddings)
-        shares = embeddings.new_zeros(small.numel(), self.num_classes)
-        shares[small.flatten() != VOID] = (classes / classes.sum(1, keepdim=True))[segments.own]
+        shares = embeddings.new_zeros(codes.numel(), self.num_classes)
+        shares[codes.flatten() != VOID] = (classes / classes.sum(1, keepdim=True))[segments.own]
         return shares.T.unflatten(1, size)
 
-    def _of_cams(self, cams: Mapping[int, np.ndarray] | None, rgb: Tensor) -> Tensor:
+    def _cam_scores(self, example: Example) -> Tensor:
         """Scores (K, H, W) of class activation maps, the background's among them."""
-        if cams is None:
+        if example.cams is None:
             raise ValueError("first='cam' needs class activation maps, and there are none; choose first='classifier'")
-        maps = torch.zeros(self.num_classes - 1, *rgb.shape[1:3], device=rgb.device)
-        for code, cam in cams.items():
-            maps[code - 1] = torch.from_numpy(np.asarray(cam, np.float32)).to(rgb.device)
+        maps = torch.zeros(self.num_classes - 1, *example.rgb.shape[1:3], device=example.rgb.device)
+        for code, cam in example.cams.items():
+            maps[code - 1] = torch.from_numpy(np.asarray(cam, np.float32)).to(maps.device)
         return walk.cam_scores(maps, scale=1)
 
-    def _bank(self, see: "partial[Views]", rgb: Tensor, labels: Tensor) -> retrieval.Bank:
-        """The segments of an image at all scales, without its mirror image."""
-        plain = (see(rgb, scale=scale)[0][0] for scale in self.scales)
+    def _bank(self, first_stage: FirstStage, rgb: Tensor, labels: Tensor) -> retrieval.Bank:
+        """The segments of an image (1, H, W, 3) with labels (H, W), at all scales, without its mirror image."""
+        plain = (first_stage.views(rgb, scale)[0][0] for scale in self.scales)
         return retrieval.Bank.joined(
             retrieval.bank(view, labels.long(), self.cells, self.num_classes) for view in plain
         )
 
-    def _voted(
-        self, see: "partial[Views]", rgb: Tensor, codes: Tensor, named: Tensor, known: retrieval.Bank
-    ) -> np.ndarray:
+    def _voted_labels(self, first_stage: FirstStage, example: Example, known: retrieval.Bank) -> np.ndarray:
         """Labels (H, W) uint8 of an image by the votes of the segments nearest to its own."""
-        views = [view for scale in self.query_scales for view in see(rgb, scale=scale)[0]]
+        views = [view for scale in self.query_scales for view in first_stage.views(example.rgb, scale)[0]]
         shares = torch.stack(
             [retrieval.votes(view, known, self.cells, self.neighbors, self.num_classes) for view in views]
         ).mean(0)
-        scores = shares / shares.amax((1, 2), keepdim=True).clamp_min(LEAST) * named[:, None, None]
-        return self._best(scores[None], rgb, codes, crf=True)
+        scores = shares / shares.amax((1, 2), keepdim=True).clamp_min(LEAST)
+        return self._best((scores * example.image_classes[:, None, None])[None], example, crf=True)
 
-    def _best(self, scores: Tensor, rgb: Tensor, codes: Tensor, crf: bool) -> np.ndarray:
+    def _best(self, scores: Tensor, example: Example, crf: bool) -> np.ndarray:
         """Best classes (H, W) uint8 of scores (1, K, H, W), after the CRF if there is one; ``VOID`` stays."""
         if self.crf and crf:
             shares = scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
-            scores = evaluation.refine(shares, rgb, fully_connected.PARAMETERS[self.crf])
-        best = evaluation.best_class(scores).masked_fill(codes == VOID, VOID)
+            scores = evaluation.refine(shares, example.rgb, fully_connected.PARAMETERS[self.crf])
+        best = evaluation.best_class(scores).masked_fill(example.codes == VOID, VOID)
         return best[0].cpu().numpy().astype(np.uint8)
-
-
-def _views(
-    net: Callable[[Tensor], tuple[Tensor, ...]],
-    rgb: Tensor,
-    scale: float = 1.0,
-    *,
-    side: int,
-    mirrored: Sequence[int] | None,
-    normalization: evaluation.Normalization | None = None,
-) -> Views:
-    """What a network says of an image (1, H, W, 3), seen at another scale and padded to a ``side``, in its own size."""
-    inputs = evaluation.to_input(rgb, normalization)
-    whole = inputs.shape[-2], inputs.shape[-1]
-    if scale != 1:
-        inputs = F.interpolate(inputs, scale_factor=scale, mode="bilinear", align_corners=False)
-    height, width = inputs.shape[-2:]
-    padded = F.pad(inputs, (0, max(side - width, 0), 0, max(side - height, 0)))
-    features, logits = (full_precision(maps) for maps in net(torch.cat([padded, padded.flip(-1)]))[:2])
-    features = F.interpolate(features, padded.shape[-2:], mode="bilinear", align_corners=False)
-    both = [[plain[:, :height, :width], turned.flip(-1)[:, :height, :width]] for plain, turned in (features, logits)]
-    embeddings, scores = ([walk.on_grid(view, whole) for view in views] if scale != 1 else views for views in both)
-    return embeddings, scores if mirrored is None else [scores[0], scores[1][list(mirrored)]]

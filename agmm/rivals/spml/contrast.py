@@ -22,10 +22,14 @@ def contrast(
     concentration: float,
     weights: Tensor,
 ) -> Tensor:
-    """Weighted sum over pixels of -log(attraction / (attraction + repulsion)).
+    """Return the weighted sum over pixels of -log(attraction / (attraction + repulsion)).
 
-    Attraction is the sum of exp(concentration * similarity) over a pixel's positive segments without its own one; that
-    of its own segment where there is no other. Repulsion is the same sum over all segments that are not positive.
+    Of a pixel's unit vector v, its own segment s, prototypes q_t, and positive segments S+ (SPML, Eq. 2, 3):
+
+        attraction = sum_{t in S+, t != s} exp(kappa v . q_t), or exp(kappa v . q_s) where no other is positive
+        repulsion  = sum_{t not in S+} exp(kappa v . q_t)
+
+    Gradients reach ``vectors`` and ``prototypes``; 0 where there are no pixels or segments.
 
     No sum is a difference of others, so that nothing cancels. Pixels are taken in blocks and the gradients found with
     the loss: memory does not grow with pixels times segments.
@@ -44,11 +48,6 @@ def contrast(
         kappa, above 0 and at most ``DOUBLE``; above ``SINGLE``, the sums are float64.
     weights : (N,) Tensor
         Of the pixels in the sum; 1/N for a mean.
-
-    Returns
-    -------
-    Tensor
-        Scalar; gradients reach ``vectors`` and ``prototypes``. 0 where there are no pixels or segments.
     """
     if not len(vectors) or not len(prototypes):
         return vectors.sum() * 0

@@ -6,41 +6,30 @@ from torch import Tensor
 
 
 def grid_clusters(size: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
-    """First clusters of k-means: a grid of cells, those at the border half as large.
+    """Return the first clusters (h, w) of k-means: a grid of rows and columns, those at the border half as large.
 
-    Parameters
-    ----------
-    size : (h, w)
-        Of the embeddings.
-    clusters : (rows, columns)
-
-    Returns
-    -------
-    Tensor (h, w) int64
-        Cell of every pixel, counted down the columns.
+    Cells are counted down the columns.
     """
-    row, column = (
-        torch.linspace(0, n - 1, length).round().long() for n, length in zip(clusters, size, strict=True)
-    )  # halves are rounded to even
+    lines = zip(clusters, size, strict=True)
+    row, column = (torch.linspace(0, n - 1, length).round().long() for n, length in lines)  # halves to even
     return row[:, None] + clusters[0] * column
 
 
 def locations(size: tuple[int, int]) -> Tensor:
-    """Row and column of every pixel, from -0.5 at one side to 0.5 at the other: (2, h, w)."""
+    """Return row and column (2, h, w) of every pixel, from -0.5 at one side to 0.5 at the other."""
     sides = (torch.linspace(0, 1, length) - 0.5 for length in size)
     return torch.stack(torch.meshgrid(*sides, indexing="ij"))
 
 
-def smoothing(std: float = 1.0) -> Tensor:
-    """Gaussian kernel (5, 5). That of the released code has the distance from the center for weights, by mistake."""
-    steps = torch.arange(-2.0, 3.0)
-    line = (-0.5 * (steps / std).square()).exp()
+def smoothing() -> Tensor:
+    """Return a Gaussian kernel (5, 5) of deviation 1; the released code has distances for weights, by mistake."""
+    line = (-0.5 * torch.arange(-2.0, 3.0).square()).exp()
     kernel = line[:, None] * line
     return kernel / kernel.sum()
 
 
 def colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) -> Tensor:
-    """Colors of every pixel of a grid, beside its location (SPML on DensePose, released code).
+    """Return the colors (B, 3, h, w) of a grid's pixels, beside their location (SPML on DensePose, released code).
 
     Parameters
     ----------
@@ -50,10 +39,6 @@ def colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) 
         Of the grid.
     kernel : (n, n) Tensor, optional
         That the images are smoothed with, without padding; `smoothing` by default.
-
-    Returns
-    -------
-    Tensor (B, 3, h, w)
     """
     weights = (smoothing() if kernel is None else kernel).to(images).expand(3, 1, -1, -1)
     smooth = F.interpolate(F.conv2d(images, weights, groups=3), size, mode="bilinear", align_corners=False)
@@ -61,10 +46,10 @@ def colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) 
     return centered / centered.abs().amax((2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def located(embeddings: Tensor, shown: Tensor | None = None) -> Tensor:
-    """Unit vectors from embeddings (B, C, h, w) with their location, and what else is ``shown`` there, appended."""
+def located(embeddings: Tensor, colors: Tensor | None = None) -> Tensor:
+    """Append locations, and colors (B, 3, h, w) if given, to embeddings (B, C, h, w): unit vectors."""
     place = locations((embeddings.shape[-2], embeddings.shape[-1])).to(embeddings).expand(len(embeddings), -1, -1, -1)
-    parts = [embeddings, place] if shown is None else [embeddings, place, shown.to(embeddings)]
+    parts = [embeddings, place] if colors is None else [embeddings, place, colors.to(embeddings)]
     return F.normalize(torch.cat(parts, 1), dim=1)
 
 
@@ -72,7 +57,7 @@ def located(embeddings: Tensor, shown: Tensor | None = None) -> Tensor:
 def spherical_kmeans(
     vectors: Tensor, clusters: Tensor, number: int, iterations: int = 10, valid: Tensor | None = None
 ) -> Tensor:
-    """Clusters after a fixed number of iterations, of several sets of unit vectors at once.
+    """Cluster several sets of unit vectors at once, by a fixed number of iterations: (B, P).
 
     Every iteration takes the direction of each cluster's sum, then moves each vector to the cluster with the largest
     dot product. An empty cluster has the direction 0, which may win.
@@ -87,10 +72,6 @@ def spherical_kmeans(
     iterations : int
     valid : (B, P) bool Tensor, optional
         Vectors that count; the others move, but no cluster follows them.
-
-    Returns
-    -------
-    Tensor (B, P) int64
     """
     vectors = vectors.contiguous()
     counted = vectors if valid is None else vectors * valid[..., None]

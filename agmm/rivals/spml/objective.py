@@ -1,25 +1,27 @@
 """The objective that an embedding is trained with: four relations, a memory of segments, a classifier beside."""
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Objective, Output, batch_loss, one_of
-from agmm.rivals.spml import contrast, kmeans, relations, shared
-from agmm.rivals.spml.segments import Prototypes, Segments, cut, on_grid
+from agmm.rivals.spml import contrast, kmeans, relations
+from agmm.rivals.spml.segments import Prototypes, Segments, cut, gather, on_grid
 
 
-@dataclass(frozen=True)
+@dataclass
 class SPML(Objective):
-    """Pixels are attracted and repelled by segments in four relations (SPML, Eq. 4); a classifier learns beside it.
+    """Pixels are attracted and repelled by segments in four relations; a classifier learns beside it.
 
-    The loss is ``lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity``.
-    The classifier learns from detached embeddings (released code), so it changes nothing but its own weights.
+    The loss (SPML, Eq. 4, and the released code's classifier) is
+
+        L = lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity
+
+    The classifier learns from detached embeddings, so it changes nothing but its own weights.
 
     Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
     labels, see `agmm.training.presets`. Segments are those of the tensors at hand, a microbatch, and of the
@@ -76,17 +78,15 @@ class SPML(Objective):
     needs = ("regions", "images")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clusters", tuple(self.clusters))
         one_of("grid_labels", self.grid_labels, ("nearest", "any"))
         if len(self.clusters) != 2 or min(self.clusters) < 1:
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
+        self.clusters = (self.clusters[0], self.clusters[1])  # JSON knows lists only
         for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
             if not 0 < getattr(self, name) <= contrast.DOUBLE:
                 raise ValueError(f"{name} must be positive and at most {contrast.DOUBLE:g}, not {getattr(self, name)}")
         # No field: what a run is does not change with what its objective remembers.
-        object.__setattr__(self, "remembered", deque(maxlen=self.memory))
-
-    remembered: ClassVar[deque[Prototypes]]
+        self.remembered: deque[Prototypes] = deque(maxlen=self.memory)
 
     @batch_loss
     def __call__(
@@ -117,11 +117,11 @@ class SPML(Objective):
         """
         grid = (features.shape[-2], features.shape[-1])
         codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
-        shown = kmeans.colors(images, grid) if self.colors and images is not None else None
-        segments = cut(features, *codes, image_classes, self.clusters, self.iterations, shown)
+        colors = kmeans.colors(images, grid) if self.colors and images is not None else None
+        segments = cut(features, *codes, image_classes, self.clusters, self.iterations, colors)
+        classes = relations.possible_classes(segments, self.num_classes, self.threshold) if self.lambda_a else None
+        batch, classes = gather(segments.prototypes, len(features), classes)
         terms = {"classifier": losses.partial_cross_entropy(logits, labels, counts)}
-        told = [relations.possible_classes(segments, self.num_classes, self.threshold)] if self.lambda_a else []
-        batch, classes = shared.gathered(segments.prototypes, len(features), *told)
         terms |= self._relations(segments, batch, classes, image_classes)
         if torch.is_grad_enabled() and self.memory:
             self.remembered.appendleft(batch.detached())
@@ -133,9 +133,9 @@ class SPML(Objective):
         return Output(torch.stack(weighted).sum(), terms)
 
     def _relations(
-        self, segments: Segments, batch: Prototypes, classes: Sequence[Tensor], image_classes: Tensor
+        self, segments: Segments, batch: Prototypes, classes: Tensor | None, image_classes: Tensor
     ) -> dict[str, Tensor]:
-        """The relations that have a weight, unweighted; affinity needs the classes possible in the batch's segments."""
+        """The relations that have a weight, unweighted; affinity needs the possible classes of the batch's segments."""
         known = Prototypes.joined([batch, *self.remembered])
         terms = {"annotation": relations.annotation(segments, known, self.num_classes, self.kappa_c)}
         if self.lambda_i:
@@ -144,8 +144,8 @@ class SPML(Objective):
             terms["cooccurrence"] = relations.cooccurrence(
                 segments, known, image_classes, self.kappa_o, self.background
             )
-        if self.lambda_a:
-            terms["affinity"] = relations.affinity(segments, batch, classes[0], self.kappa_a)
+        if classes is not None:
+            terms["affinity"] = relations.affinity(segments, batch, classes, self.kappa_a)
         return terms
 
     def begin_epoch(self) -> None:

@@ -9,17 +9,10 @@ from agmm.rivals.spml.segments import Prototypes, Segments, directions
 
 
 def low_level(segments: Segments, concentration: float, located: bool = True) -> Tensor:
-    """Relation I: within an image, pixels are attracted by the segments of their own region.
+    """Return relation I: within an image, pixels are attracted by the segments of their own region.
 
-    The mean over the pixels of an image, then over images.
-
-    Parameters
-    ----------
-    segments : Segments
-    concentration : float
-        kappa_I.
-    located : bool
-        Compare vectors with their location (VOC), or without (DensePose).
+    The mean over the pixels of an image, then over images, of `contrast` with kappa_I; of vectors with their location
+    (``located``, VOC) or without (DensePose).
     """
     vectors = segments.located if located else segments.embeddings
     images = segments.prototypes.images
@@ -44,18 +37,9 @@ def low_level(segments: Segments, concentration: float, located: bool = True) ->
 
 
 def annotation(segments: Segments, known: Prototypes, num_classes: int, concentration: float) -> Tensor:
-    """Relation C: annotated pixels are attracted by the annotated segments of their class.
+    """Return relation C: annotated pixels are attracted by the annotated segments of their class, with kappa_C.
 
-    Parameters
-    ----------
-    segments : Segments
-        Of the batch.
-    known : Prototypes
-        Those of the batch, which come first, and of the memory.
-    num_classes : int
-        K.
-    concentration : float
-        kappa_C.
+    Known are the segments of the batch, which come first, and of the memory.
     """
     annotated = segments.labels < num_classes
     searched = known.labels < UNLABELED
@@ -69,45 +53,28 @@ def annotation(segments: Segments, known: Prototypes, num_classes: int, concentr
 
 
 def cooccurrence(
-    segments: Segments, known: Prototypes, tags: Tensor, concentration: float, background: int | None = 0
+    segments: Segments, known: Prototypes, image_classes: Tensor, concentration: float, background: int | None = 0
 ) -> Tensor:
-    """Relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
+    """Return relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
 
     Pixels of images without any foreground class have no such segments, and are left out (ours; in the released code
-    they are repelled by their own segment, too).
-
-    Parameters
-    ----------
-    segments, known
-        As in `annotation`.
-    tags : (B, K) bool Tensor
-        Classes of the images of the batch.
-    concentration : float
-        kappa_O.
-    background : int or None
-        The class that is no foreground, None if there is none.
+    they are repelled by their own segment, too). Known segments are those of `annotation`, ``image_classes`` (B, K)
+    those of the batch; ``background`` is the class that is no foreground, None if there is none.
     """
-    foreground = torch.ones(tags.shape[1], device=tags.device)
+    foreground = image_classes.clone()
     if background is not None:
-        foreground[background] = 0
-    shared = (tags * foreground) @ known.tags.float().T > 0
-    kept = (tags * foreground).any(1)[segments.images]
-    own, group = segments.own[kept], segments.images[kept]
+        foreground[:, background] = False
+    shared = foreground.float() @ known.tags.float().T > 0
+    searching = foreground.any(1)[segments.images]
+    own, group = segments.own[searching], segments.images[searching]
     weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
-    return contrast(segments.embeddings[kept], known.vectors, own, group, shared, concentration, weights)
+    return contrast(segments.embeddings[searching], known.vectors, own, group, shared, concentration, weights)
 
 
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
-    """Relation A: pixels are attracted by the segments of the batch that may have a class in common with theirs.
+    """Return relation A: pixels are attracted by the segments of the batch that may share a class with theirs.
 
-    Parameters
-    ----------
-    segments, known
-        As in `annotation`, without those of the memory.
-    classes : (M, K) bool Tensor
-        The `possible_classes` of the segments known.
-    concentration : float
-        kappa_A.
+    Known are the segments of the batch without the memory, with their `possible_classes` (M, K).
     """
     every = classes.float()
     shared = every[: len(segments.prototypes.labels)] @ every.T > 0
@@ -117,7 +84,7 @@ def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentrati
 
 @torch.no_grad()
 def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.95) -> Tensor:
-    """Classes (M, K) that each segment may have: that of the nearest annotated segment in its image, or all.
+    """Return the classes (M, K) that each segment may have: that of the nearest annotated one in its image, or all.
 
     Nearest by the cosine of the directions of their located vectors; all where that is below the threshold.
     """

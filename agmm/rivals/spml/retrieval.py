@@ -24,13 +24,9 @@ class Bank(NamedTuple):
 
 
 def clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Clusters (H, W) of an image by embedding and place, and their prototypes (M, C); that of an empty one is 0.
+    """Cluster embeddings (C, H, W) by direction and place: (H, W), and prototypes (M, C), 0 of an empty cluster.
 
-    Parameters
-    ----------
-    embeddings : (C, H, W) Tensor
-    grid : (rows, columns)
-        That k-means begins with; M = rows * columns.
+    K-means begins with a grid of M = rows * columns cells.
     """
     size = (embeddings.shape[-2], embeddings.shape[-1])
     number, vectors = grid[0] * grid[1], torch.nn.functional.normalize(embeddings, dim=0)
@@ -41,46 +37,29 @@ def clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]
 
 
 def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes: int) -> Bank:
-    """The segments of an image, each with the most frequent of its labels (Algorithm 2, step 2).
+    """Return the `clusters` of embeddings (C, H, W) with the most frequent of their labels (Algorithm 2, step 2).
 
-    Parameters
-    ----------
-    embeddings : (C, H, W) Tensor
-    labels : (H, W) int64 Tensor
-        Codes; pixels of none of the classes do not vote, and a segment without a vote is left out.
-    grid : (rows, columns)
-    num_classes : int
-        K.
+    Pixels of no class do not vote, and a segment without a vote is left out.
     """
     own, prototypes = clusters(embeddings, grid)
-    known = labels < UNLABELED
-    voted, counted = own[known], labels[known]
-    classes = majority(counted, voted, len(prototypes), num_classes)
-    kept = torch.bincount(voted, minlength=len(prototypes)) > 0
-    return Bank(prototypes[kept], classes[kept])
+    labeled = labels < UNLABELED
+    classes = majority(labels[labeled], own[labeled], len(prototypes), num_classes)
+    has_votes = torch.bincount(own[labeled], minlength=len(prototypes)) > 0
+    return Bank(prototypes[has_votes], classes[has_votes])
 
 
 def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, num_classes: int) -> Tensor:
-    """Share (K, H, W) of each class among the segments nearest to that of every pixel (Algorithm 2, step 3).
+    """Return each class's share (K, H, W) of the ``count`` segments nearest to a pixel's own (Algorithm 2, step 3).
 
-    Parameters
-    ----------
-    embeddings : (C, H, W) Tensor
-    known : Bank
-    grid : (rows, columns)
-        Of the clusters of this image.
-    count : int
-        Neighbors of each.
-    num_classes : int
-        K.
+    The pixels' own segments are the `clusters` of embeddings (C, H, W).
     """
     own, prototypes = clusters(embeddings, grid)
-    found = known.classes[nearest(prototypes, known.vectors, count)]
-    return shares(found, num_classes).T[:, own]
+    classes = known.classes[nearest(prototypes, known.vectors, count)]
+    return shares(classes, num_classes).T[:, own]
 
 
 def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4096) -> Tensor:
-    """Indices (Q, count) of the nearest prototypes (M, C) of each query (Q, C), by dot product, the best first.
+    """Find the nearest prototypes (M, C) of each query (Q, C), by dot product, the best first: (Q, count).
 
     Raises
     ------
@@ -89,18 +68,18 @@ def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4
     """
     if len(prototypes) < count:
         raise ValueError(f"{len(prototypes)} segments are fewer than the {count} neighbors that are to be found")
-    found = [(part @ prototypes.T).topk(count, dim=1).indices for part in queries.split(block)]
-    return torch.cat(found) if found else queries.new_zeros((0, count), dtype=torch.int64)
+    indices = [(part @ prototypes.T).topk(count, dim=1).indices for part in queries.split(block)]
+    return torch.cat(indices) if indices else queries.new_zeros((0, count), dtype=torch.int64)
 
 
 def shares(labels: Tensor, num_classes: int) -> Tensor:
-    """Share of each class among the labels (Q, n) of neighbors: (Q, K)."""
+    """Return the share (Q, K) of each class among the labels (Q, n) of neighbors."""
     counts = torch.zeros(len(labels), num_classes, device=labels.device)
     return counts.scatter_add(1, labels, torch.ones_like(labels, dtype=counts.dtype)) / labels.shape[1]
 
 
 def majority(labels: Tensor, own: Tensor, number: int, num_classes: int) -> Tensor:
-    """Most frequent label (number,) of the pixels (N,) of each segment; the lowest of equals, 0 without any pixel."""
+    """Return the most frequent label (number,) of each segment's pixels (N,), the lowest of equals, 0 without any."""
     counts = torch.zeros(number * num_classes, device=labels.device)
     counts.index_add_(0, own * num_classes + labels, torch.ones(len(labels), device=labels.device))
     return counts.view(number, num_classes).argmax(1)

@@ -1,11 +1,16 @@
-"""Segments of a batch: clusters cut where labels or image regions change, with their prototypes (SPML, Sec. 3.2)."""
+"""Segments of a batch: clusters cut where labels or image regions change, with their prototypes (SPML, Sec. 3.2).
+
+Pixels contrast with the segments of all processes of a training, as in the released code with those of all GPUs.
+"""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from agmm.codes import VOID
 from agmm.rivals.spml import kmeans
@@ -16,7 +21,7 @@ OF_EMBEDDING = 0.1
 
 @dataclass(frozen=True)
 class Prototypes:
-    """What is known of M segments.
+    """Prototypes of M segments, and their labels.
 
     Attributes
     ----------
@@ -69,15 +74,12 @@ class Segments:
 
 
 def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
-    """Unit vectors (number, C) along the sums of the vectors (N, C) with the same index (N,); 0 where there is none."""
+    """Return unit vectors (number, C) along the sums of vectors (N, C) of one index (N,), 0 where there is none."""
     return F.normalize(vectors.new_zeros(number, vectors.shape[1]).index_add(0, index, vectors), dim=1)
 
 
 def on_grid(codes: Tensor, size: tuple[int, int], how: Literal["nearest", "any"] = "nearest") -> Tensor:
-    """Codes (B, H, W) on a coarser grid (B, h, w): of the nearest pixels, or the lowest of each cell.
-
-    The lowest code of a cell is that of a class if any of its pixels has one.
-    """
+    """Put codes (B, H, W) on a coarser grid: the nearest pixel's, or the lowest of a cell, a class if it has any."""
     if how == "any":
         return -F.adaptive_max_pool2d(-codes[:, None].float(), size)[:, 0].long()
     return F.interpolate(codes[:, None].float(), size, mode="nearest")[:, 0].long()
@@ -87,7 +89,7 @@ def cut(
     features: Tensor,
     labels: Tensor,
     regions: Tensor,
-    tags: Tensor,
+    image_classes: Tensor,
     clusters: tuple[int, int] = (6, 6),
     iterations: int = 10,
     colors: Tensor | None = None,
@@ -102,9 +104,9 @@ def cut(
     features : (B, C, h, w) Tensor
         Embeddings before they are normalized.
     labels, regions : (B, h, w) int64 Tensor
-        On the grid of the features: labels in the project's codes (`agmm.labels`), regions of an over-segmentation.
+        On the grid of the features: labels in the codes of `agmm.codes`, regions of an over-segmentation.
         Pixels labeled ``VOID`` take part in nothing.
-    tags : (B, K) bool Tensor
+    image_classes : (B, K) bool Tensor
         Classes of every whole image.
     clusters : (rows, columns)
         Number of clusters along each side.
@@ -116,28 +118,20 @@ def cut(
     """
     size, number = (features.shape[-2], features.shape[-1]), clusters[0] * clusters[1]
     embeddings = F.normalize(features, dim=1)
-    seen = kmeans.located(embeddings, colors)
-    with_location = seen if colors is None else kmeans.located(OF_EMBEDDING * embeddings, colors)
-    flat, flat_seen, flat_located = (maps.flatten(2).mT for maps in (embeddings, seen, with_location))
+    clustered = kmeans.located(embeddings, colors)
+    located = clustered if colors is None else kmeans.located(OF_EMBEDDING * embeddings, colors)
+    flat, flat_clustered, flat_located = (maps.flatten(2).mT for maps in (embeddings, clustered, located))
     valid = labels.flatten(1) != VOID
     first = kmeans.grid_clusters(size, clusters).flatten().to(labels.device).expand(len(features), -1)
-    found = kmeans.spherical_kmeans(flat_seen.detach(), first, number, iterations, valid)
-    image = torch.arange(len(features), device=labels.device)[:, None].expand_as(found)
-    about = [part[valid] for part in (image, found, labels.flatten(1), regions.flatten(1))]
-    own, first_pixel = _numbered(about)
-    images, _, label, region = about
-    kept = flat[valid]
-    made = directions(kept, own, len(first_pixel))
-    origin = images[first_pixel]
-    return Segments(
-        kept,
-        flat_located[valid],
-        label,
-        region,
-        images,
-        own,
-        Prototypes(made, label[first_pixel], origin, tags[origin]),
-    )
+    cluster = kmeans.spherical_kmeans(flat_clustered.detach(), first, number, iterations, valid)
+    image = torch.arange(len(features), device=labels.device)[:, None].expand_as(cluster)
+    keys = [part[valid] for part in (image, cluster, labels.flatten(1), regions.flatten(1))]
+    own, first_pixel = _numbered(keys)
+    images, _, label, region = keys
+    vectors, origin = flat[valid], images[first_pixel]
+    prototypes = directions(vectors, own, len(first_pixel))
+    known = Prototypes(prototypes, label[first_pixel], origin, image_classes[origin])
+    return Segments(vectors, flat_located[valid], label, region, images, own, known)
 
 
 def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -148,3 +142,68 @@ def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
     _, index, counts = torch.unique(key, return_inverse=True, return_counts=True)
     order = index.argsort(stable=True)
     return index, order[counts.cumsum(0) - counts]
+
+
+# --- Several processes ------------------------------------------------------------------------------------------------
+
+
+def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
+    """Return the segments of every process and their possible classes (M, K) bool, those of this process first.
+
+    In a single process its own are all there is. Every process must call this as often as the others, and let what it
+    gets take part in its loss: gradients are exchanged, too, so that those of ``own.vectors`` come from the losses of
+    all. The batch of each process has so many ``images``; those of the others are counted on from there, so that no two
+    have one number.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own, classes
+    rank = dist.get_rank()
+    lengths = _lengths(own.labels)
+
+    def own_first(rows: Tensor) -> Tensor:
+        parts = rows.split(lengths)
+        return torch.cat([parts[rank], *parts[:rank], *parts[rank + 1 :]])
+
+    labels, numbers, tags = (
+        own_first(_gather_rows(rows, lengths)) for rows in (own.labels, own.images + rank * images, own.tags)
+    )
+    # This process's images have the numbers 0 … images - 1 again.
+    numbers = (numbers - rank * images) % (len(lengths) * images)
+    vectors = own_first(_Gather.apply(own.vectors, lengths))
+    if classes is not None:
+        classes = own_first(_gather_rows(classes, lengths))
+    return Prototypes(vectors, labels, numbers, tags), classes
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; what flows back to a row is the sum of what flows to it in every process."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, lengths: list[int]) -> Tensor:
+        ctx.lengths = lengths
+        return _gather_rows(rows, lengths)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slope: Tensor) -> tuple[Tensor, None]:
+        total = slope[0].contiguous()
+        dist.all_reduce(total)
+        return total.split(ctx.lengths)[dist.get_rank()], None
+
+
+def _lengths(rows: Tensor) -> list[int]:
+    """Number of rows in every process."""
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    return [int(count) for count in counts]
+
+
+def _gather_rows(rows: Tensor, lengths: list[int]) -> Tensor:
+    """Rows of all processes in their order, which need not be equally many: they are exchanged padded."""
+    boolean, sent = rows.dtype == torch.bool, rows.detach()
+    sent = sent.to(torch.uint8) if boolean else sent
+    padded = F.pad(sent, (0, 0) * (sent.dim() - 1) + (0, max(lengths) - len(sent))).contiguous()
+    received = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(received, padded)
+    whole = torch.cat([part[:length] for part, length in zip(received, lengths, strict=True)])
+    return whole.bool() if boolean else whole

@@ -14,8 +14,6 @@ from agmm.host import atomic_files
 from agmm.tools.bench import step
 from agmm.tools.bench.groups import GROUPS, markdown, measure, setting, write
 
-__all__ = ["arguments", "command", "markdown", "measure", "setting", "write"]
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``agmm bench`` takes."""

@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agmm.codes import UNLABELED, VOID
 from agmm.evaluation import crf
-from agmm.evaluation import lattice as permutohedral
 from agmm.objectives import Baseline
-from agmm.rivals import densecrf
-from agmm.rivals.densecrf import DenseCRFLoss
+from agmm.rivals import crf_loss
+from agmm.rivals.crf_loss import DenseCRFLoss
 from tests.helpers import golden
 from tests.loops import random_problem
 
@@ -84,29 +81,12 @@ def test_golden_filter(sigma_rgb, sigma_xy, kind):
 
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("name", LOSSES)
-def test_golden_filtered_segmentation(name, kind):
-    backend, dtype, tolerance = SETTINGS[kind]
-    arrays, info = golden(name)
-    arguments = info["arguments"]
-    segmentation = torch.tensor(arrays["segmentation"], dtype=dtype)
-    size = arrays["scaled_image"].shape[2:]
-    segmentation = F.interpolate(segmentation, size=size, mode="bilinear", align_corners=False)
-    features = crf.pixel_features(
-        torch.tensor(arrays["scaled_image"]), arguments["sigma_xy used by the filter"], arguments["sigma_rgb"]
-    )
-    masked = segmentation * torch.tensor(arrays["scaled_roi"])[:, None]
-    found = crf.gaussian_filter(features, backend)(rows(masked))
-    assert relative(found, rows(torch.tensor(arrays[f"{kind}_AS"]))) < tolerance
-
-
-@pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("name", LOSSES)
 def test_golden_loss_and_gradient(name, kind):
     backend, dtype, tolerance = SETTINGS[kind]
     arrays, info = golden(name)
     arguments = info["arguments"]
     segmentation = torch.tensor(arrays["segmentation"], dtype=dtype, requires_grad=True)
-    loss = densecrf.densecrf_loss(
+    loss = crf_loss.pairwise_energy(
         segmentation,
         torch.tensor(arrays["image"]).float(),
         torch.tensor(arrays["roi"]) > 0,
@@ -131,53 +111,13 @@ def test_exact_filter_equals_loops():
         np.testing.assert_allclose(found[0], expected, rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=25)
-@given(block=st.integers(1, 700), batch=st.integers(1, 3), height=st.integers(1, 6), width=st.integers(1, 6))
-def test_chunks_do_not_change_the_exact_filter(block, batch, height, width):
-    features = crf.pixel_features(random_images((height, width), batch), 3.0, 30.0)
-    values = rows(random_maps((height, width), batch, dtype=torch.float32))
-    whole = crf.exact_filter(features, values, block=10**6)
-    torch.testing.assert_close(crf.exact_filter(features, values, block), whole, rtol=1e-6, atol=1e-6)
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    dimensions=st.integers(1, 6),
-    points=st.integers(1, 30),
-    spread=st.sampled_from([0.01, 1.0, 30.0]),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_barycentric_coordinates_rebuild_the_point(dimensions, points, spread, seed):
-    """Each point is the weighted mean of its corners, which the walk around its simplex visits one by one."""
-    generator = torch.Generator().manual_seed(seed)
-    features = spread * torch.randn(points, dimensions, generator=generator, dtype=torch.float64)
-    elevated = permutohedral.elevate(features)
-    corner, order, weights = permutohedral._simplices(elevated)
-    np.testing.assert_allclose(elevated.sum(1), 0, atol=1e-9)
-    assert (weights > -1e-12).all()
-    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
-    assert not corner.sum(1).any()
-    rebuilt = torch.zeros_like(elevated)
-    for k in range(dimensions + 1):
-        assert (corner % (dimensions + 1) == k).all()
-        rebuilt += weights[:, k : k + 1] * corner
-        corner = corner + 1
-        corner[torch.arange(points), order[:, dimensions - k]] -= dimensions + 1
-    np.testing.assert_allclose(rebuilt, elevated, atol=1e-9)
-
-
-@settings(deadline=None, max_examples=25)
-@given(dimensions=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
-def test_lattice_filter_is_linear_and_blind_to_order(dimensions, seed):
-    generator = torch.Generator().manual_seed(seed)
-    features = 2 * torch.randn(2, 20, dimensions, generator=generator, dtype=torch.float64)
-    a, b = torch.randn(2, 2, 20, 3, generator=generator, dtype=torch.float64)
-    lattice = permutohedral.build(features)
-    filtered = permutohedral.apply(lattice, a)
-    torch.testing.assert_close(permutohedral.apply(lattice, 2 * a - b), 2 * filtered - permutohedral.apply(lattice, b))
-    order = torch.randperm(20, generator=generator)
-    moved = permutohedral.apply(permutohedral.build(features[:, order]), a[:, order])
-    torch.testing.assert_close(moved, filtered[:, order])
+@pytest.mark.parametrize("block", [1, 60, 100, 899])
+def test_chunks_do_not_change_the_exact_filter(block, monkeypatch):
+    features = crf.pixel_features(random_images((5, 6), 3), 3.0, 30.0)
+    values = rows(random_maps((5, 6), 3, dtype=torch.float32))
+    whole = crf.exact_filter(features, values)
+    monkeypatch.setitem(crf.BLOCK, "cpu", block)
+    torch.testing.assert_close(crf.exact_filter(features, values), whole, rtol=1e-6, atol=1e-6)
 
 
 def test_images_of_a_batch_do_not_meet():
@@ -220,7 +160,7 @@ def test_loss_gradient_equals_finite_differences(scale):
     maps, images, region = loss_problem()
 
     def loss(p):
-        return densecrf.densecrf_loss(p, images, region, sigma_rgb=60.0, sigma_xy=4.0, scale=scale, backend="exact")
+        return crf_loss.pairwise_energy(p, images, region, sigma_rgb=60.0, sigma_xy=4.0, scale=scale, backend="exact")
 
     assert torch.autograd.gradcheck(loss, maps)
 
@@ -230,7 +170,7 @@ def test_padding_takes_no_part(backend):
     maps, images, region = loss_problem()
 
     def run(maps):
-        loss = densecrf.densecrf_loss(maps, images, region, scale=1, backend=backend)
+        loss = crf_loss.pairwise_energy(maps, images, region, scale=1, backend=backend)
         return loss, torch.autograd.grad(loss, maps)[0]
 
     loss, gradient = run(maps)
@@ -244,7 +184,7 @@ def test_padding_takes_no_part(backend):
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_an_empty_region_is_zero_with_a_graph(scale, backend):
     maps, images, region = loss_problem()
-    loss = densecrf.densecrf_loss(maps, images, torch.zeros_like(region), scale=scale, backend=backend)
+    loss = crf_loss.pairwise_energy(maps, images, torch.zeros_like(region), scale=scale, backend=backend)
     assert loss.item() == 0
     assert not torch.autograd.grad(loss, maps)[0].any()
 
@@ -252,7 +192,7 @@ def test_an_empty_region_is_zero_with_a_graph(scale, backend):
 def test_loss_of_hard_maps_sums_the_kernel_within_classes():
     image, classes = random_images((5, 6)), torch.arange(30).view(1, 5, 6) % 4
     maps = F.one_hot(classes, 4).movedim(3, 1).double()
-    found = densecrf.densecrf_loss(
+    found = crf_loss.pairwise_energy(
         maps, image, torch.ones(1, 5, 6) > 0, sigma_rgb=80.0, sigma_xy=3.0, scale=1, backend="exact"
     )
     same = classes.flatten()[:, None] == classes.flatten()
@@ -267,7 +207,7 @@ def test_loss_prefers_segmentations_along_color_edges(backend):
     def loss(edge):
         maps = torch.zeros(1, 2, 12, 12)
         maps[:, 0, :, :edge], maps[:, 1, :, edge:] = 1, 1
-        return densecrf.densecrf_loss(maps, image, torch.ones(1, 12, 12) > 0, scale=1, backend=backend)
+        return crf_loss.pairwise_energy(maps, image, torch.ones(1, 12, 12) > 0, scale=1, backend=backend)
 
     assert all(loss(6) < loss(edge) for edge in (2, 4, 5, 7, 8, 10))
 
@@ -275,15 +215,15 @@ def test_loss_prefers_segmentations_along_color_edges(backend):
 def test_loss_computes_in_float32_under_autocast():
     maps, images, region = loss_problem((16, 16))
     maps = maps.detach().float()
-    plain = densecrf.densecrf_loss(maps, images, region)
+    plain = crf_loss.pairwise_energy(maps, images, region)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(densecrf.densecrf_loss(maps, images, region), plain)
-        assert densecrf.densecrf_loss(maps.bfloat16(), images, region).dtype == torch.float32
+        assert torch.equal(crf_loss.pairwise_energy(maps, images, region), plain)
+        assert crf_loss.pairwise_energy(maps.bfloat16(), images, region).dtype == torch.float32
 
 
 def test_second_derivatives_are_refused():
     maps, images, region = loss_problem()
-    loss = densecrf.densecrf_loss(maps, images, region).square()
+    loss = crf_loss.pairwise_energy(maps, images, region).square()
     (gradient,) = torch.autograd.grad(loss, maps, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -302,7 +242,7 @@ def test_objective_adds_the_weighted_loss(backend):
     inputs, images = objective_problem()
     _, logits, labels, _ = inputs
     output = DenseCRFLoss(5, weight=1e-3, sigma_xy=9.0, size_rule="as_given", backend=backend)(*inputs, images=images)
-    crf = densecrf.densecrf_loss(logits.softmax(1), 255 * images, labels != VOID, sigma_xy=9.0, backend=backend)
+    crf = crf_loss.pairwise_energy(logits.softmax(1), 255 * images, labels != VOID, sigma_xy=9.0, backend=backend)
     assert list(output.terms) == ["seg", "crf"]
     assert output.terms["seg"] == Baseline(5)(*inputs).loss
     assert output.terms["crf"].item() == pytest.approx(crf.item(), rel=1e-9)
@@ -321,24 +261,12 @@ def test_objective_without_labels_or_image_is_finite():
 
 
 def test_weight_follows_the_crop():
-    at = densecrf.at_crop_size
+    at = crf_loss.at_crop_size
     for rule in ("as_given", "fixed_sigma", "scaled_sigma"):
         assert at(2.4e-8, 100.0, (513, 513), rule) == (2.4e-8, 100.0)
     assert at(1.0, 100.0, (171, 171), "as_given") == (1.0, 100.0)
     assert at(1.0, 100.0, (171, 171), "fixed_sigma") == (9.0, 100.0)
     assert at(1.0, 99.0, (171, 171), "scaled_sigma") == (81.0, 33.0)
-
-
-@pytest.mark.parametrize("rule", ["fixed_sigma", "scaled_sigma"])
-def test_rescaled_loss_keeps_its_size(rule):
-    """A constant map on a gray image: what remains is how the number of pixel pairs grows."""
-    found = []
-    for side in (60, 120):
-        weight, sigma = densecrf.at_crop_size(1.0, 20.0 if rule == "fixed_sigma" else 171.0, (side, side), rule)
-        maps, region = torch.full((1, 2, side, side), 0.5), torch.ones(1, side, side) > 0
-        crf = densecrf.densecrf_loss(maps, torch.zeros(1, 3, side, side), region, sigma_xy=sigma / 4, backend="exact")
-        found.append(weight * crf.item())
-    assert found[1] == pytest.approx(found[0], rel=0.15)
 
 
 def test_objective_takes_the_weight_of_its_backend():

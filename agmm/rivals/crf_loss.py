@@ -1,6 +1,14 @@
 """DenseCRF loss: the energy of a fully connected CRF (`agmm.evaluation.crf`) as a regularizer.
 
-M. Tang et al., "On regularized losses for weakly-supervised CNN segmentation", ECCV 2018; official code: rloss.
+M. Tang et al., "On regularized losses for weakly-supervised CNN segmentation", ECCV 2018; official code: rloss. With
+probabilities S_k of class k, positions p in pixels and colors I in gray levels of an image's n pixels:
+
+    loss      = - sum_k S_k' W S_k
+    W_ij      = exp(-|p_i - p_j|^2 / (2 sigma_xy^2) - |I_i - I_j|^2 / (2 sigma_rgb^2))
+    dloss/dS  = - 2 W S
+
+The paper's ``sum_k S_k' W (1 - S_k)``, the Potts energy of the CRF relaxed to probabilities, differs from it by
+``sum_ij W_ij``, which depends on the image alone.
 """
 
 from dataclasses import dataclass
@@ -25,7 +33,7 @@ larger."""
 REFERENCE_SIDE = 513
 
 
-def densecrf_loss(
+def pairwise_energy(
     probabilities: Tensor,
     images: Tensor,
     region: Tensor,
@@ -36,13 +44,11 @@ def densecrf_loss(
     backend: Backend = "lattice",
     unlabeled: Tensor | None = None,
 ) -> Tensor:
-    """``-sum_k S_k' W S_k``, averaged over images, not weighted (Tang et al. 2018, as in the official code).
+    """Return ``-sum_k S_k' W S_k``, averaged over images, not weighted.
 
-    The paper's ``sum_k S_k' W (1 - S_k)``, the Potts energy of the CRF relaxed to probabilities, differs from it by
-    ``sum_ij W_ij``, which depends on the image alone. As in the official code, all maps are first reduced by ``scale``,
-    images and region by nearest neighbor, probabilities bilinearly; the region masks the probabilities before the
-    filter and the gradient after it; and the gradient is ``-2 W S``, of which the lattice's is only close to the
-    derivative, as its W is not quite symmetric.
+    As in the official code, all maps are first reduced by ``scale``, images and region by nearest neighbor,
+    probabilities bilinearly; the region masks the probabilities before the filter and the gradient after it; and the
+    gradient is ``-2 W S``, of which the lattice's is only close to the derivative, as its W is not quite symmetric.
 
     Parameters
     ----------
@@ -52,10 +58,8 @@ def densecrf_loss(
         RGB in 0 … 255.
     region : Tensor (B, H, W) bool
         Pixels that take part: the image, not its padding.
-    sigma_rgb : float
-        In gray levels.
-    sigma_xy : float
-        In pixels of the unreduced image.
+    sigma_rgb, sigma_xy : float
+        In gray levels, and in pixels of the unreduced image.
     scale : float
         At most 1.
     backend : {"lattice", "exact"}
@@ -108,19 +112,11 @@ class _PairwiseEnergy(torch.autograd.Function):
 
 
 def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: SizeRule) -> tuple[float, float]:
-    """Weight and spatial sigma of the loss for crops of another size than 513 x 513 (our choice, in no paper).
+    """Return the loss's weight and spatial sigma for crops of another size (H, W) than 513 x 513 (ours, in no paper).
 
     The loss is a sum over pairs of pixels: it grows with the crop's area where sigma stays the same, and with the
-    square of the area where sigma grows with the crop.
-
-    Parameters
-    ----------
-    weight, sigma_xy : float
-        For crops of 513 x 513.
-    size : (int, int)
-        Height and width of the crop before it is reduced.
-    rule : {"as_given", "fixed_sigma", "scaled_sigma"}
-        Change nothing; the weight alone; both, which suits crops that are not much larger than sigma.
+    square of the area where sigma grows with the crop. The rule "as_given" changes nothing, "fixed_sigma" the weight
+    alone, "scaled_sigma" both, which suits crops that are not much larger than sigma.
     """
     ratio = REFERENCE_SIDE**2 / (size[0] * size[1])
     if rule == "as_given":
@@ -142,7 +138,7 @@ class DenseCRFLoss(Objective):
     weight : float, optional
         Of the DenseCRF loss; default: the backend's of `WEIGHTS`.
     sigma_rgb, sigma_xy, scale, backend
-        See `densecrf_loss`. Another scale than 0.5 needs another weight.
+        See `pairwise_energy`. Another scale than 0.5 needs another weight.
     size_rule : {"fixed_sigma", "scaled_sigma", "as_given"}
         How the weight follows the crop, see `at_crop_size`.
     """
@@ -177,18 +173,13 @@ class DenseCRFLoss(Objective):
     ) -> Output:
         """Return the terms seg and crf; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
-        All pixels but ``VOID`` take part in crf, labeled or not.
-
-        Parameters
-        ----------
-        images : Tensor (B, 3, H, W)
-            The crops that the network saw, RGB in [0, 1], not normalized.
+        All pixels but ``VOID`` take part in crf, labeled or not. ``images`` (B, 3, H, W) are the crops that the network
+        saw, RGB in [0, 1], not normalized.
         """
         seg = losses.partial_cross_entropy(logits, labels, counts)
-        size = (labels.shape[1], labels.shape[2])
         weight = WEIGHTS[self.backend] if self.weight is None else self.weight
-        weight, sigma_xy = at_crop_size(weight, self.sigma_xy, size, self.size_rule)
-        crf = densecrf_loss(
+        weight, sigma_xy = at_crop_size(weight, self.sigma_xy, (labels.shape[1], labels.shape[2]), self.size_rule)
+        crf = pairwise_energy(
             logits.softmax(1),
             (255 * images).round(),  # equal colors stay equal
             labels != VOID,

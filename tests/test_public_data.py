@@ -1,0 +1,316 @@
+"""Public data sets by name: which images and masks are read, published labels, what is said of missing files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.public import camvid, densepose
+from tests import layouts
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
+
+Truth = dict[str, np.ndarray]
+
+
+def shifted(written: Truth) -> Truth:
+    return {name: np.where(values == 0, VOID, values.astype(int) - 1) for name, values in written.items()}
+
+
+def train_ids(written: Truth) -> Truth:
+    table = np.full(256, VOID)
+    table[list(layouts.LABEL_IDS)] = range(19)
+    return {name: table[values] for name, values in written.items()}
+
+
+WRITERS: dict[str, Callable[[Path], Truth]] = {
+    "camvid": lambda root: {n: np.where(mask == 11, VOID, mask) for n, mask in layouts.camvid(root).items()},
+    "voc": layouts.voc,
+    "cityscapes": lambda root: train_ids(layouts.write_cityscapes(root)),
+    "coco": layouts.coco,
+    "ade20k": lambda root: shifted(layouts.ade20k(root)),
+    "densepose": lambda root: {name: parts for name, (parts, _) in layouts.densepose(root).items()},
+}
+IDS = {
+    "camvid": (("a", "bb"), ("ccc",)),
+    "voc": (layouts.TRAIN_AUG, layouts.VOC_VAL),
+    "cityscapes": (("aachen_000000_000019", "ulm_000001_000019"), ("lindau_000000_000019",)),
+    "coco": (
+        tuple(f"COCO_train2014_{n:012d}" for n in layouts.COCO_IMAGES["train"][:4]),
+        tuple(f"COCO_val2014_{n:012d}" for n in layouts.COCO_IMAGES["val"][:2]),
+    ),
+    "ade20k": (layouts.ADE_NAMES["training"], layouts.ADE_NAMES["validation"]),
+    "densepose": tuple(
+        tuple(f"COCO_{part}2014_{n:012d}" for n in numbers) for part, numbers in layouts.DENSEPOSE_IMAGES.items()
+    ),
+}
+every = pytest.mark.parametrize("name", sets.PUBLIC)
+
+
+def test_names_and_published_numbers():
+    found = {
+        name: (len(data.class_names), data.counts["train"], data.counts["val"], data.background)
+        for name, data in sets.PUBLIC.items()
+    }
+    assert found == {
+        "camvid": (11, 367, 101, None),
+        "voc": (21, 10_582, 1_449, 0),
+        "cityscapes": (19, 2_975, 500, None),
+        "coco": (81, 82_081, 40_137, 0),
+        "ade20k": (150, 20_210, 2_000, None),
+        "densepose": (15, 26_437, 1_508, 0),
+    }
+    assert [name for name, data in sets.PUBLIC.items() if not data.in_papers] == ["camvid"]
+    for name, numbers, expected in [
+        ("coco", (0, 1, 10, 40, 60, 80), ["background", "person", "traffic light", "bottle", "bed", "toothbrush"]),
+        ("ade20k", (0, 49, 99, 149), ["wall", "fireplace", "buffet", "flag"]),
+        (
+            "densepose",
+            (1, 2, 4, 8, 10, 12, 14),
+            ["torso", "right hand", "left foot", "right leg", "left arm", "left forearm", "head"],
+        ),
+    ]:
+        classes = sets.class_names(name)
+        assert [classes[number] for number in numbers] == expected
+        assert len(set(classes)) == len(classes)
+
+
+@every
+def test_images_and_masks(name, tmp_path):
+    truth = WRITERS[name](tmp_path / name)
+    for split, ids in zip(("train", "test"), IDS[name], strict=True):
+        data = sets.load(name, split, data_root=tmp_path)
+        assert (data.dataset, data.ids, data.class_names) == (name, ids, sets.class_names(name))
+        assert data.background == sets.PUBLIC[name].background
+        assert data.published == ()
+        pairs = sets.PUBLIC[name].pairs(tmp_path / name, {"train": "train", "test": "val"}[split])
+        for (path, _), image_id, image, mask in zip(pairs, data.ids, data.images, data.truth, strict=True):
+            np.testing.assert_array_equal(mask, truth[image_id])
+            assert path.name.startswith(image_id)
+            np.testing.assert_array_equal(image, np.asarray(Image.open(path).convert("RGB")))
+            assert mask.dtype == image.dtype == np.uint8
+    assert sets.check(name, tmp_path) == []
+
+
+@every
+def test_other_numbers_of_images_warn(name, tmp_path):
+    WRITERS[name](tmp_path)
+    data = sets.PUBLIC[name]
+    with pytest.warns(
+        UserWarning, match=rf"{data.title} val in .* has {len(IDS[name][1])} images, not {data.counts['val']}"
+    ):
+        data.load(tmp_path, "val")
+
+
+@every
+def test_missing_data_name_the_layout_and_the_command(name, tmp_path):
+    data = sets.PUBLIC[name]
+    layout, command = {
+        "camvid": ("must hold train/, trainannot/, val/ and valannot/", ""),
+        "voc": ("must hold VOCdevkit/VOC2012 with JPEGImages", "agmm download voc"),
+        "cityscapes": (
+            "log in at www.cityscapes-dataset.com, download left.*and gtFine_tr.* into",
+            "agmm download cityscapes",
+        ),
+        "coco": ("must hold coco2014/train2014", "agmm download coco .* masks that `agmm masks coco"),
+        "ade20k": ("must hold ADEChallengeData2016 with images and annotations", "agmm download ade20k"),
+        "densepose": ("must hold annotations/densepose_coco", "agmm download coco .* masks that `agmm masks densepose"),
+    }[name]
+    for call in (lambda: data.load(tmp_path, "train"), lambda: data.check(tmp_path)):
+        with pytest.raises(FileNotFoundError, match=f"{data.title}: no .*{layout}.*{command}") as error:
+            call()
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="unknown split 'training', choose one of train, val"):
+        data.load(tmp_path, "training")
+    with pytest.raises(ValueError, match=f"{data.title} is read from a folder of yours: name it with --data-root"):
+        sets.load(name, "train")
+    with pytest.raises(ValueError, match=f"{data.title} has no images for tag pretraining"):
+        sets.load(name, "pretrain", data_root=tmp_path)
+    if name != "camvid":
+        WRITERS[name](tmp_path)
+        with pytest.raises(ValueError, match="is read at its own size"):
+            sets.load(name, "train", data_root=tmp_path, size=(32, 32))
+
+
+@every
+def test_missing_partners_are_named(name, tmp_path):
+    WRITERS[name](tmp_path)
+    data = sets.PUBLIC[name]
+    pairs = data.pairs(tmp_path, "train")
+    (image, _), (_, mask) = pairs[0], pairs[-1]
+    image.unlink()
+    expected = [f"a mask without its image {image.with_suffix('')}"]
+    if name not in ("coco", "densepose"):
+        mask.unlink()
+        wanted = tmp_path / "VOCdevkit/VOC2012/SegmentationClass" / mask.stem if name == "voc" else mask.with_suffix("")
+        expected.append(f"an image without its mask {wanted}")
+    count = f"{len(expected)} problem{'s' * (len(expected) > 1)} found"
+    with pytest.raises(ValueError, match=rf"{data.title} train in .*: {count}") as error:
+        data.load(tmp_path, "train")
+    problems = data.check(tmp_path, ("train",))
+    assert len(problems) == len(expected)
+    for message in expected:
+        assert message in str(error.value)
+        assert sum(message in problem for problem in problems) == 1
+
+
+def test_data_sets_are_known_by_name(tmp_path):
+    with pytest.raises(
+        ValueError, match="unknown data set 'mnist'; known: shapes, crowds, streets, people, camvid, voc"
+    ):
+        sets.load("mnist", "train", data_root=tmp_path)
+    assert sets.check("shapes", None) == []
+
+
+# --- Published labels -------------------------------------------------------------------------------------------------
+
+
+def test_published_blocks_are_taken_for_their_ratio(tmp_path):
+    written = layouts.ade20k(tmp_path)
+    for percent in (10, 50):
+        for name in layouts.ADE_NAMES["training"]:
+            values = np.zeros((60, 80), np.uint8)
+            values[:percent] = written[name][:percent]
+            layouts.save_index(tmp_path / "blocks" / "tel_ade20k" / f"block{percent}" / f"{name}.png", values)
+    train = sets.load("ade20k", "train", data_root=tmp_path)
+    for ratio, percent in ((0.1, 10), (0.5, 50)):
+        source = sets.label_source(train, "blocks", {"ratio": ratio})
+        assert source == f"published: blocks of {percent} % published by the authors of the tree energy loss"
+        for sparse, truth in zip(sets.weak_labels(train, "blocks", {"ratio": ratio}, 0), train.truth, strict=True):
+            expected = np.where(truth == VOID, UNLABELED, truth)
+            expected[percent:] = UNLABELED
+            np.testing.assert_array_equal(sparse, expected)
+    assert "10 %" in sets.label_source(train, "blocks", {}), "the form's own ratio"
+    for options in ({"ratio": 0.2}, {"ratio": 0.5, "shape": "rect"}, {"ratio": 0.5, "source": "simulated"}):
+        assert sets.label_source(train, "blocks", options) == "simulated from dense masks"
+    message = "files of ade20k hold tel_ade20k ratio 0.1 shape interior; tel_ade20k ratio 0.5 shape interior; put the"
+    with pytest.raises(ValueError, match=message):
+        sets.label_source(train, "blocks", {"ratio": 0.2, "source": "tel_ade20k"})
+    assert sets.load("ade20k", "test", data_root=tmp_path).published == ()
+    assert sets.check("ade20k", tmp_path) == []
+
+    file = tmp_path / "blocks" / "tel_ade20k" / "block50" / "ADE_train_00000002.png"
+    layouts.save_index(file, np.full((60, 80), 151))
+    (problem,) = sets.check("ade20k", tmp_path, ("train",))
+    assert "ADE_train_00000002.png: holds code 151" in problem
+    file.unlink()
+    with pytest.raises(ValueError, match="block50: 1 of 4 images have no blocks, ADE_train_00000002.png first"):
+        sets.load("ade20k", "train", data_root=tmp_path)
+
+
+def test_published_clicks_and_blocks_are_taken_for_their_options(tmp_path):
+    layouts.write_cityscapes(tmp_path)
+    names = IDS["cityscapes"][0]
+    for n in (20, 100):
+        for name in names:
+            clicks = np.full((32, 64), 19)
+            clicks[0, : n // 10], clicks[-1] = 18, 255
+            folder = tmp_path / "clicks" / "agmm_cityscapes" / str(n)
+            layouts.save_index(folder / f"{name}_gtFine_labelTrainIds.png", clicks)
+    for name in names:
+        blocks = np.zeros((32, 64))
+        blocks[3:9, 4:9], blocks[10:12], blocks[20] = 7, 33, 30
+        folder = tmp_path / "blocks" / "tel_cityscapes" / "block20" / name.split("_")[0]
+        layouts.save_index(folder / f"{name}_gtFine_labelIds.png", blocks)
+    train = sets.load("cityscapes", "train", data_root=tmp_path)
+    for n in (20, 100):
+        assert sets.label_source(train, "clicks", {"n": n}) == f"published: {n} clicks published by the authors of AGMM"
+        for sparse in sets.weak_labels(train, "clicks", {"n": n}, 0):
+            assert (sparse[0] == 18).sum() == (sparse < UNLABELED).sum() == n // 10
+            assert (sparse == VOID).sum() == 64
+    expected = np.full((32, 64), UNLABELED)
+    expected[3:9, 4:9], expected[10:12] = 0, 18
+    for sparse in sets.weak_labels(train, "blocks", {"ratio": 0.2}, 0):
+        np.testing.assert_array_equal(sparse, expected)
+    for form, options in (("clicks", {"n": 50}), ("blocks", {"ratio": 0.1}), ("blocks", {})):
+        assert sets.label_source(train, form, options) == "simulated from dense masks"
+    assert sets.check("cityscapes", tmp_path) == []
+
+    folder = tmp_path / "clicks" / "agmm_cityscapes" / "100"
+    layouts.save_index(folder / "ulm_000001_000019_color.png", np.full((32, 64), 19))
+    with pytest.raises(ValueError, match="labels of the same image as ulm_000001_000019_color.png; keep one of them"):
+        sets.load("cityscapes", "train", data_root=tmp_path)
+
+
+# --- What single data sets have ---------------------------------------------------------------------------------------
+
+
+def test_license_plates_of_cityscapes_are_void(tmp_path):
+    layouts.write_cityscapes(tmp_path)
+    path = tmp_path / "gtFine" / "val" / "lindau" / "lindau_000000_000019_gtFine_labelIds.png"
+    layouts.save_index(path, np.full((32, 64), 255))
+    assert (sets.load("cityscapes", "test", data_root=tmp_path).truth[0] == VOID).all()
+    layouts.save_index(path, np.full((32, 64), 34))
+    with pytest.raises(ValueError, match="labelIds.png: holds code 34"):
+        sets.load("cityscapes", "test", data_root=tmp_path).truth[0]
+
+
+def test_folders_may_lie_elsewhere(tmp_path):
+    layouts.ade20k(tmp_path / "ade")
+    assert len(sets.load("ade20k", "test", data_root=tmp_path / "ade" / "ADEChallengeData2016")) == 2
+    layouts.coco(tmp_path / "coco")
+    for name in ("annotations", "SegmentationClass"):
+        (tmp_path / "coco" / name).rename(tmp_path / "coco" / "coco2014" / name)
+    assert len(sets.load("coco", "train", data_root=tmp_path)) == 4
+    layouts.densepose(tmp_path / "densepose")
+    for path in (tmp_path / "densepose" / "coco2014").glob("*/*.jpg"):
+        path.rename(tmp_path / "coco" / "coco2014" / path.parent.name / path.name)
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    assert len(sets.load("densepose", "test", data_root=tmp_path)) == 3
+
+
+def test_people_of_densepose(tmp_path):
+    written = layouts.densepose(tmp_path)
+    for name in ("train", "test"):
+        split = sets.load("densepose", name, data_root=tmp_path)
+        assert split.mirrored == densepose.MIRRORED
+        for stem, people in zip(split.ids, split.instances, strict=True):
+            np.testing.assert_array_equal(people, written[stem][1])
+    names = sets.class_names("densepose")
+    for name, other in zip(names, (names[k] for k in densepose.MIRRORED), strict=True):
+        side = {"left": "right", "right": "left"}.get(name.split()[0])
+        assert other == (name if side is None else f"{side} {name.split()[1]}")
+    last = max(written)
+    layouts.save_index(tmp_path / "PartMasks" / "minival2014" / f"{last}.png", np.full((60, 80), 15))
+    layouts.save_index(tmp_path / "PartMasks" / "minival2014_people" / f"{last}.png", np.zeros((60, 79)))
+    first, second = sets.check("densepose", tmp_path, ("val",))
+    assert "holds code 15" in first
+    assert "79 x 60" in second
+
+
+def test_published_masks_of_densepose_take_precedence(tmp_path):
+    written = layouts.densepose(tmp_path)
+    names = [name for name in sorted(written) if "train" in name]
+    for name in names:
+        layouts.save_index(tmp_path / densepose.PUBLISHED / "train" / f"{name}.png", np.full((60, 80), 7))
+    split = sets.load("densepose", "train", data_root=tmp_path)
+    assert all((mask == 7).all() for mask in split.truth)
+    np.testing.assert_array_equal(split.instances[0], written[names[0]][1])
+    with pytest.raises(ValueError, match="PublishedMasks: 3 of 3 images have no mask, .* complete the folder or move"):
+        sets.load("densepose", "test", data_root=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("coco", "SegmentationClass"), ("densepose", "PartMasks")])
+def test_missing_masks_are_made_by_a_command(name, folder, tmp_path):
+    written = sorted(WRITERS[name](tmp_path))
+    remedy = f"masks that `agmm masks {name} {tmp_path}` makes"
+    lost = next(image_id for image_id in written if "train" in image_id)
+    (tmp_path / folder / "train2014" / f"{lost}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=f"masks are missing in .*, {lost}.png first; .*{remedy}"):
+        sets.load(name, "train", data_root=tmp_path)
+    (tmp_path / folder / "train2014.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=f"no masks in .*; .*{remedy}"):
+        sets.load(name, "train", data_root=tmp_path)
+    (tmp_path / folder / "train2014.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="train2014.txt is no list of names .*; remove it and make the masks again"):
+        sets.load(name, "train", data_root=tmp_path)
+
+
+def test_camvid_may_have_a_test_split(tmp_path):
+    layouts.camvid(tmp_path, ("test",))
+    assert camvid.CAMVID.load(tmp_path, "test").ids == ("a", "bb")
