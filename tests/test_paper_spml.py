@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import networks
 from agmm.codes import VOID
 from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
-from agmm.training import forecast, sweep
 from agmm.training import run as runs
+from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import train_in_two_processes
@@ -138,19 +135,6 @@ def test_plan_names_every_training_of_ours(preset: str, tmp_path: Path, capfd: p
         assert "densepose with resnet101" in ours[training]
         assert f"(published {published})" in ours[training]
         assert " h " in ours[training]
-
-
-@pytest.mark.parametrize(("labels", "method"), [("scribbles", "SPML"), ("parts", "SPML"), ("parts_full", "Baseline")])
-def test_hours_of_networks_follow_from_operations(labels: str, method: str) -> None:
-    """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
-    run = PAPER.at(labels, method)
-    with torch.device("meta"):
-        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
-        with FlopCounterMode(display=False) as counter:
-            net(torch.empty(1, 3, 512, 512))
-    images = run.epochs * {"voc": 10_582, "densepose": 26_437}[run.dataset]
-    expected = 3 * counter.get_total_flops() * images / 60e12
-    assert forecast.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 # --- Published regions ------------------------------------------------------------------------------------------------

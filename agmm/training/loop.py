@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves: weights to write, and what is reported of them (see `agmm.training.run.Result`)."""
+    """Weights that a training leaves, and what is reported of them (see `agmm.training.run.Result`)."""
 
     net: nn.Module
     progress: Progress

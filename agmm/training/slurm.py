@@ -1,4 +1,4 @@
-"""Where trainings run beyond this machine: jobs of Slurm as an executor of `concurrent.futures`, through submitit."""
+"""Trainings beyond this machine: jobs of Slurm as an executor of `concurrent.futures`, through submitit."""
 
 import getpass
 import os
@@ -129,13 +129,13 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
     return Submitted(cluster, queued)
 
 
-def named(engine: str, results: str | Path, pairs: list[str]) -> str | Submitted:
+def engine(name: str, results: str | Path, pairs: list[str]) -> str | Submitted:
     """Return ``"local"``, or Slurm with parameters of the form ``KEY=VALUE``."""
-    if engine == "slurm":
+    if name == "slurm":
         return slurm(results, **parameters(pairs))
     if pairs:
         raise ValueError("--slurm belongs to --engine slurm")
-    return engine
+    return name
 
 
 def parameters(pairs: list[str]) -> dict[str, Value]:

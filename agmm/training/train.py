@@ -66,7 +66,7 @@ def run(
 
 
 def complete(run: Run, where: Where) -> Result:
-    """As `run`, with folders and device in one."""
+    """Return the result of a run like `run`, with folders and device in one."""
     if (result := load_result(run, where.results)) is not None:
         return result
     for need in run.requires:

@@ -1,4 +1,4 @@
-"""What a run trains: its network and its objective, new or with the weights of the complete run."""
+"""Network and objective of a run, new or with the weights of the complete run."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -57,17 +57,17 @@ class Survey:
 
     @property
     def background(self) -> int | None:
-        """Code of the background, if one of the classes is called so."""
+        """The code of the class that is called background, or None."""
         return next((code for code, name in enumerate(self.names) if name.lower() == BACKGROUND), None)
 
     @property
     def labeled(self) -> list[str]:
-        """Stems of the images with labels, those with nothing but tags left out."""
+        """The stems of the images with labels other than tags."""
         drawn = {stem for stem in self.annotated if any(shape.kind != "tag" for shape in self.shapes(stem))}
         return sorted((self.masks.keys() | drawn) & self.images.keys())
 
     def shapes(self, stem: str) -> list[Shape]:
-        """Shapes of an image in all annotation files."""
+        """Return the shapes of an image in all annotation files."""
         return [shape for annotation in self.annotated[stem] for shape in annotation.shapes]
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agmm.data.public import densepose
+from agmm.data.public.coco import DENSEPOSE, MIRRORED
 from agmm.data.synthetic import recipe
 from agmm.data.synthetic.recipe import color, uniform
 
-CLASS_NAMES = densepose.CLASS_NAMES
+CLASS_NAMES = DENSEPOSE.class_names
 VERSION = 1  # raised whenever a change of this module changes an image
 
 _TORSO, _HEAD = (CLASS_NAMES.index(name) for name in ("torso", "head"))
@@ -49,7 +49,7 @@ def _scene(
     return recipe.develop(rng, canvas), truth, instances
 
 
-PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=densepose.MIRRORED)
+PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=MIRRORED)
 
 
 # --- Pose -------------------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def _turned(figure: _Figure) -> _Figure:
     """Seen from behind: left and right change places, and what was in front is hidden; the head stays visible."""
     order = np.argsort(figure.parts == _HEAD, kind="stable")[::-1]
     order = np.concatenate([order[1:], order[:1]])
-    parts = np.array(densepose.MIRRORED, np.uint8)[figure.parts[order]]
+    parts = np.array(MIRRORED, np.uint8)[figure.parts[order]]
     return _Figure(parts, figure.starts[order], figure.ends[order], figure.radii[order], back=True)
 
 
