@@ -73,7 +73,7 @@ def regenerate(args: argparse.Namespace) -> int:
     if args.dry_run:
         list_runs(names, args.preset, runs, todo, args.results)
         return 0
-    engine = slurm.named(args.engine, args.results, args.slurm)
+    engine = slurm.engine(args.engine, args.results, args.slurm)
     check(args, names, seeds, todo)
     if args.force:
         moved = sweep.set_aside(runs, args.results)

@@ -4,7 +4,8 @@ All K classes are computed everywhere, one operation per symbol, and autograd do
 with `agmm.gmm`, `agmm.losses` and `agmm.fast`, which compute the same numbers from the present classes alone.
 
 f are the features, y the labels (one-hot), P the segmentation's softmax; mu, d, sigma and G are mean, distance, spread
-and score of each class. Equations are those of AGMM (CVPR 2023).
+and score of each class. Equations are those of AGMM (CVPR 2023). `notebooks/explore/from_paper_to_code.ipynb` goes
+through them on one image.
 """
 
 from collections.abc import Callable
@@ -51,43 +52,71 @@ def dense_agmm(
     loss : Tensor ()
     terms : dict of str to Tensor ()
     """
-    f, grid, size = features, features.shape[2:], labels.shape[1:]
-    y = torch.stack([labels == k for k in range(logits.shape[1])], dim=1).to(logits.dtype)  # (B, K, H, W), one-hot
-    valid, unlabeled = ((labels != VOID)[:, None].to(f.dtype), (labels == UNLABELED)[:, None].to(f.dtype))
-    labeled = y.sum(1, keepdim=True)
-    present, outside = y.amax((2, 3), keepdim=True), ~image_classes[..., None, None]  # (B, K, 1, 1)
+    y, p, size = one_hot(labels, logits.shape[1]).to(logits.dtype), logits.softmax(1), labels.shape[1:]
+    valid, labeled, outside = (
+        (labels != VOID)[:, None].to(p.dtype),
+        y.sum(1, keepdim=True),
+        ~image_classes[..., None, None],
+    )
+    present = y.amax((2, 3), keepdim=True)  # (B, K, 1, 1)
     share = present / (present.sum(1, keepdim=True) + EPS)  # one over the number of classes in the crop
-    log_p, p = logits.log_softmax(1), logits.softmax(1)
 
-    mu = torch.einsum("bkhw,bchw->bkc", y, resize(f, size)) / (y.sum((2, 3)) + EPS)[..., None]  # Eq. 4
-    d = (f.unsqueeze(1) - mu[..., None, None]).abs().mean(2)  # Eq. 6, the mean over channels as in the code
+    mu = class_means(features, y)  # Eq. 4
+    d = distances(features, mu)  # Eq. 6
     if variant == "paper":
-        weight = resize(p * ~outside, grid) * resize(unlabeled, grid)
-        variance = (weight * d**2).sum((2, 3), True) / (weight.sum((2, 3), True) + EPS)  # Eq. 5
-        variance = torch.where(weight.sum((2, 3), True) < 1e-3, 1.0, variance)  # without unlabeled pixels
-        variance = variance.detach() if detach_sigma else variance
-        g = resize((-(d**2) / (2 * variance + EPS)).exp(), size) * present  # Eq. 7
+        sigma2 = variances(d, p, labels, image_classes)  # Eq. 5
+        sigma2 = sigma2.detach() if detach_sigma else sigma2
+        g = resize(bells(d, sigma2), size) * present  # Eq. 7
         formulas: dict[str, Callable[[], Tensor]] = {
             "self": lambda: mean(cross_entropy(g, p) * share, valid),  # Eq. 8
             "spar": lambda: mean(-y * (g + EPS).log(), labeled),  # Eq. 9
             "con": lambda: printed_contrast(mu, present.flatten(1)),  # Eq. 10
         }
     else:
-        d = d * present * resize(valid, grid)
+        d = d * present * resize(valid, features.shape[2:])
         g = resize((-(d**2)).exp(), size) * present  # Eq. 7 with 2 sigma^2 = 1
         formulas = {
             "self": lambda: mean(0.5 * cross_entropy(g, p) * share, valid),  # Eq. 8, halved
             "spar": lambda: mean(0.5 * cross_entropy(y, g) * share, labeled),  # Eq. 9, halved, with the negatives
             "con": lambda: official_contrast(mu, present.flatten(1)),  # Eq. 10, over the batch
         }
-    formulas["seg"] = lambda: mean(-y * log_p, labeled)  # Eq. 3
+    formulas["seg"] = lambda: mean(-y * logits.log_softmax(1), labeled)  # Eq. 3
     formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * outside, valid)
     result = {name: formulas[name]() for name in TERMS if name in terms}
     return sum(result.values(), logits.new_zeros(())), result
 
 
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """``y`` of (B, H, W) labels: (B, K, H, W)."""
+    return torch.stack([labels == k for k in range(num_classes)], dim=1).float()
+
+
+def class_means(features: Tensor, y: Tensor) -> Tensor:
+    """``mu_i = sum_{x: y_i} f(x) / |L_i|`` at label resolution (Eq. 4): (B, K, C), zero for absent classes."""
+    upsampled = resize(features, y.shape[2:])
+    return torch.einsum("bkhw,bchw->bkc", y.to(features.dtype), upsampled) / (y.sum((2, 3)) + EPS)[..., None]
+
+
+def distances(features: Tensor, mu: Tensor) -> Tensor:
+    """``d_i(x) = |f(x) - mu_i|``, the mean over channels as in the code (Eq. 6): (B, K, h, w)."""
+    return (features.unsqueeze(1) - mu[..., None, None]).abs().mean(2)
+
+
+def variances(d: Tensor, p: Tensor, labels: Tensor, image_classes: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_x P_i d_i^2 / sum_x P_i`` over unlabeled pixels x; 1 without any (Eq. 5): (B, K, 1, 1)."""
+    unlabeled = (labels == UNLABELED)[:, None].to(p.dtype)
+    weight = resize(p * image_classes[..., None, None], d.shape[2:]) * resize(unlabeled, d.shape[2:])
+    mass = weight.sum((2, 3), keepdim=True)
+    return torch.where(mass < 1e-3, 1.0, (weight * d**2).sum((2, 3), keepdim=True) / (mass + EPS))
+
+
+def bells(d: Tensor, sigma2: Tensor) -> Tensor:
+    """``G_i(x) = exp(-d_i(x)^2 / (2 sigma_i^2))`` on the feature grid (Eq. 7): (B, K, h, w)."""
+    return (-(d**2) / (2 * sigma2 + EPS)).exp()
+
+
 def cross_entropy(target: Tensor, score: Tensor) -> Tensor:
-    """Binary cross-entropy of every class and pixel."""
+    """``-t log s - (1 - t) log(1 - s)`` of every class and pixel."""
     return -target * (score + EPS).log() - (1 - target) * (1 - score + EPS).log()
 
 

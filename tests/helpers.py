@@ -2,16 +2,21 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from subprocess import PIPE, Popen
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+import agmm
+from agmm.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -43,6 +48,43 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+SCRIPT = """import json, sys, agmm
+agmm.run(agmm.Run.from_dict(json.loads(sys.argv[1])), results=sys.argv[2], data_root=sys.argv[3] or None)
+"""
+
+
+def start(run: "agmm.Run", results: Path, data_root: Path | str = "", launch: tuple[str, ...] = ()) -> Popen[str]:
+    """Train a run in a process of its own, or in several of a module that launches them."""
+    script = results / "job.py"
+    results.mkdir(parents=True, exist_ok=True)
+    script.write_text(SCRIPT)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, *launch, str(script), json.dumps(run.to_dict()), str(results), str(data_root)]
+    return Popen(command, env=environment, stderr=PIPE, text=True)
+
+
+def interrupt(run: agmm.Run, results: Path) -> None:
+    """Train a run until it has written its first checkpoint."""
+    save = loop._save_checkpoint
+
+    def save_and_stop(*state: Any) -> None:
+        save(*state)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save_checkpoint", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            agmm.run(run, results=results)
+
+
+def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str = "") -> None:
+    """Train a run by ``torchrun`` with two processes."""
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(run, results, data_root, launch)
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
 
 
 def tool(module: ModuleType, *words: object) -> int:

@@ -206,9 +206,10 @@ def test_the_same_boxes(tmp_path, form):
         box = "<box label='cat' xtl='2' ytl='3' xbr='12' ybr='9'/>"
         path.write_text(f"<annotations><image name='a.png'>{box}</image></annotations>")
     (found,) = annotations.read(path, NAMES).values()
-    codes, corners = annotations.boxes(found.shapes, SIZE)
+    boxes = annotations.boxes(found.shapes, SIZE)
+    codes, corners = boxes.codes, boxes.corners
     assert (codes, corners.tolist()) == ([1], [[3, 2, 9, 12]])
-    codes, corners = annotations.boxes(found.shapes, (10, 15), scale=0.5)
+    corners = annotations.boxes(found.shapes, (10, 15), scale=0.5).corners
     assert corners.tolist() == [[1, 1, 5, 6]]
     assert (annotations.draw(found.shapes, SIZE) == UNLABELED).all()
 

@@ -66,25 +66,23 @@ def _present(label: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(labels.image_classes(label.numpy().astype(np.uint8), K))
 
 
-def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("decoded", [False, True])
+def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, decoded: bool) -> None:
+    """From wherever, also from a file of decoded images whose own files are gone."""
+    images = OnDemand(IMAGES.__getitem__, range(15))
+    if decoded:
+        paths = [tmp_path / f"{i}.png" for i in range(15)]
+        for path, image in zip(paths, IMAGES, strict=True):
+            Image.fromarray(image).save(path)
+        images = disk_cache.keep(OnDemand(image_files.read_image, paths), tmp_path)
+        for path in paths:
+            path.unlink()
     expected = _steps()
     monkeypatch.setattr(read_ahead, "readers", lambda device: 2)
-    source = OneByOne(RUN, OnDemand(IMAGES.__getitem__, range(15)), OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
+    source = OneByOne(RUN, images, OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
     for epoch in (1, 0):  # the processes stay from epoch to epoch
         found = list(source.epoch(epoch))
     assert all(_same(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True))
-
-
-def test_workers_read_the_same_from_decoded_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i}.png" for i in range(15)]
-    for path, image in zip(paths, IMAGES, strict=True):
-        Image.fromarray(image).save(path)
-    kept = disk_cache.keep(OnDemand(image_files.read_image, paths), tmp_path)
-    for path in paths:
-        path.unlink()
-    monkeypatch.setattr(read_ahead, "readers", lambda device: 2)
-    found = list(OneByOne(RUN, kept, SPARSE, K, CPU).epoch(0))
-    assert all(_same(a, b) for one, two in zip(found, _steps(), strict=True) for a, b in zip(one, two, strict=True))
 
 
 @pytest.mark.parametrize("augmentation", ["official", "dihedral"])
@@ -142,13 +140,10 @@ def test_means_extend_over_the_effective_batch() -> None:
     assert all(batch.counts is None for step in _steps() for batch in step)
 
 
-def test_steps_are_refused_that_cannot_be() -> None:
+def test_steps_are_refused_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batches.steps(RUN, 13) == 2
     with pytest.raises(ValueError, match="5 training images are fewer than one batch of 6"):
         batches.steps(RUN, 5)
-
-
-def test_processes_that_cannot_share_a_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "rank_and_world", lambda: (0, 2))
     with pytest.raises(ValueError, match="2 processes cannot share the 3 microbatches of a step evenly"):
         batches.steps(RUN, 13)

@@ -52,6 +52,14 @@ def test_every_command_explains_its_options(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: agmm {name} ")
 
 
+def test_a_method_in_the_current_folder_is_found(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_method_of_mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert cli.main(["compare", "a_method_of_mine:Missing", "agmm_table1", "--preset", "smoke"]) == 2
+    assert "module 'a_method_of_mine' has no attribute 'Missing'" in capsys.readouterr().err
+
+
 # --- Errors -----------------------------------------------------------------------------------------------------------
 
 

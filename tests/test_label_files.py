@@ -221,7 +221,7 @@ def test_a_box_of_the_whole_image_covers_it_exactly(tmp_path):
     path = annotation(tmp_path / "a.xml", box("person", 1, 1, 500, 375))
     found = label_files.read_boxes(path, voc.CLASS_NAMES, (375, 500))
     assert found.corners.tolist() == [[0, 0, 375, 500]]
-    assert (paint_boxes(found.size, found.codes, found.corners) == 15).all()
+    assert (paint_boxes(found) == 15).all()
 
 
 def test_boxes_are_translated_cut_and_painted(tmp_path):
@@ -233,11 +233,11 @@ def test_boxes_are_translated_cut_and_painted(tmp_path):
     found = label_files.read_boxes(annotation(tmp_path / "a.xml", *objects), voc.CLASS_NAMES)
     assert found.codes == (20, 1, 8)
     assert found.corners.tolist() == [[20, 10, 40, 20], [29, 45, 300, 100], [0, 0, 9, 500]]
-    painted = paint_boxes(found.size, found.codes, found.corners)
+    painted = paint_boxes(found)
     assert [(painted == code).sum() for code in (20, 1, 8)] == [200, 271 * 55, 9 * 500]
     empty = label_files.read_boxes(annotation(tmp_path / "b.xml"), voc.CLASS_NAMES)
     assert empty.corners.shape == (0, 4)
-    assert (paint_boxes(empty.size, empty.codes, empty.corners) == 0).all()
+    assert (paint_boxes(empty) == 0).all()
 
 
 ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x;</annotation>"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import agmm
-from agmm import cli, networks, own
+from agmm import cli, evaluation, networks, own
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.data.own import palettes, prepared, survey
@@ -371,7 +371,7 @@ def test_colors_are_those_of_voc():
 def model():
     torch.manual_seed(0)
     net = networks.build("small", 3, stem=8, feature_channels=16).eval()
-    return own.Model(net, NAMES, 0, 64, {"mean": (0.4,) * 3, "std": (0.2,) * 3}, torch.device("cpu"))
+    return own.Model(net, NAMES, 0, 64, evaluation.Normalization((0.4,) * 3, (0.2,) * 3), torch.device("cpu"))
 
 
 def test_masks_of_large_images_are_the_best_class_of_enlarged_maps(model):

@@ -1,9 +1,5 @@
 """The preset of the papers: its protocol, its estimated hours, and two iterations of it on fixtures."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +17,11 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files, sets
 from agmm.data.public import voc
 from agmm.papers import tables
+from agmm.training import forecast
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -71,16 +67,24 @@ def test_protocols_are_those_of_the_papers_and_of_the_released_code() -> None:
     assert {r.selection for r in (OFFICIAL.at("points"), released)} == {"best"}
 
 
-@pytest.mark.parametrize(("preset", "labels"), [(PAPER, "points"), (PAPER, "clicks20"), (OFFICIAL, "clicks20")])
-def test_hours_follow_from_operations(preset: agmm.training.presets.Preset, labels: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "labels", "method"),
+    [
+        *((PAPER, labels, "Baseline") for labels in ("points", "clicks20", "parts_full")),
+        *((PAPER, labels, "SPML") for labels in ("scribbles", "parts")),
+        (OFFICIAL, "clicks20", "Baseline"),
+    ],
+)
+def test_hours_follow_from_operations(preset: agmm.training.presets.Preset, labels: str, method: str) -> None:
     """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
-    run = preset.at(labels)
+    run = preset.at(labels, method)
     with torch.device("meta"):
         net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
         with FlopCounterMode(display=False) as counter:
             net(torch.empty(1, 3, run.crop, run.crop))
-    images = run.epochs * {"voc": 10_582, "cityscapes": 2_975}[run.dataset]
-    assert preset.seconds[run.dataset] == pytest.approx(3 * counter.get_total_flops() * images / 60e12, rel=0.02)
+    images = run.epochs * {"voc": 10_582, "cityscapes": 2_975, "densepose": 26_437}[run.dataset]
+    expected = 3 * counter.get_total_flops() * images / 60e12
+    assert forecast.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("preset", ["paper", "paper_official"])
@@ -133,14 +137,13 @@ def test_two_iterations_on_every_kind_of_labels(root: Path, tmp_path: Path, labe
 
 def test_a_run_reads_decoded_images_or_files(root: Path, tmp_path: Path) -> None:
     run = short(PAPER.at("points"), history_images=0)
-    for name, files, how in (
-        ("workers", 1, {}),
-        ("from_files", 0, {"keep_decoded": False}),
-    ):
-        agmm.run(run, results=tmp_path / name, data_root=root, device="cpu", **how)  # type: ignore[arg-type]
-        assert len(list((tmp_path / name / "cache").glob("decoded-*.bin"))) == files
-    one, two = (runs.load_history(run, tmp_path / name)["loss"] for name in ("workers", "from_files"))
-    assert one.tolist() == two.tolist()
+    losses = []
+    for keep in (True, False):
+        results = tmp_path / str(keep)
+        agmm.run(run, results=results, data_root=root, device="cpu", keep_decoded=keep)
+        assert len(list((results / "cache").glob("decoded-*.bin"))) == keep
+        losses.append(runs.load_history(run, results)["loss"].tolist())
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(("labels", "network"), [("points", "resnet101"), ("clicks20", "resnet50")])
@@ -204,13 +207,7 @@ def test_figures_read_images_of_any_size_from_disk(root: Path, tmp_path: Path) -
 def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -> None:
     """Without batch statistics in the way the losses are equal: the same crops, divided by the same counts."""
     run = short(PAPER.at("points", "AGMM"), batch_size=4, microbatch=2, loss_scope="effective", history_images=4)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
     result = runs.load_result(run, tmp_path)
     assert result is not None
@@ -223,10 +220,16 @@ def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -
 # --- Mistakes ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_on_disk_need_an_augmentation_of_their_own(root: Path, tmp_path: Path) -> None:
-    run = short(PAPER.at("points"), augmentation="dihedral")
-    with pytest.raises(ValueError, match="stay on disk and are augmented one by one: choose the augmentation official"):
-        agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+@pytest.mark.parametrize(
+    ("augmentation", "sentence"),
+    [
+        ("dihedral", "stay on disk and are augmented one by one: choose the augmentation official"),
+        ("offical", "augmentation is 'offical'; known: dihedral, crop_flip, official"),
+    ],
+)
+def test_augmentations_that_cannot_be_are_refused(root: Path, tmp_path: Path, augmentation: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        agmm.run(short(PAPER.at("points"), augmentation=augmentation), results=tmp_path, data_root=root, device="cpu")
 
 
 def test_missing_data_are_said_before_hours_are_spent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -248,11 +251,6 @@ def test_damaged_files_are_named_before_hours_are_spent(
     arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path / "r")]
     assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 2
     assert str(image) in capfd.readouterr().err
-
-
-def test_an_unknown_augmentation_is_no_other_one(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="augmentation is 'offical'; known: dihedral, crop_flip, official"):
-        agmm.run(short(PAPER.at("points"), augmentation="offical"), results=tmp_path, data_root=root, device="cpu")
 
 
 @pytest.mark.parametrize(("tile", "tiles"), [(769, 7), (4096, 1), (33, 3851)])

@@ -1,10 +1,6 @@
 """SPML under the papers' protocol: published regions, and two iterations on fixtures of VOC and DensePose."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
-from agmm import networks
 from agmm.codes import VOID
 from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
-from agmm.training import forecast, sweep
 from agmm.training import run as runs
+from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -143,19 +135,6 @@ def test_plan_names_every_training_of_ours(preset: str, tmp_path: Path, capfd: p
         assert "densepose with resnet101" in ours[training]
         assert f"(published {published})" in ours[training]
         assert " h " in ours[training]
-
-
-@pytest.mark.parametrize(("labels", "method"), [("scribbles", "SPML"), ("parts", "SPML"), ("parts_full", "Baseline")])
-def test_hours_of_networks_follow_from_operations(labels: str, method: str) -> None:
-    """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
-    run = PAPER.at(labels, method)
-    with torch.device("meta"):
-        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
-        with FlopCounterMode(display=False) as counter:
-            net(torch.empty(1, 3, 512, 512))
-    images = run.epochs * {"voc": 10_582, "densepose": 26_437}[run.dataset]
-    expected = 3 * counter.get_total_flops() * images / 60e12
-    assert forecast.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 # --- Published regions ------------------------------------------------------------------------------------------------
@@ -320,13 +299,7 @@ def test_an_iteration_of_the_papers_networks(root: Path, tmp_path: Path, labels:
 def test_two_processes_train_both_stages(root: Path, tmp_path: Path) -> None:
     """The low-level relation and the labels are those of one process: the same crops, each image by itself."""
     run = short(PAPER.spml("scribbles"), batch_size=4, history_images=0)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT.replace("results=sys.argv[2]", f"results=sys.argv[2], data_root={str(root)!r}"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
     result = runs.load_result(run, tmp_path)
     assert result is not None

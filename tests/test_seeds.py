@@ -38,8 +38,8 @@ def scene(seed: int, size: tuple[int, int] = (48, 56)) -> tuple[np.ndarray, np.n
 
 def blank(size: tuple[int, int], codes: Sequence[int] = (), corners: Sequence = (), **options) -> from_boxes.BoxedImage:
     """A black image with boxes."""
-    image, sides = np.zeros((*size, 3), np.uint8), np.array(corners, int).reshape(-1, 4)
-    return from_boxes.BoxedImage(image, codes, sides, rng(), **options)
+    boxes = Boxes(size, codes, np.array(corners, int).reshape(-1, 4))
+    return from_boxes.BoxedImage(np.zeros((*size, 3), np.uint8), boxes, rng(), **options)
 
 
 def in_boxes(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -79,7 +79,8 @@ def test_where_grabcut_fails_the_whole_box_is_taken(side: int, box: tuple[int, .
 @given(seed=st.integers(0, 10**6), background=st.sampled_from([0, None]), runs=st.sampled_from([1, 2]))
 def test_grabcut_stays_in_its_boxes(seed: int, background: int | None, runs: int) -> None:
     image, mask = scene(seed)
-    codes, corners = labels.tight_boxes(labels.Scene(mask, rng(), background=background))
+    boxes = labels.tight_boxes(labels.Scene(mask, rng(), background=background))
+    codes, corners = boxes.codes, boxes.corners
     made = from_boxes.simulate("grabcut", image, mask, rng(seed), background=background, runs=runs)
     outside = UNLABELED if background is None else background
     assert (made[~in_boxes(corners, mask.shape)] == outside).all()

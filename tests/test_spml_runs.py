@@ -19,6 +19,7 @@ from agmm.networks import heads
 from agmm.rivals.spml import FirstStage, SPMLClassifier
 from agmm.training import batches, forecast
 from agmm.training.presets import PRESETS
+from tests.helpers import interrupt
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -59,22 +60,9 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
     run, results = trained
     embedding = run.teacher
     assert embedding is not None
-    kept: list[bytes] = []
-    original = agmm.training.loop._save_checkpoint
-
-    def save(run: agmm.Run, folder: Path, *state: object) -> None:
-        original(run, folder, *state)  # type: ignore[arg-type]
-        if not kept:
-            kept.append((folder / "checkpoint.pt").read_bytes())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agmm.training.loop, "_save_checkpoint", save)
-        agmm.run(embedding, results=tmp_path / "first")
-    folder = embedding.folder(tmp_path / "second")
-    folder.mkdir(parents=True)
-    (folder / "checkpoint.pt").write_bytes(kept[0])
-    agmm.run(embedding, results=tmp_path / "second")
-    resumed, whole = _weights(embedding, tmp_path / "second"), _weights(embedding, results)
+    interrupt(embedding, tmp_path)
+    agmm.run(embedding, results=tmp_path)
+    resumed, whole = _weights(embedding, tmp_path), _weights(embedding, results)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 

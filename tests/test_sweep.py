@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from agmm.training import forecast, sweep
 from agmm.training.presets import PRESETS
@@ -139,22 +140,16 @@ def test_duration(seconds, text):
     assert forecast.duration(seconds) == text
 
 
-def test_set_aside(tmp_path):
-    complete(tmp_path, FINE, 1.0)
-    (moved,) = sweep.set_aside([FINE, REFUSED], tmp_path)
-    assert (moved / "result.json").exists()
-    assert moved.parent == tmp_path / "smoke" / "replaced"
-    assert not FINE.folder(tmp_path).exists()
-
-
-def test_set_aside_spares_a_running_training(tmp_path):
-    from filelock import FileLock
-
+def test_set_aside_moves_what_no_other_process_trains(tmp_path):
     complete(tmp_path, FINE, 1.0)
     complete(tmp_path, REFUSED, 1.0)
     with FileLock(REFUSED.folder(tmp_path) / "lock"), pytest.raises(ValueError, match="another process"):
         sweep.set_aside([FINE, REFUSED], tmp_path)
     assert (FINE.folder(tmp_path) / "result.json").exists()
+    (moved,) = sweep.set_aside([FINE, DIES], tmp_path)
+    assert (moved / "result.json").exists()
+    assert moved.parent == tmp_path / "smoke" / "replaced"
+    assert not FINE.folder(tmp_path).exists()
 
 
 def test_workers_do_not_outlive_their_parent(tmp_path):

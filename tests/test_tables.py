@@ -10,15 +10,13 @@ import pandas as pd
 import pytest
 
 from agmm import Result, Run
-from agmm.papers import printed, tables
-from agmm.papers import results as aggregate
+from agmm.papers import printed, results, tables
 from agmm.papers import table as cells
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, shared
 
 PUBLISHED = ROOT / "agmm" / "papers" / "published"
 ABLATION = ("agmm_table1", "agmm_table2")
-PRINTED = tuple(name for name in tables.TABLES if re.fullmatch(r"agmm_(supp_)?table\d", name))
 
 
 def complete(
@@ -35,12 +33,6 @@ def complete(
     pd.DataFrame({"epoch": (1, 2)} | curves).to_csv(folder / "history.csv", index=False)
 
 
-def curve(results, run: Run, **columns: list[float]) -> None:
-    """A history written by hand."""
-    epochs = len(next(iter(columns.values())))
-    pd.DataFrame({"epoch": range(1, epochs + 1)} | columns).to_csv(run.folder(results) / "history.csv", index=False)
-
-
 def find(table: str, row: str, column: str = "point", preset: str = "smoke", **fields: object) -> tables.Cell:
     cells = [
         cell
@@ -54,54 +46,12 @@ def find(table: str, row: str, column: str = "point", preset: str = "smoke", **f
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
 
-NAMES = {
-    "baseline": "Baseline",
-    "Label Assignment": "LabelAssignment",
-    "TEL": "TreeEnergy",
-    "DenseCRF Loss": "DenseCRFLoss",
-}
-
-
-def listed(name: str) -> pd.DataFrame:
-    """The list's trainings of one table that belong to this paper."""
-    frame = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
-    used = frame["used_in"].str.split().apply(lambda tables: name in tables)
-    return frame[used & frame.index.str.startswith("O")]
-
-
-@pytest.mark.parametrize("name", PRINTED)
-def test_every_training_of_the_paper_once(name):
-    """The ids are exactly those that the list of trainings assigns to this table, with the right labels and method."""
-    cells = [c for c in tables.TABLES[name].cells(PRESETS["quick"]) if c.training_id.startswith("O")]
-    assert {c.training_id for c in cells} == set(listed(name).index)
-    for cell in cells:
-        line = listed(name).loc[cell.training_id]
-        assert cell.column == line["labels"].removesuffix(" 100%")
-        assert cell.method == NAMES.get(line["method"], line["method"])
-        assert (cell.run.teacher is not None) == ("(MT)" in line["variant"] or line["method"] == "SPML")
-        assert (cell.run.dataset == "streets") == (line["dataset"] == "Cityscapes")
-
-
-def test_trainings_and_runs_are_the_same_thing():
-    """One run for each of the paper's 64 trainings, one training for each run, and extras that are none of them."""
-    cells = [c for name in tables.GROUPS["agmm"] for c in tables.TABLES[name].cells(PRESETS["quick"]) if c.run]
-    runs: dict[str, set[str]] = {}
-    for cell in cells:
-        runs.setdefault(cell.training_id, set()).add(cell.run.id)
-    numbered = {training: ids for training, ids in runs.items() if training.startswith("O")}
-    assert set(numbered) == {f"O{n:03}" for n in range(1, 65)}
-    assert all(len(ids) == 1 for ids in numbered.values())
-    assert len(set.union(*numbered.values())) == 64
-    extras = set.union(*(ids for training, ids in runs.items() if training not in numbered))
-    assert not extras & set.union(*numbered.values())
-
-
 @pytest.mark.parametrize("name", tables.TABLES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_cells_describe_their_runs(name, preset):
     """Descriptions agree with what the objective really does, and no two cells of a table coincide."""
     cells = tables.TABLES[name].cells(PRESETS[preset])
-    keys = [tuple(getattr(cell, field) for field in aggregate.KEY) for cell in cells]
+    keys = [tuple(getattr(cell, field) for field in results.KEY) for cell in cells]
     assert len(set(keys)) == len(keys)
     for cell in cells:
         assert cell.training_id.startswith("extra:") or re.fullmatch(r"O\d{3}|quoted", cell.training_id)
@@ -129,21 +79,15 @@ def test_ablation_switches(row, terms, variant, absent):
     assert cell.published is not None
 
 
-def test_baseline_has_nothing_but_its_loss():
+def test_rivals_and_the_default():
+    """Spelling out the terms of the released code does not make another run of it."""
     cell = find("agmm_table1", "L_seg", init="tags")
     assert (cell.run.method, cell.run.options, cell.absent) == ("Baseline", (), False)
     assert cell.run.id == find("agmm_table2", "Baseline").run.id
-
-
-def test_stop_gradient_drops_spar_and_con():
     for absent in (False, True):
         options = dict(find("agmm_table2", "AGMM (SG)", absent=absent).run.options)
         assert options["stop_gradient"]
         assert set(options["terms"]) == {"seg", "self"} | ({"absent"} if absent else set())
-
-
-def test_released_code_is_the_default_objective():
-    """Spelling out the terms of the released code does not make another run of it."""
     run = PRESETS["quick"].at("points", "AGMM")
     assert find("agmm_table2", "AGMM", preset="quick", absent=True).run.id == run.id
 
@@ -217,11 +161,6 @@ def test_sweeps(tmp_path, name, field):
     assert set(values["value"].dropna()) | {-1.0} >= {float(v) for v in printed.index.levels[1] if v != "Eq. (5)"}
 
 
-def test_headline_numbers():
-    assert find("agmm_table1", "L_seg", "scribble", init="tags").published == 67.3
-    assert find("agmm_table2", "AGMM", absent=True).published == 69.6
-
-
 def test_package_data_are_the_reference_files():
     for path in sorted(PUBLISHED.glob("*.csv")):
         folder = "paper" if path.stem == "training_runs" else "paper/tables"
@@ -261,7 +200,7 @@ def test_select():
 def test_nothing_trained_nothing_printed(tmp_path):
     for name, table in tables.TABLES.items():
         frame = tables.collect(table, "quick", tmp_path)
-        assert list(frame.columns) == aggregate.COLUMNS
+        assert list(frame.columns) == results.COLUMNS
         assert (frame["table"] == name).all()
         assert (frame["n_seeds"] == 0).all()
         assert frame[["ours_mean", "ours_std"]].isna().all(axis=None)
@@ -341,12 +280,10 @@ def test_curves_of_the_supplement(tmp_path):
     cell = find("agmm_supp_figure2", "AGMM", "G")
     for seed, shift in enumerate((0.0, 2.0)):
         run = replace(cell.run, seed=seed)
-        complete(tmp_path, run, 50.0)
         p, restricted, g = [20.0, 40.0], [30.0, 45.0], [35.0 + shift, 44.0 + shift]
-        curve(tmp_path, run, p_miou=p, p_restricted_miou=restricted, g_miou=g)
+        complete(tmp_path, run, 50.0, curves={"p_miou": p, "p_restricted_miou": restricted, "g_miou": g})
     baseline = find("agmm_supp_figure2", "Baseline", "P")
-    complete(tmp_path, baseline.run, 40.0)
-    curve(tmp_path, baseline.run, p_miou=[10.0, 25.0], p_restricted_miou=[20.0, 30.0])
+    complete(tmp_path, baseline.run, 40.0, curves={"p_miou": [10.0, 25.0], "p_restricted_miou": [20.0, 30.0]})
 
     table = tables.TABLES["agmm_supp_figure2"]
     frame = tables.collect(table, "smoke", tmp_path)

@@ -1,10 +1,6 @@
 """Learning from image tags: loss terms against loops and properties; what an objective is given; trainings."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +14,13 @@ import agmm
 from agmm import figures, networks, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.rivals import tag_losses, toco, views
+from agmm.rivals import tag_losses, toco
 from agmm.rivals.tree_energy import TreeEnergy
 from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
-from tests.helpers import ROOT
-from tests.test_training import SCRIPT
+from tests.helpers import train_in_two_processes
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -146,14 +141,14 @@ def test_local_crops_avoid_foreground_and_know_what_they_show() -> None:
     states[1, 5, 5] = 1  # too few places: anywhere
     images = torch.stack([states * 100, states * 100, states * 100], 1).to(torch.uint8)
     images[:, 2] = torch.arange(24)
-    crops, positive = views.local_crops(images, states, 6, 5)
+    crops, positive = toco.local_crops(images, states, 6, 5)
     assert crops.shape == (2, 6, 3, 5, 5)
     assert (crops[0, :, 0, 2, 2] == 0).all(), "centers lie where the state is at most 1"
     assert torch.equal(positive, (crops[:, :, 0] / 100.0).mean((2, 3)) > 0.2)
     assert (crops[..., 1:] - crops[..., :-1])[:, :, 2].unique().tolist() == [1], "neighbors stay neighbors"
     assert len({tuple(c.flatten().tolist()) for c in crops[1]}) > 1
     with pytest.raises(ValueError, match="do not fit into images of 20 x 24; choose a smaller side"):
-        views.local_crops(images, states, 6, 20)
+        toco.local_crops(images, states, 6, 20)
 
 
 def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
@@ -161,7 +156,7 @@ def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        results.append((views.photometric(images, blur=1.0), views.second_global(images)))
+        results.append((toco.photometric(images, blur=1.0), toco.second_global(images)))
     (first, view), (again, view_again) = results
     assert torch.equal(first, again)
     assert torch.equal(view, view_again)
@@ -356,13 +351,7 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypat
 def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    train_in_two_processes(run, tmp_path)
     agmm.run(run, results=tmp_path / "single", device="cpu")
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)

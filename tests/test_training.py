@@ -1,11 +1,7 @@
 """Training: resume to the last bit, reproducibility, divergence, accumulation, several processes."""
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,20 +20,14 @@ from agmm.training import batches, loop, methods, pseudo_labels, train, weights
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
-from tests.helpers import ROOT
+from tests.helpers import interrupt, start, train_in_two_processes
 
 SMOKE = PRESETS["smoke"]
 SCRATCH = SMOKE.at("points", "AGMM", init="scratch")
-SCRIPT = "import json, sys, agmm; agmm.run(agmm.Run.from_dict(json.loads(sys.argv[1])), results=sys.argv[2])"
 
 
 def _weights(run: agmm.Run, results: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run.folder(results) / "model.safetensors")
-
-
-def _start(run: agmm.Run, results: Path, **popen: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", SCRIPT, json.dumps(run.to_dict()), str(results)]
-    return subprocess.Popen(command, cwd=ROOT, **popen)  # type: ignore[call-overload, no-any-return]
 
 
 def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -50,7 +40,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     chance = random.Random(0)
     kills = 0
     for attempt in range(3):
-        process = _start(run, tmp_path / "killed")
+        process = start(run, tmp_path / "killed")
         checkpoint = run.folder(tmp_path / "killed") / "checkpoint.pt"
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
@@ -162,27 +152,17 @@ def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, opt
     assert _weights(run, tmp_path).keys() == weights.build_network(run, 7).state_dict().keys()
 
 
-def test_embedding_of_the_tree_energy_is_trained_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_of_the_tree_energy_is_trained_and_resumed(tmp_path: Path) -> None:
     """Interrupted after the first epoch, the second starts from the saved layer: the same weights as undisturbed."""
     run = replace(SCRATCH, method="TreeEnergy", options=(), epochs=2)
     agmm.run(run, results=tmp_path / "whole")
-    save = loop._save_checkpoint
-
-    def save_and_die(*args: object) -> None:
-        save(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save_checkpoint", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            agmm.run(run, results=tmp_path / "broken")
+    interrupt(run, tmp_path / "broken")
     state = torch.load(run.folder(tmp_path / "broken") / "checkpoint.pt", weights_only=True)["net"]
     start = torch.nn.Conv2d(16, 16, 1).weight.shape
     assert state["objective.embed.0.weight"].shape == start
     assert state["objective.embed.1.running_mean"].abs().sum() > 0
     agmm.run(run, results=tmp_path / "broken")
-    whole, broken = (_weights(run, tmp_path / name) for name in ("whole", "broken"))
-    assert all((whole[name] == broken[name]).all() for name in whole)
+    assert _same(_weights(run, tmp_path / "whole"), _weights(run, tmp_path / "broken"))
 
 
 def test_seed_changes_labels_and_order_but_not_images() -> None:
@@ -191,13 +171,6 @@ def test_seed_changes_labels_and_order_but_not_images() -> None:
     zero, one = (sets.sparse_labels(split, "points", options, seed) for seed in (0, 1))
     assert (zero != one).any()
     assert (zero == sets.sparse_labels(split, "points", options, 0)).all()
-
-
-def test_simulated_labels_are_cached(tmp_path: Path) -> None:
-    split = sets.load("shapes", "train", count=4)
-    first = sets.sparse_labels(split, "scribbles", {"width": 1}, 0, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
-    assert (sets.sparse_labels(split, "scribbles", {"width": 1}, 0, tmp_path) == first).all()
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(
@@ -245,14 +218,6 @@ def test_throughput_counts_the_epochs_that_were_trained(tmp_path: Path, monkeypa
     monkeypatch.setattr(train.loop, "fit", lambda *_: loop.Progress(epoch=1, seconds=9.0, train_seconds=8.0))
     run.folder(tmp_path).mkdir(parents=True)
     assert train.train(run, Where(tmp_path)).images_per_second == 32 / 8
-
-
-def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    folder = SCRATCH.folder(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run; delete it"):
-        agmm.run(SCRATCH, results=tmp_path)
 
 
 def test_best_epoch_is_an_option_and_is_named(tmp_path: Path) -> None:
@@ -304,21 +269,12 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
 
 def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
     run = replace(SCRATCH, microbatch=8, epochs=1, loss_scope="effective")
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(script), json.dumps(run.to_dict()), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    single = agmm.run(run, results=tmp_path / "single")
-    result = runs.load_result(run, tmp_path)
-    assert result is not None
+    train_in_two_processes(run, tmp_path)
+    agmm.run(run, results=tmp_path / "single")
     # Each process normalizes its own microbatches, as one process does one after the other.
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     for term in ("loss", "seg", "self", "spar", "con", "absent"):
         assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
-    assert single.run_id == result.run_id
 
 
 def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -380,21 +336,16 @@ def test_weights_that_are_gone_cannot_be_tested(tmp_path: Path) -> None:
         agmm.run(base.tested(crf="deeplab"), results=tmp_path)
 
 
-def test_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fits the network, and training would go on from it."""
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_damaged_checkpoint_or_another_run_s_is_refused(tmp_path: Path, damaged: bool) -> None:
+    """The other one fits the network, and training would go on from it."""
     other = replace(SCRATCH, seed=1)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_finish", stop)
-        for run in (SCRATCH, other):
-            with pytest.raises(KeyboardInterrupt):
-                agmm.run(run, results=tmp_path)
+    if not damaged:
+        interrupt(other, tmp_path)
     path = SCRATCH.folder(tmp_path) / "checkpoint.pt"
-    path.write_bytes((other.folder(tmp_path) / path.name).read_bytes())
-    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run"):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a checkpoint" if damaged else (other.folder(tmp_path) / path.name).read_bytes())
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run; delete it"):
         agmm.run(SCRATCH, results=tmp_path)
 
 

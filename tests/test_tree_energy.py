@@ -162,15 +162,6 @@ def test_gradients_equal_finite_differences():
     assert torch.autograd.gradcheck(lambda x, e: smooth_along(x, e, 0.7), (x, embedding))
 
 
-def test_nothing_leaks_across_a_strong_edge():
-    guide = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
-    guide[..., 4:] = 0.5
-    x = random(1, 2, 8, 8)
-    left, right = (half.mean((2, 3), keepdim=True).expand_as(half) for half in x.chunk(2, 3))
-    # The only edge between the halves has weight exp(-3 * 0.5^2 / 0.02).
-    torch.testing.assert_close(smooth_along(x, guide, 0.02), torch.cat([left, right], 3), rtol=1e-13, atol=1e-13)
-
-
 def test_weights_that_underflow_are_harmless():
     x, guide = random(1, 2, 9, 9, dtype=torch.float32), 100 * random(1, 3, 9, 9, seed=1, dtype=torch.float32)
     leaves = x.requires_grad_(), guide.requires_grad_()
@@ -202,35 +193,6 @@ def test_golden_loss(name, dtype, suffix, tolerance):
         np.testing.assert_allclose(value, arrays[f"{key}_{suffix}"], **tolerance)
         if dtype == torch.float64 and f"exact_{key}" in arrays:
             np.testing.assert_allclose(value, arrays[f"exact_{key}"], **tolerance)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_golden_trees_and_maps_of_the_loss(name):
-    arrays, info = golden(f"tel_loss_{name}")
-    logits, images, embedding, _ = golden_inputs(arrays)
-    size = logits.shape[2:]
-    guides = {"low": F.interpolate(images, size=size, mode="bilinear"), "high": embedding}
-    y, sigmas = logits.softmax(1), {"low": info["arguments"]["sigma"], "high": 1.0}
-    for level, guide in guides.items():
-        if guide is not None:
-            assert np.array_equal(tree_edges(spanning_forest(edge_costs(guide), size), len(y)), arrays[f"tree_{level}"])
-            y = smooth_along(y, guide, sigmas[level])
-            np.testing.assert_allclose(y.detach(), arrays[f"AS_{level}_f64"], rtol=1e-9, atol=1e-12)
-    if "exact_AS" in arrays:
-        np.testing.assert_allclose(y.detach(), arrays["exact_AS"], rtol=1e-9, atol=1e-12)
-
-
-def test_golden_path_distances():
-    arrays, _ = golden("tel_loss_cascade_small")
-    logits, images, embedding, _ = golden_inputs(arrays)
-    size = logits.shape[2:]
-    guides = {"low": F.interpolate(images, size=size, mode="bilinear"), "high": embedding.detach()}
-    for level, guide in guides.items():
-        forest = spanning_forest(edge_costs(guide), size)
-        products = path_products(forest, tree_energy.edge_weights(edge_costs(guide), forest))
-        blocks = products.reshape(2, size[0] * size[1], 2, size[0] * size[1])
-        expected = np.exp(-arrays[f"exact_tree_distance_{level}"])
-        np.testing.assert_allclose([blocks[i, :, i] for i in range(2)], expected, rtol=1e-9, atol=1e-12)
 
 
 def golden_inputs(arrays, dtype=torch.float64):

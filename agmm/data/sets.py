@@ -22,7 +22,7 @@ from agmm.data.synthetic.recipe import Recipe
 from agmm.data.synthetic.shapes import CROWDS, SHAPES
 from agmm.data.synthetic.streets import STREETS
 from agmm.host import atomic_files
-from agmm.labels import Boxes, from_boxes
+from agmm.labels import from_boxes
 
 GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
 """Data sets that are drawn, by name."""
@@ -272,13 +272,9 @@ def _annotated_boxes(split: Split, options: dict[str, Any]) -> tuple[Published, 
     """Return the boxes of a split as labels, painted as the options say."""
     if split.boxes is None:
         return ()
-    paint = partial(_paint_boxes, background=split.background, inner=options.get("inner"))
+    paint = partial(labels.paint_boxes, background=split.background, inner=options.get("inner"))
     description = "boxes of the data set's annotations"
     return (Published("boxes", "annotations", description, OnDemand(paint, split.boxes)),)
-
-
-def _paint_boxes(boxes: Boxes, background: int | None, inner: float | None) -> np.ndarray:
-    return labels.paint_boxes(boxes.size, boxes.codes, boxes.corners, background=background, inner=inner)
 
 
 def _simulation_options(split: Split, form: str, options: dict[str, Any], cache: Path | None) -> dict[str, Any]:

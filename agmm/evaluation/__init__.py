@@ -23,28 +23,3 @@ from agmm.evaluation.views import (
     sliding_window,
     tile_positions,
 )
-
-__all__ = [
-    "IMAGENET",
-    "Merge",
-    "Normalization",
-    "PIXELS",
-    "Protocol",
-    "SCALES",
-    "best_class",
-    "center_crop",
-    "confusion_matrix",
-    "denormalize",
-    "evaluate",
-    "in_square",
-    "iou",
-    "mean_iou",
-    "multi_scale",
-    "normalize",
-    "predictor",
-    "pseudo_labels",
-    "refine",
-    "sliding_window",
-    "tile_positions",
-    "to_input",
-]

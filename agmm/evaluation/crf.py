@@ -26,7 +26,7 @@ BLOCK = {"cpu": 1 << 18, "cuda": 1 << 28}
 
 
 def pixel_features(images: Tensor, sigma_xy: float, sigma_rgb: float | None = None) -> Tensor:
-    """Features f whose Gaussian of unit standard deviation is the CRF's kernel (Krähenbühl & Koltun, Eq. 3).
+    """Return features f whose Gaussian of unit standard deviation is the CRF's kernel (Krähenbühl & Koltun, Eq. 3).
 
     (B, H W, 5) float64: x and y over ``sigma_xy`` in pixels, and the colors of images (B, 3, H, W) in 0 … 255 over
     ``sigma_rgb`` in gray levels, without which the kernel is the spatial one, of (B, H W, 2).
@@ -40,7 +40,7 @@ def pixel_features(images: Tensor, sigma_xy: float, sigma_rgb: float | None = No
 
 
 def gaussian_filter(features: Tensor, backend: Backend = "lattice") -> Filter:
-    """Multiplication with ``W_ij = exp(-|f_i - f_j|^2 / 2)`` of features (B, n, d), not normalized; W_ii = 1."""
+    """Return the product with ``W_ij = exp(-|f_i - f_j|^2 / 2)`` of features (B, n, d), unnormalized, W_ii = 1."""
     if backend == "lattice":
         return partial(lattice.apply, lattice.build(features))
     if backend == "exact":
@@ -49,7 +49,7 @@ def gaussian_filter(features: Tensor, backend: Backend = "lattice") -> Filter:
 
 
 def exact_filter(features: Tensor, values: Tensor) -> Tensor:
-    """Sum of values (B, n, K) over all pairs of pixels with features (B, n, d), in the precision of ``values``."""
+    """Sum values (B, n, K) over all pairs of pixels with features (B, n, d), in the precision of ``values``."""
     features, out = features.to(values), torch.empty_like(values)
     rows = max(1, BLOCK.get(values.device.type, BLOCK["cuda"]) // max(1, features.shape[1]))
     for all_features, all_values, result in zip(features, values, out, strict=True):

@@ -47,7 +47,7 @@ class Lattice:
 
 
 def build(features: Tensor) -> Lattice:
-    """Lattice of feature vectors (B, n, d) in units of the Gaussian's standard deviation.
+    """Build the lattice of feature vectors (B, n, d) in units of the Gaussian's standard deviation.
 
     Give float64 where features lie on a regular grid: which lattice points exist then hangs on ties, and float32
     decides some of them otherwise.
@@ -111,7 +111,7 @@ def elevate(features: Tensor) -> Tensor:
 
 
 def _simplices(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex around each of N points of the hyperplane.
+    """Find the simplex around each of N points of the hyperplane.
 
     Returns
     -------

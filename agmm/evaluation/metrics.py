@@ -45,7 +45,7 @@ def _histogram(values: Tensor, length: int) -> Tensor:
 
 
 def best_class(maps: Tensor) -> Tensor:
-    """Class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
+    """Return the class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
 
     The same as `Tensor.argmax`, which on a CPU takes four to seven times as long over planes.
     """
@@ -53,7 +53,7 @@ def best_class(maps: Tensor) -> Tensor:
 
 
 def iou(confusion: Tensor) -> Tensor:
-    """Intersection over union (K,) of every class from counted pixels (K, K), in [0, 1], as float64.
+    """Return the intersection over union (K,) of every class from counted pixels (K, K), in [0, 1], as float64.
 
     NaN for a class that is neither in the truth nor in the predictions.
     """
@@ -63,5 +63,5 @@ def iou(confusion: Tensor) -> Tensor:
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean IoU in per cent over the classes that occur; NaN if none does."""
+    """Return the mean IoU in per cent over the classes that occur; NaN if none does."""
     return 100 * iou(confusion).nanmean().item()

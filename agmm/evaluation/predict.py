@@ -31,7 +31,7 @@ IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def to_input(images: np.ndarray | Tensor, normalization: Normalization | None = None) -> Tensor:
-    """Network input (..., 3, H, W) from 8-bit RGB images (..., H, W, 3).
+    """Make network input (..., 3, H, W) from 8-bit RGB images (..., H, W, 3).
 
     float32 in [0, 1] or normalized, on the device of the images, channels last in memory.
     """
@@ -42,7 +42,7 @@ def to_input(images: np.ndarray | Tensor, normalization: Normalization | None = 
 
 
 def normalize(colors: Tensor, normalization: Normalization | None) -> Tensor:
-    """Network input from RGB in [0, 1], (..., 3, H, W)."""
+    """Make network input from RGB in [0, 1], (..., 3, H, W)."""
     if normalization is None:
         return colors
     mean, std = (colors.new_tensor(channels)[:, None, None] for channels in (normalization.mean, normalization.std))
@@ -50,7 +50,7 @@ def normalize(colors: Tensor, normalization: Normalization | None) -> Tensor:
 
 
 def denormalize(inputs: Tensor, normalization: Normalization | None) -> Tensor:
-    """RGB in [0, 1] from network input (..., 3, H, W), the inverse of `normalize`."""
+    """Return RGB in [0, 1] from network input (..., 3, H, W), the inverse of `normalize`."""
     if normalization is None:
         return inputs
     mean, std = (inputs.new_tensor(channels)[:, None, None] for channels in (normalization.mean, normalization.std))
@@ -97,7 +97,7 @@ class Protocol:
 
 
 def predictor(net: nn.Module, protocol: Protocol) -> Predict:
-    """Network input to probabilities by a protocol; its CRF, which needs the images themselves, is left to `evaluate`.
+    """Return a function from network input to probabilities; the CRF, which needs the images, is left to `evaluate`.
 
     Where views are merged by "max", they and their tiles are logits, and the softmax comes last.
     """
@@ -121,7 +121,7 @@ def predictor(net: nn.Module, protocol: Protocol) -> Predict:
 
 
 def refine(probabilities: Tensor, images: Tensor, parameters: fully_connected.Parameters) -> Tensor:
-    """Probabilities (B, K, H, W) after mean-field inference on 8-bit images (B, H, W, 3), a few images at a time."""
+    """Refine probabilities (B, K, H, W) by mean field on 8-bit images (B, H, W, 3), a few images at a time."""
     at_a_time = max(1, CRF_PIXELS // (images.shape[1] * images.shape[2]))
     parts = zip(probabilities.split(at_a_time), images.movedim(-1, 1).split(at_a_time), strict=True)
     return torch.cat([fully_connected.mean_field(maps, rgb, parameters) for maps, rgb in parts])
@@ -138,7 +138,7 @@ def evaluate(
     batch_size: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Confusion matrix of a network over a data set.
+    """Return the confusion matrix (K, K) of a network over a data set, on the CPU; rows are the truth.
 
     Every image is read once; those of equal size are predicted together. While a GPU predicts, threads read what comes
     next, and nothing waits for it before the end. The network is evaluated in eval mode and returned in the mode it
@@ -159,11 +159,6 @@ def evaluate(
         Images of equal size whose probabilities are held at a time.
     device : torch.device or str
         Where the network is.
-
-    Returns
-    -------
-    (K, K) int64 tensor
-        On the CPU; rows are the truth.
     """
     predict, crop = predictor(net, protocol), protocol.crop
     training = net.training
@@ -193,7 +188,7 @@ def pseudo_labels(
     batch_size: int,
     device: torch.device | str,
 ) -> np.ndarray:
-    """Dense hard labels (N, H, W) of training images for a second stage (multi-stage training, MT in AGMM's tables).
+    """Predict hard labels (N, H, W) of training images for a second stage (multi-stage training, MT in AGMM's tables).
 
     The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
     of an image names, and keep the annotation where there is one; ``VOID`` stays.

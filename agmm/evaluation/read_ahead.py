@@ -16,7 +16,7 @@ MOST_READERS = 16
 
 
 def readers(device: torch.device | str) -> int:
-    """Threads or processes that read for a device: none on a CPU, as computing takes all of it; else a GPU's share."""
+    """Return how many threads or processes read for a device: none on a CPU, which computes; else a GPU's share."""
     if torch.device(device).type == "cpu":
         return 0
     cores = machine.cores()
@@ -24,7 +24,7 @@ def readers(device: torch.device | str) -> int:
 
 
 def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
-    """Items of equal index, in order, each read once.
+    """Yield the items of equal index, in order, each read once.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]
 
 
 def batches(*aligned: Arrays, batch_size: int, readers: int = 0) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of images of equal size with what belongs to them, such as truth and labels; see `ahead`."""
+    """Yield batches of images of equal size with what belongs to them, such as truth and labels; see `ahead`."""
     waiting: dict[tuple[int, ...], list[tuple[np.ndarray, ...]]] = {}
     for group in ahead(*aligned, readers=readers):
         alike = waiting.setdefault(group[0].shape, [])

@@ -32,7 +32,7 @@ def multi_scale(
     pixels: int = PIXELS,
     mirrored: Sequence[int] | None = None,
 ) -> Tensor:
-    """Mean probabilities (B, K, H, W) over rescaled and mirrored views, or ToCo's maximum of logits.
+    """Average probabilities (B, K, H, W) over rescaled and mirrored views, or take ToCo's maximum of logits.
 
     As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
     resized bilinearly with ``align_corners=True``, without antialiasing.
@@ -75,7 +75,7 @@ def multi_scale(
 def _one_scale(
     predict: Predict, views: Tensor, size: Sequence[int], flip: bool, mirrored: Sequence[int] | None
 ) -> Tensor:
-    """Mean probabilities of views and their mirror images; the latter are turned back where they are smaller."""
+    """Average probabilities of views and their mirror images, which are turned back where they are smaller."""
     if not flip:
         return _resize(predict(views), size)
     straight, turned = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
@@ -85,7 +85,7 @@ def _one_scale(
 
 
 def in_square(predict: Predict, images: Tensor, side: int) -> Tensor:
-    """Probabilities of images whose longer side is brought to ``side`` and which are padded to a square (SPML).
+    """Predict images whose longer side is brought to ``side`` and which are padded to a square (SPML).
 
     Images are resized bilinearly and padded right and below with zeros, the mean color of normalized ones. What is
     predicted is cut and resized by nearest neighbors to the size that images (B, 3, H, W) had.
@@ -98,7 +98,7 @@ def in_square(predict: Predict, images: Tensor, side: int) -> Tensor:
 
 
 def tile_positions(height: int, width: int, tile: int) -> list[tuple[int, int]]:
-    """Top left corners (row, column) of the tiles that cover an image; the last of each direction ends at the border.
+    """Return the top left corners of the tiles that cover an image; the last of each direction ends at the border.
 
     They are a third of the tile apart, rounded up. As the AGMM authors compute it in floating point, a tile divisible
     by 3 gets one pixel more: 108 for 321.
@@ -117,7 +117,7 @@ def tile_positions(height: int, width: int, tile: int) -> list[tuple[int, int]]:
 def sliding_window(
     predict: Predict, images: Tensor, tile: int, *, double_softmax: bool = False, batch: int = 8
 ) -> Tensor:
-    """Mean probabilities (B, K, H, W) over square tiles with an overlap of two thirds.
+    """Average probabilities (B, K, H, W) over square tiles with an overlap of two thirds.
 
     An image smaller than the tile is padded with zeros on the right and at the bottom, and the result is cut back.
     The AGMM authors' routine pads the wrong sides there, which shifts the prediction down or returns NaN; that is
@@ -155,7 +155,7 @@ def sliding_window(
 
 
 def _coverage(positions: Sequence[tuple[int, int]], tile: int, like: Tensor) -> Tensor:
-    """Number of tiles (H, W) over every pixel of maps ``like``; rows and columns of tiles form a grid."""
+    """Count the tiles over every pixel (H, W) of maps ``like``; rows and columns of tiles form a grid."""
     counts = []
     for axis, side in enumerate(like.shape[-2:]):
         starts = torch.tensor(sorted({position[axis] for position in positions}))[:, None]
@@ -165,7 +165,7 @@ def _coverage(positions: Sequence[tuple[int, int]], tile: int, like: Tensor) -> 
 
 
 def center_crop(maps: Tensor, size: int) -> Tensor:
-    """Central ``size`` x ``size`` pixels of (..., H, W) images or labels; a smaller side is kept whole."""
+    """Cut the central ``size`` x ``size`` pixels of (..., H, W) images or labels; a smaller side is kept whole."""
     height, width = maps.shape[-2:]
     top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
     return maps[..., top : top + size, left : left + size]

@@ -19,17 +19,6 @@ from torch.autograd.function import once_differentiable
 from agmm.fast import plain
 from agmm.fast.plain import Supervision
 
-__all__ = [
-    "Supervision",
-    "census",
-    "loops",
-    "mean_absolute_difference",
-    "mean_weights",
-    "means_and_differences",
-    "segmentation_terms",
-    "upsample",
-]
-
 
 def loops(x: Tensor) -> ModuleType:
     """Return the module with the loops for a tensor's device and number type."""

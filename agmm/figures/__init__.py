@@ -7,8 +7,6 @@ Labels form the mixture, so whatever needs it is measured on training images; th
 only.
 """
 
-# ruff: noqa: F401
-
 from agmm.figures.features import draw_embedding, draw_projection, embed, project, sample_features, silhouette
 from agmm.figures.numbers import (
     draw_claims,

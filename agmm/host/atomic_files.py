@@ -30,11 +30,12 @@ _REMEDIES = {
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>[A-Za-z0-9]+)-(?P<pid>\d+)-.+")
-_FORGOTTEN = 24 * 3600  # seconds; no other machine takes so long to write a file
+_FORGOTTEN = 24 * 3600
+"""Seconds; no other machine takes so long to write a file."""
 
 
 class StorageError(RuntimeError):
-    """A folder cannot be written; the message says which and what to do."""
+    """Raised for a folder that cannot be written; the message says which and what to do."""
 
 
 @contextmanager
@@ -70,9 +71,9 @@ def write(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` for a library that writes itself and more than once; moved there at the end of the block.
+    """Yield a file for a library that writes itself and more than once, and move it to ``path`` after the block.
 
-    That happens after an exception as well, as half a notebook shows what went wrong.
+    After an exception it is moved as well, as half a notebook shows what went wrong.
     """
     temporary = temporary_beside(path)
     try:
@@ -83,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where a file is written before it is moved to ``path``; other processes and machines write elsewhere."""
+    """Return where a file is written before it is moved to ``path``; other processes and machines write elsewhere."""
     return path.with_name(f".tmp-{_HOST}-{os.getpid()}-{path.name}")
 
 
@@ -94,7 +95,7 @@ def tidy(folder: Path) -> list[Path]:
     """
     removed = []
     for path in sorted(folder.rglob(".tmp-*")):
-        if (found := _TEMPORARY.fullmatch(path.name)) and _abandoned(path, found["host"], int(found["pid"])):
+        if (name := _TEMPORARY.fullmatch(path.name)) and _abandoned(path, name["host"], int(name["pid"])):
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
@@ -113,28 +114,28 @@ def _abandoned(path: Path, host: str, pid: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write` in UTF-8."""
+    """Write text in UTF-8 like `write`."""
     write(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic, indented JSON; NaN is refused as no JSON reader must accept it."""
+    """Write indented JSON like `write`; NaN is refused, as no JSON reader must accept it."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Atomic ``.npy``."""
+    """Write ``.npy`` like `write`."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     write(path, buffer.getvalue())
 
 
 def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a file, made and written there first if there is no sound one; nothing in the file is executed."""
+    """Return the array in a file, made and written first if there is no sound one; nothing in the file is executed."""
     with contextlib.suppress(Exception):  # a damaged file may fail anywhere in the parser
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):  # and no archive of several
-            return found
+        array = np.load(path, allow_pickle=False)
+        if isinstance(array, np.ndarray):  # and no archive of several
+            return array
     array = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_array(path, array)
@@ -142,10 +143,10 @@ def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of a library says, for a place within a sentence: one line, and not pages of it."""
+    """Return what an error of a library says in one line, for a place within a sentence."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def digest(described: Any, sort_keys: bool = False) -> str:
-    """Ten hexadecimal digits of what a file was made from."""
+    """Return ten hexadecimal digits of what a file was made from."""
     return hashlib.sha256(json.dumps(described, sort_keys=sort_keys).encode()).hexdigest()[:10]

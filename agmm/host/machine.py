@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, commit, memory."""
+"""The machine of a run: versions, device, commit, cores, memory."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ import torch
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, device and commit."""
+    """Return versions, device and commit, as ``environment.json`` has them."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -38,7 +38,7 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """Commit of the checkout that the package is imported from, with a mark where files were changed."""
+    """Return the commit of the package's checkout, with a mark where files were changed."""
     here = Path(__file__).parent
     git = partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10)
     try:
@@ -82,21 +82,21 @@ def cores() -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of a GPU, or architecture and number of cores of a CPU."""
+    """Return the name of a GPU, or architecture and number of cores of a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes: what is free on a GPU; for a CPU all memory of the machine."""
+    """Return bytes: what is free on a GPU; for a CPU all memory of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most MiB that this process has held: on a GPU as tensors, on a CPU altogether."""
+    """Return the most MiB that this process has held: on a GPU as tensors, on a CPU altogether."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -104,11 +104,10 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def end_with_parent() -> None:
     """End this process of a pool as soon as its parent is gone, even by ``kill -9``."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
     def follow() -> None:
-        parent.join()
-        os._exit(1)
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -20,7 +20,7 @@ from agmm.labels.geometry import Region
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What the labels of an image are simulated from.
+    """A dense mask from which labels are simulated, and all that they depend on besides.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Scene:
 
 
 def generator(seed: int, dataset: str, image_id: str, form: str) -> np.random.Generator:
-    """Random generator of one label: the same on every machine and in every order of the images.
+    """Return the random generator of one label, the same on every machine and in every order of the images.
 
     Seeded with a 64-bit blake2b hash of ``"seed|dataset|image_id|form"``. Leave out of ``form`` what must stay nested:
     the number of clicks, the length of scribbles.
@@ -93,7 +93,7 @@ def simulate(
 def points(
     scene: Scene, *, placement: str = "human", width: float = 3, background_points: int | None = None
 ) -> np.ndarray:
-    """One click per object and a few on the background.
+    """Click once on every object and a few times on the background.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def points(
 
 
 def clicks(scene: Scene, *, n: int = 20) -> np.ndarray:
-    """``n`` single pixels, uniform among the annotated ones and not per class (AGMM on Cityscapes: 20, 50, 100).
+    """Click on ``n`` pixels, uniform among the annotated ones and not per class (AGMM on Cityscapes: 20, 50, 100).
 
     With one seed the sets are nested: they are the first ``n`` pixels of one random permutation.
     """
@@ -141,7 +141,7 @@ def clicks(scene: Scene, *, n: int = 20) -> np.ndarray:
 
 
 def scribbles(scene: Scene, *, length: float = 1.0, width: float = 3) -> np.ndarray:
-    """One stroke along the medial path of each object and of the three largest background components.
+    """Draw a stroke along the medial path of each object and of the three largest background components.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def scribbles(scene: Scene, *, length: float = 1.0, width: float = 3) -> np.ndar
 
 
 def blocks(scene: Scene, *, ratio: float = 0.1, scale: float = 1.0, shape: str = "interior") -> np.ndarray:
-    """The innermost ``ratio`` of every component (tree energy loss: 10, 20 and 50 % of the pixels).
+    """Label the innermost ``ratio`` of every component (tree energy loss: 10, 20 and 50 % of the pixels).
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def blocks(scene: Scene, *, ratio: float = 0.1, scale: float = 1.0, shape: str =
 
 
 def boxes(scene: Scene, *, inner: float | None = None, jitter: float = 0.0) -> np.ndarray:
-    """Boxes of the objects, painted as pixel labels, and background outside (UNLABELED if there is none).
+    """Paint the boxes of the objects, and background outside (UNLABELED if there is none).
 
     Parameters
     ----------
@@ -213,14 +213,13 @@ def boxes(scene: Scene, *, inner: float | None = None, jitter: float = 0.0) -> n
     jitter : float
         See `tight_boxes`.
     """
-    codes, corners = tight_boxes(scene, jitter)
-    labels = geometry.paint_boxes(scene.mask.shape, codes, corners, background=scene.background, inner=inner)
+    labels = geometry.paint_boxes(tight_boxes(scene, jitter), background=scene.background, inner=inner)
     labels[scene.mask == VOID] = UNLABELED
     return labels
 
 
 def part_points(scene: Scene, *, std: float = 0.06, high: float = 0.9, low: float = 0.02) -> np.ndarray:
-    """Three zones around a point in the middle of every part of every object (SPML, keypoints of DensePose).
+    """Draw three zones around a point in the middle of every part of every object (SPML, keypoints of DensePose).
 
     A Gaussian heat map of height 1 stands on the point, as wide as the object is large. Where it is high the part is
     labeled, where all maps are low is background, and between is UNLABELED. SPML does not tell its numbers; these are
@@ -263,7 +262,7 @@ def part_points(scene: Scene, *, std: float = 0.06, high: float = 0.9, low: floa
 
 
 def full(scene: Scene) -> np.ndarray:
-    """The dense mask itself, for full supervision."""
+    """Return the dense mask itself, for full supervision."""
     return scene.mask.copy()
 
 
@@ -279,7 +278,7 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def block_scale(masks: Iterable[np.ndarray], ratio: float) -> float:
-    """Factor (>= 1) of ``ratio`` with which blocks label that share of all pixels of a data set."""
+    """Return the factor (>= 1) of ``ratio`` with which blocks label that share of all pixels of a data set."""
     pixels = covered = 0
     for mask in masks:
         pixels += mask.size
@@ -290,8 +289,8 @@ def block_scale(masks: Iterable[np.ndarray], ratio: float) -> float:
 # --- Boxes ------------------------------------------------------------------------------------------------------------
 
 
-def tight_boxes(scene: Scene, jitter: float = 0.0) -> tuple[list[int], np.ndarray]:
-    """Boxes of the objects, as `agmm.labels.paint_boxes` takes them: the class of each and corners (N, 4).
+def tight_boxes(scene: Scene, jitter: float = 0.0) -> geometry.Boxes:
+    """Return the boxes of the objects.
 
     Without instances an object is a component of at least 0.05 % of the image; components of one class closer than
     about 5 pixels count as one. ``jitter`` is the standard deviation by which each side is moved, as a share of the
@@ -309,7 +308,8 @@ def tight_boxes(scene: Scene, jitter: float = 0.0) -> tuple[list[int], np.ndarra
         corners = np.rint(corners + scene.rng.normal(size=corners.shape) * jitter * sides).astype(int)
         corners[:, :2] = np.clip(corners[:, :2], 0, np.subtract(scene.mask.shape, 1))
         corners[:, 2:] = np.clip(corners[:, 2:], corners[:, :2] + 1, scene.mask.shape)
-    return [region.code for region in regions], corners
+    height, width = scene.mask.shape
+    return geometry.Boxes((height, width), [region.code for region in regions], corners)
 
 
 # --- Regions ----------------------------------------------------------------------------------------------------------

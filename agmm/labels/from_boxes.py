@@ -23,14 +23,13 @@ SMALLEST = 0.15
 
 @dataclass(frozen=True, eq=False)
 class BoxedImage:
-    """What labels are made of.
+    """An image with boxes, and whatever else its labels are made of.
 
     Attributes
     ----------
     image : (H, W, 3) uint8 array
         RGB.
-    codes, corners
-        Boxes, see `agmm.labels.paint_boxes`.
+    boxes : agmm.labels.Boxes
     rng : numpy.random.Generator
         Seeds OpenCV's, and moves the boxes of an ensemble.
     background : int or None
@@ -40,8 +39,7 @@ class BoxedImage:
     """
 
     image: np.ndarray
-    codes: Sequence[int]
-    corners: np.ndarray
+    boxes: geometry.Boxes
     rng: np.random.Generator
     background: int | None = 0
     cams: Cams | None = None
@@ -81,12 +79,10 @@ def simulate(
     **options
         Passed to the form.
     """
-    if boxes is not None:
-        corners = np.asarray(boxes.corners, int).reshape(-1, 4)
-        return FORMS[form](BoxedImage(image, boxes.codes, corners, rng, background, cams), **options)
-    drawn = forms.tight_boxes(forms.Scene(mask, rng, instances, background))
-    labels = FORMS[form](BoxedImage(image, *drawn, rng, background, cams), **options)
-    labels[mask == VOID] = UNLABELED
+    drawn = boxes or forms.tight_boxes(forms.Scene(mask, rng, instances, background))
+    labels = FORMS[form](BoxedImage(image, drawn, rng, background, cams), **options)
+    if boxes is None:
+        labels[mask == VOID] = UNLABELED
     return labels
 
 
@@ -94,7 +90,7 @@ def simulate(
 
 
 def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
-    """The segment that GrabCut finds in each box, and background elsewhere.
+    """Paint the segment that GrabCut finds in each box, and background elsewhere.
 
     Larger segments are painted first, so that smaller ones are in front. One run is SDI's baseline. More are an
     ensemble like SDI's GrabCut+-i, which has about 150 and edges of a network besides; 15 do. Then pixels of a box on
@@ -103,7 +99,7 @@ def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
     if runs < 1:
         raise ValueError(f"the number of runs of GrabCut is {runs}; it must be at least 1")
     segments = []
-    for box in scene.corners:
+    for box in scene.boxes.corners:
         if runs == 1:
             segment = grabcut_segment(scene.image, box, _seed(scene.rng))
             segments.append((segment, np.zeros_like(segment)))
@@ -114,13 +110,13 @@ def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
 
 
 def boxcam(scene: BoxedImage, *, threshold: float = 0.5) -> np.ndarray:
-    """The class of each box where its CAM, scaled to 0 … 1 within the box, exceeds a threshold (SPML).
+    """Paint the class of each box where its CAM, scaled to 0 … 1 within the box, exceeds a threshold (SPML).
 
     The rest of a box is UNLABELED, all of it where the class has no CAM or a flat one. Smaller boxes are in front.
     """
     cams, labels = _cams_of(scene), geometry.backdrop(scene.size, scene.background)
-    for index in geometry.largest_first(scene.corners):
-        window, code = _window(scene.corners[index]), scene.codes[index]
+    for index in geometry.largest_first(scene.boxes.corners):
+        window, code = _window(scene.boxes.corners[index]), scene.boxes.codes[index]
         labels[window] = UNLABELED
         if code in cams and np.ptp(cams[code][window]) > 0:
             inside = cams[code][window] - cams[code][window].min()
@@ -129,14 +125,14 @@ def boxcam(scene: BoxedImage, *, threshold: float = 0.5) -> np.ndarray:
 
 
 def grabcut_cam(scene: BoxedImage, *, threshold: float = 0.3) -> np.ndarray:
-    """Where GrabCut and the CAMs agree on a box's class: our reading of AGMM++, whose rule is not published.
+    """Label where GrabCut and CAMs agree on a box's class: our reading of AGMM++, whose rule is not published.
 
     Within a box the class is where GrabCut finds foreground and the CAMs' label is the class (`cam_labels` with the
     threshold); UNLABELED where just one of both says so. Where they agree on less than 15 % of GrabCut's segment, that
     is taken alone. Larger segments are painted first; the rest is background.
     """
     best, segments = cam_labels(_cams_of(scene), scene.size, threshold), []
-    for code, box in zip(scene.codes, scene.corners, strict=True):
+    for code, box in zip(scene.boxes.codes, scene.boxes.corners, strict=True):
         segment, confirmed = grabcut_segment(scene.image, box, _seed(scene.rng)), np.zeros(scene.size, bool)
         confirmed[_window(box)] = best[_window(box)] == code
         both = segment & confirmed
@@ -172,7 +168,7 @@ NEED_CAMS = ("boxcam", "grabcut_cam", "cam")
 
 
 def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iterations: int = 5) -> np.ndarray:
-    """Foreground in a box by OpenCV's GrabCut (Rother et al. 2004), or the whole box where it fails: (H, W) bool.
+    """Find the foreground (H, W) in a box by OpenCV's GrabCut (Rother et al. 2004), the whole box where it fails.
 
     Outside the box everything is background; foreground is what ends as certain or probable. By SDI's rules the whole
     box is taken if the segment is empty or its IoU with the box is below 0.15, and here also if the box leaves no
@@ -207,7 +203,7 @@ def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iteration
 
 
 def grabcut_votes(image: np.ndarray, box: np.ndarray, rng: np.random.Generator, runs: int = 15) -> np.ndarray:
-    """Share of GrabCut runs that call a pixel of a box foreground, 0 outside it: (H, W) float.
+    """Return the share (H, W) of GrabCut runs that call a pixel of a box foreground, 0 outside it.
 
     Every run moves the box's sides by up to 5 % of its height or width, and sees as background a margin of 10 to 60 %
     of them around it.
@@ -244,7 +240,7 @@ def _seed(rng: np.random.Generator) -> int:
 
 
 def cam_labels(cams: Cams, size: tuple[int, ...], threshold: float | np.ndarray) -> np.ndarray:
-    """Class with the largest CAM where that exceeds a background score, 0 elsewhere: (H, W) uint8."""
+    """Return the class (H, W) with the largest CAM where that exceeds a background score, 0 elsewhere."""
     best, labels = np.broadcast_to(threshold, size).astype(float), np.zeros(size, np.uint8)
     for code, cam in cams.items():
         labels[cam > best] = code
@@ -265,12 +261,12 @@ def _cams_of(scene: BoxedImage) -> Cams:
 
 
 def _painted(scene: BoxedImage, segments: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Labels from each box's segment and uncertain pixels, both (H, W) bool; larger segments are painted first."""
+    """Paint each box's segment and uncertain pixels, both (H, W) bool, larger segments first."""
     labels = geometry.backdrop(scene.size, scene.background)
     for index in np.argsort([-segment.sum() for segment, _ in segments], kind="stable"):
         segment, uncertain = segments[index]
         labels[uncertain] = UNLABELED
-        labels[segment] = scene.codes[index]
+        labels[segment] = scene.boxes.codes[index]
     return labels
 
 

@@ -33,12 +33,12 @@ class Region:
 
 
 def margin(window: tuple[slice, ...]) -> tuple[slice, ...]:
-    """The window with one more pixel on every side, as far as there is one at the upper left."""
+    """Return the window with one more pixel on every side, as far as there is one at the upper left."""
     return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in window)
 
 
 def components(mask: np.ndarray, code: int, smallest: float) -> list[Region]:
-    """Connected regions of a code, those of fewer pixels than the smallest left out."""
+    """Return the connected regions of a code without those of fewer pixels than the smallest."""
     numbered, _ = ndimage.label(mask == code)
     areas = np.bincount(numbered.ravel())
     return [
@@ -49,7 +49,7 @@ def components(mask: np.ndarray, code: int, smallest: float) -> list[Region]:
 
 
 def clusters(mask: np.ndarray, code: int) -> list[Region]:
-    """Regions of a code, those joined whose surroundings of 2.5 pixels touch."""
+    """Return the regions of a code, joined where their surroundings of 2.5 pixels touch."""
     numbered, _ = ndimage.label(ndimage.distance_transform_edt(mask != code) < 2.5, np.ones((3, 3)))
     numbered[mask != code] = 0
     windows = enumerate(ndimage.find_objects(numbered), start=1)
@@ -57,14 +57,14 @@ def clusters(mask: np.ndarray, code: int) -> list[Region]:
 
 
 def tight_box(region: Region) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of a region in its image; bottom and right exclusive."""
+    """Return top, left, bottom, right of a region in its image; bottom and right exclusive."""
     rows, columns = (np.flatnonzero(region.inside.any(axis=axis)) for axis in (1, 0))
     top, left = (part.start or 0 for part in region.window)
     return top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1
 
 
 def depth_inside(inside: np.ndarray) -> np.ndarray:
-    """Distance of every pixel to the region's complement; beyond the window is outside."""
+    """Return the distance of every pixel to the region's complement; beyond the window is outside."""
     return ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
 
 
@@ -74,12 +74,12 @@ def _distance_to_others(inside: np.ndarray) -> np.ndarray:
 
 
 def peak(values: np.ndarray) -> np.ndarray:
-    """Row and column of the largest value."""
+    """Return row and column of the largest value."""
     return np.array(np.unravel_index(values.argmax(), values.shape))
 
 
 def place(inside: np.ndarray, rng: np.random.Generator, placement: str) -> np.ndarray:
-    """Row and column of a click in a region."""
+    """Return row and column of a click in a region."""
     depth = depth_inside(inside)
     center, deepest = peak(depth), depth.max()
     if placement == "center":
@@ -104,7 +104,7 @@ def _well_inside(inside: np.ndarray, share: float) -> np.ndarray:
 
 
 def spread_out(inside: np.ndarray, rng: np.random.Generator, placement: str, count: int) -> np.ndarray:
-    """Up to ``count`` different clicks (n, 2) on the background, see `agmm.labels.forms.points`."""
+    """Return up to ``count`` different clicks (n, 2) on the background, see `agmm.labels.forms.points`."""
     if placement in ("inside", "uniform"):
         candidates = _well_inside(inside, 0.5 if placement == "inside" else 0.0)
         return candidates[rng.choice(len(candidates), min(count, len(candidates)), replace=False)]
@@ -125,12 +125,12 @@ def spread_out(inside: np.ndarray, rng: np.random.Generator, placement: str, cou
 
 
 def holds(inside: np.ndarray, position: np.ndarray) -> bool:
-    """Whether a position is in the mask and set there."""
+    """Tell whether a position is in the mask and set there."""
     return bool((position >= 0).all() and (position < inside.shape).all() and inside[tuple(position)])
 
 
 def stroke(shape: tuple[int, ...], path: Sequence[np.ndarray] | np.ndarray, width: float) -> np.ndarray:
-    """Pixels whose centers are within width / 2 of the polyline: (h, w) bool. A single vertex makes a disc.
+    """Return the pixels (h, w) whose centers are within width / 2 of the polyline. A single vertex makes a disc.
 
     Unlike a rasterized line, a part of the path always draws a part of the pixels.
     """
@@ -152,14 +152,14 @@ def stroke(shape: tuple[int, ...], path: Sequence[np.ndarray] | np.ndarray, widt
 
 
 def middle(inside: np.ndarray) -> np.ndarray:
-    """Row and column of the pixel of a region that is nearest to the mean of its pixels, the first of several."""
+    """Return row and column of the pixel of a region nearest to the mean of its pixels, the first of several."""
     pixels = np.argwhere(inside)
     offsets = len(pixels) * pixels - pixels.sum(axis=0)  # whole numbers, as many are equally near
     return pixels[np.square(offsets).sum(axis=1).argmin()]
 
 
 def discs(shape: tuple[int, ...], centers: Sequence[np.ndarray], radii: Sequence[float]) -> np.ndarray:
-    """Number of the disc that holds a pixel's center, -1 for none: (H, W) int.
+    """Return the number (H, W) of the disc that holds a pixel's center, -1 for none.
 
     Of several it is the one whose own center is nearest, and of these the first.
     """
@@ -178,7 +178,7 @@ def discs(shape: tuple[int, ...], centers: Sequence[np.ndarray], radii: Sequence
 
 
 def part_of(path: np.ndarray, start: float, end: float) -> np.ndarray:
-    """The stretch of a polyline between two shares of its length."""
+    """Return the stretch of a polyline between two shares of its length."""
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     start, end = start * arc[-1], end * arc[-1]
     ends = np.stack([np.interp([start, end], arc, path[:, axis]) for axis in (0, 1)], axis=1)
@@ -186,7 +186,7 @@ def part_of(path: np.ndarray, start: float, end: float) -> np.ndarray:
 
 
 def scribble(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vertices (M, 2) of a stroke through a region, a single one if it is small."""
+    """Return the vertices (M, 2) of a stroke through a region, a single one if it is small."""
     depth = depth_inside(inside)
     path = _medial_path(depth) if np.count_nonzero(inside) >= 64 else np.empty((0, 2))
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
@@ -212,7 +212,7 @@ def _medial_path(depth: np.ndarray) -> np.ndarray:
 
 
 def innermost(inside: np.ndarray, count: int) -> np.ndarray:
-    """The ``count`` pixels farthest from the region's boundary; ties by row and column."""
+    """Return the ``count`` pixels farthest from the region's boundary; ties by row and column."""
     depth = _distance_to_others(inside)
     pixels = np.flatnonzero(inside)
     chosen = np.zeros(inside.shape, bool)
@@ -221,7 +221,7 @@ def innermost(inside: np.ndarray, count: int) -> np.ndarray:
 
 
 def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Random rectangles inside a region, at most ``count`` pixels together."""
+    """Draw random rectangles inside a region, at most ``count`` pixels together."""
     chosen = np.zeros(inside.shape, bool)
     pixels = np.argwhere(inside)
     for _ in range(64):
@@ -247,7 +247,7 @@ def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.n
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Annotated boxes of an image.
+    """Boxes of objects in an image.
 
     Attributes
     ----------
@@ -264,48 +264,36 @@ class Boxes:
     corners: np.ndarray
 
 
-def paint_boxes(
-    shape: tuple[int, ...],
-    codes: Sequence[int],
-    corners: np.ndarray,
-    *,
-    background: int | None = 0,
-    inner: float | None = None,
-) -> np.ndarray:
-    """Labels from boxes: larger ones first, so that smaller ones are in front (SDI's Box, with ``inner`` its Box-i).
+def paint_boxes(boxes: Boxes, *, background: int | None = 0, inner: float | None = None) -> np.ndarray:
+    """Paint boxes, larger ones first, so that smaller ones are in front (SDI's Box, with ``inner`` its Box-i).
 
     Parameters
     ----------
-    shape : (int, int)
-        Height and width of the image.
-    codes : (N,) sequence of int
-        Class of each box.
-    corners : (N, 4) integer array
-        Top, left, bottom, right; zero-based, bottom and right exclusive.
+    boxes : Boxes
     background : int or None
         Class outside the boxes; None leaves it UNLABELED.
     inner : float, optional
         Share of each side, 0 … 1, that carries the class, centered; the rest of the box is UNLABELED.
     """
-    labels, corners = backdrop(shape, background), np.asarray(corners, int).reshape(-1, 4)
-    for index in largest_first(corners):
-        top, left, bottom, right = corners[index]
+    labels = backdrop(boxes.size, background)
+    for index in largest_first(boxes.corners):
+        top, left, bottom, right = boxes.corners[index]
         if inner is not None:
             labels[top:bottom, left:right] = UNLABELED
             height, width = (max(1, round(inner * side)) for side in (bottom - top, right - left))
             top, left = top + (bottom - top - height) // 2, left + (right - left - width) // 2
             bottom, right = top + height, left + width
-        labels[top:bottom, left:right] = codes[index]
+        labels[top:bottom, left:right] = boxes.codes[index]
     return labels
 
 
 def backdrop(shape: tuple[int, ...], background: int | None) -> np.ndarray:
-    """Labels of background alone, UNLABELED where no class means that: (H, W) uint8."""
+    """Return labels (H, W) of background alone, UNLABELED where no class means that."""
     return np.full(shape, UNLABELED if background is None else background, np.uint8)
 
 
 def largest_first(corners: np.ndarray) -> np.ndarray:
-    """Order (N,) in which boxes with corners (N, 4) are painted."""
+    """Return the order (N,) in which boxes with corners (N, 4) are painted."""
     areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     return np.argsort(-areas, kind="stable")
 
@@ -357,7 +345,7 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int], clicks: str = "move
 
 
 def nearest(length: int, new_length: int) -> np.ndarray:
-    """Pixels that Pillow's nearest-neighbor sampling takes along a side of ``length``: (new_length,) int32."""
+    """Return the pixels (new_length,) that Pillow's nearest-neighbor sampling takes along a side of ``length``."""
     pixels = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     return np.array(pixels.resize((new_length, 1), Image.Resampling.NEAREST))[0]
 

@@ -1,4 +1,4 @@
-"""What labels annotate: the classes of one image, and shares of pixels and classes of many."""
+"""Statistics of labels: the classes of an image, and the share of pixels and classes that labels annotate."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from agmm.codes import UNLABELED, VOID
 
 
 def image_tags(mask: np.ndarray, num_classes: int, min_share: float = 0.0) -> np.ndarray:
-    """Classes that a dense mask shows, on at least one pixel and at least ``min_share`` of the image: (K,) bool.
+    """Return the classes (K,) that a dense mask shows, on at least one pixel and ``min_share`` of the image.
 
     The background, if the data set has one, is listed like any other class; a tag vector leaves it out.
     """
@@ -19,7 +19,7 @@ def image_tags(mask: np.ndarray, num_classes: int, min_share: float = 0.0) -> np
 
 
 def image_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Classes annotated anywhere in a sparse label (H, W): (K,) bool."""
+    """Return the classes (K,) annotated anywhere in a sparse label (H, W)."""
     return _counts(labels, num_classes) > 0
 
 

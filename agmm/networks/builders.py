@@ -27,7 +27,7 @@ OF_THE_HEAD = ("embedding", "decoder")
 
 
 def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any) -> Segmenter:
-    """Network by name.
+    """Build a network by name.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ INTERPOLATION = 4
 
 
 def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:
-    """Multiply-accumulates of one image of a size: half of the floating-point operations that PyTorch counts.
+    """Count the multiply-accumulates of one image of a size: half of the floating-point operations of PyTorch's count.
 
     The network takes (1, 3, H, W) images; it is left as it is, and its weights do not matter.
     """
@@ -38,7 +38,7 @@ def branch_macs(
     classes: int = 3,
     em: bool = True,
 ) -> dict[str, int]:
-    """Operations of the mixture branch for one image, from features to scores G at the labels' resolution, by step.
+    """Count the mixture branch's operations for an image, from features to scores G at the labels' resolution, by step.
 
     Convolutions, matrix products and interpolations count in multiply-accumulates, every elementwise multiplication,
     division, addition or subtraction as one operation, sums included. Absolute values, exponentials, comparisons, masks

@@ -14,7 +14,7 @@ from agmm.networks.transformers import LargeFOV
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a backbone says of image patches and of whole images: image tags are learned from it.
+    """Tokens of image patches and of whole images, from which image tags are learned.
 
     Attributes
     ----------
@@ -189,7 +189,7 @@ class TagClassifier(nn.Module):
 
 @torch.no_grad()
 def has_class_tokens(net: nn.Module) -> bool:
-    """Whether the `Tokens` of a network are those of a transformer; looked up by a small image of nothing."""
+    """Tell whether the `Tokens` of a network are those of a transformer, by showing it a small image of nothing."""
     training, like = net.training, next(net.parameters())
     tokens = net.eval()(like.new_zeros(1, 3, 64, 64), views=())[-1]
     net.train(training)
@@ -197,7 +197,7 @@ def has_class_tokens(net: nn.Module) -> bool:
 
 
 def parameter_groups(net: Segmenter, lr: float, head_factor: float, bias_factor: float = 1.0) -> list[dict[str, Any]]:
-    """Groups for an optimizer: the backbone with rate ``lr``, everything else with ``head_factor * lr``.
+    """Return groups for an optimizer: the backbone with rate ``lr``, everything else with ``head_factor * lr``.
 
     With another ``bias_factor`` than 1 the biases are groups of their own: with so many times the rate of the weights
     beside them, and no decay (2 in SPML's released code).

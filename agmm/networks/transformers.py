@@ -141,13 +141,13 @@ class LargeFOV(nn.Module):
 
 
 def base(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
-    """ViT-B/16 and its decoder, with random weights: the network of ToCo and, presumably, of AGMM++."""
+    """Return ViT-B/16 and its decoder, with random weights: the network of ToCo and, presumably, of AGMM++."""
     backbone = VisionTransformer(nn.Conv2d(3, 768, 16, stride=16), patch=16, dim=768, depth=12, heads=12, grid=14)
     return backbone, LargeFOV(768, num_classes, channels=512, dilation=5)
 
 
 def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
-    """A transformer for images of 64 x 64 pixels, and its decoder: 0.70 M parameters.
+    """Return a transformer for images of 64 x 64 pixels, and its decoder: 0.70 M parameters.
 
     Three convolutions make patches of 8 pixels. Tokens at stride 4 (two convolutions, 48 channels, 4 blocks) cost half
     as much again and were as good on the embedded data: 70.5 against 69.8 mIoU under full supervision.
@@ -162,7 +162,7 @@ def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a `VisionTransformer` from the names that timm gives them."""
+    """Translate timm's names of the weights of a `VisionTransformer`."""
     return {
         name.replace("patch_embed.proj.", "patch_embed.").replace(".attn.", ".").replace(".mlp.", "."): tensor
         for name, tensor in state.items()
@@ -170,7 +170,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _linear(in_channels: int, channels: int) -> nn.Linear:
-    """As timm initializes the layers of its transformers."""
+    """Make a layer that is initialized like those of timm's transformers."""
     layer = nn.Linear(in_channels, channels)
     nn.init.trunc_normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)

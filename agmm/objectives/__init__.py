@@ -8,18 +8,3 @@ parameters are frozen data classes, so their fields describe them completely; `A
 from agmm.objectives.agmm import AGMM, TERMS, Baseline, LabelAssignment, Variant
 from agmm.objectives.agmmpp import AGMMpp
 from agmm.objectives.common import Objective, Output, batch_loss, check_labels, full_precision, one_of
-
-__all__ = [
-    "AGMM",
-    "TERMS",
-    "AGMMpp",
-    "Baseline",
-    "LabelAssignment",
-    "Objective",
-    "Output",
-    "Variant",
-    "batch_loss",
-    "check_labels",
-    "full_precision",
-    "one_of",
-]

@@ -2,17 +2,3 @@
 
 from agmm.own.prediction import Model, load, mask, pictures, predict, probabilities
 from agmm.own.training import Options, check, describe, summary, train
-
-__all__ = [
-    "Model",
-    "Options",
-    "check",
-    "describe",
-    "load",
-    "mask",
-    "pictures",
-    "predict",
-    "probabilities",
-    "summary",
-    "train",
-]

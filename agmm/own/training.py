@@ -135,8 +135,7 @@ def train(
     if onnx:
         exported.require()
     out, options = output_folder(out, "training"), options.on(choose_device(device))
-    listed = survey.survey(Path(images), Path(labels), Path(classes), None if truth is None else Path(truth))
-    results = out / "training"
+    listed, results = survey.survey(images, labels, classes, truth), out / "training"
     with (
         atomic_files.writable(out.parent, "--out"),
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
@@ -254,7 +253,7 @@ def check(
         Numbers of images and of labels of each class, and what looks odd.
     """
     try:
-        listed = survey.survey(Path(images), Path(labels), Path(classes), None if truth is None else Path(truth))
+        listed = survey.survey(images, labels, classes, truth)
     except ValueError as error:
         return [str(error)], []
     problems, counts = list(listed.problems), np.zeros((1, VOID + 1), int)

@@ -18,7 +18,7 @@ Task = tuple[Path, Path, dict[str, Any]]
 
 
 def parameters(path: Path) -> dict[str, Any]:
-    """Defaults in the notebook's one cell tagged ``parameters``.
+    """Return the defaults in the notebook's one cell tagged ``parameters``.
 
     Raises
     ------
@@ -36,12 +36,12 @@ def parameters(path: Path) -> dict[str, Any]:
     ]
     if len(tagged) != 1:
         raise ValueError(f"{path} has {len(tagged)} cells tagged parameters, not one")
-    found = {}
+    defaults = {}
     for statement in ast.parse(tagged[0].source).body:
         if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
             raise ValueError(f"{path}: the parameters cell holds more than plain assignments")
-        found[statement.targets[0].id] = ast.literal_eval(statement.value)
-    return found
+        defaults[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return defaults
 
 
 def check(path: Path, given: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def check(path: Path, given: dict[str, Any]) -> None:
 
 
 def execute_all(tasks: dict[str, Task], jobs: int) -> Iterator[tuple[str, str | None]]:
-    """Execute several notebooks, ``jobs`` at a time; yields each name as it ends, with what went wrong or None."""
+    """Execute several notebooks, ``jobs`` at a time; yield each name as it ends, with what went wrong or None."""
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
         for name, task in tasks.items():
@@ -72,7 +72,7 @@ _DIED = "its process died (killed, or out of memory)"
 
 
 def _in_processes(tasks: dict[str, Task], jobs: int) -> Iterator[tuple[str, str | None]]:
-    """Processes, as papermill changes the current folder of the whole process."""
+    """Execute notebooks in processes, as papermill changes the current folder of the whole process."""
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=machine.end_with_parent) as pool:
         names = {pool.submit(_attempt, *task): name for name, task in tasks.items()}
         for done in as_completed(names):
@@ -80,7 +80,7 @@ def _in_processes(tasks: dict[str, Task], jobs: int) -> Iterator[tuple[str, str 
 
 
 def _attempt(path: Path, target: Path, given: dict[str, Any]) -> str | None:
-    """Exceptions end here, as not all survive the way back from a process."""
+    """Execute a notebook and return what went wrong; exceptions end here, as not all survive the way back."""
     try:
         execute(path, target, given)
     except atomic_files.StorageError as error:

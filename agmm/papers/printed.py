@@ -8,10 +8,9 @@ import pandas as pd
 
 from agmm.data import sets
 from agmm.host import atomic_files
-from agmm.papers.results import KEY, RESULTS, collect, complete_seeds
-from agmm.papers.table import QUOTED, Cell, Table
+from agmm.papers.results import KEY, RESULTS, collect, complete_result, complete_seeds
+from agmm.papers.table import QUOTED, TRAINING, Cell, Table
 from agmm.training.presets import PRESETS
-from agmm.training.run import load_result
 
 REFERENCE = RESULTS / "reference"
 """Committed results; the column is left out where there are none."""
@@ -28,44 +27,42 @@ def write(table: Table, preset: str, results: str | Path = "results") -> tuple[P
 
 
 def nothing_to_train(preset: str) -> str:
-    """What is said of a table without a single run of ours."""
+    """Return what is said of a table without a single run of ours."""
     return f"Nothing of this table can be trained at the preset `{preset}`, which lacks its labels, data or networks."
 
 
 def markdown(table: Table, preset: str, results: str | Path = "results", frame: pd.DataFrame | None = None) -> str:
-    """A table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
+    """Return a table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
     frame = collect(table, preset, results) if frame is None else frame
     cells = table.cells(PRESETS[preset])
     reference = _reference(table, preset)
-    columns = list(dict.fromkeys(cell.column for cell in cells))
     printed_on = f"published ({table.data})"
-    kinds = [printed_on] if frame["published"].notna().any() else []
-    kinds += ["ours"] + (["reference"] if reference else [])
-    printed: dict[tuple[str, str], dict[str, str]] = {}
+    # Kinds of numbers -> columns of the table that have them.
+    kinds: dict[str, set[str]] = {}
+    if frame["published"].notna().any():
+        kinds[printed_on] = set(frame.loc[frame["published"].notna(), "column"])
+    kinds |= dict.fromkeys(["ours", *(["reference"] if reference else [])], {c.column for c in cells if c.run})
+    columns = dict.fromkeys(cell.column for cell in cells)
+    heads = [f"{column}, {kind}" for column in columns for kind, having in kinds.items() if column in having]
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell, (_, line) in zip(cells, frame.iterrows(), strict=True):
-        said = about(cell, preset, cell.note)
         numbers = {
             printed_on: _number(line["published"]),
             "ours": _number(line["ours_mean"], line["ours_std"], line["n_seeds"]),
             "reference": reference.get(_key(line), ""),
         }
-        entry = printed.setdefault((cell.row, said), {})
-        entry.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
-    in_paper = set(frame.loc[frame["published"].notna(), "column"])
-    ours = {cell.column for cell in cells if cell.training_id != QUOTED}
-    shown = {kind: in_paper if kind == printed_on else ours for kind in kinds}
-    heads = [f"{column}, {kind}" for column in columns for kind in kinds if column in shown[kind]]
-    heads = ["row", "objective", *heads]
+        row = rows.setdefault((cell.row, about(cell, preset, cell.note)), {})
+        row.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
     lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", ""]
-    lines += [_line(heads), _line(["---"] * len(heads))] if printed else []
-    for (name, said), entry in printed.items():
-        lines.append(_line([name, said, *(entry.get(head, "") for head in heads[2:])]))
-    notes = _footnotes(table, frame, preset, results)
-    return "\n".join([*lines, *([""] if printed else []), *(f"- {note}" for note in notes)])
+    if rows:
+        lines += [_line(["row", "objective", *heads]), _line(["---"] * (2 + len(heads)))]
+        lines += [_line([*labels, *(row.get(head, "") for head in heads)]) for labels, row in rows.items()]
+        lines.append("")
+    return "\n".join([*lines, *(f"- {note}" for note in _footnotes(table, frame, preset, results))])
 
 
 def about(cell: Cell, preset: str, note: str) -> str:
-    """What is said of a row beside its name: its objective, its start where that is not the usual one, its note."""
+    """Return what is said of a row beside its name: objective, start where that is not the usual one, note."""
     scratch = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
     return ", ".join(part for part in (cell.objective, scratch, note) if part)
 
@@ -73,7 +70,7 @@ def about(cell: Cell, preset: str, note: str) -> str:
 def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:
     cells = [cell for cell in table.cells(PRESETS[preset]) if cell.training_id != QUOTED]
     datasets = {cell.column: cell.dataset for cell in cells}
-    elsewhere = [dataset for dataset in datasets.values() if dataset not in sets.PAPERS]
+    elsewhere = any(dataset not in sets.PAPERS for dataset in datasets.values())
     other = " Another data set and network than ours: for orientation, not for subtraction." if elsewhere else ""
     published = [f"Published: {table.published_on}.{other}"] if frame["published"].notna().any() else []
     if not cells:
@@ -93,48 +90,50 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
         )
     if sources := _label_sources(cells, results):
         notes.append(f"Labels: {'; '.join(sources)}.")
-    covered = {column: found["coverage"] for column, found in details.items() if datasets[column] != "shapes"}
-    if covered:
-        shares = ", ".join(f"{column} {100 * coverage:.1f} %" for column, coverage in covered.items())
-        notes.append(f"Label coverage, the share of an image's classes that its labels name: {shares}.")
+    coverage = [
+        f"{column} {100 * detail['coverage']:.1f} %"
+        for column, detail in details.items()
+        if datasets[column] != "shapes"
+    ]
+    if coverage:
+        notes.append(f"Label coverage, the share of an image's classes that its labels name: {', '.join(coverage)}.")
     return notes
 
 
 def _measured(cells: list[Cell], details: dict[str, dict[str, Any]]) -> list[str]:
-    """What was measured, on which data and how: one note, or one for each group of columns that differ in it."""
+    """Return what was measured, on which data and how: a note for each group of columns that differ in it."""
     groups: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
     for cell in cells:
-        metric = "mean IoU on training images" if cell.metric.startswith("training") else "IoU on the test split"
+        metric = "mean IoU on training images" if cell.metric.startswith(TRAINING) else "IoU on the test split"
         columns, protocols = groups.setdefault((metric, cell.dataset), ({}, {}))
         columns[cell.column] = protocols[cell.protocol] = None
     notes = []
     for (metric, dataset), (columns, protocols) in groups.items():
-        found = next((details[column] for column in columns if column in details), None)
-        sizes = f", {found['train_images']} training and {found['test_images']} test images" if found else ""
+        detail = next((details[column] for column in columns if column in details), None)
+        sizes = f", {detail['train_images']} training and {detail['test_images']} test images" if detail else ""
         whose = f"Ours, {', '.join(columns)}" if len(groups) > 1 else "Ours"
         notes.append(f"{whose}: {metric} in per cent, data set `{dataset}`{sizes}; {'; '.join(protocols)}.")
     return notes
 
 
 def _details(cells: list[Cell], results: str | Path) -> dict[str, dict[str, Any]]:
-    """Details of one complete run of every column that has one."""
+    """Return the details of one complete run of every column that has one."""
     details: dict[str, dict[str, Any]] = {}
     for cell in cells:
-        if cell.run and cell.column not in details and (found := complete_seeds(cell.run, results)):
-            result = load_result(found[0], results)
-            details |= {cell.column: result.details} if result else {}
+        if cell.column not in details and (runs := complete_seeds(cell.trained_run, results)):
+            details[cell.column] = complete_result(runs[0], results).details
     return details
 
 
 def _label_sources(cells: list[Cell], results: str | Path) -> list[str]:
-    """Where the labels of every column come from, over all rows and seeds; the column is left out where all agree."""
-    found: dict[str, dict[str, None]] = {}
+    """Return where the labels come from, over all rows and seeds, with the columns where those differ."""
+    columns: dict[str, dict[str, None]] = {}
     for cell in cells:
-        for run in complete_seeds(cell.run, results) if cell.run else ():
-            result = load_result(run, results)
-            if result is not None and "label_source" in result.details:
-                found.setdefault(result.details["label_source"], {})[cell.column] = None
-    return [f"{', '.join(columns)} {source}" if len(found) > 1 else source for source, columns in found.items()]
+        for run in complete_seeds(cell.trained_run, results):
+            details = complete_result(run, results).details
+            if "label_source" in details:
+                columns.setdefault(details["label_source"], {})[cell.column] = None
+    return [f"{', '.join(names)} {source}" if len(columns) > 1 else source for source, names in columns.items()]
 
 
 def _reference(table: Table, preset: str) -> dict[tuple[str, ...], str]:

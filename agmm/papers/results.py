@@ -21,17 +21,9 @@ RESULTS = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd())
 """The checkout's results folder, from wherever a notebook is executed; below the current folder without a checkout."""
 
 KEY = ["row", "column", "method", "variant", "absent", "init", "dataset", "labels", "protocol", "metric"]
-COLUMNS = [
-    "table",
-    *KEY,
-    "n_seeds",
-    "seeds",
-    "ours_mean",
-    "ours_std",
-    "published",
-    "published_source",
-    "run_ids",
-]
+COLUMNS = ["table", *KEY, "n_seeds", "seeds", "ours_mean", "ours_std", "published", "published_source", "run_ids"]
+"""Columns of a table's long form; those of `KEY` describe the cell."""
+
 CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou": "G", "cam_miou": "CAM"}
 """Column of a run's history -> curve."""
 

@@ -60,7 +60,7 @@ class Finding:
 
 
 def interval(differences: Numbers, smallest: float = SMALLEST_ERROR) -> tuple[float, float, float]:
-    """Mean and the ends of its interval; an infinite interval for a single seed.
+    """Return the mean and the ends of its interval, which is infinite for a single seed.
 
     ``smallest`` is the standard error where all seeds agree.
     """
@@ -74,7 +74,7 @@ def interval(differences: Numbers, smallest: float = SMALLEST_ERROR) -> tuple[fl
 def direction(
     differences: Numbers, claimed: float = math.nan, *, unit: Unit = "mIoU", least: int = MIN_SEEDS
 ) -> Finding:
-    """A is better than B: the sign is judged, not the size.
+    """Judge whether A is better than B by the sign of the differences, not by their size.
 
     Reproduced if the interval lies above 0; not reproduced if it lies below 0 or, for claims of a point and more,
     within a quarter of the claim around 0.
@@ -91,26 +91,26 @@ def direction(
     n, mean, low, high = len(differences), math.nan, math.nan, math.nan
     if n:
         mean, low, high = interval(differences)
-    found = Finding("inconclusive", n, mean, low, high, unit=unit, claimed=claimed, each=tuple(differences.tolist()))
+    finding = Finding("inconclusive", n, mean, low, high, unit=unit, claimed=claimed, each=tuple(differences.tolist()))
     if n < least:
         few = "too few seeds" if least == MIN_SEEDS else f"fewer than {least} seeds"
-        return replace(found, note=few if n else "no seeds")
+        return replace(finding, note=few if n else "no seeds")
     negligible = claimed >= 1 and -claimed / 4 < low and high < claimed / 4
     verdict: Verdict = "reproduced" if low > 0 else "not reproduced" if high < 0 or negligible else "inconclusive"
     p = float(stats.t.sf(mean / _error(differences), n - 1))
-    return replace(found, verdict=verdict, p=p)
+    return replace(finding, verdict=verdict, p=p)
 
 
 def size(differences: Numbers, claimed: float) -> Finding:
-    """`direction`, and the interval meets 0.5 to 1.5 times the claimed size."""
-    found = direction(differences, claimed)
-    if found.verdict != "reproduced" or (found.high >= 0.5 * claimed and found.low <= 1.5 * claimed):
-        return found
-    return replace(found, verdict="not reproduced", note="direction reproduced, size not")
+    """Judge the `direction`, and whether the interval meets 0.5 to 1.5 times the claimed size."""
+    finding = direction(differences, claimed)
+    if finding.verdict != "reproduced" or (finding.high >= 0.5 * claimed and finding.low <= 1.5 * claimed):
+        return finding
+    return replace(finding, verdict="not reproduced", note="direction reproduced, size not")
 
 
 def equivalence(differences: Sequence[Numbers], margin: float) -> Finding:
-    """No setting differs from the reference by ``margin`` or more; the effect is the largest difference found."""
+    """Judge whether no setting differs from the reference by ``margin`` or more; the effect is the largest of all."""
     n = min(len(one) for one in differences)
     if n < MIN_SEEDS:
         return Finding("inconclusive", n, note="too few seeds")
@@ -125,22 +125,22 @@ def equivalence(differences: Sequence[Numbers], margin: float) -> Finding:
 
 
 def little(differences: Numbers, other: Numbers, claimed: float) -> Finding:
-    """A gain is small beside another one, paired over seeds.
+    """Judge whether a gain is small beside another one, paired over seeds.
 
     Reproduced if its interval lies between -1 and half of the other's mean; not reproduced if its mean is no smaller
     than the other's.
     """
-    found = replace(direction(differences, claimed), verdict="inconclusive", p=math.nan)
-    if found.n < MIN_SEEDS:
-        return found
+    finding = replace(direction(differences, claimed), verdict="inconclusive", p=math.nan)
+    if finding.n < MIN_SEEDS:
+        return finding
     whole = float(other.mean())
-    inside = found.low > -1 and found.high < whole / 2
-    verdict: Verdict = "reproduced" if inside else "not reproduced" if found.effect >= whole else "inconclusive"
-    return replace(found, verdict=verdict, note=f"beside {whole:+.1f}")
+    inside = finding.low > -1 and finding.high < whole / 2
+    verdict: Verdict = "reproduced" if inside else "not reproduced" if finding.effect >= whole else "inconclusive"
+    return replace(finding, verdict=verdict, note=f"beside {whole:+.1f}")
 
 
 def optimum(values: Numbers, best: int) -> Finding:
-    """No setting beats the claimed best one.
+    """Judge whether no setting beats the claimed best one.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def optimum(values: Numbers, best: int) -> Finding:
 
 
 def trend(values: Numbers) -> Finding:
-    """Values rise with the order of the settings, (n, settings); the effect is Spearman's rank correlation."""
+    """Judge whether (n, settings) values rise with the settings; the effect is Spearman's rank correlation."""
     if len(values) < MIN_SEEDS:
         return Finding("inconclusive", len(values), note="too few seeds", unit="rank correlation")
     order = np.arange(values.shape[1])
@@ -175,7 +175,7 @@ def trend(values: Numbers) -> Finding:
 
 
 def ratio(numerator: Numbers, denominator: Numbers, published: float, tolerance: float) -> Finding:
-    """Mean over mean agrees with the published ratio; interval from 10,000 resamples of the seeds."""
+    """Judge whether mean over mean agrees with the published ratio; interval from 10,000 resamples of the seeds."""
     n = len(numerator)
     if n < MIN_SEEDS:
         return Finding("inconclusive", n, note="too few seeds", unit="ratio", claimed=published)
@@ -189,7 +189,7 @@ def ratio(numerator: Numbers, denominator: Numbers, published: float, tolerance:
 
 
 def share(successes: Numbers, enough: float, too_few: float) -> Finding:
-    """A property holds for at least ``enough`` of its cases in every seed; fails below ``too_few`` on average."""
+    """Judge whether a property holds for ``enough`` of its cases in every seed; ``too_few`` on average refute it."""
     n = len(successes)
     if n < MIN_SEEDS:
         return Finding("inconclusive", n, note="too few seeds", unit="share")
@@ -200,15 +200,15 @@ def share(successes: Numbers, enough: float, too_few: float) -> Finding:
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
-    """Of a claim with several settings: all must hold, and one failure fails it."""
-    found = list(verdicts)
-    if "not reproduced" in found:
+    """Return the verdict on a claim with several settings: all must hold, and one failure fails it."""
+    different = set(verdicts)
+    if "not reproduced" in different:
         return "not reproduced"
-    return "reproduced" if found and set(found) == {"reproduced"} else "inconclusive"
+    return "reproduced" if different == {"reproduced"} else "inconclusive"
 
 
 def holm(p: Sequence[float]) -> list[bool]:
-    """Which of several one-sided tests stay significant by Holm's procedure, at the level of the intervals."""
+    """Return which one-sided tests stay significant by Holm's procedure, at the level of the intervals."""
     alpha, passed = (1 - LEVEL) / 2, [False] * len(p)
     for rank, index in enumerate(np.argsort(p)):
         if not p[index] <= alpha / (len(p) - rank):
@@ -224,6 +224,6 @@ def _error(differences: Numbers, smallest: float = SMALLEST_ERROR) -> float:
 
 
 def _within(values: Numbers, least: float, most: float) -> tuple[float, float, float]:
-    """Mean and interval of what lies between two ends."""
+    """Return mean and interval of values that lie between two ends."""
     mean, low, high = interval(values, 0.0)
     return mean, max(low, least), min(high, most)

@@ -25,9 +25,6 @@ WVF = "WvF"
 TRAINING = "training mIoU: "
 """Prefix of the metrics of training curves, mIoU on training images."""
 
-CURVE_COLUMNS = ("P", "P among labeled classes", "G", "G - P, first epoch", "G - P, last epoch")
-"""Columns of figures of segmentation P and mixture G during training."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -77,7 +74,7 @@ class Cell:
 
     @property
     def trained_run(self) -> Run:
-        """The run of a cell that is known to have one; ValueError where the number is quoted."""
+        """Run of a cell that is known to have one; ValueError where the number is quoted."""
         if self.run is None:
             raise ValueError(f"nothing is trained for the cell {self.row}, {self.column}: its number is quoted")
         return self.run
@@ -204,10 +201,15 @@ def figure_cells(preset: Preset, *rows: tuple[str, Row]) -> tuple[Cell, ...]:
     return tuple(cell for kind, row in rows for cell in cells(preset, "", [row], [Column("mIoU", kind)]))
 
 
-def curve_cells(cell: Cell, columns: Iterable[str]) -> tuple[Cell, ...]:
-    """Return the cells of training curves of a run."""
-    protocol = f"{cell.trained_run.history_images} training images, single scale"
-    return tuple(replace(cell, column=name, metric=TRAINING + name, protocol=protocol) for name in columns)
+def curve_cells(cells: Iterable[Cell], columns: Sequence[str] = ()) -> tuple[Cell, ...]:
+    """Return cells of training curves for each cell: by default of segmentation P and mixture G, if it has one."""
+    made = []
+    for cell in cells:
+        mixture = ("G", "G - P, first epoch", "G - P, last epoch") if cell.method in ("AGMM", "AGMMpp") else ()
+        protocol = f"{cell.trained_run.history_images} training images, single scale"
+        for column in columns or ("P", "P among labeled classes", *mixture):
+            made.append(replace(cell, column=column, metric=TRAINING + column, protocol=protocol))
+    return tuple(made)
 
 
 def _possible(row: Row, preset: Preset) -> bool:

@@ -20,7 +20,7 @@ from agmm.training.presets import PRESETS
 
 
 class Paper(NamedTuple):
-    """The claims of a paper, and the name of their figure."""
+    """A paper's claims, and the name of their figure."""
 
     title: str
     claims: tuple[Claim, ...]
@@ -46,7 +46,7 @@ FORMATS = {"mIoU": "+.1f", "silhouette": "+.3f", "rank correlation": "+.2f", "ra
 
 
 def collect(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> pd.DataFrame:
-    """Every claim in every setting.
+    """Judge every claim in every setting.
 
     AGMM is judged twice, as released and without the absent-class loss that the paper does not mention.
 
@@ -79,7 +79,7 @@ def collect(preset: str, results: str | Path = "results", data_root: str | Path 
 
 
 def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str, Any]]:
-    """A row per claim and setting."""
+    """Return a row per claim and setting."""
     preset, rows = evidence.preset, []
     guarded = {(claim.labels, claim.network) for claim in claims}
     weak = {
@@ -89,19 +89,19 @@ def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str,
     }
     for claim in claims:
         for setting, judged in claim.judge(evidence).items():
-            found = (None if claim.fact else weak[claim.labels, claim.network]) or judged
+            finding = (None if claim.fact else weak[claim.labels, claim.network]) or judged
             rows.append(
-                asdict(found)
+                asdict(finding)
                 | {"paper": paper, "claim": claim.id, "where": claim.where, "sentence": claim.sentence}
                 | {"objective": OBJECTIVES[evidence.absent] if claim.agmm else "", "setting": setting}
-                | {"dataset": preset.at(claim.labels).dataset, "published": claim.published, "n_seeds": found.n}
-                | {"each": " ".join(f"{effect:{FORMATS[found.unit]}}" for effect in found.each)}
+                | {"dataset": preset.at(claim.labels).dataset, "published": claim.published, "n_seeds": finding.n}
+                | {"each": " ".join(f"{effect:{FORMATS[finding.unit]}}" for effect in finding.each)}
             )
     return rows
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """One verdict per claim (rows) and objective (columns): reproduced if all settings are, failed if one is."""
+    """Return one verdict per claim (rows) and objective (columns), see `agmm.papers.rules.combine`."""
     alone = frame["objective"] == ""
     copies = [frame[alone].assign(objective=name) for name in OBJECTIVES.values()]
     keys = ["claim", "where", "sentence", "published", "objective"]
@@ -110,7 +110,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(preset: str, frame: pd.DataFrame) -> str:
-    """Paper by paper the verdicts, then the numbers behind them."""
+    """Return the verdicts paper by paper, each with the numbers behind them."""
     lines = [
         f"# Claims of the papers, judged on the preset `{preset}`",
         "",
@@ -125,7 +125,7 @@ def markdown(preset: str, frame: pd.DataFrame) -> str:
 
 
 def _section(frame: pd.DataFrame, title: str) -> list[str]:
-    """One paper's part of `markdown`."""
+    """Return one paper's part of `markdown`."""
     data = ", ".join(dict.fromkeys(frame["dataset"]))
     embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
     where = embedded if set(frame["dataset"]) <= set(sets.GENERATED) else f"data set {data}"
@@ -135,7 +135,7 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
         else "Only directions are judged, not sizes: the published numbers belong to another data set and network."
     )
     rival = "Claims about AGMM are judged with its code as released and without L_absent; the others do not differ."
-    numbers = frame.assign(effect=[effect(found) for _, found in frame.iterrows()])
+    numbers = frame.assign(effect=[effect(line) for _, line in frame.iterrows()])
     return [
         f"## {title}",
         "",
@@ -168,7 +168,7 @@ def write(preset: str, results: str | Path = "results", data_root: str | Path | 
 
 
 def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a figure shows: one panel where not all claims are about AGMM, its objective then being a setting."""
+    """Return the rows of a figure: one panel where some claims are not about AGMM, its objective then a setting."""
     alone = frame["objective"] == ""
     if not alone.any():
         return frame
@@ -176,12 +176,12 @@ def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(setting=named, objective="").sort_values("claim", kind="stable")
 
 
-def effect(found: "pd.Series[Any]") -> str:
-    """Mean and interval, as far as there are seeds for them."""
-    effect, low, high = found["effect"], found["low"], found["high"]
+def effect(line: "pd.Series[Any]") -> str:
+    """Return mean and interval, as far as there are seeds for them."""
+    effect, low, high = line["effect"], line["low"], line["high"]
     if math.isnan(effect):
         return ""
-    digits = FORMATS[found["unit"]]
+    digits = FORMATS[line["unit"]]
     return f"{effect:{digits}}" + (f" ({low:{digits}} … {high:{digits}})" if low < high < math.inf else "")
 
 

@@ -22,7 +22,7 @@ ITERATIONS = 10
 
 
 def activation(tokens: Tensor, weight: Tensor) -> Tensor:
-    """CAM (B, K - 1, h, w) of every tag: its classifier (K - 1, C, 1, 1) applied to each token (B, C, h, w) alone.
+    """Return the CAM (B, K - 1, h, w) of every tag: its classifier applied to each token (B, C, h, w) alone.
 
     It is not what the logits are the maximum of, as these pool every channel before they are classified. In float32,
     without gradient.
@@ -34,7 +34,7 @@ def activation(tokens: Tensor, weight: Tensor) -> Tensor:
 def multi_scale(
     net: nn.Module, images: Tensor, weight: Tensor, auxiliary: Tensor | None, scales: Sequence[float]
 ) -> tuple[Tensor, Tensor | None]:
-    """CAMs summed over scales, each the larger of a view's and its mirror image's, in [0, 1) per image and class.
+    """Sum CAMs over scales, each the larger of a view's and its mirror image's, to [0, 1) per image and class.
 
     (B, K - 1, H, W) float32: those of the last tokens, and those of the middle ones or None.
 
@@ -77,13 +77,13 @@ def normalize(maps: Tensor) -> Tensor:
 
 
 def with_background(maps: Tensor, threshold: float) -> Tensor:
-    """Maps (B, K, H, W) whose largest value is the class: the background's is the threshold."""
+    """Return maps (B, K, H, W) whose largest value is the class: the background's is the threshold."""
     background = maps.new_full((maps.shape[0], 1, *maps.shape[2:]), threshold)
     return torch.cat([background, maps], 1)
 
 
 def plain_labels(maps: Tensor, high: float, low: float) -> Tensor:
-    """Labels (B, H, W) from maps (B, K - 1, H, W) that are multiplied by the tags.
+    """Make labels (B, H, W) from maps (B, K - 1, H, W) that are multiplied by the tags.
 
     The strongest class where it exceeds ``high``, background where nothing exceeds ``low``, else ``UNLABELED``.
     """
@@ -150,7 +150,7 @@ def refine(images: Tensor, masks: Tensor, dilations: Sequence[int] = DILATIONS, 
 
 
 def affinities(images: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """Weight of every neighbor by color and distance, each relative to its spread: (B, 8 x dilations, h, w).
+    """Weigh every neighbor by color and distance, each relative to its spread: (B, 8 x dilations, h, w).
 
     ``softmax_j(-mean_c (|I_ci - I_cj| / (0.3 std_ci))^2) + 0.01 softmax_j(-(|i - j| / (0.3 std))^2)``, with the
     standard deviations among a pixel's neighbors.

@@ -44,7 +44,7 @@ def pairwise_energy(
     backend: Backend = "lattice",
     unlabeled: Tensor | None = None,
 ) -> Tensor:
-    """``-sum_k S_k' W S_k``, averaged over images, not weighted.
+    """Return ``-sum_k S_k' W S_k``, averaged over images, not weighted.
 
     As in the official code, all maps are first reduced by ``scale``, images and region by nearest neighbor,
     probabilities bilinearly; the region masks the probabilities before the filter and the gradient after it; and the
@@ -112,7 +112,7 @@ class _PairwiseEnergy(torch.autograd.Function):
 
 
 def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: SizeRule) -> tuple[float, float]:
-    """Weight and spatial sigma of the loss for crops of another size (H, W) than 513 x 513 (our choice, in no paper).
+    """Return the loss's weight and spatial sigma for crops of another size (H, W) than 513 x 513 (ours, in no paper).
 
     The loss is a sum over pairs of pixels: it grows with the crop's area where sigma stays the same, and with the
     square of the area where sigma grows with the crop. The rule "as_given" changes nothing, "fixed_sigma" the weight

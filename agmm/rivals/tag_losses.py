@@ -39,7 +39,7 @@ class ContrastHead(nn.Module):
 
 
 def tag_loss(classifier: nn.Module, tokens: Tensor, tags: Tensor) -> Tensor:
-    """Binary cross-entropy of every tag, averaged over tags (B, K - 1) and images.
+    """Average the binary cross-entropy of every tag over tags (B, K - 1) and images (ToCo, cls).
 
     ``-t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))`` with ``z = classifier(max over (h, w) of tokens (B, C, h, w))``.
     """
@@ -48,7 +48,7 @@ def tag_loss(classifier: nn.Module, tokens: Tensor, tags: Tensor) -> Tensor:
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean cross-entropy over the background and mean over the foreground, half each; an empty one is 0.
+    """Average cross-entropy over the background and over the foreground, half each; an empty one is 0 (ToCo, seg).
 
     ``-1/2 mean_{y = 0} log P_0 - 1/2 mean_{y > 0} log P_y`` of logits (B, K, H, W) and labels (B, H, W).
     """
@@ -60,7 +60,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> 
 
 
 def patch_contrast(tokens: Tensor, labels: Tensor) -> Tensor:
-    """Tokens of equal labels are to point along one line, others at right angles (ToCo, PTC).
+    """Ask tokens of equal labels to point along one line, and others at right angles (ToCo, PTC).
 
     ``1/2 (1 - sum_{same} s_ij / (n_same + 1)) + 1/2 sum_{other} s_ij / (n_other + 1)`` with ``s_ij = |cos(x_i, x_j)|``
     over the pairs of equal and of different labels; in [0, 1], 0.5 where there is no pair. Pairs are of one image and
@@ -84,7 +84,7 @@ def patch_contrast(tokens: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> Tensor:
-    """Global views are to agree with views that show more than background, not with the others (ToCo, CTC).
+    """Ask global views to agree with views that show more than background, not with the others (ToCo, CTC).
 
     With ``e_gi = exp(t_g . s_i / tau)`` of the teacher's vector of a global view g and the student's of any view i, and
     the sum ``N_g`` of ``e_gi`` over the views that are not positive, an image's loss is the mean over g of
@@ -114,7 +114,7 @@ def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, tempera
 def gated_energy(
     logits: Tensor, colors: Tensor, labels: Tensor, backend: crf_loss.Backend = "lattice", sigma_xy: float = 100.0
 ) -> Tensor:
-    """Dense-CRF energy where pseudo labels are missing or the segmentation is not certain (ToCo, AFA).
+    """Return the dense-CRF energy where pseudo labels are missing or the segmentation is uncertain (ToCo, AFA; reg).
 
     Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W), of which ``VOID`` takes
     no part; see `crf_loss.pairwise_energy`.

@@ -10,6 +10,7 @@ B is the batch, K the classes with the background, which must be code 0; tags ar
 
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,10 +23,13 @@ from agmm.evaluation import Normalization
 from agmm.networks import Tokens
 from agmm.objectives import Objective, Output, full_precision, one_of
 from agmm.objectives.common import Batch
-from agmm.rivals import cams, tag_losses, views
+from agmm.rivals import cams, tag_losses
 
 ENERGY_WEIGHT = 1e-7
 """Factor in the term ``reg``, besides its weight: the energy is a sum over pairs of pixels."""
+
+GLOBAL_SCALE = (0.4, 1.0)
+"""Share of the area that the second global view shows."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Options:
 
 
 def options(**given: Any) -> Options:
-    """Options of a run with ``labels="tags"``; unknown names are refused with the list of known ones."""
+    """Make the options of a run with ``labels="tags"``; unknown names are refused with the list of known ones."""
     known = tuple(field.name for field in fields(Options))
     for name in given:
         one_of("option of tags", name, known)
@@ -123,7 +127,7 @@ class FromTags(Objective, nn.Module):
         self.teacher = deepcopy(self.student).requires_grad_(False) if self.student is not None else None
 
     def learn(self, module: nn.Module, batch: Batch, normalization: Normalization | None = None) -> Output:
-        """Loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
+        """Return the loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
 
         Parameters
         ----------
@@ -144,7 +148,7 @@ class FromTags(Objective, nn.Module):
         colors, inputs = evaluation.denormalize(batch.images, normalization), batch.images
         source = (255 * colors).round().to(torch.uint8)
         if o.photometric:
-            colors = views.photometric(source, blur=1.0).float() / 255
+            colors = photometric(source, blur=1.0).float() / 255
             inputs = evaluation.normalize(colors, normalization)
         segments, contrasts = batch.step >= o.warmup_steps, self._contrasts(batch.step)
         maps, middle = self.maps(net, inputs, tags) if segments or contrasts else (None, None)
@@ -168,7 +172,7 @@ class FromTags(Objective, nn.Module):
             return Output(loss + 0 * idle, {name: terms.get(name, zero) for name in (*self._terms(), *terms)})
 
     def maps(self, net: nn.Module, inputs: Tensor, tags: Tensor) -> tuple[Tensor, Tensor | None]:
-        """CAMs (B, K - 1, H, W) of the tags, main and auxiliary, see `cams.multi_scale`; 0 for other classes."""
+        """Return CAMs (B, K - 1, H, W) of the tags, main and auxiliary (`cams.multi_scale`), 0 for other classes."""
         auxiliary = self.auxiliary.weight if self.auxiliary is not None else None
         maps, middle = cams.multi_scale(net, inputs, self.classifier.weight, auxiliary, self.options.scales)
         among = tags[..., None, None]
@@ -176,7 +180,7 @@ class FromTags(Objective, nn.Module):
 
     @torch.no_grad()
     def maps_of_whole(self, net: nn.Module, images: Tensor, tags: Tensor, side: int | None) -> Tensor:
-        """Main CAMs (B, K - 1, H, W) of whole images, seen as squares of one side or as they are."""
+        """Return the main CAMs (B, K - 1, H, W) of whole images, seen as squares of one side or as they are."""
         if side is None:
             return self.maps(net, images, tags)[0]
         squares = F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
@@ -184,7 +188,7 @@ class FromTags(Objective, nn.Module):
         return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
 
     def labels(self, maps: Tensor, tags: Tensor, colors: Tensor) -> Tensor:
-        """Pseudo labels (B, H, W) from the CAMs of the tags: classes or ``UNLABELED``."""
+        """Make pseudo labels (B, H, W) from the CAMs of the tags: classes or ``UNLABELED``."""
         o = self.options
         if not o.refine:
             return cams.plain_labels(maps, o.high, o.low)
@@ -213,8 +217,8 @@ class FromTags(Objective, nn.Module):
             return [], None
         o, strength = self.options, middle.amax(1)
         states = (strength > o.low).long() + (strength >= o.high)
-        crops, positive = views.local_crops(views.photometric(source, blur=0.5), states, o.local_crops, o.local_size)
-        further = [views.second_global(source), crops.flatten(0, 1)]
+        crops, positive = local_crops(photometric(source, blur=0.5), states, o.local_crops, o.local_size)
+        further = [second_global(source), crops.flatten(0, 1)]
         inputs = [evaluation.normalize(images.float() / 255, normalization) for images in further]
         return inputs, torch.cat([positive.new_ones(len(positive), 2), positive], 1)
 
@@ -253,3 +257,78 @@ class FromTags(Objective, nn.Module):
             terms["reg"] = ENERGY_WEIGHT * tag_losses.gated_energy(logits, colors, labels)
             loss = loss + o.reg * terms["reg"]
         return Output(loss, terms)
+
+
+# --- Further views ----------------------------------------------------------------------------------------------------
+# Of images (B, 3, H, W) uint8, each with draws of its own from torch's global generator, which a training seeds.
+
+
+def photometric(images: Tensor, blur: float, solarize: float = 0.0) -> Tensor:
+    """Change colors by jitter, grayscale, blur and solarization; ``blur`` and ``solarize`` are probabilities."""
+    change = _photometric(blur, solarize)
+    return torch.stack([change(image) for image in images])
+
+
+def second_global(images: Tensor) -> Tensor:
+    """Cut a crop of random size and place, resize it to the image's size and change its colors.
+
+    Ours: it is cut from the training crop. ToCo cuts it from the whole image, which a batch does not hold.
+    """
+    cut = _random_crop(tuple(images.shape[-2:]))
+    return photometric(torch.stack([cut(image) for image in images]), blur=0.1, solarize=0.2)
+
+
+def local_crops(images: Tensor, states: Tensor, count: int, side: int) -> tuple[Tensor, Tensor]:
+    """Cut small crops around pixels that are not certain to be foreground.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+    states : Tensor (B, H, W) int64
+        0: background, 1: uncertain, 2: foreground.
+    count, side : int
+        Number of crops of an image, and their size.
+
+    Returns
+    -------
+    crops : Tensor (B, count, 3, side, side)
+        Where fewer than ``count`` places have a state of at most 1, the crops lie anywhere.
+    positive : Tensor (B, count) bool
+        Whether a crop shows more than background: its mean state exceeds 0.2.
+    """
+    height, width = states.shape[1:]
+    if side >= min(height, width):
+        raise ValueError(f"local crops of {side} do not fit into images of {height} x {width}; choose a smaller side")
+    rows, columns = height - side + 1, width - side + 1
+    middle = states[:, side // 2 : side // 2 + rows, side // 2 : side // 2 + columns].flatten(1)
+    allowed = middle <= 1
+    anywhere = allowed.sum(1, keepdim=True) < count
+    keys = torch.rand(allowed.shape).to(states.device) + (allowed | anywhere)
+    place = keys.topk(count, dim=1).indices
+    steps = torch.arange(side, device=states.device)
+    y = (place // columns)[..., None, None] + steps[:, None]
+    x = (place % columns)[..., None, None] + steps
+    image = torch.arange(len(images), device=states.device)[:, None, None, None]
+    crops = images.movedim(1, -1)[image, y, x].movedim(-1, 2)
+    return crops, states[image, y, x].float().mean((2, 3)) > 0.2
+
+
+@cache
+def _photometric(blur: float, solarize: float) -> Any:
+    from torchvision.transforms import v2  # takes a second, and only few trainings need it
+
+    return v2.Compose(
+        [
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], blur),
+            v2.RandomSolarize(128, solarize),
+        ]
+    )
+
+
+@cache
+def _random_crop(size: tuple[int, ...]) -> Any:
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.RandomResizedCrop(size, GLOBAL_SCALE, antialias=True), v2.RandomHorizontalFlip()])

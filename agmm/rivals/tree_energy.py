@@ -54,7 +54,7 @@ class Forest:
 
 
 def edge_costs(guide: Tensor) -> Tensor:
-    """Squared differences (B, 2hw - h - w) between 4-neighbors of a guide (B, C, h, w), summed over channels.
+    """Return squared differences (B, 2hw - h - w) between 4-neighbors of a guide (B, C, h, w), summed over channels.
 
     The edges between rows come first, then those between columns, both in row-major order.
     """
@@ -64,7 +64,7 @@ def edge_costs(guide: Tensor) -> Tensor:
 
 
 def spanning_forest(costs: Tensor, size: tuple[int, int]) -> Forest:
-    """Minimum spanning tree of every image from its `edge_costs` on a grid (h, w), and the order of its vertices.
+    """Span every image by a tree of least `edge_costs` on a grid (h, w), and order its vertices.
 
     The forest is on the device of the costs; the trees are built on the CPU. The choice of edges has no gradient.
     """
@@ -80,7 +80,7 @@ def spanning_forest(costs: Tensor, size: tuple[int, int]) -> Forest:
 
 
 def minimum_spanning_tree(costs: Tensor, size: tuple[int, int]) -> csr_array:
-    """Minimum spanning trees of a batch, joined by edges from a vertex N to the first pixel of every image.
+    """Return the spanning trees of a batch, joined by edges from a vertex N to the first pixel of every image.
 
     As in the official code, ``1 + cost`` is compared in float32, and of equal edges the first one wins. The 1 absorbs
     rounding: equal differences of an 8-bit image tie, whatever the colors. The array (N + 1, N + 1) has an entry for
@@ -101,13 +101,13 @@ def minimum_spanning_tree(costs: Tensor, size: tuple[int, int]) -> csr_array:
 
 
 def edge_weights(costs: Tensor, forest: Forest, sigma: float = 1.0) -> Tensor:
-    """``exp(-cost / sigma)`` of the edge to each parent, 0 for the roots: (N,)."""
+    """Return ``exp(-cost / sigma)`` of the edge to each parent, 0 for the roots: (N,)."""
     weights = (-costs.flatten().index_select(0, forest.edge) / sigma).exp()
     return F.pad(weights, (len(costs), 0))
 
 
 def tree_filter(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """Mean of x (B, K, h, w) over all pixels of an image, weighted by the product of `edge_weights` along the path.
+    """Average x (B, K, h, w) over an image's pixels, weighted by the product of `edge_weights` along the path.
 
     Differentiable once in ``x`` and ``weights`` (N,).
     """
@@ -118,7 +118,7 @@ def tree_filter(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
 
 
 def smooth_along(x: Tensor, guide: Tensor, sigma: float = 1.0) -> Tensor:
-    """`tree_filter` of (B, K, h, w) along the minimum spanning trees of a guide (B, C, h, w)."""
+    """Apply the `tree_filter` to (B, K, h, w) along the minimum spanning trees of a guide (B, C, h, w)."""
     costs = edge_costs(guide)
     forest = spanning_forest(costs, (guide.shape[2], guide.shape[3]))
     return tree_filter(x, edge_weights(costs, forest, sigma), forest)
@@ -132,7 +132,7 @@ def tree_energy_loss(
     *,
     sigma: float = 0.02,
 ) -> Tensor:
-    """L1 distance between probabilities and their smoothed form, averaged over unlabeled pixels: (), with a graph.
+    """Average the L1 distance of probabilities to their smoothed form over unlabeled pixels: (), with a graph.
 
     As in the official code, the absolute differences are summed over classes, the smoothed form is not detached, and
     the filters see every pixel, labeled and void ones too. The average is always over the batch at hand, and exactly 0
@@ -256,7 +256,7 @@ class _PathSums(torch.autograd.Function):
 
 
 def _subtree_sums(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """From the leaves to the roots: the weighted sum over each vertex's subtree; (N, C) in the forest's order."""
+    """Sum over each vertex's subtree, weighted, from the leaves to the roots; (N, C) in the forest's order."""
     total = x.clone()
     levels = [y.split(forest.levels) for y in (total, weights.unsqueeze(1), forest.parent)]
     for rows, weight, parent in list(zip(*levels, strict=True))[:0:-1]:
@@ -265,7 +265,7 @@ def _subtree_sums(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
 
 
 def _whole_tree_sums(subtrees: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """From the roots to the leaves: ``A = w A_parent + (1 - w^2) X``, the parent's sum without what came from here."""
+    """Compute ``A = w A_parent + (1 - w^2) X``, the parent's sum without its share from here, from the roots on."""
     weights = weights.unsqueeze(1)
     total = (1 - weights.square()) * subtrees
     levels = [y.split(forest.levels) for y in (total, weights, forest.parent)]

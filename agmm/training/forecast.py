@@ -10,7 +10,7 @@ from agmm.training.presets import PRESETS
 from agmm.training.run import Run
 
 Work = tuple[str, int, str, str]
-"""What decides how long a run takes: preset, number of epochs, network, and what it does."""
+"""Preset, number of epochs, network, and task of a run: they decide how long it takes."""
 
 _OF_THE_PRESET = ("clusters", "regions", "grid_labels")
 """Options that a preset sets, of which nothing is said in a few words."""
@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
 
 
 def work(run: Run) -> Work:
-    """Return what decides how long a run takes."""
+    """Return what a run does, as far as its time depends on it."""
     if run.trained is not None:
         return run.preset, run.last_epoch, run.network, "test"
     task = "pretraining" if run.method == "ImageTags" else _slower(run) or "training"

@@ -32,12 +32,11 @@ from agmm.training.weights import load_weights, save_weights
 LOOK_EVERY = 20
 """Steps between two looks at the loss; each look waits for the device."""
 
-
 LOGGER = logging.getLogger("agmm")
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not a number any more; the message names run, epoch and step."""
+    """Raised when the loss is not a number any more; the message names run, epoch and step."""
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves: weights to write, and what is reported of them (see `agmm.training.run.Result`)."""
+    """Weights that a training leaves, and what is reported of them (see `agmm.training.run.Result`)."""
 
     net: nn.Module
     progress: Progress
@@ -101,8 +100,8 @@ def fit(
     optimizer = _optimizer(run, groups)
     progress, history = _load_checkpoint(run, folder / "checkpoint.pt", net, optimizer)
     module = _distributed(net)
-    where = f"epoch {progress.epoch} of {run.last_epoch}"
-    log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {where}")
+    start = f"epoch {progress.epoch} of {run.last_epoch}"
+    log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {start}")
     while progress.epoch < run.last_epoch:
         started = time.perf_counter()
         net.train()
@@ -144,7 +143,7 @@ def fit(
 
 
 def schedule(run: Run, step: int, steps: int) -> float:
-    """Factor of the learning rate at a step (from 0): linear warm-up, then poly decay per step (AGMM, Sec. 4.1).
+    """Return the factor of the learning rate at a step from 0: linear warm-up, then poly decay (AGMM, Sec. 4.1).
 
     A warm-up from a share of the rate never exceeds the decay (SPML, released code).
     """
@@ -157,17 +156,17 @@ def schedule(run: Run, step: int, steps: int) -> float:
 
 
 def mix(seed: int, epoch: int) -> int:
-    """One seed from a run's seed and an epoch."""
+    """Return one seed from a run's seed and an epoch."""
     return seed * 1_000_003 + epoch
 
 
 def is_main() -> bool:
-    """True for the one process that writes files."""
+    """Return whether this is the one process that writes files."""
     return rank_and_world()[0] == 0
 
 
 def log(folder: Path, line: str) -> None:
-    """Append a line with the time to the run's log.txt; who listens to the logger ``agmm`` hears it, too."""
+    """Append a line with the time to the run's log.txt, and send it to the logger ``agmm``."""
     if is_main():
         LOGGER.info(line)
         with open(folder / "log.txt", "a", encoding="utf-8") as file:
@@ -175,7 +174,7 @@ def log(folder: Path, line: str) -> None:
 
 
 def _optimizer(run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """One fused kernel instead of several per parameter."""
+    """Return the run's optimizer, with one fused kernel instead of several per parameter."""
     groups = [group | {"initial_lr": group["lr"]} for group in groups]
     if run.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=run.lr, momentum=run.momentum, weight_decay=run.weight_decay, fused=True)
@@ -190,8 +189,9 @@ def _save_checkpoint(
     progress: Progress,
     history: list[dict[str, float]],
 ) -> None:
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    """Write history.csv and checkpoint.pt, from which a run goes on."""
     atomic_files.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
     buffer = io.BytesIO()
     torch.save(state | {"history": history, "run": run.id}, buffer)
     atomic_files.write(folder / "checkpoint.pt", buffer.getvalue())
@@ -225,11 +225,12 @@ def _distributed(net: nn.Module) -> nn.Module:
 
 
 def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextManager[None]:
-    """Gradients are exchanged once per step, after the last microbatch."""
+    """Exchange gradients once per step, after the last microbatch."""
     return module.no_sync() if more and isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, step: int) -> None:
+    """Raise `TrainingDiverged` if the loss is not a number."""
     if math.isfinite(sums["loss"].item()):
         return
     wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
@@ -241,12 +242,12 @@ def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, s
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Number of this process and of all, (0, 1) without ``torchrun``."""
+    """Return the number of this process and of all, (0, 1) without ``torchrun``."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def over_processes(value: Tensor) -> Tensor:
-    """Sum over the processes of ``torchrun``."""
+    """Return the sum over the processes of ``torchrun``."""
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
@@ -260,6 +261,7 @@ def agree(net: nn.Module) -> None:
 
 
 def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:
+    """Write the weights of an epoch that is better than all before it, where the best one is reported."""
     if run.selection == "best" and row.get("test_miou", -math.inf) > progress.best:
         progress.best, progress.best_epoch = row["test_miou"], progress.epoch
         if is_main():
@@ -275,6 +277,6 @@ def join_torchrun(device: torch.device) -> None:
 
 
 def wait_for_all() -> None:
-    """Let no process of ``torchrun`` go on before the files of the main one are written."""
+    """Keep the processes of ``torchrun`` from going on before the files of the main one are written."""
     if dist.is_initialized():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""What is measured on a run's network: the test split, training curves, class activation maps, coverage of the labels.
+"""Measurements of a run: test split, training curves, class activation maps, coverage of the labels.
 
 The processes of ``torchrun`` share every set of images.
 """

@@ -19,7 +19,7 @@ METHODS = {
 }
 OnLabels = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss | SPML | SPMLClassifier
 Trained = OnLabels | FromTags
-"""What a run trains: an objective on its labels, or one on pseudo labels from image tags."""
+"""Objectives on a run's labels, or on pseudo labels from image tags."""
 
 FROM_DATA = ("num_classes", "in_channels")
 """Fields of objectives that data set and network decide, not a run."""

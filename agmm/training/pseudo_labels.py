@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def prepare(run: Run, where: Where, device: torch.device) -> Context:
-    """Return what the training of a run works with: its images, and the weak labels of its seed."""
+    """Load the images of a run, and make the weak labels of its seed."""
     data, test = where.load(run, "train"), where.load(run, "test")
     data = with_cams(run, data, where, device)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), run.seed, where.cache)

@@ -54,8 +54,8 @@ class Run:
     """Objective of a first stage whose predictions are the labels of this run (`second_stage`), and further fields that
     are different there; empty without a first stage."""
     cam_changes: Options = ()
-    """Where labels are made of class activation maps: fields that are different in the run whose maps they are
-    (`cams_of`); empty where the maps come with the data set."""
+    """Fields that are different in the run whose class activation maps the labels are made of (`cams_of`); empty for
+    other labels, and where the maps come with the data set."""
     restrict: bool = True
     """Choose the predictions of a first stage among the classes that an image's labels name."""
     normalize: bool = False
@@ -106,7 +106,7 @@ class Run:
     """Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions, or empty. A run with a CRF
     trains nothing: it tests the weights of the same run without (`trained`)."""
     trained_test: Options = ()
-    """Where a run tests the weights of another one (`tested`): the fields scales, flip and scale_merge of that one."""
+    """Fields scales, flip and scale_merge of the run whose weights this one tests (`tested`)."""
     stop_after: int | None = None
     """Stop both stages after this many epochs of the schedule, which stays that of ``epochs``."""
     history_images: int = 200
@@ -322,7 +322,7 @@ def _hashable(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Result:
-    """What a complete run reports (``result.json``)."""
+    """Report of a complete run (``result.json``)."""
 
     run_id: str
     miou: float

@@ -1,4 +1,4 @@
-"""Where trainings run beyond this machine: jobs of Slurm as an executor of `concurrent.futures`, through submitit."""
+"""Trainings beyond this machine: jobs of Slurm as an executor of `concurrent.futures`, through submitit."""
 
 import getpass
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LOOK_EVERY = 10.0
-"""Seconds between two looks at the jobs, as squeue is a burden to Slurm."""
+"""Seconds between two looks at the jobs, as squeue is a burden for Slurm."""
 
 GRACE = 30.0
 """Seconds that the result of a job that is over may take to show on a shared file system."""
@@ -25,14 +25,14 @@ TIMEOUTS = 100
 """How often a job may reach its time limit."""
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
-"""Of the libraries in the environment of a training, which read it when they are loaded."""
+"""Environment of a training: its libraries read it when they are loaded."""
 
 Value = str | int | bool | list[str]
 Alive = Callable[[list[Any]], set[str] | None]
 
 
 class JobLost(BrokenExecutor):
-    """A job ended without a result, or could not be submitted."""
+    """Raised for a job that ended without a result, or could not be submitted."""
 
 
 class Submitted(Executor):
@@ -52,25 +52,25 @@ class Submitted(Executor):
         threading.Thread(target=self._follow, daemon=True).start()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit a job; what `function` leaves in files is all that it finds again when the job is started again."""
+        """Submit a job; when it is started again, `function` finds nothing but what it has left in files."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         try:
             self.jobs[future] = self.cluster.submit(_Restartable(function), *args, **kwargs)
         except RuntimeError as error:  # of sbatch, in several lines
-            said = [line for line in str(error).splitlines() if line.startswith("sbatch: error: ")]
-            future.set_exception(JobLost(f"Slurm refused the job: {(said or [str(error)])[-1]}"))
+            errors = [line for line in str(error).splitlines() if line.startswith("sbatch: error: ")]
+            future.set_exception(JobLost(f"Slurm refused the job: {(errors or [str(error)])[-1]}"))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Cancel the jobs that are not over if asked; none is waited for."""
+        """Cancel the jobs that are not over if asked, and wait for none."""
         self.closed.set()
         for job in self.jobs.values() if cancel_futures else ():
             job.cancel(check=False)
         self.jobs = {}
 
     def _follow(self) -> None:
-        """In a thread: set the futures of the jobs that are over."""
+        """Set the futures of the jobs that are over; runs in a thread."""
         missed: dict[str, float] = {}
         while not self.closed.wait(LOOK_EVERY):
             # In this order: what has been submitted is alive, what is not alive any more has written its result.
@@ -82,11 +82,11 @@ class Submitted(Executor):
                 waited = time.monotonic() - missed.setdefault(job.job_id, time.monotonic())
                 if os.path.exists(job.paths.result_pickle) or waited > GRACE:
                     self.jobs.pop(future, None)
-                    _settle(future, job)
+                    _set(future, job)
 
 
 def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
-    """Jobs of Slurm, a training each, with their logs in ``<results>/slurm``.
+    """Return what runs a training in a job of Slurm each, with logs in ``<results>/slurm``.
 
     A job that is preempted, or reaches its time limit, is queued again and resumes from the checkpoint of its run. The
     results, the data, and this package with its Python lie on a file system that all nodes share, which locks files.
@@ -95,7 +95,7 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
     ----------
     results : path
     parameters
-        Of sbatch, as submitit's ``update_parameters`` takes them: ``partition``, ``time`` in minutes,
+        Those of sbatch, as submitit's ``update_parameters`` takes them: ``partition``, ``time`` in minutes,
         ``gpus_per_node``, ``cpus_per_task``, ``mem``, ``account`` …
 
     Raises
@@ -110,18 +110,18 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
     try:
         import submitit
     except ImportError:
-        raise ValueError("--engine slurm needs submitit: pip install 'submitit>=1.5'") from None
+        raise ValueError("--engine slurm needs submitit: pip install 'agmm[slurm]'") from None
     if queued([]) is None:
         raise ValueError("--engine slurm needs Slurm, but squeue gets no answer from it")
     # requeue, as a cluster's default may be not to queue a job again.
-    given: dict[str, Any] = {"job_name": "agmm", "time": MINUTES, "additional_parameters": {"requeue": True}}
-    given |= parameters
-    given["setup"] = [*_environment(), *given.get("setup", [])]
-    if not isinstance(given["time"], int) or given["time"] < 1:
-        raise ValueError(f"--slurm takes time in whole minutes, not {given['time']!r}")
+    options: dict[str, Any] = {"job_name": "agmm", "time": MINUTES, "additional_parameters": {"requeue": True}}
+    options |= parameters
+    options["setup"] = [*_environment(), *options.get("setup", [])]
+    if not isinstance(options["time"], int) or options["time"] < 1:
+        raise ValueError(f"--slurm takes time in whole minutes, not {options['time']!r}")
     cluster = submitit.SlurmExecutor(Path(results) / "slurm" / "%j", max_num_timeout=TIMEOUTS)
     try:
-        cluster.update_parameters(**given)
+        cluster.update_parameters(**options)
     except ValueError as error:  # a line for each parameter that there is
         first, *others = str(error).splitlines()
         known = ", ".join(line.split()[1] for line in others if line.startswith("  - "))
@@ -129,31 +129,31 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
     return Submitted(cluster, queued)
 
 
-def named(engine: str, results: str | Path, pairs: list[str]) -> str | Submitted:
-    """``"local"``, or Slurm with parameters of the form ``KEY=VALUE``."""
-    if engine == "slurm":
+def engine(name: str, results: str | Path, pairs: list[str]) -> str | Submitted:
+    """Return ``"local"``, or Slurm with parameters of the form ``KEY=VALUE``."""
+    if name == "slurm":
         return slurm(results, **parameters(pairs))
     if pairs:
         raise ValueError("--slurm belongs to --engine slurm")
-    return engine
+    return name
 
 
 def parameters(pairs: list[str]) -> dict[str, Value]:
-    """``KEY=VALUE`` as `slurm` takes them; ValueError for anything else."""
-    found: dict[str, Value] = {}
+    """Return pairs ``KEY=VALUE`` as `slurm` takes them; raise ValueError for anything else."""
+    values: dict[str, Value] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals or not value:
             raise ValueError(f"--slurm takes KEY=VALUE, not {pair!r}")
         if key in ("setup", "teardown", "srun_args"):
-            found[key] = [value] if key != "srun_args" else shlex.split(value)
+            values[key] = [value] if key != "srun_args" else shlex.split(value)
         else:
-            found[key] = int(value) if value.isdecimal() else value == "true" or value
-    return found
+            values[key] = int(value) if value.isdecimal() else value == "true" or value
+    return values
 
 
 def queued(jobs: list[Any]) -> set[str] | None:
-    """Identities of this user's jobs that wait or run; None if Slurm does not answer.
+    """Return the identities of this user's jobs that wait or run; None if Slurm does not answer.
 
     squeue rather than sacct, which has answers only where jobs are accounted for.
     """
@@ -175,7 +175,7 @@ class _Restartable:
         return self.function(*args, **kwargs)
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """What submitit queues again when a signal announces the end of the job."""
+        """Return what submitit queues again when a signal announces the end of the job."""
         from submitit.helpers import DelayedSubmission
 
         # The signal reaches processes that read images, too, which must not queue the job a second time.
@@ -184,7 +184,8 @@ class _Restartable:
         return DelayedSubmission(self, *args, **kwargs)
 
 
-def _settle(future: Future[Any], job: Any) -> None:
+def _set(future: Future[Any], job: Any) -> None:
+    """Give a future the result of a job that is over, or its error in one sentence."""
     if not os.path.exists(job.paths.result_pickle):
         where = f"its log is {job.paths.stderr}"
         future.set_exception(
@@ -200,7 +201,7 @@ def _settle(future: Future[Any], job: Any) -> None:
 
 
 def _environment() -> list[str]:
-    """Lines of the shell with what processes of this machine inherit; not every cluster exports it to its jobs."""
+    """Return lines of the shell that set what processes inherit; not every cluster exports it to its jobs."""
     root = shlex.quote(str(Path(__file__).resolve().parents[2]))
     threads = [f"export {name}={value}" for name, value in ONE_THREAD.items()]
     return [f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}", *threads]

@@ -66,7 +66,7 @@ def run(
 
 
 def complete(run: Run, where: Where) -> Result:
-    """As `run`, with folders and device in one."""
+    """Return the result of a run like `run`, with folders and device in one."""
     if (result := load_result(run, where.results)) is not None:
         return result
     for need in run.requires:
@@ -212,7 +212,8 @@ def _source(context: Context, objective: methods.Trained) -> batches.InMemory | 
             f"{' or '.join(batches.ONE_BY_ONE)}, not {run.augmentation!r}"
         )
     arrays = np.asarray(data.images), labels, context.image_classes()
-    return batches.InMemory(run, *(torch.from_numpy(array).to(device) for array in arrays), mirrored=data.mirrored)
+    pixels, codes, image_classes = (torch.from_numpy(array).to(device) for array in arrays)
+    return batches.InMemory(run, pixels, codes, image_classes, data.mirrored)
 
 
 def _loss(

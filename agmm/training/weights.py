@@ -1,4 +1,4 @@
-"""What a run trains: its network and its objective, new or with the weights of the complete run."""
+"""Network and objective of a run, new or with the weights of the complete run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,14 @@ from agmm.training.run import Run
 
 
 def build_network(run: Run, num_classes: int) -> networks.Segmenter:
-    """Network of a run with the head initialization of its seed."""
+    """Return the network of a run with the head initialization of its seed."""
     torch.manual_seed(run.seed)
     init = "imagenet" if run.init == "imagenet" else "scratch"
     return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
 
 
 def build_objective(run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
-    """Objective of a run with the layers that it needs on a network, and with those that learn from image tags."""
+    """Return the objective of a run with the layers that it needs on a network, and those that learn image tags."""
     objective = methods.build(run.method, num_classes, **dict(run.options))
     if isinstance(objective, nn.Module):
         objective = replace(objective, in_channels=net.feature_channels)
@@ -42,7 +42,7 @@ def start_from(net: networks.Segmenter, trained: Run, results: Path) -> None:
 
 
 def load_network(run: Run, results: Path, num_classes: int, device: torch.device) -> networks.Segmenter:
-    """Network of a complete run, in eval mode; of one that tests another one's weights, with those."""
+    """Return the network of a complete run in eval mode, with the weights that the run has trained or tested."""
     run = run.trained or run
     net = build_network(run, num_classes)
     load_weights(net, weights(run, results), run.id)
@@ -50,7 +50,7 @@ def load_network(run: Run, results: Path, num_classes: int, device: torch.device
 
 
 def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> methods.Trained:
-    """Objective of a complete run; one that has parameters, with those that it had at the end of the training."""
+    """Return the objective of a complete run, with the parameters that it had at the end of the training."""
     run = run.trained or run
     objective = build_objective(run, build_network(run, num_classes), num_classes)
     if isinstance(objective, nn.Module):
@@ -60,7 +60,7 @@ def load_objective(run: Run, results: Path, num_classes: int, device: torch.devi
 
 
 def weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
-    """Weights of a complete run; ValueError where they have been deleted."""
+    """Return the file of a complete run's weights; raise ValueError where it has been deleted."""
     path = run.folder(results) / name
     if not path.exists():
         raise ValueError(f"{path} is missing, and another run starts from it; delete its folder to train it again")
@@ -68,13 +68,13 @@ def weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
 
 
 def save_weights(net: nn.Module, path: Path, run_id: str) -> None:
-    """State dict as safetensors, with the identity of the run that it is of."""
+    """Write a state dict as safetensors, with the identity of its run."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     atomic_files.write(path, safetensors.torch.save(state, {"run": run_id}))
 
 
 def load_weights(net: nn.Module, path: Path, run_id: str) -> None:
-    """Inverse of `save_weights`; ValueError where the file is damaged, or of another run or network."""
+    """Read what `save_weights` has written; raise ValueError if it is damaged, or of another run or network."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             owner = (file.metadata() or {}).get("run", run_id)  # older files do not say

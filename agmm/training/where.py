@@ -1,4 +1,4 @@
-"""Where a training happens, which does not change its result, and what it works with."""
+"""Folders and device of trainings, which do not change results, and the data that a training works with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ def at(
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What the training of one run works with.
+    """Run, place, images and labels of one training.
 
     Attributes
     ----------

@@ -149,16 +149,20 @@ def _values(sound: bytes, value: object) -> bytes:
     return json.dumps(dict.fromkeys(json.loads(sound), value)).encode()
 
 
-def _clicks(**changed: object) -> Fault:
-    """A click of every image with other values."""
+def _edited(edit: Callable[[Any], object]) -> Fault:
+    """A JSON file with an edit."""
 
     def fault(sound: bytes, chance: random.Random) -> bytes:
         plain = json.loads(sound)
-        for clicks in plain.values():
-            clicks[0].update(changed)
+        edit(plain)
         return json.dumps(plain).encode()
 
     return fault
+
+
+def _clicks(**changed: object) -> Fault:
+    """A click of every image with other values."""
+    return _edited(lambda plain: [clicks[0].update(changed) for clicks in plain.values()])
 
 
 CLICKS: dict[str, Fault] = {
@@ -219,22 +223,11 @@ def _between(sound: bytes, tag: bytes, value: bytes) -> bytes:
 
 
 def _annotation(**changed: object) -> Fault:
-    def fault(sound: bytes, chance: random.Random) -> bytes:
-        plain = json.loads(sound)
-        plain["annotations"][0].update(changed)
-        return json.dumps(plain).encode()
-
-    return fault
+    return _edited(lambda plain: plain["annotations"][0].update(changed))
 
 
 def _pictured(**changed: object) -> Fault:
-    def fault(sound: bytes, chance: random.Random) -> bytes:
-        plain = json.loads(sound)
-        for image in plain["images"]:
-            image.update(changed)
-        return json.dumps(plain).encode()
-
-    return fault
+    return _edited(lambda plain: [image.update(changed) for image in plain["images"]])
 
 
 COCO: dict[str, Fault] = {
@@ -272,6 +265,9 @@ class Touch:
     """Writes a file when it is unpickled."""
 
     path = "touched"
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = str(path or self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, (f"open({self.path!r}, 'w').close()",)

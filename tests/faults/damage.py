@@ -16,6 +16,7 @@ from agmm.training import loop, sweep
 from agmm.training import run as runs
 from agmm.training.where import Where
 from tests.faults.common import TABLE, Tally, again, complaint, different, essence
+from tests.faults.corpus import Touch
 
 Damage = Callable[[Path, random.Random], object]
 
@@ -46,16 +47,6 @@ def flip(path: Path, chance: random.Random) -> None:
 def hostile(path: Path, chance: random.Random) -> None:
     """A pickle that would leave a file behind."""
     path.write_bytes(pickle.dumps(Touch(path.with_name("touched"))))
-
-
-class Touch:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exec, (f"open({str(self.path)!r}, 'w').close()",)
 
 
 BYTES: tuple[Damage, ...] = (truncate, truncate, truncate, empty, noise, hostile)

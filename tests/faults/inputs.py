@@ -7,7 +7,6 @@ import argparse
 import json
 import random
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ import torch
 from PIL import Image
 
 import run_all
-from agmm.data.public import download, label_files, masks, voc
-from agmm.tools import released
+from agmm import cli
+from agmm.data.public import label_files, voc
 from agmm.training import sweep
 from tests import layouts
 from tests.faults import corpus
 from tests.faults.common import Tally, complaint, in_process
-from tests.helpers import tool
 
 Call = Callable[[Path, Path], tuple[int, str]]
 """Folder of the inputs and folder of the outputs to exit code and complaints."""
@@ -139,13 +137,13 @@ def doors() -> Iterator[Door]:
     yield Door("scribbles", _voc, f"scribbles/scribblesup/{name}.xml", scribbles, tables_of_voc)
     yield Door("published points", _voc, f"points/agmm_voc/{name}.png", masks, tables_of_voc)
     json_faults = corpus.ANY | corpus.JSON
-    yield Door(
-        "COCO annotations", _coco, "annotations/instances_train2014.json", json_faults | corpus.COCO, _coco_masks
-    )
+    coco, parts = (_agmm("masks", name, "{root}", "--jobs", 1) for name in ("coco", "densepose"))
+    yield Door("COCO annotations", _coco, "annotations/instances_train2014.json", json_faults | corpus.COCO, coco)
     dense = "annotations/densepose_coco_2014_train.json"
-    yield Door("DensePose annotations", _densepose, dense, json_faults, _densepose_masks)
+    yield Door("DensePose annotations", _densepose, dense, json_faults, parts)
     archive = "leftImg8bit_trainvaltest.zip"
-    yield Door("Cityscapes archive", _archives, archive, corpus.ANY | corpus.ARCHIVES, _download)
+    extract = _agmm("download", "cityscapes", "--data-root", "{root}")
+    yield Door("Cityscapes archive", _archives, archive, corpus.ANY | corpus.ARCHIVES, extract)
     yield Door("checkpoint", _checkpoint, "a.pth", corpus.ANY | corpus.CHECKPOINTS, _released("a.pth"), provable=False)
     weights = corpus.ANY | corpus.SAFETENSORS
     yield Door("weights", _checkpoint, "a.safetensors", weights, _released("a.safetensors"), provable=False)
@@ -170,38 +168,24 @@ def _table(preset: str, table: str) -> Call:
     return call
 
 
-def _coco_masks(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(lambda argv: tool(masks, "coco", *argv), root, "--jobs", 1)
-
-
-def _densepose_masks(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(lambda argv: tool(masks, "densepose", *argv), root, "--jobs", 1)
-
-
-def _download(root: Path, out: Path) -> tuple[int, str]:
-    return in_process(lambda argv: tool(download, *argv), "cityscapes", "--data-root", root)
+def _agmm(*words: object) -> Call:
+    """A command of ``agmm``; "{root}" stands for the folder of the inputs."""
+    return lambda root, out: in_process(cli.main, *(str(word).format(root=root) for word in words))
 
 
 def _released(name: str) -> Call:
-    def call(root: Path, out: Path) -> tuple[int, str]:
-        args = ("--dataset", "voc", "--data-root", root, "--device", "cpu", "--images", 1)
-        return in_process(lambda argv: tool(released, *argv), root / name, *args)
-
-    return call
+    options = ("--dataset", "voc", "--data-root", "{root}", "--device", "cpu", "--images", 1)
+    return _agmm("released", f"{{root}}/{name}", *options)
 
 
 def _read_cams(root: Path, out: Path) -> tuple[int, str]:
     """Maps come with no command of their own."""
 
-    def main(argv: list[str]) -> int:
-        try:
-            label_files.read_cams(argv[0], (4, 4))
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            return 2
+    def read() -> int:
+        label_files.read_cams(root / "a.npy", (4, 4))
         return 0
 
-    return in_process(main, root / "a.npy")
+    return in_process(lambda argv: cli.exit_code("maps", read))
 
 
 # --- Sound trees ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from agmm.data import drawing
 from agmm.data.drawing import Kind, Shape
 from agmm.data.image_files import IMAGE_SUFFIXES
 from agmm.data.public import label_files
+from agmm.labels import Boxes
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
 """Endings of image files; a name in an annotation may have one of them or none."""
@@ -29,28 +30,19 @@ _FEWEST = {"point": 1, "line": 2, "polygon": 3, "box": 2, "tag": 0}
 
 @dataclass(eq=False)
 class Annotation:
-    """All shapes of an image in one file.
-
-    Attributes
-    ----------
-    file : Path
-        Where they were read.
-    shapes : list of Shape
-    size : (int, int) or None
-        Height and width of the image, where the file states them.
-    """
+    """All shapes of an image in one file, and the image's height and width where the file states them."""
 
     file: Path
     shapes: list[Shape] = field(default_factory=list)
     size: tuple[int, int] | None = None
 
 
-Found = dict[str, Annotation]
-"""Stems of images to what a file says of them."""
+Annotations = dict[str, Annotation]
+"""Annotations of a file by the stems of their images."""
 
 
-def read(path: Path, names: Sequence[str]) -> Found:
-    """All annotations of a file, by the stems of their images.
+def read(path: Path, names: Sequence[str]) -> Annotations:
+    """Read all annotations of a file.
 
     Parameters
     ----------
@@ -71,13 +63,13 @@ def read(path: Path, names: Sequence[str]) -> Found:
 
 
 def stem(name: str) -> str:
-    """Name of an image file without folders and ending; dots that begin no ending of images are part of the name."""
+    """Return the name of an image file without folders and ending; an ending of no image is part of the name."""
     file = PurePosixPath(name.strip().replace("\\", "/"))
     return file.stem if file.suffix.lower() in SUFFIXES else file.name
 
 
 def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
-    """Raise a ValueError unless the annotation fits an image of ``size`` (H, W)."""
+    """Raise ValueError unless an annotation fits an image of ``size`` (H, W)."""
     if annotation.size not in (None, size):
         stated, true = (f"{width} x {height}" for height, width in (annotation.size or size, size))
         raise ValueError(f"{annotation.file}: is for an image of {stated} pixels, but it has {true}; annotate this one")
@@ -95,9 +87,9 @@ def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:
-    """Draw shapes as `agmm.data.drawing.draw` does, lines and points of width 1 at the pixels that hold their vertices.
+    """Draw shapes with `agmm.data.drawing.draw`, lines and points of width 1 at the pixels that hold their vertices.
 
-    What lies at the image's very edge is thereby inside.
+    This brings vertices at the image's very edge inside.
     """
 
     def at_pixels(shape: Shape) -> Shape:
@@ -108,8 +100,8 @@ def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.n
     return drawing.draw(map(at_pixels, shapes), size, width)
 
 
-def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) -> tuple[list[int], np.ndarray]:
-    """Codes and corners (N, 4) of boxes for `agmm.labels.paint_boxes`, scaled to an image of ``size`` (H, W)."""
+def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) -> Boxes:
+    """Return the boxes among the shapes, scaled to an image of ``size`` (H, W)."""
     codes, corners = [], []
     for shape in shapes:
         if shape.kind == "box":
@@ -119,11 +111,11 @@ def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) ->
             end = max(first[0] + 1, math.ceil(bottom)), max(first[1] + 1, math.ceil(right))
             codes.append(shape.code)
             corners.append((*first, min(end[0], size[0]), min(end[1], size[1])))
-    return codes, np.array(corners, int).reshape(-1, 4)
+    return Boxes(size, codes, np.array(corners, int).reshape(-1, 4))
 
 
 def _inside(shape: Shape, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Pixels (column, row) that hold the vertices."""
+    """Return the pixels (column, row) that hold the vertices."""
     return [(min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices]
 
 
@@ -132,37 +124,31 @@ def _inside(shape: Shape, size: tuple[int, int]) -> list[tuple[int, int]]:
 COLUMNS = ("image", "x", "y", "class")
 
 
-def read_csv(path: Path, names: Sequence[str]) -> Found:
-    """Clicks, a row each, under a header with the columns image, x, y and class, in any order and among others."""
+def read_csv(path: Path, names: Sequence[str]) -> Annotations:
+    """Read clicks, a row each, under a header with the columns image, x, y and class, in any order and among others."""
     text = _text(path)
     header = text.partition("\n")[0]
     rows = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in header and "," not in header else ",")
     rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
     if missing := [name for name in COLUMNS if name not in rows.fieldnames]:
         raise ValueError(f"{path}: has no column {', '.join(missing)}; its first line must name {', '.join(COLUMNS)}")
-    found: Found = {}
+    clicks: Annotations = {}
     for row in rows:
         where = f"{path}, line {rows.line_num}"
         if any(row[name] is None for name in COLUMNS):
             raise ValueError(f"{where}: has fewer fields than the first line has columns; complete it")
         vertex = _number(row["x"], where, "x"), _number(row["y"], where, "y")
-        annotation = found.setdefault(stem(row["image"]), Annotation(path))
+        annotation = clicks.setdefault(stem(row["image"]), Annotation(path))
         annotation.shapes.append(Shape("point", _code(row["class"], names, where), (vertex,)))
-    return found
+    return clicks
 
 
-_LABELME: dict[str, Kind] = {
-    "point": "point",
-    "points": "point",
-    "line": "line",
-    "linestrip": "line",
-    "polygon": "polygon",
-    "rectangle": "box",
-}
+_LABELME: dict[str, Kind] = {"point": "point", "points": "point", "line": "line", "linestrip": "line"}
+_LABELME |= {"polygon": "polygon", "rectangle": "box"}
 
 
-def read_labelme(path: Path, content: dict[str, Any], names: Sequence[str]) -> Found:
-    """Points, lines, polygons, rectangles and flags (tags) of an image; the file has the name of the image."""
+def read_labelme(path: Path, content: dict[str, Any], names: Sequence[str]) -> Annotations:
+    """Read points, lines, polygons, rectangles and flags (tags) of an image; the file has the name of the image."""
     annotation = Annotation(path, size=_size(content.get("imageHeight"), content.get("imageWidth")))
     for item in _listed(content, "shapes", path):
         kind = item.get("shape_type", "polygon")
@@ -170,30 +156,28 @@ def read_labelme(path: Path, content: dict[str, Any], names: Sequence[str]) -> F
             raise ValueError(f"{path}: a shape of type {kind!r} is not read; use {', '.join(_LABELME)}")
         vertices = [_pair(point, path) for point in _listed(item, "points", path, of=list)]
         annotation.shapes += _shapes(_LABELME[kind], _code(item.get("label"), names, str(path)), vertices, path)
-    flags = content.get("flags") or {}
-    annotation.shapes += [
-        Shape("tag", _code(name, names, f"{path}, flags")) for name, is_set in flags.items() if is_set
-    ]
+    flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set]
+    annotation.shapes += [Shape("tag", _code(name, names, f"{path}, flags")) for name in flags]
     return {path.stem: annotation}
 
 
-def read_coco(path: Path, content: dict[str, Any], names: Sequence[str]) -> Found:
-    """Keypoints (clicks), else polygons, else boxes of every annotation; categories are matched by name."""
-    images = {_field(item, "id", path): item for item in _listed(content, "images", path)}
+def read_coco(path: Path, content: dict[str, Any], names: Sequence[str]) -> Annotations:
+    """Read keypoints (clicks), else polygons, else boxes of every annotation; categories are matched by name."""
     classes = {_field(item, "id", path): item.get("name") for item in _listed(content, "categories", path)}
-    found: Found = {}
-    for item in images.values():
-        size = _size(item.get("height"), item.get("width"))
-        found[stem(str(_field(item, "file_name", path)))] = Annotation(path, size=size)
+    images: dict[Any, Annotation] = {}
+    annotations: Annotations = {}
+    for item in _listed(content, "images", path):
+        annotation = Annotation(path, size=_size(item.get("height"), item.get("width")))
+        name = stem(str(_field(item, "file_name", path)))
+        images[_field(item, "id", path)] = annotations.setdefault(name, annotation)
     for item in _listed(content, "annotations", path):
         where = f"{path}, annotation {item.get('id')}"
         image, category = _field(item, "image_id", path), _field(item, "category_id", path)
         if image not in images or category not in classes:
             which = f"image_id {image}" if image not in images else f"category_id {category}"
             raise ValueError(f"{where}: {which} is not listed in the file; add it")
-        shapes = _coco_shapes(item, _code(classes[category], names, where), where)
-        found[stem(str(images[image]["file_name"]))].shapes += shapes
-    return found
+        images[image].shapes += _coco_shapes(item, _code(classes[category], names, where), where)
+    return annotations
 
 
 def _coco_shapes(item: dict[str, Any], code: int, where: str) -> list[Shape]:
@@ -216,26 +200,24 @@ def _coco_shapes(item: dict[str, Any], code: int, where: str) -> list[Shape]:
 _CVAT: dict[str, Kind] = {"points": "point", "polyline": "line", "polygon": "polygon", "box": "box", "tag": "tag"}
 
 
-def read_cvat(path: Path, names: Sequence[str]) -> Found:
-    """Points, polylines, polygons, boxes and tags of an export as "CVAT for images"."""
+def read_cvat(path: Path, names: Sequence[str]) -> Annotations:
+    """Read points, polylines, polygons, boxes and tags of an export as "CVAT for images"."""
     root = label_files.read_xml(path)
     if root.tag != "annotations":
         raise ValueError(f"{path}: begins with <{root.tag}>, not <annotations>; export it as 'CVAT for images'")
     if root.find("track") is not None:
         raise ValueError(f"{path}: holds tracks of a video; export it as 'CVAT for images'")
-    found: Found = {}
+    annotations: Annotations = {}
     for image in root.iter("image"):
-        size = _size(image.get("height"), image.get("width"))
-        annotation = found.setdefault(stem(_attribute(image, "name", path)), Annotation(path, size=size))
+        name, size = _attribute(image, "name", path), _size(image.get("height"), image.get("width"))
+        annotation = annotations.setdefault(stem(name), Annotation(path, size=size))
+        where = f"{path}, image {name}"
         for item in image:
             if item.tag not in _CVAT:
-                raise ValueError(
-                    f"{path}: a <{item.tag}> of image {image.get('name')} is not read; use {', '.join(_CVAT)}"
-                )
-            where = f"{path}, image {image.get('name')}"
+                raise ValueError(f"{path}: a <{item.tag}> of image {name} is not read; use {', '.join(_CVAT)}")
             code = _code(_attribute(item, "label", path), names, where)
             annotation.shapes += _shapes(_CVAT[item.tag], code, list(_cvat_vertices(item, path)), where)
-    return found
+    return annotations
 
 
 def _cvat_vertices(item: ElementTree.Element, path: Path) -> Iterator[tuple[float, float]]:
@@ -247,7 +229,7 @@ def _cvat_vertices(item: ElementTree.Element, path: Path) -> Iterator[tuple[floa
             yield _pair(vertex.split(","), path)
 
 
-def _read_json(path: Path, names: Sequence[str]) -> Found:
+def _read_json(path: Path, names: Sequence[str]) -> Annotations:
     try:
         content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
@@ -261,14 +243,18 @@ def _read_json(path: Path, names: Sequence[str]) -> Found:
     )
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], Found]] = {".csv": read_csv, ".json": _read_json, ".xml": read_cvat}
+READERS: dict[str, Callable[[Path, Sequence[str]], Annotations]] = {
+    ".csv": read_csv,
+    ".json": _read_json,
+    ".xml": read_cvat,
+}
 
 
 # --- Shared by the readers --------------------------------------------------------------------------------------------
 
 
 def _shapes(kind: Kind, code: int, vertices: list[tuple[float, float]], where: str | Path) -> list[Shape]:
-    """One shape, or a point for each vertex."""
+    """Return a shape, or a point for each vertex."""
     if len(vertices) < _FEWEST[kind] or (kind == "box" and len(vertices) > 2):
         raise ValueError(f"{where}: a {kind} has {len(vertices)} vertices; it needs {_FEWEST[kind]}")
     if kind == "point":
@@ -295,7 +281,7 @@ def _number(value: Any, where: str | Path, what: str) -> float:
 
 
 def _pair(values: Any, where: str | Path) -> tuple[float, float]:
-    """(x, y) from a list that begins with them."""
+    """Return (x, y) from a list that begins with them."""
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"{where}: {values!r} is no pair of coordinates; correct it")
     return _number(values[0], where, "x"), _number(values[1], where, "y")

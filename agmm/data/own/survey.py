@@ -57,17 +57,17 @@ class Survey:
 
     @property
     def background(self) -> int | None:
-        """Code of the background, if one of the classes is called so."""
+        """The code of the class that is called background, or None."""
         return next((code for code, name in enumerate(self.names) if name.lower() == BACKGROUND), None)
 
     @property
     def labeled(self) -> list[str]:
-        """Stems of the images with labels, those with nothing but tags left out."""
+        """The stems of the images with labels other than tags."""
         drawn = {stem for stem in self.annotated if any(shape.kind != "tag" for shape in self.shapes(stem))}
         return sorted((self.masks.keys() | drawn) & self.images.keys())
 
     def shapes(self, stem: str) -> list[Shape]:
-        """Shapes of an image in all annotation files."""
+        """Return the shapes of an image in all annotation files."""
         return [shape for annotation in self.annotated[stem] for shape in annotation.shapes]
 
 
@@ -126,19 +126,19 @@ def dense_masks(folder: Path, stems: Container[str]) -> dict[str, Path]:
     return masks
 
 
-def survey(images_in: Path, labels: Path, classes: Path, truth: Path | None = None) -> Survey:
+def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None) -> Survey:
     """List images, labels and dense truth, and read all annotation files.
 
     Parameters
     ----------
-    images_in : Path
+    folder : path
         Folder of images.
-    labels : Path
+    labels : path
         Folder of masks (PNG) and annotation files, or one such file. It may be the folder of the images; then PNG files
         are images.
-    classes : Path
+    classes : path
         See `class_names`.
-    truth : Path, optional
+    truth : path, optional
         Folder of dense masks.
 
     Raises
@@ -146,11 +146,11 @@ def survey(images_in: Path, labels: Path, classes: Path, truth: Path | None = No
     ValueError
         If a folder or the class names are missing. All other mistakes are in ``problems``.
     """
-    listed = Survey(class_names(classes), images(images_in))
-    problems = listed.problems
+    listed = Survey(class_names(Path(classes)), images(Path(folder)))
+    problems, labels = listed.problems, Path(labels)
     if not labels.exists():
         raise ValueError(f"{labels}: no such file or folder of labels; check --labels")
-    if labels.is_file() or not labels.samefile(images_in):
+    if labels.is_file() or not labels.samefile(folder):
         for path in _files(labels, (".png",)):
             if path.stem in listed.images:
                 listed.masks[path.stem] = path
@@ -161,7 +161,7 @@ def survey(images_in: Path, labels: Path, classes: Path, truth: Path | None = No
     for stem in listed.masks.keys() & listed.annotated.keys():
         other = listed.annotated[stem][0].file
         problems.append(f"{listed.masks[stem]}: its image is also in {other}; keep one of them")
-    listed.truth = {} if truth is None else dense_masks(truth, listed.images)
+    listed.truth = {} if truth is None else dense_masks(Path(truth), listed.images)
     labeled = listed.labeled
     if not labeled and not problems:
         problems.append(_nothing_labeled(listed, labels))
@@ -266,11 +266,11 @@ def _draw(listed: Survey, stem: str, image: np.ndarray, size: tuple[int, int], w
         annotations.check_places(annotation, size)
     shapes = listed.shapes(stem)
     drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), image.shape[:2])
-    codes, corners = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
-    if not codes:
+    boxes = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
+    if not boxes.codes:
         return drawn
     rng = agmm.labels.generator(0, "own", stem, "grabcut")
-    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, codes, corners, rng, listed.background))
+    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, boxes, rng, listed.background))
     return np.where(drawn == UNLABELED, labels, drawn)
 
 

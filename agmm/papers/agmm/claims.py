@@ -49,7 +49,7 @@ _RISING_WEIGHTS = [entry for entry, weight in zip(_WEIGHTS, LAMBDAS, strict=True
 
 
 def share_of_self(evidence: Evidence) -> dict[str, Finding]:
-    """Part of the gain that L_self alone brings."""
+    """Judge the part of the gain that L_self alone brings."""
     findings = {}
     for setting, column in VOC.items():
         labels = ("L_seg", "L_seg + L_self", "L_seg + L_self + L_spar + L_con")
@@ -68,7 +68,7 @@ def share_of_self(evidence: Evidence) -> dict[str, Finding]:
 
 
 def hardly_matters(values: Numbers) -> Finding:
-    """Every fixed spread within a margin of the adaptive one; the margin grows with our own gain.
+    """Judge whether every fixed spread is within a margin of the adaptive one, which grows with our own gain.
 
     ``values`` are those of the baseline, the adaptive spread and the fixed ones.
     """
@@ -78,7 +78,7 @@ def hardly_matters(values: Numbers) -> Finding:
 
 
 def every_weight_helps(evidence: Evidence) -> dict[str, Finding]:
-    """Each weight of the mixture against the baseline."""
+    """Judge each weight of the mixture against the baseline."""
     findings: dict[str, Finding] = {}
     for setting, column in VOC.items():
         for entry in _WEIGHTS:
@@ -87,7 +87,7 @@ def every_weight_helps(evidence: Evidence) -> dict[str, Finding]:
 
 
 def scribbles_beat_points_per_class(evidence: Evidence) -> dict[str, Finding]:
-    """Share of the classes whose mean IoU over seeds is higher with scribbles."""
+    """Judge the share of the classes whose mean IoU over seeds is higher with scribbles."""
     means = [evidence.cells([Entry("agmm_supp_table3", "mIoU")], column) for column in VOC.values()]
     if not all(means):
         return {}
@@ -103,7 +103,7 @@ def scribbles_beat_points_per_class(evidence: Evidence) -> dict[str, Finding]:
 
 
 def crf_helps_little(evidence: Evidence) -> dict[str, Finding]:
-    """Gain of the DenseCRF loss beside AGMM's."""
+    """Judge the gain of the DenseCRF loss beside AGMM's."""
     findings, crf = {}, Entry("agmm_table5", "DenseCRF Loss")
     for setting, column in CLICKS.items():
         if cells := evidence.cells((_BASELINE_CLICKS, crf, _AGMM_CLICKS), column):
@@ -119,7 +119,7 @@ PER_CLASS, IMAGES = 2000, 1000
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
-    """Share of the classes whose IoU is higher close to the labeled pixels; the paper does not name the network."""
+    """Judge the share of the classes whose IoU is higher close to labeled pixels; the paper names no network."""
     return {
         f"points, {name}": of_networks(
             evidence, evidence.runs([entry], "point"), _share_of_classes, lambda shares: rules.share(shares, 0.8, 0.5)
@@ -133,13 +133,13 @@ def _share_of_classes(trained: Trained) -> float:
 
 
 def share_of_similar(measured: pd.DataFrame, values: str) -> float:
-    """Share of the classes with higher values among similar than among dissimilar pixels, of those with both."""
+    """Return the share of the classes with higher values among similar than dissimilar pixels, of those with both."""
     both = measured.pivot(index="class", columns="subset", values=values)[["similar", "dissimilar"]].dropna()
     return float((both["similar"] > both["dissimilar"]).mean())
 
 
 def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
-    """Mean silhouette of the features of test pixels, AGMM minus its rivals."""
+    """Judge the mean silhouette of the features of test pixels, AGMM minus its rivals."""
     rivals = {"baseline": BASELINE, "SG": Entry("agmm_table2", "AGMM (SG)")}
     return {
         f"points, against {name}": silhouettes(evidence, *evidence.runs((AGMM, rival), "point"))
@@ -148,7 +148,7 @@ def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
 
 
 def silhouettes(evidence: Evidence, ours: Run, theirs: Run) -> Finding:
-    """Whether the mean silhouette of the features of test pixels is larger in one network than in another."""
+    """Judge whether the mean silhouette of the features of test pixels is larger in one network than in another."""
 
     def lead(*trained: Trained) -> float:
         a, b = (figures.silhouette(*figures.sample_features(one, PER_CLASS, IMAGES)) for one in trained)
@@ -158,18 +158,18 @@ def silhouettes(evidence: Evidence, ours: Run, theirs: Run) -> Finding:
 
 
 def _gap(evidence: Evidence, entry: Entry, against: str) -> Numbers:
-    """Lead of G over P on the training images, (seeds, epochs)."""
+    """Return the lead of G over P on the training images, (seeds, epochs)."""
     (run,) = evidence.runs([entry], "point")
     return evidence.curves("g_miou", run)[:, 0] - evidence.curves(against, run)[:, 0]
 
 
 def _tenth(curves: Numbers) -> int:
-    """Epochs that make up ten per cent, at least one."""
+    """Return the number of epochs that make up ten per cent, at least one."""
     return max(1, round(curves.shape[-1] / 10))
 
 
 def mixture_leads_early(evidence: Evidence, entry: Entry = AGMM) -> dict[str, Finding]:
-    """G above P over the first tenth of the epochs; G knows which classes are present, so P is restricted too."""
+    """Judge G above P over the first tenth of the epochs; G knows which classes are present, so P is restricted too."""
     findings = {}
     for name, column in {"P": "p_miou", "P among labeled classes": "p_restricted_miou"}.items():
         gap = _gap(evidence, entry, column)
@@ -178,20 +178,20 @@ def mixture_leads_early(evidence: Evidence, entry: Entry = AGMM) -> dict[str, Fi
 
 
 def gap_narrows(evidence: Evidence, entry: Entry = AGMM) -> dict[str, Finding]:
-    """The lead of the last tenth is smaller than that of the first."""
+    """Judge whether the lead of the last tenth of the epochs is smaller than that of the first."""
     gap = _gap(evidence, entry, "p_miou")
     part = _tenth(gap)
     return {"points": rules.direction(gap[:, :part].mean(1) - gap[:, -part:].mean(1))}
 
 
 def both_improve(evidence: Evidence) -> dict[str, Finding]:
-    """P and G rise over the epochs."""
+    """Judge whether P and G rise over the epochs."""
     (run,) = evidence.runs([AGMM], "point")
     return {f"points, {name}": rules.trend(evidence.curves(f"{name.lower()}_miou", run)[:, 0]) for name in "PG"}
 
 
 def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
-    """After the first tenth of the epochs, P of AGMM is above the baseline's in nine epochs of ten."""
+    """Judge whether P is above the baseline's in nine of ten epochs after the first tenth."""
     curves = evidence.curves("p_miou", *evidence.runs((AGMM, BASELINE), "point"))
     later = curves[..., _tenth(curves) :]
     above = np.array([np.mean(ours > theirs) for ours, theirs in later])
@@ -202,7 +202,7 @@ def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
 
 
 def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
-    """Size, multiply-accumulates and outputs of the network that AGMM's training keeps, against the baseline's.
+    """Judge size, multiply-accumulates and outputs of the network that AGMM's training keeps, against the baseline's.
 
     They depend on no weights, so this needs no trained run.
     """
@@ -223,7 +223,7 @@ def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
 
 @torch.no_grad()
 def _same_outputs(run: Run, kept: networks.Segmenter, plain: networks.Segmenter) -> bool:
-    """Whether logits on which the branch has worked equal those of the baseline's network with the same weights."""
+    """Return whether logits on which the branch has worked equal those of the baseline with the same weights."""
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     num_classes = kept(images)[1].shape[1]
     labels = torch.full((2, 64, 64), UNLABELED)

@@ -7,7 +7,6 @@ from typing import Any
 from agmm.data import sets
 from agmm.papers.table import (
     CLASS_IOU,
-    CURVE_COLUMNS,
     Cell,
     Column,
     Row,
@@ -52,7 +51,7 @@ _BOTH = "extra:equations as printed, with the absent-class loss"
 def _agmm(
     label: str, ids: tuple[str, ...], terms: tuple[str, ...] = _WITH_ABSENT, *, variant: str = "official", **how: Any
 ) -> Row:
-    """A row of AGMM; ``how`` are other fields of `Row`, and ``options`` beside variant and terms."""
+    """Return a row of AGMM; ``how`` are other fields of `Row`, and ``options`` beside variant and terms."""
     how["options"] = {"variant": variant, "terms": terms} | how.get("options", {})
     return Row(label, ids, method="AGMM", **how)
 
@@ -60,7 +59,7 @@ def _agmm(
 def agmm_rows(
     ids: tuple[str, ...], without: tuple[str, ...] = (WITHOUT,), label: str = "AGMM", **how: Any
 ) -> list[Row]:
-    """Rows of AGMM as released and without its absent-class loss."""
+    """Return the rows of AGMM as released and without its absent-class loss."""
     return [_agmm(label, ids, **how), _agmm(label, without, _TERMS, **how)]
 
 
@@ -91,7 +90,7 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _ablation(ids: dict[str, tuple[str, ...]] | None = None, variant: str = "official") -> list[Row]:
-    """Rows that add a loss each: with these trainings and the absent-class loss, or without that loss."""
+    """Return rows that add a loss each: with these trainings and the absent-class loss, or without that loss."""
     extra = (WITHOUT if variant == "official" else _PRINTED,)
     return [
         _agmm(
@@ -146,8 +145,8 @@ def supp_table1(preset: Preset) -> tuple[Cell, ...]:
     for terms in (_WITH_ABSENT, _TERMS):
         for weight, number in zip(LAMBDAS, numbers, strict=True):
             ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O005", "O011")
-            ids = ids if terms == _WITH_ABSENT else (WITHOUT,)
-            row = _agmm(f"λ = {weight}", ids, terms, options={"lambda_gmm": weight}, value=weight)
+            trained = ids if terms == _WITH_ABSENT else (WITHOUT,)
+            row = _agmm(f"λ = {weight}", trained, terms, options={"lambda_gmm": weight}, value=weight)
             rows.append(replace(row, printed={"lambda": str(weight)}))
     return cells(preset, "agmm_supp_table1", rows, VOC)
 
@@ -203,7 +202,7 @@ def supp_table3(preset: Preset) -> tuple[Cell, ...]:
 def _per_class(
     preset: Preset, table: str, columns: tuple[Column, ...], ids: tuple[str, ...], dataset: str
 ) -> tuple[Cell, ...]:
-    """AGMM with and without the absent-class loss, a row per class and one for the mean."""
+    """Return AGMM with and without the absent-class loss, a row per class and one for the mean."""
     rows = agmm_rows(ids, (WITHOUT,) * len(ids))
     printed = {column.label: column.printed or {"supervision": column.label} for column in columns}
     made: dict[str, list[Cell]] = {}
@@ -263,7 +262,7 @@ def supp_table4(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _ids(first: int) -> tuple[str, str, str]:
-    """Trainings of one method with 20, 50 and 100 clicks."""
+    """Return the trainings of one method with 20, 50 and 100 clicks."""
     return f"O{first:03}", f"O{first + 5:03}", f"O{first + 10:03}"
 
 
@@ -297,11 +296,7 @@ def supp_figure1(preset: Preset) -> tuple[Cell, ...]:
 def supp_figure2(preset: Preset) -> tuple[Cell, ...]:
     """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
     without = ("points", _agmm("AGMM without L_absent", (WITHOUT,), _TERMS))
-    return tuple(
-        curve
-        for cell in figure_cells(preset, _BASELINE, _AGMM, without)
-        for curve in curve_cells(cell, CURVE_COLUMNS if cell.method == "AGMM" else CURVE_COLUMNS[:2])
-    )
+    return curve_cells(figure_cells(preset, _BASELINE, _AGMM, without))
 
 
 def supp_figure3(preset: Preset) -> tuple[Cell, ...]:

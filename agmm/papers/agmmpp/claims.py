@@ -45,7 +45,7 @@ FORMS = ("tags", "points", "scribbles", "blocks", "boxes")
 
 
 def every_form_gains(evidence: Evidence) -> dict[str, Finding]:
-    """AGMM++ beats its own segmentation loss with every form of weak labels, on the preset's first data set.
+    """Judge AGMM++ against its own segmentation loss with every form of weak labels, on the preset's first data set.
 
     The baselines of tags and boxes are in no table: those are tested with a DenseCRF.
     """
@@ -68,7 +68,7 @@ def every_form_gains(evidence: Evidence) -> dict[str, Finding]:
 
 
 def mixture_costs_less(evidence: Evidence) -> dict[str, Finding]:
-    """The baseline below AGMM++ below AGMM, and the increment of AGMM++ clearly the smaller one.
+    """Judge whether the increment of AGMM++ over the baseline is positive, and clearly smaller than that of AGMM.
 
     Operations depend on no weights, so this needs no trained run; they are those of the paper's transformer.
     """
@@ -80,7 +80,7 @@ def mixture_costs_less(evidence: Evidence) -> dict[str, Finding]:
 
 
 def cheaper_than_agmm(evidence: Evidence) -> dict[str, Finding]:
-    """Operations in all, AGMM++ beside AGMM."""
+    """Judge the operations in all, AGMM++ beside AGMM."""
     if "vit" not in evidence.preset.networks:
         return {}
     counted = cost.operations().set_index("method")["gmacs"]
@@ -98,7 +98,7 @@ def _fact(holds: bool, ratio: float, published: float) -> Finding:
 
 
 def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
-    """Share of the classes whose pseudo labels are more accurate close to the class's mean than far away."""
+    """Judge the share of the classes whose pseudo labels are more accurate close to the class's mean than far away."""
 
     def share(trained: Trained) -> float:
         return share_of_similar(figures.measure_label_accuracy({"": trained}, IMAGES), "accuracy")
@@ -109,7 +109,7 @@ def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
 
 @torch.no_grad()
 def reestimated(trained: Trained) -> tuple[float, float, float, float]:
-    """Labels' mixture of AGMM++ and the re-estimated one beside the truth, on training images (Section 3.3).
+    """Set the labels' mixture and the re-estimated one beside the truth, on training images (Section 3.3).
 
     Returns
     -------
@@ -125,16 +125,16 @@ def reestimated(trained: Trained) -> tuple[float, float, float, float]:
     for part, features, _ in outputs(trained, trained.data, IMAGES):
         labels, truth = weak_labels(trained, part), tensor(trained.data.truth[part]).long()
         squeezed = objective.squeeze(features.to(trained.device)).cpu()
-        parts = gmm.components(labels, num_classes)
-        old = em.from_labels(squeezed, labels, parts, objective.sigma_min, objective.distance)
-        members = em.assign(old.log_scores(parts), labels, parts, objective.assignment, objective.keep_labels)
-        new = em.reestimate(squeezed, old, members, parts, objective.sigma_min, objective.distance)
+        components = gmm.components(labels, num_classes)
+        old = em.from_labels(squeezed, labels, components, objective.sigma_min, objective.distance)
+        members = em.assign(old.log_scores(components), labels, components, objective.assignment, objective.keep_labels)
+        new = em.reestimate(squeezed, old, members, components, objective.sigma_min, objective.distance)
         everywhere, exists = gmm.class_means(squeezed, truth, num_classes)
-        known, goal = parts.filled & parts.from_classes(exists), parts.from_classes(everywhere)
+        known, goal = components.filled & components.from_classes(exists), components.from_classes(everywhere)
         apart.append(torch.stack([(one.means - goal).abs().mean(2)[known] for one in (old, new)]))
-        for matrix, scores in zip(matrices, (old.scores(parts), new.scores(parts)), strict=True):
-            dense = parts.to_classes(fast.upsample(scores, labels.shape[-2:], parts.per_image))
-            best = evaluation.best_class(dense.masked_fill(~parts.present[..., None, None], -1))
+        for matrix, scores in zip(matrices, (old.scores(components), new.scores(components)), strict=True):
+            dense = components.to_classes(fast.upsample(scores, labels.shape[-2:], components.per_image))
+            best = evaluation.best_class(dense.masked_fill(~components.present[..., None, None], -1))
             matrix += evaluation.confusion_matrix(best, truth, num_classes)
     old_distance, new_distance = torch.cat(apart, 1).double().mean(1).tolist()
     old_miou, new_miou = (evaluation.mean_iou(matrix) for matrix in matrices)
@@ -142,7 +142,7 @@ def reestimated(trained: Trained) -> tuple[float, float, float, float]:
 
 
 def em_estimates_better(evidence: Evidence) -> dict[str, Finding]:
-    """Whether online EM brings the means closer to the truth, as a share of their distance, and the scores, too."""
+    """Judge whether online EM brings means (as a share of their distance) and scores closer to the truth."""
 
     def measure(trained: Trained) -> tuple[float, float]:
         old, new, old_miou, new_miou = reestimated(trained)
@@ -164,13 +164,13 @@ def em_estimates_better(evidence: Evidence) -> dict[str, Finding]:
 
 
 def mixture_leads(evidence: Evidence) -> dict[str, Finding]:
-    """G is ahead of P over the first tenth of the epochs, and its lead of the last tenth is smaller."""
+    """Judge whether G is ahead of P over the first tenth of the epochs, and less so over the last."""
     early = {f"{name}, early": finding for name, finding in mixture_leads_early(evidence, AGMMPP).items()}
     return early | {f"{name}, closing": finding for name, finding in gap_narrows(evidence, AGMMPP).items()}
 
 
 def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
-    """Mean silhouette of the features of test pixels: from tags with online EM, without it, and of ToCo."""
+    """Judge the mean silhouette of the features of test pixels: from tags with online EM, without it, and of ToCo."""
     runs = evidence.runs((_FROM_TAGS, _WITHOUT_EM, _TOCO), SEGMENTATION)
     if not runs:
         return {}

@@ -8,18 +8,17 @@ from dataclasses import replace
 from functools import partial
 
 from agmm.papers.agmm.tables import CLICKS
-from agmm.papers.agmmpp.tables import BLOCKS, PAPER, STEPS
-from agmm.papers.table import CURVE_COLUMNS, Cell, Row, curve_cells, figure_cells, table
+from agmm.papers.agmmpp.tables import BLOCKS, PAPER, STEPS, agmmpp_row
+from agmm.papers.table import Cell, Row, curve_cells, figure_cells, table
 from agmm.training.presets import Preset
 
-_ours = partial(Row, method="AGMMpp")
-_TAGS = ("tags", _ours("image tags", ("O065",)))
-_BOXES = ("boxes", _ours("boxes", ("O087",)))
-_POINTS = ("points", _ours("points", ("O074",)))
-_SCRIBBLES = ("scribbles", _ours("scribbles", ("O082",)))
+_TAGS = ("tags", agmmpp_row("image tags", ("O065",)))
+_BOXES = ("boxes", agmmpp_row("boxes", ("O087",)))
+_POINTS = ("points", agmmpp_row("points", ("O074",)))
+_SCRIBBLES = ("scribbles", agmmpp_row("scribbles", ("O082",)))
 _TOCO = Row("ToCo", ("extra:ToCo, the baseline of image tags",), network="vit")
-_WHOLE = _ours("AGMM++", ("O067",), network="vit")
-_WITHOUT_OEM = _ours("AGMM++ without OEM", ("O097",), options=STEPS["+ L_self + L_weak + L_con"], network="vit")
+_WHOLE = agmmpp_row("AGMM++", ("O067",), network="vit")
+_WITHOUT_OEM = agmmpp_row("AGMM++ without OEM", ("O097",), options=STEPS["+ L_self + L_weak + L_con"], network="vit")
 
 
 def figure2a(preset: Preset) -> tuple[Cell, ...]:
@@ -44,18 +43,13 @@ def figure8(preset: Preset) -> tuple[Cell, ...]:
 
 def figure9(preset: Preset) -> tuple[Cell, ...]:
     """Quality of pseudo labels from every kind of weak labels; other methods' are not at hand."""
-    trained = figure_cells(preset, _TAGS, _BOXES, _SCRIBBLES, _POINTS)
-    return tuple(curve for cell in trained for curve in curve_cells(cell, "GP"))
+    return curve_cells(figure_cells(preset, _TAGS, _BOXES, _SCRIBBLES, _POINTS), "GP")
 
 
 def figure10(preset: Preset) -> tuple[Cell, ...]:
     """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
-    rows = Row("Baseline", ("O001",)), _ours("AGMM++", ("O074",))
-    return tuple(
-        curve
-        for cell in figure_cells(preset, *(("points", row) for row in rows))
-        for curve in curve_cells(cell, CURVE_COLUMNS if cell.method == "AGMMpp" else CURVE_COLUMNS[:2])
-    )
+    baseline, ours = Row("Baseline", ("O001",)), agmmpp_row("AGMM++", ("O074",))
+    return curve_cells(figure_cells(preset, ("points", baseline), ("points", ours)))
 
 
 def figure11(preset: Preset) -> tuple[Cell, ...]:
@@ -76,13 +70,13 @@ def figure13(preset: Preset) -> tuple[Cell, ...]:
 def figure14(preset: Preset) -> tuple[Cell, ...]:
     """Predictions from clicks, on Cityscapes in the paper, which does not say how many."""
     ids = zip(CLICKS, ("O077", "O079", "O081"), strict=True)
-    return figure_cells(preset, *((column.labels, _ours(column.label, (training,))) for column, training in ids))
+    return figure_cells(preset, *((column.labels, agmmpp_row(column.label, (training,))) for column, training in ids))
 
 
 def figure15(preset: Preset) -> tuple[Cell, ...]:
     """Predictions from blocks, on ADE20K in the paper, which does not say of which share."""
     ids = zip(BLOCKS, ("O090", "O092", "O094"), strict=True)
-    return figure_cells(preset, *((column.labels, _ours(column.label, (training,))) for column, training in ids))
+    return figure_cells(preset, *((column.labels, agmmpp_row(column.label, (training,))) for column, training in ids))
 
 
 _figure = partial(table, paper=PAPER)

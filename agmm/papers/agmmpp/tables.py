@@ -40,6 +40,7 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 """Rows of the ablations between the baseline and the whole method; its online EM comes last."""
 
+agmmpp_row = partial(Row, method="AGMMpp")
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 _TOCO = "extra:ToCo, the baseline of image tags"
 _ONE_SET = "extra:every form of labels on one data set"
@@ -57,7 +58,7 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _tags(preset: Preset, table: str, kind: str, printed: tuple[str, ...], ids: tuple[str, ...]) -> tuple[Cell, ...]:
-    """ToCo and AGMM++ with each network, and the second stages of AGMM++, whose trainings come second in ``ids``."""
+    """Return ToCo and AGMM++ with each network, and second stages of AGMM++, which are every other one of ``ids``."""
     toco, *ours = printed
     rows = [
         Row("ToCo (ResNet)", ("extra:ToCo with a ResNet",), refined=True),
@@ -73,7 +74,7 @@ def _tags(preset: Preset, table: str, kind: str, printed: tuple[str, ...], ids: 
     again = [line["row"] for line in lines(table) if line["method"] == "AGMM++(MT)" and line["split"] == "val"]
     for label, numbers, trainings in (("AGMM++", ours, ids[::2]), ("AGMM++ (MT)", again, ids[1::2])):
         for (network, name), number, training in zip(NETWORKS.items(), numbers, trainings, strict=True):
-            row = _agmmpp(f"{label} ({name})", (training,), {"row": number}, network=network, refined=True)
+            row = agmmpp_row(f"{label} ({name})", (training,), printed={"row": number}, network=network, refined=True)
             rows.append(replace(row, second_stage=label == "AGMM++ (MT)"))
     made = cells(preset, table, rows, (Column("image-level, val", kind, {"split": "val"}),))
     return (*quoted(lines_of_others(table, made), "image-level, {split}"), *made)
@@ -106,13 +107,13 @@ def table5(preset: Preset) -> tuple[Cell, ...]:
 def _one_form(
     preset: Preset, table: str, column: Column, ids: dict[str, str], notes: dict[str, str], spml: Row
 ) -> tuple[Cell, ...]:
-    """SPML, TEL and AGMM, then AGMM++ with each network, without a DenseCRF and with one."""
+    """Return SPML, TEL and AGMM, then AGMM++ with each network, without a DenseCRF and with one."""
     (tel, tel_id), (agmm, agmm_id), *ours = ids.items()
     rows = [spml, Row("TEL (ResNet)", (tel_id,), method="TreeEnergy", printed={"row": tel})]
     rows += agmm_rows((agmm_id,), label="AGMM (ResNet)", printed={"row": agmm})
     for (number, training), (network, refined) in zip(ours, product(NETWORKS, (False, True)), strict=True):
         label = f"AGMM++ ({NETWORKS[network]})" + (" + CRF" if refined else "")
-        rows.append(_agmmpp(label, (training,), {"row": number}, network=network, refined=refined))
+        rows.append(agmmpp_row(label, (training,), printed={"row": number}, network=network, refined=refined))
     made = cells(preset, table, [replace(row, note=notes.get(row.label, row.note)) for row in rows], (column,))
     others = lines_of_others(table, made)
     for n, line in enumerate(others):
@@ -127,7 +128,7 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
         Row("Baseline", ("O030", "O035", "O040", "O045"), printed={"method": "Baseline"}),
         *_low_level(("O031", "O036", "O041", ""), ("O032", "O037", "O042", "")),
         *agmm_rows(("O033", "O038", "O043", ""), (WITHOUT, WITHOUT, WITHOUT, ""), printed={"method": "AGMM"}),
-        _agmmpp("AGMM++", ("O077", "O079", "O081", ""), {"method": "AGMM++"}),
+        agmmpp_row("AGMM++", ("O077", "O079", "O081", ""), printed={"method": "AGMM++"}),
     ]
     seminar = [line for line in lines("agmmpp_table4") if line["method"] == "Seminar"]
     columns = (*CLICKS, Column("full", "clicks_full", {"clicks": ""}))
@@ -135,7 +136,7 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _low_level(crf: tuple[str, ...], tel: tuple[str, ...]) -> list[Row]:
-    """Rows of DenseCRF loss and TEL with clicks and blocks."""
+    """Return the rows of DenseCRF loss and TEL with clicks and blocks."""
     return [
         Row("DenseCRF loss", crf, method="DenseCRFLoss", options=SCALED, printed={"row": "2"}),
         Row("TEL", tel, method="TreeEnergy", options=NARROW, printed={"method": "TEL"}),
@@ -146,15 +147,13 @@ def table6(preset: Preset) -> tuple[Cell, ...]:
     """Boxes on VOC; TSCD has no specification and is shown as published."""
     spml = Row("SPML (ResNet)", ("O084",), method="SPML", printed={"row": "8"}, refined=True, note="on CAMs in boxes")
     tel = Row("TEL (ResNet)", ("O085",), method="TreeEnergy", printed={"row": "11"}, refined=True, note="on our seeds")
+    vit = agmmpp_row("AGMM++ (ViT)", ("O088",), printed={"row": "15"}, network="vit", refined=True)
     rows = [
         Row("Cross-entropy (ResNet)", ("extra:cross-entropy on the same seeds",), refined=True),
         tel,
-        _agmmpp("AGMM++ (ResNet)", ("O087",), {"row": "14"}, refined=True),
+        agmmpp_row("AGMM++ (ResNet)", ("O087",), printed={"row": "14"}, refined=True),
         Row("Cross-entropy (ViT)", ("O104",), network="vit", refined=True),
-        replace(
-            _agmmpp("AGMM++ (ViT)", ("O088",), {"row": "15"}, network="vit", refined=True),
-            note="the paper's text says 76.7",
-        ),
+        replace(vit, note="the paper's text says 76.7"),
     ]
     made = cells(preset, "agmmpp_table6", [spml], (Column("box", "boxcam"),))
     made += cells(preset, "agmmpp_table6", rows, (BOXES,))
@@ -174,7 +173,7 @@ def table7(preset: Preset) -> tuple[Cell, ...]:
         Row("Baseline", (*(_BLOCKS,) * 4, _ONE_SET), printed={"method": "Baseline"}),
         *_low_level(partly, partly),
         *agmm_rows(("O089", "O091", "O093", "", ""), without, printed={"method": "AGMM"}),
-        _agmmpp("AGMM++", ("O090", "O092", "O094", "", _ONE_SET), {"method": "AGMM++"}),
+        agmmpp_row("AGMM++", ("O090", "O092", "O094", "", _ONE_SET), printed={"method": "AGMM++"}),
     ]
     seminar = [line for line in lines("agmmpp_table7") if line["method"] == "Seminar"]
     return (*quoted(seminar, "block {block_ratio}"), *cells(preset, "agmmpp_table7", rows, columns))
@@ -205,7 +204,7 @@ def _pseudo_labels(method: str) -> str:
 
 
 def _single_scale(cell: Cell) -> Cell:
-    """Ablations are tested without a DenseCRF and, as those of ToCo, at a single scale."""
+    """Return the cell of an ablation, which is tested without a DenseCRF and, as those of ToCo, at a single scale."""
     single = replace(cell.trained_run, scales=(1.0,), flip=False)
     return replace(cell, metric=SINGLE_SCALE, protocol=protocol(single))
 
@@ -223,10 +222,11 @@ def table9(preset: Preset) -> tuple[Cell, ...]:
 
 def table10(preset: Preset) -> tuple[Cell, ...]:
     """From AGMM to AGMM++: online EM, and the contrast of pixels."""
+    old = {"terms": ("seg", "self", "weak", "con_old")}
     rows = [
         *agmm_rows(("O005", "O011"), printed={"row": "1"}),
-        _agmmpp("AGMM++, old L_con", ("O098", "O099"), {"row": "2"}, terms=("seg", "self", "weak", "con_old")),
-        _agmmpp("AGMM++", ("O074", "O082"), {"row": "3"}),
+        agmmpp_row("AGMM++, old L_con", ("O098", "O099"), printed={"row": "2"}, options=old),
+        agmmpp_row("AGMM++", ("O074", "O082"), printed={"row": "3"}),
     ]
     return cells(preset, "agmmpp_table10", rows, VOC)
 
@@ -238,7 +238,7 @@ def table11(preset: Preset) -> tuple[Cell, ...]:
     rows = [
         Row("Baseline", ("O100", "O102"), printed=printed[0], network="vit", note=note),
         *agmm_rows(("O101", "O103"), printed=printed[1], network="vit"),
-        _agmmpp("AGMM++", ("O075", "O083"), printed[2], network="vit"),
+        agmmpp_row("AGMM++", ("O075", "O083"), printed=printed[2], network="vit"),
     ]
     return cells(preset, "agmmpp_table11", rows, VOC)
 
@@ -264,21 +264,21 @@ def table14(preset: Preset) -> tuple[Cell, ...]:
     numbers = (120, 121, 122, 123, None, 124)
     for weight, number in zip(LAMBDAS, numbers, strict=True):
         ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O074", "O082")
-        row = _agmmpp(f"λ_G = {weight}", ids, {"lambda_g": str(weight)}, lambda_gmm=weight)
-        rows.append(replace(row, value=weight))
+        printed = {"lambda_g": str(weight)}
+        rows.append(agmmpp_row(f"λ_G = {weight}", ids, options={"lambda_gmm": weight}, printed=printed, value=weight))
     return cells(preset, "agmmpp_table14", rows, VOC)
 
 
 def table15(preset: Preset) -> tuple[Cell, ...]:
     """Soft and online supervision against hard and fixed ones."""
     hard = {"absent": False}
-    stopped = _agmmpp("AGMM++ (SG)", ("O130", "O131"), {"row": "4"}, stop_gradient=True)
+    stopped = agmmpp_row("AGMM++ (SG)", ("O130", "O131"), options={"stop_gradient": True}, printed={"row": "4"})
     rows = [
         Row("Baseline", ("O001", "O007"), printed={"row": "1"}),
         Row("Baseline (+MT)", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
         Row("Label Assignment", ("O013", "O015"), method="LabelAssignment", options=hard, printed={"row": "3"}),
         replace(stopped, note="printed as for AGMM (SG)"),
-        replace(_agmmpp("AGMM++", ("O074", "O082"), {"row": "5"}), note="Tables 5 and 10 print 77.5 for scribbles"),
+        agmmpp_row("AGMM++", ("O074", "O082"), printed={"row": "5"}, note="Tables 5 and 10 print 77.5 for scribbles"),
     ]
     return cells(preset, "agmmpp_table15", rows, VOC)
 
@@ -301,31 +301,19 @@ def choices(preset: Preset) -> tuple[Cell, ...]:
         "L_seg as printed, binary": {"seg": "bce"},
         "with the absent-class loss": {"terms": (*_CON, "absent")},
     }
-    rows = [_agmmpp(name, ("extra:what the paper leaves open",), **options) for name, options in changes.items()]
+    open_ = ("extra:what the paper leaves open",)
+    rows = [agmmpp_row(name, open_, options=options) for name, options in changes.items()]
     rows[0] = replace(rows[0], ids=("O074", "O082"))
     return cells(preset, "agmmpp_table10", rows, VOC)
 
 
 def _steps(network: str, ids: Iterable[tuple[str, ...]], prefix: str = "L_seg ") -> list[Row]:
-    """Ablation rows 2 to 5 with their trainings."""
+    """Return the rows 2 to 5 of an ablation with their trainings."""
     rows = []
     labels = [*(prefix + step for step in STEPS), "AGMM++"]
     for number, (label, options, trainings) in enumerate(zip(labels, [*STEPS.values(), {}], ids, strict=True), 2):
-        rows.append(_agmmpp(label, trainings, {"row": str(number)}, network=network, **options))
+        rows.append(agmmpp_row(label, trainings, options=options, printed={"row": str(number)}, network=network))
     return rows
-
-
-def _agmmpp(
-    label: str,
-    ids: tuple[str, ...],
-    printed: dict[str, str] | None = None,
-    *,
-    network: str = "resnet",
-    refined: bool = False,
-    **options: Any,
-) -> Row:
-    """A row of AGMM++ with options."""
-    return Row(label, ids, method="AGMMpp", options=options, printed=printed or {}, network=network, refined=refined)
 
 
 PAPER = "AGMM++ (TPAMI 2025)"

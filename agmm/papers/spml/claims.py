@@ -63,7 +63,7 @@ def flat(values: Numbers) -> Finding:
 
 
 def every_part(evidence: Evidence) -> dict[str, Finding]:
-    """SPML is ahead of the DenseCRF loss in nine of ten classes of parts."""
+    """Judge whether SPML is ahead of the DenseCRF loss in nine of ten classes of parts."""
     rows = Entry("spml_table10", "SPML"), Entry("spml_table10", "DenseCRF loss")
     means = evidence.cells(rows, "mean")
     if not means:
@@ -74,7 +74,7 @@ def every_part(evidence: Evidence) -> dict[str, Finding]:
 
 
 def full_is_best(evidence: Evidence) -> dict[str, Finding]:
-    """Full supervision above the best of the weak labels, with a DenseCRF."""
+    """Judge full supervision above the best of the weak labels, with a DenseCRF."""
     full = evidence.cells([Entry("spml_table9", "Full mask + CRF")], "full")
     scribbles = evidence.cells([Entry("spml_table9", "SPML + CRF")], "scribbles")
     if not (full and scribbles):
@@ -89,7 +89,7 @@ IMAGES = 200
 
 
 def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
-    """Mean IoU of test pixels close to a boundary, with one more relation at a time."""
+    """Judge mean IoU of test pixels close to a boundary, with one more relation at a time."""
     runs = evidence.runs([Entry("spml_figure7", row.label) for row in RELATIONS], "mIoU")
     if not runs:
         return {}
@@ -104,7 +104,7 @@ def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
 
 
 def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
-    """Jaccard index of the classes of a query's image and those of its neighbors' images, minus that by chance.
+    """Judge the Jaccard index of the classes of a query's image and of its neighbors' images, minus that by chance.
 
     The paper does not say where its queries are from: both splits are judged, the neighbors being of the training set.
     """
@@ -118,7 +118,7 @@ def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
 
 
 def _leads(trained: Trained) -> tuple[float, ...]:
-    """Means over the segments of the first images of the test and of the training set."""
+    """Return the means over the segments of the first images of the test and of the training set."""
     among = figures.bank(trained, trained.data)
     queries = (figures.bank(trained, split, IMAGES) for split in (trained.test, trained.data))
     found = [figures.measure_context(one, among) for one in queries]

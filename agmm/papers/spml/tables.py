@@ -106,7 +106,7 @@ def table7(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str, str]) -> tuple[Cell, ...]:
-    """Mean IoU of SPML and of the DenseCRF loss at some lengths and in full, and the share of the full one (WvF)."""
+    """Return mIoU of SPML and of the DenseCRF loss at some lengths and in full, and the share of the full one (WvF)."""
     made: list[Cell] = []
     trainings = dict(zip(LENGTHS, ("O029", "O134", "O135", "O136", "O073"), strict=True))
     for method, label in (("DenseCRFLoss", "DenseCRF loss"), ("SPML", "SPML")):
@@ -132,7 +132,7 @@ def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str
 
 
 def _share(table: str, cell: Cell, whole: Iterable[Cell], where: dict[str, str]) -> Iterator[Cell]:
-    """The same cell as a share of full supervision, beside the published number of a line, if there is one."""
+    """Yield the cell as a share of full supervision, beside the published number of a line, if there is one."""
     printed = [line for line in lines(table) if where and all(line.get(key) == value for key, value in where.items())]
     for full in whole:
         number = float(printed[0]["value"]) if printed else None
@@ -199,7 +199,7 @@ def table10(preset: Preset) -> tuple[Cell, ...]:
 
 
 def _of_class(cell: Cell, name: str, method: str) -> Cell:
-    """The cell of one class, or of the mean over all."""
+    """Return the cell of one class, or of the mean over all."""
     metric = cell.metric if name == "mean" else CLASS_IOU + name
     where = {"method": method, "class": name.replace(" ", "_"), "metric": metric.split(":")[0]}
     value, source = published("spml_table10", **where)
@@ -207,7 +207,7 @@ def _of_class(cell: Cell, name: str, method: str) -> Cell:
 
 
 def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
-    """Published lines of others, beside which there is no cell of ours."""
+    """Return the published numbers of others."""
     shown = [line for line in lines(table) if line["run_by_authors"] != "true" and line["metric"] == "mIoU"]
     without, with_crf = ({line["method"] for line in shown if line["crf"] == crf} for crf in ("false", "true"))
     others = []

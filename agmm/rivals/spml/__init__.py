@@ -2,5 +2,3 @@
 
 from agmm.rivals.spml.classifier import FirstStage, SPMLClassifier, in_memory
 from agmm.rivals.spml.objective import SPML
-
-__all__ = ["FirstStage", "SPML", "SPMLClassifier", "in_memory"]

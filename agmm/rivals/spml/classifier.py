@@ -157,7 +157,7 @@ class SPMLClassifier(Objective):
         cams: Sequence[Mapping[int, np.ndarray]] | None = None,
         keep: Keep = in_memory,
     ) -> Arrays:
-        """Labels of training images for the next classifier, (H, W) uint8 each.
+        """Make labels (H, W) of training images for the next classifier.
 
         Parameters
         ----------

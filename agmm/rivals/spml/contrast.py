@@ -22,7 +22,7 @@ def contrast(
     concentration: float,
     weights: Tensor,
 ) -> Tensor:
-    """Weighted sum over pixels of -log(attraction / (attraction + repulsion)).
+    """Return the weighted sum over pixels of -log(attraction / (attraction + repulsion)).
 
     Of a pixel's unit vector v, its own segment s, prototypes q_t, and positive segments S+ (SPML, Eq. 2, 3):
 

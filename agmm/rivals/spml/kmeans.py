@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def grid_clusters(size: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
-    """First clusters (h, w) int64 of k-means: a grid of rows and columns, those at the border half as large.
+    """Return the first clusters (h, w) of k-means: a grid of rows and columns, those at the border half as large.
 
     Cells are counted down the columns.
     """
@@ -16,20 +16,20 @@ def grid_clusters(size: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
 
 
 def locations(size: tuple[int, int]) -> Tensor:
-    """Row and column of every pixel, from -0.5 at one side to 0.5 at the other: (2, h, w)."""
+    """Return row and column (2, h, w) of every pixel, from -0.5 at one side to 0.5 at the other."""
     sides = (torch.linspace(0, 1, length) - 0.5 for length in size)
     return torch.stack(torch.meshgrid(*sides, indexing="ij"))
 
 
 def smoothing() -> Tensor:
-    """Gaussian kernel (5, 5) of standard deviation 1; the released code has distances for weights, by mistake."""
+    """Return a Gaussian kernel (5, 5) of deviation 1; the released code has distances for weights, by mistake."""
     line = (-0.5 * torch.arange(-2.0, 3.0).square()).exp()
     kernel = line[:, None] * line
     return kernel / kernel.sum()
 
 
 def colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) -> Tensor:
-    """Colors (B, 3, h, w) of every pixel of a grid, beside its location (SPML on DensePose, released code).
+    """Return the colors (B, 3, h, w) of a grid's pixels, beside their location (SPML on DensePose, released code).
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) 
 
 
 def located(embeddings: Tensor, colors: Tensor | None = None) -> Tensor:
-    """Unit vectors from embeddings (B, C, h, w) with their location, and colors (B, 3, h, w) if given, appended."""
+    """Append locations, and colors (B, 3, h, w) if given, to embeddings (B, C, h, w): unit vectors."""
     place = locations((embeddings.shape[-2], embeddings.shape[-1])).to(embeddings).expand(len(embeddings), -1, -1, -1)
     parts = [embeddings, place] if colors is None else [embeddings, place, colors.to(embeddings)]
     return F.normalize(torch.cat(parts, 1), dim=1)
@@ -57,7 +57,7 @@ def located(embeddings: Tensor, colors: Tensor | None = None) -> Tensor:
 def spherical_kmeans(
     vectors: Tensor, clusters: Tensor, number: int, iterations: int = 10, valid: Tensor | None = None
 ) -> Tensor:
-    """Clusters (B, P) after a fixed number of iterations, of several sets of unit vectors at once.
+    """Cluster several sets of unit vectors at once, by a fixed number of iterations: (B, P).
 
     Every iteration takes the direction of each cluster's sum, then moves each vector to the cluster with the largest
     dot product. An empty cluster has the direction 0, which may win.

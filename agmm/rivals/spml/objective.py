@@ -10,8 +10,7 @@ from torch import Tensor
 from agmm import losses
 from agmm.objectives.common import Objective, Output, batch_loss, one_of
 from agmm.rivals.spml import contrast, kmeans, relations
-from agmm.rivals.spml.processes import gather
-from agmm.rivals.spml.segments import Prototypes, Segments, cut, on_grid
+from agmm.rivals.spml.segments import Prototypes, Segments, cut, gather, on_grid
 
 
 @dataclass

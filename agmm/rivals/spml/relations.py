@@ -9,7 +9,7 @@ from agmm.rivals.spml.segments import Prototypes, Segments, directions
 
 
 def low_level(segments: Segments, concentration: float, located: bool = True) -> Tensor:
-    """Relation I: within an image, pixels are attracted by the segments of their own region.
+    """Return relation I: within an image, pixels are attracted by the segments of their own region.
 
     The mean over the pixels of an image, then over images, of `contrast` with kappa_I; of vectors with their location
     (``located``, VOC) or without (DensePose).
@@ -37,7 +37,7 @@ def low_level(segments: Segments, concentration: float, located: bool = True) ->
 
 
 def annotation(segments: Segments, known: Prototypes, num_classes: int, concentration: float) -> Tensor:
-    """Relation C: annotated pixels are attracted by the annotated segments of their class, with kappa_C.
+    """Return relation C: annotated pixels are attracted by the annotated segments of their class, with kappa_C.
 
     Known are the segments of the batch, which come first, and of the memory.
     """
@@ -55,7 +55,7 @@ def annotation(segments: Segments, known: Prototypes, num_classes: int, concentr
 def cooccurrence(
     segments: Segments, known: Prototypes, image_classes: Tensor, concentration: float, background: int | None = 0
 ) -> Tensor:
-    """Relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
+    """Return relation O: pixels are attracted by all segments of images that share a foreground class with theirs.
 
     Pixels of images without any foreground class have no such segments, and are left out (ours; in the released code
     they are repelled by their own segment, too). Known segments are those of `annotation`, ``image_classes`` (B, K)
@@ -72,7 +72,7 @@ def cooccurrence(
 
 
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
-    """Relation A: pixels are attracted by the segments of the batch that may have a class in common with theirs.
+    """Return relation A: pixels are attracted by the segments of the batch that may share a class with theirs.
 
     Known are the segments of the batch without the memory, with their `possible_classes` (M, K).
     """
@@ -84,7 +84,7 @@ def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentrati
 
 @torch.no_grad()
 def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.95) -> Tensor:
-    """Classes (M, K) that each segment may have: that of the nearest annotated segment in its image, or all.
+    """Return the classes (M, K) that each segment may have: that of the nearest annotated one in its image, or all.
 
     Nearest by the cosine of the directions of their located vectors; all where that is below the threshold.
     """

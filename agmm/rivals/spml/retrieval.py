@@ -24,7 +24,7 @@ class Bank(NamedTuple):
 
 
 def clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Clusters (H, W) of embeddings (C, H, W) by direction and place, and their prototypes (M, C), 0 of an empty one.
+    """Cluster embeddings (C, H, W) by direction and place: (H, W), and prototypes (M, C), 0 of an empty cluster.
 
     K-means begins with a grid of M = rows * columns cells.
     """
@@ -37,7 +37,7 @@ def clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]
 
 
 def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes: int) -> Bank:
-    """The `clusters` of embeddings (C, H, W), each with the most frequent of its labels (H, W) (Algorithm 2, step 2).
+    """Return the `clusters` of embeddings (C, H, W) with the most frequent of their labels (Algorithm 2, step 2).
 
     Pixels of no class do not vote, and a segment without a vote is left out.
     """
@@ -49,7 +49,7 @@ def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes:
 
 
 def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, num_classes: int) -> Tensor:
-    """Share (K, H, W) of each class among the ``count`` segments nearest to a pixel's own (Algorithm 2, step 3).
+    """Return each class's share (K, H, W) of the ``count`` segments nearest to a pixel's own (Algorithm 2, step 3).
 
     The pixels' own segments are the `clusters` of embeddings (C, H, W).
     """
@@ -59,7 +59,7 @@ def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, nu
 
 
 def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4096) -> Tensor:
-    """Indices (Q, count) of the nearest prototypes (M, C) of each query (Q, C), by dot product, the best first.
+    """Find the nearest prototypes (M, C) of each query (Q, C), by dot product, the best first: (Q, count).
 
     Raises
     ------
@@ -73,13 +73,13 @@ def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4
 
 
 def shares(labels: Tensor, num_classes: int) -> Tensor:
-    """Share of each class among the labels (Q, n) of neighbors: (Q, K)."""
+    """Return the share (Q, K) of each class among the labels (Q, n) of neighbors."""
     counts = torch.zeros(len(labels), num_classes, device=labels.device)
     return counts.scatter_add(1, labels, torch.ones_like(labels, dtype=counts.dtype)) / labels.shape[1]
 
 
 def majority(labels: Tensor, own: Tensor, number: int, num_classes: int) -> Tensor:
-    """Most frequent label (number,) of the pixels (N,) of each segment; the lowest of equals, 0 without any pixel."""
+    """Return the most frequent label (number,) of each segment's pixels (N,), the lowest of equals, 0 without any."""
     counts = torch.zeros(number * num_classes, device=labels.device)
     counts.index_add_(0, own * num_classes + labels, torch.ones(len(labels), device=labels.device))
     return counts.view(number, num_classes).argmax(1)

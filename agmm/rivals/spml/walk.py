@@ -10,20 +10,20 @@ from torch import Tensor
 Walk = Literal["code", "paper"]
 
 STEPS: dict[Walk, int] = {"code": 64, "paper": 6}
-"""Of the whole walk. The released code squares the matrix six times."""
+"""Steps of the whole walk. The released code squares the matrix six times."""
 
 GAMMA, BETA = 5.0, 20.0
 """Sharpness of affinities, and the power that they are raised to."""
 
 
 def affinity(views: Sequence[Tensor]) -> Tensor:
-    """Mean of exp(gamma (cosine - 1)) over embeddings (C, h, w) of several views of an image: (h w, h w)."""
+    """Average exp(gamma (cosine - 1)) over embeddings (C, h, w) of several views of an image: (h w, h w)."""
     units = [F.normalize(embeddings.flatten(1), dim=0) for embeddings in views]
     return torch.stack([(GAMMA * (unit.T @ unit - 1)).exp() for unit in units]).mean(0)
 
 
 def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> Tensor:
-    """Transition matrix (P, P) of the whole walk, whose columns sum to 1, from affinities A (P, P).
+    """Return the transition matrix (P, P) of the whole walk, whose columns sum to 1, from affinities A (P, P).
 
     ``(A^beta / column sums)^steps``, with the power beta of each entry and the `STEPS` of the walk. The paper
     normalizes before the power and not after it; columns normalized after it are the same either way.
@@ -33,25 +33,25 @@ def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> 
 
 
 def class_scores(logits: Sequence[Tensor], size: tuple[int, int], image_classes: Tensor) -> Tensor:
-    """Scores (K, h, w) of a classifier on the grid of the walk, from logits (K, H, W) of several views, `scaled`."""
+    """Return a classifier's scores (K, h, w) on the grid of the walk, from logits (K, H, W) of views, `scaled`."""
     return scaled([_resized(view, size).softmax(0) for view in logits], image_classes)
 
 
 def scaled(shares: Sequence[Tensor], image_classes: Tensor) -> Tensor:
-    """Mean of several views (K, h, w), each class's largest value 1; 0 for all but the image's classes (K,)."""
+    """Average several views (K, h, w), each class's largest value 1; 0 for all but the image's classes (K,)."""
     mean = torch.stack(list(shares)).mean(0)
     return mean / mean.amax((1, 2), keepdim=True).clamp_min(torch.finfo(mean.dtype).tiny) * image_classes[:, None, None]
 
 
 def cam_scores(cams: Tensor, scale: float = 1 / 8, exponent: float = 6.0) -> Tensor:
-    """Scores (K, h, w) of CAMs (K - 1, H, W) in 0 … 1 on the grid of the walk, with that of the background first."""
+    """Return scores (K, h, w) of CAMs (K - 1, H, W) in 0 … 1 on the grid of the walk, the background's first."""
     background = (1 - cams.amax(0, keepdim=True)) ** exponent
     scores = torch.cat([background, cams])[None]
     return F.interpolate(scores, scale_factor=scale, mode="bilinear", align_corners=False)[0]
 
 
 def spread(scores: Tensor, walk: Tensor) -> Tensor:
-    """Scores (K, h, w) after the walk: those of every pixel are a mean of all pixels' scores."""
+    """Return scores (K, h, w) after the walk: those of every pixel are a mean of all pixels' scores."""
     return (scores.flatten(1) @ walk).view_as(scores)
 
 

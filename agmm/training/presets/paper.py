@@ -75,7 +75,7 @@ _SPML_PRINTED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("grabcut", "boxcam", "cam"), _PRINTED_OF_BOXES),
     "part_points": {"memory": 2},
 }
-"""What the paper prints (Table 5) where the released scripts have other weights, and its memory on parts of people."""
+"""Weights that the paper prints (Table 5) where the released scripts have others, and its memory on parts of people."""
 
 # SPML's released configurations, whose batch of 16 lies on 4 GPUs: start them with torchrun and 4 processes, which
 # exchange segments; on fewer, pixels contrast with those of fewer images. Iterations (30,000 of the embedding on VOC,

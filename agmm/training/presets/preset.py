@@ -1,4 +1,4 @@
-"""What a preset consists of: a template run, kinds of weak labels, networks, and how SPML is trained."""
+"""A preset: a template run, kinds of weak labels, networks, and how SPML is trained."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
