@@ -7,8 +7,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from agmm.data.own.palettes import palette as colors
 from agmm.data.public.voc import CLASS_NAMES
+from agmm.own.prediction import palette as colors
 
 VOC_TRAIN = ("2007_000032", "2007_000039")
 VOC_VAL = ("2007_000033", "2007_000042")

@@ -173,7 +173,7 @@ def test_classes_are_cocos_categories_in_order():
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_masks_are_made_once_and_only_where_they_lack(tmp_path, capsys, monkeypatch, jobs):
     """With two jobs in other processes."""
-    monkeypatch.setattr(masks.processes, "_CHUNK", 2)
+    monkeypatch.setattr(masks, "_CHUNK", 2)
     written = layouts.coco(tmp_path, masks=False)
     assert tool(masks, "coco", tmp_path, "--jobs", jobs) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("val2014: 2 masks are there")

@@ -13,9 +13,9 @@ import agmm
 from agmm import cli, evaluation, networks, own
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.own import palettes, prepared, survey
+from agmm.data.own import prepared, survey
 from agmm.data.synthetic import shapes
-from agmm.own import onnx, training
+from agmm.own import onnx, prediction, training
 from agmm.papers import notebooks
 from agmm.training import loop
 from tests.helpers import ROOT
@@ -358,10 +358,10 @@ def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
 
 
 def test_colors_are_those_of_voc():
-    colors = palettes.palette(22, 0)
+    colors = prediction.palette(22, 0)
     assert colors[[0, 1, 2, 15, 20]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128]]
-    assert palettes.palette(3, None).tolist() == colors[1:4].tolist()
-    assert palettes.palette(3, 1).tolist() == colors[[1, 0, 2]].tolist()
+    assert prediction.palette(3, None).tolist() == colors[1:4].tolist()
+    assert prediction.palette(3, 1).tolist() == colors[[1, 0, 2]].tolist()
 
 
 # --- Masks at full size and ONNX --------------------------------------------------------------------------------------

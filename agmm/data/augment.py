@@ -18,22 +18,9 @@ from agmm.codes import VOID
 
 
 def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """
-    Turn a batch by one of the eight flips and quarter turns, the same for all its images.
+    """Turn (B, H, W, 3) images and (B, H, W) labels by one of the eight flips and quarter turns, one for the batch.
 
-    Parameters
-    ----------
-    images : (B, H, W, 3) Tensor
-    labels : (B, H, W) Tensor
-        Moved with the images.
-    generator : torch.Generator
-        Source of the one draw.
-
-    Returns
-    -------
-    images, labels : Tensor
-        With H != W the sides may have changed places.
-    mirrored : (B,) bool Tensor
+    Return images and labels, whose sides may have changed places, and whether each is mirrored, (B,) bool.
     """
     turns, mirrored = divmod(int(torch.randint(8, (), generator=generator, device=generator.device)), 2)
     if mirrored:
@@ -43,22 +30,10 @@ def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tupl
 
 
 def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """
-    Cut a random square from every image and mirror every second one on average.
+    """Cut a random square of side ``size`` from every image and mirror every second one on average.
 
-    Parameters
-    ----------
-    images : (B, H, W, 3) uint8 Tensor
-    labels : (B, H, W) uint8 Tensor
-    size : int
-        Side of the crop; smaller images are padded right and below, black and ``VOID``.
-    generator : torch.Generator
-        Source of one crop and one coin toss per image.
-
-    Returns
-    -------
-    images, labels, mirrored : Tensor
-        (B, size, size, 3), (B, size, size), and (B,) bool.
+    Smaller images (B, H, W, 3) and labels (B, H, W), both uint8, are padded right and below, black and ``VOID``. Return
+    (B, size, size, 3) images, (B, size, size) labels, and whether each is mirrored, (B,) bool.
     """
     count, height, width = labels.shape
     right, below = max(size - width, 0), max(size - height, 0)
@@ -77,22 +52,10 @@ def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Genera
 
 
 def exchange(labels: Tensor, image_classes: Tensor, mirrored: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    Give the classes of mirrored images the names that they have there: a right hand becomes a left one.
+    """Give the classes of mirrored images the names that they have there: a right hand becomes a left one.
 
-    Parameters
-    ----------
-    labels : (B, H, W) integer Tensor
-        Moved with the images.
-    image_classes : (B, K) bool Tensor
-        Classes of the whole images.
-    mirrored : (B,) bool Tensor
-    table : (256,) int64 Tensor
-        See `mirror_table`.
-
-    Returns
-    -------
-    labels, image_classes : Tensor
+    ``labels`` (B, H, W) are mirrored already; ``image_classes`` (B, K) bool are those of the whole images, ``mirrored``
+    is (B,) bool and ``table`` (256,) int64 (`mirror_table`). Return labels and image_classes.
     """
     exchanged = table[labels.long()].to(labels.dtype)
     # What is mirrored twice is what it was: the class that k becomes is the one that becomes k.
@@ -115,23 +78,12 @@ Augmented = tuple[np.ndarray, np.ndarray, bool]
 
 @dataclass(frozen=True)
 class Draws:
-    """All that is drawn for one image.
+    """All that is drawn for one image."""
 
-    Attributes
-    ----------
-    size : (int, int)
-        Height and width after resizing.
-    corner : (int, int)
-        Top and left of the crop, in the resized image with its padding right and below.
-    mirrored : bool
-    changes : tuple of (str, float)
-        Color changes in their order: the name of one of `COLOR_CHANGES` and its amount.
-    """
-
-    size: tuple[int, int]
-    corner: tuple[int, int]
+    size: tuple[int, int]  # height and width after resizing
+    corner: tuple[int, int]  # top and left of the crop, in the resized image with its padding right and below
     mirrored: bool
-    changes: tuple[tuple[str, float], ...]
+    changes: tuple[tuple[str, float], ...]  # names of `COLOR_CHANGES` and their amounts, in order
 
 
 JITTER = {"brightness": (0.5, 1.5), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.25, 0.25)}
@@ -140,22 +92,15 @@ MEAN_COLOR = (124, 116, 104)
 
 
 def official(
-    image: np.ndarray,
-    labels: np.ndarray,
-    crop: int,
-    rng: np.random.Generator,
-    color: bool,
-    clicks: str = "nearest",
+    image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, color: bool, clicks: str = "nearest"
 ) -> Augmented:
-    """
-    Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
+    """Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
 
     The classes of the whole image must be read from ``labels`` before: resizing and cropping lose some.
 
     Parameters
     ----------
-    image : (H, W, 3) uint8 array
-    labels : (H, W) uint8 array
+    image, labels : (H, W, 3) and (H, W) uint8 arrays
     crop : int
         Side of the square crop; padding is black and ``VOID``.
     rng : numpy.random.Generator

@@ -44,20 +44,12 @@ def index(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -> OnDemand:
-    """
-    Return the same images from a file that holds them decoded, which is written now if it is not there.
+    """Return the same images from a file in ``cache`` that holds them decoded, which is written now if it is not there.
 
-    Its name follows from the names, sizes and times of all image files, so it is never stale; a deleted or damaged one
-    costs time, not a run. Several processes that want it write it once.
-
-    Parameters
-    ----------
-    images : OnDemand
-        Read by `agmm.data.image_files.read_image` from paths.
-    cache : Path
-        Folder of the file.
-    report : callable
-        Receives a sentence where the images are left as they are: they do not fit, or the file cannot be written.
+    The keys of ``images`` are paths, read by `agmm.data.image_files.read_image`. The file's name follows from the
+    names, sizes and times of all of them, so it is never stale; a deleted or damaged one costs time, not a run. Several
+    processes that want it write it once. ``report`` receives a sentence where the images are left as they are: they do
+    not fit, or the file cannot be written.
     """
     try:
         stats = [(path, path.stat()) for path in images.keys]

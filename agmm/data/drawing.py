@@ -18,21 +18,11 @@ Kind = Literal["point", "line", "polygon", "box", "tag"]
 
 @dataclass(frozen=True)
 class Shape:
-    """A class at a place of an image.
+    """A class at a place of an image."""
 
-    Attributes
-    ----------
-    kind : {"point", "line", "polygon", "box", "tag"}
-        A box has two opposite corners, a tag (the class is somewhere in the image) no vertex.
-    code : int
-        Class, 0 … K-1.
-    vertices : tuple of (float, float)
-        x and y of each.
-    """
-
-    kind: Kind
-    code: int
-    vertices: tuple[tuple[float, float], ...] = ()
+    kind: Kind  # a box has two opposite corners, a tag (the class is somewhere in the image) no vertex
+    code: int  # class, 0 … K-1
+    vertices: tuple[tuple[float, float], ...] = ()  # x and y of each
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:
@@ -41,12 +31,7 @@ def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.n
     Lines have round joints and a disc at every vertex, a point is a disc (TEL, AGMM). Pillow cuts the corners of a
     disc's box (x, y) ± width / 2 down to integers, so that a width of 3 fills 12 pixels; a width of 1 marks the single
     pixel that holds the vertex. What lies outside the image draws nothing but what reaches into it. Boxes and tags draw
-    nothing.
-
-    Returns
-    -------
-    (H, W) uint8 array
-        Class codes, and ``UNLABELED`` where nothing is drawn.
+    nothing. Return class codes, and ``UNLABELED`` where nothing is drawn: (H, W) uint8 for ``size`` (H, W).
     """
     shapes = list(shapes)
     labels = np.full(size, UNLABELED, np.uint8)
@@ -73,19 +58,9 @@ def _stroke(pen: ImageDraw.ImageDraw, shape: Shape, width: int) -> None:
 
 
 def fill_polygon(vertices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """
-    Return the pixels whose centers lie inside a polygon by the even-odd rule.
+    """Return the pixels whose centers lie inside a polygon by the even-odd rule, (H, W) bool for ``shape`` (H, W).
 
-    Parameters
-    ----------
-    vertices : (N, 2) array
-        x and y; the last is connected with the first.
-    shape : (int, int)
-        Height and width.
-
-    Returns
-    -------
-    (H, W) bool array
+    ``vertices`` (N, 2) are x and y; the last is connected with the first.
     """
     height, width = shape
     (x, y), (x_next, y_next) = vertices.T, np.roll(vertices, -1, axis=0).T

@@ -29,19 +29,10 @@ Pair = tuple[Path, Path]
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
-    """
-    Read an image as RGB, (H, W, 3) uint8; gray and palette images are converted.
+    """Read an image as RGB, (H, W, 3) uint8; gray and palette images are converted.
 
-    Parameters
-    ----------
-    path : Path
-    upright : bool
-        Turn a photograph as its camera noted (EXIF), the way viewers and labeling tools show it.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, damaged, or has more than 8 bits per channel.
+    ``upright`` turns a photograph as its camera noted (EXIF), the way viewers and labeling tools show it. Images of
+    more than 8 bits per channel are refused.
     """
     image = _open(path)
     if image.mode.startswith(("I", "F")):
@@ -56,21 +47,16 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """
-    Read the values of an 8-bit gray or palette PNG, never its colors: (H, W) uint8.
+    """Read the values of an 8-bit gray or palette PNG, never its colors: (H, W) uint8.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, damaged, holds anything else, or is not of ``size``.
+    Files that hold anything else or are not of ``size`` are refused.
     """
     image = _open(path, formats=("PNG",))
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path} has more than 8 bits per pixel (mode {image.mode}); save class codes as an 8-bit PNG")
     if image.mode not in ("L", "P"):
-        raise ValueError(
-            f"{path} holds colors (mode {image.mode}), not class codes; save it as a palette or 8-bit gray PNG"
-        )
+        what = f"{path} holds colors (mode {image.mode})"
+        raise ValueError(f"{what}, not class codes; save it as a palette or 8-bit gray PNG")
     check_size(path, image.size[::-1], size)
     return np.asarray(image)
 
@@ -89,22 +75,16 @@ def write_index(path: Path, index: np.ndarray) -> None:
 
 
 def read_mask(path: Path, codes: Mapping[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
-    """
-    Read a mask, (H, W) uint8, translated from the file's codes into the project's.
+    """Read a mask, (H, W) uint8, translated from the file's codes into the project's.
 
     Parameters
     ----------
     path : Path
         See `read_index`; or a class mask of SBD (``.mat``).
     codes : mapping of int to int
-        For every value that the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``.
+        For every value that the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``; others are refused.
     size : (int, int), optional
         Size that the mask must have.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file cannot be read or holds a value that ``codes`` lacks.
     """
     values = read_sbd(path, "GTcls", size) if path.suffix == ".mat" else read_index(path, size)
     table = np.full(256, -1, np.int16)

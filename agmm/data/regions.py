@@ -47,13 +47,8 @@ def oversegment(image: np.ndarray, method: str) -> np.ndarray:
 def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
     """Return the regions of every image of a split, (H, W) uint8 each, in memory or on demand as its images are.
 
-    Parameters
-    ----------
-    split : Split
-    method : str
-        One of `FELZENSZWALB`; ``"published"`` for those that came as files; or ``"auto"``, see `chosen`.
-    cache : Path, optional
-        Folder in which they are kept: one file for a split in memory, else a PNG per image.
+    ``method`` is one of `FELZENSZWALB`; ``"published"`` for those that came as files; or ``"auto"`` (`chosen`).
+    ``cache`` is a folder in which they are kept: one file for a split in memory, else a PNG per image.
     """
     method = chosen(split, method)
     if method == "published" and split.regions is not None:
@@ -69,10 +64,7 @@ def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
 def chosen(split: Split, method: str) -> str:
     """Return what `regions` are: ``"auto"`` are the published ones of a split where it has them, else our `SUBSTITUTE`.
 
-    Raises
-    ------
-    ValueError
-        If the method is unknown, or published regions are insisted on and there are none.
+    ValueError if the method is unknown, or published regions are insisted on and there are none.
     """
     known = (*FELZENSZWALB, "published", "auto")
     if method not in known:
@@ -90,16 +82,12 @@ def chosen(split: Split, method: str) -> str:
 def with_regions(labels: Arrays, regions: Arrays) -> Arrays:
     """Return labels and regions in one map, so that both move together: label + 256 region, int32."""
     if isinstance(labels, np.ndarray) and isinstance(regions, np.ndarray):
-        return _packed(labels, regions)
-    return OnDemand(partial(_packed_one, labels, regions), range(len(labels)))
+        return labels + 256 * regions.astype(np.int32)
+    return OnDemand(partial(_with_regions, labels, regions), range(len(labels)))
 
 
-def _packed(labels: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    return labels.astype(np.int32) + 256 * regions.astype(np.int32)
-
-
-def _packed_one(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
-    return _packed(labels[index], regions[index])
+def _with_regions(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
+    return labels[index] + 256 * regions[index].astype(np.int32)
 
 
 def _of_image(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def load(
         A name of `GENERATED` or `PUBLIC`, or ``"own"``.
     split : str
         ``"train"``, ``"test"`` and, for generated data except streets, ``"pretrain"``; the test split of public data
-        is their val.
+        is their val. ValueError if the data set has no such split.
     count : int, optional
         Number of images of a generated data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
     size : (H, W), optional
@@ -77,11 +77,6 @@ def load(
         See `folder`; generated data need none.
     cache : Path, optional
         Folder for generated data.
-
-    Raises
-    ------
-    ValueError
-        If a data root is needed and missing, if the data set is unknown or has no such split.
     """
     if dataset == "streets" and split == "pretrain":
         raise ValueError("streets has no images for tag pretraining, as nearly every image holds every class")
@@ -116,32 +111,27 @@ def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("
 
 
 def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) -> np.ndarray:
-    """Return the classes of every image, as its dense mask shows them: (N, K) bool.
+    """Return the classes of every image, as its dense mask shows them: (N, K) bool; where there is a background, always
+    it.
 
-    Parameters
-    ----------
-    split : Split
-        Where it has a background, every image has its tag.
-    min_share : float
-        Least share of an image that a listed class covers, 0 … 1; one pixel always is the least.
-    cache : Path, optional
-        Folder in which the tags of data on disk are kept, as reading all masks takes minutes.
+    ``min_share`` is the least share of an image that a listed class covers, 0 … 1; one pixel always is the least. In
+    ``cache`` the tags of data on disk are kept, as reading all masks takes minutes.
     """
-    if cache is None or not isinstance(split.truth, OnDemand):
-        return _image_tags(split, min_share)
-    digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
-    return disk_cache.array(cache / f"tags-{split.dataset}-{digest}.npy", partial(_image_tags, split, min_share))
 
-
-def _image_tags(split: Split, min_share: float) -> np.ndarray:
     def tags_of(index: int) -> np.ndarray:
         return labels.image_tags(split.truth[index], split.num_classes, min_share)
 
-    with ThreadPoolExecutor() as threads:
-        tags = np.stack(list(threads.map(tags_of, range(len(split)))))
-    if split.background is not None:
-        tags[:, split.background] = True
-    return tags
+    def all_tags() -> np.ndarray:
+        with ThreadPoolExecutor() as threads:
+            tags = np.stack(list(threads.map(tags_of, range(len(split)))))
+        if split.background is not None:
+            tags[:, split.background] = True
+        return tags
+
+    digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
+    in_memory = not isinstance(split.truth, OnDemand)
+    file = None if cache is None or in_memory else cache / f"tags-{split.dataset}-{digest}.npy"
+    return disk_cache.array(file, all_tags)
 
 
 # --- Sparse labels ----------------------------------------------------------------------------------------------------
@@ -187,29 +177,21 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """Return the sparse labels of every image of a split, read or simulated when asked for.
+    """Return the sparse labels of every image of a split, (H, W) uint8, read or simulated when asked for.
+
+    `label_source` says what they are.
 
     Parameters
     ----------
-    split : Split
     form, options
         See `agmm.labels.simulate`; blocks are scaled so as to label their share of the whole split. A further option
         ``source`` is ``"auto"`` (the default: published labels where the split has them, else simulated ones),
-        ``"published"``, ``"simulated"``, or the name of a publisher (``"annotations"`` for annotated boxes).
+        ``"published"``, ``"simulated"``, or the name of a publisher (``"annotations"`` for annotated boxes). ValueError
+        if published labels are insisted on and there are none.
     seed : int
         Seed of simulated labels.
     cache : Path, optional
         Folder in which simulated labels are kept, a PNG per image.
-
-    Returns
-    -------
-    sequence of (H, W) uint8 arrays
-        One per image; `label_source` says what they are.
-
-    Raises
-    ------
-    ValueError
-        If published labels are insisted on and there are none.
     """
     if (published := _published(split, form, options)) is not None:
         return published.maps

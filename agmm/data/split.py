@@ -13,18 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class OnDemand(Sequence[T], Generic[T]):
-    """Arrays that are read or made when they are asked for, because all of them are too large for memory.
+    """Arrays that are read or made when they are asked for, because all of them are too large for memory."""
 
-    Attributes
-    ----------
-    read : callable
-        ``read(key)`` returns an array (or the boxes of an image); it can be pickled, for other processes.
-    keys : sequence
-        One key per array: paths, as a rule.
-    """
-
-    read: Callable[[Any], T]
-    keys: Sequence[Any]
+    read: Callable[[Any], T]  # returns the array (or boxes) of a key; can be pickled, for other processes
+    keys: Sequence[Any]  # one per array: paths, as a rule
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -47,80 +39,39 @@ Arrays = np.ndarray | Sequence[np.ndarray]
 
 @dataclass(frozen=True)
 class Published:
-    """Sparse labels that came as files, as opposed to simulated ones.
+    """Sparse labels that came as files, as opposed to simulated ones."""
 
-    Attributes
-    ----------
-    form : str
-        The form of `agmm.labels` that they are: ``"points"``, ``"scribbles"`` …
-    name : str
-        Short name, by which a run can insist on them.
-    description : str
-        For records and captions.
-    maps : sequence of (H, W) uint8 arrays
-        0 … K-1, ``UNLABELED`` or ``VOID``, one map per image of the split.
-    drawn : mapping of str to object
-        Options of the form with which they were drawn, such as the ``ratio`` of blocks: who asks for others gets
-        simulated ones.
-    """
-
-    form: str
-    name: str
-    description: str
-    maps: Sequence[np.ndarray]
+    form: str  # the form of `agmm.labels` that they are: "points", "scribbles" …
+    name: str  # short name, by which a run can insist on them
+    description: str  # for records and captions
+    maps: Sequence[np.ndarray]  # 0 … K-1, ``UNLABELED`` or ``VOID``, an (H, W) uint8 map per image of the split
     drawn: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the form with which they were drawn, as ``ratio``; who asks for others gets simulated ones."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set.
+    """One split of a data set."""
 
-    Attributes
-    ----------
-    dataset : str
-        Name of the data set, part of the seed of every simulated label.
-    class_names : tuple of str
-        Names of the K classes, in the order of their codes.
-    ids : tuple of str
-        One name per image.
-    images : sequence of (H, W, 3) uint8 arrays
-        RGB images; one (N, H, W, 3) array when all have one size and fit into memory, else `OnDemand`.
-    truth : sequence of (H, W) uint8 arrays
-        Dense masks, 0 … K-1 or ``VOID``. For evaluation and for simulating sparse labels; never used in a loss.
-    background : int or None
-        Code of the class that means "background", None where every class is a thing or stuff of its own.
-    instances : sequence of (H, W) uint8 arrays, optional
-        Object masks: 0 or ``VOID`` for none, 1, 2 … for the objects of an image.
-    published : tuple of Published
-        Sparse labels found beside the images, those preferred of each form first.
-    boxes : sequence of Boxes, optional
-        Annotated boxes, one `agmm.labels.Boxes` per image; None where they are to be simulated.
-    cams : sequence of dict, optional
-        Class activation maps for the forms of `agmm.labels.from_boxes` that need them, see
-        `agmm.data.public.label_files.read_cams`. No data set comes with them: `agmm.training.pseudo_labels.with_cams`
-        makes them, others are given with `dataclasses.replace`.
-    cams_from : str
-        What made them, in a few words: part of the name under which labels made of them are kept.
-    regions : sequence of (H, W) uint8 arrays, optional
-        Published over-segmentation of the images, numbered 0 … 254 (see `agmm.data.regions`).
-    mirrored : tuple of int, optional
-        Where classes have a side, as the hands of people do: the class of each in the mirror image. Whatever mirrors
-        an image must exchange its classes too (`agmm.data.augment.exchange`).
-    """
-
-    dataset: str
-    class_names: tuple[str, ...]
-    ids: tuple[str, ...]
-    images: Arrays
+    dataset: str  # its name, part of the seed of every simulated label
+    class_names: tuple[str, ...]  # of the K classes, in the order of their codes
+    ids: tuple[str, ...]  # a name per image
+    images: Arrays  # RGB, (H, W, 3) uint8: one array when all have one size and fit into memory, else `OnDemand`
     truth: Arrays
-    background: int | None
-    instances: Arrays | None = None
-    published: tuple[Published, ...] = ()
-    boxes: Sequence[Boxes] | None = None
+    """Dense masks (H, W) uint8, 0 … K-1 or ``VOID``: to evaluate and to simulate sparse labels, never in a loss."""
+    background: int | None  # code of the class "background", None where every class is a thing or stuff of its own
+    instances: Arrays | None = None  # objects of an image, (H, W) uint8: 0 or ``VOID`` for none, 1, 2 …
+    published: tuple[Published, ...] = ()  # sparse labels found beside the images, those preferred of each form first
+    boxes: Sequence[Boxes] | None = None  # annotated boxes of every image; None where they are to be simulated
     cams: Sequence[Mapping[int, np.ndarray]] | None = None
-    cams_from: str = ""
-    regions: Arrays | None = None
+    """Class activation maps (`agmm.data.public.label_files.read_cams`) for forms of `agmm.labels.from_boxes` that need
+    them. No data set comes with them: `agmm.training.pseudo_labels.with_cams` makes them, others are given with
+    `dataclasses.replace`."""
+    cams_from: str = ""  # what made them, in a few words: part of the name under which labels made of them are kept
+    regions: Arrays | None = None  # published over-segmentations (`agmm.data.regions`), (H, W) uint8, numbers 0 … 254
     mirrored: tuple[int, ...] | None = None
+    """Where classes have a side, as the hands of people do: the class of each in the mirror image. Whatever mirrors an
+    image must exchange its classes too (`agmm.data.augment.exchange`)."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -46,23 +46,9 @@ def require() -> None:
 def export(net: nn.Module, normalization: Normalization | None, path: Path) -> float:
     """Write a network as one file for images of any size, and compare what it predicts.
 
-    Parameters
-    ----------
-    net : nn.Module
-        (B, 3, H, W) -> (features, logits), on the CPU, in eval mode.
-    normalization : agmm.evaluation.Normalization, optional
-        Becomes a part of the exported network.
-    path : Path
-
-    Returns
-    -------
-    float
-        Largest difference of a probability between torch and onnxruntime, at two sizes.
-
-    Raises
-    ------
-    RuntimeError
-        If a package is missing, or the file predicts otherwise; then it is not written.
+    The network (B, 3, H, W) -> (features, logits) is on the CPU, in eval mode; normalization becomes a part of the
+    file. Return the largest difference of a probability between torch and onnxruntime, at two sizes. RuntimeError if a
+    package is missing, or the file predicts otherwise; then it is not written.
     """
     require()
     module = Probabilities(net, normalization).eval()
@@ -81,9 +67,8 @@ def export(net: nn.Module, normalization: Normalization | None, path: Path) -> f
     content = program.model_proto.SerializeToString()
     difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
     if not difference <= TOLERANCE:  # or NaN
-        raise RuntimeError(
-            f"onnxruntime's probabilities differ from torch's by {difference:.2g}; {path} is not written"
-        )
+        what = f"onnxruntime's probabilities differ from torch's by {difference:.2g}"
+        raise RuntimeError(f"{what}; {path} is not written")
     atomic_files.write(path, content)
     return difference
 

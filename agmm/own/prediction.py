@@ -1,5 +1,6 @@
-"""Prediction: masks of a folder of images by a trained model."""
+"""Prediction: masks of a folder of images by a trained model, and pictures of them."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from agmm import evaluation, networks
 from agmm.data import image_files
-from agmm.data.own import palettes, survey
+from agmm.data.own import survey
 from agmm.host import atomic_files
 from agmm.training import loop, weights
 from agmm.training.batches import normalization
@@ -77,20 +79,15 @@ def predict(
     truth: str | Path | None = None,
     device: str = "auto",
 ) -> pd.DataFrame | None:
-    """Predict masks of a folder of images.
+    """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
     Parameters
     ----------
-    model : path
-        Folder that `train` wrote.
-    images : path
-        Folder of images.
     out : path
         A new folder, or that of an earlier call. Receives ``masks/<name>.png`` (palette, index = class),
         ``overlays/<name>.jpg``, classes.csv with the colors and, with ``truth``, report.csv.
     truth : path, optional
         Folder of dense masks of some of the images.
-    device : str
 
     Returns
     -------
@@ -111,15 +108,15 @@ def predict(
             survey.read_mask(masks[stem], net.names, size)
     loop.LOGGER.info(f"{len(listed)} images to predict")
     confusion = torch.zeros(len(net.names), len(net.names), dtype=torch.int64)
-    colors = palettes.palette(len(net.names), net.background)
+    colors = palette(len(net.names), net.background)
     with atomic_files.writable(out / "masks", "--out"), atomic_files.writable(out / "overlays", "--out"):
-        atomic_files.write_text(out / "classes.csv", palettes.legend(net.names, colors).to_csv(index=False))
+        atomic_files.write_text(out / "classes.csv", legend(net.names, colors).to_csv(index=False))
         for stem, path in listed.items():
             image = image_files.read_image(path, upright=True)
             classes = mask(net, image)
-            atomic_files.write(out / "masks" / f"{stem}.png", palettes.png(classes, colors))
-            overlay = palettes.overlay(image, classes, colors, net.background)
-            atomic_files.write(out / "overlays" / f"{stem}.jpg", palettes.jpeg(overlay))
+            atomic_files.write(out / "masks" / f"{stem}.png", png(classes, colors))
+            laid = overlay(image, classes, colors, net.background)
+            atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
             if stem in masks:
                 true = torch.from_numpy(survey.read_mask(masks[stem], net.names, classes.shape))
                 confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
@@ -134,13 +131,9 @@ def predict(
 def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[dict[str, np.ndarray]]:
     """Return the first images of a folder with the masks that `predict` wrote to ``predicted``, for a gallery."""
     masks = Path(predicted) / "masks"
-    return [
-        {
-            "image": image_files.read_image(path, upright=True),
-            "prediction": image_files.read_index(masks / f"{stem}.png"),
-        }
-        for stem, path in list(survey.images(Path(images)).items())[:count]
-    ]
+    first = list(survey.images(Path(images)).items())[:count]
+    read, read_mask = image_files.read_image, image_files.read_index
+    return [{"image": read(path, upright=True), "prediction": read_mask(masks / f"{stem}.png")} for stem, path in first]
 
 
 def output_folder(out: str | Path, mark: str) -> Path:
@@ -155,3 +148,40 @@ def iou_table(names: Sequence[str], iou: Sequence[float | None], measured: str) 
     """Return a table of the IoU in per cent of every class that occurs, and their mean."""
     values = pd.Series([*iou], dtype=float)
     return pd.DataFrame({"class": [*names, "mean"], "iou": [*values, values.mean()], "measured_on": measured})
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def overlay(image: np.ndarray, classes: np.ndarray, colors: np.ndarray, background: int | None) -> np.ndarray:
+    """Lay classes over an image in half-transparent colors, all but the background."""
+    mixed = (image.astype(np.uint16) + colors[classes]) // 2
+    return np.where((classes == background)[..., None], image, mixed).astype(np.uint8)
+
+
+def palette(count: int, background: int | None) -> np.ndarray:
+    """Return colors (K, 3) uint8 of classes: those of VOC's masks from 1 on, and black for the background."""
+    numbers = [0 if code == background else code + (background is None or code < background) for code in range(count)]
+    bits = (np.array(numbers)[:, None, None] >> (3 * np.arange(8) + np.arange(3)[:, None])) & 1
+    return (bits << (7 - np.arange(8))).sum(axis=2).astype(np.uint8)
+
+
+def legend(names: Sequence[str], colors: np.ndarray) -> pd.DataFrame:
+    """Return code, name and hexadecimal color of every class."""
+    hexadecimal = ["#{:02x}{:02x}{:02x}".format(*color) for color in colors.tolist()]
+    return pd.DataFrame({"code": range(len(names)), "class": names, "color": hexadecimal})
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """Encode an (H, W, 3) uint8 image."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def png(index: np.ndarray, colors: np.ndarray) -> bytes:
+    """Encode an (H, W) uint8 mask of classes with a palette of their colors."""
+    image, buffer = Image.fromarray(index), io.BytesIO()
+    image.putpalette(colors.tobytes())
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -36,40 +36,21 @@ EPOCH_STEPS = 25
 
 @dataclass(frozen=True)
 class Options:
-    """How to train on images of one's own.
+    """How to train on images of one's own."""
 
-    Attributes
-    ----------
-    complete : bool
-        Whether the labels of an image name every class that it shows.
-    method : {"auto", "AGMM", "Baseline"}
-        "auto": AGMM with all its terms if labels are complete, else partial cross-entropy alone. The mixture has no
-        component for a class that nobody clicked in an image, and from clicks that miss classes it was behind. AGMM of
-        labels that are not complete goes without its absent-class loss.
-    network : {"auto", "small", "resnet50"}
-        "auto": ResNet-50 on a GPU, else the small network.
-    init : {"auto", "imagenet", "scratch"}
-        Start of the ResNet-50; "auto": ImageNet weights if they can be had. To look for them without a connection takes
-        a minute. The small network starts from scratch.
-    side : int
-        Longest side that images are shrunk to; 0: `CPU_SIDE`, or `GPU_SIDE` on a GPU.
-    steps : int
-        Optimizer steps; 0: `CPU_STEPS`, or `GPU_STEPS` on a GPU.
-    width : int
-        Width of points and lines in pixels.
-    validation : float
-        Share of the labeled images to validate on.
-    seed : int
-    """
-
-    complete: bool = False
+    complete: bool = False  # whether the labels of an image name every class that it shows
     method: str = "auto"
-    network: str = "auto"
+    """``"AGMM"``, ``"Baseline"`` or ``"auto"``: AGMM with all its terms if labels are complete, else partial
+    cross-entropy alone. The mixture has no component for a class that nobody clicked in an image, and from clicks that
+    miss classes it was behind. AGMM of labels that are not complete goes without its absent-class loss."""
+    network: str = "auto"  # "small", "resnet50" or "auto": ResNet-50 on a GPU, else the small network
     init: str = "auto"
-    side: int = 0
-    steps: int = 0
-    width: int = 3
-    validation: float = 0.2
+    """Start of the ResNet-50: ``"imagenet"``, ``"scratch"`` or ``"auto"``, ImageNet weights if they can be had. To look
+    for them without a connection takes a minute. The small network starts from scratch."""
+    side: int = 0  # longest side that images are shrunk to; 0: `CPU_SIDE`, or `GPU_SIDE` on a GPU
+    steps: int = 0  # of the optimizer; 0: `CPU_STEPS`, or `GPU_STEPS` on a GPU
+    width: int = 3  # of points and lines in pixels
+    validation: float = 0.2  # share of the labeled images to validate on
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -114,7 +95,6 @@ def train(
     out : path
         A new folder, or that of an earlier call. Receives model.safetensors, model.json, report.csv, log.txt, with
         ``onnx`` model.onnx, and ``training`` with the images in their working size and the run.
-    options : Options
     truth : path, optional
         Folder of dense masks of some images: they are validated on, not learned from.
     device : str
@@ -243,14 +223,10 @@ def _write_model(run: Run, data: prepared.Prepared, result: Result, out: Path) -
 def check(
     images: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None
 ) -> tuple[list[str], list[str]]:
-    """Read a folder as `train` would.
+    """Read a folder as `train` would, and return problems and notes.
 
-    Returns
-    -------
-    problems : list of str
-        A sentence per mistake, which must be corrected.
-    notes : list of str
-        Numbers of images and of labels of each class, and what looks odd.
+    Problems are a sentence per mistake, which must be corrected; notes are numbers of images and of labels of each
+    class, and what looks odd.
     """
     try:
         listed = survey.survey(images, labels, classes, truth)

@@ -42,19 +42,10 @@ Annotations = dict[str, Annotation]
 
 
 def read(path: Path, names: Sequence[str]) -> Annotations:
-    """Read all annotations of a file.
+    """Read all annotations of a file: ``.csv``, ``.json`` (labelme or COCO) or ``.xml`` (CVAT for images).
 
-    Parameters
-    ----------
-    path : Path
-        ``.csv``, ``.json`` (labelme or COCO) or ``.xml`` (CVAT for images).
-    names : sequence of str
-        Class names in the order of their codes.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be parsed, lacks a field, or names a class that is not in ``names``.
+    ``names`` are the classes in the order of their codes. ValueError if the file cannot be parsed, lacks a field, or
+    names a class that is not among them.
     """
     try:
         return READERS[path.suffix.lower()](path, names)
@@ -243,11 +234,8 @@ def _read_json(path: Path, names: Sequence[str]) -> Annotations:
     )
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], Annotations]] = {
-    ".csv": read_csv,
-    ".json": _read_json,
-    ".xml": read_cvat,
-}
+READERS: dict[str, Callable[[Path, Sequence[str]], Annotations]]
+READERS = {".csv": read_csv, ".json": _read_json, ".xml": read_cvat}
 
 
 # --- Shared by the readers --------------------------------------------------------------------------------------------

@@ -47,20 +47,9 @@ class Prepared:
 def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
-    Parameters
-    ----------
-    listed : Survey
-    folder : Path
-    side, width : int
-        See `agmm.data.own.survey.render`.
-    validation : float
-        Share of the labeled images to validate on, always the same ones. If there are images with truth and without
-        labels, these are taken instead.
-
-    Raises
-    ------
-    ValueError
-        If anything is wrong with a file; then the folder is left incomplete.
+    ``side`` and ``width`` are those of `agmm.data.own.survey.render`. ``validation`` is the share of the labeled images
+    to validate on, always the same ones. If there are images with truth and without labels, these are taken instead.
+    ValueError if anything is wrong with a file; then the folder is left incomplete.
     """
     raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
@@ -137,16 +126,11 @@ def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tup
 
 
 def load(root: Path, split: str, count: int | None = None) -> Split:
-    """Return a split of a prepared folder.
+    """Return a split of a folder that `prepare` has written.
 
-    Parameters
-    ----------
-    root : Path
-        Folder that `prepare` has written.
-    split : {"train", "test"}
-        "test" are the validation images. Their truth, and that of training images without dense masks, are labels.
-    count : int, optional
-        Training images in an epoch: images come several times, those with rare classes more often (`repeated`).
+    "test" are the validation images. Their truth, and that of training images without dense masks, are labels.
+    ``count`` is the number of training images in an epoch: they come several times, those with rare classes more often
+    (`repeated`).
     """
     data = read_prepared(root)
     stems = list(data.train) if split == "train" else list(data.validation)

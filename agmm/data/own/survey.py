@@ -73,9 +73,8 @@ def class_names(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as class names ({error}); write a text file with a name a line"
-        ) from error
+        problem = f"cannot be read as class names ({error})"
+        raise ValueError(f"{path}: {problem}; write a text file with a name a line") from error
     names = tuple(line.strip() for line in lines if line.strip())
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not 2 <= len(names) <= UNLABELED:
@@ -87,10 +86,7 @@ def class_names(path: Path) -> tuple[str, ...]:
 def images(folder: Path) -> dict[str, Path]:
     """Return the image files of a folder by their stems, sorted.
 
-    Raises
-    ------
-    ValueError
-        If there is no such folder, no image in it, or two with one stem.
+    ValueError if there is no such folder, no image in it, or two with one stem.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of images; check --images")
@@ -185,16 +181,9 @@ def _read_annotations(listed: Survey, path: Path) -> None:
 def render(listed: Survey, side: int, width: int = 3) -> Iterator[Sample]:
     """Yield all images with labels or dense truth, in order, with training labels in the codes of `agmm.labels`.
 
-    Points, lines and polygons are drawn in the image's own size and shrunk with it so that no click is lost. In each
-    box GrabCut finds the object; the rest of the image is background, if a class is called so, else unlabeled.
-
-    Parameters
-    ----------
-    listed : Survey
-    side : int
-        Longer side that larger images are shrunk to.
-    width : int
-        Width of points and lines in pixels.
+    Larger images are shrunk until their longer side is ``side``. Points and lines, ``width`` pixels wide, and polygons
+    are drawn in the image's own size and shrunk with it so that no click is lost. In each box GrabCut finds the object;
+    the rest of the image is background, if a class is called so, else unlabeled.
     """
     stems = sorted({*listed.labeled, *listed.truth})
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as threads:

@@ -54,18 +54,9 @@ def names_file(root: Path, split: str) -> Path:
 
 
 def listed_pairs(images: Path, listed: Path) -> list[Pair]:
-    """
-    Return the images and masks of the names in a list that ``agmm masks`` writes with the masks.
+    """Return the images and masks of the names in a list that ``agmm masks`` writes with the masks.
 
-    Parameters
-    ----------
-    images, listed : Path
-        Folder of the images, and the list; the masks lie in the folder of its name without suffix.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the list or masks are missing.
+    The masks lie in the folder of the list's name without suffix; FileNotFoundError if it or some of them are missing.
     """
     masks = listed.with_suffix("")
     if not listed.is_file() or not masks.is_dir():

@@ -40,26 +40,14 @@ def png(codes: Mapping[int, int]) -> Callable[..., np.ndarray]:
 
 @dataclass(frozen=True)
 class Source:
-    """Sparse labels of one publisher.
-
-    Attributes
-    ----------
-    form, name, description, drawn
-        See `agmm.data.split.Published`.
-    read : callable
-        ``read(path, size=(H, W))`` returns the labels of an image in our codes.
-    folder : str
-        Where they lie in the folder ``form/name``, subfolders included.
-    suffix : str
-        Ending of their files.
-    """
+    """Sparse labels of one publisher; form, name, description and drawn are as in `agmm.data.split.Published`."""
 
     form: str
     name: str
     description: str
-    read: Callable[..., np.ndarray]
-    folder: str = "."
-    suffix: str = ".png"
+    read: Callable[..., np.ndarray]  # read(path, size=(H, W)) returns the labels of an image in our codes
+    folder: str = "."  # where they lie in the folder form/name, subfolders included
+    suffix: str = ".png"  # ending of their files
     drawn: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, root: Path, images: Sequence[Path], key: Callable[[Path], str]) -> Published | None:
@@ -96,77 +84,39 @@ REGIONS = Source("regions", "spml", "over-segmentations published by the authors
 
 def tel_blocks(name: str, codes: Mapping[int, int]) -> tuple[Source, ...]:
     """Return the blocks of the tree energy loss (Liang et al. 2022): 10, 20 and 50 % of the pixels, a folder each."""
+    about = "blocks of {} % published by the authors of the tree energy loss"
+    drawn = {percent: {"ratio": percent / 100, "shape": "interior"} for percent in (10, 20, 50)}
     return tuple(
-        Source(
-            form="blocks",
-            name=name,
-            description=f"blocks of {percent} % published by the authors of the tree energy loss",
-            read=png(codes),
-            folder=f"block{percent}",
-            drawn={"ratio": percent / 100, "shape": "interior"},
-        )
-        for percent in (10, 20, 50)
+        Source("blocks", name, about.format(percent), png(codes), f"block{percent}", drawn=options)
+        for percent, options in drawn.items()
     )
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that is read from a folder of the user's.
+    """A data set that is read from a folder of the user's; background and mirrored are as in `Split`."""
 
-    Attributes
-    ----------
-    name : str
-        As runs and commands call it; part of the seed of every simulated label.
-    title : str
-        Its name in text.
-    class_names : tuple of str
-        In the order of their codes.
-    codes : mapping of int to int
-        Our code for every value of its masks (`codes`).
-    counts : mapping of str to int
-        Published number of images of each split; "train" and "val" at least.
-    pairs : callable
-        ``pairs(root, split)`` returns the files of images and masks, those included that should be there; a
-        FileNotFoundError need only say what there is not.
-    how_to_get : str
-        What the root must hold, and how to get it; ``{root}`` stands for the root.
-    background : int or None
-        See `agmm.data.split.Split`.
-    key : callable
-        Id of an image from its path, and from that of its published labels.
-    sources : sequence of Source
-        Published sparse labels of the training images, those preferred of each form first.
-    regions : bool
-        Whether `REGIONS` of the training images were published.
-    mirrored : tuple of int, optional
-        See `agmm.data.split.Split`.
-    extend : callable, optional
-        ``extend(data, images, root, split)`` adds to a split what no other field says, such as objects.
-    in_memory : bool
-        Whether images are read at once, and may be brought to one size; else they are read when asked for.
-    in_papers : bool
-        Whether the papers' numbers were measured on it.
-    """
-
-    name: str
-    title: str
-    class_names: tuple[str, ...]
-    codes: Mapping[int, int]
-    counts: Mapping[str, int]
+    name: str  # as runs and commands call it; part of the seed of every simulated label
+    title: str  # its name in text
+    class_names: tuple[str, ...]  # in the order of their codes
+    codes: Mapping[int, int]  # our code for every value of its masks (see `codes`)
+    counts: Mapping[str, int]  # published number of images of each split; "train" and "val" at least
     pairs: Callable[[Path, str], list[Pair]]
-    how_to_get: str
+    """``pairs(root, split)`` returns the files of images and masks, those included that should be there; a
+    FileNotFoundError need only say what there is not."""
+    how_to_get: str  # what the root must hold, and how to get it; {root} stands for the root
     background: int | None = None
-    key: Callable[[Path], str] = image_files.stem
-    sources: Sequence[Source] = ()
-    regions: bool = False
+    key: Callable[[Path], str] = image_files.stem  # id of an image from its path, and from that of its published labels
+    sources: Sequence[Source] = ()  # published labels of the training images, those preferred of each form first
+    regions: bool = False  # whether `REGIONS` of the training images were published
     mirrored: tuple[int, ...] | None = None
     extend: Callable[[Split, Sequence[Path], Path, str], Split] | None = None
-    in_memory: bool = False
-    in_papers: bool = True
+    """``extend(data, images, root, split)`` adds to a split what no other field says, such as objects."""
+    in_memory: bool = False  # read at once and brought to one size if wanted; else images are read when asked for
+    in_papers: bool = True  # whether the papers' numbers were measured on it
 
     def load(self, root: str | Path, split: str, size: tuple[int, int] | None = None) -> Split:
-        """
-        Find the files of one split, and read them if the data set is kept in memory.
+        """Find the files of one split below ``root``, and read them if the data set is kept in memory.
 
         Parameters
         ----------
@@ -199,7 +149,8 @@ class DataSet:
         if self.in_memory:
             images, truth = _read_all(pairs, self.codes, size, place)
             return replace(data, images=images, truth=truth)
-        there = {path for folder in {path.parent for two in pairs for path in two} for path in _listed(folder)}
+        folders = {path.parent for two in pairs for path in two}
+        there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
         problems = [f"{image}: an image without its mask {mask}" for image, mask in pairs if mask not in there]
         problems += [f"{mask}: a mask without its image {image}" for image, mask in pairs if image not in there]
         image_files.raise_if_bad(problems, f"{place} is incomplete, complete it or extract its archives again")
@@ -264,10 +215,6 @@ def in_folders(image_folder: Path, mask_folder: Path) -> list[Pair]:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
     return image_files.pair(image_folder, mask_folder)
-
-
-def _listed(folder: Path) -> Iterable[Path]:
-    return folder.iterdir() if folder.is_dir() else ()
 
 
 def _read_all(

@@ -41,23 +41,12 @@ _BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, Ti
 
 @dataclass(frozen=True)
 class Archive:
-    """A file at its official home.
-
-    Attributes
-    ----------
-    url : str
-    md5 : str
-        Published checksum; empty where the user downloads the file, whose name the address is.
-    holds : str
-        The folder in it that is wanted.
-    below : str
-        Where this folder goes below the data root.
-    """
+    """A file at its official home."""
 
     url: str
-    md5: str
-    holds: str
-    below: str = "."
+    md5: str  # published checksum; empty where the user downloads the file, whose name the address is
+    holds: str  # the folder in it that is wanted
+    below: str = "."  # where this folder goes below the data root
 
     @property
     def name(self) -> str:
@@ -65,19 +54,14 @@ class Archive:
         return self.url.rsplit("/", 1)[-1]
 
 
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012"
+_SBD = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
+_ADE = "http://data.csail.mit.edu/places/ADEchallenge"
 _COCO = "http://images.cocodataset.org"  # has no certificate of its own; checksums do
 ARCHIVES = {
     "voc": (
-        Archive(
-            url="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-            md5="6cd6e144f989b92b3379bac3b3de84fd",
-            holds="VOCdevkit/VOC2012",
-        ),
-        Archive(
-            url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
-            md5="82b4d87ceb2ed10f6038a1cba92111cb",
-            holds="benchmark_RELEASE",
-        ),
+        Archive(f"{_VOC}/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd", "VOCdevkit/VOC2012"),
+        Archive(f"{_SBD}/benchmark.tgz", "82b4d87ceb2ed10f6038a1cba92111cb", "benchmark_RELEASE"),
     ),
     "cityscapes": tuple(Archive(name, "", name.split("_")[0]) for name in CITYSCAPES_ARCHIVES),
     "coco": (
@@ -86,11 +70,7 @@ ARCHIVES = {
         Archive(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014", "coco2014"),
     ),
     "ade20k": (
-        Archive(
-            url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-            md5="7328b3957e407ddae1d3cbf487f149ef",
-            holds="ADEChallengeData2016",
-        ),
+        Archive(f"{_ADE}/ADEChallengeData2016.zip", "7328b3957e407ddae1d3cbf487f149ef", "ADEChallengeData2016"),
     ),
 }
 """Archives of each data set; those of Cityscapes, which can be downloaded after logging in only, have no address."""
@@ -139,22 +119,10 @@ def _say(line: str) -> None:
 
 
 def fetch(archive: Archive, folder: Path, *, tries: int = 5, pause: float = 2) -> Path:
-    """Download an archive unless it is there, resuming what broke off, and compare its checksum.
+    """Download an archive to ``folder`` unless it is there, resuming what broke off, and compare its checksum.
 
-    Parameters
-    ----------
-    archive : Archive
-    folder : Path
-        Receives the file, until it is complete and checked under a name that ends in ``.part``.
-    tries : int
-        Connections before giving up.
-    pause : float
-        Seconds before the second connection, doubled before each further one.
-
-    Returns
-    -------
-    Path
-        The complete file.
+    Until the file is complete and checked its name ends in ``.part``. There are ``tries`` connections, the second after
+    ``pause`` seconds, the pause doubled before each further one.
 
     Raises
     ------
@@ -228,26 +196,10 @@ def _md5(path: Path) -> str:
 
 
 def extract(path: Path, folder: Path, holds: str) -> Path:
-    """Extract one folder of a tar or zip archive, whole or not at all.
+    """Extract the folder ``holds`` of a tar or zip archive to ``folder``, whole or not at all; one that is there stays.
 
-    Parameters
-    ----------
-    path : Path
-        The archive.
-    folder : Path
-        Where to, and where the archive's content lies while it is being extracted.
-    holds : str
-        Folder in the archive; an existing one is left alone.
-
-    Returns
-    -------
-    Path
-        The extracted folder.
-
-    Raises
-    ------
-    ValueError
-        If the archive is damaged, lacks the folder, or has a member that would leave ``folder``.
+    ``folder`` is also where the archive's content lies while it is being extracted. ValueError if the archive is
+    damaged, lacks the folder, or has a member that would leave it.
     """
     target, scratch = folder / holds, folder / f".{path.name}.extracting"
     if target.exists():

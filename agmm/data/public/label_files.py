@@ -26,13 +26,8 @@ from agmm.labels import Boxes
 def read_clicks(foreground: Path, background: Path | None = None) -> dict[str, tuple[Shape, ...]]:
     """Read the clicks per image of What's the Point (Bearman et al. 2016), those on the background last.
 
-    Parameters
-    ----------
-    foreground : Path
-        JSON ``{image id: [{"x", "y", "cls", "rank"}, …]}`` with classes 1 … 20.
-    background : Path, optional
-        JSON of the same form with class 0 (simulated from scribbles by Obukhov et al. 2019). Images that only one of
-        the files lists are kept.
+    ``foreground`` is JSON ``{image id: [{"x", "y", "cls", "rank"}, …]}`` with classes 1 … 20, ``background`` the same
+    with class 0 (simulated from scribbles by Obukhov et al. 2019). Images that only one of the files lists are kept.
     """
     clicks = _read_clicks(foreground, range(1, 21))
     if background is not None:
@@ -72,16 +67,10 @@ def _click(where: str, item: dict[str, Any], codes: range) -> Shape:
 
 
 def read_scribbles(path: Path, names: Sequence[str], size: tuple[int, int] | None = None) -> list[Shape]:
-    """Read the polylines of a ScribbleSup XML file (Lin et al. 2016).
+    """Read the polylines of a ScribbleSup XML file (Lin et al. 2016), which must state the ``size``.
 
-    Parameters
-    ----------
-    path : Path
-        ``annotation`` with ``size`` (``width``, ``height``) and ``polygon`` (``tag``, ``point`` with ``X``, ``Y``).
-    names : sequence of str
-        Classes as the file calls them, in the order of their codes.
-    size : (int, int), optional
-        Size that the file must give.
+    It holds an ``annotation`` with ``size`` (``width``, ``height``) and ``polygon`` (``tag``, ``point`` with ``X``,
+    ``Y``); ``names`` are the classes as it calls them, in the order of their codes.
     """
     root, _ = _read_annotation(path, size)
     lines = []
@@ -96,16 +85,10 @@ def read_scribbles(path: Path, names: Sequence[str], size: tuple[int, int] | Non
 
 
 def read_boxes(path: Path, names: Sequence[str], size: tuple[int, int] | None = None) -> Boxes:
-    """Read all boxes of a VOC annotation file, "difficult" ones included, cut to the image.
+    """Read all boxes of a VOC annotation file, "difficult" ones included, cut to the image; it must state the ``size``.
 
-    Parameters
-    ----------
-    path : Path
-        ``annotation`` with ``size`` and ``object`` (``name``, ``bndbox`` with one-based inclusive ``xmin`` …).
-    names : sequence of str
-        Class names in the order of their codes; the first is the background, which has no box.
-    size : (int, int), optional
-        Size that the file must give.
+    It holds an ``annotation`` with ``size`` and ``object`` (``name``, ``bndbox`` with one-based inclusive ``xmin`` …);
+    ``names`` are the classes in the order of their codes; the first is the background, which has no box.
     """
     root, (height, width) = _read_annotation(path, size)
     codes, corners = [], []
@@ -183,16 +166,10 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_cams(path: Path, size: tuple[int, int] | None = None, *, first: int = 1) -> dict[int, np.ndarray]:
-    """Read class activation maps as the repositories of SEAM and others save them: code -> (H, W) float.
+    """Read class activation maps as the repositories of SEAM and others save them: code -> (H, W) float, of ``size``.
 
-    Parameters
-    ----------
-    path : Path
-        ``.npy`` with one dictionary {class index: (H, W) float array}. It is a pickle, of which arrays are read only.
-    size : (int, int), optional
-        Size that the maps must have.
-    first : int
-        Code of the class with index 0: 1 where the background is not counted, as there.
+    The file is a ``.npy`` with one dictionary {class index: (H, W) float array}: a pickle, of which arrays are read
+    only. ``first`` is the code of the class with index 0: 1 where the background is not counted, as there.
     """
     path = existing(path)
     try:

@@ -9,8 +9,11 @@ it stopped.
 
 import argparse
 import json
+import multiprocessing
+import signal
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from agmm.codes import VOID
 from agmm.data.drawing import fill_polygon
 from agmm.data.image_files import write_index
 from agmm.data.public import coco
-from agmm.host import atomic_files, processes
+from agmm.host import atomic_files
 
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """Ids of COCO's classes 1 … 80 in the annotations."""
@@ -33,6 +36,7 @@ PERSON = 1
 SIDE = 256
 """Height and width of a part's mask, which covers the box of a person."""
 
+_CHUNK = 32  # masks that a process takes at a time
 _PARTS = len(coco.DENSEPOSE.class_names) - 1
 _POINTS = {"dp_x", "dp_y", "dp_I", "dp_U", "dp_V", "keypoints"}  # of annotations of people; nobody asks for them
 
@@ -55,16 +59,7 @@ def command(args: argparse.Namespace) -> int:
 
 
 def make(dataset: str, root: Path, *, jobs: int | None = None) -> None:
-    """
-    Make the masks of both splits that are not there yet.
-
-    Parameters
-    ----------
-    dataset : {"coco", "densepose"}
-    root : Path
-        Folder of the data set.
-    jobs : int, optional
-        Processes; by default one per core.
+    """Make the masks of both splits that are not there yet, by ``jobs`` processes (default: one per core).
 
     Raises
     ------
@@ -101,7 +96,7 @@ def _make_split(
     folder.mkdir(parents=True, exist_ok=True)
     there = {target.name for target in folder.iterdir()}
     todo = [task for task in tasks if task[0].name not in there]
-    done = processes.each(partial(_paint, write), todo, jobs)
+    done = _each(partial(_paint, write), todo, jobs)
     try:
         for _ in tqdm(done, folder.name, len(tasks), initial=len(tasks) - len(todo), unit="mask", disable=None):
             pass
@@ -109,6 +104,26 @@ def _make_split(
         raise ValueError(f"{path}, image {error}") from error
     atomic_files.write_text(listed, "".join(f"{target.stem}\n" for target, _, _ in tasks))
     print(f"{folder}: {len(tasks):,} masks are there", flush=True)
+
+
+def _each(function: Callable[[Task], None], tasks: Sequence[Task], jobs: int) -> Iterator[None]:
+    """Call a function, which is pickled, with every task in at most ``jobs`` processes.
+
+    An exception or Ctrl-C ends the processes when what they are at is done.
+    """
+    jobs = min(jobs, -(-len(tasks) // _CHUNK))
+    if jobs <= 1:
+        yield from map(function, tasks)
+        return
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
+    try:
+        yield from pool.map(function, tasks, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
 
 
 def _paint(write: Callable[[Task], None], task: Task) -> None:
@@ -135,18 +150,10 @@ def _write_parts(task: Task) -> None:
 
 
 def read(path: Path, folder: Path, categories: Sequence[int]) -> list[Task]:
-    """
-    Read what is to be painted from a file of instance annotations whose category ids are among ``categories``.
+    """Read what is to be painted from a file of instance annotations whose category ids are among ``categories``.
 
-    Returns
-    -------
-    list of (Path, (H, W), list of annotations)
-        For every image with an annotation, by name: its mask's file in ``folder``, its size and its annotations.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or holds something else.
+    Return for every image with an annotation, by name: its mask's file in ``folder``, its size and its annotations.
+    ValueError if the file is damaged or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
@@ -197,18 +204,15 @@ def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.
 
 
 def part_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Paint the parts and the people of one image.
+    """Paint the parts and the people of one image.
 
     Annotations hold ``bbox`` (left, top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``:
     a run-length code of 256 x 256 pixels for each of the 14 parts, empty where a part is not seen. People are painted
     by decreasing area, so that small ones are in front. Those without a mask of any part, crowds among them, are
     ``VOID`` where nobody's part is.
 
-    Returns
-    -------
-    parts, people : (H, W) uint8 array
-        0 background, 1 … 14, ``VOID``; 0 nobody, 1 … N in the order of the annotations, ``VOID``.
+    Return parts (0 background, 1 … 14, ``VOID``) and people (0 nobody, 1 … N in the order of the annotations,
+    ``VOID``), both (H, W) uint8.
     """
     parts, people = np.zeros((2, *shape), np.uint8)
     for annotation in annotations:

@@ -76,6 +76,9 @@ def _id(path: Path) -> str:
     return "_".join(path.stem.split("_")[:3])
 
 
+_AGMM = png(codes(range(19), unlabeled=[19], void=[255]))
+_BY = "published by the authors of AGMM"
+
 CITYSCAPES = DataSet(
     name="cityscapes",
     title="Cityscapes",
@@ -90,14 +93,7 @@ CITYSCAPES = DataSet(
     key=_id,
     sources=(
         *(
-            Source(
-                form="clicks",
-                name="agmm_cityscapes",
-                description=f"{n} clicks published by the authors of AGMM",
-                read=png(codes(range(19), unlabeled=[19], void=[255])),
-                folder=str(n),
-                drawn={"n": n},
-            )
+            Source("clicks", "agmm_cityscapes", f"{n} clicks {_BY}", _AGMM, str(n), drawn={"n": n})
             for n in (20, 50, 100)
         ),
         *tel_blocks("tel_cityscapes", codes(LABEL_IDS, unlabeled=range(256))),

@@ -134,9 +134,8 @@ def _clicks(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
     clicks = label_files.read_clicks(foreground, background)
     count = sum(image.stem in clicks for image in images)
     if count < 0.99 * len(images):
-        raise ValueError(
-            f"{foreground} and {background.name} list {count} of {len(images)} training images; get the whole files"
-        )
+        files = f"{foreground} and {background.name}"
+        raise ValueError(f"{files} list {count} of {len(images)} training images; get the whole files")
     description = "What's the Point clicks and background clicks from scribbles, 3 pixels wide"
     return (Published("points", "whats_the_point", description, OnDemand(partial(_draw_clicks, clicks), images)),)
 
@@ -146,6 +145,7 @@ def _draw_clicks(clicks: Mapping[str, tuple[Shape, ...]], image: Path) -> np.nda
 
 
 _AGMM = png(codes(range(21), unlabeled=[21], void=[255]))
+_RLOSS = png(codes(range(21), unlabeled=[255], void=[254]))
 _SPML = png(codes(range(21), unlabeled=range(21, 256)))  # 255 is the padding of their crops; files hold none
 
 VOC = DataSet(
@@ -166,12 +166,7 @@ VOC = DataSet(
         Source("points", "spml", "points published by the authors of SPML", _SPML),
         Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", _read_scribbles, suffix=".xml"),
         Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM),
-        Source(
-            "scribbles",
-            "rloss_scribbles",
-            "scribbles of ScribbleSup as drawn by the authors of rloss",
-            png(codes(range(21), unlabeled=[255], void=[254])),
-        ),
+        Source("scribbles", "rloss_scribbles", "scribbles of ScribbleSup as drawn by the authors of rloss", _RLOSS),
         Source("scribbles", "spml", "scribbles published by the authors of SPML", _SPML),
     ),
     regions=True,

@@ -60,25 +60,13 @@ _Limb = tuple[int, _Point, _Point, float, float]  # class, start and end of the 
 
 @dataclass(frozen=True, eq=False)
 class _Figure:
-    """Limbs from back to front, each a tapered capsule; positions are (x, y), y downwards.
+    """Limbs from back to front, each a tapered capsule; positions are (x, y), y downwards."""
 
-    Attributes
-    ----------
-    parts : (L,) uint8 array
-        Class of each limb.
-    starts, ends : (L, 2) array
-        Ends of the axes.
-    radii : (L, 2) array
-        At the start and at the end.
-    back : bool
-        Whether the viewer sees the back.
-    """
-
-    parts: np.ndarray
-    starts: np.ndarray
+    parts: np.ndarray  # class of each limb, (L,) uint8
+    starts: np.ndarray  # ends of the axes, (L, 2)
     ends: np.ndarray
-    radii: np.ndarray
-    back: bool = False
+    radii: np.ndarray  # at the start and at the end, (L, 2)
+    back: bool = False  # whether the viewer sees the back
 
     def limbs_of_pixels(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Foremost limb of every pixel, -1 for none, and squared distance from its axis in squared radii: (S, S)."""

@@ -37,61 +37,33 @@ Photographs = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A generated data set.
+    """A generated data set; class names, background and mirrored are as in `Split`."""
 
-    Attributes
-    ----------
-    dataset : str
-        Its name in splits, files and messages.
-    version : int
-        Raised whenever a change of the code changes an image.
-    class_names : tuple of str
-    background : int or None
-        As in `Split`.
-    masks : tuple of str
-        ``("truth",)`` or ``("truth", "instances")``.
-    scene : callable
-        ``scene(rng, photographs, size)`` draws one image (S, S, 3) and its masks (S, S), all uint8.
-    mirrored : tuple of int, optional
-        As in `Split`.
-    """
-
-    dataset: str
-    version: int
+    dataset: str  # its name in splits, files and messages
+    version: int  # raised whenever a change of the code changes an image
     class_names: tuple[str, ...]
     background: int | None
-    masks: tuple[str, ...]
+    masks: tuple[str, ...]  # ("truth",) or ("truth", "instances")
     scene: Callable[[np.random.Generator, Photographs, int], tuple[np.ndarray, ...]]
+    """``scene(rng, photographs, size)`` draws one image (S, S, 3) and its masks (S, S), all uint8."""
     mirrored: tuple[int, ...] | None = None
 
     def make(self, split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
-        """
-        Generate one split, 2 to 5 ms an image. Image i depends on ``(seed, split, size, i)`` only, not on `count`.
+        """Generate one split, 2 to 5 ms an image; every pixel has a class, none is ``VOID``.
+
+        Image i depends on ``(seed, split, size, i)`` only, not on `count`. ValueError for an unknown split or a number
+        out of range, FileNotFoundError if an installed package lacks one of its photographs.
 
         Parameters
         ----------
         split : {"train", "test", "pretrain"}
             Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-        count : int
-            Number of images.
-        size : int
-            Side of the square images in pixels.
+        count, size : int
+            Number of images, and side of the square images in pixels.
         seed : int
             Seed of the data, not of a training.
         cache : Path, optional
             Folder where the arrays are kept between calls; a damaged file is generated again.
-
-        Returns
-        -------
-        Split
-            Every pixel has a class, none is ``VOID``.
-
-        Raises
-        ------
-        ValueError
-            For an unknown split or a number out of range.
-        FileNotFoundError
-            If an installed package lacks one of its photographs.
         """
         name = self.dataset
         if split not in _STREAMS:

@@ -32,8 +32,7 @@ def _scene(
     """Draw one image (S, S, 3), its classes (S, S) and its objects (S, S), all uint8."""
     canvas = recipe.photo_crop(rng, photographs, size)
     _draw_clutter(rng, canvas)
-    truth = np.zeros((size, size), np.uint8)
-    instances = np.zeros((size, size), np.uint8)
+    truth, instances = np.zeros((2, size, size), np.uint8)
     for number, (k, mask) in enumerate(_layout(rng, size, objects, half_sides), start=1):
         texture = 0.5 * recipe.photo_crop(rng, photographs, size)[mask]
         canvas[mask] = _fill(rng, k, texture - texture.mean(axis=0), canvas[mask])
@@ -116,11 +115,5 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sum(inner, axis=0) >= 4
 
 
-_MASKS: dict[int, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    1: _disk,
-    2: _square,
-    3: _triangle,
-    4: _ring,
-    5: _cross,
-    6: _star,
-}
+_MASKS: dict[int, Callable[[np.ndarray, np.ndarray], np.ndarray]]
+_MASKS = {1: _disk, 2: _square, 3: _triangle, 4: _ring, 5: _cross, 6: _star}

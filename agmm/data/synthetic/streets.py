@@ -43,26 +43,14 @@ STREETS = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scen
 
 @dataclass(frozen=True)
 class _Street:
-    """Pinhole camera of unit focal length (in image sides) above a straight street; lengths in meters.
+    """Pinhole camera of unit focal length (in image sides) above a straight street; lengths in meters."""
 
-    Attributes
-    ----------
-    size : int
-        Side of the image in pixels.
-    horizon, vanishing : float
-        Row and column of the vanishing point, 0 … 1.
-    camera : float
-        Its height above the ground.
-    curbs, walls : (float, float)
-        Left and right border of the road, and of the sidewalks beside it.
-    """
-
-    size: int
-    horizon: float
-    vanishing: float
-    camera: float
-    curbs: tuple[float, float]
-    walls: tuple[float, float]
+    size: int  # side of the image in pixels
+    horizon: float  # row of the vanishing point, 0 … 1
+    vanishing: float  # its column
+    camera: float  # its height above the ground
+    curbs: tuple[float, float]  # left and right border of the road
+    walls: tuple[float, float]  # and of the sidewalks beside it
 
     @property
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -273,11 +261,5 @@ def _paint_tree(picture: _Picture, street: _Street, position: float, depth: floa
     picture.paint(VEGETATION, u**2 + (v - high) ** 2 < ragged**2, _green(picture), texture=0.7)
 
 
-_PAINTERS = {
-    CAR: _paint_car,
-    BUS: _paint_bus,
-    PERSON: _paint_person,
-    POLE: _paint_pole,
-    SIGN: _paint_sign,
-    VEGETATION: _paint_tree,
-}
+_PAINTERS = {CAR: _paint_car, BUS: _paint_bus, PERSON: _paint_person}
+_PAINTERS |= {POLE: _paint_pole, SIGN: _paint_sign, VEGETATION: _paint_tree}
