@@ -13,9 +13,8 @@ from PIL import Image
 
 from agmm import labels
 from agmm.codes import UNLABELED
-from agmm.data import drawing
+from agmm.data import annotations, drawing, user_folder
 from agmm.data.drawing import Shape
-from agmm.data.own import annotations, survey
 from agmm.data.public.scenes import CAMVID
 from tests.helpers import shared
 
@@ -108,9 +107,9 @@ def _cvat(folder, images, names, size, width, suffix):
 
 def trained_on(folder, form, side=512, width=1):
     """Training labels by stem, of images in ``folder/images`` and labels in ``folder/<form>``."""
-    found = survey.survey(folder / "images", folder / form, folder / "names.txt")
+    found = user_folder.survey(folder / "images", folder / form, folder / "names.txt")
     assert not found.problems
-    return {sample.stem: sample.labels for sample in survey.render(found, side, width)}
+    return {sample.stem: sample.labels for sample in user_folder.render(found, side, width)}
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -12,8 +12,7 @@ from PIL import Image
 import agmm
 from agmm import cli, evaluation, networks, own
 from agmm.codes import UNLABELED, VOID
-from agmm.data import sets
-from agmm.data.own import prepared, survey
+from agmm.data import sets, user_folder
 from agmm.data.synthetic import shapes
 from agmm.own import onnx, prediction, training
 from agmm.papers import notebooks
@@ -116,8 +115,8 @@ def test_every_format_gives_the_same_training(user):
     digests = set()
     for form in FORMATS:
         write(form, user / form, clicks, NAMES, size=(40, 48), width=3)
-        listed = survey.survey(user / "images", user / form, user / "names.txt")
-        digests.add(prepared.prepare(listed, user / form / "prepared", side=48).digest)
+        listed = user_folder.survey(user / "images", user / form, user / "names.txt")
+        digests.add(user_folder.prepare(listed, user / form / "prepared", side=48).digest)
     assert len(digests) == 1
 
 
@@ -243,8 +242,8 @@ def describe(data, **options):
 
 
 def prepare(user, **options):
-    found = survey.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
-    return prepared.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
+    found = user_folder.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
+    return user_folder.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
 
 
 def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
@@ -255,7 +254,7 @@ def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
     (user / "images" / "im9.png").write_bytes((user / "images" / "im0.png").read_bytes())
     with open(user / "labels" / "clicks.csv", "a") as file:
         file.write("dog,9,9,im9.png\n")
-    prepared.replace_folder(user / "prepared", user / "old")
+    training.replace_folder(user / "prepared", user / "old")
     more = prepare(user, validation=0.5)
     assert more.digest != about.digest
     assert len(set(more.validation) & set(about.validation)) >= 2
@@ -284,14 +283,14 @@ def test_a_single_image_is_measured_on_itself(user):
 
 def test_rare_classes_are_shown_more_often():
     train = {f"a{i}": [0] for i in range(15)} | {"rare": [0, 1]}
-    about = prepared.Prepared(("x", "y"), None, 9, 1, train, (), False, (), (), "")
-    weights = prepared.weights(about)
+    about = user_folder.Prepared(("x", "y"), None, 9, 1, train, (), False, (), (), "")
+    weights = user_folder.weights(about)
     assert weights[:15].tolist() == [1.0] * 15
     assert weights[15] == pytest.approx(np.sqrt(8))
-    shown = prepared.repeated(about, 1000)
+    shown = user_folder.repeated(about, 1000)
     assert set(shown) == set(train)
     assert shown.count("rare") / shown.count("a0") == pytest.approx(np.sqrt(8), rel=0.05)
-    assert set(prepared.repeated(about, 18)) == set(train)
+    assert set(user_folder.repeated(about, 18)) == set(train)
 
 
 def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
@@ -304,13 +303,13 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
     expected = np.zeros((40, 60), np.uint8)
     expected[12:28, 20:40] = 1
     for names in (NAMES, ("cat", "dog")):
-        found = survey.survey(tmp_path / "images", tmp_path / "a.xml", names_file(tmp_path, names))
-        (sample,) = survey.render(found, 60, width=1)
+        found = user_folder.survey(tmp_path / "images", tmp_path / "a.xml", names_file(tmp_path, names))
+        (sample,) = user_folder.render(found, 60, width=1)
         outside = 0 if names == NAMES else UNLABELED
         wanted = np.where(expected == 1, names.index("cat"), outside)
         wanted[2, 2] = names.index("dog")
         np.testing.assert_array_equal(sample.labels, wanted)
-    (sample,) = survey.render(found, 30, width=1)
+    (sample,) = user_folder.render(found, 30, width=1)
     assert sample.labels.shape == (20, 30)
     assert sample.labels[10, 15] == 0
 
@@ -322,8 +321,8 @@ def test_photographs_are_turned_as_viewers_show_them(tmp_path):
     exif[0x0112] = 6  # turn clockwise
     Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
     write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
-    found = survey.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
-    (sample,) = survey.render(found, 64, width=1)
+    found = user_folder.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
+    (sample,) = user_folder.render(found, 64, width=1)
     assert not sample.problem
     assert sample.image.shape == (30, 20, 3)
     assert sample.labels[28, 3] == 1
@@ -332,7 +331,7 @@ def test_photographs_are_turned_as_viewers_show_them(tmp_path):
 def test_labelme_files_beside_their_images(tmp_path):
     image_file(tmp_path / "images")
     write("labelme", tmp_path / "images", {"a": [((3, 8), 1)]}, NAMES)
-    found = survey.survey(tmp_path / "images", tmp_path / "images", names_file(tmp_path, NAMES))
+    found = user_folder.survey(tmp_path / "images", tmp_path / "images", names_file(tmp_path, NAMES))
     assert found.problems == []
     assert found.labeled == ["a"]
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from agmm import labels
-from agmm.data import disk_cache
-from agmm.data.own import prepared
+from agmm.data import disk_cache, user_folder
 from agmm.data.public.coco import COCO, DENSEPOSE
 from agmm.data.public.dataset import DataSet
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
@@ -70,7 +69,7 @@ def load(
         ``"train"``, ``"test"`` and, for generated data except streets, ``"pretrain"``; the test split of public data
         is their val. ValueError if the data set has no such split.
     count : int, optional
-        Number of images of a generated data set, or of an epoch of "own" (`agmm.data.own.prepared.load`).
+        Number of images of a generated data set, or of an epoch of "own" (`agmm.data.user_folder.load`).
     size : (H, W), optional
         Size that the images of CamVid are brought to; those of the others are read at their own.
     data_root : path, optional
@@ -87,7 +86,7 @@ def load(
     if dataset == "own":
         if data_root is None:
             raise ValueError("images of your own are read from a prepared folder: train with agmm.own.train")
-        return prepared.load(Path(data_root), split, count)
+        return user_folder.load(Path(data_root), split, count)
     if dataset not in PUBLIC:
         raise ValueError(f"unknown data set {dataset!r}; known: {', '.join((*GENERATED, *PUBLIC))}")
     if split == "pretrain":

@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from agmm import evaluation, networks
-from agmm.data import image_files
-from agmm.data.own import survey
+from agmm.data import image_files, user_folder
 from agmm.host import atomic_files
 from agmm.training import loop, weights
 from agmm.training.batches import normalization
@@ -55,7 +54,7 @@ def load(model: str | Path, device: str = "auto") -> Model:
 @torch.no_grad()
 def probabilities(model: Model, image: np.ndarray) -> Tensor:
     """Return the probabilities (1, K, h, w) of an (H, W, 3) uint8 image, in its working size."""
-    small = torch.from_numpy(survey.shrink(image, model.side).copy())[None].to(model.device)
+    small = torch.from_numpy(user_folder.shrink(image, model.side).copy())[None].to(model.device)
     return model.net(evaluation.to_input(small, model.normalization))[1].float().softmax(dim=1)
 
 
@@ -100,12 +99,12 @@ def predict(
         With a sentence about the first file that something is wrong with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
-    net, listed = load(model, device), survey.images(Path(images))
-    masks = {} if truth is None else survey.dense_masks(Path(truth), listed)
+    net, listed = load(model, device), user_folder.images(Path(images))
+    masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed)
     for stem, path in listed.items():  # read all of them before the first mask is written
         size = image_files.read_image(path, upright=True).shape[:2]
         if stem in masks:
-            survey.read_mask(masks[stem], net.names, size)
+            user_folder.read_mask(masks[stem], net.names, size)
     loop.LOGGER.info(f"{len(listed)} images to predict")
     confusion = torch.zeros(len(net.names), len(net.names), dtype=torch.int64)
     colors = palette(len(net.names), net.background)
@@ -118,7 +117,7 @@ def predict(
             laid = overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
             if stem in masks:
-                true = torch.from_numpy(survey.read_mask(masks[stem], net.names, classes.shape))
+                true = torch.from_numpy(user_folder.read_mask(masks[stem], net.names, classes.shape))
                 confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
         if truth is None:
             return None
@@ -131,7 +130,7 @@ def predict(
 def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[dict[str, np.ndarray]]:
     """Return the first images of a folder with the masks that `predict` wrote to ``predicted``, for a gallery."""
     masks = Path(predicted) / "masks"
-    first = list(survey.images(Path(images)).items())[:count]
+    first = list(user_folder.images(Path(images)).items())[:count]
     read, read_mask = image_files.read_image, image_files.read_index
     return [{"image": read(path, upright=True), "prediction": read_mask(masks / f"{stem}.png")} for stem, path in first]
 

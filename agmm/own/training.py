@@ -1,9 +1,12 @@
-"""Training on a folder of images with sparse labels, and a check of such a folder.
+"""Training on a folder of images with sparse labels, a check of such a folder, and one to try both.
 
-Formats and codes of labels are those of `agmm.data.own.survey` and `agmm.data.own.annotations`.
+Formats and codes of labels are those of `agmm.data.user_folder` and `agmm.data.annotations`.
 """
 
+import csv
 import math
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 import agmm
 from agmm import networks
 from agmm.codes import UNLABELED, VOID
-from agmm.data import image_files
-from agmm.data.own import prepared, survey
+from agmm.data import annotations, image_files, user_folder
+from agmm.data.split import Split
+from agmm.data.synthetic.shapes import SHAPES
 from agmm.host import atomic_files
+from agmm.labels import generator, simulate
 from agmm.objectives import one_of
 from agmm.own import onnx as exported
 from agmm.own.prediction import iou_table, load, output_folder
@@ -115,16 +121,18 @@ def train(
     if onnx:
         exported.require()
     out, options = output_folder(out, "training"), options.on(choose_device(device))
-    listed, results = survey.survey(images, labels, classes, truth), out / "training"
+    listed, results = user_folder.survey(images, labels, classes, truth), out / "training"
     with (
         atomic_files.writable(out.parent, "--out"),
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
     ):
         folder = Path(temporary) / "data"
-        data = prepared.prepare(listed, folder, side=options.side, width=options.width, validation=options.validation)
+        data = user_folder.prepare(
+            listed, folder, side=options.side, width=options.width, validation=options.validation
+        )
         run = describe(data, options)
         results.mkdir(parents=True, exist_ok=True)
-        prepared.replace_folder(folder, results / "data")
+        replace_folder(folder, results / "data")
     for line in summary(data, run):
         loop.LOGGER.info(line)
     # No decoded images are kept, as batches come from files that are small already.
@@ -136,13 +144,20 @@ def train(
     return result
 
 
-def describe(data: prepared.Prepared, options: Options) -> Run:
+def replace_folder(new: Path, old: Path) -> None:
+    """Put a complete folder into the place of another one."""
+    if old.exists():
+        shutil.rmtree(old)
+    os.replace(new, old)
+
+
+def describe(data: user_folder.Prepared, options: Options) -> Run:
     """Return the run that suits a prepared folder, with options that are decided for a device.
 
     Few images are shown so often that an epoch has `EPOCH_STEPS`, those with rare classes more often.
     """
     run = _small(data) if options.network == "small" else _resnet50(data, options.init)
-    images = max(prepared.weights(data).sum(), EPOCH_STEPS * run.batch_size)
+    images = max(user_folder.weights(data).sum(), EPOCH_STEPS * run.batch_size)
     per_epoch = math.ceil(images / run.batch_size)
     terms = ("seg", "self", "spar", "con") + (("absent",) if options.complete else ())
     return replace(
@@ -155,7 +170,7 @@ def describe(data: prepared.Prepared, options: Options) -> Run:
     )
 
 
-def _small(data: prepared.Prepared) -> Run:
+def _small(data: user_folder.Prepared) -> Run:
     return Run(
         preset="own",
         dataset="own",
@@ -174,7 +189,7 @@ def _small(data: prepared.Prepared) -> Run:
     )
 
 
-def _resnet50(data: prepared.Prepared, init: str) -> Run:
+def _resnet50(data: user_folder.Prepared, init: str) -> Run:
     """Return a run for a GPU, with the rates of camvid_r50 from scratch and of Cityscapes' protocol from ImageNet."""
     run = replace(_small(data), network="resnet50", network_options=(), batch_size=16, microbatch=16, threads=1)
     run = replace(run, optimizer="sgd", weight_decay=1e-4, precision="bfloat16")
@@ -187,7 +202,7 @@ def _resnet50(data: prepared.Prepared, init: str) -> Run:
     return replace(run, lr=0.01) if init == "scratch" else replace(run, init="imagenet", lr=0.004, head_factor=10)
 
 
-def summary(data: prepared.Prepared, run: Run) -> Iterator[str]:
+def summary(data: user_folder.Prepared, run: Run) -> Iterator[str]:
     """Yield lines about the training: its images, the labels of each class, its network and its length."""
     truth = "dense masks" if data.dense else "their labels"
     overlap = " (the training images themselves: label more)" if set(data.validation) <= set(data.train) else ""
@@ -204,7 +219,7 @@ def _count(name: str, pixels: int, images: int) -> str:
     return f"{name}: {pixels} labeled pixels in {images} images{'' if pixels else ': it will never be predicted'}"
 
 
-def _write_model(run: Run, data: prepared.Prepared, result: Result, out: Path) -> None:
+def _write_model(run: Run, data: user_folder.Prepared, result: Result, out: Path) -> None:
     folder = run.folder(out / "training")
     for name in ("model.safetensors", "log.txt"):
         atomic_files.write(out / name, (folder / name).read_bytes())
@@ -229,18 +244,18 @@ def check(
     class, and what looks odd.
     """
     try:
-        listed = survey.survey(images, labels, classes, truth)
+        listed = user_folder.survey(images, labels, classes, truth)
     except ValueError as error:
         return [str(error)], []
     problems, counts = list(listed.problems), np.zeros((1, VOID + 1), int)
-    for sample in survey.render(listed, CPU_SIDE):
+    for sample in user_folder.render(listed, CPU_SIDE):
         if sample.problem:
             problems.append(sample.problem)
         elif sample.labels is not None:
             counts = np.vstack([counts, np.bincount(sample.labels.ravel(), minlength=VOID + 1)])
     pixels, images_with = counts.sum(0), (counts > 0).sum(0)
     if not problems and not pixels[:UNLABELED].any():
-        problems.append(survey.NOTHING_LABELED)
+        problems.append(user_folder.NOTHING_LABELED)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
             image_files.read_image(listed.images[stem])
@@ -249,7 +264,7 @@ def check(
     return problems, [*_notes(listed, pixels, images_with), *listed.notes]
 
 
-def _notes(listed: survey.Survey, pixels: np.ndarray, images: np.ndarray) -> Iterator[str]:
+def _notes(listed: user_folder.Survey, pixels: np.ndarray, images: np.ndarray) -> Iterator[str]:
     labeled = len(listed.labeled)
     yield f"{len(listed.images)} images, {labeled} with labels, {len(listed.truth)} with dense masks"
     for code, name in enumerate(listed.names):
@@ -261,3 +276,40 @@ def _notes(listed: survey.Survey, pixels: np.ndarray, images: np.ndarray) -> Ite
         )
     if labeled < 10:
         yield f"only {labeled} labeled images: validation means little; label more, a few clicks each"
+
+
+# --- Example ----------------------------------------------------------------------------------------------------------
+
+
+def write_example(folder: Path, count: int = 40) -> dict[str, Path]:
+    """Write embedded images with clicks and a few others with dense truth, as an annotator would have left them.
+
+    ``folder`` receives ``images/``, ``clicks.csv`` with a click for each object and a few for the background,
+    ``names.txt``, and a quarter as many images without clicks in ``new/`` with their masks in ``truth/``. Return the
+    paths of these five under the names images, labels, classes, new and truth.
+    """
+    paths = {"images": folder / "images", "labels": folder / "clicks.csv", "classes": folder / "names.txt"}
+    paths |= {name: folder / name for name in ("new", "truth")}
+    for name in ("images", "new", "truth"):
+        paths[name].mkdir(parents=True, exist_ok=True)
+    clicked, new = SHAPES.make("train", count), SHAPES.make("test", max(1, count // 4))
+    paths["classes"].write_text("\n".join(clicked.class_names) + "\n", encoding="utf-8")
+    for split, images in ((clicked, paths["images"]), (new, paths["new"])):
+        for stem, image in zip(split.ids, split.images, strict=True):
+            Image.fromarray(image).save(images / f"{stem}.png")
+    for stem, mask in zip(new.ids, new.truth, strict=True):
+        image_files.write_index(paths["truth"] / f"{stem}.png", mask)
+    with open(paths["labels"], "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(annotations.COLUMNS)
+        for index, stem in enumerate(clicked.ids):
+            rows.writerows((f"{stem}.png", x + 0.5, y + 0.5, name) for x, y, name in _clicks(clicked, index))
+    return paths
+
+
+def _clicks(split: Split, index: int) -> list[tuple[int, int, str]]:
+    """Return x, y and class name of a click for every object."""
+    assert split.instances is not None
+    rng = generator(0, split.dataset, split.ids[index], "points")
+    drawn = simulate("points", split.truth[index], rng, instances=split.instances[index], width=1)
+    return [(x, y, split.class_names[drawn[y, x]]) for y, x in np.argwhere(drawn < UNLABELED).tolist()]

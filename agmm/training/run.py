@@ -38,7 +38,7 @@ class Run:
     """Preset that it belongs to, and the folder below ``results/``."""
     dataset: str
     """One of `agmm.data.sets`; or ``"own"``, whose label option ``data`` is a digest of the user's folder (see
-    `agmm.data.own.prepared`)."""
+    `agmm.data.user_folder`)."""
     method: str = "Baseline"
     options: Options = ()
     """Objective and its options (see `agmm.training.methods.build`), which may be a user's; ``"ImageTags"`` trains a

@@ -1,10 +1,14 @@
-"""A folder of the user's images with sparse labels of any of the formats: listed, checked, and drawn.
+"""A folder of the user's images with sparse labels of any of the formats: listed, checked, drawn, and read as data.
 
-`survey` lists what belongs together and `render` makes training labels of it; `agmm.data.own.prepared` writes both to a
-folder of our layout. Class codes are 0 … K-1 in the order of the class names; masks hold these, 254 (unlabeled) and 255
-(void), as index or gray value.
+`survey` lists what belongs together, `render` makes training labels of it, `prepare` writes images and labels in their
+working size to a folder of our layout, and `load` reads that as a `Split`. Class codes are 0 … K-1 in the order of the
+class names; masks hold these, 254 (unlabeled) and 255 (void), as index or gray value.
 """
 
+import hashlib
+import io
+import json
+import math
 import os
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -12,19 +16,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import agmm.labels
 from agmm.codes import UNLABELED, VOID
-from agmm.data import image_files
-from agmm.data.own import annotations
-from agmm.data.own.annotations import Annotation, Shape
+from agmm.data import annotations, image_files
+from agmm.data.annotations import Annotation, Shape
+from agmm.data.split import OnDemand, Published, Split
+from agmm.host import atomic_files
 from agmm.labels import from_boxes
 
-BACKGROUND = "background"
-"""The class name, in any case, that means "nothing of the others"."""
+COMMON = 0.5
+"""Images with a class that is in a smaller share of them are shown more often: sqrt(COMMON / share) times."""
 
 NOTHING_LABELED = "no image has a labeled pixel; label a few, or correct the codes of the masks"
 
@@ -43,8 +49,8 @@ class Survey:
 
     @property
     def background(self) -> int | None:
-        """The code of the class that is called background, or None."""
-        return next((code for code, name in enumerate(self.names) if name.lower() == BACKGROUND), None)
+        """The code of the class that is called background, in any case of letters, or None."""
+        return next((code for code, name in enumerate(self.names) if name.lower() == "background"), None)
 
     @property
     def labeled(self) -> list[str]:
@@ -111,6 +117,8 @@ def dense_masks(folder: Path, stems: Container[str]) -> dict[str, Path]:
 def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None) -> Survey:
     """List images, labels and dense truth, and read all annotation files.
 
+    ValueError if a folder or the class names are missing; all other mistakes are in ``problems``.
+
     Parameters
     ----------
     folder : path
@@ -122,11 +130,6 @@ def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: s
         See `class_names`.
     truth : path, optional
         Folder of dense masks.
-
-    Raises
-    ------
-    ValueError
-        If a folder or the class names are missing. All other mistakes are in ``problems``.
     """
     listed = Survey(class_names(Path(classes)), images(Path(folder)))
     problems, labels = listed.problems, Path(labels)
@@ -171,8 +174,7 @@ def _read_annotations(listed: Survey, path: Path) -> None:
         if stem in listed.images:  # tools and people may split the work over several files
             listed.annotated.setdefault(stem, []).append(annotation)
         elif annotation.shapes:
-            missing = f"{path}: labels the image {stem!r}, which is not in the folder of images; add it"
-            listed.problems.append(missing)
+            listed.problems.append(f"{path}: labels the image {stem!r}, which is not in the folder of images; add it")
 
 
 # --- Images with labels -----------------------------------------------------------------------------------------------
@@ -191,18 +193,14 @@ def render(listed: Survey, side: int, width: int = 3) -> Iterator[Sample]:
             yield from threads.map(partial(_sample, listed, side, width), stems[start : start + 64])
 
 
-def working_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return (H, W) of an image whose longer side is brought down to ``side``; smaller images keep their size."""
-    scale = min(1.0, side / max(size))
-    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
-
-
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """Return an (H, W, 3) uint8 image in its `working_size`."""
-    size = working_size(image.shape[:2], side)
-    if size == image.shape[:2]:
+    """Bring the longer side of an (H, W, 3) uint8 image down to ``side``; return smaller images as they are."""
+    height, width = image.shape[:2]
+    if max(height, width) <= side:
         return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    scale = side / max(height, width)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
@@ -210,10 +208,8 @@ def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.nda
     mask = image_files.read_index(path, size)
     known = {*range(len(names)), UNLABELED, VOID}
     if unknown := [code for code in np.unique(mask).tolist() if code not in known]:
-        raise ValueError(
-            f"{path}: holds code {unknown[0]}; masks hold 0 … {len(names) - 1} in the order of the class names, "
-            f"{UNLABELED} where nothing is labeled, {VOID} for what is to be ignored"
-        )
+        codes = f"0 … {len(names) - 1} in the order of the class names, {UNLABELED} where nothing is labeled"
+        raise ValueError(f"{path}: holds code {unknown[0]}; masks hold {codes}, {VOID} for what is to be ignored")
     return mask
 
 
@@ -255,3 +251,146 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [
         path for path in files if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     ]
+
+
+# --- The folder that is trained on ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that `prepare` has written, as its ``data.json`` describes it."""
+
+    names: tuple[str, ...]  # of the K classes
+    background: int | None  # its code
+    side: int  # longest side of an image
+    width: int  # of drawn points and lines, in pixels
+    train: dict[str, list[int]]  # classes in the labels of each training image, by stem
+    validation: tuple[str, ...]  # stems
+    dense: bool  # whether the validation images have dense truth, or nothing but labels like the others
+    labeled_pixels: tuple[int, ...]  # per class, of the training images
+    labeled_images: tuple[int, ...]
+    digest: str  # identity of all images, labels and truth
+
+
+def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
+    """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
+
+    ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images
+    to validate on, always the same ones. If there are images with truth and without labels, these are taken instead.
+    ValueError if anything is wrong with a file; then the folder is left incomplete.
+    """
+    raise_first(listed.problems)
+    for part in ("images", "labels", "truth"):
+        (folder / part).mkdir(parents=True)
+    problems, pixels, digests, largest = [], {}, {}, 1
+    for sample in render(listed, side, width):
+        if sample.image is None:
+            problems.append(sample.problem)
+            continue
+        arrays = {"images": sample.image, "labels": sample.labels, "truth": sample.truth}
+        for part, array in arrays.items():
+            if array is not None:
+                _write_png(folder / part / f"{sample.stem}.png", array)
+        sums = [hashlib.sha256(b"" if array is None else array.tobytes()).hexdigest() for array in arrays.values()]
+        digests[sample.stem] = [*sums, str(sample.image.shape)]
+        largest = max(largest, *sample.image.shape[:2])
+        if sample.labels is not None:
+            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)[: len(listed.names)]
+    raise_first(problems)
+    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
+    train, aside = _divide(classes, set(listed.truth), validation)
+    content: dict[str, Any] = {
+        "names": listed.names,
+        "background": listed.background,
+        "side": largest,
+        "width": width,
+        "train": {stem: classes[stem] for stem in train},
+        "validation": aside,
+        "dense": bool(listed.truth),
+        "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
+        "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
+    }
+    content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
+    atomic_files.write_json(folder / "data.json", content)
+    return read_prepared(folder)
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """Read the description of a prepared folder."""
+    content = json.loads((folder / "data.json").read_text())
+    return Prepared(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+
+
+def raise_first(problems: Sequence[str]) -> None:
+    """Raise a ValueError with the first problem; pass silently without any."""
+    if problems:
+        more = f"; and {len(problems) - 1} more problems, which `agmm check` lists" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
+
+
+def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tuple[list[str], list[str]]:
+    """Return stems to train and to validate on.
+
+    Where there is truth, only images with it are validated on. The order is that of a hash of the names, so that an
+    image stays where it is when others are added; none is put aside that is the last one to train a class on.
+    """
+    labeled = sorted(stem for stem, codes in classes.items() if codes)
+    if not labeled:
+        raise ValueError(NOTHING_LABELED)
+    if apart := sorted(truth - set(labeled)):
+        return labeled, apart
+    left = Counter(code for stem in labeled for code in classes[stem])
+    aside: list[str] = []
+    wanted = max(1, round(share * len(labeled))) if share else 0
+    for stem in sorted(labeled, key=lambda stem: hashlib.sha256(stem.encode()).digest()):
+        spare = all(left[code] > 1 for code in classes[stem]) and len(aside) < len(labeled) - 1
+        if len(aside) < wanted and spare and (not truth or stem in truth):
+            aside.append(stem)
+            left.subtract(classes[stem])
+    # Without a spare image those that are learned from are measured: better than nothing, and reported as such.
+    measured = sorted(aside) or [stem for stem in labeled if not truth or stem in truth]
+    return [stem for stem in labeled if stem not in aside], measured
+
+
+def load(root: Path, split: str, count: int | None = None) -> Split:
+    """Return a split of a folder that `prepare` has written.
+
+    "test" are the validation images. Their truth, and that of training images without dense masks, are labels.
+    ``count`` is the number of training images in an epoch: they come several times, those with rare classes more often
+    (`repeated`).
+    """
+    data = read_prepared(root)
+    stems = list(data.train) if split == "train" else list(data.validation)
+    if split == "train" and count is not None:
+        stems = repeated(data, count)
+    labels = [root / "labels" / f"{stem}.png" for stem in stems]
+    truth = [root / "truth" / path.name for path in labels] if data.dense and split == "test" else labels
+    return Split(
+        "own",
+        data.names,
+        tuple(stems),
+        OnDemand(image_files.read_image, [root / "images" / f"{stem}.png" for stem in stems]),
+        OnDemand(image_files.read_index, truth),
+        data.background,
+        published=(Published("own", "own", "labels of the user's folder", OnDemand(image_files.read_index, labels)),),
+    )
+
+
+def weights(data: Prepared) -> np.ndarray:
+    """Return how often each training image is shown, relative to one with common classes only, (N,) float >= 1."""
+    images = Counter(code for codes in data.train.values() for code in codes)
+    rarity = {code: math.sqrt(max(1.0, COMMON * len(data.train) / count)) for code, count in images.items()}
+    return np.array([max(rarity[code] for code in codes) for codes in data.train.values()])
+
+
+def repeated(data: Prepared, count: int) -> list[str]:
+    """Return ``count`` stems, each at least once if that is possible, and as often as `weights` say."""
+    ends = weights(data).cumsum()
+    chosen = np.searchsorted(ends, (np.arange(count) + 0.5) * ends[-1] / count)
+    return [list(data.train)[index] for index in chosen]
+
+
+def _write_png(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=1)
+    path.write_bytes(buffer.getvalue())

@@ -1,1 +1,0 @@
-"""Images and annotations of a user's own."""
