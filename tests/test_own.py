@@ -14,7 +14,7 @@ from agmm import cli, evaluation, networks, own
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets, user_folder
 from agmm.data.synthetic import shapes
-from agmm.own import onnx, prediction, training
+from agmm.own import prediction, training
 from agmm.papers import notebooks
 from agmm.training import loop
 from tests.helpers import ROOT
@@ -381,12 +381,11 @@ def test_masks_of_large_images_are_the_best_class_of_enlarged_maps(model):
     np.testing.assert_array_equal(own.mask(model, image), large.argmax(1)[0].numpy())
 
 
-@pytest.mark.skipif(bool(onnx.missing()), reason="onnx, onnxruntime or onnxscript is not installed")
 def test_onnx_predicts_as_torch(model, tmp_path):
-    import onnxruntime
-
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     path = tmp_path / "model.onnx"
-    assert onnx.export(model.net, model.normalization, path) <= 1e-4
+    assert prediction.export_onnx(model.net, model.normalization, path) <= 1e-4
     session = onnxruntime.InferenceSession(str(path))
     image = shapes.SHAPES.make("test", 1, seed=0).images[0][:49]
     inputs = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None].repeat(3, 0)
@@ -396,7 +395,7 @@ def test_onnx_predicts_as_torch(model, tmp_path):
 
 
 def test_onnx_without_its_packages(monkeypatch, user, capsys):
-    monkeypatch.setattr(onnx, "NEEDS", ("onnx", "no_such_package"))
+    monkeypatch.setattr(prediction, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     assert cli.main(["train", *given(user), "--out", str(user / "model"), "--onnx", *TINY]) == 2
     assert "pip install 'agmm[onnx]'" in capsys.readouterr().err
     assert not (user / "model").exists()

@@ -68,10 +68,8 @@ def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
         for x, y in shape.vertices:
             # A cursor at the very edge gives the width or the height itself.
             if not (0 <= x <= size[1] and 0 <= y <= size[0]):
-                raise ValueError(
-                    f"{annotation.file}: a {shape.kind} at x {x:g}, y {y:g} lies outside the image of "
-                    f"{size[1]} x {size[0]} pixels; correct or remove it"
-                )
+                where = f"{annotation.file}: a {shape.kind} at x {x:g}, y {y:g} lies outside the image"
+                raise ValueError(f"{where} of {size[1]} x {size[0]} pixels; correct or remove it")
 
 
 # --- Drawing ----------------------------------------------------------------------------------------------------------
@@ -85,7 +83,8 @@ def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.n
 
     def at_pixels(shape: Shape) -> Shape:
         if shape.kind == "line" or (shape.kind == "point" and width == 1):
-            return replace(shape, vertices=tuple(_inside(shape, size)))
+            pixels = ((min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices)
+            return replace(shape, vertices=tuple(pixels))
         return shape
 
     return drawing.draw(map(at_pixels, shapes), size, width)
@@ -103,11 +102,6 @@ def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) ->
             codes.append(shape.code)
             corners.append((*first, min(end[0], size[0]), min(end[1], size[1])))
     return Boxes(size, codes, np.array(corners, int).reshape(-1, 4))
-
-
-def _inside(shape: Shape, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the pixels (column, row) that hold the vertices."""
-    return [(min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices]
 
 
 # --- Readers ----------------------------------------------------------------------------------------------------------
@@ -229,9 +223,8 @@ def _read_json(path: Path, names: Sequence[str]) -> Annotations:
         return read_labelme(path, content, names)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return read_coco(path, content, names)
-    raise ValueError(
-        f"{path}: is neither labelme's JSON (with shapes) nor COCO's (with images, annotations and categories)"
-    )
+    known = "labelme's JSON (with shapes) nor COCO's (with images, annotations and categories)"
+    raise ValueError(f"{path}: is neither {known}")
 
 
 READERS: dict[str, Callable[[Path, Sequence[str]], Annotations]]

@@ -115,20 +115,6 @@ def read_sbd(path: Path, struct: str, size: tuple[int, int] | None = None) -> np
 # --- Folders ----------------------------------------------------------------------------------------------------------
 
 
-def pair(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Return images and masks of equal stem, sorted; where one partner is missing, the path where it should be."""
-    images: dict[str, Path] = {}
-    for path in _visible(image_folder, IMAGE_SUFFIXES):
-        if path.stem in images:
-            raise ValueError(f"{path}: a second image beside {images[path.stem].name}; keep one of them")
-        images[path.stem] = path
-    masks = {path.stem: path for path in _visible(mask_folder, (".png",))}
-    stems = sorted(images.keys() | masks.keys())
-    return [
-        (images.get(stem, image_folder / f"{stem}.png"), masks.get(stem, mask_folder / f"{stem}.png")) for stem in stems
-    ]
-
-
 def stem(path: Path) -> str:
     """Return the name of a file without its ending."""
     return path.stem
@@ -189,7 +175,8 @@ def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
         raise ValueError(f"{what}: {len(problems)} problems found{lines}{more}")
 
 
-def _visible(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def visible(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of a folder with one of the endings, sorted, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
 
 

@@ -123,22 +123,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write ``.npy`` like `write`."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write(path, buffer.getvalue())
-
-
 def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     """Return the array in a file, made and written first if there is no sound one; nothing in the file is executed."""
     with contextlib.suppress(Exception):  # a damaged file may fail anywhere in the parser
         array = np.load(path, allow_pickle=False)
         if isinstance(array, np.ndarray):  # and no archive of several
             return array
-    array = make()
+    array, buffer = make(), io.BytesIO()
+    np.save(buffer, array)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_array(path, array)
+    write(path, buffer.getvalue())
     return array
 
 

@@ -1,17 +1,21 @@
-"""Prediction: masks of a folder of images by a trained model, and pictures of them."""
+"""Prediction: masks of a folder of images by a trained model, pictures of them, and the model as an ONNX file."""
 
+import importlib.util
 import io
 import json
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from agmm import evaluation, networks
 from agmm.data import image_files, user_folder
@@ -20,6 +24,10 @@ from agmm.training import loop, weights
 from agmm.training.batches import normalization
 from agmm.training.run import Run
 from agmm.training.train import choose_device
+
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+TOLERANCE = 1e-4
+"""Largest difference of a probability between torch and onnxruntime."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,3 +192,67 @@ def png(index: np.ndarray, colors: np.ndarray) -> bytes:
     image.putpalette(colors.tobytes())
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+
+class _Probabilities(nn.Module):
+    """Images (B, 3, H, W), RGB in [0, 1], to class probabilities (B, K, H, W), normalization included."""
+
+    def __init__(self, net: nn.Module, normalization: evaluation.Normalization | None) -> None:
+        super().__init__()
+        self.net = net
+        mean, std = (normalization.mean, normalization.std) if normalization else ((0.0,) * 3, (1.0,) * 3)
+        self.mean, self.std = (nn.Buffer(torch.tensor(channels)[:, None, None]) for channels in (mean, std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the probabilities of the classes."""
+        return self.net((images - self.mean) / self.std)[1].softmax(dim=1)
+
+
+def require_onnx() -> None:
+    """Raise a RuntimeError with a remedy where a package that the export needs is missing."""
+    if names := [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]:
+        raise RuntimeError(f"ONNX export needs {', '.join(names)}: pip install 'agmm[onnx]', or leave it out")
+
+
+def export_onnx(net: nn.Module, normalization: evaluation.Normalization | None, path: Path) -> float:
+    """Write a network as one file for images of any size, and compare what it predicts.
+
+    The network (B, 3, H, W) -> (features, logits) is on the CPU, in eval mode; normalization becomes a part of the
+    file. Return the largest difference of a probability between torch and onnxruntime, at two sizes. RuntimeError if a
+    package is missing, or the file predicts otherwise; then it is not written.
+    """
+    require_onnx()
+    module = _Probabilities(net, normalization).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program: Any = torch.onnx.export(
+            module,
+            (torch.rand(2, 3, 64, 96),),
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),),
+            dynamo=True,
+            verbose=False,
+        )
+    content = program.model_proto.SerializeToString()
+    difference = max(_difference(module, content, size) for size in ((64, 96), (75, 50)))
+    if not difference <= TOLERANCE:  # or NaN
+        what = f"onnxruntime's probabilities differ from torch's by {difference:.2g}"
+        raise RuntimeError(f"{what}; {path} is not written")
+    atomic_files.write(path, content)
+    return difference
+
+
+@torch.no_grad()
+def _difference(module: nn.Module, content: bytes, size: tuple[int, int]) -> float:
+    """Return the largest difference between onnxruntime's and torch's probabilities of a random image."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    (probabilities,) = session.run(None, {"images": images.numpy()})
+    return float(np.abs(probabilities - module(images).numpy()).max())

@@ -25,8 +25,7 @@ from agmm.data.synthetic.shapes import SHAPES
 from agmm.host import atomic_files
 from agmm.labels import generator, simulate
 from agmm.objectives import one_of
-from agmm.own import onnx as exported
-from agmm.own.prediction import iou_table, load, output_folder
+from agmm.own.prediction import export_onnx, iou_table, load, output_folder, require_onnx
 from agmm.training import loop
 from agmm.training.batches import normalization
 from agmm.training.run import Result, Run
@@ -119,7 +118,7 @@ def train(
         With a sentence about the first file that something is wrong with; then nothing is written.
     """
     if onnx:
-        exported.require()
+        require_onnx()
     out, options = output_folder(out, "training"), options.on(choose_device(device))
     listed, results = user_folder.survey(images, labels, classes, truth), out / "training"
     with (
@@ -140,7 +139,7 @@ def train(
     with atomic_files.writable(out, "--out"):
         _write_model(run, data, result, out)
         if onnx:
-            exported.export(load(out, device="cpu").net, normalization(run), out / "model.onnx")
+            export_onnx(load(out, device="cpu").net, normalization(run), out / "model.onnx")
     return result
 
 

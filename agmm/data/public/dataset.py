@@ -210,11 +210,18 @@ class DataSet:
 
 
 def in_folders(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Return the images and masks of equal names in two folders."""
+    """Return images and masks of equal stem, sorted; where one partner is missing, the path where it should be."""
     for folder in (image_folder, mask_folder):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
-    return image_files.pair(image_folder, mask_folder)
+    images: dict[str, Path] = {}
+    for path in image_files.visible(image_folder, image_files.IMAGE_SUFFIXES):
+        if path.stem in images:
+            raise ValueError(f"{path}: a second image beside {images[path.stem].name}; keep one of them")
+        images[path.stem] = path
+    masks = {path.stem: path for path in image_files.visible(mask_folder, (".png",))}
+    both = sorted(images.keys() | masks.keys())
+    return [(images.get(s, image_folder / f"{s}.png"), masks.get(s, mask_folder / f"{s}.png")) for s in both]
 
 
 def _read_all(

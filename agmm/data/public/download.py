@@ -28,10 +28,9 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from tqdm import tqdm
 
+from agmm.data import sets
 from agmm.data.public import masks
-from agmm.data.public.coco import COCO
-from agmm.data.public.scenes import ADE20K, CITYSCAPES, CITYSCAPES_ARCHIVES
-from agmm.data.public.voc import VOC
+from agmm.data.public.scenes import CITYSCAPES_ARCHIVES
 from agmm.host import atomic_files
 
 _CHUNK = 1 << 18
@@ -75,8 +74,6 @@ ARCHIVES = {
 }
 """Archives of each data set; those of Cityscapes, which can be downloaded after logging in only, have no address."""
 
-_DATA_SETS = {data.name: data for data in (VOC, CITYSCAPES, COCO, ADE20K)}
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``agmm download``."""
@@ -102,12 +99,12 @@ def get(dataset: str, root: Path) -> None:
         if archive.md5:
             file = fetch(archive, root)
         elif not file.is_file():
-            raise _DATA_SETS[dataset].missing(f"no file {file}", root)
+            raise sets.PUBLIC[dataset].missing(f"no file {file}", root)
         extract(file, root / archive.below, archive.holds)
         _say(f"extracted {target}")
     if dataset == "coco":
         masks.make("coco", root)
-    training, test = (len(_DATA_SETS[dataset].load(root, split)) for split in ("train", "val"))
+    training, test = (len(sets.PUBLIC[dataset].load(root, split)) for split in ("train", "val"))
     _say(f"{training} training and {test} test images are in place")
 
 
