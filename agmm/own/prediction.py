@@ -79,14 +79,12 @@ def mask(model: Model, image: np.ndarray) -> np.ndarray:
 
 
 def predict(
-    model: str | Path,
-    images: str | Path,
-    out: str | Path,
-    *,
-    truth: str | Path | None = None,
-    device: str = "auto",
+    model: str | Path, images: str | Path, out: str | Path, *, truth: str | Path | None = None, device: str = "auto"
 ) -> pd.DataFrame | None:
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
+
+    Return the IoU per class in per cent, in the images' own size, where there is truth. ValueError with a sentence
+    about the first file that something is wrong with; then nothing is written.
 
     Parameters
     ----------
@@ -95,16 +93,6 @@ def predict(
         ``overlays/<name>.jpg``, classes.csv with the colors and, with ``truth``, report.csv.
     truth : path, optional
         Folder of dense masks of some of the images.
-
-    Returns
-    -------
-    DataFrame or None
-        IoU per class in per cent, in the images' own size, where there is truth.
-
-    Raises
-    ------
-    ValueError
-        With a sentence about the first file that something is wrong with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
     net, listed = load(model, device), user_folder.images(Path(images))

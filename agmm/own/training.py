@@ -93,6 +93,9 @@ def train(
 ) -> Result:
     """Train a network on images with sparse labels; an interrupted training is resumed by the same call.
 
+    Return the result, with the IoU of the validation images in their working size. ValueError with a sentence about the
+    first file that something is wrong with; then nothing is written.
+
     Parameters
     ----------
     images, labels, classes : path
@@ -106,16 +109,6 @@ def train(
         ``"auto"``, ``"cpu"``, ``"cuda"`` …
     onnx : bool
         Export the network and check it with onnxruntime.
-
-    Returns
-    -------
-    Result
-        IoU of the validation images, in their working size.
-
-    Raises
-    ------
-    ValueError
-        With a sentence about the first file that something is wrong with; then nothing is written.
     """
     if onnx:
         require_onnx()

@@ -118,14 +118,8 @@ class DataSet:
     def load(self, root: str | Path, split: str, size: tuple[int, int] | None = None) -> Split:
         """Find the files of one split below ``root``, and read them if the data set is kept in memory.
 
-        Parameters
-        ----------
-        root : path
-            Folder of the data set, see `how_to_get`.
-        split : str
-            One of `counts`.
-        size : (int, int), optional
-            Height and width to resize to, images bilinear, masks nearest; None keeps the files' size.
+        ``size`` (H, W) is what they are resized to then, images bilinear, masks nearest; None keeps the files' size.
+        There is a warning if the number of images is not the published one.
 
         Raises
         ------
@@ -134,11 +128,6 @@ class DataSet:
         ValueError
             If there is no such split, an image or mask lacks its partner, published labels are incomplete, a file that
             is read at once is damaged, or a ``size`` is asked for where images are read on demand.
-
-        Warns
-        -----
-        UserWarning
-            If the number of images is not the published one.
         """
         if size is not None and not self.in_memory:
             raise ValueError(f"{self.title} is read at its own size; leave image_size out and choose a crop")

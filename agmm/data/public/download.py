@@ -119,14 +119,8 @@ def fetch(archive: Archive, folder: Path, *, tries: int = 5, pause: float = 2) -
     """Download an archive to ``folder`` unless it is there, resuming what broke off, and compare its checksum.
 
     Until the file is complete and checked its name ends in ``.part``. There are ``tries`` connections, the second after
-    ``pause`` seconds, the pause doubled before each further one.
-
-    Raises
-    ------
-    ConnectionError
-        If the server refuses or the connection breaks off too often; what has arrived is kept.
-    ValueError
-        If the file has not the published checksum.
+    ``pause`` seconds, the pause doubled before each further one. ConnectionError if the server refuses or the
+    connection breaks off too often (what has arrived is kept), ValueError if the file has not the published checksum.
     """
     target, part = folder / archive.name, folder / f"{archive.name}.part"
     with FileLock(folder / f".{archive.name}.lock"):

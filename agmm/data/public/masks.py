@@ -61,12 +61,7 @@ def command(args: argparse.Namespace) -> int:
 def make(dataset: str, root: Path, *, jobs: int | None = None) -> None:
     """Make the masks of both splits that are not there yet, by ``jobs`` processes (default: one per core).
 
-    Raises
-    ------
-    FileNotFoundError
-        If there are no annotations.
-    ValueError
-        If they are damaged or of another kind.
+    FileNotFoundError if there are no annotations, ValueError if they are damaged or of another kind.
     """
     for split in ("train", "val"):
         if dataset == "coco":

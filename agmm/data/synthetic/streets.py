@@ -83,14 +83,9 @@ class _Street:
 
 def _lay_out(rng: np.random.Generator, size: int) -> _Street:
     curbs = -uniform(rng, 2.5, 5), uniform(rng, 2.5, 5)
-    return _Street(
-        size=size,
-        horizon=uniform(rng, 0.3, 0.45),
-        vanishing=uniform(rng, 0.3, 0.7),
-        camera=uniform(rng, 2.2, 3.4),
-        curbs=curbs,
-        walls=(curbs[0] - uniform(rng, 2, 4.5), curbs[1] + uniform(rng, 2, 4.5)),
-    )
+    horizon, vanishing, camera = uniform(rng, 0.3, 0.45), uniform(rng, 0.3, 0.7), uniform(rng, 2.2, 3.4)
+    walls = curbs[0] - uniform(rng, 2, 4.5), curbs[1] + uniform(rng, 2, 4.5)
+    return _Street(size, horizon, vanishing, camera, curbs, walls)
 
 
 def _place_objects(rng: np.random.Generator, street: _Street) -> Iterator[tuple[float, int, float]]:
