@@ -125,30 +125,30 @@ def far_apart(distance):
 
 def test_contrast_is_zero_far_apart_and_two_at_worst():
     assert losses.contrast_pixels(*far_apart(50.0)).item() == pytest.approx(0)
-    d, members, parts = far_apart(50.0)
-    assert losses.contrast_pixels(d, 1 - members, parts).item() == pytest.approx(2)
+    d, members, components = far_apart(50.0)
+    assert losses.contrast_pixels(d, 1 - members, components).item() == pytest.approx(2)
 
 
 def test_contrast_pulls_to_the_own_mean_and_pushes_from_others():
-    d, members, parts = far_apart(0.5)
+    d, members, components = far_apart(0.5)
     with torch.no_grad():
         d += 0.5
-    losses.contrast_pixels(d, members, parts).backward()
+    losses.contrast_pixels(d, members, components).backward()
     assert (d.grad[members == 1] > 0).all()
     assert (d.grad[members == 0] < 0).all()
-    assert losses.contrast_pixels(d, 0 * members, parts).item() == 0
+    assert losses.contrast_pixels(d, 0 * members, components).item() == 0
 
 
 def test_contrast_leaves_empty_slots_out():
     problem = random_problem(k=6)
     features, _, labels, _ = problem.tensors()
-    parts = gmm.components(labels, 6)
-    assert not parts.filled.all()
-    mixture = em.from_labels(features, labels, parts, 0.1)
-    members = em.assign(mixture.log_scores(parts), labels, parts)
-    present = parts.present.numpy()
-    dense = parts.to_classes(mixture.d).detach().numpy(), present, parts.to_classes(members).numpy()
-    assert losses.contrast_pixels(mixture.d, members, parts).item() == pytest.approx(loops_em.contrast(*dense))
+    components = gmm.components(labels, 6)
+    assert not components.filled.all()
+    mixture = em.from_labels(features, labels, components, 0.1)
+    members = em.assign(mixture.log_scores(components), labels, components)
+    present = components.present.numpy()
+    dense = components.to_classes(mixture.d).detach().numpy(), present, components.to_classes(members).numpy()
+    assert losses.contrast_pixels(mixture.d, members, components).item() == pytest.approx(loops_em.contrast(*dense))
 
 
 @pytest.mark.parametrize("oem", [True, False])

@@ -16,7 +16,7 @@ from agmm.codes import UNLABELED
 from agmm.data import drawing
 from agmm.data.drawing import Shape
 from agmm.data.own import annotations, survey
-from agmm.data.public import camvid
+from agmm.data.public.scenes import CAMVID
 from tests.helpers import shared
 
 NAMES = ("background", "cat", "a \"dog\" & 'bird'")
@@ -149,7 +149,7 @@ def test_the_same_lines_from_every_format_that_has_them(tmp_path_factory, width,
 @pytest.mark.parametrize("side", [512, 200])
 def test_twenty_clicks_on_real_images(tmp_path, side):
     """As somebody would label CamVid, in each format, at the images' size and shrunk."""
-    root, names, clicks = shared("data/camvid"), camvid.CLASS_NAMES, {}
+    root, names, clicks = shared("data/camvid"), CAMVID.class_names, {}
     (tmp_path / "images").mkdir()
     names_file(tmp_path, names)
     for path in sorted((root / "train").glob("*.jpg"))[::90]:

@@ -1,158 +1,81 @@
-import os
+"""The benchmarks: what is compared is the same work, ratios are of turns, and every group gives its figures."""
 
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from agmm import evaluation
 from agmm.codes import UNLABELED
+from agmm.host import timing
 from agmm.papers import notebooks
+from agmm.rivals.spml import kmeans
+from agmm.rivals.spml.segments import directions
 from agmm.tools import bench
-from agmm.tools.bench import branch, dense, groups, step
-from agmm.tools.bench.figure import Figure, Setting, bandwidth, in_turn, median_ratio, show
-from agmm.tools.bench.inputs import FORMS, SMALL, tensors
+from agmm.tools.bench import evaluation as tested
+from agmm.tools.bench import input, objective, step, sweep
+from agmm.tools.bench.figure import Figure, Setting
+from agmm.training import sweep as trainer
+from agmm.training import train
+from agmm.training.random_step import FORMS, Shapes, random_labels, random_outputs
+from agmm.training.run import Run, load_result
+from agmm.training.where import Where
 from tests.helpers import ROOT, tool
 
 QUICKLY = Setting(repeats=1, small=True)
 
 
 @pytest.fixture(autouse=True)
-def same_threads():
+def one_thread():
+    """Keep to a core, and leave the number of threads as it was, which the command changes."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Skip the fresh processes, which only serve the honesty of the memory figures."""
-    monkeypatch.setattr(dense, "in_new_process", lambda function, *arguments: function(*arguments))
-
-
-def test_dense_and_fast_agree(in_this_process):
-    figures = list(dense.figures(QUICKLY))
-    assert [figure.unit for figure in figures] == ["s", "GB", "relative"] * 3
-    assert all(figure.value < 1e-5 and figure.met for figure in figures[2::3])
-
-
-def test_disagreement_is_an_error(in_this_process, monkeypatch):
-    right = dense.dense_agmm
-
-    def wrong(*arguments, **options):
-        loss, terms = right(*arguments, **options)
-        return 1.001 * loss, terms
-
-    monkeypatch.setattr(dense, "dense_agmm", wrong)
-    with pytest.raises(RuntimeError, match="differs from its dense formulation"):
-        list(dense.figures(QUICKLY))
-
-
-def test_a_flipped_sign_in_a_million_is_no_difference():
-    expected = torch.ones(3_000_000)
-    found = expected.clone()
-    found[7] = -1
-    assert dense.relative(found, expected) == 0
-    found[:1000] = -1
-    assert dense.relative(found, expected) == pytest.approx(2 * (997 / 3e6) ** 0.5)
-    assert dense.relative(torch.tensor(1.5), torch.tensor(1.0)) == 0.5
-
-
-def peaks():
-    """Beyond what is held before: with a block of 200 MB, and after a reset without it."""
-    before = dense.reset_peak("cpu")
-    block = torch.ones(50_000_000)
-    del block
-    return dense.peak_bytes("cpu") - before, dense.reset_peak("cpu") - before
-
-
-def test_peak_of_memory_is_that_since_its_reset():
-    with_block, after = dense.in_new_process(peaks)
-    assert 190e6 < with_block < 260e6
-    assert after < 60e6 or not dense.LINUX.exists()
-
-
-def test_a_new_process_is_another_one():
-    assert dense.in_new_process(os.getpid) != os.getpid()
-
-
-def test_floors_count_features_and_logits_three_times(monkeypatch):
-    monkeypatch.setattr(branch, "bandwidth", lambda setting: 1e9)
-    figures = {figure.case: figure for figure in branch.figures(QUICKLY)}
-    features, logits = 4 * 32 * 16 * 16, 4 * 7 * 64 * 64
-    assert figures["VOC, 10 clicks, spar, con"].against_value == pytest.approx(12 * features / 1e9)
-    for case in ("VOC, 10 clicks, all five terms", "Cityscapes, dense, all five terms"):
-        figure = figures[case]
-        assert figure.against_value == pytest.approx(12 * (features + logits) / 1e9)
-        assert figure.ratio == pytest.approx(figure.value / figure.against_value)
-
-
-def test_bandwidth_is_that_of_a_memory():
-    assert 1e8 < bandwidth(QUICKLY) < 1e12
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_inputs_have_the_classes_and_the_form_asked_for(form):
-    features, logits, labels, image_classes = tensors(SMALL, form)
-    assert features.shape == (4, 32, 16, 16)
-    assert logits.shape == (4, 7, 64, 64)
-    assert features.min() == 0
-    assert image_classes.sum(1).tolist() == [2, 3, 4, 2]
-    pixels = (labels != UNLABELED).sum(dim=(1, 2))
-    low, high = {"clicks": (8, 10), "scribbles": (60, 2000), "blocks": (100, 600), "dense": (4096, 4096)}[form]
-    assert (low <= pixels).all()
-    assert (pixels <= high).all()
-    for label, classes in zip(labels, image_classes, strict=True):
-        assert classes[label[label != UNLABELED].unique()].all()
-
-
-def test_steps_of_both_methods_are_compared():
-    figures = list(step.figures(QUICKLY))
-    assert [figure.precision for figure in figures] == 3 * ["float32"] + 3 * ["bfloat16"]
-    assert [figure.case.split(",")[0] for figure in figures] == 2 * ["AGMM", "AGMM++", "baseline"]
-    assert all(figure.ratio > 0 for figure in figures)
-
-
-def test_operations_of_a_network_are_counted_twice_per_multiplication(monkeypatch):
-    convolution = torch.nn.Conv2d(3, 5, 3, padding=1)
-    monkeypatch.setattr(step.networks, "build", lambda *args, **kwargs: convolution)
-    assert step.forward_operations("any", 2, torch.zeros(1, 3, 8, 6)) == 2 * 8 * 6 * 5 * 3 * 9
+# --- The harness ------------------------------------------------------------------------------------------------------
 
 
 def test_functions_are_called_in_turn():
     calls = []
-    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Setting(repeats=3), warmup=2)
+    functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    seconds = timing.in_turn(functions, "cpu", repeats=3, warmup=2)
     assert calls == ["a", "b"] * 5
     assert [len(times) for times in seconds.values()] == [3, 3]
-    assert median_ratio([1, 2, 9], [1, 1, 3]) == 2
-
-
-def three_figures(setting):
-    yield Figure("branch", "one", 2.0, "s", "the floor", 1.0, 2.0, "<= 3")
-    yield Figure("branch", "two", 2.0, "s", "the loop", 5.0, 0.4, ">= 5")
-    yield Figure("step", "three", 1.0, "s", "baseline", 1.0, 1.0)
+    assert timing.median_ratio([1, 2, 9], [1, 1, 3]) == 2
 
 
 def test_targets_and_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(groups, "GROUPS", {"three": three_figures})
+    first = [Figure("one", 2.0, "s", "the floor", 1.0, 2.0, "<= 3"), Figure("two", 2.0, "s", "loop", 5.0, 0.4, ">= 5")]
+    groups = {
+        "branch": lambda how: iter(first),
+        "step": lambda how: iter([Figure("3", 1.0, "s", "baseline", 1.0, 1.0)]),
+    }
+    monkeypatch.setattr(bench, "GROUPS", groups)
     table = bench.measure(QUICKLY)
     text = capsys.readouterr().out
     assert "target <= 3: met" in text
     assert "target >= 5: missed" in text
     bench.write(table, tmp_path / "sub" / "cpu.csv")
     found = pd.read_csv(tmp_path / "sub" / "cpu.csv", keep_default_na=False)
-    assert found["case"].tolist() == ["one", "two", "three"]
+    assert found["case"].tolist() == ["one", "two", "3"]
     assert found["met"].tolist() == ["yes", "no", ""]
     assert found["torch"].eq(torch.__version__).all()
     assert found["hardware"].str.len().min() > 0
     lines = (tmp_path / "sub" / "cpu.md").read_text().splitlines()
-    assert "| two, float32 | 2 s | 0.4 × | the loop | >= 5 (missed) |" in lines
+    assert "| two, float32 | 2 s | 0.4 × | loop | >= 5 (missed) |" in lines
     assert [line for line in lines if line.startswith("###")] == ["### branch", "### step"]
-    assert [figure.met for figure in show(three_figures(QUICKLY))] == [True, False, None]
 
 
-def test_command(tmp_path, capsys):
-    path = tmp_path / "cpu.csv"
-    assert tool(bench, "step", "--device", "cpu", "--small", "--repeats", 1, "--csv", path) == 0
-    assert set(pd.read_csv(path)["group"]) == {"step"}
+def test_columns_are_those_of_the_committed_table(monkeypatch):
+    monkeypatch.setattr(bench, "GROUPS", {"step": lambda how: [Figure("3", 1.0, "s", "baseline", 1.0, 1.0)]})
+    committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv")
+    assert list(bench.measure(QUICKLY)) == list(committed)
 
 
 def test_notebook(tmp_path):
@@ -164,8 +87,11 @@ def test_notebook(tmp_path):
     assert (tmp_path / "bench" / "cpu_speed.png").stat().st_size > 10_000
 
 
-def test_profile(tmp_path):
-    assert tool(bench, "--device", "cpu", "--small", "--profile", tmp_path / "profile.txt") == 0
+def test_command(tmp_path):
+    options = ("--device", "cpu", "--small", "--repeats", 1)
+    assert tool(bench, "step", *options, "--csv", tmp_path / "cpu.csv") == 0
+    assert set(pd.read_csv(tmp_path / "cpu.csv")["group"]) == {"step"}
+    assert tool(bench, *options, "--profile", tmp_path / "profile.txt") == 0
     text = (tmp_path / "profile.txt").read_text()
     assert text.startswith("Three steps of AGMM, quick, small network, float32")
     assert "convolution" in text
@@ -179,3 +105,239 @@ def test_wrong_options_are_one_sentence(capsys):
     ):
         assert tool(bench, *arguments) == 2
         assert sentence in capsys.readouterr().err
+
+
+# --- branch and dense -------------------------------------------------------------------------------------------------
+
+
+def test_floors_count_features_and_logits_three_times(monkeypatch):
+    monkeypatch.setattr(objective, "bandwidth", lambda setting: 1e9)
+    figures = {figure.case: figure for figure in objective.branch(QUICKLY)}
+    features, logits = 4 * 32 * 16 * 16, 4 * 7 * 64 * 64
+    assert figures["VOC, 10 clicks, spar, con"].against_value == pytest.approx(12 * features / 1e9)
+    for case in ("VOC, 10 clicks, all five terms", "Cityscapes, dense, all five terms", "AGMM++, VOC, clicks"):
+        figure = figures[case]
+        assert figure.against_value == pytest.approx(12 * (features + logits) / 1e9)
+        assert figure.ratio == pytest.approx(figure.value / figure.against_value)
+    committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv").query("group == 'branch'")
+    assert set(committed["case"]) <= set(figures)
+
+
+def test_bandwidth_is_that_of_a_memory():
+    assert 1e8 < objective.bandwidth(QUICKLY) < 1e12
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Skip the fresh processes, which only serve the honesty of the memory figures."""
+    monkeypatch.setattr(objective, "in_new_process", lambda function, *arguments: function(*arguments))
+
+
+def test_dense_and_fast_agree(in_this_process):
+    figures = list(objective.dense(QUICKLY))
+    assert [figure.unit for figure in figures] == ["s", "GB", "relative"] * 3
+    assert all(figure.value < 1e-5 and figure.met == "yes" for figure in figures[2::3])
+    committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv").query("group == 'dense'")
+    assert [figure.case for figure in figures] == committed["case"].tolist()
+
+
+def test_disagreement_is_an_error(in_this_process, monkeypatch):
+    right = objective.dense_agmm
+
+    def wrong(*arguments, **options):
+        loss, terms = right(*arguments, **options)
+        return 1.001 * loss, terms
+
+    monkeypatch.setattr(objective, "dense_agmm", wrong)
+    with pytest.raises(RuntimeError, match="differs from its dense formulation"):
+        list(objective.dense(QUICKLY))
+
+
+def test_a_flipped_sign_in_a_million_is_no_difference():
+    expected = np.ones(3_000_000, np.float32)
+    values = expected.copy()
+    values[7] = -1
+    assert objective.relative(values, expected) == 0
+    values[:1000] = -1
+    assert objective.relative(values, expected) == pytest.approx(2 * (997 / 3e6) ** 0.5)
+    assert objective.relative(np.array(1.5), np.array(1.0)) == 0.5
+
+
+def peaks():
+    """Process, and memory beyond what is held before: with a block of 200 MB, and after a reset without it."""
+    before = objective.reset_peak("cpu")
+    block = torch.ones(50_000_000)
+    del block
+    return os.getpid(), objective.peak_bytes("cpu") - before, objective.reset_peak("cpu") - before
+
+
+def test_peak_of_memory_is_that_of_a_new_process_since_its_reset():
+    process, with_block, after = objective.in_new_process(peaks)
+    assert process != os.getpid()
+    assert 190e6 < with_block < 260e6
+    assert after < 60e6 or not objective.LINUX.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_random_labels_have_the_classes_and_the_form_asked_for(form):
+    shapes = Shapes(4, 7, 32, 16, 64, form=form)
+    features, logits = random_outputs(shapes)
+    assert features.shape == (4, 32, 16, 16)
+    assert logits.shape == (4, 7, 64, 64)
+    assert features.min() == 0
+    labels, image_classes = random_labels(shapes)
+    assert image_classes.sum(1).tolist() == [2, 3, 4, 2]
+    pixels = (labels != UNLABELED).sum(dim=(1, 2))
+    low, high = {"clicks": (8, 10), "scribbles": (60, 2000), "blocks": (100, 600), "dense": (4096, 4096)}[form]
+    assert (low <= pixels).all()
+    assert (pixels <= high).all()
+    for label, classes in zip(labels, image_classes, strict=True):
+        assert classes[label[label != UNLABELED].unique()].all()
+
+
+# --- step and spml ----------------------------------------------------------------------------------------------------
+
+
+def test_steps_of_all_methods_are_compared():
+    figures = list(step.steps(QUICKLY))
+    assert [figure.precision for figure in figures] == 3 * ["float32"] + 3 * ["bfloat16"]
+    assert [figure.case.split(",")[0] for figure in figures] == 2 * ["AGMM", "AGMM++", "baseline"]
+    assert all(figure.ratio > 0 for figure in figures)
+
+
+def test_figures_of_spml():
+    clustering, training = step.spml(QUICKLY)
+    assert clustering.case == "k-means, 16 x 16 x 18, 36 clusters"
+    assert clustering.against == "scikit-learn (CPU)"
+    assert training.against == "step of the baseline, small"
+    assert all(figure.value > 0 and figure.ratio > 0 and not figure.met for figure in (clustering, training))
+
+
+def test_the_library_clusters_the_same_vectors():
+    maps = torch.nn.functional.normalize(step.embeddings(1, 16, 24), dim=1)
+    vectors = kmeans.located(maps).flatten(2).mT
+    first = kmeans.grid_clusters((24, 24), (3, 3)).flatten()[None]
+    found = kmeans.spherical_kmeans(vectors, first, 9)[0].numpy()
+    other = step.library_kmeans(vectors[0].numpy(), directions(vectors[0], first[0], 9).numpy())
+    moved = found != first[0].numpy()
+    assert moved.mean() > 0.1
+    assert np.mean(found == other) > 0.8
+    assert np.mean(found[moved] == other[moved]) > 0.6
+
+
+def test_regions_are_as_many_as_asked_for():
+    regions = step.oversegmentation(2, 64, 20)
+    assert regions.shape == (2, 64, 64)
+    assert [len(image.unique()) for image in regions] == [20, 20]
+    assert not torch.equal(regions[0], regions[1])
+
+
+# --- input and evaluation ---------------------------------------------------------------------------------------------
+
+
+def test_every_way_of_reading_is_set_beside_the_network(monkeypatch):
+    def in_turn(functions, *_options):
+        for function in functions.values():
+            function()
+        # Times of 2, 3 and 4 seconds, then half of them twice.
+        return {name: [2.0 + n, 1 + n / 2, 1 + n / 2] for n, name in enumerate(functions)}
+
+    monkeypatch.setattr(timing, "in_turn", in_turn)
+    figures = list(input.figures(Setting(repeats=3, small=True)))
+    ways = [(title, way) for title in ("VOC", "Cityscapes") for way in ("from files", "decoded images kept")]
+    assert [figure.case for figure in figures] == [f"{title} at 33, 1 process, {way}" for title, way in ways]
+    for figure, slower in zip(figures, (3, 4) * 2, strict=True):
+        assert figure.against_value == 2 / 1  # images of a step by its median time
+        assert figure.value == pytest.approx(4 / (slower / 2))  # images of an epoch
+        assert figure.ratio == pytest.approx(2 / slower * 4 / 2)
+
+
+def test_figures_of_every_test_procedure():
+    figures = list(tested.figures(QUICKLY))
+    assert [figure.target for figure in figures] == [">= 5", "", "<= 1"] * 3
+    for speed, limit, difference in zip(figures[::3], figures[1::3], figures[2::3], strict=True):
+        assert speed.value > 0
+        assert speed.ratio > 0
+        assert speed.against == limit.against == "one view or tile at a time"
+        assert difference.met == "yes"
+
+
+def test_a_difference_of_predictions_is_reported(monkeypatch):
+    def predictor(net, protocol):
+        """The worst class instead of the best one where views are predicted one at a time."""
+        right = original(net, protocol)
+        return right if protocol.pixels > 1 else lambda inputs: -right(inputs)
+
+    original = evaluation.predictor
+    monkeypatch.setattr(evaluation, "predictor", predictor)
+    monkeypatch.setattr(tested, "SMALL", tested.SMALL[:1])
+    *_, difference = tested.figures(QUICKLY)
+    assert difference.met == "no"
+    assert difference.value > 5e5
+
+
+def test_forward_passes_repeat_what_a_test_does():
+    case = replace(tested.SMALL[2], images=2)
+    images, truths = tested.data(case)
+    net = tested.network(case, images[:1], "cpu")
+    calls: list[tuple[int, ...]] = []
+    net.register_forward_pre_hook(lambda module, arguments: calls.append(tuple(arguments[0].shape)))
+
+    def evaluate() -> object:
+        return evaluation.evaluate(net, images, truths, case.num_classes, case.protocol, batch_size=2, device="cpu")
+
+    with torch.no_grad():
+        passes = tested.forward_passes(net, evaluate)
+        during, calls[:] = list(calls), []
+        passes()
+    assert calls == during
+    tiles = 2 * len(evaluation.tile_positions(case.height, case.width, case.protocol.tile))
+    assert sum(shape[0] for shape in calls) == tiles
+
+
+# --- sweep ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_runs_are_trained_each_way(monkeypatch):
+    calls: list[tuple[int, set[int]]] = []
+    made: list[int] = []
+
+    def train_all(runs: list[Run], where: Where, *, jobs: int, **options: Any) -> dict[str, str]:
+        before = set(where.cache.iterdir())
+        if not calls:
+            train.run(runs[0], results=where.results, device=where.device)
+            assert load_result(runs[0], where.results) is not None
+        made.append(len(set(where.cache.iterdir()) - before))
+        calls.append((jobs, {run.threads for run in runs}))
+        return {}
+
+    monkeypatch.setattr(trainer, "train_all", train_all)
+    figures = list(sweep.figures(QUICKLY))
+    assert calls == [(1, {1}), (2, {1}), (1, {2})]
+    assert made == [0, 0, 0]
+    assert [figure.against for figure in figures] == ["one process", "one thread", "two threads"]
+    assert all(figure.value > 0 and figure.ratio > 0 and not figure.met for figure in figures)
+    assert figures[0].ratio == pytest.approx(figures[0].value / figures[0].against_value)
+
+
+def test_a_target_needs_two_cores(monkeypatch):
+    monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {})
+    monkeypatch.setattr(sweep, "prepare", lambda runs, cache: cache.mkdir())
+    for cores in (1, 2):
+        monkeypatch.setattr(trainer, "default_jobs", lambda device, cores=cores: cores)
+        targets = [figure.target for figure in sweep.figures(Setting(repeats=1))]
+        assert targets == ["", "", ">= 1" if cores > 1 else ""]
+
+
+def test_a_failed_training_is_no_figure(monkeypatch):
+    monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {"a1": "Baseline: disk on fire"})
+    monkeypatch.setattr(sweep, "prepare", lambda runs, cache: cache.mkdir())
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        next(sweep.figures(QUICKLY))
+
+
+def test_trainings_differ_in_their_seeds_only():
+    runs = sweep.trainings(Setting())
+    assert len({run.id for run in runs}) == sweep.TRAININGS
+    assert {run.train_images for run in runs} == {1000}
+    assert all(run.requires == () for run in runs)

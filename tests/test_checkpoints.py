@@ -366,6 +366,6 @@ def test_other_backbones(state):
 
 def test_our_own_files_need_our_own_names(state):
     ours = skeleton().state_dict()
-    refused(state, "there is no tensor head.branches.0.0.weight; expected are the names that a run", named=True)
-    refused(ours | {"more": empty(2)}, "no place for more; expected are the names", named=True)
-    refused(ours | {"head.classifier.bias": empty(19)}, "head.classifier.bias is 19, not 21", named=True)
+    refused(state, "there is no tensor head.branches.0.0.weight; expected are the names that a run", ours=True)
+    refused(ours | {"more": empty(2)}, "no place for more; expected are the names", ours=True)
+    refused(ours | {"head.classifier.bias": empty(19)}, "head.classifier.bias is 19, not 21", ours=True)

@@ -9,7 +9,7 @@ from agmm import evaluation
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.data.augment import official
-from agmm.data.public.cityscapes import CITYSCAPES
+from agmm.data.public.scenes import CITYSCAPES
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")

@@ -269,7 +269,13 @@ def test_runs_outside_the_cells_are_those_of_the_tables(evidence, monkeypatch):
     monkeypatch.setattr(Evidence, "seeds", lambda self, *runs: asked.update(runs) or [])
     for absent in (True, False):
         judged(replace(evidence, absent=absent), "A08", "A09", "A30", "P28")
-    names = ["agmm_table2", "agmm_table5", "agmm_supp_table2", *(f"agmmpp_table{n}" for n in (1, 6, 7, 10))]
+    names = [
+        "agmm_table1",
+        "agmm_table2",
+        "agmm_table5",
+        "agmm_supp_table2",
+        *(f"agmmpp_table{n}" for n in (1, 6, 7, 10)),
+    ]
     trained = {run.id for run in tables.needed([*names, "agmmpp_figure12"], "quick", 1)}
     strangers = [run for run in asked if run.id not in trained]
     assert len(asked) > 30

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from agmm.data.public import cityscapes, download
+from agmm.data.public import download
 from agmm.data.public.download import Archive
+from agmm.data.public.scenes import CITYSCAPES_ARCHIVES
 from tests import layouts
 from tests.helpers import tool
 
@@ -319,7 +320,7 @@ def test_cityscapes_from_archives_of_the_users(tmp_path, capsys):
     assert "leftImg8bit_trainvaltest.zip; log in at www.cityscapes-dataset.com" in said
     assert said.count("\n") == 1
     layouts.write_cityscapes(tmp_path / "source")
-    for name in cityscapes.ARCHIVES:
+    for name in CITYSCAPES_ARCHIVES:
         members = files_below(tmp_path / "source", name.split("_")[0])
         zipped(tmp_path / "root" / name, members | {"license.txt": b"", "README": b""})
     assert tool(*words) == 0

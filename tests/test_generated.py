@@ -1,17 +1,64 @@
 """What generated data sets share: independence of the count, disjoint photographs, and a cache that survives damage."""
 
+import hashlib
 from importlib import metadata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from agmm.data import sets
 from agmm.data.synthetic import people, recipe, shapes, streets
 
 
 @pytest.fixture(params=[shapes.SHAPES, streets.STREETS, people.PEOPLE], ids=lambda data: data.dataset)
 def data(request):
     return request.param
+
+
+# Of the images and masks of the first eight images of each split.
+CHECKSUMS = {
+    "shapes": {
+        "train": ("e08232bfaca4a685", "1c45b22b137432ad"),
+        "test": ("be0036b1d9830a00", "59a353b59f875010"),
+        "pretrain": ("a469ab239a2d53e7", "ceed1f3e43584826"),
+    },
+    "crowds": {"train": ("96317f1ecc0c6dc2", "8536290fe805d47e")},
+    "streets": {
+        "train": ("455f579a8a9084b9", "4668c05a1e1ed5d3"),
+        "test": ("31458f2c8ef235f3", "da0264be3b1efce5"),
+        "pretrain": ("6415488e9111f87f", "10de30e967b013bd"),
+    },
+    "people": {
+        "train": ("2dca5564b8f94569", "97665c37ab1e9390"),
+        "test": ("46e46b2947c60edb", "2df02fe82f9de45c"),
+        "pretrain": ("f33408bc870f60f9", "edec31c4fbbff8f5"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", CHECKSUMS)
+def test_names_types_and_checksums(name):
+    """The same bytes under NumPy 1.26 to 2.4, Pillow 10.3 to 13 and scikit-image 0.24 to 0.26."""
+    data = sets.GENERATED[name]
+    for part, expected in CHECKSUMS[name].items():
+        split = data.make(part, 8)
+        assert (split.dataset, split.class_names, len(set(split.ids))) == (name, sets.class_names(name), 8)
+        assert (split.background, split.mirrored) == (None if name == "streets" else 0, data.mirrored)
+        assert (split.instances is None) == (name == "streets")
+        assert all(array.shape[:3] == (8, 64, 64) and array.dtype == np.uint8 for array in arrays(split))
+        assert split.truth.max() < split.num_classes, "every pixel has a class"
+        made = [hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest() for array in arrays(split)[:2]]
+        assert made == list(expected), "the data have changed: raise their version or look for the cause"
+
+
+def test_generated_data_by_name(data, tmp_path):
+    loaded = sets.load(data.dataset, "test", count=2, cache=tmp_path)
+    np.testing.assert_array_equal(loaded.images, data.make("test", 2).images)
+    with pytest.raises(ValueError, match="needs a number of images"):
+        sets.load(data.dataset, "train")
+    with pytest.raises(ValueError, match="streets has no images for tag pretraining"):
+        sets.load("streets", "pretrain", count=2)
 
 
 def arrays(split):

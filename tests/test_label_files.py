@@ -10,13 +10,14 @@ from PIL import Image
 from agmm.codes import UNLABELED, VOID
 from agmm.data import drawing, image_files
 from agmm.data.drawing import Shape
-from agmm.data.public import ade20k, cityscapes, label_files, voc
+from agmm.data.public import label_files, voc
+from agmm.data.public.scenes import ADE20K, CITYSCAPES
 from agmm.labels import image_classes, paint_boxes
 from tests.helpers import shared
 
 SOURCES = {
     f"{source.form} {source.name} {source.folder}": source
-    for data in (voc.VOC, cityscapes.CITYSCAPES, ade20k.ADE20K)
+    for data in (voc.VOC, CITYSCAPES, ADE20K)
     for source in data.sources
     if source.suffix == ".png"
 }

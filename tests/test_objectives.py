@@ -65,12 +65,12 @@ def outputs(output, features, logits):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_vectors_in_float64(name):
+def test_golden_vectors(name):
     arrays, info = golden(name)
-    features, logits, labels, image_classes = golden_problem(arrays, info).tensors()
-    found = outputs(AGMM(logits.shape[1])(features, logits, labels, image_classes), features, logits)
-    means, present = gmm.class_means(features, labels, logits.shape[1])
-    found["prototypes"] = means
+    problem = golden_problem(arrays, info)
+    features, logits, labels, image_classes = problem.tensors()
+    found = outputs(AGMM(problem.num_classes)(features, logits, labels, image_classes), features, logits)
+    found["prototypes"], present = gmm.class_means(features, labels, problem.num_classes)
     assert np.array_equal(present, arrays["cur_cls_label"].reshape(present.shape) > 0)
     compared = 0
     for key, value in found.items():
@@ -80,30 +80,19 @@ def test_golden_vectors_in_float64(name):
                 compared += 1
     assert compared >= len(found)
 
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_vectors_in_float32(name):
-    arrays, info = golden(name)
-    features, logits, labels, image_classes = golden_problem(arrays, info).tensors(torch.float32)
-    found = outputs(AGMM(logits.shape[1])(features, logits, labels, image_classes), features, logits)
-    for key, value in found.items():
-        tolerance = 5e-3 if key == "grad_feat" else 2e-5
-        if f"{key}_f32" in arrays:
-            assert relative(value, arrays[f"{key}_f32"]) < tolerance, key
+    features, logits, labels, image_classes = problem.tensors(torch.float32)
+    found = outputs(AGMM(problem.num_classes)(features, logits, labels, image_classes), features, logits)
+    for key in found.keys() & {name.removesuffix("_f32") for name in arrays}:
+        assert relative(found[key], arrays[f"{key}_f32"]) < (5e-3 if key == "grad_feat" else 2e-5), key
 
 
 def test_golden_gradients_of_single_terms():
     arrays, info = golden("agmm_small_all_outputs")
     features, logits, labels, image_classes = golden_problem(arrays, info).tensors()
     terms = AGMM(logits.shape[1])(features, logits, labels, image_classes).terms
-    originals = {
-        "seg": terms["seg"],
-        "cls": terms["absent"],
-        "proto": terms["con"],
-        "gmm": terms["self"] + terms["spar"],
-    }
+    names = {"seg": ("seg",), "cls": ("absent",), "proto": ("con",), "gmm": ("self", "spar")}
     compared = 0
-    for key, loss in originals.items():
+    for key, loss in ((key, sum(terms[name] for name in group)) for key, group in names.items()):
         for short, leaf in (("feat", features), ("logits", logits)):
             expected = arrays.get(f"grad_{short}_of_{key}_loss_f64pure")
             if expected is not None:
@@ -165,97 +154,80 @@ def test_options_of_the_terms_equal_loops(options):
         assert output.terms[name].item() == pytest.approx(expected[name], rel=1e-9)
 
 
+def erase(labels):
+    labels[labels < UNLABELED] = UNLABELED
+
+
+def one_class(problem):
+    problem.labels[problem.labels < UNLABELED] = 2
+    problem.image_classes[:] = np.arange(5) == 2
+
+
+def one_pixel_per_class(problem):
+    erase(problem.labels)
+    problem.labels[:, 3, 5], problem.labels[:, 8, 2], problem.labels[1, 10, 10] = 0, 4, 1
+
+
+def on_the_grid(problem):
+    """Labels in the middle of feature cells, where interpolation changes nothing."""
+    erase(problem.labels)
+    problem.labels[:, 1, 1], problem.labels[:, 7, 4] = 0, 3
+
+
+CORNERS = {
+    "no label": lambda problem: erase(problem.labels),
+    "padding only": lambda problem: problem.labels.fill(VOID),
+    "one image of padding": lambda problem: problem.labels[0].fill(VOID),
+    "one image without label": lambda problem: erase(problem.labels[0]),
+    "one class": one_class,
+    "one pixel per class": one_pixel_per_class,
+    "a grid point labeled": on_the_grid,
+    "everything labeled": lambda problem: np.copyto(
+        problem.labels, np.arange(problem.labels.size).reshape(problem.labels.shape) % 5
+    ),
+    "features all equal": lambda problem: problem.features.fill(1.0),
+    "features all zero": lambda problem: problem.features.fill(0.0),
+    "confident segmentation": lambda problem: np.multiply(problem.logits, 1e4, out=problem.logits),
+}
+
+
 def corner(name):
-    """The rows of the table of corner cases."""
-    problem = random_problem(batch=2)
-    labels = problem.labels
-    if name == "no label":
-        labels[labels < UNLABELED] = UNLABELED
-    elif name == "padding only":
-        labels[:] = VOID
-    elif name == "one image of padding":
-        labels[0] = VOID
-    elif name == "one image without label":
-        labels[0][labels[0] < UNLABELED] = UNLABELED
-    elif name == "one class":
-        labels[labels < UNLABELED] = 2
-        problem.image_classes[:] = np.arange(5) == 2
-    elif name == "one pixel per class":
-        labels[labels < UNLABELED] = UNLABELED
-        labels[:, 3, 5], labels[:, 8, 2] = 0, 4  # grid 5 x 7 of 17 x 23
-        labels[1, 10, 10] = 1
-    elif name == "a grid point labeled":
-        problem = random_problem(batch=2, grid=(6, 6), size=(18, 18))
-        problem.labels[problem.labels < UNLABELED] = UNLABELED
-        problem.labels[:, 1, 1], problem.labels[:, 7, 4] = 0, 3
-    elif name == "everything labeled":
-        labels[:] = np.arange(labels.size).reshape(labels.shape) % 5
-    elif name == "features all equal":
-        problem.features[:] = 1.0
-    elif name == "features all zero":
-        problem.features[:] = 0.0
-    elif name == "confident segmentation":
-        problem.logits[:] *= 1e4
+    problem = random_problem(batch=2, grid=(6, 6), size=(18, 18))
+    CORNERS[name](problem)
     return problem
-
-
-CORNERS = (
-    "no label",
-    "padding only",
-    "one image of padding",
-    "one image without label",
-    "one class",
-    "one pixel per class",
-    "a grid point labeled",
-    "everything labeled",
-    "features all equal",
-    "features all zero",
-    "confident segmentation",
-)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma", [None, 0.5, "adaptive", "code_a", "code_b"])
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", CORNERS)
-def test_corner_cases_are_finite(name, variant, sigma, dtype):
-    for detach in (True, False):
-        features, logits, labels, image_classes = corner(name).tensors(dtype)
-        objective = AGMM(5, variant=variant, sigma=sigma, detach_sigma=detach, terms=TERMS)
-        output = objective(features, logits, labels, image_classes)
-        assert output.loss.isfinite()
-        assert output.scores.isfinite().all()
-        for gradient in torch.autograd.grad(output.loss, (features, logits)):
-            assert gradient.isfinite().all()
+def test_corner_cases_are_finite(variant, sigma, dtype):
+    for name in CORNERS:
+        for detach in (True, False):
+            features, logits, labels, image_classes = corner(name).tensors(dtype)
+            objective = AGMM(5, variant=variant, sigma=sigma, detach_sigma=detach, terms=TERMS)
+            output = objective(features, logits, labels, image_classes)
+            assert output.loss.isfinite(), name
+            assert output.scores.isfinite().all(), name
+            for gradient in torch.autograd.grad(output.loss, (features, logits)):
+                assert gradient.isfinite().all(), name
 
 
-@pytest.mark.parametrize("name", CORNERS)
-def test_corner_cases_of_label_assignment_are_finite(name):
-    features, logits, labels, image_classes = corner(name).tensors(torch.float32)
-    output = LabelAssignment(5, absent=True)(features, logits, labels, image_classes)
-    assert output.loss.isfinite()
-    assert torch.autograd.grad(output.loss, logits)[0].isfinite().all()
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_without_labels_the_mixture_is_silent(variant):
-    features, logits, labels, image_classes = corner("no label").tensors()
-    output = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes)
-    for name in ("seg", "self", "spar", "con"):
-        assert output.terms[name].item() == 0
-    assert output.terms["absent"].item() == pytest.approx(loops.absent(corner("no label")))
-    mixture = sum(output.terms[name] for name in ("self", "spar", "con"))
-    for gradient in torch.autograd.grad(mixture, (features, logits), allow_unused=True):
-        assert gradient is not None
-        assert not gradient.any()
+def test_corner_cases_of_label_assignment_are_finite():
+    for name in CORNERS:
+        features, logits, labels, image_classes = corner(name).tensors(torch.float32)
+        output = LabelAssignment(5, absent=True)(features, logits, labels, image_classes)
+        assert output.loss.isfinite(), name
+        assert torch.autograd.grad(output.loss, logits)[0].isfinite().all(), name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padding_only_is_zero_everywhere(variant):
-    features, logits, labels, image_classes = corner("padding only").tensors()
-    output = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes)
-    assert all(term.item() == 0 for term in output.terms.values())
-    for gradient in torch.autograd.grad(output.loss, (features, logits)):
+@pytest.mark.parametrize("name", ["no label", "padding only"])
+def test_without_labels_all_but_the_absent_classes_is_silent(name, variant):
+    features, logits, labels, image_classes = corner(name).tensors()
+    terms = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes).terms
+    assert all(terms[term].item() == 0 for term in TERMS[:4])
+    assert terms["absent"].item() == pytest.approx(loops.absent(corner(name)))
+    for gradient in torch.autograd.grad(terms["self"] + terms["spar"] + terms["con"], (features, logits)):
         assert not gradient.any()
 
 
@@ -265,8 +237,7 @@ def test_one_class_has_no_contrast():
 
 
 def test_the_labeled_grid_point_has_score_one():
-    problem = corner("a grid point labeled")
-    g = AGMM(5)(*problem.tensors()).scores
+    g = AGMM(5)(*corner("a grid point labeled").tensors()).scores
     assert g[0, 0, 1, 1].item() == pytest.approx(1, abs=1e-9)
     assert g[0, 3, 7, 4].item() == pytest.approx(1, abs=1e-9)
 
@@ -306,52 +277,37 @@ def test_fixed_sigma_of_one_over_root_two_is_the_official_form():
     torch.testing.assert_close(paper, official, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_permuted_images_give_permuted_scores(variant):
-    problem, order = random_problem(), np.array([2, 0, 1])
-    moved = Problem(problem.features[order], problem.logits[order], problem.labels[order], problem.image_classes[order])
-    before, after = (AGMM(5, variant=variant)(*p.tensors()) for p in (problem, moved))
-    torch.testing.assert_close(after.scores, before.scores[torch.tensor(order)])
-    torch.testing.assert_close(after.terms, before.terms)
+NEW_CODE = torch.tensor([3, 0, 4, 1, 2, *range(5, 256)])
+SYMMETRIES = {
+    "images": (lambda x: x[[2, 0, 1]], lambda z: z[[2, 0, 1]], lambda y: y[[2, 0, 1]], lambda c: c[[2, 0, 1]]),
+    "classes": (
+        lambda x: x,
+        lambda z: z[:, NEW_CODE[:5].argsort()],
+        lambda y: NEW_CODE[y],
+        lambda c: c[:, NEW_CODE[:5].argsort()],
+    ),
+    "columns": (lambda x: x.flip(-1), lambda z: z.flip(-1), lambda y: y.flip(-1), lambda c: c),
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_permuted_classes_give_the_same_terms(variant):
-    problem, new_code = random_problem(), np.array([3, 0, 4, 1, 2])
-    labels = problem.labels.copy()
-    labels[problem.labels < 5] = new_code[problem.labels[problem.labels < 5]]
-    old_code = np.argsort(new_code)
-    moved = Problem(problem.features, problem.logits[:, old_code], labels, problem.image_classes[:, old_code])
-    before, after = (AGMM(5, variant=variant, terms=TERMS)(*p.tensors()) for p in (problem, moved))
-    torch.testing.assert_close(after.scores, before.scores[:, torch.tensor(old_code)])
+@pytest.mark.parametrize("moved", SYMMETRIES.values(), ids=SYMMETRIES.keys())
+def test_images_classes_and_columns_in_another_order_give_the_same(moved, variant):
+    """Terms do not change, and scores move as logits do."""
+    inputs, objective = random_problem().tensors(), AGMM(5, variant=variant, terms=TERMS)
+    before, after = objective(*inputs), objective(*(move(x) for move, x in zip(moved, inputs, strict=True)))
+    torch.testing.assert_close(after.scores, moved[1](before.scores))
     torch.testing.assert_close(after.terms, before.terms)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_flipped_inputs_give_flipped_scores(variant):
-    problem = random_problem()
-    flipped = Problem(
-        *(np.ascontiguousarray(x[..., ::-1]) for x in (problem.features, problem.logits, problem.labels)),
-        problem.image_classes,
-    )
-    before, after = (AGMM(5, variant=variant, terms=TERMS)(*p.tensors()) for p in (problem, flipped))
-    torch.testing.assert_close(after.scores.flip(3), before.scores)
-    torch.testing.assert_close(after.terms, before.terms)
-
-
-def test_a_constant_shift_of_the_features_changes_nothing_in_print():
+def test_shifted_features_change_nothing_in_print_and_scaled_ones_no_adaptive_score():
     problem = random_problem()
     shifted = replace(problem, features=problem.features + np.arange(6)[:, None, None])
-    before, after = (AGMM(5, variant="paper", terms=TERMS)(*p.tensors()) for p in (problem, shifted))
-    torch.testing.assert_close(after.scores, before.scores, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(after.terms, before.terms, rtol=1e-4, atol=1e-4)
-
-
-def test_scaled_features_leave_adaptive_scores_alone():
-    problem = random_problem()
     scaled = replace(problem, features=3 * problem.features)
-    before, after = (AGMM(5, variant="paper")(*p.tensors()) for p in (problem, scaled))
-    torch.testing.assert_close(after.scores, before.scores, rtol=1e-4, atol=1e-4)
+    before, after, larger = (AGMM(5, variant="paper")(*p.tensors()) for p in (problem, shifted, scaled))
+    torch.testing.assert_close(after.terms, before.terms, rtol=1e-4, atol=1e-4)
+    for other in (after, larger):
+        torch.testing.assert_close(other.scores, before.scores, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -439,39 +395,25 @@ def test_counts_of_a_larger_batch_replace_those_of_the_microbatch():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_microbatches_with_shared_counts_add_up(variant):
-    problem = random_problem()
-    features, logits, labels, image_classes = problem.tensors()
-    whole = AGMM(5, variant=variant, terms=("seg", "self", "spar", "absent"))
-    counts = losses.count(labels, 5)
-    expected = whole(features, logits, labels, image_classes).terms
-    parts = [
-        whole(features[i : i + 1], logits[i : i + 1], labels[i : i + 1], image_classes[i : i + 1], counts).terms
-        for i in range(3)
-    ]
-    for name, value in expected.items():
-        torch.testing.assert_close(sum(part[name] for part in parts), value)
+    inputs = random_problem().tensors()
+    objective = AGMM(5, variant=variant, terms=("seg", "self", "spar", "absent"))
+    counts = losses.count(inputs[2], 5)
+    micro = [objective(*(x[i : i + 1] for x in inputs), counts).terms for i in range(3)]
+    for name, value in objective(*inputs).terms.items():
+        torch.testing.assert_close(sum(terms[name] for terms in micro), value)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_differentiating_twice_through_one_graph_gives_the_same(variant):
+def test_differentiating_twice_and_another_memory_layout_give_the_same(variant):
     features, logits, labels, image_classes = random_problem().tensors()
-    loss = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes).loss
-    first = torch.autograd.grad(loss, (features, logits), retain_graph=True)
-    for a, b in zip(first, torch.autograd.grad(loss, (features, logits)), strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_channels_last_inputs_give_the_same(variant):
-    features, logits, labels, image_classes = random_problem().tensors()
-    objective = AGMM(5, variant=variant, terms=TERMS)
+    others = (x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for x in (features, logits))
     results = []
-    for f, z in (
-        (features, logits),
-        tuple(x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for x in (features, logits)),
-    ):
-        output = objective(f, z, labels, image_classes)
-        results.append((output.loss, output.scores, *torch.autograd.grad(output.loss, (f, z))))
+    for f, z in ((features, logits), tuple(others)):
+        output = AGMM(5, variant=variant, terms=TERMS)(f, z, labels, image_classes)
+        first = torch.autograd.grad(output.loss, (f, z), retain_graph=True)
+        second = torch.autograd.grad(output.loss, (f, z))
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        results.append((output.loss, output.scores, *first))
     torch.testing.assert_close(results[1], results[0])
 
 

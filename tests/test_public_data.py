@@ -9,7 +9,8 @@ from PIL import Image
 
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public import camvid, densepose
+from agmm.data.public import coco
+from agmm.data.public.scenes import CAMVID
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -268,11 +269,11 @@ def test_people_of_densepose(tmp_path):
     written = layouts.densepose(tmp_path)
     for name in ("train", "test"):
         split = sets.load("densepose", name, data_root=tmp_path)
-        assert split.mirrored == densepose.MIRRORED
+        assert split.mirrored == coco.MIRRORED
         for stem, people in zip(split.ids, split.instances, strict=True):
             np.testing.assert_array_equal(people, written[stem][1])
     names = sets.class_names("densepose")
-    for name, other in zip(names, (names[k] for k in densepose.MIRRORED), strict=True):
+    for name, other in zip(names, (names[k] for k in coco.MIRRORED), strict=True):
         side = {"left": "right", "right": "left"}.get(name.split()[0])
         assert other == (name if side is None else f"{side} {name.split()[1]}")
     last = max(written)
@@ -287,7 +288,7 @@ def test_published_masks_of_densepose_take_precedence(tmp_path):
     written = layouts.densepose(tmp_path)
     names = [name for name in sorted(written) if "train" in name]
     for name in names:
-        layouts.save_index(tmp_path / densepose.PUBLISHED / "train" / f"{name}.png", np.full((60, 80), 7))
+        layouts.save_index(tmp_path / coco.PUBLISHED / "train" / f"{name}.png", np.full((60, 80), 7))
     split = sets.load("densepose", "train", data_root=tmp_path)
     assert all((mask == 7).all() for mask in split.truth)
     np.testing.assert_array_equal(split.instances[0], written[names[0]][1])
@@ -313,4 +314,4 @@ def test_missing_masks_are_made_by_a_command(name, folder, tmp_path):
 
 def test_camvid_may_have_a_test_split(tmp_path):
     layouts.camvid(tmp_path, ("test",))
-    assert camvid.CAMVID.load(tmp_path, "test").ids == ("a", "bb")
+    assert CAMVID.load(tmp_path, "test").ids == ("a", "bb")

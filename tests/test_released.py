@@ -3,9 +3,10 @@
 import csv
 import hashlib
 import math
-from dataclasses import replace
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from agmm import evaluation, networks
 from agmm.codes import VOID
-from agmm.data.public import cityscapes, voc
+from agmm.data.public import voc
+from agmm.data.public.scenes import CITYSCAPES
 from agmm.tools import author_checkpoints, released
 from tests import layouts
 from tests.helpers import tool
@@ -88,43 +90,49 @@ def tiles(net: networks.Segmenter, image: np.ndarray, tile: int, double: bool) -
     return (total / count).argmax(0).numpy()
 
 
+def numbers(frame: pd.DataFrame, protocol: str) -> tuple[float, list[float]]:
+    """The mIoU and the IoU of every class under a protocol."""
+    values = frame.loc[frame["protocol"] == protocol, "value"].tolist()
+    return values[0], values[1:]
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def test_voc_at_one_scale_and_at_seven(root, small):
-    single, seven = released.evaluate(small, "voc", root, report=silent)
+    frame = released.evaluate(small, "voc", root, report=silent)
     net, val = author_checkpoints.load(small, "voc"), voc.VOC.load(root, "val")
     with torch.no_grad():
         once = [net(normalized(image))[1].argmax(1)[0].numpy() for image in val.images]
     often = [seven_scales(net, image) for image in val.images]
     assert any((a != b).any() for a, b in zip(once, often, strict=True))
-    for score, predictions, words in ((single, once, "single scale"), (seven, often, "7 scales, flip")):
+    assert list(frame["protocol"].unique()) == ["single scale", "7 scales, flip"]
+    for predictions, words in ((once, "single scale"), (often, "7 scales, flip")):
+        miou, iou = numbers(frame, words)
         expected = ious(predictions, list(val.truth), 21)
-        np.testing.assert_allclose(score.iou, expected, atol=0.05)
-        assert score.miou == pytest.approx(np.nanmean(expected), abs=0.05)
-        assert str(score.protocol) == words
-        assert (score.images, score.of, score.file) == (2, 2, "point_67.80.pth")
-        assert score.sha256 == hashlib.sha256(b"weights").hexdigest()
+        np.testing.assert_allclose(iou, expected, atol=0.05)
+        assert miou == pytest.approx(np.nanmean(expected), abs=0.05)
+    assert set(frame["images"]) == {2}
+    assert set(frame["source"]) == {"point_67.80.pth"}
+    assert set(frame["sha256"]) == {hashlib.sha256(b"weights").hexdigest()}
 
 
 def test_cityscapes_by_sliding_window_with_one_softmax_and_two(root, small):
-    scores = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
-    net, val = author_checkpoints.load(small, "cityscapes"), cityscapes.CITYSCAPES.load(root, "val")
-    assert [str(score.protocol) for score in scores] == [
-        "tiles of 24",
-        "tiles of 24, softmax twice",
-    ]
-    for score, double in zip(scores, (False, True), strict=True):
+    frame = released.evaluate(small, "cityscapes", root, tile=24, double_softmax=True, report=silent)
+    net, val = author_checkpoints.load(small, "cityscapes"), CITYSCAPES.load(root, "val")
+    both = []
+    for words, double in (("tiles of 24", False), ("tiles of 24, softmax twice", True)):
         expected = ious([tiles(net, val.images[0], 24, double)], list(val.truth), 19)
-        np.testing.assert_allclose(score.iou, expected, atol=0.05)
-        assert score.class_names == cityscapes.CLASS_NAMES
-    assert np.abs(np.subtract(scores[0].iou, scores[1].iou)).max() > 0.3
+        both.append(numbers(frame, words)[1])
+        np.testing.assert_allclose(both[-1], expected, atol=0.05)
+    assert np.abs(np.subtract(*both)).max() > 0.3
+    assert list(frame["metric"]) == 2 * ["mIoU", *(f"IoU: {name}" for name in CITYSCAPES.class_names)]
 
 
 def test_protocols():
-    assert [str(p) for p in released.protocols("cityscapes")] == ["tiles of 721"]
-    assert released.protocols("cityscapes", 769, True)[1].double_softmax
-    assert [p.tile for p in released.protocols("voc")] == [None, None]
+    assert list(released.protocols("cityscapes")) == ["tiles of 721"]
+    assert [p.double_softmax for p in released.protocols("cityscapes", 769, True).values()] == [False, True]
+    assert [p.tile for p in released.protocols("voc").values()] == [None, None]
 
 
 def test_a_quick_look_takes_images_at_equal_distances(root, small, monkeypatch):
@@ -137,46 +145,43 @@ def test_a_quick_look_takes_images_at_equal_distances(root, small, monkeypatch):
     (folder / "JPEGImages" / f"{names[1]}.jpg").write_text("damaged, but not looked at")
     read, original = [], voc.image_files.read_image
     monkeypatch.setattr(voc.image_files, "read_image", lambda path: read.append(path.stem) or original(path))
-    score, _ = released.evaluate(small, "voc", root, images=3, report=silent)
-    assert read == [names[0], names[2], names[4]]
-    assert (score.images, score.of) == (3, 7)
-
-
-def test_the_time_left_is_told_after_the_first_image(monkeypatch):
-    clock = iter([0, 12, 20, 50, 55, 60])
-    monkeypatch.setattr(released.time, "monotonic", lambda: next(clock))
     lines: list[str] = []
-    assert list(released._announced(range(5), lines.append)) == [0, 1, 2, 3, 4]
-    assert lines == [
-        "1 of 5 images, about 0:00:48 left",
-        "3 of 5 images, about 0:00:33 left",
-        "5 of 5 images, about 0:00:00 left",
-    ]
+    frame = released.evaluate(small, "voc", root, images=3, report=lines.append)
+    assert read == 2 * [names[0], names[2], names[4]], "once per protocol"
+    assert set(frame["images"]) == {3}
+    assert "testing 3 of 7 images of PASCAL VOC val" in lines[1]
+    assert "a quick look" in lines[2]
 
 
 def test_printed_numbers_are_beside_ours(root, small):
-    scores = released.evaluate(small, "voc", root, report=silent)
-    scores[0] = replace(scores[0], iou=(math.nan, *scores[0].iou[1:]))
-    lines = released.table(scores)
-    means = {(line["labels"], line["protocol"]): line["value"] for line in lines if line["metric"] == "mIoU"}
-    assert means["points", "not stated"] == 69.6
-    assert means["scribbles", "not stated"] == 76.4
-    assert len(lines) == 4 * 22
-    (boat,) = [line for line in lines if line["metric"] == "IoU: boat" and line["labels"] == "points"]
-    assert (boat["value"], boat["source"]) == (68.5, "AGMM supplementary Table 3")
-    text = released.printed(lines).splitlines()
-    assert text[0].split("  ")[-4:] == ["single scale", "7 scales, flip", "published, points", "published, scribbles"]
+    ours, paper = released.evaluate(small, "voc", root, report=silent), released.published("voc")
+    assert list(ours) == list(paper)
+    means = paper[paper["metric"] == "mIoU"].set_index("labels")["value"]
+    assert means.to_dict() == {"points": 69.6, "scribbles": 76.4}
+    assert (len(ours), len(paper)) == (2 * 22, 2 * 22)
+    (boat,) = paper[(paper["metric"] == "IoU: boat") & (paper["labels"] == "points")].itertuples()
+    assert (boat.value, boat.source) == (68.5, "AGMM supplementary Table 3")
+    ours.loc[(ours["metric"] == "IoU: background"), "value"] = math.nan
+    text = released.beside_published(ours, paper).splitlines()
+    assert re.split("  +", text[0].strip()) == [
+        "single scale",
+        "7 scales, flip",
+        "published, points",
+        "published, scribbles",
+    ]
     assert text[1].split()[0] == "mIoU"
     assert text[1].split()[-2:] == ["69.6", "76.4"]
     assert [line.split()[0] for line in text[2:-1]] == list(voc.CLASS_NAMES)
-    assert text[2].split()[:2] == ["background", "-"]
+    assert text[2].split() == ["background", "-", "-", "91.3", "93.5"]
     assert text[-1] == "published: AGMM supplementary Table 3"
 
-    lines = released.table(released.evaluate(small, "cityscapes", root, tile=33, report=silent))
-    means = {line["labels"]: line["value"] for line in lines if line["metric"] == "mIoU" and line["labels"]}
-    assert means == {"20 clicks": 62.1, "50 clicks": 68.3, "100 clicks": 71.6}
-    assert len(lines) == 4 * 20
-    assert released.printed(lines).count("traffic light") == 1
+
+def test_printed_numbers_of_cityscapes():
+    paper = released.published("cityscapes")
+    means = paper[paper["metric"] == "mIoU"].set_index("labels")["value"]
+    assert means.to_dict() == {"20 clicks": 62.1, "50 clicks": 68.3, "100 clicks": 71.6}
+    assert len(paper) == 3 * 20
+    assert (paper["metric"] == "IoU: traffic light").sum() == 3
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -195,10 +200,9 @@ def test_the_command_end_to_end(dataset, num_classes, root, capsys):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert f"net.pth: resnet50s (deep stem), DeepLabV3+, weights of net.pth, sha256 {digest}" in output.out
     if dataset == "voc":
-        assert "IoU in per cent on 1 of 2 images of PASCAL VOC val" in output.out
-        assert "a quick look" in output.out
+        assert "testing 1 of 2 images of PASCAL VOC val" in output.out
     else:
-        assert "IoU in per cent on 1 of 1 images of Cityscapes val" in output.out
+        assert "testing 1 of 1 images of Cityscapes val" in output.out
         assert "reading all 1 images" in output.out
     with table.open() as file:
         rows = list(csv.DictReader(file))
@@ -242,26 +246,8 @@ def test_files_that_do_not_fit_are_answered_by_one_sentence(root, capsys):
 
 def test_damaged_data_are_found_before_anything_is_computed(root, small, capsys, monkeypatch):
     (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{layouts.VOC_VAL[1]}.jpg").write_text("no image")
-    monkeypatch.setattr(released, "_confusions", None)
+    monkeypatch.setattr(released, "_confusion", None)
     assert tool(released, small, "--dataset", "voc", "--data-root", root) == 2
     error = capsys.readouterr().err
     assert f"{layouts.VOC_VAL[1]}.jpg: cannot be decoded" in error
     assert "Traceback" not in error
-
-
-def test_too_small_a_memory_is_one_sentence(monkeypatch, capsys):
-    def fail(*_arguments, **_options):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(released, "evaluate", fail)
-    refused(
-        capsys,
-        "the memory of device cpu is too small",
-        "x.pth",
-        "--dataset",
-        "voc",
-        "--data-root",
-        ".",
-        "--device",
-        "cpu",
-    )

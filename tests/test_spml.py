@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from agmm.codes import UNLABELED, VOID
-from agmm.rivals.spml import SPML, contrast, retrieval, walk
+from agmm.rivals.spml import SPML, relations, retrieval, walk
 from tests import loops_spml as loops
 
 RELATIONS = ("annotation", "low_level", "cooccurrence", "affinity")
@@ -102,7 +102,7 @@ def test_gradients_of_contrast_are_right(concentration):
     vectors, prototypes, *rest, weights = segmentation()
 
     def loss(vectors, prototypes):
-        return contrast.contrast(vectors, prototypes, *rest, concentration, weights)
+        return relations.contrast(vectors, prototypes, *rest, concentration, weights)
 
     assert torch.autograd.gradcheck(loss, (vectors, prototypes))
 
@@ -111,12 +111,12 @@ def test_blocks_change_nothing(monkeypatch):
     vectors, prototypes, *rest, weights = segmentation(pixels=50)
 
     def found():
-        loss = contrast.contrast(vectors, prototypes, *rest, 8.0, weights)
+        loss = relations.contrast(vectors, prototypes, *rest, 8.0, weights)
         return loss, *torch.autograd.grad(loss, (vectors, prototypes))
 
     expected = found()
     for entries in (1, 7 * 9, 7 * 49):
-        monkeypatch.setitem(contrast.ENTRIES, "cpu", entries)
+        monkeypatch.setitem(relations.ENTRIES, "cpu", entries)
         for a, b in zip(found(), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
@@ -127,7 +127,7 @@ def test_contrast_is_stable_in_float32(concentration):
     for dtype in (torch.float32, torch.float64):
         vectors, prototypes, *rest, weights = segmentation(pixels=300, segments=60, dtype=torch.float32)
         vectors, prototypes = (x.detach().to(dtype).requires_grad_() for x in (vectors, prototypes))
-        loss = contrast.contrast(vectors, prototypes, *rest, concentration, weights.to(dtype))
+        loss = relations.contrast(vectors, prototypes, *rest, concentration, weights.to(dtype))
         results.append((loss, *torch.autograd.grad(loss, (vectors, prototypes))))
     for single, double in zip(*results, strict=True):
         assert single.dtype == torch.float32
@@ -140,7 +140,7 @@ def test_alone_of_its_kind_a_pixel_is_attracted_by_its_own_segment():
 
     def loss(positive):
         positive = torch.tensor([positive])
-        return contrast.contrast(vector, prototypes, own, group, positive, 2.0, weights).item()
+        return relations.contrast(vector, prototypes, own, group, positive, 2.0, weights).item()
 
     e = np.exp(2 * np.array([0.6, 0.0, -1.0]))
     assert loss([True, False, False]) == pytest.approx(np.log(1 + (e[1] + e[2]) / e[0]))

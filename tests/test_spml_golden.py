@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agmm.rivals.spml import SPML, contrast, kmeans, relations, retrieval, walk
+from agmm.rivals.spml import SPML, kmeans, relations, retrieval, walk
 from agmm.rivals.spml.segments import cut, directions
 from tests.helpers import golden
 
@@ -115,7 +115,7 @@ def test_losses_of_pixels(concentration, name, groups, kind, dtype):
     count, key = len(vectors), f"{name}_c{concentration}"
 
     def loss(weights):
-        return contrast.contrast(vectors, prototypes, own, group, positive, concentration, weights)
+        return relations.contrast(vectors, prototypes, own, group, positive, concentration, weights)
 
     # The released code loses digits in float32: its sums are differences, which we never take.
     lost = abs(info["arguments"]["measured_f32_minus_f64"][key]) if kind == "f32" else 0

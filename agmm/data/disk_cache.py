@@ -45,7 +45,7 @@ def index(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 def keep(images: OnDemand, cache: Path, report: Callable[[str], None] = print) -> OnDemand:
     """
-    The same images, from a file that holds them decoded, which is written now if it is not there.
+    Return the same images from a file that holds them decoded, which is written now if it is not there.
 
     Its name follows from the names, sizes and times of all image files, so it is never stale; a deleted or damaged one
     costs time, not a run. Several processes that want it write it once.
@@ -109,7 +109,7 @@ def _write(file: Path, images: OnDemand) -> None:
 
 
 def _read(file: Path, key: tuple[Path, tuple[int, int], int]) -> np.ndarray:
-    """One image, of which only the rows that are looked at are read; from its own file if need be."""
+    """Read one image, of which only the rows that are looked at are read; from its own file if need be."""
     path, size, start = key
     try:
         return np.asarray(np.memmap(file, np.uint8, "r", start, (*size, 3)))

@@ -12,12 +12,9 @@ import numpy as np
 from agmm import labels
 from agmm.data import disk_cache
 from agmm.data.own import prepared
-from agmm.data.public.ade20k import ADE20K
-from agmm.data.public.camvid import CAMVID
-from agmm.data.public.cityscapes import CITYSCAPES
-from agmm.data.public.coco import COCO
+from agmm.data.public.coco import COCO, DENSEPOSE
 from agmm.data.public.dataset import DataSet
-from agmm.data.public.densepose import DENSEPOSE
+from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
 from agmm.data.public.voc import VOC
 from agmm.data.split import Arrays, OnDemand, Published, Split
 from agmm.data.synthetic.people import PEOPLE

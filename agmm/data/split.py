@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class OnDemand(Sequence[T], Generic[T]):
-    """Arrays that are made when they are asked for and never kept: what is too large for memory is read from disk.
+    """Arrays that are read or made when they are asked for, because all of them are too large for memory.
 
     Attributes
     ----------
     read : callable
-        Key to array (or to the boxes of an image); can be pickled, so that other processes can read too.
+        ``read(key)`` returns an array (or the boxes of an image); it can be pickled, for other processes.
     keys : sequence
         One key per array: paths, as a rule.
     """

@@ -292,9 +292,11 @@ def weighted_sums(start, stop, features, weights, sums):
         for n in range(weights.shape[1]):
             line, total = weights[b, n], sums[b, n]
             for pixel in range(line.size):
-                weight, f = line[pixel], features[b, pixel]
-                for c in range(total.size if weight != 0 else 0):
-                    total[c] += weight * f[c]
+                weight = line[pixel]
+                if weight != 0:
+                    f = features[b, pixel]
+                    for c in range(total.size):
+                        total[c] += weight * f[c]
 
 
 @_loop
@@ -304,9 +306,11 @@ def add_weighted(start, stop, grad_features, weights, grad_sums):
         for n in range(weights.shape[1]):
             line, grad = weights[b, n], grad_sums[b, n]
             for pixel in range(line.size):
-                weight, out = line[pixel], grad_features[b, pixel]
-                for c in range(grad.size if weight != 0 else 0):
-                    out[c] += weight * grad[c]
+                weight = line[pixel]
+                if weight != 0:
+                    out = grad_features[b, pixel]
+                    for c in range(grad.size):
+                        out[c] += weight * grad[c]
 
 
 @_loop

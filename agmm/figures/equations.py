@@ -61,8 +61,9 @@ def example(index: int, size: int, seed: int, steps: int = 300) -> Example:
 def draw_example(example: Example) -> Figure:
     """Draw the image with its clicks, and the most probable class of every pixel."""
     figure, axes = panels(1, 2, height=WIDTH / 3, width=2 * WIDTH / 3)
-    y, x = (example.labels[0] < UNLABELED).nonzero(as_tuple=True)
-    colors = class_colors(example.labels[0, y, x].numpy())
+    labels = example.labels[0].numpy()
+    y, x = (labels < UNLABELED).nonzero()
+    colors = class_colors(labels[y, x])
     axes[0, 0].imshow(example.image)
     axes[0, 0].scatter(x, y, s=40, c="white")
     axes[0, 0].scatter(x, y, s=14, c=colors)
@@ -81,7 +82,7 @@ def draw_classes(example: Example, symbol: str, maps: Tensor, numbers: Tensor | 
     top = float(maps[0, codes].max())
     for axis, code in zip(axes[0], codes, strict=True):
         number = "" if numbers is None else f"\n$\\sigma$ = {numbers[0, code]:.3f}"
-        drawn = axis.imshow(maps[0, code].detach(), vmin=0, vmax=top, cmap="cividis", interpolation="nearest")
+        drawn = axis.imshow(maps[0, code].numpy(), vmin=0, vmax=top, cmap="cividis", interpolation="nearest")
         axis.set_title(example.names[code] + number)
         axis.set_axis_off()
     figure.colorbar(drawn, ax=axes, label=symbol, shrink=0.8, aspect=12)
@@ -94,7 +95,7 @@ def draw_matrix(example: Example, values: Tensor, symbol: str, columns: str | No
     rows = values[0, codes] if columns else values[0][codes][:, codes]
     names = [example.names[code] for code in codes]
     figure, axes = panels(1, 1, height=0.35 * len(codes) + 0.9, width=0.6 * WIDTH)
-    drawn = axes[0, 0].imshow(rows.detach(), cmap="cividis", aspect="auto")
+    drawn = axes[0, 0].imshow(rows.numpy(), cmap="cividis", aspect="auto")
     axes[0, 0].set_yticks(range(len(codes)), names)
     axes[0, 0].set_xticks([] if columns else range(len(codes)), None if columns else names)
     axes[0, 0].set_xlabel(columns or "")

@@ -23,28 +23,13 @@ from agmm.training.train import choose_device
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network and what is needed to predict with it.
+    """A trained network and what is needed to predict with it."""
 
-    Attributes
-    ----------
-    net : Segmenter
-        In eval mode.
-    names : tuple of str
-        The K class names.
-    background : int or None
-        Code of the background.
-    side : int
-        Longest side of its training images, to which larger images are shrunk.
-    normalization : agmm.evaluation.Normalization, optional
-        Of the network's input.
-    device : torch.device
-    """
-
-    net: networks.Segmenter
-    names: tuple[str, ...]
-    background: int | None
-    side: int
-    normalization: evaluation.Normalization | None
+    net: networks.Segmenter  # in eval mode
+    names: tuple[str, ...]  # of the K classes
+    background: int | None  # its code
+    side: int  # longest side of its training images, to which larger images are shrunk
+    normalization: evaluation.Normalization | None  # of the network's input
     device: torch.device
 
 

@@ -24,7 +24,7 @@ DILATIONS: dict[str, dict[str, Any]] = {
     "voc": {"rates": (6, 12, 18), "multi_grid": (1, 1, 1)},
     "cityscapes": {"rates": (12, 24, 36), "multi_grid": (2, 2, 4)},
 }
-"""What no file tells, by the data set that a network was trained on: as in the released configurations."""
+"""Dilations by the data set that a network was trained on, as in the released configurations; no file holds them."""
 
 _BLOCKS = {6: "resnet50", 23: "resnet101"}
 _ANCHOR = "layer1.0.conv1.weight"
@@ -65,7 +65,7 @@ def load(path: str | Path, dataset: str) -> networks.Segmenter:
         The file is damaged, holds something else, or does not fill every tensor of the network exactly once.
     """
     path = Path(path)
-    return assemble(read(path), dataset, str(path), named=path.suffix == ".safetensors")
+    return assemble(read(path), dataset, str(path), ours=path.suffix == ".safetensors")
 
 
 def read(path: Path) -> State:
@@ -80,24 +80,24 @@ def read(path: Path) -> State:
     except PermissionError as error:
         raise ValueError(f"{path}: not readable; change its permissions") from error
     except Exception as error:  # a damaged file may fail anywhere in the parser
-        named = re.search(r"GLOBAL (\w+(\.\w+)+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and named:
+        code = re.search(r"GLOBAL (\w+(\.\w+)+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and code:
             raise ValueError(
-                f"{path}: holds {named[1]}, and a file that could run code is not opened; where you trust it, save "
+                f"{path}: holds {code[1]}, and a file that could run code is not opened; where you trust it, save "
                 "the state dict alone with torch.save(model.state_dict(), …)"
             ) from None
         raise ValueError(f"{path}: no checkpoint of torch, or a damaged one; download it again") from error
     if _is_state(content):
         return content
-    found = {name: value for name, value in content.items() if _is_state(value)} if isinstance(content, dict) else {}
-    if len(found) != 1:
-        what = f"{len(found)} networks ({', '.join(map(str, found))})" if found else "no state dict"
+    states = {name: value for name, value in content.items() if _is_state(value)} if isinstance(content, dict) else {}
+    if len(states) != 1:
+        what = f"{len(states)} networks ({', '.join(map(str, states))})" if states else "no state dict"
         raise ValueError(f"{path}: holds {what}; save the state dict of one network with torch.save")
-    return next(iter(found.values()))
+    return next(iter(states.values()))
 
 
-def assemble(state: State, dataset: str, file: str, *, named: bool = False) -> networks.Segmenter:
-    """Network filled from tensors; ``file`` names them in errors, ``named`` means our own names. See `load`."""
+def assemble(state: State, dataset: str, file: str, *, ours: bool = False) -> networks.Segmenter:
+    """Network filled from tensors, which have our names or not; ``file`` names them in errors. See `load`."""
     if dataset not in DILATIONS:
         raise ValueError(f"unknown data set {dataset!r}; known: {', '.join(DILATIONS)}")
     anchors = [name for name in state if f".{name}".endswith(f".{_ANCHOR}")]
@@ -114,7 +114,7 @@ def assemble(state: State, dataset: str, file: str, *, named: bool = False) -> n
     with torch.device("meta"):
         net = networks.build(name, len(sets.class_names(dataset)), **DILATIONS[dataset])
     rest, left_out = dict(state), ""
-    if named:
+    if ours:
         filled = _take(file, rest, net.state_dict(), "", _OURS)
         if rest:
             raise ValueError(f"{file}: the network has no place for {next(iter(rest))}; {_OURS}")
@@ -132,12 +132,10 @@ def assemble(state: State, dataset: str, file: str, *, named: bool = False) -> n
 
 
 def _is_state(value: Any) -> bool:
-    """Names with tensors, and nothing else."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+    """Whether this is a dictionary of names with tensors, and nothing else."""
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
 
 
 def _take(file: str, rest: dict[str, Tensor], wanted: State, prefix: str, expected: str) -> dict[str, Tensor]:
@@ -228,18 +226,19 @@ def _match(file: str, theirs: Iterable[_Unit], ours: Iterable[_Unit], dataset: s
 
 
 def _check_classes(file: str, classifiers: list[_Unit], dataset: str) -> None:
-    """One sentence where the classifier is that of another data set."""
-    wanted = len(sets.class_names(dataset))
-    if len(classifiers) != 1 or (found := len(classifiers[0].convolution["weight"])) == wanted:
+    """Raise ValueError where the classifier is that of another data set."""
+    expected = len(sets.class_names(dataset))
+    if len(classifiers) != 1 or (number := len(classifiers[0].convolution["weight"])) == expected:
         return
-    fitting = [name for name in DILATIONS if len(sets.class_names(name)) == found]
+    fitting = [name for name in DILATIONS if len(sets.class_names(name)) == number]
     remedy = f"choose the data set {fitting[0]}" if fitting else "evaluate it on the data set it was trained on"
     raise ValueError(
-        f"{file}: {classifiers[0].name} has {found} classes, but {sets.PUBLIC[dataset].title} has {wanted}; {remedy}"
+        f"{file}: {classifiers[0].name} has {number} classes, but {sets.PUBLIC[dataset].title} has {expected}; {remedy}"
     )
 
 
 def _renamed(file: str, source: _Unit, target: _Unit) -> dict[str, Tensor]:
+    """Tensors of a unit under our names; a bias before a batch norm becomes part of its running mean."""
     bias = source.convolution.get("bias")
     filled = {f"{target.name}.weight": source.convolution["weight"]}
     if source.norm is None:

@@ -3,11 +3,12 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,31 +19,27 @@ from agmm.papers.printed import REFERENCE
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run, load_result
-from agmm.training.where import at
+from agmm.training.where import Where, at
 
 COLUMNS = ["column", "row", "ours", "theirs", "difference", "low", "high", "seeds", "seeds_needed"]
 MOST_SEEDS = 1000
 
 
-def compare(
-    method: str,
-    table: str,
-    *,
-    options: Mapping[str, Any] | None = None,
-    preset: str = "quick",
-    seeds: int = 3,
-    rivals: bool = False,
-    results: str | Path = tables.RESULTS,
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    jobs: int | None = None,
-    report: Callable[[str], object] = print,
-) -> pd.DataFrame:
-    """Train a method as every row of a table is trained, and set it beside the row.
+class Pair(NamedTuple):
+    """A cell of a table, a method trained as it is trained, and the run of the cell itself, with seed 0."""
 
-    Network, start, data, labels, schedule and test are those of the row; rows that take several stages, or are quoted,
-    are left out. A row's numbers are those of its complete runs in ``results``, or in the committed reference, which
-    were made on another machine.
+    column: str
+    row: str
+    mine: Run
+    theirs: Run
+
+
+def pairs(
+    method: str, table: str, preset: str = "quick", options: Mapping[str, Any] = MappingProxyType({})
+) -> list[Pair]:
+    """Set a method beside the rows of a table; those that take several stages, or are quoted, are left out.
+
+    Network, start, data, labels, schedule and test are those of the row.
 
     Parameters
     ----------
@@ -50,14 +47,46 @@ def compare(
         A user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`.
     table : str
         Such as ``"agmm_table1"``.
+    preset : str
     options : mapping, optional
         Of the method.
-    preset, results, data_root, device, jobs, report
-        As in `agmm.papers.tables.train`.
+    """
+    tables.preset(preset)
+    (name,) = tables.select([table])
+    cells = []
+    for cell in tables.TABLES[name].cells(PRESETS[preset]):
+        run = cell.run
+        if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
+            row = f"{cell.row} ({cell.objective})" if cell.objective else cell.row
+            cells.append(Pair(cell.column, row, replace(run, method=method, options=tuple(options.items())), run))
+    return cells
+
+
+def compare(
+    pairs: Sequence[Pair],
+    seeds: int,
+    where: Where,
+    *,
+    rivals: bool = False,
+    jobs: int | None = None,
+    report: Callable[[str], object] = print,
+) -> pd.DataFrame:
+    """Train what is missing of a method, and compare it with the rows of its table.
+
+    A row's numbers are those of its complete runs in the folder of results, or in the committed reference, which were
+    made on another machine.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
     seeds : int
         Train the method with the seeds 0 … ``seeds`` - 1.
+    where : Where
+        Folders and device.
     rivals : bool
         Train the rows of the table with these seeds, too, where they are not complete.
+    jobs, report
+        See `agmm.training.sweep.train_all`.
 
     Returns
     -------
@@ -70,26 +99,18 @@ def compare(
     RuntimeError
         If a run failed, after all others have been trained.
     """
-    tables.preset(preset)
-    (name,) = tables.select([table])
-    pairs = []
-    for cell in tables.TABLES[name].cells(PRESETS[preset]):
-        run = cell.run
-        if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
-            label = " ".join(part for part in (cell.row, f"({cell.objective})" if cell.objective else "") if part)
-            pairs.append((cell.column, label, replace(run, method=method, options=tuple((options or {}).items())), run))
-    wanted = [mine for *_, mine, _ in pairs] + ([theirs for *_, theirs in pairs] if rivals else [])
+    wanted = [pair.mine for pair in pairs] + ([pair.theirs for pair in pairs] if rivals else [])
     todo = sweep.distinct(replace(run, seed=seed) for run in wanted for seed in range(seeds))
-    failed = sweep.train_all(todo, at(results, data_root, device), jobs=jobs, report=report)
+    failed = sweep.train_all(todo, where, jobs=jobs, report=report)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed.values())}")
-    rows = [(column, label, *_difference(mine, theirs, seeds, Path(results))) for column, label, mine, theirs in pairs]
+    rows = [(pair.column, pair.row, *_difference(pair, seeds, where.results)) for pair in pairs]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _difference(mine: Run, theirs: Run, seeds: int, results: Path) -> tuple[float, ...]:
+def _difference(pair: Pair, seeds: int, results: Path) -> tuple[float, ...]:
     """The numbers of a row from the seeds that both runs have; NaN without any."""
-    both = np.array([(_miou(mine, seed, results), _miou(theirs, seed, results)) for seed in range(seeds)])
+    both = np.array([[_miou(run, seed, results) for run in (pair.mine, pair.theirs)] for seed in range(seeds)])
     both = both[~np.isnan(both).any(1)]
     if not len(both):
         return *(math.nan,) * 5, 0, math.nan
@@ -99,8 +120,8 @@ def _difference(mine: Run, theirs: Run, seeds: int, results: Path) -> tuple[floa
 
 def _miou(run: Run, seed: int, results: Path) -> float:
     one = replace(run, seed=seed)
-    found = load_result(one, results) or load_result(one, REFERENCE)
-    return math.nan if found is None else found.miou
+    result = load_result(one, results) or load_result(one, REFERENCE)
+    return math.nan if result is None else result.miou
 
 
 def seeds_needed(differences: np.ndarray, power: float = 0.8) -> float:
@@ -116,8 +137,8 @@ def seeds_needed(differences: np.ndarray, power: float = 0.8) -> float:
     spread = max(float(differences.std(ddof=1)), rules.SMALLEST_ERROR)
     effect, n = abs(float(differences.mean())) / spread, np.arange(2, MOST_SEEDS + 1)
     critical = stats.t.ppf(0.975, n - 1)
-    found = stats.nct.sf(critical, n - 1, effect * np.sqrt(n)) + stats.nct.cdf(-critical, n - 1, effect * np.sqrt(n))
-    enough = n[found >= power]
+    t = stats.nct(n - 1, effect * np.sqrt(n))  # distribution of the statistic if the difference is as it was seen
+    enough = n[t.sf(critical) + t.cdf(-critical) >= power]
     return float(enough[0]) if len(enough) else math.inf
 
 
@@ -156,8 +177,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Print the comparison as Markdown; how far the trainings are goes to the standard error."""
-    names = ("preset", "seeds", "rivals", "results", "data_root", "device", "jobs")
-    options = {name: getattr(args, name) for name in names}
     report = partial(print, file=sys.stderr, flush=True)
-    print(markdown(compare(args.method, args.table, **options, report=report)))
+    where = at(args.results, args.data_root, args.device)
+    chosen = pairs(args.method, args.table, args.preset)
+    print(markdown(compare(chosen, args.seeds, where, rivals=args.rivals, jobs=args.jobs, report=report)))
     return 0

@@ -9,102 +9,56 @@ on Cityscapes; during training VOC is tested at a single scale. Weights of our o
 """
 
 import argparse
-import csv
 import hashlib
-import io
 import math
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from agmm import evaluation, networks
 from agmm.data import image_files, sets
 from agmm.data.split import OnDemand, Split
-from agmm.evaluation import read_ahead
+from agmm.evaluation import Protocol
 from agmm.host import atomic_files, machine
+from agmm.papers import table
 from agmm.tools import author_checkpoints
 from agmm.training.train import choose_device
 
 TILE = 721
 """Crop and tile of the released Cityscapes configuration; the paper says 769."""
 
-Report = Callable[[str], object]
+PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}
+"""Tables of numbers that the paper prints for every class."""
 
-_PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}
-_PAUSE = 30  # seconds between two lines of progress
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Views that are averaged, see `agmm.evaluation.Protocol`."""
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    tile: int | None = None
-    double_softmax: bool = False
-
-    def __str__(self) -> str:
-        words = [f"{len(self.scales)} scales"] if len(self.scales) > 1 else []
-        words += ["flip"] if self.flip else []
-        words += [f"tiles of {self.tile}"] if self.tile else []
-        words += ["softmax twice"] if self.double_softmax else []
-        return ", ".join(words) or "single scale"
+COLUMNS = ["source", "sha256", "network", "dataset", "labels", "protocol", "images", "metric", "value"]
 
 
-@dataclass(frozen=True)
-class Score:
-    """What one file reaches under one protocol.
-
-    Attributes
-    ----------
-    file, sha256 : str
-        Name of the file without its folder, and its checksum.
-    network : str
-        Backbone and where its weights come from.
-    dataset : str
-    class_names : tuple of str
-    protocol : Protocol
-    images, of : int
-        Images tested, and images in the split.
-    miou : float
-        Mean IoU in per cent over the classes that occur.
-    iou : tuple of float
-        Per class in per cent; NaN where a class never occurs.
-    """
-
-    file: str
-    sha256: str
-    network: str
-    dataset: str
-    class_names: tuple[str, ...]
-    protocol: Protocol
-    images: int
-    of: int
-    miou: float
-    iou: tuple[float, ...]
-
-
-def protocols(dataset: str, tile: int | None = None, double_softmax: bool = False) -> tuple[Protocol, ...]:
-    """How a data set is tested: VOC at a single scale and at the authors' seven, Cityscapes by a sliding window.
+def protocols(dataset: str, tile: int | None = None, double_softmax: bool = False) -> dict[str, Protocol]:
+    """How a data set is tested, by words: VOC at one scale and at the authors' seven, Cityscapes by a sliding window.
 
     ``tile`` (default: `TILE`) and ``double_softmax``, which adds the authors' second softmax as a protocol of its own
     (see `agmm.evaluation.sliding_window`), belong to Cityscapes; ValueError elsewhere.
     """
+    once = Protocol(evaluation.IMAGENET)
     if dataset == "cityscapes":
         tile = TILE if tile is None else tile
         if tile < 1:
             raise ValueError(f"a tile has at least one pixel, not {tile}; the authors' has {TILE}")
-        return tuple(Protocol(tile=tile, double_softmax=double) for double in (False, True)[: 1 + double_softmax])
+        tiled = {f"tiles of {tile}": replace(once, tile=tile)}
+        twice = {f"tiles of {tile}, softmax twice": replace(once, tile=tile, double_softmax=True)}
+        return tiled | twice if double_softmax else tiled
     if tile is not None or double_softmax:
         raise ValueError(f"tiles and the second softmax belong to Cityscapes; leave them out for {dataset}")
-    return Protocol(), Protocol(scales=evaluation.SCALES, flip=True)
+    seven = replace(once, scales=evaluation.SCALES, flip=True)
+    return {"single scale": once, f"{len(seven.scales)} scales, flip": seven}
 
 
 def evaluate(
@@ -116,9 +70,9 @@ def evaluate(
     double_softmax: bool = False,
     device: str = "auto",
     images: int | None = None,
-    report: Report = print,
-) -> list[Score]:
-    """Scores of a file on the val split of its data set, one per protocol; file and data are checked first.
+    report: Callable[[str], object] = print,
+) -> pd.DataFrame:
+    """Test a file on the val split of its data set; file and data are checked first.
 
     Parameters
     ----------
@@ -134,7 +88,13 @@ def evaluate(
     images : int, optional
         Test only so many images, taken at equal distances, and check no others.
     report : callable
-        Receives lines of progress.
+        Receives lines about what is tested.
+
+    Returns
+    -------
+    DataFrame
+        A row per protocol and metric (mIoU, and the IoU of every class, NaN where it never occurs) with `COLUMNS`;
+        values in per cent. Which labels a file was trained with it does not tell.
 
     Raises
     ------
@@ -149,26 +109,23 @@ def evaluate(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     report(f"{path}: {net.provenance}, sha256 {sha256}")
     split = sets.load(dataset, "test", data_root=data_root)
-    count = min(images or len(split), len(split))
+    title, count = f"{sets.PUBLIC[dataset].title} val", min(images or len(split), len(split))
     if count == len(split):
         report(f"reading all {len(split)} images and masks once …")
-        problems = sets.check(dataset, data_root, ("val",))
-        image_files.raise_if_bad(problems, f"{sets.PUBLIC[dataset].title} val in {data_root}")
+        image_files.raise_if_bad(sets.check(dataset, data_root, ("val",)), f"{title} in {data_root}")
     where = _moved(net, device)
-    report(f"testing {count} of {len(split)} images on {machine.device_name(where)}: {'; '.join(map(str, chosen))}")
+    report(f"testing {count} of {len(split)} images of {title} on {machine.device_name(where)}: {'; '.join(chosen)}")
+    if count < len(split):
+        report("a quick look: published numbers are of the whole split")
     indices = [i * len(split) // count for i in range(count)]
-    about = (Path(path).name, sha256, net.provenance, dataset, split.class_names)
-    return [
-        Score(
-            *about,
-            protocol=protocol,
-            images=count,
-            of=len(split),
-            miou=evaluation.mean_iou(confusion),
-            iou=tuple((100 * evaluation.iou(confusion)).tolist()),
-        )
-        for protocol, confusion in zip(chosen, _confusions(net, split, indices, chosen, where, report), strict=True)
-    ]
+    metrics = ["mIoU", *(f"IoU: {name}" for name in split.class_names)]
+    frames = []
+    for words, protocol in chosen.items():
+        confusion = _confusion(net, split, indices, protocol, where, words)
+        values = [evaluation.mean_iou(confusion), *(100 * evaluation.iou(confusion)).tolist()]
+        frames.append(pd.DataFrame({"protocol": words, "metric": metrics, "value": values}))
+    about = {"source": Path(path).name, "sha256": sha256, "network": net.provenance, "dataset": dataset}
+    return pd.concat(frames).assign(**about, labels="", images=count)[COLUMNS]
 
 
 def _moved(net: networks.Segmenter, device: str) -> torch.device:
@@ -184,100 +141,40 @@ def _moved(net: networks.Segmenter, device: str) -> torch.device:
     return where
 
 
-@torch.no_grad()
-def _confusions(
-    net: networks.Segmenter,
-    split: Split,
-    indices: Sequence[int],
-    chosen: Sequence[Protocol],
-    device: torch.device,
-    report: Report,
-) -> list[Tensor]:
-    """Confusion matrices of the protocols, all in one pass, so that the time left is known after one image."""
-    predicts = [evaluation.predictor(net, evaluation.Protocol(**vars(protocol))) for protocol in chosen]
-    classes = split.num_classes
-    confusions = torch.zeros(len(chosen), classes, classes, dtype=torch.int64, device=device)
-    arrays = (OnDemand(arrays.__getitem__, indices) for arrays in (split.images, split.truth))
-    batches = read_ahead.batches(*arrays, batch_size=1, readers=read_ahead.readers(device))
-    for _, batch in zip(_announced(indices, report), batches, strict=True):
-        image, truth = (read_ahead.to_device(tensor, device) for tensor in batch)
-        inputs = evaluation.to_input(image, evaluation.IMAGENET)
-        for predict, confusion in zip(predicts, confusions, strict=True):
-            confusion += evaluation.confusion_matrix(evaluation.best_class(predict(inputs)), truth, classes)
-    return list(confusions.cpu())
+def _confusion(
+    net: networks.Segmenter, split: Split, indices: Sequence[int], protocol: Protocol, device: torch.device, words: str
+) -> Tensor:
+    """Confusion matrix of some images, with a progress bar on a terminal."""
+    with tqdm(total=len(indices), desc=words, unit="image", disable=None) as progress:
+
+        def read(index: int) -> np.ndarray:
+            progress.update()
+            return split.images[index]
+
+        images, truths = OnDemand(read, indices), OnDemand(split.truth.__getitem__, indices)
+        return evaluation.evaluate(net, images, truths, split.num_classes, protocol, batch_size=1, device=device)
 
 
-def _announced(indices: Sequence[int], report: Report) -> Iterator[int]:
-    """The indices, with a line after the first, now and then, and after the last."""
-    start = said = time.monotonic()
-    for done, i in enumerate(indices, 1):
-        yield i
-        now = time.monotonic()
-        if done == 1 or now - said > _PAUSE or done == len(indices):
-            said = now
-            left = (now - start) / done * (len(indices) - done)
-            report(f"{done} of {len(indices)} images, about {timedelta(seconds=round(left))} left")
+def published(dataset: str) -> pd.DataFrame:
+    """The numbers that the paper prints for a data set, for all labels, with `COLUMNS`."""
+    lines = pd.DataFrame(table.lines(PRINTED[dataset]))
+    labels = lines["clicks"] + " clicks" if "clicks" in lines else lines["supervision"] + "s"
+    metrics = ("IoU: " + lines["class"].str.replace("_", " ")).where(lines["metric"] != "mIoU", "mIoU")
+    columns = {"source": lines["paper"] + " " + lines["table"], "network": lines["backbone"], "labels": labels}
+    columns |= {"metric": metrics, "value": lines["value"].astype(float)}
+    return pd.DataFrame(columns).assign(sha256="", dataset=dataset, protocol="not stated", images="")[COLUMNS]
 
 
-# --- Tables -----------------------------------------------------------------------------------------------------------
-
-
-def table(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """A line per number: what the file reaches, then what the paper prints, in per cent.
-
-    Which labels a file was trained with it does not tell, so the printed numbers of all are there.
-    """
-    from agmm.papers import table as cells  # only here: everything else works without the tables
-
-    made: list[dict[str, Any]] = []
-    for score in scores:
-        about = {"source": score.file, "sha256": score.sha256, "network": score.network, "dataset": score.dataset}
-        values = zip(("mIoU", *score.class_names), (score.miou, *score.iou), strict=True)
-        made += [
-            about
-            | {"labels": "", "protocol": str(score.protocol), "images": score.images, "metric": _metric(name)}
-            | {"value": "" if math.isnan(value) else value}
-            for name, value in values
-        ]
-    dataset = scores[0].dataset
-    for line in cells.lines(_PRINTED[dataset]):
-        about = {"source": f"{line['paper']} {line['table']}", "sha256": "", "network": line["backbone"]}
-        labels = f"{line['clicks']} clicks" if "clicks" in line else f"{line['supervision']}s"
-        name = "mIoU" if line["metric"] == "mIoU" else line["class"].replace("_", " ")
-        about |= {"dataset": dataset, "labels": labels, "protocol": "not stated", "images": ""}
-        made.append(about | {"metric": _metric(name), "value": float(line["value"])})
-    return made
-
-
-def _metric(name: str) -> str:
-    return name if name == "mIoU" else f"IoU: {name}"
-
-
-def printed(lines: Sequence[dict[str, Any]]) -> str:
-    """The lines of `table` for reading: a row per class, a column per protocol and per kind of labels in the paper."""
-    titles = {_column(line): f"published, {line['labels']}" if line["labels"] else line["protocol"] for line in lines}
-    values = {(line["metric"], *_column(line)): line["value"] for line in lines}
-    rows = [f"{'':20}" + "".join(f"  {title}" for title in titles.values())]
-    for metric in dict.fromkeys(line["metric"] for line in lines):
-        row = f"{metric.removeprefix('IoU: '):20}"
-        for column, title in titles.items():
-            value, digits = values[metric, *column], 1 if title.startswith("published") else 2
-            row += f"  {'-' if value == '' else f'{value:.{digits}f}':>{len(title)}}"
-        rows.append(row)
-    rows.append(f"published: {', '.join(dict.fromkeys(line['source'] for line in lines if line['labels']))}")
-    return "\n".join(rows)
-
-
-def _column(line: dict[str, Any]) -> tuple[str, str, str]:
-    return line["source"], line["protocol"], line["labels"]
-
-
-def _csv(lines: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+def beside_published(ours: pd.DataFrame, paper: pd.DataFrame) -> str:
+    """The numbers for reading: a row per class, a column per protocol and per kind of labels in the paper."""
+    columns: dict[str, dict[str, str]] = {}
+    for line in pd.concat([ours, paper]).to_dict("records"):
+        title, digits = (f"published, {line['labels']}", 1) if line["labels"] else (line["protocol"], 2)
+        text = "-" if math.isnan(line["value"]) else f"{line['value']:.{digits}f}"
+        columns.setdefault(title, {})[line["metric"].removeprefix("IoU: ")] = text
+    rows = list(next(iter(columns.values())))
+    text = pd.DataFrame(columns, rows).to_string(col_space=[len(title) + 1 for title in columns])
+    return f"{text}\npublished: {', '.join(paper['source'].unique())}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -299,20 +196,9 @@ def command(args: argparse.Namespace) -> int:
     if args.csv and (args.csv.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
         raise ValueError(f"{args.csv}: cannot be written; name a file in a folder of yours that exists")
     options = {name: getattr(args, name) for name in ("tile", "double_softmax", "device", "images")}
-
-    def report(line: str) -> None:
-        print(line, flush=True)
-
-    try:
-        scores = evaluate(args.file, args.dataset, args.data_root, **options, report=report)
-    except torch.OutOfMemoryError as error:
-        raise ValueError(f"the memory of device {args.device} is too small; choose --device cpu") from error
-    lines = table(scores)
-    title = sets.PUBLIC[args.dataset].title
-    print(f"\nIoU in per cent on {scores[0].images} of {scores[0].of} images of {title} val")
-    print(printed(lines))
-    if scores[0].images < scores[0].of:
-        print("a quick look: published numbers are of the whole split")
+    report = partial(print, flush=True)
+    ours, paper = evaluate(args.file, args.dataset, args.data_root, **options, report=report), published(args.dataset)
+    print(f"\nIoU in per cent\n{beside_published(ours, paper)}")
     if args.csv:
-        atomic_files.write_text(args.csv, _csv(lines))
+        atomic_files.write_text(args.csv, pd.concat([ours, paper]).to_csv(index=False))
     return 0

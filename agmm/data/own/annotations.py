@@ -87,9 +87,9 @@ def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:
-    """Draw shapes as `agmm.data.drawing.draw` does, lines and points of width 1 at the pixels that hold their vertices.
+    """Draw shapes with `agmm.data.drawing.draw`, lines and points of width 1 at the pixels that hold their vertices.
 
-    What lies at the image's very edge is thereby inside.
+    This brings vertices at the image's very edge inside.
     """
 
     def at_pixels(shape: Shape) -> Shape:
@@ -115,7 +115,7 @@ def boxes(shapes: Iterable[Shape], size: tuple[int, int], scale: float = 1.0) ->
 
 
 def _inside(shape: Shape, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Pixels (column, row) that hold the vertices."""
+    """Return the pixels (column, row) that hold the vertices."""
     return [(min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices]
 
 

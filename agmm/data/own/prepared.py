@@ -30,38 +30,18 @@ COMMON = 0.5
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder that `prepare` has written, as its ``data.json`` describes it.
+    """A folder that `prepare` has written, as its ``data.json`` describes it."""
 
-    Attributes
-    ----------
-    names, background
-        See `Survey`.
-    side : int
-        Longest side of an image.
-    width : int
-        Width of drawn points and lines in pixels.
-    train : dict of str to list of int
-        Classes in the labels of each training image, by stem.
-    validation : tuple of str
-        Stems.
-    dense : bool
-        Whether the validation images have dense truth, or nothing but labels like the others.
-    labeled_pixels, labeled_images : tuple of int
-        Per class, of the training images.
-    digest : str
-        Identity of all images and labels.
-    """
-
-    names: tuple[str, ...]
-    background: int | None
-    side: int
-    width: int
-    train: dict[str, list[int]]
-    validation: tuple[str, ...]
-    dense: bool
-    labeled_pixels: tuple[int, ...]
+    names: tuple[str, ...]  # of the K classes
+    background: int | None  # its code
+    side: int  # longest side of an image
+    width: int  # of drawn points and lines, in pixels
+    train: dict[str, list[int]]  # classes in the labels of each training image, by stem
+    validation: tuple[str, ...]  # stems
+    dense: bool  # whether the validation images have dense truth, or nothing but labels like the others
+    labeled_pixels: tuple[int, ...]  # per class, of the training images
     labeled_images: tuple[int, ...]
-    digest: str
+    digest: str  # identity of all images, labels and truth
 
 
 def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:

@@ -31,43 +31,29 @@ NOTHING_LABELED = "no image has a labeled pixel; label a few, or correct the cod
 
 @dataclass
 class Survey:
-    """Files in the user's folders, and what is wrong with them.
+    """Files in the user's folders, and what is wrong with them."""
 
-    Attributes
-    ----------
-    names : tuple of str
-        The K class names.
-    images : dict
-        Stem to file, sorted.
-    masks, annotated, truth : dict
-        Stem to the file of its mask, to its annotations of each file, to the file of its dense mask.
-    problems : list of str
-        A sentence each; nothing is trained as long as there is one.
-    notes : list of str
-        Sentences about what is odd but no mistake.
-    """
-
-    names: tuple[str, ...]
-    images: dict[str, Path]
-    masks: dict[str, Path] = field(default_factory=dict)
-    annotated: dict[str, list[Annotation]] = field(default_factory=dict)
-    truth: dict[str, Path] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    names: tuple[str, ...]  # of the K classes
+    images: dict[str, Path]  # by stem, sorted
+    masks: dict[str, Path] = field(default_factory=dict)  # by stem, as are the next two
+    annotated: dict[str, list[Annotation]] = field(default_factory=dict)  # one for each file
+    truth: dict[str, Path] = field(default_factory=dict)  # dense masks
+    problems: list[str] = field(default_factory=list)  # a sentence each; nothing is trained as long as there is one
+    notes: list[str] = field(default_factory=list)  # sentences about what is odd but no mistake
 
     @property
     def background(self) -> int | None:
-        """Code of the background, if one of the classes is called so."""
+        """The code of the class that is called background, or None."""
         return next((code for code, name in enumerate(self.names) if name.lower() == BACKGROUND), None)
 
     @property
     def labeled(self) -> list[str]:
-        """Stems of the images with labels, those with nothing but tags left out."""
+        """The stems of the images with labels other than tags."""
         drawn = {stem for stem in self.annotated if any(shape.kind != "tag" for shape in self.shapes(stem))}
         return sorted((self.masks.keys() | drawn) & self.images.keys())
 
     def shapes(self, stem: str) -> list[Shape]:
-        """Shapes of an image in all annotation files."""
+        """Return the shapes of an image in all annotation files."""
         return [shape for annotation in self.annotated[stem] for shape in annotation.shapes]
 
 

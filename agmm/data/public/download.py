@@ -28,9 +28,9 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from tqdm import tqdm
 
-from agmm.data.public import cityscapes, masks
-from agmm.data.public.ade20k import ADE20K
+from agmm.data.public import masks
 from agmm.data.public.coco import COCO
+from agmm.data.public.scenes import ADE20K, CITYSCAPES, CITYSCAPES_ARCHIVES
 from agmm.data.public.voc import VOC
 from agmm.host import atomic_files
 
@@ -79,7 +79,7 @@ ARCHIVES = {
             holds="benchmark_RELEASE",
         ),
     ),
-    "cityscapes": tuple(Archive(name, "", name.split("_")[0]) for name in cityscapes.ARCHIVES),
+    "cityscapes": tuple(Archive(name, "", name.split("_")[0]) for name in CITYSCAPES_ARCHIVES),
     "coco": (
         Archive(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd", "annotations"),
         Archive(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88", "train2014", "coco2014"),
@@ -95,7 +95,7 @@ ARCHIVES = {
 }
 """Archives of each data set; those of Cityscapes, which can be downloaded after logging in only, have no address."""
 
-_DATA_SETS = {data.name: data for data in (VOC, cityscapes.CITYSCAPES, COCO, ADE20K)}
+_DATA_SETS = {data.name: data for data in (VOC, CITYSCAPES, COCO, ADE20K)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

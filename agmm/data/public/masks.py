@@ -21,7 +21,7 @@ from tqdm import tqdm
 from agmm.codes import VOID
 from agmm.data.drawing import fill_polygon
 from agmm.data.image_files import write_index
-from agmm.data.public import coco, densepose
+from agmm.data.public import coco
 from agmm.host import atomic_files, processes
 
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
@@ -33,7 +33,7 @@ PERSON = 1
 SIDE = 256
 """Height and width of a part's mask, which covers the box of a person."""
 
-_PARTS = len(densepose.CLASS_NAMES) - 1
+_PARTS = len(coco.DENSEPOSE.class_names) - 1
 _POINTS = {"dp_x", "dp_y", "dp_I", "dp_U", "dp_V", "keypoints"}  # of annotations of people; nobody asks for them
 
 Annotation = Mapping[str, Any]
@@ -78,8 +78,8 @@ def make(dataset: str, root: Path, *, jobs: int | None = None) -> None:
             data, name, listed = coco.COCO, f"instances_{split}2014.json", coco.names_file(root, split)
             categories, write = CATEGORY_IDS, _write_classes
         else:
-            data, listed = densepose.DENSEPOSE, densepose.names_file(root, split)
-            name = f"densepose_coco_2014_{densepose.ANNOTATED[split]}.json"
+            data, listed = coco.DENSEPOSE, coco.part_names_file(root, split)
+            name = f"densepose_coco_2014_{coco.ANNOTATED[split]}.json"
             categories, write = (PERSON,), _write_parts
         path = coco.below(root, "annotations") / name
         if not path.is_file():
@@ -128,7 +128,7 @@ def _write_classes(task: Task) -> None:
 def _write_parts(task: Task) -> None:
     target, shape, annotations = task
     parts, people = part_mask(shape, annotations)
-    people_file = densepose.people_file(target)
+    people_file = coco.people_file(target)
     people_file.parent.mkdir(exist_ok=True)
     write_index(people_file, people)  # first, as the other one tells that both are there
     write_index(target, parts)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agmm.data.public import densepose
+from agmm.data.public.coco import DENSEPOSE, MIRRORED
 from agmm.data.synthetic import recipe
 from agmm.data.synthetic.recipe import color, uniform
 
-CLASS_NAMES = densepose.CLASS_NAMES
+CLASS_NAMES = DENSEPOSE.class_names
 VERSION = 1  # raised whenever a change of this module changes an image
 
 _TORSO, _HEAD = (CLASS_NAMES.index(name) for name in ("torso", "head"))
@@ -33,7 +33,7 @@ _BORDER = 0.01  # of the image, which no figure touches
 def _scene(
     rng: np.random.Generator, photographs: recipe.Photographs, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image (S, S, 3), its classes (S, S) and its people (S, S), all uint8; who is painted later is in front."""
+    """Draw one image (S, S, 3), its classes (S, S) and its people (S, S), all uint8; the later are in front."""
     canvas = recipe.photo_crop(rng, photographs, size)
     truth, instances = np.zeros((2, size, size), np.uint8)
     chance = rng.random()
@@ -49,7 +49,7 @@ def _scene(
     return recipe.develop(rng, canvas), truth, instances
 
 
-PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=densepose.MIRRORED)
+PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=MIRRORED)
 
 
 # --- Pose -------------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class _Figure:
 
 
 def _pose(rng: np.random.Generator) -> _Figure:
-    """Somebody about one unit tall who faces the viewer; the middle of the hips is the origin."""
+    """Draw somebody about one unit tall who faces the viewer; the middle of the hips is the origin."""
     lean = uniform(rng, -0.2, 0.2)
     up = math.pi + lean
     head = _ahead(_ahead((0, 0), up, 0.27), up + uniform(rng, -0.25, 0.25), 0.1)
@@ -122,7 +122,7 @@ def _pose(rng: np.random.Generator) -> _Figure:
 
 
 def _arm(rng: np.random.Generator, side: int, shoulder: _Point) -> list[_Limb]:
-    """Hanging, stretched out, raised, or with the hand in front of the body."""
+    """Draw an arm: hanging, stretched out, raised, or with the hand in front of the body."""
     kind = rng.random()
     if kind < 0.35:
         swing, bend = uniform(rng, 0.25, 0.8), uniform(rng, -0.3, 0.8)
@@ -158,20 +158,20 @@ def _leg(rng: np.random.Generator, side: int) -> list[_Limb]:
 
 
 def _ahead(point: _Point, angle: float, length: float) -> _Point:
-    """The point at a distance in a direction, an angle from downwards towards the viewer's right."""
+    """Return the point at a distance in a direction, an angle from downwards towards the viewer's right."""
     return point[0] + length * math.sin(angle), point[1] + length * math.cos(angle)
 
 
 def _turned(figure: _Figure) -> _Figure:
-    """Seen from behind: left and right change places, and what was in front is hidden; the head stays visible."""
+    """Return a figure as seen from behind: sides change places, what was in front is hidden, the head stays visible."""
     order = np.argsort(figure.parts == _HEAD, kind="stable")[::-1]
     order = np.concatenate([order[1:], order[:1]])
-    parts = np.array(densepose.MIRRORED, np.uint8)[figure.parts[order]]
+    parts = np.array(MIRRORED, np.uint8)[figure.parts[order]]
     return _Figure(parts, figure.starts[order], figure.ends[order], figure.radii[order], back=True)
 
 
 def _placed(rng: np.random.Generator, figure: _Figure, count: int, slot: int) -> _Figure:
-    """A figure of random size in one of ``count`` slots side by side, inside the unit square."""
+    """Place a figure of random size in one of ``count`` slots side by side, inside the unit square."""
     low, high = figure.box()
     scale = min(uniform(rng, *_HEIGHTS[count]), (1 - 2 * _BORDER) / (high - low).max())
     place = np.array([(slot + uniform(rng, 0.25, 0.75)) / count, uniform(rng, 0.3, 0.7)])
@@ -184,7 +184,7 @@ def _placed(rng: np.random.Generator, figure: _Figure, count: int, slot: int) ->
 
 
 def _paint(rng: np.random.Generator, figure: _Figure, canvas: np.ndarray, texture: np.ndarray) -> np.ndarray:
-    """Paint a figure, in place; the foremost limb of every pixel, (S, S), -1 for none."""
+    """Paint a figure, in place; return the foremost limb of every pixel, (S, S), -1 for none."""
     limb, distance = figure.limbs_of_pixels(len(canvas))
     colors, hair = _clothes(rng, figure)
     inside = limb >= 0
@@ -195,7 +195,7 @@ def _paint(rng: np.random.Generator, figure: _Figure, canvas: np.ndarray, textur
 
 
 def _clothes(rng: np.random.Generator, figure: _Figure) -> tuple[np.ndarray, np.ndarray]:
-    """Color of each limb (L, 3), and of the hair: one person's skin, shirt, trousers and shoes."""
+    """Draw the color of each limb (L, 3), and of the hair: one person's skin, shirt, trousers and shoes."""
     skin = color(rng, (0.03, 0.09), (0.25, 0.6), (0.4, 1))
     shirt, trousers = color(rng, (0, 1), (0, 0.9), (0.25, 1)), color(rng, (0, 1), (0, 0.7), (0.15, 0.8))
     shoes, hair = color(rng, (0, 1), (0, 0.6), (0.05, 0.4)), color(rng, (0, 0.15), (0.1, 0.8), (0.05, 0.7))
@@ -214,7 +214,7 @@ def _clothes(rng: np.random.Generator, figure: _Figure) -> tuple[np.ndarray, np.
 
 
 def _paint_head(canvas: np.ndarray, figure: _Figure, limb: np.ndarray, hair: np.ndarray) -> None:
-    """Hair and eyes; of who turns the back there is hair only."""
+    """Paint hair and eyes, or hair only on who turns the back."""
     number = int((figure.parts == _HEAD).argmax())
     centers, radius = recipe.pixel_centers(len(canvas)), figure.radii[number].mean()
     up = (figure.ends - figure.starts)[number]

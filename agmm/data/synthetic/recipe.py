@@ -127,7 +127,7 @@ class Recipe:
 
 
 def _read(file: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any] | None:
-    """The arrays of a cache file, or None if it is missing, damaged or of another shape."""
+    """Read the arrays of a cache file, or None if it is missing, damaged or of another shape."""
     try:
         with np.load(file) as stored:
             arrays = {name: stored[name] for name in shapes}
@@ -148,7 +148,7 @@ def _write(file: Path, arrays: dict[str, Any]) -> None:
 
 
 def develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Linear illumination of up to 20 % along either axis, noise, 8 bits; (S, S, 3) in [0, 1], changed in place."""
+    """Add linear illumination of up to 20 % along either axis, noise, 8 bits; (S, S, 3) in [0, 1], changed in place."""
     across, down = uniform(rng, -0.2, 0.2), uniform(rng, -0.2, 0.2)
     ramp = 2 * pixel_centers(len(canvas)) - 1
     canvas *= (1 + across * ramp[None, :] + down * ramp[:, None])[..., None]
@@ -157,7 +157,7 @@ def develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 
 
 def photo_crop(rng: np.random.Generator, photographs: Photographs, size: int) -> np.ndarray:
-    """A square of 0.6 to 2 image sides from one photograph, sampled to (S, S, 3) float64 in [0, 1]."""
+    """Cut a square of 0.6 to 2 image sides from one photograph, sampled to (S, S, 3) float64 in [0, 1]."""
     photo = photographs[int(rng.integers(len(photographs)))]
     height, width = photo.shape[:2]
     side = min(uniform(rng, 0.6, 2) * size, height, width)
@@ -174,7 +174,7 @@ def photo_crop(rng: np.random.Generator, photographs: Photographs, size: int) ->
 
 @memoize
 def photographs(part: str) -> Photographs:
-    """The left 70 % or the right 30 % of each photograph, cut before any sampling so that no pixel is shared."""
+    """Return the left 70 % or the right 30 % of each photograph, cut before any sampling so that no pixel is shared."""
     parts = []
     for package, name in PHOTOGRAPHS:
         # Read as plain files: the packages' own loaders may reach for the network, and importing them takes seconds.
@@ -192,7 +192,7 @@ def photographs(part: str) -> Photographs:
 def local_grid(
     size: int, x: float, y: float, half_width: float, half_height: float, angle: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every pixel center (S, S) in the rotated frame around (x, y) in which the shapes fill about [-1, 1] x [-1, 1]."""
+    """Return pixel centers (S, S) in the rotated frame around (x, y) in which shapes fill about [-1, 1] x [-1, 1]."""
     centers = pixel_centers(size)
     dx, dy = (centers - x)[None, :], (centers - y)[:, None]
     cos, sin = math.cos(angle), math.sin(angle)
@@ -200,7 +200,7 @@ def local_grid(
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """One number between two."""
+    """Draw a number between two."""
     return low + (high - low) * rng.random()
 
 
@@ -213,5 +213,5 @@ def color(
 
 
 def pixel_centers(size: int) -> np.ndarray:
-    """Places (size,) of the centers of a row of pixels, from 0 to 1."""
+    """Return the places (size,) of the centers of a row of pixels, from 0 to 1."""
     return (np.arange(size) + 0.5) / size

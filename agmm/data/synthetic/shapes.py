@@ -29,7 +29,7 @@ def _scene(
     objects: tuple[int, int] = (1, 3),
     half_sides: tuple[float, float] = (0.22, 0.36),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image (S, S, 3), its classes (S, S) and its objects (S, S), all uint8."""
+    """Draw one image (S, S, 3), its classes (S, S) and its objects (S, S), all uint8."""
     canvas = recipe.photo_crop(rng, photographs, size)
     _draw_clutter(rng, canvas)
     truth = np.zeros((size, size), np.uint8)
@@ -50,7 +50,7 @@ CROWDS = replace(SHAPES, dataset="crowds", scene=partial(_scene, objects=(2, 6),
 def _layout(
     rng: np.random.Generator, size: int, objects: tuple[int, int], half_sides: tuple[float, float]
 ) -> list[tuple[int, np.ndarray]]:
-    """Class and mask of the objects that found a place; masks may overlap by 3 %, the later one is in front."""
+    """Return class and mask of the objects that found a place; masks may overlap by 3 %, the later one is in front."""
     placed: list[tuple[int, np.ndarray]] = []
     taken = np.zeros((size, size), bool)
     for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
@@ -68,7 +68,7 @@ def _layout(
 
 
 def _fill(rng: np.random.Generator, k: int, texture: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Color of class k plus texture, (N, 3), redrawn until it stands out from the (N, 3) pixels it will cover."""
+    """Draw a color of class k plus texture, (N, 3), again until it stands out from the (N, 3) pixels it will cover."""
     for _ in range(100):
         hue = (k / 6 + 0.06 * rng.standard_normal()) % 1
         color = colorsys.hsv_to_rgb(hue, recipe.uniform(rng, 0.4, 0.9), recipe.uniform(rng, 0.4, 0.95))
@@ -79,7 +79,7 @@ def _fill(rng: np.random.Generator, k: int, texture: np.ndarray, background: np.
 
 
 def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """Two to five ellipses of random color, in place."""
+    """Draw two to five ellipses of random color, in place."""
     for _ in range(int(rng.integers(2, 6))):
         x, y, color = rng.random(), rng.random(), rng.random(3)
         half_axes = recipe.uniform(rng, 0.05, 0.2), recipe.uniform(rng, 0.05, 0.2)

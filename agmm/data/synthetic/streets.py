@@ -22,7 +22,7 @@ _TEXTURES = 4  # parts of photographs in an image; every surface shows one of th
 
 
 def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One image (S, S, 3) and its classes (S, S), both uint8; what is nearer is painted later."""
+    """Draw one image (S, S, 3) and its classes (S, S), both uint8; what is nearer is painted later."""
     textures = np.stack([recipe.photo_crop(rng, photographs, size) for _ in range(_TEXTURES)])
     picture = _Picture(rng, textures, np.zeros((size, size, 3)), np.zeros((size, size), np.uint8))
     street = _lay_out(rng, size)
@@ -106,7 +106,7 @@ def _lay_out(rng: np.random.Generator, size: int) -> _Street:
 
 
 def _place_objects(rng: np.random.Generator, street: _Street) -> Iterator[tuple[float, int, float]]:
-    """Depth, class and position of everything that stands on the ground."""
+    """Draw depth, class and position of everything that stands on the ground."""
     (left, right), (left_wall, right_wall) = street.curbs, street.walls
     sidewalks = (left_wall + 0.3, left - 0.2), (right + 0.2, right_wall - 0.3)
     edges = (left - 0.6, left - 0.1), (right + 0.1, right + 0.6)
@@ -191,7 +191,7 @@ def _paint_ground(picture: _Picture, street: _Street) -> None:
 
 
 def _paint_facades(picture: _Picture, street: _Street, wall: float) -> None:
-    """One row of houses and hedges along a wall that runs to the vanishing point."""
+    """Paint one row of houses and hedges along a wall that runs to the vanishing point."""
     rng, (depth, above) = picture.rng, street.facade(wall)
     start = uniform(rng, 0, 5)  # nearer walls lie outside the image
     while start < _FAR:
@@ -206,7 +206,7 @@ def _paint_facades(picture: _Picture, street: _Street, wall: float) -> None:
 
 
 def _paint_house(picture: _Picture, house: np.ndarray, along: np.ndarray, above: np.ndarray) -> None:
-    """A facade with rows of windows, darker or brighter than the wall."""
+    """Paint a facade with rows of windows, darker or brighter than the wall."""
     rng = picture.rng
     picture.paint(BUILDING, house, picture.color((0, 1), (0.05, 0.5), (0.25, 0.85)))
     (width, share), (height, part) = ((uniform(rng, 1.6, 3.5), uniform(rng, 0.35, 0.65)) for _ in range(2))
@@ -248,7 +248,7 @@ def _paint_pole(picture: _Picture, street: _Street, position: float, depth: floa
 
 
 def _paint_sign(picture: _Picture, street: _Street, position: float, depth: float) -> None:
-    """A disk, a square or a triangle on a pole, with a rim."""
+    """Paint a disk, a square or a triangle on a pole, with a rim."""
     u, v = street.upright(position, depth)
     high, half = uniform(picture.rng, 2.3, 3.2), uniform(picture.rng, 0.4, 0.6)
     _paint_shaft(picture, street, u, v, depth, high)

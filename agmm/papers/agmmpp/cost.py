@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from agmm import networks, objectives
+from agmm.host import timing
 from agmm.networks import macs
 from agmm.objectives.agmmpp import squeezed
 from agmm.papers.table import lines
-from agmm.tools.bench import inputs
-from agmm.tools.bench.figure import Setting, in_turn, median_ratio
-from agmm.tools.bench.inputs import QUICK, Size
-from agmm.tools.bench.step import training_step
 from agmm.training.presets import Preset
+from agmm.training.random_step import QUICK, Objective, Shapes, training_step
 
 PRINTED_SIDE = 448
-SIZES = {"small": QUICK, "small_vit": Size(16, 7, 96, 8, 64), "vit_base": Size(2, 21, 768, 28, PRINTED_SIDE)}
+SHAPES = {
+    "small": QUICK,
+    "small_vit": Shapes(16, 7, 96, 8, 64, clicks=3, classes=3),
+    "vit_base": Shapes(2, 21, 768, 28, PRINTED_SIDE, clicks=3, classes=3),
+}
 """Shapes of a step of every network that is measured."""
 
 
@@ -79,24 +81,22 @@ def measured(preset: Preset, device: str = "cpu", repeats: int = 20) -> pd.DataF
         Columns method, milliseconds (median), ratio (to the baseline, median over turns), held_mb (weights included).
     """
     network = preset.at("points", network="vit").network if "vit" in preset.networks else "small"
-    size = SIZES[network]
-    _, _, labels, image_classes = inputs.tensors(size, "clicks", clicks=3, classes=3, device=device)
-    images = torch.rand(size.batch, 3, size.label, size.label, device=device)
-    methods: dict[str, objectives.Baseline | objectives.AGMM | objectives.AGMMpp] = {
-        "Baseline": objectives.Baseline(size.num_classes),
-        "AGMM": objectives.AGMM(size.num_classes),
-        "AGMM++": objectives.AGMMpp(size.num_classes, size.channels),
+    shapes = SHAPES[network]
+    methods: dict[str, Objective] = {
+        "Baseline": objectives.Baseline(shapes.num_classes),
+        "AGMM": objectives.AGMM(shapes.num_classes),
+        "AGMM++": objectives.AGMMpp(shapes.num_classes, shapes.channels),
     }
     steps = {
-        name: training_step(network, objective, "float32", images, labels, image_classes)
+        name: training_step(networks.build(network, shapes.num_classes, init="scratch"), objective, shapes, device)
         for name, objective in methods.items()
     }
-    seconds = in_turn(steps, Setting(device, torch.get_num_threads(), repeats), warmup=2)
+    seconds = timing.in_turn(steps, device, repeats, warmup=2)
     return pd.DataFrame(
         {
             "method": name,
             "milliseconds": 1e3 * statistics.median(times),
-            "ratio": median_ratio(times, seconds["Baseline"]),
+            "ratio": timing.median_ratio(times, seconds["Baseline"]),
             "held_mb": held(steps[name]) / 2**20,
         }
         for name, times in seconds.items()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Objective, Output, batch_loss, one_of
-from agmm.rivals.spml import contrast, kmeans, relations
+from agmm.rivals.spml import kmeans, relations
 from agmm.rivals.spml.segments import Prototypes, Segments, cut, gather, on_grid
 
 
@@ -83,8 +83,8 @@ class SPML(Objective):
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
         self.clusters = (self.clusters[0], self.clusters[1])  # JSON knows lists only
         for name in ("kappa_c", "kappa_i", "kappa_o", "kappa_a"):
-            if not 0 < getattr(self, name) <= contrast.DOUBLE:
-                raise ValueError(f"{name} must be positive and at most {contrast.DOUBLE:g}, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= relations.DOUBLE:
+                raise ValueError(f"{name} must be positive and at most {relations.DOUBLE:g}, not {getattr(self, name)}")
         # No field: what a run is does not change with what its objective remembers.
         self.remembered: deque[Prototypes] = deque(maxlen=self.memory)
 

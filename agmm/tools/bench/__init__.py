@@ -1,18 +1,37 @@
 """How fast the package is, as ratios of two times taken in one run: ``agmm bench [branch step …] [--csv FILE]``.
 
-A module per question: `branch` (the mixture and its losses beside the bytes they must move), `dense` (the same beside a
-dense formulation), `step` (an optimizer step beside the baseline's), `input` (reading and augmentation beside what a
-network consumes), `evaluation` (beside one tile at a time), `sweep` (processes beside threads), `spml` (its k-means
-beside a library's, its objective beside a network). Each has a function ``figures(setting)`` that yields
-`agmm.tools.bench.figure.Figure`.
+`GROUPS` are functions that yield figures: of the objective (`agmm.tools.bench.objective`), of training steps, of
+reading, of testing, and of several trainings at a time.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from agmm.host import atomic_files
-from agmm.tools.bench import step
-from agmm.tools.bench.groups import GROUPS, markdown, measure, setting, write
+from agmm.tools.bench import evaluation, figure, input, objective, step, sweep
+from agmm.tools.bench.figure import Group, Setting, markdown, setting, write
+
+GROUPS: dict[str, Group] = {
+    "dense": objective.dense,
+    "branch": objective.branch,
+    "step": step.steps,
+    "input": input.figures,
+    "evaluation": evaluation.figures,
+    "sweep": sweep.figures,
+    "spml": step.spml,
+}
+
+
+def measure(how: Setting, names: Iterable[str] = ()) -> pd.DataFrame:
+    """Measure and print the groups of these names (default: all); a row per figure, see `agmm.tools.bench.figure`."""
+    names = tuple(names) or tuple(GROUPS)
+    for name in names:
+        if name not in GROUPS:
+            raise ValueError(f"there is no group {name!r}; known: {', '.join(GROUPS)}")
+    return figure.measure(how, {name: GROUPS[name] for name in names})
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +48,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Print the figures, and write them where asked; raise ValueError after a mistake of the user."""
-    for name in args.groups:
-        if name not in GROUPS:
-            raise ValueError(f"there is no group {name!r}; known: {', '.join(GROUPS)}")
     if args.csv is not None and args.csv.suffix != ".csv":
         raise ValueError(f"--csv {args.csv} does not end in .csv")
     how = setting(args.device, args.threads, args.repeats, args.small)

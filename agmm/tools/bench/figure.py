@@ -1,13 +1,15 @@
-"""One measured figure, the setting it was measured in, and the clock."""
+"""One measured figure, the setting it was measured in, and the table of all of them."""
 
 import platform
 import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
+
+from agmm.host import atomic_files, machine, timing
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Setting:
     ----------
     device : {"cpu", "cuda"}
     threads : int
-        Of a CPU.
+        Threads of a CPU.
     repeats : int
         Timed rounds of everything, after warming up.
     small : bool
@@ -37,8 +39,8 @@ class Figure:
 
     Attributes
     ----------
-    group, case : str
-        Module that measured it, and what was measured.
+    case : str
+        What was measured.
     value, unit
         Median of the repeats.
     against, against_value
@@ -48,10 +50,9 @@ class Figure:
     target : str
         Such as ``"<= 5"``, or empty.
     precision : str
-        Of the network or of the branch's inputs.
+        Number type of the network or of the branch's inputs.
     """
 
-    group: str
     case: str
     value: float
     unit: str
@@ -62,46 +63,46 @@ class Figure:
     precision: str = "float32"
 
     @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+    def met(self) -> str:
+        """Whether the target is met, "yes" or "no"; empty where there is none."""
         if not self.target:
-            return None
+            return ""
         sign, bound = self.target.split()
-        return self.ratio <= float(bound) if sign == "<=" else self.ratio >= float(bound)
+        met = self.ratio <= float(bound) if sign == "<=" else self.ratio >= float(bound)
+        return "yes" if met else "no"
+
+    def __str__(self) -> str:
+        verdict = {"": "", "yes": f"  (target {self.target}: met)", "no": f"  (target {self.target}: missed)"}
+        measured = f"  {f'{self.case}, {self.precision}':68} {self.value:10.4g} {self.unit:9}"
+        return f"{measured} {self.ratio:8.3g} x {self.against}{verdict[self.met]}"
 
 
-def in_turn(functions: Mapping[str, Callable[[], object]], setting: Setting, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of every function, called one after the other so that a change of the machine's speed meets all."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(warmup + setting.repeats):
-        for name, function in functions.items():
-            synchronize(setting.device)
-            start = time.perf_counter()
-            function()
-            synchronize(setting.device)
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+Group = Callable[[Setting], Iterator[Figure]]
 
 
-def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median of the quotients of neighboring repeats."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+def compared(
+    case: str,
+    values: Sequence[float],
+    against: str,
+    others: Sequence[float],
+    *,
+    unit: str = "s",
+    target: str = "",
+    precision: str = "float32",
+) -> Figure:
+    """Return the figure of times, or of rates, that were measured in turn with others."""
+    value, other = statistics.median(values), statistics.median(others)
+    ratio = timing.median_ratio(values, others)
+    return Figure(case, value, unit, against, other, ratio, target, precision)
 
 
-def bandwidth(setting: Setting) -> float:
-    """Bytes per second of the device's memory, read and written, by the fastest of ten copies."""
-    count = (1 << 20) if setting.small else (1 << 26 if setting.device == "cpu" else 1 << 30)
-    source = torch.zeros(count, device=setting.device)
-    target = torch.empty_like(source)
-    copies = in_turn({"copy": lambda: target.copy_(source)}, Setting(setting.device, repeats=10))
-    return 2 * source.nbytes / min(copies["copy"])
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+def setting(device: str = "auto", threads: int = 1, repeats: int = 5, small: bool = False) -> Setting:
+    """Return the setting of a run; ``"auto"`` is a GPU where there is one, ValueError where there is none as asked."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU; use the device cpu")
+    return Setting(device, threads, repeats, small)
 
 
 def hardware(device: str) -> str:
@@ -116,17 +117,38 @@ def hardware(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
-def show(figures: Iterable[Figure]) -> list[Figure]:
-    """Print figures as they come; returns them."""
-    shown: list[Figure] = []
-    for figure in figures:
-        if not shown or figure.group != shown[-1].group:
-            print(f"\n{figure.group}", flush=True)
-        verdict = {None: "", True: f"  (target {figure.target}: met)", False: f"  (target {figure.target}: missed)"}
-        print(
-            f"  {figure.case + ', ' + figure.precision:68} {figure.value:10.4g} {figure.unit:9} "
-            f"{figure.ratio:8.3g} x {figure.against}{verdict[figure.met]}",
-            flush=True,
-        )
-        shown.append(figure)
-    return shown
+def measure(how: Setting, groups: Mapping[str, Group]) -> pd.DataFrame:
+    """Measure and print groups of figures; return a row per figure: its fields, and what it was measured on."""
+    torch.set_num_threads(how.threads)
+    if how.device == "cpu":
+        machine.keep_freed_memory()
+    print(f"{hardware(how.device)}, {how.threads} thread(s), torch {torch.__version__}")
+    rows = []
+    for group, figures in groups.items():
+        print(f"\n{group}", flush=True)
+        for figure in figures(how):
+            print(figure, flush=True)
+            rows.append({"group": group, **asdict(figure), "met": figure.met})
+    measured_on = {name: getattr(how, name) for name in ("device", "threads", "repeats")}
+    return pd.DataFrame(rows).assign(**measured_on, hardware=hardware(how.device), torch=torch.__version__)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The figures for reading, a section per group."""
+    first = table.iloc[0]
+    threads = f", {first['threads']} thread(s)" if first["device"] == "cpu" else ""
+    lines = [f"Measured on {first['hardware']}{threads}, torch {first['torch']}."]
+    for group, rows in table.groupby("group", sort=False):
+        lines += ["", f"### {group}", "", "| | | ratio | to | target |", "|---|---|---|---|---|"]
+        for row in rows.to_dict("records"):
+            met = {"yes": " (met)", "no": " (missed)"}.get(row["met"], "")
+            measured = f"{row['case']}, {row['precision']} | {row['value']:.3g} {row['unit']}"
+            lines.append(f"| {measured} | {row['ratio']:.3g} × | {row['against']} | {row['target']}{met} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write the table as CSV, and for reading as Markdown beside it."""
+    with atomic_files.writable(path.parent, "--csv"):
+        atomic_files.write_text(path, table.to_csv(index=False))
+        atomic_files.write_text(path.with_suffix(".md"), markdown(table))

@@ -1,51 +1,65 @@
-"""Whether reading keeps up with training: images a second of the loader beside those that a training step consumes.
+"""The group "input": whether reading keeps up with training, in images a second beside those that a step consumes.
 
-The files are photographs that ship with installed packages, in the formats, sizes and folders that VOC and Cityscapes
-are published in. Where there is a GPU all its workers read; on a CPU one process does.
+The files are photographs that ship with installed packages, in the formats and sizes of VOC and Cityscapes. Where there
+is a GPU all its workers read; on a CPU one process does.
 """
 
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from agmm import networks, objectives
-from agmm.codes import UNLABELED
-from agmm.data import disk_cache, sets
+from agmm.data import disk_cache, image_files, sets
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.data.synthetic import recipe
 from agmm.evaluation import read_ahead
-from agmm.tools.bench.figure import Figure, Setting, in_turn, median_ratio
-from agmm.training import batches, measure
+from agmm.host import timing
+from agmm.tools.bench.figure import Figure, Setting, compared
+from agmm.training import batches
 from agmm.training.presets import PRESETS
+from agmm.training.random_step import Shapes, training_step
 from agmm.training.run import Run
 
-RUNS = {"voc": ("points", (375, 500)), "cityscapes": ("clicks20", (1024, 2048))}
-"""Labels, and height and width of the images."""
 
-NAMES = {"voc": "VOC", "cityscapes": "Cityscapes"}
-FILES = {"voc": 16, "cityscapes": 4}
-READ = {"cpu": {"voc": 32, "cityscapes": 8}, "cuda": {"voc": 1024, "cityscapes": 256}}
-"""Images of an epoch, which are these files again and again."""
+@dataclass(frozen=True)
+class Case:
+    """A data set as it is trained on: photographs of a size (H, W), read again and again in an epoch of so many."""
+
+    title: str
+    dataset: str
+    labels: str
+    augmentation: str
+    suffix: str
+    size: tuple[int, int]
+    files: int
+    images_on: dict[str, int]
+
+
+CASES = (
+    Case("VOC", "voc", "points", "official_color", ".jpg", (375, 500), 16, {"cpu": 32, "cuda": 1024}),
+    Case("Cityscapes", "cityscapes", "clicks20", "official", ".png", (1024, 2048), 4, {"cpu": 8, "cuda": 256}),
+)
 
 
 def figures(setting: Setting) -> Iterator[Figure]:
-    """Per data set: from the files, from decoded images that are kept, and on the device."""
-    for dataset, (labels, size) in RUNS.items():
-        run = _run(dataset, labels, setting)
+    """Per data set: from the files, and from decoded images that are kept."""
+    for case in CASES:
+        if setting.small:
+            case = replace(case, size=(48, 64), files=2, images_on={setting.device: 4})
         with tempfile.TemporaryDirectory() as folder:
-            yield from _of_data_set(run, (48, 64) if setting.small else size, Path(folder), setting)
+            yield from _figures(case, _run(case, setting), Path(folder), setting)
 
 
-def _run(dataset: str, labels: str, setting: Setting) -> Run:
-    run = replace(PRESETS["paper_official"].at(labels, "Baseline"), init="scratch")
-    run = replace(run, augmentation="official_color" if dataset == "voc" else "official", batch_size=run.microbatch)
+def _run(case: Case, setting: Setting) -> Run:
+    run = PRESETS["paper_official"].at(case.labels, "Baseline")
+    run = replace(run, init="scratch", augmentation=case.augmentation, batch_size=run.microbatch)
     if setting.small:
         small = (("stem", 8), ("feature_channels", 8))
         return replace(run, network="small", network_options=small, crop=33, batch_size=2, microbatch=2)
@@ -55,117 +69,69 @@ def _run(dataset: str, labels: str, setting: Setting) -> Run:
     return run
 
 
-def _of_data_set(run: Run, size: tuple[int, int], folder: Path, setting: Setting) -> Iterator[Figure]:
-    device = torch.device(setting.device)
-    number = 2 if setting.small else FILES[run.dataset]
-    images = 4 if setting.small else READ[setting.device][run.dataset]
-    WRITE[run.dataset](folder, number, size)
-    with warnings.catch_warnings(action="ignore"):  # of the number of images
-        data = sets.load(run.dataset, "train", data_root=folder)
+def _figures(case: Case, run: Run, folder: Path, setting: Setting) -> Iterator[Figure]:
+    device, images = torch.device(setting.device), case.images_on[setting.device]
+    files, masks = photographs(case, folder), [mask(case, i) for i in range(case.files)]
+    names, ids = sets.class_names(case.dataset), tuple(map(str, range(case.files)))
+    data = Split(case.dataset, names, ids, files, masks, background=0)
     sparse = sets.weak_labels(data, run.labels, dict(run.label_options), 0, folder)
-    assert isinstance(data.images, OnDemand)
-    kept = disk_cache.keep(data.images, folder / "cache")
-    of = run, _repeat(sparse, images), data.num_classes, device
-    sources = {
-        "from files": _source(_repeat(data.images, images), *of),
-        "decoded images kept": _source(_repeat(kept, images), *of),
-    }
-    few = setting if setting.small or setting.device == "cuda" else replace(setting, repeats=1)
-    seconds = in_turn({"network": _training_step(run, data, device), **sources}, few)
-    needed = seconds.pop("network")
+    decoded = disk_cache.keep(files, folder / "cache")
+    functions: dict[str, Callable[[], object]] = {"network": _step(run, len(names), setting)}
+    for name, source in (("from files", files), ("decoded images kept", decoded)):
+        functions[name] = _epochs(run, _repeated(source, images), _repeated(sparse, images), len(names), device)
+    slow = setting.device == "cpu" and not setting.small
+    seconds = timing.in_turn(functions, setting.device, 1 if slow else setting.repeats)
+    needed = [run.microbatch / value for value in seconds.pop("network")]
     workers = read_ahead.readers(device)
     readers = f"{workers} workers" if workers else "1 process"
-    for name, taken in seconds.items():
-        yield Figure(
-            "input",
-            f"{NAMES[run.dataset]} at {run.crop}, {readers}, {name}",
-            images / float(np.median(taken)),
-            "images/s",
-            f"training step, {run.network}",
-            run.microbatch / float(np.median(needed)),
-            median_ratio(needed, taken) * images / run.microbatch,
-            ">= 1.5",
-            run.precision if setting.device == "cuda" else "float32",
-        )
+    about: dict[str, Any] = {"unit": "images/s", "target": ">= 1.5", "precision": _precision(run, setting)}
+    for name, values in seconds.items():
+        title, rates = f"{case.title} at {run.crop}, {readers}, {name}", [images / value for value in values]
+        yield compared(title, rates, f"training step, {run.network}", needed, **about)
 
 
-def _repeat(arrays: Arrays, count: int) -> OnDemand:
-    assert isinstance(arrays, OnDemand)
-    return OnDemand(arrays.read, (list(arrays.keys) * count)[:count])
+def _precision(run: Run, setting: Setting) -> str:
+    return run.precision if setting.device == "cuda" else "float32"
 
 
-def _source(
-    images: Arrays,
-    run: Run,
-    sparse: Arrays,
-    num_classes: int,
-    device: torch.device,
-) -> Callable[[], None]:
+def photographs(case: Case, folder: Path) -> OnDemand[np.ndarray]:
+    """Photographs in files."""
+    paths, arrays = [folder / f"{i:06}{case.suffix}" for i in range(case.files)], recipe.photographs("left")
+    for i, path in enumerate(paths):
+        photograph = Image.fromarray(arrays[i % len(arrays)])
+        photograph.resize(case.size[::-1], Image.Resampling.BICUBIC).save(path, quality=95)
+    return OnDemand(image_files.read_image, paths)
+
+
+def mask(case: Case, index: int) -> np.ndarray:
+    """A mask (H, W) with a few rectangles."""
+    rng, truth = np.random.default_rng(index), np.zeros(case.size, np.uint8)
+    height, width = case.size
+    for code in rng.integers(1, 19, 4):
+        top, left = int(rng.integers(height // 2)), int(rng.integers(width // 2))
+        truth[top : top + height // 3, left : left + width // 3] = code
+    return truth
+
+
+def _repeated(arrays: Arrays, number: int) -> OnDemand:
+    """So many arrays, which are these again and again."""
+    return OnDemand(arrays.__getitem__, [i % len(arrays) for i in range(number)])
+
+
+def _epochs(run: Run, images: Arrays, sparse: Arrays, num_classes: int, device: torch.device) -> Callable[[], None]:
     """Function that makes all batches of one more epoch."""
-    source, epochs = batches.OneByOne(run, images, sparse, num_classes, device), count()
+    source, numbers = batches.OneByOne(run, images, sparse, num_classes, device), count()
 
     def epoch() -> None:
-        for _ in source.epoch(next(epochs)):
+        for _ in source.epoch(next(numbers)):
             pass
 
     return epoch
 
 
-def _training_step(run: Run, data: Split, device: torch.device) -> Callable[[], None]:
-    """Forward, backward and update of the baseline, which consumes images the fastest."""
-    net = networks.build(run.network, data.num_classes, **dict(run.network_options)).to(device)
-    net.to(memory_format=torch.channels_last).train(run.microbatch > 1)  # a single image has no batch statistics
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-    objective = objectives.Baseline(data.num_classes)
-    images = torch.rand(run.microbatch, 3, run.crop or 0, run.crop or 0, device=device)
-    labels = torch.full((run.microbatch, run.crop or 0, run.crop or 0), UNLABELED, device=device)
-    labels[:, ::50, ::50] = 0
-    classes = torch.ones(run.microbatch, data.num_classes, dtype=torch.bool, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-
-    def step() -> None:
-        with measure.autocast(run, device):
-            features, logits = net(images)
-        objective(features, logits, labels, classes).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
-def _scenes(number: int, size: tuple[int, int]) -> Iterator[tuple[str, Image.Image, np.ndarray]]:
-    """Name, photograph and mask with a few rectangles."""
-    photographs, rng = recipe.photographs("left"), np.random.default_rng(0)
-    height, width = size
-    for i in range(number):
-        photo = Image.fromarray(photographs[i % len(photographs)]).resize((width, height), Image.Resampling.BICUBIC)
-        mask = np.zeros(size, np.uint8)
-        for code in rng.integers(1, 20, 4).tolist():
-            top, left = int(rng.integers(height // 2)), int(rng.integers(width // 2))
-            mask[top : top + height // 3, left : left + width // 3] = code
-        yield f"{i:06}", photo, mask
-
-
-def _write_voc(root: Path, number: int, size: tuple[int, int]) -> None:
-    folder = root / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
-        (folder / part).mkdir(parents=True)
-    for name, photo, mask in _scenes(number, size):
-        photo.save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
-        Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")
-    for split in ("train", "val"):
-        (folder / "ImageSets" / "Segmentation" / f"{split}.txt").touch()
-
-
-def _write_cityscapes(root: Path, number: int, size: tuple[int, int]) -> None:
-    for kind in ("leftImg8bit", "gtFine"):
-        (root / kind / "train" / "city").mkdir(parents=True)
-    for name, photo, mask in _scenes(number, size):
-        photo.save(root / "leftImg8bit" / "train" / "city" / f"city_{name}_leftImg8bit.png")
-        Image.fromarray(mask + 7).save(root / "gtFine" / "train" / "city" / f"city_{name}_gtFine_labelIds.png")
-
-
-WRITE = {"voc": _write_voc, "cityscapes": _write_cityscapes}
+def _step(run: Run, num_classes: int, setting: Setting) -> Callable[[], None]:
+    """An optimizer step of the baseline, which consumes images the fastest."""
+    net = networks.build(run.network, num_classes, init="scratch", **dict(run.network_options))
+    net.train(run.microbatch > 1)  # a single image has no batch statistics
+    shapes = Shapes(run.microbatch, num_classes, 0, 0, run.crop or 0)
+    return training_step(net, objectives.Baseline(num_classes), shapes, setting.device, _precision(run, setting))

@@ -1,19 +1,32 @@
-"""An optimizer step of AGMM beside one of the baseline, and what bfloat16 and compilation bring to both."""
+"""The groups "step" and "spml": training steps of the methods beside the baseline's, and SPML's k-means.
+
+"step": an optimizer step of AGMM and AGMM++ beside one of the baseline, whose arithmetic is set beside large matrix
+products; in float32 and bfloat16. "spml": the k-means of SPML beside a library's, and its objective beside a step.
+"""
 
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from agmm import gmm, networks, objectives
-from agmm.tools.bench.figure import Figure, Setting, hardware, in_turn, median_ratio, synchronize
-from agmm.tools.bench.inputs import CITYSCAPES, QUICK, VOC, Size, tensors
+from agmm import networks, objectives
+from agmm.host import timing
+from agmm.networks import macs
+from agmm.rivals.spml import SPML, kmeans
+from agmm.rivals.spml.segments import directions
+from agmm.tools.bench.figure import Figure, Setting, compared, hardware
+from agmm.tools.bench.objective import CITYSCAPES, VOC
+from agmm.training.random_step import QUICK, Objective, Shapes, random_labels, random_outputs, training_step
 
 TARGET = {"cpu": "<= 1.1", "cuda": "<= 1.05"}
+CLUSTERS, ITERATIONS, REGIONS = (6, 6), 10, 100
 
 
 @dataclass(frozen=True)
@@ -22,102 +35,64 @@ class Case:
 
     name: str
     network: str
-    size: Size
-    classes: int = 4
-    clicks: int = 10
+    shapes: Shapes
+
+    def step(self, objective: Objective, device: str, precision: str = "float32") -> Callable[[], None]:
+        """Function that takes an optimizer step with an objective."""
+        net = networks.build(self.network, self.shapes.num_classes, init="scratch")
+        return training_step(net, objective, self.shapes, device, precision)
+
+
+SMALL = Case("quick, small network", "small", QUICK)
+ON_A_GPU = (
+    SMALL,
+    Case("VOC, ResNet-50", "resnet50", VOC),
+    Case("VOC, ResNet-101", "resnet101", VOC),
+    Case("Cityscapes, ResNet-50", "resnet50", replace(CITYSCAPES, clicks=20, classes=7)),
+)
+ON_A_CPU = (SMALL, Case("VOC, ResNet-50", "resnet50", replace(VOC, batch=2)))
 
 
 def cases(setting: Setting) -> tuple[Case, ...]:
     """The papers' networks on a GPU, with fewer images on a CPU; and that of preset quick."""
-    quick = Case("quick, small network", "small", QUICK, classes=3, clicks=3)
     if setting.small:
-        return (quick,)
-    batch = 16 if setting.device == "cuda" else 2
-    voc = Size(batch, VOC.num_classes, VOC.channels, VOC.grid, VOC.label)
-    if setting.device == "cpu":
-        return quick, Case("VOC, ResNet-50", "resnet50", voc)
-    return (
-        quick,
-        Case("VOC, ResNet-50", "resnet50", voc),
-        Case("VOC, ResNet-101", "resnet101", voc),
-        Case("Cityscapes, ResNet-50", "resnet50", CITYSCAPES, classes=7, clicks=20),
-    )
+        return (replace(SMALL, shapes=replace(QUICK, batch=2)),)
+    return ON_A_GPU if setting.device == "cuda" else ON_A_CPU
 
 
-def figures(setting: Setting) -> Iterator[Figure]:
-    """Steps of both methods in turn, so that the ratio is one of neighbors."""
+def steps(setting: Setting) -> Iterator[Figure]:
+    """Steps of all methods in turn, so that the ratio is one of neighbors."""
     for case in cases(setting):
         for precision in ("float32", "bfloat16"):
-            yield from _figures(case, setting, precision)
+            yield from _steps(case, setting, precision)
 
 
-def _figures(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
-    batch = images, *_ = _batch(case, setting)
-    count = case.size.num_classes
-    steps = {
-        name: training_step(case.network, objective, precision, *batch)
-        for name, objective in (
-            ("baseline", objectives.Baseline(count)),
-            ("AGMM", objectives.AGMM(count)),
-            ("AGMM++", objectives.AGMMpp(count, case.size.channels)),
-        )
+def _steps(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
+    shapes, device = case.shapes, setting.device
+    methods: dict[str, Objective] = {
+        "baseline": objectives.Baseline(shapes.num_classes),
+        "AGMM": objectives.AGMM(shapes.num_classes),
+        "AGMM++": objectives.AGMMpp(shapes.num_classes, shapes.channels),
     }
-    rounds = 20 if case.network == "small" else 1
-    seconds = in_turn(steps, Setting(setting.device, setting.threads, rounds * setting.repeats), warmup=3)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    target = TARGET[setting.device] if case.network != "small" else ""
+    steps = {name: case.step(objective, device, precision) for name, objective in methods.items()}
+    rounds = setting.repeats * (20 if case is SMALL else 1)
+    seconds = timing.in_turn(steps, device, rounds, warmup=0 if setting.small else 3)
+    target = "" if case.network == "small" else TARGET[device]
     for method in ("AGMM", "AGMM++"):
-        ratio, name = median_ratio(seconds[method], seconds["baseline"]), f"{method}, {case.name}"
-        yield Figure("step", name, medians[method], "s", "the baseline", medians["baseline"], ratio, target, precision)
-    if setting.device == "cuda":
+        times = seconds[method], "the baseline", seconds["baseline"]
+        yield compared(f"{method}, {case.name}", *times, target=target, precision=precision)
+    if device == "cuda":
+        waits = float(synchronizations(steps["AGMM"]))
         name = f"AGMM, {case.name}: waits for the GPU in a step"
-        count_waits = float(waits(steps["AGMM"]))
-        yield Figure("step", name, count_waits, "waits", "none", 0.0, count_waits, "<= 0", precision)
-    operations = forward_operations(case.network, count, images[:1])
-    achieved = 3 * operations * len(images) / medians["baseline"] / 1e12
+        yield Figure(name, waits, "waits", "none", 0.0, waits, "<= 0", precision)
+    forward = 2 * shapes.batch * macs.network_macs(networks.build(case.network, shapes.num_classes), shapes.label)
+    achieved = 3 * forward / statistics.median(seconds["baseline"]) / 1e12
     peak = matrix_rate(setting, precision) / 1e12
     name = f"baseline, {case.name}, 3 x forward operations"
-    yield Figure("step", name, achieved, "TFLOP/s", "matrix products", peak, achieved / peak, "", precision)
+    yield Figure(name, achieved, "TFLOP/s", "matrix products", peak, achieved / peak, precision=precision)
 
 
-def _batch(case: Case, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and image classes."""
-    _, _, labels, image_classes = tensors(case.size, "clicks", case.clicks, case.classes, setting.device)
-    images = torch.rand(case.size.batch, 3, case.size.label, case.size.label, device=setting.device)
-    return images.contiguous(memory_format=torch.channels_last), labels, image_classes
-
-
-def training_step(
-    network: str,
-    objective: objectives.Baseline | objectives.AGMM | objectives.AGMMpp,
-    precision: str,
-    images: Tensor,
-    labels: Tensor,
-    image_classes: Tensor,
-) -> Callable[[], None]:
-    """One optimizer step on a fixed batch."""
-    torch.manual_seed(0)
-    net = networks.build(network, objective.num_classes, init="scratch").to(images.device)
-    if isinstance(objective, nn.Module):
-        net.objective = objective.to(images.device)
-    net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
-    mixed = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    # On a GPU the training loop finds the components while the step before is computed.
-    ahead = isinstance(objective, objectives.AGMM | objectives.AGMMpp) and images.is_cuda
-    given: dict[str, Any] = {"components": gmm.components(labels, objective.num_classes)} if ahead else {}
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with mixed:
-            features, logits = net(images)
-        objective(features, logits, labels, image_classes, **given).loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def waits(step: Callable[[], None]) -> int:
+def synchronizations(step: Callable[[], None]) -> int:
     """How often a step on a GPU waits for it."""
     step()
     torch.cuda.set_sync_debug_mode("warn")
@@ -130,35 +105,100 @@ def waits(step: Callable[[], None]) -> int:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
+def matrix_rate(setting: Setting, precision: str) -> float:
+    """Operations per second of large matrix products, the ceiling of a network."""
+    side = 256 if setting.small else 2048 if setting.device == "cpu" else 8192
+    a, b = torch.randn(2, side, side, device=setting.device).to(getattr(torch, precision))
+    seconds = timing.in_turn({"": lambda: a @ b}, setting.device, repeats=5, warmup=2)
+    return 2 * side**3 / min(seconds[""])
+
+
 def profile(setting: Setting, rows: int = 25) -> str:
     """The most expensive operations of three steps of AGMM, of the last of `cases`, in bfloat16 on a GPU."""
     case = cases(setting)[-1]
     precision = "bfloat16" if setting.device == "cuda" else "float32"
-    step = training_step(case.network, objectives.AGMM(case.size.num_classes), precision, *_batch(case, setting))
+    step = case.step(objectives.AGMM(case.shapes.num_classes), setting.device, precision)
     step()
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if setting.device == "cuda" else []
     with torch.profiler.profile(activities=activities) as trace:
         for _ in range(3):
             step()
-        synchronize(setting.device)
+        timing.synchronize(setting.device)
     table = trace.key_averages().table(sort_by=f"self_{setting.device}_time_total", row_limit=rows)
     return f"Three steps of AGMM, {case.name}, {precision}, {hardware(setting.device)}\n\n{table}\n"
 
 
-def forward_operations(network: str, num_classes: int, image: Tensor) -> int:
-    """Floating-point operations (two per multiplication and addition) of a forward pass of one image."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    net = networks.build(network, num_classes, init="scratch").to(image.device).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(image)
-    return int(counter.get_total_flops())
+# --- SPML -------------------------------------------------------------------------------------------------------------
 
 
-def matrix_rate(setting: Setting, precision: str) -> float:
-    """Operations per second of large matrix products, the ceiling of a network."""
-    side = 256 if setting.small else 2048 if setting.device == "cpu" else 8192
-    a, b = torch.randn(2, side, side, device=setting.device).to(getattr(torch, precision))
-    seconds = in_turn({"product": lambda: a @ b}, Setting(setting.device, setting.threads, 5), warmup=2)
-    return 2 * side**3 / min(seconds["product"])
+def spml(setting: Setting) -> Iterator[Figure]:
+    """K-means of one image, and the objective with crops of 512, fewer of them on a CPU."""
+    yield clustering(setting)
+    batch = 16 if setting.device == "cuda" else 2
+    case = Case("SPML", "resnet101", Shapes(batch, 21, 64, 128, 512, form="scribbles"))
+    if setting.small:
+        case = Case("SPML", "small", Shapes(2, 7, 16, 16, 64, form="scribbles"))
+    steps = {"objective": spml_step(case.shapes, setting.device)}
+    steps["baseline"] = case.step(objectives.Baseline(case.shapes.num_classes), setting.device)
+    for _ in range(2):  # fills the memory
+        steps["objective"]()
+    slow = setting.device == "cpu" and not setting.small
+    seconds = timing.in_turn(steps, setting.device, 1 if slow else setting.repeats, warmup=0 if slow else 2)
+    name = f"objective, {case.shapes.batch} images at {case.shapes.label}, three relations"
+    yield compared(name, seconds["objective"], f"step of the baseline, {case.network}", seconds["baseline"])
+
+
+def clustering(setting: Setting) -> Figure:
+    """K-means of one map of embeddings, beside the library's with the same start and number of iterations."""
+    side, channels, number = *((16, 16) if setting.small else (64, 64)), CLUSTERS[0] * CLUSTERS[1]
+    maps = F.normalize(embeddings(1, channels, side), dim=1)
+    vectors = kmeans.located(maps).flatten(2).mT.contiguous().to(setting.device)
+    first = kmeans.grid_clusters((side, side), CLUSTERS).flatten()[None].to(setting.device)
+    points, centers = vectors[0].cpu().numpy(), directions(vectors[0], first[0], number).cpu().numpy()
+    functions: dict[str, Callable[[], object]] = {
+        "ours": lambda: kmeans.spherical_kmeans(vectors, first, number, ITERATIONS),
+        "library": lambda: library_kmeans(points, centers),
+    }
+    with threadpool_limits(setting.threads):
+        seconds = timing.in_turn(functions, setting.device, max(10, setting.repeats), warmup=3)
+    name, target = f"k-means, {side} x {side} x {points.shape[1]}, {number} clusters", "" if setting.small else "<= 3"
+    return compared(name, seconds["ours"], "scikit-learn (CPU)", seconds["library"], target=target)
+
+
+def library_kmeans(vectors: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Clusters by the same number of iterations from the same centers; its centers are means, of no unit length."""
+    model = KMeans(len(centers), init=centers, n_init=1, max_iter=ITERATIONS, tol=0)
+    with warnings.catch_warnings(action="ignore"):  # of iterations that were too few
+        return model.fit(vectors).labels_
+
+
+def spml_step(shapes: Shapes, device: str) -> Callable[[], None]:
+    """Forward and backward of the objective with scribbles, down to embeddings and logits."""
+    _, logits = random_outputs(shapes, device)
+    labels, image_classes = random_labels(shapes, device)
+    features = embeddings(shapes.batch, shapes.channels, shapes.grid).to(device)
+    regions = oversegmentation(shapes.batch, shapes.label).to(device)
+    objective = SPML(shapes.num_classes, clusters=CLUSTERS, iterations=ITERATIONS)
+    outputs = features.requires_grad_(), logits.requires_grad_()
+
+    def step() -> None:
+        torch.autograd.grad(objective(*outputs, labels, image_classes, regions=regions).loss, outputs)
+
+    return step
+
+
+def embeddings(batch: int, channels: int, side: int) -> Tensor:
+    """Embeddings (B, C, h, w) that change slowly from place to place, with some noise."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(batch, channels, side // 8, side // 8, generator=generator)
+    noise = torch.randn(batch, channels, side, side, generator=generator)
+    return F.interpolate(coarse, (side, side), mode="bilinear") + 0.3 * noise
+
+
+def oversegmentation(batch: int, side: int, number: int = REGIONS) -> Tensor:
+    """Regions (B, H, W): the pixels that are nearest to each of some random places."""
+    places = side * torch.rand(batch, number, 2, generator=torch.Generator().manual_seed(0))
+    axis = torch.arange(side, dtype=torch.float32)
+    pixels = torch.cartesian_prod(axis, axis).expand(batch, -1, -1)
+    return torch.cdist(pixels, places).argmin(2).view(batch, side, side)

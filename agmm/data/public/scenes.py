@@ -1,0 +1,148 @@
+"""Scenes whose pixels all have a class: CamVid, Cityscapes and ADE20K.
+
+CamVid in the SegNet form has 480 x 360 road scenes, which are read into memory whole; the others are read on demand.
+
+Cityscapes has images of 2048 x 1024 pixels. Below the root lie ``leftImg8bit/train/<city>/*_leftImg8bit.png``,
+``gtFine/train/<city>/*_gtFine_labelIds.png`` and the same of val, as the archives extract. Published sparse labels are
+found in ``clicks/agmm_cityscapes`` with a folder for each number of clicks, and in ``blocks/tel_cityscapes`` with one
+for each percentage. Their files may lie in folders of cities; their names begin as those of the images.
+
+ADE20K, here with the 150 classes of the scene parsing benchmark, lies in ``ADEChallengeData2016`` below the root as its
+archive extracts. Blocks that the authors of the tree energy loss published are found in the folders ``block10``,
+``block20`` and ``block50`` of ``blocks/tel_ade20k``.
+"""
+
+from pathlib import Path
+
+from agmm.data.image_files import Pair
+from agmm.data.public.dataset import DataSet, Source, codes, in_folders, png, tel_blocks
+
+# --- CamVid -----------------------------------------------------------------------------------------------------------
+
+_CAMVID_CLASSES = (
+    *("sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"),
+)
+
+
+def _camvid_pairs(root: Path, split: str) -> list[Pair]:
+    return in_folders(root / split, root / f"{split}annot")
+
+
+CAMVID = DataSet(
+    name="camvid",
+    title="CamVid",
+    class_names=_CAMVID_CLASSES,
+    codes=codes(range(11), void=[11]),
+    counts={"train": 367, "val": 101, "test": 233},
+    pairs=_camvid_pairs,
+    how_to_get=(
+        "{root} must hold train/, trainannot/, val/ and valannot/ with PNG or JPEG images and 8-bit PNG masks of the "
+        "same names"
+    ),
+    in_memory=True,
+    in_papers=False,
+)
+
+
+# --- Cityscapes -------------------------------------------------------------------------------------------------------
+
+_CITYSCAPES_CLASSES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+    *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+)
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Label ids of the classes; masks hold 0 … 33, and 255 for -1 (license plates)."""
+
+CITYSCAPES_ARCHIVES = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
+_ENDINGS = {"leftImg8bit": "_leftImg8bit.png", "gtFine": "_gtFine_labelIds.png"}
+
+
+def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
+    found: set[str] = set()  # <city>/<city>_<sequence>_<frame>
+    for kind, ending in _ENDINGS.items():
+        folder = root / kind / split
+        names = {path.relative_to(folder).as_posix().removesuffix(ending) for path in folder.glob(f"*/*{ending}")}
+        if not names:
+            raise FileNotFoundError(f"no {folder}/<city>/*{ending}")
+        found |= names
+    images, masks = (
+        [root / kind / split / f"{name}{ending}" for name in sorted(found)] for kind, ending in _ENDINGS.items()
+    )
+    return list(zip(images, masks, strict=True))
+
+
+def _id(path: Path) -> str:
+    """City, sequence and frame, with which the name of every file of an image begins."""
+    return "_".join(path.stem.split("_")[:3])
+
+
+CITYSCAPES = DataSet(
+    name="cityscapes",
+    title="Cityscapes",
+    class_names=_CITYSCAPES_CLASSES,
+    codes=codes(LABEL_IDS, void=(*range(34), 255)),
+    counts={"train": 2975, "val": 500},
+    pairs=_cityscapes_pairs,
+    how_to_get=(
+        f"log in at www.cityscapes-dataset.com, download {' and '.join(CITYSCAPES_ARCHIVES)} into {{root}} and extract "
+        "them with `agmm download cityscapes --data-root {root}`"
+    ),
+    key=_id,
+    sources=(
+        *(
+            Source(
+                form="clicks",
+                name="agmm_cityscapes",
+                description=f"{n} clicks published by the authors of AGMM",
+                read=png(codes(range(19), unlabeled=[19], void=[255])),
+                folder=str(n),
+                drawn={"n": n},
+            )
+            for n in (20, 50, 100)
+        ),
+        *tel_blocks("tel_cityscapes", codes(LABEL_IDS, unlabeled=range(256))),
+    ),
+)
+
+
+# --- ADE20K -----------------------------------------------------------------------------------------------------------
+
+_ADE20K_CLASSES = (
+    *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass"),
+    *("cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair"),
+    *("car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror", "rug", "field"),
+    *("armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp", "bathtub", "railing", "cushion"),
+    *("base", "box", "column", "signboard", "chest of drawers", "counter", "sand", "sink", "skyscraper", "fireplace"),
+    *("refrigerator", "grandstand", "path", "stairs", "runway", "case", "pool table", "pillow", "screen door"),
+    *("stairway", "river", "bridge", "bookcase", "blind", "coffee table", "toilet", "flower", "book", "hill", "bench"),
+    *("countertop", "stove", "palm", "kitchen island", "computer", "swivel chair", "boat", "bar", "arcade machine"),
+    *("hovel", "bus", "towel", "light", "truck", "tower", "chandelier", "awning", "streetlight", "booth"),
+    *("television receiver", "airplane", "dirt track", "apparel", "pole", "land", "bannister", "escalator", "ottoman"),
+    *("bottle", "buffet", "poster", "stage", "van", "ship", "fountain", "conveyer belt", "canopy", "washer"),
+    *("plaything", "swimming pool", "stool", "barrel", "basket", "waterfall", "tent", "bag", "minibike", "cradle"),
+    *("oven", "ball", "food", "step", "tank", "trade name", "microwave", "pot", "animal", "bicycle", "lake"),
+    *("dishwasher", "screen", "blanket", "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan"),
+    *("fan", "pier", "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock"),
+    "flag",
+)
+
+
+def _ade20k_pairs(root: Path, split: str) -> list[Pair]:
+    inside, part = root / "ADEChallengeData2016", {"train": "training", "val": "validation"}[split]
+    images, masks = ((inside if inside.is_dir() else root) / kind / part for kind in ("images", "annotations"))
+    return in_folders(images, masks)
+
+
+ADE20K = DataSet(
+    name="ade20k",
+    title="ADE20K",
+    class_names=_ADE20K_CLASSES,
+    codes=codes(range(1, 151), void=[0]),
+    counts={"train": 20_210, "val": 2_000},
+    pairs=_ade20k_pairs,
+    how_to_get=(
+        "{root} must hold ADEChallengeData2016 with images and annotations, each with the folders training and "
+        "validation; `agmm download ade20k --data-root {root}` fetches them"
+    ),
+    sources=tel_blocks("tel_ade20k", codes(range(1, 151), unlabeled=[0])),
+)

@@ -1,0 +1,229 @@
+"""The groups "branch" and "dense": the mixture and its losses, forward and backward, without any network.
+
+"branch" sets them beside the time that their bytes need. The floor: every feature is read once forward and once
+backward and its gradient is written once, and so is every logit where a term reads them, at the bandwidth of a copy
+measured in the same run. Labels and scores are left out: both are small beside them.
+
+"dense" sets them beside their dense formulation (`agmm.dense`). Each is measured in a process of its own, so that its
+peak of memory is its own, and their losses and gradients are compared: a formulation that is fast and wrong is no
+result.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agmm import fast, objectives
+from agmm.dense import dense_agmm
+from agmm.host import machine, timing
+from agmm.tools.bench.figure import Figure, Setting, compared
+from agmm.training.random_step import Shapes, random_labels, random_outputs
+
+VOC = Shapes(16, 21, 256, 81, 321)
+CITYSCAPES = Shapes(4, 19, 256, 181, 721)
+
+ALL = ("seg", "self", "spar", "con", "absent")
+TERMS = {"spar, con": ("spar", "con"), "self, spar, con": ("self", "spar", "con"), "all five terms": ALL}
+
+CASES: dict[str, tuple[Shapes, tuple[str, ...]]] = {
+    **{f"VOC, 10 clicks, {name}": (VOC, terms) for name, terms in TERMS.items()},
+    **{f"VOC, {form}, all five terms": (replace(VOC, form=form), ALL) for form in ("scribbles", "blocks", "dense")},
+    "Cityscapes, 20 clicks, all five terms": (replace(CITYSCAPES, clicks=20, classes=7), ALL),
+    "Cityscapes, 100 clicks, all five terms": (replace(CITYSCAPES, clicks=100, classes=14), ALL),
+    "Cityscapes, dense, all five terms": (replace(CITYSCAPES, form="dense", classes=14), ALL),
+    **{f"AGMM++, VOC, {form}": (replace(VOC, form=form), ()) for form in ("clicks", "dense")},
+}
+"""Shapes, and terms of AGMM; none for AGMM++, whose squeezed features are small beside the others."""
+
+TARGET = {"cpu": "<= 5", "cuda": "<= 3"}
+
+TOLERANCE = 1e-4
+"""Largest relative difference (L2) of a term or a gradient, float32."""
+
+KINKS = 1e-6
+"""Share of a gradient's elements that are left out of it: where a feature equals its mean up to rounding, the slope of
+the absolute value has either sign. At the size of a VOC step that are a few of 80 million signs."""
+
+LINUX = Path("/proc/self/status")
+
+T = TypeVar("T")
+Values = tuple[Tensor, dict[str, Tensor]]
+
+
+def scaled(shapes: Shapes, setting: Setting) -> Shapes:
+    """The shapes of a case, or those of a test."""
+    return replace(shapes, batch=4, num_classes=7, channels=32, grid=16, label=64) if setting.small else shapes
+
+
+# --- Beside the bytes -------------------------------------------------------------------------------------------------
+
+
+def branch(setting: Setting) -> Iterator[Figure]:
+    """Floors of the cases of the papers, and the compiled loops beside plain torch operations."""
+    rate = bandwidth(setting)
+    yield Figure("copy of memory", rate / 1e9, "GB/s", "itself", rate / 1e9, 1.0)
+    for precision in ("float32",) if setting.device == "cpu" else ("float32", "bfloat16"):
+        for case, (shapes, terms) in CASES.items():
+            yield _beside_floor(case, scaled(shapes, setting), terms, precision, rate, setting)
+    if setting.device == "cpu":
+        step = branch_step(scaled(VOC, setting), ALL, "float32", setting.device)
+
+        def plain() -> None:
+            with mock.patch.object(fast, "loops", return_value=fast.plain):
+                step()
+
+        seconds = timing.in_turn({"plain": plain, "fast": step}, setting.device, setting.repeats)
+        case = "VOC, 10 clicks, all five terms: torch operations"
+        yield compared(case, seconds["plain"], "compiled loops", seconds["fast"], target=">= 1")
+
+
+def _beside_floor(
+    case: str, shapes: Shapes, terms: tuple[str, ...], precision: str, rate: float, setting: Setting
+) -> Figure:
+    step = branch_step(shapes, terms, precision, setting.device)
+    elements = shapes.batch * shapes.channels * shapes.grid**2
+    if not terms or {"seg", "self", "absent"} & set(terms):
+        elements += shapes.batch * shapes.num_classes * shapes.label**2
+    floor = 3 * elements * (2 if precision == "bfloat16" else 4) / rate
+    seconds = statistics.median(timing.in_turn({"": step}, setting.device, setting.repeats, warmup=2)[""])
+    target = "" if setting.small else TARGET[setting.device]
+    return Figure(case, seconds, "s", "bytes over bandwidth", floor, seconds / floor, target, precision)
+
+
+def branch_step(shapes: Shapes, terms: tuple[str, ...], precision: str, device: str) -> Callable[[], None]:
+    """Forward and backward of AGMM with some terms or of AGMM++ without, down to features, logits and parameters."""
+    objective: objectives.AGMM | objectives.AGMMpp = objectives.AGMM(shapes.num_classes, terms=terms)
+    if not terms:
+        objective = objectives.AGMMpp(shapes.num_classes, shapes.channels).to(device)
+        objective.to(memory_format=torch.channels_last)
+    outputs = [x.to(getattr(torch, precision)).requires_grad_() for x in random_outputs(shapes, device)]
+    parameters = objective.parameters() if isinstance(objective, nn.Module) else ()
+    labels, image_classes = random_labels(shapes, device)
+
+    def step() -> None:
+        loss = objective(*outputs, labels, image_classes).loss
+        torch.autograd.grad(loss, (*outputs, *parameters), allow_unused=True)
+
+    return step
+
+
+def bandwidth(setting: Setting) -> float:
+    """Bytes per second of the device's memory, read and written, by the fastest of ten copies."""
+    count = (1 << 20) if setting.small else (1 << 26 if setting.device == "cpu" else 1 << 30)
+    source = torch.zeros(count, device=setting.device)
+    target = torch.empty_like(source)
+    copies = timing.in_turn({"": lambda: target.copy_(source)}, setting.device, repeats=10)
+    return 2 * source.nbytes / min(copies[""])
+
+
+# --- Beside the dense formulation -------------------------------------------------------------------------------------
+
+
+def dense(setting: Setting) -> Iterator[Figure]:
+    """How much faster and leaner the objective is than its dense formulation, and how different.
+
+    Raises
+    ------
+    RuntimeError
+        If the two formulations disagree.
+    """
+    for name, terms in TERMS.items():
+        slow_time, slow_memory, expected = in_new_process(time_and_memory, dense_terms, terms, setting)
+        fast_time, fast_memory, values = in_new_process(time_and_memory, fast_terms, terms, setting)
+        difference = max(relative(values[key], value) for key, value in expected.items())
+        if difference > TOLERANCE:
+            raise RuntimeError(f"the objective differs from its dense formulation by {difference:.1e} ({name})")
+        case, against = f"VOC, 10 clicks, {name}, dense", "the objective"
+        yield Figure(case, slow_time, "s", against, fast_time, slow_time / fast_time, ">= 1")
+        yield Figure(case, slow_memory, "GB", against, fast_memory, slow_memory / fast_memory)
+        yield Figure(case, difference, "relative", "tolerance", TOLERANCE, difference / TOLERANCE, "<= 1")
+
+
+def dense_terms(shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
+    """Loss and terms of `agmm.dense.dense_agmm`."""
+    features, logits, labels, image_classes = batch
+    return dense_agmm(features, logits, labels, image_classes, terms=terms)
+
+
+def fast_terms(shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
+    """Loss and terms of `agmm.objectives.AGMM`."""
+    output = objectives.AGMM(shapes.num_classes, terms=terms)(*batch)
+    return output.loss, output.terms
+
+
+def time_and_memory(
+    function: Callable[..., Values], terms: tuple[str, ...], setting: Setting
+) -> tuple[float, float, dict[str, np.ndarray]]:
+    """Fastest time in seconds, peak of memory in GB beyond the inputs (at least 0.001), terms and gradients."""
+    torch.set_num_threads(setting.threads)
+    _differentiated(function, scaled(VOC, replace(setting, small=True)), terms, setting)()  # loads the libraries
+    step = _differentiated(function, scaled(VOC, setting), terms, setting)
+    before = reset_peak(setting.device)
+    result = step()
+    gigabytes = max((peak_bytes(setting.device) - before) / 1e9, 1e-3)
+    if setting.device == "cpu":
+        machine.keep_freed_memory()
+    seconds: list[float] = []
+    for _ in range(2 if function is dense_terms else 1 + setting.repeats):  # the first faults in memory that is kept
+        result.clear()
+        start = time.perf_counter()
+        result = step()
+        timing.synchronize(setting.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), gigabytes, {name: value.cpu().numpy() for name, value in result.items()}
+
+
+def _differentiated(
+    function: Callable[..., Values], shapes: Shapes, terms: tuple[str, ...], setting: Setting
+) -> Callable[[], dict[str, Tensor]]:
+    """Function that returns the terms and the gradients of random features and logits."""
+    outputs = [x.requires_grad_() for x in random_outputs(shapes, setting.device)]
+    labels, image_classes = random_labels(shapes, setting.device)
+
+    def step() -> dict[str, Tensor]:
+        loss, values = function(shapes, terms, *outputs, labels, image_classes)
+        gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
+        named = zip(("gradient of features", "gradient of logits"), gradients, strict=True)
+        return {k: v.detach() for k, v in values.items()} | {k: v for k, v in named if v is not None}
+
+    return step
+
+
+def relative(values: np.ndarray, expected: np.ndarray) -> float:
+    """Relative L2 difference without the share ``KINKS`` of the largest differences."""
+    difference = np.sort(np.abs(values.astype(np.float64) - expected), axis=None)
+    most = difference[: difference.size - int(KINKS * difference.size)]
+    return float(np.linalg.norm(most)) / max(float(np.linalg.norm(expected)), 1e-30)
+
+
+def in_new_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a fresh process, so that its peak of memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def reset_peak(device: str) -> float:
+    """Forget the peak of memory, where the system can, and return what is held now, in bytes."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif LINUX.exists():
+        LINUX.with_name("clear_refs").write_text("5")
+    return peak_bytes(device)
+
+
+def peak_bytes(device: str) -> float:
+    """Largest memory since `reset_peak`: as tensors on a GPU, of the whole process on a CPU."""
+    if device == "cpu" and LINUX.exists():
+        (line,) = (line for line in LINUX.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    return 2**20 * machine.peak_memory_mb(torch.device(device))
