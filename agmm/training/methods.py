@@ -68,7 +68,7 @@ def _own(method: str) -> Any:
             f"the method {method!r} cannot be imported ({error}); "
             "write module:Name and start where the module can be found, or put its folder on PYTHONPATH"
         ) from error
-    if not is_dataclass(kind) or not callable(kind) or "num_classes" not in {f.name for f in fields(kind)}:
+    if not isinstance(kind, type) or not is_dataclass(kind) or "num_classes" not in {f.name for f in fields(kind)}:
         raise ValueError(
             f"the method {method!r} is no data class with a field num_classes; see agmm.objectives.Baseline"
         )
