@@ -318,7 +318,8 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
 def read_prepared(folder: Path) -> Prepared:
     """Read the description of a prepared folder."""
     content = json.loads((folder / "data.json").read_text())
-    return Prepared(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
+    return Prepared(**fields)
 
 
 def raise_first(problems: Sequence[str]) -> None:
