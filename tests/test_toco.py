@@ -14,7 +14,7 @@ import agmm
 from agmm import figures, networks, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.rivals import tag_losses, toco
+from agmm.rivals import toco
 from agmm.rivals.tree_energy import TreeEnergy
 from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
@@ -39,7 +39,7 @@ def test_tag_loss_pools_channels_before_it_classifies() -> None:
     tokens, tags, layer = _random(3, 4, 5, 6), torch.rand(3, 2) > 0.5, nn.Conv2d(4, 2, 1, bias=False)
     logits = tokens.amax((2, 3)) @ layer.weight[:, :, 0, 0].T
     expected = nn.functional.multilabel_soft_margin_loss(logits, tags.float())
-    torch.testing.assert_close(tag_losses.tag_loss(layer, tokens, tags), expected)
+    torch.testing.assert_close(toco.tag_loss(layer, tokens, tags), expected)
 
 
 def test_balanced_cross_entropy_by_loops() -> None:
@@ -50,10 +50,10 @@ def test_balanced_cross_entropy_by_loops() -> None:
         if (code := int(labels[i, y, x])) < 4:
             parts[code > 0].append(-logits[i, :, y, x].log_softmax(0)[code].item())
     expected = 0.5 * np.mean(parts[False]) + 0.5 * np.mean(parts[True])
-    assert tag_losses.balanced_cross_entropy(logits, labels, 4).item() == pytest.approx(expected, rel=1e-5)
-    half = tag_losses.balanced_cross_entropy(logits, torch.where(labels == 0, 0, UNLABELED), 4)
+    assert toco.balanced_cross_entropy(logits, labels, 4).item() == pytest.approx(expected, rel=1e-5)
+    half = toco.balanced_cross_entropy(logits, torch.where(labels == 0, 0, UNLABELED), 4)
     assert half.item() == pytest.approx(0.5 * np.mean(parts[False]), rel=1e-5)
-    assert tag_losses.balanced_cross_entropy(logits, torch.full_like(labels, VOID), 4) == 0
+    assert toco.balanced_cross_entropy(logits, torch.full_like(labels, VOID), 4) == 0
 
 
 def test_patch_contrast_by_loops() -> None:
@@ -66,8 +66,8 @@ def test_patch_contrast_by_loops() -> None:
                 cosine = abs(float(x[:, i] @ x[:, j] / x[:, i].norm() / x[:, j].norm()))
                 (same if y[i] == y[j] else other).append(cosine)
     expected = 0.5 * (1 - sum(same) / (len(same) + 1)) + 0.5 * sum(other) / (len(other) + 1)
-    assert tag_losses.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
-    assert tag_losses.patch_contrast(tokens, torch.full_like(labels, UNLABELED)).item() == 0.5
+    assert toco.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
+    assert toco.patch_contrast(tokens, torch.full_like(labels, UNLABELED)).item() == 0.5
 
 
 def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> float:
@@ -87,18 +87,18 @@ def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tenso
 def test_class_contrast_by_loops(negatives: int) -> None:
     reference, student = _random(2, 2, 5).double(), _random(2, 10, 5, seed=1).double()
     positive = torch.arange(10).expand(2, 10) < 10 - negatives
-    found = tag_losses.class_contrast(reference, student, positive, 0.5)
+    found = toco.class_contrast(reference, student, positive, 0.5)
     assert found.item() == pytest.approx(_class_contrast_by_loops(reference, student, positive, 0.5), rel=1e-6)
 
 
 def test_class_contrast_is_finite_for_large_vectors() -> None:
     student = 100 * _random(1, 3, 6)
-    assert tag_losses.class_contrast(student[:, :2], student, torch.tensor([[True, True, False]]), 0.5).isfinite()
+    assert toco.class_contrast(student[:, :2], student, torch.tensor([[True, True, False]]), 0.5).isfinite()
 
 
 def test_contrast_head_has_unit_directions_and_its_teacher_follows() -> None:
-    head, x = tag_losses.ContrastHead(6, 8, 4, 9), _random(3, 6)
-    teacher = tag_losses.ContrastHead(6, 8, 4, 9)
+    head, x = toco.ContrastHead(6, 8, 4, 9), _random(3, 6)
+    teacher = toco.ContrastHead(6, 8, 4, 9)
     z = head.mlp(x)
     expected = (z / z.norm(dim=1, keepdim=True)) @ (head.directions / head.directions.norm(dim=1, keepdim=True)).T
     torch.testing.assert_close(head(x), expected)
@@ -113,7 +113,7 @@ def test_gated_energy_against_all_pairs() -> None:
     logits, colors = (2 * _random(2, 3, 8, 10)).double().requires_grad_(), torch.rand(2, 3, 8, 10).double()
     labels = torch.randint(0, 3, (2, 8, 10))
     labels[:, :4], labels[0, :, 8:] = UNLABELED, VOID
-    energy = tag_losses.gated_energy(logits, colors, labels, backend="exact", sigma_xy=6)
+    energy = toco.gated_energy(logits, colors, labels, backend="exact", sigma_xy=6)
     (grad,) = torch.autograd.grad(energy, logits)
     p = nn.functional.interpolate(logits.softmax(1), scale_factor=0.5, mode="bilinear")
     small, value, slope = (255 * colors).round()[..., ::2, ::2], 0.0, torch.zeros_like(p)
@@ -246,7 +246,7 @@ def test_the_objective_is_given_pseudo_labels_without_padding(monkeypatch: pytes
         assert set(label.unique().tolist()) <= {*shown.nonzero()[:, 0].tolist(), UNLABELED, VOID}
     assert {0, UNLABELED} <= set(labels.unique().tolist())
     assert ((labels > 0) & (labels < 5)).any()
-    seg = tag_losses.balanced_cross_entropy(net(batch.images)[1], labels, 5)
+    seg = toco.balanced_cross_entropy(net(batch.images)[1], labels, 5)
     torch.testing.assert_close(output.terms["seg"], seg, rtol=1e-4, atol=1e-5)
 
 
