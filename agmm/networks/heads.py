@@ -13,20 +13,10 @@ class DeepLabHead(nn.Module):
     Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, with plain instead of separable
     convolutions as in the AGMM paper. Convolutions keep PyTorch's default initialization.
 
-    Parameters
-    ----------
-    stages : (int, int)
-        Channels of the stage at stride 4 and of the last one.
-    num_classes : int
-        K.
-    rates : sequence of int
-        Dilations of the 3x3 branches of the ASPP.
-    aspp_channels, reduced_channels, feature_channels : int
-        Width of every ASPP branch and their projection, of the reduced low stage, and of the features.
-    dropout : float
-        Dropout2d after the ASPP projection, the only dropout.
-    align_corners : bool
-        Of every bilinear interpolation inside the network.
+    ``stages`` are the channels of the stage at stride 4 and of the last one, ``rates`` the dilations of the 3x3
+    branches of the ASPP. Every branch and their projection are ``aspp_channels`` wide, the low stage is reduced to
+    ``reduced_channels``, the features have ``feature_channels``. Dropout2d after the ASPP projection is the only
+    dropout; ``align_corners`` holds for every bilinear interpolation inside the network.
     """
 
     def __init__(
@@ -73,16 +63,8 @@ class DeepLabHead(nn.Module):
 class EmbeddingHead(nn.Module):
     """Embeddings of pixels, and a classifier that learns from them without changing them (SPML, Sec. 3.4).
 
-    Parameters
-    ----------
-    decoder : nn.Module
-        (low, high) -> embeddings (B, C, h, w), linear in the last layer.
-    high_channels : int
-        Of the last stage of the backbone.
-    feature_channels : int
-        C.
-    num_classes : int
-        K.
+    The decoder is (low, high) -> embeddings (B, C, h, w), linear in the last layer; ``high_channels`` are those of the
+    last stage of the backbone, ``feature_channels`` is C.
     """
 
     align_corners = False
