@@ -348,7 +348,7 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypat
         assert all(torch.equal(whole[key], broken[key]) for key in whole)
 
 
-def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
+def test_an_objective_with_parameters_learns_from_tags_in_two_processes_and_is_loaded_again(tmp_path: Path) -> None:
     """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
     train_in_two_processes(run, tmp_path)
@@ -356,6 +356,12 @@ def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
     assert ours["seg"].iloc[0] > 0
+    objective = models.load_objective(run, tmp_path / "single", 7, CPU)
+    assert isinstance(objective, toco.FromTags)
+    assert isinstance(objective.inner, TreeEnergy)
+    stored = safetensors.torch.load_file(run.folder(tmp_path / "single") / "objective.safetensors")
+    assert torch.equal(objective.inner.embed[0].weight, stored["inner.embed.0.weight"])
+    assert torch.equal(objective.classifier.weight, stored["classifier.weight"])
 
 
 def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,14 +378,3 @@ def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypa
     assert (dense < 7).all()
     for label, shown in zip(dense, tags, strict=True):
         assert set(label.unique().tolist()) <= set(shown.nonzero()[:, 0].tolist())
-
-
-def test_an_objective_with_parameters_learns_from_tags_and_is_loaded_again(tmp_path: Path) -> None:
-    run = replace(RUN, method="TreeEnergy", options=(), epochs=1)
-    agmm.run(run, results=tmp_path, device="cpu")
-    objective = models.load_objective(run, tmp_path, 7, CPU)
-    assert isinstance(objective, toco.FromTags)
-    assert isinstance(objective.inner, TreeEnergy)
-    kept = safetensors.torch.load_file(run.folder(tmp_path) / "objective.safetensors")
-    assert torch.equal(objective.inner.embed[0].weight, kept["inner.embed.0.weight"])
-    assert torch.equal(objective.classifier.weight, kept["classifier.weight"])

@@ -117,7 +117,7 @@ def grabcut_cam(scene: BoxedImage, *, threshold: float = 0.3) -> np.ndarray:
 
 
 def cam(scene: BoxedImage, *, exponent: float = 6.0) -> np.ndarray:
-    """The class with the largest CAM, or background where that has the larger score, (1 - largest CAM)^exponent (SPML).
+    """Label the class of the largest CAM, or background where (1 - largest CAM)^exponent, its score, is larger (SPML).
 
     Boxes are not looked at. No pixel stays UNLABELED: with an exponent of 6 the better score is at least 0.22, above
     SPML's threshold of 0.2.

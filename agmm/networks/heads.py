@@ -51,7 +51,7 @@ class DeepLabHead(nn.Module):
         self.classifier = nn.Conv2d(feature_channels, num_classes, 1)
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, C, h, w), logits (B, K, h, w), inner features (B, C, h, w); on the grid of ``low``."""
+        """Return features (B, C, h, w), logits (B, K, h, w), inner features (B, C, h, w); on the grid of ``low``."""
         pooled = self.pooling(high).expand(-1, -1, *high.shape[-2:])  # bilinear from 1x1 is a broadcast
         aspp = self.project(torch.cat([*(branch(high) for branch in self.branches), pooled], dim=1))
         aspp = resize(aspp, low.shape[-2:], self.align_corners)
@@ -83,7 +83,7 @@ class EmbeddingHead(nn.Module):
         )
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings before they are normalized, twice, and between them the logits of detached unit embeddings."""
+        """Return embeddings before they are normalized, twice, and between the logits of detached unit embeddings."""
         embeddings = self.decoder(low, high)
         return embeddings, self.classifier(F.normalize(embeddings.detach(), dim=1)), embeddings
 
@@ -96,7 +96,7 @@ class DeepLabEmbedding(nn.Module):
         self.head = head
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        """Embeddings on the grid of ``low``."""
+        """Return embeddings on the grid of ``low``."""
         return self.head(low, high)[1]
 
 
@@ -110,7 +110,7 @@ class SummedASPP(nn.Module):
         )
 
     def forward(self, _: Tensor, high: Tensor) -> Tensor:
-        """Embeddings at twice the resolution of ``high``."""
+        """Return embeddings at twice the resolution of ``high``."""
         return _doubled(torch.stack([branch(high) for branch in self.branches]).sum(0))
 
 
@@ -129,7 +129,7 @@ class Pyramid(nn.Module):
         self.fuse = convolution(high_channels + len(bins) * width, width, 3)
 
     def forward(self, high: Tensor) -> Tensor:
-        """Features after the last ReLU."""
+        """Return features after the last ReLU."""
         pooled = [resize(pool(high), high.shape[-2:], align_corners=False) for pool in self.pools]
         return self.fuse(torch.cat([high, *pooled], 1))
 
@@ -143,7 +143,7 @@ class PyramidPooling(nn.Module):
         self.project = nn.Conv2d(width, channels, 1)
 
     def forward(self, _: Tensor, high: Tensor) -> Tensor:
-        """Embeddings at twice the resolution of ``high``."""
+        """Return embeddings at twice the resolution of ``high``."""
         return _doubled(self.project(self.pyramid(high)))
 
 
@@ -161,20 +161,20 @@ class PyramidHead(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, _: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, width, h, w), logits (B, K, h, w), and the last stage in the place of earlier features."""
+        """Return features (B, width, h, w), logits (B, K, h, w), and the last stage in place of earlier features."""
         features = self.pyramid(high)
         return features, self.classifier(self.dropout(features)), high
 
 
 def convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias that keeps the size up to the stride, batch normalization, ReLU."""
+    """Make a convolution without bias that keeps the size up to the stride, batch normalization, ReLU."""
     padding = dilation * (kernel // 2)
     convolution = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Bilinear interpolation to (h, w)."""
+    """Interpolate bilinearly to (h, w)."""
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 

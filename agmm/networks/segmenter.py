@@ -33,10 +33,7 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        head: DeepLabHead | EmbeddingHead | PyramidHead | LargeFOV,
-        provenance: str,
+        self, backbone: nn.Module, head: DeepLabHead | EmbeddingHead | PyramidHead | LargeFOV, provenance: str
     ) -> None:
         super().__init__()
         self.backbone = backbone

@@ -45,7 +45,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of (B, 3, H, W) images, with h = H / patch, rounded up.
+        """Return the tokens of (B, 3, H, W) images, with h = H / patch, rounded up.
 
         Patch tokens (B, dim, h, w) after block `MIDDLE`, not normalized; patch tokens (B, dim, h, w) after the last
         LayerNorm; and the class token (B, dim) after it.
@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         return middle, final, self.norm(x[:, 0])
 
     def positions(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Position embeddings of the class token (1, 1, dim) and of a grid of (h, w) patches (1, h w, dim)."""
+        """Return position embeddings of the class token (1, 1, dim) and of a grid of (h, w) patches (1, h w, dim)."""
         first, others = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         if size != (self.grid, self.grid):
             stored = others.transpose(1, 2).unflatten(2, (self.grid, self.grid))
@@ -116,7 +116,7 @@ class LargeFOV(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
 
     def forward(self, middle: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final tokens (B, dim, h, w) as they are, logits (B, K, h, w), input (B, channels, h, w) of the classifier.
+        """Return tokens (B, dim, h, w) as they are, logits (B, K, h, w), input (B, channels, h, w) of the classifier.
 
         The tokens of the middle have no part in segmentation.
         """

@@ -91,7 +91,7 @@ def refined_labels(
     scale: float = 0.5,
     dilations: Sequence[int] = DILATIONS,
 ) -> Tensor:
-    """`plain_labels` (B, H, W) along the image's edges: maps compete with each threshold as the background's score.
+    """Make labels (B, H, W) along the image's edges: maps compete with each threshold as the background's score.
 
     A high score of the background leaves confident foreground only, a low one confident background only. Of the maps
     (B, K - 1, H, W) only those of the ``tags`` (B, K - 1) bool take part. ``images`` (B, 3, H, W) are RGB in [0, 1],
@@ -115,7 +115,7 @@ def refined_labels(
 
 
 def refine(images: Tensor, masks: Tensor, dilations: Sequence[int] = DILATIONS, iterations: int = ITERATIONS) -> Tensor:
-    """Pixel-adaptive refinement (PAR): masks (B, n, h, w) averaged over neighbors of similar color, repeatedly.
+    """Average masks (B, n, h, w) over neighbors of similar color, repeatedly: pixel-adaptive refinement (PAR).
 
     ``M_i <- sum_j w_ij M_j`` over the 3x3 neighborhoods of all dilations in images (B, 3, h, w), with the weights of
     `affinities`, which sum to 1.01 as in the released code. Beyond the border its pixels repeat.

@@ -169,7 +169,7 @@ class FromTags(Objective, nn.Module):
     def _views(
         self, source: Tensor, middle: Tensor | None, normalization: Normalization | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Network inputs of the further views of images (B, 3, H, W), and which of all views (B, V) are positive.
+        """Return network inputs of further views of images (B, 3, H, W), and which of all views (B, V) are positive.
 
         A view is positive if it shows more than background, by the auxiliary CAMs ``middle`` (B, K - 1, H, W).
         """

@@ -111,12 +111,7 @@ def smooth_along(x: Tensor, guide: Tensor, sigma: float = 1.0) -> Tensor:
 
 
 def tree_energy_loss(
-    logits: Tensor,
-    images: Tensor,
-    unlabeled: Tensor,
-    embedding: Tensor | None = None,
-    *,
-    sigma: float = 0.02,
+    logits: Tensor, images: Tensor, unlabeled: Tensor, embedding: Tensor | None = None, *, sigma: float = 0.02
 ) -> Tensor:
     """Average the L1 distance of probabilities to their smoothed form over unlabeled pixels: (), with a graph.
 
