@@ -27,8 +27,8 @@ class Lattice:
 
     corners: Tensor  # (B n, d+1) int32: lattice points of a feature vector's simplex
     weights: Tensor  # (B n, d+1): barycentric coordinates in it; rows sum to 1
-    sources: Tensor  # (B n (d+1),) int32: the same pairs ordered by lattice point: the feature vector
-    source_weights: Tensor  # (B n (d+1),): and its weight
+    sources: Tensor  # (B n (d+1),) int32: feature vectors of the same pairs, ordered by lattice point
+    source_weights: Tensor  # (B n (d+1),): weights of the same pairs in that order
     starts: Tensor  # (M,) int32: where each lattice point's sources start
     blurs: tuple[Tensor, ...]  # d+1 of (M+1, 3) int32: a point and its two neighbors; M, of value 0, if absent
 

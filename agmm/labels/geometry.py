@@ -355,7 +355,7 @@ class Coverage:
     """How much a set of labels annotates."""
 
     pixel_share: float  # labeled pixels among all pixels, 0 … 1
-    pixels_per_image: float  # labeled ones
+    pixels_per_image: float  # labeled pixels per image
     pair_share: float  # of the pairs (image, class) in the truth those with a label; NaN if there is none
     class_pixels: np.ndarray  # (K,) labeled pixels of each class
     class_images: np.ndarray  # (K,) images with a label of each class

@@ -41,22 +41,22 @@ class Options:
     """How a run learns from image tags; the defaults are ToCo's on VOC. Weights of 0 leave a term out."""
 
     high: float = 0.7  # activation above which a pixel is foreground
-    low: float = 0.25  # and up to which it is background
+    low: float = 0.25  # activation up to which it is background
     background: float = 0.5  # activation up to which a CAM says background where CAMs are evaluated
     warmup_steps: int = 2000  # before the pseudo labels train the segmentation (COCO: 8,000)
     auxiliary_until: int = 0  # step before which auxiliary CAMs make labels and no tokens are contrasted (COCO: 12,000)
     seg: float = 0.1  # weight of the objective on pseudo labels
-    reg: float = 0.05  # of the gated energy
-    ptc: float = 0.2  # of patch token contrast; convolutional networks have no tokens to contrast
-    ctc: float = 0.5  # of class token contrast
+    reg: float = 0.05  # weight of the gated energy
+    ptc: float = 0.2  # weight of patch token contrast; convolutional networks have no tokens to contrast
+    ctc: float = 0.5  # weight of class token contrast
     scales: tuple[float, ...] = (1.0, 0.5, 1.5)  # of the CAMs
-    refine: bool = True  # pseudo labels along the image's edges
-    refine_scale: float = 0.5  # times the image's size, at which they are refined
+    refine: bool = True  # whether to refine pseudo labels along the image's edges
+    refine_scale: float = 0.5  # size at which they are refined, relative to the image
     dilations: tuple[int, ...] = cams.DILATIONS  # distances of the neighbors that refine
     temperature: float = 0.5  # of class token contrast (COCO: 1.0)
-    photometric: bool = True  # change the colors of the training crops
-    local_crops: int = 8  # local views of class token contrast
-    local_size: int = 96  # and their side
+    photometric: bool = True  # whether to change the colors of the training crops
+    local_crops: int = 8  # number of local views of class token contrast
+    local_size: int = 96  # side of the local views
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:

@@ -97,8 +97,8 @@ class SPMLClassifier(Objective):
     colors: bool = True
     neighbors: int = 0
     cells: tuple[int, int] = (12, 12)  # rows and columns of the clusters that vote
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5)  # at which images are seen to find the segments that vote
-    query_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # and those that are voted for
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5)  # scales of the images whose segments vote
+    query_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # scales of the image that is voted for
 
     trains_classifier_only = True
 

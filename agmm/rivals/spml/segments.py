@@ -43,11 +43,11 @@ class Segments:
 
     embeddings: Tensor  # (N, C) unit vectors
     located: Tensor  # (N, C') unit vectors with their location
-    labels: Tensor  # (N,) int64, like the following: of every pixel the label
-    regions: Tensor  # image region
-    images: Tensor  # image
-    own: Tensor  # and segment
-    prototypes: Prototypes  # of the segments, which are ordered by image, cluster, label and region
+    labels: Tensor  # (N,) int64: label of every pixel
+    regions: Tensor  # (N,) int64: image region of every pixel
+    images: Tensor  # (N,) int64: image of every pixel
+    own: Tensor  # (N,) int64: segment of every pixel
+    prototypes: Prototypes  # those of the segments, ordered by image, cluster, label and region
 
 
 def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
