@@ -13,8 +13,7 @@ from agmm import evaluation
 from agmm.codes import UNLABELED
 from agmm.host import timing
 from agmm.papers import notebooks
-from agmm.rivals.spml import kmeans
-from agmm.rivals.spml.segments import directions
+from agmm.rivals.spml.segments import directions, grid_clusters, spherical_kmeans, with_location
 from agmm.tools import bench
 from agmm.tools.bench import evaluation as tested
 from agmm.tools.bench import input, objective, step, sweep
@@ -215,9 +214,9 @@ def test_figures_of_spml():
 
 def test_the_library_clusters_the_same_vectors():
     maps = torch.nn.functional.normalize(step.embeddings(1, 16, 24), dim=1)
-    vectors = kmeans.located(maps).flatten(2).mT
-    first = kmeans.grid_clusters((24, 24), (3, 3)).flatten()[None]
-    found = kmeans.spherical_kmeans(vectors, first, 9)[0].numpy()
+    vectors = with_location(maps).flatten(2).mT
+    first = grid_clusters((24, 24), (3, 3)).flatten()[None]
+    found = spherical_kmeans(vectors, first, 9)[0].numpy()
     other = step.library_kmeans(vectors[0].numpy(), directions(vectors[0], first[0], 9).numpy())
     moved = found != first[0].numpy()
     assert moved.mean() > 0.1

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from agmm.codes import UNLABELED, VOID
 from agmm.evaluation import crf
@@ -187,29 +186,6 @@ def test_an_empty_region_is_zero_with_a_graph(scale, backend):
     loss = crf_loss.pairwise_energy(maps, images, torch.zeros_like(region), scale=scale, backend=backend)
     assert loss.item() == 0
     assert not torch.autograd.grad(loss, maps)[0].any()
-
-
-def test_loss_of_hard_maps_sums_the_kernel_within_classes():
-    image, classes = random_images((5, 6)), torch.arange(30).view(1, 5, 6) % 4
-    maps = F.one_hot(classes, 4).movedim(3, 1).double()
-    found = crf_loss.pairwise_energy(
-        maps, image, torch.ones(1, 5, 6) > 0, sigma_rgb=80.0, sigma_xy=3.0, scale=1, backend="exact"
-    )
-    same = classes.flatten()[:, None] == classes.flatten()
-    assert found.item() == pytest.approx(-(brute_kernel(image[0].numpy(), 3.0, 80.0) * same.numpy()).sum())
-
-
-@pytest.mark.parametrize("backend", ["lattice", "exact"])
-def test_loss_prefers_segmentations_along_color_edges(backend):
-    image = torch.full((1, 3, 12, 12), 40.0)
-    image[..., 6:] = 200
-
-    def loss(edge):
-        maps = torch.zeros(1, 2, 12, 12)
-        maps[:, 0, :, :edge], maps[:, 1, :, edge:] = 1, 1
-        return crf_loss.pairwise_energy(maps, image, torch.ones(1, 12, 12) > 0, scale=1, backend=backend)
-
-    assert all(loss(6) < loss(edge) for edge in (2, 4, 5, 7, 8, 10))
 
 
 def test_loss_computes_in_float32_under_autocast():

@@ -119,7 +119,7 @@ def test_prediction_that_is_no_class_is_refused_where_it_counts(wrong: int) -> N
 @settings(max_examples=25, deadline=None)
 def test_histogram_that_does_not_wait_equals_bincount(length: int, count: int, seed: int) -> None:
     values = torch.from_numpy(np.random.default_rng(seed).integers(0, length, count))
-    assert torch.equal(evaluation.metrics._histogram(values, length), torch.bincount(values, minlength=length))
+    assert torch.equal(evaluation.predict._histogram(values, length), torch.bincount(values, minlength=length))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

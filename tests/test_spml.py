@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from agmm.codes import UNLABELED, VOID
-from agmm.rivals.spml import SPML, relations, retrieval, walk
+from agmm.rivals.spml import SPML, classifier, relations, retrieval
 from tests import loops_spml as loops
 
 RELATIONS = ("annotation", "low_level", "cooccurrence", "affinity")
@@ -210,23 +210,23 @@ def test_wrong_options_are_refused():
 
 def test_a_random_walk_makes_no_mass_for_absent_classes():
     named = torch.tensor([True, False, True])
-    scores = walk.class_scores([random(3, 8, 10), random(3, 8, 10, seed=1)], (4, 5), named)
+    scores = classifier.class_scores([random(3, 8, 10), random(3, 8, 10, seed=1)], (4, 5), named)
     np.testing.assert_allclose(scores.amax((1, 2)), [1, 0, 1])
-    spread = walk.spread(scores, walk.transitions(walk.affinity([random(6, 4, 5)])))
+    spread = classifier.spread(scores, classifier.transitions(classifier.affinity([random(6, 4, 5)])))
     assert not spread[1].any()
     assert spread[[0, 2]].min() > 0
     assert (spread.amax((1, 2)) <= 1 + 1e-12).all()
 
 
 def test_paper_and_code_walk_differ_in_power_and_steps():
-    affinities = walk.affinity([random(6, 2, 3)]).numpy()
+    affinities = classifier.affinity([random(6, 2, 3)]).numpy()
     for how, steps in (("code", 64), ("paper", 6)):
         base = affinities if how == "code" else affinities / affinities.sum(0)
         step = base**20 / (base**20).sum(0)
         expected = np.eye(6)
         for _ in range(steps):
             expected = expected @ step
-        np.testing.assert_allclose(walk.transitions(torch.tensor(affinities), walk=how), expected, rtol=1e-9)
+        np.testing.assert_allclose(classifier.transitions(torch.tensor(affinities), walk=how), expected, rtol=1e-9)
 
 
 def test_retrieval_finds_the_largest_dot_products():

@@ -6,8 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agmm.rivals.spml import SPML, kmeans, relations, retrieval, walk
-from agmm.rivals.spml.segments import cut, directions
+from agmm.rivals.spml import SPML, classifier, relations, retrieval
+from agmm.rivals.spml.segments import (
+    cut,
+    directions,
+    grid_clusters,
+    grid_colors,
+    locations,
+    spherical_kmeans,
+    with_location,
+)
 from tests.helpers import golden
 
 STEPS = ("spml_train_segsort_point", "spml_train_segsort_softmax_scribble", "spml_train_feature_affinity")
@@ -29,16 +37,16 @@ def near(found, expected, tolerance):
 
 def test_first_clusters_and_locations():
     arrays, _ = golden("spml_kmeans")
-    assert np.array_equal(kmeans.grid_clusters((20, 24), (4, 5)), arrays["initial_labels"])
+    assert np.array_equal(grid_clusters((20, 24), (4, 5)), arrays["initial_labels"])
     grids = [name.removeprefix("init_").split("_on_") for name in arrays if name.startswith("init_")]
     assert len(grids) == 6
     for clusters, size in grids:
-        found = kmeans.grid_clusters(*(tuple(map(int, sides.split("x"))) for sides in (size, clusters)))
+        found = grid_clusters(*(tuple(map(int, sides.split("x"))) for sides in (size, clusters)))
         assert np.array_equal(found, arrays[f"init_{clusters}_on_{size}"]), (clusters, size)
-    assert np.array_equal(kmeans.locations((20, 24)).permute(1, 2, 0), arrays["location_float_minus_half"])
-    assert np.array_equal(kmeans.locations((7, 8)).permute(1, 2, 0), arrays["lc_loc"][0])
+    assert np.array_equal(locations((20, 24)).permute(1, 2, 0), arrays["location_float_minus_half"])
+    assert np.array_equal(locations((7, 8)).permute(1, 2, 0), arrays["lc_loc"][0])
     images, kernel = torch.from_numpy(arrays["lc_image"]), torch.from_numpy(arrays["lc_kernel5"])
-    found = kmeans.colors(images, (7, 8), kernel).permute(0, 2, 3, 1)
+    found = grid_colors(images, (7, 8), kernel).permute(0, 2, 3, 1)
     np.testing.assert_allclose(found, arrays["lc_loc_color_smooth5"][..., 2:], rtol=1e-4, atol=1e-5)
 
 
@@ -46,12 +54,12 @@ def test_first_clusters_and_locations():
 def test_kmeans(kind, dtype):
     arrays, info = golden("spml_kmeans")
     embedding = F.normalize(torch.tensor(arrays["embedding"], dtype=dtype), dim=1)
-    vectors = kmeans.located(embedding).flatten(2).mT
+    vectors = with_location(embedding).flatten(2).mT
     tolerance = 1e-12 if kind == "f64" else 1e-6
     close(vectors[0], arrays["embedding_with_loc_f64"], tolerance, tolerance)
-    first = kmeans.grid_clusters((20, 24), (4, 5)).flatten()[None]
+    first = grid_clusters((20, 24), (4, 5)).flatten()[None]
     for iterations in info["arguments"]["iterations"]:
-        clusters = kmeans.spherical_kmeans(vectors, first, 20, iterations)
+        clusters = spherical_kmeans(vectors, first, 20, iterations)
         assert np.array_equal(clusters.view(20, 24), arrays[f"labels_{kind}_iter{iterations}"]), iterations
         if (expected := arrays.get(f"prototypes_{kind}_iter{iterations}")) is not None:
             close(directions(vectors[0], clusters[0], 20), expected, tolerance, tolerance)
@@ -242,20 +250,20 @@ def test_random_walk(name, kind, dtype):
     plain, mirrored = (torch.tensor(arrays[f"embedding_{view}"][0], dtype=dtype) for view in ("plain", "flipped"))
     height, width = plain.shape[1:]
     size = (height // 8, width // 8)
-    affinities = walk.affinity([walk.on_grid(view, size) for view in (plain, mirrored.flip(-1))])
-    steps = walk.transitions(affinities)
+    affinities = classifier.affinity([classifier.resized(view, size) for view in (plain, mirrored.flip(-1))])
+    steps = classifier.transitions(affinities)
     if "logit_plain" in arrays:
         logits, other = (torch.tensor(arrays[f"logit_{view}"][0], dtype=dtype) for view in ("plain", "flipped"))
         named = torch.isin(torch.arange(21), torch.tensor(arrays["semantic_label"]))
-        scores = walk.class_scores([logits, other.flip(-1)], size, named)
+        scores = classifier.class_scores([logits, other.flip(-1)], size, named)
     else:
         cams = torch.zeros(20, height, width, dtype=dtype)
         for tag in (3, 8, 14):
             cams[tag] = torch.tensor(arrays[f"cam_{tag}"])
-        scores = walk.cam_scores(cams)
+        scores = classifier.cam_scores(cams)
     tolerance = (1e-9, 1e-12) if kind == "f64" else (1e-3, 1e-5)
     close(scores, arrays[f"scores_small_{kind}"], *tolerance)
-    close(walk.spread(scores, steps), arrays[f"cam_rw_{kind}"], *tolerance)
+    close(classifier.spread(scores, steps), arrays[f"cam_rw_{kind}"], *tolerance)
     if kind == "f64":
         close(affinities, arrays["aff_f64"], *tolerance)
         close(steps, arrays["trans_mat_f64_as_f32"], 1e-6, 1e-8)

@@ -134,27 +134,16 @@ def test_labels_and_regions_move_together(seed: int, how: str) -> None:
     codes = oversegmentation.with_regions(sparse, regions)
     assert isinstance(codes, np.ndarray)
     pictures = np.repeat(sparse[..., None], 3, 3)
-    if how == "official":
-        moved = [
-            augment.official(picture, code, 20, np.random.default_rng(seed), color=False)[1]
-            for picture, code in zip(pictures, codes, strict=True)
-        ]
-        alone = [
-            augment.official(picture, label, 20, np.random.default_rng(seed), color=False)[1]
-            for picture, label in zip(pictures, sparse, strict=True)
-        ]
-        found, places = batches._unpacked(torch.from_numpy(np.stack(moved)))
-        expected = torch.from_numpy(np.stack(alone)).long()
-    else:
-        generators = [torch.Generator().manual_seed(seed % 2**31) for _ in range(2)]
-        tensors = [torch.from_numpy(array) for array in (pictures, codes, sparse)]
-        if how == "dihedral":
-            moved_codes = augment.dihedral(tensors[0], tensors[1], generators[0])[1]
-            expected = augment.dihedral(tensors[0], tensors[2], generators[1])[1].long()
-        else:
-            moved_codes = augment.crop_flip(tensors[0], tensors[1], 20, generators[0])[1]
-            expected = augment.crop_flip(tensors[0], tensors[2], 20, generators[1])[1].long()
-        found, places = batches._unpacked(moved_codes)
+
+    def moved(maps: np.ndarray) -> torch.Tensor:
+        if how == "official":
+            pairs = zip(pictures, maps, strict=True)
+            parts = [augment.official(*pair, 20, np.random.default_rng(seed), color=False)[1] for pair in pairs]
+            return torch.from_numpy(np.stack(parts))
+        tensors, draws = (torch.from_numpy(pictures), torch.from_numpy(maps)), torch.Generator().manual_seed(seed)
+        return (augment.dihedral(*tensors, draws) if how == "dihedral" else augment.crop_flip(*tensors, 20, draws))[1]
+
+    (found, places), expected = batches._unpacked(moved(codes)), moved(sparse).long()
     assert torch.equal(found, expected)
     assert places is not None
     for image in range(2):

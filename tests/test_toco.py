@@ -14,7 +14,7 @@ import agmm
 from agmm import figures, networks, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.rivals import tag_losses, toco
+from agmm.rivals import toco
 from agmm.rivals.tree_energy import TreeEnergy
 from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
@@ -39,7 +39,7 @@ def test_tag_loss_pools_channels_before_it_classifies() -> None:
     tokens, tags, layer = _random(3, 4, 5, 6), torch.rand(3, 2) > 0.5, nn.Conv2d(4, 2, 1, bias=False)
     logits = tokens.amax((2, 3)) @ layer.weight[:, :, 0, 0].T
     expected = nn.functional.multilabel_soft_margin_loss(logits, tags.float())
-    torch.testing.assert_close(tag_losses.tag_loss(layer, tokens, tags), expected)
+    torch.testing.assert_close(toco.tag_loss(layer, tokens, tags), expected)
 
 
 def test_balanced_cross_entropy_by_loops() -> None:
@@ -50,10 +50,10 @@ def test_balanced_cross_entropy_by_loops() -> None:
         if (code := int(labels[i, y, x])) < 4:
             parts[code > 0].append(-logits[i, :, y, x].log_softmax(0)[code].item())
     expected = 0.5 * np.mean(parts[False]) + 0.5 * np.mean(parts[True])
-    assert tag_losses.balanced_cross_entropy(logits, labels, 4).item() == pytest.approx(expected, rel=1e-5)
-    half = tag_losses.balanced_cross_entropy(logits, torch.where(labels == 0, 0, UNLABELED), 4)
+    assert toco.balanced_cross_entropy(logits, labels, 4).item() == pytest.approx(expected, rel=1e-5)
+    half = toco.balanced_cross_entropy(logits, torch.where(labels == 0, 0, UNLABELED), 4)
     assert half.item() == pytest.approx(0.5 * np.mean(parts[False]), rel=1e-5)
-    assert tag_losses.balanced_cross_entropy(logits, torch.full_like(labels, VOID), 4) == 0
+    assert toco.balanced_cross_entropy(logits, torch.full_like(labels, VOID), 4) == 0
 
 
 def test_patch_contrast_by_loops() -> None:
@@ -66,8 +66,8 @@ def test_patch_contrast_by_loops() -> None:
                 cosine = abs(float(x[:, i] @ x[:, j] / x[:, i].norm() / x[:, j].norm()))
                 (same if y[i] == y[j] else other).append(cosine)
     expected = 0.5 * (1 - sum(same) / (len(same) + 1)) + 0.5 * sum(other) / (len(other) + 1)
-    assert tag_losses.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
-    assert tag_losses.patch_contrast(tokens, torch.full_like(labels, UNLABELED)).item() == 0.5
+    assert toco.patch_contrast(tokens, labels).item() == pytest.approx(expected, rel=1e-9)
+    assert toco.patch_contrast(tokens, torch.full_like(labels, UNLABELED)).item() == 0.5
 
 
 def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> float:
@@ -87,18 +87,18 @@ def _class_contrast_by_loops(reference: Tensor, student: Tensor, positive: Tenso
 def test_class_contrast_by_loops(negatives: int) -> None:
     reference, student = _random(2, 2, 5).double(), _random(2, 10, 5, seed=1).double()
     positive = torch.arange(10).expand(2, 10) < 10 - negatives
-    found = tag_losses.class_contrast(reference, student, positive, 0.5)
+    found = toco.class_contrast(reference, student, positive, 0.5)
     assert found.item() == pytest.approx(_class_contrast_by_loops(reference, student, positive, 0.5), rel=1e-6)
 
 
 def test_class_contrast_is_finite_for_large_vectors() -> None:
     student = 100 * _random(1, 3, 6)
-    assert tag_losses.class_contrast(student[:, :2], student, torch.tensor([[True, True, False]]), 0.5).isfinite()
+    assert toco.class_contrast(student[:, :2], student, torch.tensor([[True, True, False]]), 0.5).isfinite()
 
 
 def test_contrast_head_has_unit_directions_and_its_teacher_follows() -> None:
-    head, x = tag_losses.ContrastHead(6, 8, 4, 9), _random(3, 6)
-    teacher = tag_losses.ContrastHead(6, 8, 4, 9)
+    head, x = toco.ContrastHead(6, 8, 4, 9), _random(3, 6)
+    teacher = toco.ContrastHead(6, 8, 4, 9)
     z = head.mlp(x)
     expected = (z / z.norm(dim=1, keepdim=True)) @ (head.directions / head.directions.norm(dim=1, keepdim=True)).T
     torch.testing.assert_close(head(x), expected)
@@ -113,7 +113,7 @@ def test_gated_energy_against_all_pairs() -> None:
     logits, colors = (2 * _random(2, 3, 8, 10)).double().requires_grad_(), torch.rand(2, 3, 8, 10).double()
     labels = torch.randint(0, 3, (2, 8, 10))
     labels[:, :4], labels[0, :, 8:] = UNLABELED, VOID
-    energy = tag_losses.gated_energy(logits, colors, labels, backend="exact", sigma_xy=6)
+    energy = toco.gated_energy(logits, colors, labels, backend="exact", sigma_xy=6)
     (grad,) = torch.autograd.grad(energy, logits)
     p = nn.functional.interpolate(logits.softmax(1), scale_factor=0.5, mode="bilinear")
     small, value, slope = (255 * colors).round()[..., ::2, ::2], 0.0, torch.zeros_like(p)
@@ -246,7 +246,7 @@ def test_the_objective_is_given_pseudo_labels_without_padding(monkeypatch: pytes
         assert set(label.unique().tolist()) <= {*shown.nonzero()[:, 0].tolist(), UNLABELED, VOID}
     assert {0, UNLABELED} <= set(labels.unique().tolist())
     assert ((labels > 0) & (labels < 5)).any()
-    seg = tag_losses.balanced_cross_entropy(net(batch.images)[1], labels, 5)
+    seg = toco.balanced_cross_entropy(net(batch.images)[1], labels, 5)
     torch.testing.assert_close(output.terms["seg"], seg, rtol=1e-4, atol=1e-5)
 
 
@@ -348,7 +348,7 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypat
         assert all(torch.equal(whole[key], broken[key]) for key in whole)
 
 
-def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
+def test_an_objective_with_parameters_learns_from_tags_in_two_processes_and_is_loaded_again(tmp_path: Path) -> None:
     """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
     train_in_two_processes(run, tmp_path)
@@ -356,6 +356,12 @@ def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
     assert ours["seg"].iloc[0] > 0
+    objective = models.load_objective(run, tmp_path / "single", 7, CPU)
+    assert isinstance(objective, toco.FromTags)
+    assert isinstance(objective.inner, TreeEnergy)
+    stored = safetensors.torch.load_file(run.folder(tmp_path / "single") / "objective.safetensors")
+    assert torch.equal(objective.inner.embed[0].weight, stored["inner.embed.0.weight"])
+    assert torch.equal(objective.classifier.weight, stored["classifier.weight"])
 
 
 def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,14 +378,3 @@ def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypa
     assert (dense < 7).all()
     for label, shown in zip(dense, tags, strict=True):
         assert set(label.unique().tolist()) <= set(shown.nonzero()[:, 0].tolist())
-
-
-def test_an_objective_with_parameters_learns_from_tags_and_is_loaded_again(tmp_path: Path) -> None:
-    run = replace(RUN, method="TreeEnergy", options=(), epochs=1)
-    agmm.run(run, results=tmp_path, device="cpu")
-    objective = models.load_objective(run, tmp_path, 7, CPU)
-    assert isinstance(objective, toco.FromTags)
-    assert isinstance(objective.inner, TreeEnergy)
-    kept = safetensors.torch.load_file(run.folder(tmp_path) / "objective.safetensors")
-    assert torch.equal(objective.inner.embed[0].weight, kept["inner.embed.0.weight"])
-    assert torch.equal(objective.classifier.weight, kept["classifier.weight"])

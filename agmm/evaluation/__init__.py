@@ -1,12 +1,15 @@
 """How a network is tested: predictions from several views, their refinement, and the mean IoU."""
 
-from agmm.evaluation.metrics import best_class, confusion_matrix, iou, mean_iou
 from agmm.evaluation.predict import (
     IMAGENET,
     Normalization,
     Protocol,
+    best_class,
+    confusion_matrix,
     denormalize,
     evaluate,
+    iou,
+    mean_iou,
     normalize,
     predictor,
     pseudo_labels,

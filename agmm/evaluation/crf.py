@@ -90,20 +90,10 @@ color sigmas are not. Nothing was chosen by its effect there: objects of nearly 
 def mean_field(probabilities: Tensor, images: Tensor, parameters: Parameters, backend: Backend = "lattice") -> Tensor:
     """Refine probabilities (B, K, H, W) by mean field (Krähenbühl & Koltun, Algorithm 1) with the Potts model.
 
-    ``Q = softmax(-U)``, then repeatedly ``Q = softmax(-U + sum_m w_m k_m Q)`` for all pixels in parallel, with
-    ``U = -log p``. The kernels k are normalized symmetrically, which the paper does not say and the usual wrapper does,
-    and include the pixel itself. The lattice's loss of mass cancels in the normalization. Without gradient.
-
-    Parameters
-    ----------
-    probabilities : Tensor (B, K, H, W)
-        At the image's size; below 1e-5 they count as 1e-5.
-    images : Tensor (B, 3, H, W)
-        RGB in 0 … 255.
-    parameters : Parameters
-        For example ``PARAMETERS["deeplab"]``.
-    backend : {"lattice", "exact"}
-        Of the kernels.
+    ``Q = softmax(-U)``, then repeatedly ``Q = softmax(-U + sum_m w_m k_m Q)`` for all pixels in parallel, with ``U =
+    -log p``, where p is at least 1e-5. The kernels k, of images (B, 3, H, W) with RGB in 0 … 255, are normalized
+    symmetrically, which the paper does not say and the usual wrapper does, and include the pixel itself. The lattice's
+    loss of mass cancels in the normalization. Parameters are, for example, ``PARAMETERS["deeplab"]``. Without gradient.
     """
     precision = torch.promote_types(probabilities.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(probabilities.device.type, enabled=False):

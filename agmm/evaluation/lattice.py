@@ -23,27 +23,14 @@ class Lattice:
     """Lattice points of a batch of feature vectors and how values move between them; built by `build`.
 
     B images of n feature vectors in d dimensions touch M lattice points, those of different images being different.
-
-    Attributes
-    ----------
-    corners : Tensor (B n, d+1) int32
-        Lattice points of a feature vector's simplex.
-    weights : Tensor (B n, d+1)
-        Barycentric coordinates in it; rows sum to 1.
-    sources, source_weights : Tensor (B n (d+1),)
-        The same pairs ordered by lattice point: the feature vector (int32) and its weight.
-    starts : Tensor (M,) int32
-        Where each lattice point's sources start.
-    blurs : tuple of d+1 Tensors (M+1, 3) int32
-        Every lattice point and its two neighbors in a direction; M, a point of value 0, where there is none.
     """
 
-    corners: Tensor
-    weights: Tensor
-    sources: Tensor
-    source_weights: Tensor
-    starts: Tensor
-    blurs: tuple[Tensor, ...]
+    corners: Tensor  # (B n, d+1) int32: lattice points of a feature vector's simplex
+    weights: Tensor  # (B n, d+1): barycentric coordinates in it; rows sum to 1
+    sources: Tensor  # (B n (d+1),) int32: feature vectors of the same pairs, ordered by lattice point
+    source_weights: Tensor  # (B n (d+1),): weights of the same pairs in that order
+    starts: Tensor  # (M,) int32: where each lattice point's sources start
+    blurs: tuple[Tensor, ...]  # d+1 of (M+1, 3) int32: a point and its two neighbors; M, of value 0, if absent
 
 
 def build(features: Tensor) -> Lattice:
@@ -111,17 +98,11 @@ def elevate(features: Tensor) -> Tensor:
 
 
 def _simplices(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the simplex around each of N points of the hyperplane.
+    """Find the simplex around each of N points of the hyperplane: corner, order and weights, (N, d+1) each.
 
-    Returns
-    -------
-    corner : Tensor (N, d+1) int64
-        Its lattice point with coordinates divisible by d+1.
-    order : Tensor (N, d+1) int64
-        Coordinates from the largest to the smallest remainder ``elevated - corner``.
-    weights : Tensor (N, d+1)
-        Barycentric coordinates; the first belongs to ``corner``, each further one to the one before it plus 1 in all
-        coordinates, minus d+1 in the last one of ``order`` not used yet.
+    ``corner`` is its lattice point with coordinates divisible by d+1, int64; ``order`` the coordinates from the largest
+    to the smallest remainder ``elevated - corner``; ``weights`` are barycentric: the first belongs to ``corner``, each
+    further one to the one before it plus 1 in all coordinates, minus d+1 in the last one of ``order`` not used yet.
     """
     size = elevated.shape[1]
     nearest = (elevated / size).round()

@@ -12,8 +12,10 @@ from agmm.codes import UNLABELED
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
 from agmm.evaluation import read_ahead, views
-from agmm.evaluation.metrics import best_class, confusion_matrix
 from agmm.evaluation.views import PIXELS, Merge, Predict
+
+COPIES = 64
+"""Histograms among which a GPU's additions are spread: additions to one address wait for each other."""
 
 CRF_PIXELS = 1 << 18
 """Pixels of images that are refined together: one of VOC, or many small ones."""
@@ -59,37 +61,19 @@ def denormalize(inputs: Tensor, normalization: Normalization | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network is tested.
-
-    Attributes
-    ----------
-    normalization : Normalization, optional
-        Of the network's input.
-    scales, flip, merge, mirrored, pixels
-        Views and how they become one, see `agmm.evaluation.multi_scale`.
-    tile : int, optional
-        Predict every view from sliding windows of this side, see `agmm.evaluation.sliding_window`.
-    double_softmax : bool
-        Softmax of every tile's probabilities once more, see `agmm.evaluation.sliding_window`.
-    long_side : int, optional
-        Test images in squares of this side, see `agmm.evaluation.in_square`; a CRF then works at their own size.
-    crf : agmm.evaluation.crf.Parameters, optional
-        Refine the probabilities by a fully connected CRF on the images, before the best class is taken.
-    crop : int, optional
-        Evaluate the center of every image only, as the AGMM authors do in early Cityscapes epochs.
-    """
+    """How a network is tested."""
 
     normalization: Normalization | None = None
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] = (1.0,)  # views and how they become one, see `multi_scale`
     flip: bool = False
     merge: Merge = "mean"
     mirrored: tuple[int, ...] | None = None
-    tile: int | None = None
-    double_softmax: bool = False
-    long_side: int | None = None
-    crf: fully_connected.Parameters | None = None
-    crop: int | None = None
-    pixels: int = PIXELS
+    tile: int | None = None  # predict every view from tiles of this side, see `sliding_window`
+    double_softmax: bool = False  # see `sliding_window`
+    long_side: int | None = None  # test in squares of this side, see `in_square`; a CRF works at the images' size
+    crf: fully_connected.Parameters | None = None  # refines the probabilities, before the best class is taken
+    crop: int | None = None  # evaluate the center only, as the AGMM authors do in early Cityscapes epochs
+    pixels: int = PIXELS  # predicted together, see `multi_scale`
 
     def __post_init__(self) -> None:
         if self.merge not in get_args(Merge):
@@ -140,25 +124,12 @@ def evaluate(
 ) -> Tensor:
     """Return the confusion matrix (K, K) of a network over a data set, on the CPU; rows are the truth.
 
-    Every image is read once; those of equal size are predicted together. While a GPU predicts, threads read what comes
-    next, and nothing waits for it before the end. The network is evaluated in eval mode and returned in the mode it
-    had. Mixed precision is up to the caller (``torch.autocast`` around the call).
+    Images are (H, W, 3) uint8 RGB of any sizes, truths (H, W) uint8, whose ``VOID`` is not counted. The network, on
+    ``device``, makes (features, logits (B, K, H, W)) of (B, 3, H, W) images.
 
-    Parameters
-    ----------
-    net : nn.Module
-        (B, 3, H, W) images -> (features, logits (B, K, H, W)), on ``device``.
-    images : sequence of (H, W, 3) uint8 arrays
-        RGB, of any sizes.
-    truths : sequence of (H, W) uint8 arrays
-        Classes; ``VOID`` is not counted.
-    num_classes : int
-        K.
-    protocol : Protocol
-    batch_size : int
-        Images of equal size whose probabilities are held at a time.
-    device : torch.device or str
-        Where the network is.
+    Every image is read once; those of equal size are predicted together, ``batch_size`` of them at a time. While a GPU
+    predicts, threads read what comes next, and nothing waits for it before the end. The network is evaluated in eval
+    mode and returned in the mode it had. Mixed precision is up to the caller (``torch.autocast`` around the call).
     """
     predict, crop = predictor(net, protocol), protocol.crop
     training = net.training
@@ -191,23 +162,10 @@ def pseudo_labels(
     """Predict hard labels (N, H, W) of training images for a second stage (multi-stage training, MT in AGMM's tables).
 
     The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
-    of an image names, and keep the annotation where there is one; ``VOID`` stays.
-
-    Parameters
-    ----------
-    net : nn.Module
-        The first stage, in eval mode on ``device``.
-    images : sequence of (H, W, 3) uint8 arrays
-        Of one size.
-    sparse : (N, H, W) uint8 array
-        Annotation in the codes of `agmm.codes`.
-    image_classes : (N, K) bool array
-        An image that names none is not restricted.
-    protocol : Protocol
-        How the first stage predicts; without its CRF.
-    batch_size : int
-        Images predicted at a time.
-    device : torch.device or str
+    of an image names (``image_classes`` (N, K) bool; where it names none they are not), and keep the annotation
+    ``sparse`` (N, H, W) uint8 where there is one; ``VOID`` stays. ``net`` is the first stage, in eval mode on
+    ``device``; it predicts images (H, W, 3) uint8 of one size by the protocol, without its CRF, ``batch_size`` at a
+    time.
     """
     predict, dense = predictor(net, protocol), sparse.copy()
     for start in range(0, len(images), batch_size):
@@ -219,3 +177,55 @@ def pseudo_labels(
         best = best_class(probabilities.masked_fill(outside[..., None, None], -1)).cpu().numpy()
         dense[part] = np.where(sparse[part] == UNLABELED, best, sparse[part])
     return dense
+
+
+# --- Metrics ----------------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by true (rows) and predicted class (columns): (K, K) int64.
+
+    Truth of any other code than a class (``VOID``, ``UNLABELED``) is not counted; predictions are 0 … K-1 elsewhere.
+    Raise ValueError if the shapes differ; or, checked on the CPU only, if a counted prediction is no class.
+    """
+    if predictions.shape != truth.shape:
+        raise ValueError(f"predictions {tuple(predictions.shape)} and truth {tuple(truth.shape)} differ in shape")
+    predictions, truth = predictions.long(), truth.long()
+    counted = (truth >= 0) & (truth < num_classes)
+    if predictions.device.type == "cpu" and (counted & ((predictions < 0) | (predictions >= num_classes))).any():
+        raise ValueError(f"predictions must lie in 0 … {num_classes - 1} wherever the truth is a class")
+    cells = num_classes * num_classes
+    cell = torch.where(counted, truth * num_classes + predictions, cells).flatten()
+    if cell.device.type == "cpu":
+        return torch.bincount(cell, minlength=cells + 1)[:cells].view(num_classes, num_classes)
+    return _histogram(cell, cells + 1)[:cells].view(num_classes, num_classes)
+
+
+def _histogram(values: Tensor, length: int) -> Tensor:
+    """Counts of 0 … length-1. Unlike `torch.bincount` on a GPU, it does not wait to learn the largest value."""
+    copy = torch.arange(len(values), device=values.device) % COPIES
+    counts = values.new_zeros(COPIES * length)
+    return counts.scatter_add_(0, copy * length + values, torch.ones_like(values)).view(COPIES, length).sum(0)
+
+
+def best_class(maps: Tensor) -> Tensor:
+    """Return the class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
+
+    The same as `Tensor.argmax`, which on a CPU takes four to seven times as long over planes.
+    """
+    return maps.max(dim=1).indices
+
+
+def iou(confusion: Tensor) -> Tensor:
+    """Return the intersection over union (K,) of every class from counted pixels (K, K), in [0, 1], as float64.
+
+    NaN for a class that is neither in the truth nor in the predictions.
+    """
+    confusion = confusion.double()
+    intersection = confusion.diagonal()
+    return intersection / (confusion.sum(dim=0) + confusion.sum(dim=1) - intersection)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Return the mean IoU in per cent over the classes that occur; NaN if none does."""
+    return 100 * iou(confusion).nanmean().item()

@@ -26,18 +26,10 @@ def readers(device: torch.device | str) -> int:
 def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the items of equal index, in order, each read once.
 
-    Parameters
-    ----------
-    *aligned : arrays or sequences of arrays
-        Of equal length. Several threads read from them, each item by one.
-    readers : int
-        Threads that read while the caller works, two items each ahead of what has been taken. With 0 an item is read
-        when it is asked for, as always where all ``aligned`` are arrays in memory.
+    Several threads (``readers``) read while the caller works, each item by one, two items each ahead of what has been
+    taken. With 0 an item is read when it is asked for, as always where all ``aligned`` are arrays in memory.
 
-    Raises
-    ------
-    ValueError
-        The lengths differ. What reading an item raises is raised when it is its turn.
+    Raise ValueError if the lengths differ. What reading an item raises is raised when it is its turn.
     """
     lengths = sorted({len(arrays) for arrays in aligned})
     if len(lengths) > 1:

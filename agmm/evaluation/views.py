@@ -34,27 +34,17 @@ def multi_scale(
 ) -> Tensor:
     """Average probabilities (B, K, H, W) over rescaled and mirrored views, or take ToCo's maximum of logits.
 
-    As the AGMM authors evaluate: a view has the size ``int(side * scale)``, and images and probabilities are
-    resized bilinearly with ``align_corners=True``, without antialiasing.
+    As the AGMM authors evaluate: a view of network input (B, 3, H, W) has the size ``int(side * scale)``, and images
+    and probabilities are resized bilinearly with ``align_corners=True``, without antialiasing. ``flip`` adds every
+    scale's horizontal mirror image, in which each of the K classes is the one that ``mirrored`` says, where they have a
+    left and a right (`agmm.data.split.Split`).
 
-    Parameters
-    ----------
-    predict : callable
-        (n, 3, H', W') images -> (n, K, H', W') probabilities, for any size; logits where they are merged by "max".
-    images : (B, 3, H, W) tensor
-        Network input.
-    scales : sequence of float
-        Sizes of the views relative to the images.
-    flip : bool
-        Add every scale's horizontal mirror image.
-    merge : {"mean", "max"}
-        ``"mean"``: the mean over all views. ``"max"``: at every scale the sum of the view and its mirror image, then
-        the largest value over the scales, separately for every class (ToCo on VOC, where maps are logits).
-    pixels : int
-        Most pixels of views that are predicted together: many small views or a few large ones, at least one image's
-        view and its mirror image.
-    mirrored : sequence of int, optional
-        Class of each of the K in the mirror image, where they have a left and a right (`agmm.data.split.Split`).
+    ``predict`` makes probabilities (n, K, H', W') of images (n, 3, H', W') of any size, logits with ``merge="max"``: at
+    every scale the sum of the view and its mirror image, then the largest value over the scales, separately for every
+    class (ToCo on VOC). "mean" is the mean over all views.
+
+    At most so many ``pixels`` of views are predicted together: many small views or a few large ones, at least one
+    image's view and its mirror image.
     """
     size = images.shape[-2:]
     together = torch.maximum if merge == "max" else torch.add
@@ -117,25 +107,15 @@ def tile_positions(height: int, width: int, tile: int) -> list[tuple[int, int]]:
 def sliding_window(
     predict: Predict, images: Tensor, tile: int, *, double_softmax: bool = False, batch: int = 8
 ) -> Tensor:
-    """Average probabilities (B, K, H, W) over square tiles with an overlap of two thirds.
+    """Average probabilities (B, K, H, W) over square tiles with an overlap of two thirds, see `tile_positions`.
 
-    An image smaller than the tile is padded with zeros on the right and at the bottom, and the result is cut back.
-    The AGMM authors' routine pads the wrong sides there, which shifts the prediction down or returns NaN; that is
-    not reproduced.
+    ``predict`` makes probabilities (n, K, tile, tile) of images (n, 3, tile, tile), ``batch`` tiles at a time, of
+    whichever of the images (B, 3, H, W). One smaller than the tile is padded with zeros on the right and at the bottom,
+    and the result is cut back. The AGMM authors' routine pads the wrong sides there, which shifts the prediction down
+    or returns NaN; that is not reproduced.
 
-    Parameters
-    ----------
-    predict : callable
-        (n, 3, tile, tile) images -> (n, K, tile, tile) probabilities.
-    images : (B, 3, H, W) tensor
-        Network input.
-    tile : int
-        Side of a tile; `tile_positions` says where they lie.
-    double_softmax : bool
-        Apply softmax to every tile's probabilities once more, as the authors' routine does. It flattens them,
-        and the mean over tiles is no longer a mean of probabilities. Only for comparison.
-    batch : int
-        Tiles predicted at a time, of whichever images.
+    ``double_softmax`` applies softmax to every tile's probabilities once more, as the authors' routine does. It
+    flattens them, and the mean over tiles is no longer a mean of probabilities. Only for comparison.
     """
     height, width = images.shape[-2:]
     images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))

@@ -2,5 +2,4 @@
 
 from agmm.codes import UNLABELED, VOID
 from agmm.labels.forms import FORMS, Scene, block_scale, generator, simulate, tight_boxes
-from agmm.labels.geometry import Boxes, nearest, paint_boxes, resize_labels
-from agmm.labels.statistics import Coverage, coverage, image_classes, image_tags
+from agmm.labels.geometry import Boxes, coverage, image_classes, image_tags, nearest, paint_boxes, resize_labels

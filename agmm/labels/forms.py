@@ -20,24 +20,12 @@ from agmm.labels.geometry import Region
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A dense mask from which labels are simulated, and all that they depend on besides.
+    """A dense mask from which labels are simulated, and all that they depend on besides."""
 
-    Attributes
-    ----------
-    mask : (H, W) uint8 array
-        Dense mask, 0 … K-1 or ``VOID``.
-    rng : numpy.random.Generator
-        See `generator`.
-    instances : (H, W) integer array, optional
-        Object numbers, 0 or ``VOID`` for none. Where given, these are the objects; else components are.
-    background : int or None
-        The class that means "background"; None if every class is to be treated as foreground.
-    """
-
-    mask: np.ndarray
-    rng: np.random.Generator
-    instances: np.ndarray | None = None
-    background: int | None = 0
+    mask: np.ndarray  # (H, W) uint8: 0 … K-1 or ``VOID``
+    rng: np.random.Generator  # see `generator`
+    instances: np.ndarray | None = None  # (H, W) object numbers, 0 or ``VOID`` for none; else components
+    background: int | None = 0  # None if every class is to be treated as foreground
 
 
 def generator(seed: int, dataset: str, image_id: str, form: str) -> np.random.Generator:
@@ -59,23 +47,14 @@ def simulate(
     background: int | None = 0,
     **options: object,
 ) -> np.ndarray:
-    """Simulate one weak label (H, W) uint8 from a dense mask.
+    """Simulate one weak label (H, W) uint8 from a dense mask (H, W) of any integer type.
 
     0 … K-1 where annotated, ``UNLABELED`` elsewhere (``"full"`` and ``"part_points"`` keep the mask's ``VOID``).
+    ``form`` is the name of the function that makes the label, to which the options are passed; for the others see
+    `Scene`.
 
-    Parameters
-    ----------
-    form : {"points", "clicks", "scribbles", "blocks", "boxes", "part_points", "full"}
-        Name of the function that makes the label.
-    mask, rng, instances, background
-        See `Scene`; the mask may be of any integer type.
-    **options
-        Passed to the form.
-
-    Raises
-    ------
-    ValueError
-        If the form is unknown, the mask is not a two-dimensional array of codes, or the instances' shape differs.
+    Raise ValueError if the form is unknown, the mask is not a two-dimensional array of codes, or the instances' shape
+    differs.
     """
     if form not in FORMS:
         raise ValueError(f"unknown label form {form!r}; choose one of {', '.join(FORMS)}")
@@ -95,20 +74,20 @@ def points(
 ) -> np.ndarray:
     """Click once on every object and a few times on the background.
 
-    Parameters
-    ----------
-    scene : Scene
-    placement : {"human", "center", "random", "inside", "uniform"}
-        With D the distance to the region's complement, the image's border included. ``"center"``: largest D;
-        ``"human"``: a Gaussian step of 0.35 max D away from there; ``"random"``: uniform where D >= 0.3 max D;
-        ``"inside"``: uniform where the distance to other regions, the image's border not included, is at least half
-        of its maximum; ``"uniform"``: anywhere. The last two hold for the background as well; with the others its
-        first click is at the center of its largest component, the following ones are uniform where D >= 5 and, if
-        possible, a quarter of the shorter side apart.
-    width : float
-        Diameter of the disc drawn at a click, clipped to the object; 1 is the single pixel.
-    background_points : int, optional
-        Clicks on the background; by default as many as objects, but at least one and at most three.
+    With D the distance to the region's complement, the image's border included, clicks are placed at
+
+        "center"   the largest D
+        "human"    a Gaussian step of 0.35 max D away from there
+        "random"   uniform where D >= 0.3 max D
+        "inside"   uniform where the distance to other regions, the image's border not included, is at least half of its
+                   maximum
+        "uniform"  anywhere
+
+    The last two hold for the background as well; with the others its first click is at the center of its largest
+    component, the following ones are uniform where D >= 5 and, if possible, a quarter of the shorter side apart. There
+    are ``background_points`` on it, by default as many as objects, but at least one and at most three.
+
+    At a click a disc of diameter ``width`` is drawn, clipped to the object; 1 is the single pixel.
     """
     if placement not in geometry.PLACEMENTS:
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(geometry.PLACEMENTS)}")
@@ -143,14 +122,9 @@ def clicks(scene: Scene, *, n: int = 20) -> np.ndarray:
 def scribbles(scene: Scene, *, length: float = 1.0, width: float = 3) -> np.ndarray:
     """Draw a stroke along the medial path of each object and of the three largest background components.
 
-    Parameters
-    ----------
-    scene : Scene
-    length : float
-        Share of each stroke that is kept, 0 … 1, in ScribbleSup 1, 0.8, 0.5, 0.3 and 0 (a disc). With one seed, shorter
-        strokes lie within longer ones.
-    width : float
-        Width of the stroke, clipped to the object. Objects below 64 pixels or with a path below 8 get a disc.
+    ``length`` is the share of each stroke that is kept, 0 … 1, in ScribbleSup 1, 0.8, 0.5, 0.3 and 0 (a disc). With one
+    seed, shorter strokes lie within longer ones. Strokes of ``width`` pixels are clipped to the object. Objects below
+    64 pixels or with a path below 8 get a disc.
     """
     if not 0 <= length <= 1:
         raise ValueError(f"the length of scribbles is {length}; it is a share between 0 and 1")
@@ -176,16 +150,9 @@ def scribbles(scene: Scene, *, length: float = 1.0, width: float = 3) -> np.ndar
 def blocks(scene: Scene, *, ratio: float = 0.1, scale: float = 1.0, shape: str = "interior") -> np.ndarray:
     """Label the innermost ``ratio`` of every component (tree energy loss: 10, 20 and 50 % of the pixels).
 
-    Parameters
-    ----------
-    scene : Scene
-    ratio : float
-        Share of a component's pixels that is labeled. Components below 64 pixels stay without up to a ratio of 0.2.
-    scale : float
-        Factor of the ratio that makes up for components without label: `block_scale` of the whole data set.
-    shape : {"interior", "rect"}
-        The pixels farthest from the component's boundary (the image's border is none), or random axis-parallel
-        rectangles inside it, of at most the same area.
+    Components below 64 pixels stay without label up to a ratio of 0.2; ``scale`` is a factor of the ratio that makes up
+    for them, `block_scale` of the whole data set. The shape "interior" takes the pixels farthest from the component's
+    boundary (the image's border is none), "rect" random axis-parallel rectangles inside it, of at most the same area.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"the ratio of blocks is {ratio}; it must be above 0 and at most 1")
@@ -205,13 +172,8 @@ def blocks(scene: Scene, *, ratio: float = 0.1, scale: float = 1.0, shape: str =
 def boxes(scene: Scene, *, inner: float | None = None, jitter: float = 0.0) -> np.ndarray:
     """Paint the boxes of the objects, and background outside (UNLABELED if there is none).
 
-    Parameters
-    ----------
-    scene : Scene
-    inner : float, optional
-        Share of each side that carries the class, centered (``Box-i``: 0.2); the rest of the box is UNLABELED.
-    jitter : float
-        See `tight_boxes`.
+    ``inner`` is the share of each side that carries the class, centered (``Box-i``: 0.2); the rest of the box is
+    UNLABELED. For ``jitter`` see `tight_boxes`.
     """
     labels = geometry.paint_boxes(tight_boxes(scene, jitter), background=scene.background, inner=inner)
     labels[scene.mask == VOID] = UNLABELED
@@ -221,21 +183,15 @@ def boxes(scene: Scene, *, inner: float | None = None, jitter: float = 0.0) -> n
 def part_points(scene: Scene, *, std: float = 0.06, high: float = 0.9, low: float = 0.02) -> np.ndarray:
     """Draw three zones around a point in the middle of every part of every object (SPML, keypoints of DensePose).
 
-    A Gaussian heat map of height 1 stands on the point, as wide as the object is large. Where it is high the part is
-    labeled, where all maps are low is background, and between is UNLABELED. SPML does not tell its numbers; these are
-    ours. Labels may contradict the mask, because who annotates points sees no outlines: where a part is thinner than
-    its labeled disc, and where it is longer than its map is wide. The mask's ``VOID`` pixels stay ``VOID``.
+    A Gaussian heat map of height 1 stands on the point, as wide as the object is large: its standard deviation is
+    ``std`` times the square root of the area of the object's tight box. Where it is at least ``high`` the part is
+    labeled, where all maps are below ``low`` is background, and between is UNLABELED; 0 < low < high <= 1. The defaults
+    are discs of 0.46 and 2.8 standard deviations; SPML does not tell its numbers, these are ours. Where labeled discs
+    overlap, the nearest point's part is taken.
 
-    Parameters
-    ----------
-    scene : Scene
-        With instances; nothing is random. The middle of a part is that of its pixels of one object, or the nearest of
-        them.
-    std : float
-        Standard deviation of a heat map in units of the square root of the area of the object's tight box.
-    high, low : float
-        Least heat that labels a part, and least heat that is not background, 0 < low < high <= 1. The defaults are
-        discs of 0.46 and 2.8 standard deviations. Where labeled discs overlap, the nearest point's part is taken.
+    Labels may contradict the mask, because who annotates points sees no outlines: where a part is thinner than its
+    labeled disc, and where it is longer than its map is wide. The mask's ``VOID`` pixels stay ``VOID``. The scene needs
+    instances; nothing is random. The middle of a part is that of its pixels of one object, or the nearest of them.
     """
     if scene.instances is None:
         raise ValueError(

@@ -23,26 +23,13 @@ SMALLEST = 0.15
 
 @dataclass(frozen=True, eq=False)
 class BoxedImage:
-    """An image with boxes, and whatever else its labels are made of.
+    """An image with boxes, and whatever else its labels are made of."""
 
-    Attributes
-    ----------
-    image : (H, W, 3) uint8 array
-        RGB.
-    boxes : agmm.labels.Boxes
-    rng : numpy.random.Generator
-        Seeds OpenCV's, and moves the boxes of an ensemble.
-    background : int or None
-        Class of what is in no box; None leaves it UNLABELED.
-    cams : Cams, optional
-        Of the image, in its size, with values 0 … 1.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # (H, W, 3) uint8 RGB
     boxes: geometry.Boxes
-    rng: np.random.Generator
-    background: int | None = 0
-    cams: Cams | None = None
+    rng: np.random.Generator  # seeds OpenCV's, and moves the boxes of an ensemble
+    background: int | None = 0  # class of what is in no box; None leaves it UNLABELED
+    cams: Cams | None = None  # of the image, in its size, with values 0 … 1
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -62,22 +49,10 @@ def simulate(
     background: int | None = 0,
     **options: object,
 ) -> np.ndarray:
-    """Labels of one image.
+    """Make the labels (H, W) of one image by the form of that name, to which the options are passed.
 
-    Parameters
-    ----------
-    form : {"grabcut", "boxcam", "grabcut_cam", "cam"}
-        Name of the function that makes the label.
-    image, cams
-        See `BoxedImage`.
-    mask : (H, W) integer array
-        Dense mask, from which boxes are drawn if none are given; then its ``VOID`` pixels stay UNLABELED.
-    boxes : agmm.labels.Boxes, optional
-        What annotators drew.
-    rng, instances, background
-        See `agmm.labels.Scene`.
-    **options
-        Passed to the form.
+    Without ``boxes`` that annotators drew, boxes are drawn from the dense mask (H, W), whose ``VOID`` pixels then stay
+    UNLABELED. For the image and its CAMs see `BoxedImage`, for the others `agmm.labels.Scene`.
     """
     drawn = boxes or forms.tight_boxes(forms.Scene(mask, rng, instances, background))
     labels = FORMS[form](BoxedImage(image, drawn, rng, background, cams), **options)
@@ -142,7 +117,7 @@ def grabcut_cam(scene: BoxedImage, *, threshold: float = 0.3) -> np.ndarray:
 
 
 def cam(scene: BoxedImage, *, exponent: float = 6.0) -> np.ndarray:
-    """The class with the largest CAM, or background where that has the larger score, (1 - largest CAM)^exponent (SPML).
+    """Label the class of the largest CAM, or background where (1 - largest CAM)^exponent, its score, is larger (SPML).
 
     Boxes are not looked at. No pixel stays UNLABELED: with an exponent of 6 the better score is at least 0.22, above
     SPML's threshold of 0.2.
@@ -170,23 +145,11 @@ NEED_CAMS = ("boxcam", "grabcut_cam", "cam")
 def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iterations: int = 5) -> np.ndarray:
     """Find the foreground (H, W) in a box by OpenCV's GrabCut (Rother et al. 2004), the whole box where it fails.
 
-    Outside the box everything is background; foreground is what ends as certain or probable. By SDI's rules the whole
-    box is taken if the segment is empty or its IoU with the box is below 0.15, and here also if the box leaves no
-    background to learn from.
-
-    Parameters
-    ----------
-    image : (H, W, 3) uint8 array
-    box : (4,) integer array
-        Top, left, bottom, right; zero-based, bottom and right exclusive.
-    seed : int
-        Of OpenCV's generator, which starts the mixtures: the same seed finds the same segment.
-    iterations : int
-
-    Raises
-    ------
-    RuntimeError
-        Without OpenCV.
+    The box (4,) is top, left, bottom, right; zero-based, bottom and right exclusive. Outside everything is background;
+    foreground is what ends as certain or probable. By SDI's rules the whole box is taken if the segment is empty or its
+    IoU with the box is below 0.15, and here also if the box leaves no background to learn from. The seed is that of
+    OpenCV's generator, which starts the mixtures: the same seed finds the same segment. Without OpenCV raise
+    RuntimeError.
     """
     cv2 = _opencv()
     whole = np.zeros(image.shape[:2], bool)

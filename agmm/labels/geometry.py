@@ -1,10 +1,10 @@
-"""Geometry of labels: regions of a mask, places inside them, paths and strokes through them, boxes, resizing.
+"""Geometry of labels: regions of a mask, places inside them, paths and strokes through them, boxes, resizing, counts.
 
 ``inside`` is always a boolean (h, w) window. Positions are (row, column).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,33 +247,18 @@ def rectangles(inside: np.ndarray, rng: np.random.Generator, count: int) -> np.n
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Boxes of objects in an image.
+    """Boxes of objects in an image."""
 
-    Attributes
-    ----------
-    size : (int, int)
-        Height and width of the image.
-    codes : sequence of int
-        Class of each box.
-    corners : (N, 4) integer array
-        Top, left, bottom, right; zero-based, bottom and right exclusive.
-    """
-
-    size: tuple[int, int]
-    codes: Sequence[int]
-    corners: np.ndarray
+    size: tuple[int, int]  # height and width of the image
+    codes: Sequence[int]  # class of each box
+    corners: np.ndarray  # (N, 4) int: top, left, bottom, right; zero-based, bottom and right exclusive
 
 
 def paint_boxes(boxes: Boxes, *, background: int | None = 0, inner: float | None = None) -> np.ndarray:
     """Paint boxes, larger ones first, so that smaller ones are in front (SDI's Box, with ``inner`` its Box-i).
 
-    Parameters
-    ----------
-    boxes : Boxes
-    background : int or None
-        Class outside the boxes; None leaves it UNLABELED.
-    inner : float, optional
-        Share of each side, 0 … 1, that carries the class, centered; the rest of the box is UNLABELED.
+    Outside is the class ``background``; None leaves it UNLABELED. ``inner`` is the share of each side, 0 … 1, that
+    carries the class, centered; the rest of the box is UNLABELED.
     """
     labels = backdrop(boxes.size, background)
     for index in largest_first(boxes.corners):
@@ -299,20 +284,13 @@ def largest_first(corners: np.ndarray) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int], clicks: str = "move") -> np.ndarray:
-    """Resize labels by nearest-neighbor sampling, by default without losing clicks.
+    """Resize sparse labels (H, W) uint8 to another height and width by nearest-neighbor sampling, without losing
+    clicks.
 
-    Parameters
-    ----------
-    labels : (H, W) uint8 array
-        Sparse labels.
-    size : (int, int)
-        Height and width of the result.
-    clicks : {"move", "nearest"}
-        ``"nearest"`` samples with Pillow and nothing else, as the papers' code does: shrinking loses single pixels.
-        ``"move"`` samples too; then every region (8-connected pixels of one class) of which no pixel was sampled gets
-        back its middle one, in row order, at the scaled coordinates. If that place holds the last pixel of another
-        region, the nearest place that does not is taken, so no region is lost as long as the result has a pixel for
-        each.
+    ``clicks="nearest"`` samples with Pillow and nothing else, as the papers' code does: shrinking loses single pixels.
+    ``"move"`` samples too; then every region (8-connected pixels of one class) of which no pixel was sampled gets back
+    its middle one, in row order, at the scaled coordinates. If that place holds the last pixel of another region, the
+    nearest place that does not is taken, so no region is lost as long as the result has a pixel for each.
     """
     if clicks not in ("move", "nearest"):
         raise ValueError(f"unknown way {clicks!r} to resize clicks; choose move or nearest")
@@ -353,3 +331,59 @@ def nearest(length: int, new_length: int) -> np.ndarray:
 def _sample(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pillow's nearest-neighbor sampling of an (H, W) array to a height and width."""
     return np.array(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+# --- Counts: the classes of an image, and the share of pixels and classes that labels annotate ------------------------
+
+
+def image_tags(mask: np.ndarray, num_classes: int, min_share: float = 0.0) -> np.ndarray:
+    """Return the classes (K,) that a dense mask shows, on at least one pixel and ``min_share`` of the image.
+
+    The background, if the data set has one, is listed like any other class; a tag vector leaves it out.
+    """
+    counts = _counts(mask, num_classes)
+    return counts >= max(1.0, min_share * np.asarray(mask).size)
+
+
+def image_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the classes (K,) annotated anywhere in a sparse label (H, W)."""
+    return _counts(labels, num_classes) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How much a set of labels annotates."""
+
+    pixel_share: float  # labeled pixels among all pixels, 0 … 1
+    pixels_per_image: float  # labeled pixels per image
+    pair_share: float  # of the pairs (image, class) in the truth those with a label; NaN if there is none
+    class_pixels: np.ndarray  # (K,) labeled pixels of each class
+    class_images: np.ndarray  # (K,) images with a label of each class
+
+
+def coverage(labels: Iterable[np.ndarray], truth: Iterable[np.ndarray], num_classes: int) -> Coverage:
+    """Count what a set of sparse labels annotates of the dense masks of the same images."""
+    class_pixels = np.zeros(num_classes, int)
+    class_images = np.zeros(num_classes, int)
+    images = pixels = pairs = labeled_pairs = 0
+    for label, mask in zip(labels, truth, strict=True):
+        counts, present = _counts(label, num_classes), _counts(mask, num_classes) > 0
+        class_pixels += counts
+        class_images += counts > 0
+        images, pixels = images + 1, pixels + label.size
+        pairs, labeled_pairs = pairs + int(present.sum()), labeled_pairs + int((present & (counts > 0)).sum())
+    if not images:
+        raise ValueError("there is no label to count; pass at least one image")
+    labeled, pair_share = int(class_pixels.sum()), labeled_pairs / pairs if pairs else math.nan
+    return Coverage(labeled / pixels, labeled / images, pair_share, class_pixels, class_images)
+
+
+def _counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pixels (K,) of each class; ValueError where a code is neither a class nor `VOID` nor `UNLABELED`."""
+    counts = np.bincount(np.asarray(labels).ravel(), minlength=VOID + 1)
+    unknown = [code for code in np.flatnonzero(counts).tolist() if code >= num_classes]
+    unknown = [code for code in unknown if code not in (UNLABELED, VOID)]
+    if unknown:
+        code = unknown[0]
+        raise ValueError(f"code {code} is no class of {num_classes}; translate the label's codes or raise num_classes")
+    return counts[:num_classes]

@@ -27,23 +27,20 @@ OF_THE_HEAD = ("embedding", "decoder")
 
 
 def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any) -> Segmenter:
-    """Build a network by name.
+    """Build a network by name for K = ``num_classes`` classes, at most 254 because 254 and 255 are label codes.
+
+    "small" is a network for small images; the ResNets are the paper's, with deep stem at output stride 8 and 256
+    features. Their counterparts for AGMM++ are "small_vit", a small vision transformer, and "vit_base", ViT-B/16, whose
+    features are 768-channel tokens.
 
     Parameters
     ----------
-    name : {"small", "resnet50", "resnet101", "small_vit", "vit_base"}
-        A network for small images, or the paper's: a ResNet with deep stem at output stride 8 and 256 features. And
-        their counterparts for AGMM++: a small vision transformer, and ViT-B/16, whose features are 768-channel tokens.
-    num_classes : int
-        K, at most 254 because 254 and 255 are label codes.
     init : {"scratch", "imagenet"}
         "imagenet" (not for the small networks) downloads classification weights for the backbone, or takes them from
         timm's cache. "scratch" draws the convolutions of a ResNet backbone from Kaiming's normal distribution
         (fan-out).
-    stem : int
-        Only "small": its width. Stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many channels.
-    feature_channels : int
-        Only "small": C.
+    stem, feature_channels : int
+        Only "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many channels), and C.
     rates : three int
         Only ResNets: dilations of the ASPP, (6, 12, 18) on VOC and (12, 24, 36) on Cityscapes.
     multi_grid : three int

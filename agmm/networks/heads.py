@@ -13,20 +13,10 @@ class DeepLabHead(nn.Module):
     Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018, with plain instead of separable
     convolutions as in the AGMM paper. Convolutions keep PyTorch's default initialization.
 
-    Parameters
-    ----------
-    stages : (int, int)
-        Channels of the stage at stride 4 and of the last one.
-    num_classes : int
-        K.
-    rates : sequence of int
-        Dilations of the 3x3 branches of the ASPP.
-    aspp_channels, reduced_channels, feature_channels : int
-        Width of every ASPP branch and their projection, of the reduced low stage, and of the features.
-    dropout : float
-        Dropout2d after the ASPP projection, the only dropout.
-    align_corners : bool
-        Of every bilinear interpolation inside the network.
+    ``stages`` are the channels of the stage at stride 4 and of the last one, ``rates`` the dilations of the 3x3
+    branches of the ASPP. Every branch and their projection are ``aspp_channels`` wide, the low stage is reduced to
+    ``reduced_channels``, the features have ``feature_channels``. Dropout2d after the ASPP projection is the only
+    dropout; ``align_corners`` holds for every bilinear interpolation inside the network.
     """
 
     def __init__(
@@ -61,7 +51,7 @@ class DeepLabHead(nn.Module):
         self.classifier = nn.Conv2d(feature_channels, num_classes, 1)
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, C, h, w), logits (B, K, h, w), inner features (B, C, h, w); on the grid of ``low``."""
+        """Return features (B, C, h, w), logits (B, K, h, w), inner features (B, C, h, w); on the grid of ``low``."""
         pooled = self.pooling(high).expand(-1, -1, *high.shape[-2:])  # bilinear from 1x1 is a broadcast
         aspp = self.project(torch.cat([*(branch(high) for branch in self.branches), pooled], dim=1))
         aspp = resize(aspp, low.shape[-2:], self.align_corners)
@@ -73,16 +63,8 @@ class DeepLabHead(nn.Module):
 class EmbeddingHead(nn.Module):
     """Embeddings of pixels, and a classifier that learns from them without changing them (SPML, Sec. 3.4).
 
-    Parameters
-    ----------
-    decoder : nn.Module
-        (low, high) -> embeddings (B, C, h, w), linear in the last layer.
-    high_channels : int
-        Of the last stage of the backbone.
-    feature_channels : int
-        C.
-    num_classes : int
-        K.
+    The decoder is (low, high) -> embeddings (B, C, h, w), linear in the last layer; ``high_channels`` are those of the
+    last stage of the backbone, ``feature_channels`` is C.
     """
 
     align_corners = False
@@ -101,7 +83,7 @@ class EmbeddingHead(nn.Module):
         )
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings before they are normalized, twice, and between them the logits of detached unit embeddings."""
+        """Return embeddings before they are normalized, twice, and between the logits of detached unit embeddings."""
         embeddings = self.decoder(low, high)
         return embeddings, self.classifier(F.normalize(embeddings.detach(), dim=1)), embeddings
 
@@ -114,7 +96,7 @@ class DeepLabEmbedding(nn.Module):
         self.head = head
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        """Embeddings on the grid of ``low``."""
+        """Return embeddings on the grid of ``low``."""
         return self.head(low, high)[1]
 
 
@@ -128,7 +110,7 @@ class SummedASPP(nn.Module):
         )
 
     def forward(self, _: Tensor, high: Tensor) -> Tensor:
-        """Embeddings at twice the resolution of ``high``."""
+        """Return embeddings at twice the resolution of ``high``."""
         return _doubled(torch.stack([branch(high) for branch in self.branches]).sum(0))
 
 
@@ -147,7 +129,7 @@ class Pyramid(nn.Module):
         self.fuse = convolution(high_channels + len(bins) * width, width, 3)
 
     def forward(self, high: Tensor) -> Tensor:
-        """Features after the last ReLU."""
+        """Return features after the last ReLU."""
         pooled = [resize(pool(high), high.shape[-2:], align_corners=False) for pool in self.pools]
         return self.fuse(torch.cat([high, *pooled], 1))
 
@@ -161,7 +143,7 @@ class PyramidPooling(nn.Module):
         self.project = nn.Conv2d(width, channels, 1)
 
     def forward(self, _: Tensor, high: Tensor) -> Tensor:
-        """Embeddings at twice the resolution of ``high``."""
+        """Return embeddings at twice the resolution of ``high``."""
         return _doubled(self.project(self.pyramid(high)))
 
 
@@ -179,20 +161,20 @@ class PyramidHead(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, _: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, width, h, w), logits (B, K, h, w), and the last stage in the place of earlier features."""
+        """Return features (B, width, h, w), logits (B, K, h, w), and the last stage in place of earlier features."""
         features = self.pyramid(high)
         return features, self.classifier(self.dropout(features)), high
 
 
 def convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution without bias that keeps the size up to the stride, batch normalization, ReLU."""
+    """Make a convolution without bias that keeps the size up to the stride, batch normalization, ReLU."""
     padding = dilation * (kernel // 2)
     convolution = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Bilinear interpolation to (h, w)."""
+    """Interpolate bilinearly to (h, w)."""
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 

@@ -48,21 +48,11 @@ def branch_macs(
     resolution and multiplied with the labels' one-hot masks. (`agmm.gmm` finds the same means at a fraction of this
     cost.) Distances are on the grid of the features.
 
-    Parameters
-    ----------
-    method : {"AGMM", "AGMMpp"}
-        AGMM works on the features as they are; AGMM++ on ``squeezed`` channels, estimates spreads from labeled pixels,
-        and repeats assignment, means, spreads, distances and scores once, on the grid of the features.
-    channels : int
-        C, of the features.
-    grid, size : (h, w) and (H, W)
-        Of the features and of the labels.
-    squeezed : int, optional
-        C' of AGMM++; required there.
-    classes : int
-        Gaussians of the image: its present classes; K where all are computed and the absent ones dropped.
-    em : bool
-        Online EM of AGMM++.
+    AGMM works on the features as they are. AGMM++ works on ``squeezed`` channels C', estimates spreads from labeled
+    pixels, and with ``em`` (online EM) repeats assignment, means, spreads, distances and scores once, on the grid of
+    the features. ``channels`` is C of the features, ``grid`` (h, w) theirs and ``size`` (H, W) that of the labels.
+    ``classes`` is the number of Gaussians of the image: its present classes; K where all are computed and the absent
+    ones dropped.
     """
     if method not in ("AGMM", "AGMMpp"):
         raise ValueError(f"method is {method!r}; the methods with a mixture branch are AGMM and AGMMpp")

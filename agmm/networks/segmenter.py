@@ -14,21 +14,11 @@ from agmm.networks.transformers import LargeFOV
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of image patches and of whole images, from which image tags are learned.
+    """Tokens of image patches and of whole images, from which image tags are learned."""
 
-    Attributes
-    ----------
-    final : Tensor (B, C, h, w)
-        The last stage: after the last ReLU of a convolutional backbone, the last LayerNorm of a transformer.
-    middle : Tensor (B, C, h, w) or None
-        Patch tokens of an earlier block, not normalized; None without a transformer.
-    summaries : tuple of Tensor (B', C)
-        Class tokens of the images, then of every further view; empty without a transformer.
-    """
-
-    final: Tensor
-    middle: Tensor | None = None
-    summaries: tuple[Tensor, ...] = ()
+    final: Tensor  # (B, C, h, w): after the last ReLU of a convolutional backbone, a transformer's last LayerNorm
+    middle: Tensor | None = None  # (B, C, h, w) of an earlier block, not normalized; None without a transformer
+    summaries: tuple[Tensor, ...] = ()  # class tokens (B', C) of the images and of every view; none without it
 
 
 class Segmenter(nn.Module):
@@ -37,22 +27,13 @@ class Segmenter(nn.Module):
     In training mode the image pooling of `DeepLabHead` normalizes over the batch alone: it needs at least two images
     per step.
 
-    Parameters
-    ----------
-    backbone : nn.Module
-        images -> (low, high): the stage at stride 4 and the last stage. Or images -> (middle, final, summary), see
-        `agmm.networks.transformers.VisionTransformer`.
-    head : DeepLabHead, EmbeddingHead, PyramidHead or LargeFOV
-        (low, high) -> (features, logits, inner features), all on one grid.
-    provenance : str
-        Which stem and which weights; part of what a result must report.
+    The backbone makes of images (low, high), the stage at stride 4 and the last one, or (middle, final, summary), see
+    `agmm.networks.transformers.VisionTransformer`; the head of (low, high) (features, logits, inner features), all on
+    one grid. ``provenance`` says which stem and which weights; it is part of what a result must report.
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        head: DeepLabHead | EmbeddingHead | PyramidHead | LargeFOV,
-        provenance: str,
+        self, backbone: nn.Module, head: DeepLabHead | EmbeddingHead | PyramidHead | LargeFOV, provenance: str
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -83,30 +64,16 @@ class Segmenter(nn.Module):
         return self.head.high_channels
 
     def forward(self, images: Tensor, inner: bool = False, views: Sequence[Tensor] | None = None) -> tuple[Any, ...]:
-        """Features and logits of a batch.
+        """Return features and logits of images (B, 3, H, W), in [0, 1] or normalized as the backbone's weights expect.
 
-        Parameters
-        ----------
-        images : (B, 3, H, W) float tensor
-            In [0, 1], or normalized as the backbone's weights expect.
-        inner : bool
-            Return what the decoder holds besides, too.
-        views : sequence of (B', 3, H', W') tensors, optional
-            Return `Tokens`, too, with the class tokens of these further images. Convolutional backbones have no such
-            tokens and leave them out.
+        Features (B, C, h, w) are those at stride 4, after the last ReLU and directly before the classifier, hence >= 0;
+        of a transformer the final patch tokens, of either sign. Logits (B, K, H, W) are upsampled to the size of the
+        images.
 
-        Returns
-        -------
-        features : (B, C, h, w) tensor
-            At stride 4, after the last ReLU and directly before the classifier, hence >= 0. Of a transformer the final
-            patch tokens, of either sign.
-        logits : (B, K, H, W) tensor
-            Before softmax, upsampled to the size of the images.
-        grid_logits, inner_features : (B, K, h, w) and (B, C', h, w) tensors
-            Only with ``inner``: the logits on the grid of the features, and the features before the decoder's last
-            convolution (of C' = C channels), with a transformer the input of its classifier.
-        tokens : Tokens
-            Only with ``views``.
+        With ``inner`` follow what the decoder holds besides: the logits (B, K, h, w) on the grid of the features, and
+        the features (B, C', h, w) before the decoder's last convolution (of C' = C channels), with a transformer the
+        input of its classifier. With ``views``, (B', 3, H', W') each, follow the `Tokens`, with the class tokens of
+        these further images; convolutional backbones have no such tokens and leave them out.
         """
         low, high, *summary = self.backbone(images)
         features, grid_logits, inner_features = self.head(low, high)
@@ -166,15 +133,9 @@ class ResidualBlock(nn.Module):
 class TagClassifier(nn.Module):
     """Image tags from a backbone: global max pooling and one linear layer.
 
-    The embedded data's counterpart of ImageNet classification: train this, then hand
-    ``tagger.backbone.state_dict()`` to the backbone of a new `Segmenter`.
-
-    Parameters
-    ----------
-    net : Segmenter
-        Its backbone is shared, not copied; its head is not used.
-    num_tags : int
-        Classes that an image can have; usually K without the background.
+    The embedded data's counterpart of ImageNet classification: train this, then hand ``tagger.backbone.state_dict()``
+    to the backbone of a new `Segmenter`. The backbone of ``net`` is shared, not copied; its head is not used. Tags are
+    the classes that an image can have, usually K without the background.
     """
 
     def __init__(self, net: Segmenter, num_tags: int) -> None:

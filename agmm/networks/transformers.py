@@ -22,21 +22,12 @@ class VisionTransformer(nn.Module):
     """Tokens of image patches and a class token, through blocks of attention and perceptrons.
 
     Nothing is dropped out, and nothing looks at several images at once. Position embeddings are frozen: sines and
-    cosines of two coordinates until weights bring others. Images whose sides are no multiples of the patch are enlarged
-    to the next ones (bilinear), so that the grid of tokens covers exactly the image.
+    cosines of two coordinates until weights bring others. They are stored for a square grid of side ``grid`` and
+    interpolated (bicubic) to others. Images whose sides are no multiples of the patch are enlarged to the next ones
+    (bilinear), so that the grid of tokens covers exactly the image.
 
-    Parameters
-    ----------
-    patch_embed : nn.Module
-        (B, 3, H, W) -> (B, dim, H / patch, W / patch).
-    patch : int
-        Its stride, in pixels.
-    dim, depth, heads : int
-        Channels, blocks, heads of the attention.
-    grid : int
-        Side of the grid for which position embeddings are stored; others are interpolated (bicubic).
-    mlp_ratio : int
-        Hidden channels of the perceptrons, in multiples of ``dim``.
+    ``patch_embed`` is (B, 3, H, W) -> (B, dim, H / patch, W / patch), with a stride of ``patch`` pixels. The
+    perceptrons have ``mlp_ratio`` times ``dim`` hidden channels.
     """
 
     pos_embed: Tensor
@@ -54,7 +45,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of (B, 3, H, W) images, with h = H / patch, rounded up.
+        """Return the tokens of (B, 3, H, W) images, with h = H / patch, rounded up.
 
         Patch tokens (B, dim, h, w) after block `MIDDLE`, not normalized; patch tokens (B, dim, h, w) after the last
         LayerNorm; and the class token (B, dim) after it.
@@ -72,7 +63,7 @@ class VisionTransformer(nn.Module):
         return middle, final, self.norm(x[:, 0])
 
     def positions(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Position embeddings of the class token (1, 1, dim) and of a grid of (h, w) patches (1, h w, dim)."""
+        """Return position embeddings of the class token (1, 1, dim) and of a grid of (h, w) patches (1, h w, dim)."""
         first, others = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         if size != (self.grid, self.grid):
             stored = others.transpose(1, 2).unflatten(2, (self.grid, self.grid))
@@ -111,15 +102,8 @@ class Block(nn.Module):
 class LargeFOV(nn.Module):
     """Decoder of two dilated 3x3 convolutions with ReLU and a 1x1 classifier, without biases and norms.
 
-    The "large field of view" of DeepLab (Chen et al., TPAMI 2018), as in ToCo. Convolutions keep PyTorch's default
-    initialization.
-
-    Parameters
-    ----------
-    dim, num_classes : int
-        Channels of the tokens, and K.
-    channels, dilation : int
-        Of the two convolutions.
+    The "large field of view" of DeepLab (Chen et al., TPAMI 2018), as in ToCo, on tokens of ``dim`` channels.
+    Convolutions keep PyTorch's default initialization.
     """
 
     align_corners = False
@@ -132,7 +116,7 @@ class LargeFOV(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
 
     def forward(self, middle: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final tokens (B, dim, h, w) as they are, logits (B, K, h, w), input (B, channels, h, w) of the classifier.
+        """Return tokens (B, dim, h, w) as they are, logits (B, K, h, w), input (B, channels, h, w) of the classifier.
 
         The tokens of the middle have no part in segmentation.
         """

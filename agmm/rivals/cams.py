@@ -36,22 +36,12 @@ def multi_scale(
 ) -> tuple[Tensor, Tensor | None]:
     """Sum CAMs over scales, each the larger of a view's and its mirror image's, to [0, 1) per image and class.
 
-    (B, K - 1, H, W) float32: those of the last tokens, and those of the middle ones or None.
+    (B, K - 1, H, W) float32 of network input (B, 3, H, W): those of the last tokens, with the classifier's ``weight``
+    (K - 1, C, 1, 1), and those of the middle ones with that of the ``auxiliary`` one, or None. Classes that an image
+    does not show reach as high as those that it does; multiply by its tags.
 
-    Classes that an image does not show reach as high as those that it does; multiply by its tags.
-
-    Parameters
-    ----------
-    net : Segmenter
-        Not wrapped for several processes. It runs in eval mode, so that the views leave its batch statistics alone, and
-        gets back the mode it had.
-    images : Tensor (B, 3, H, W)
-        Network input.
-    weight : Tensor (K - 1, C, 1, 1)
-        Of the classifier on the last tokens.
-    auxiliary : Tensor (K - 1, C, 1, 1), optional
-        Of the classifier on the middle ones.
-    scales : sequence of float
+    The network is not wrapped for several processes. It runs in eval mode, so that the views leave its batch statistics
+    alone, and gets back the mode it had.
     """
     size, training = images.shape[-2:], net.training
     classifiers = [weight] if auxiliary is None else [weight, auxiliary]
@@ -101,22 +91,12 @@ def refined_labels(
     scale: float = 0.5,
     dilations: Sequence[int] = DILATIONS,
 ) -> Tensor:
-    """`plain_labels` (B, H, W) along the image's edges: maps compete with each threshold as the background's score.
+    """Make labels (B, H, W) along the image's edges: maps compete with each threshold as the background's score.
 
-    A high score of the background leaves confident foreground only, a low one confident background only.
-
-    Parameters
-    ----------
-    maps : Tensor (B, K - 1, H, W)
-    tags : Tensor (B, K - 1) bool
-        Other classes take no part.
-    images : Tensor (B, 3, H, W)
-        RGB in [0, 1], not normalized. Rounded to 8 bits (ours; the released code rounds down).
-    high, low : float
-    scale : float
-        Size at which is refined.
-    dilations : sequence of int
-        See `refine`.
+    A high score of the background leaves confident foreground only, a low one confident background only. Of the maps
+    (B, K - 1, H, W) only those of the ``tags`` (B, K - 1) bool take part. ``images`` (B, 3, H, W) are RGB in [0, 1],
+    not normalized, rounded to 8 bits (ours; the released code rounds down). They are refined at ``scale`` times their
+    size, over neighbors at ``dilations``, see `refine`.
     """
     size = maps.shape[-2:]
     reduced = int(size[0] * scale), int(size[1] * scale)
@@ -135,7 +115,7 @@ def refined_labels(
 
 
 def refine(images: Tensor, masks: Tensor, dilations: Sequence[int] = DILATIONS, iterations: int = ITERATIONS) -> Tensor:
-    """Pixel-adaptive refinement (PAR): masks (B, n, h, w) averaged over neighbors of similar color, repeatedly.
+    """Average masks (B, n, h, w) over neighbors of similar color, repeatedly: pixel-adaptive refinement (PAR).
 
     ``M_i <- sum_j w_ij M_j`` over the 3x3 neighborhoods of all dilations in images (B, 3, h, w), with the weights of
     `affinities`, which sum to 1.01 as in the released code. Beyond the border its pixels repeat.

@@ -44,33 +44,18 @@ def pairwise_energy(
     backend: Backend = "lattice",
     unlabeled: Tensor | None = None,
 ) -> Tensor:
-    """Return ``-sum_k S_k' W S_k``, averaged over images, not weighted.
+    """Return ``-sum_k S_k' W S_k``, averaged over images, not weighted: a sum over pairs of pixels, see `at_crop_size`.
+
+    Probabilities S (B, K, H, W) are the softmax of the segmentation, ``images`` (B, 3, H, W) RGB in 0 … 255. In the
+    ``region`` (B, H, W) bool are the pixels that take part: the image, not its padding; 0, with a graph, if it is
+    empty. ``sigma_rgb`` is in gray levels, ``sigma_xy`` in pixels of the unreduced image, ``scale`` at most 1.
 
     As in the official code, all maps are first reduced by ``scale``, images and region by nearest neighbor,
     probabilities bilinearly; the region masks the probabilities before the filter and the gradient after it; and the
     gradient is ``-2 W S``, of which the lattice's is only close to the derivative, as its W is not quite symmetric.
 
-    Parameters
-    ----------
-    probabilities : Tensor (B, K, H, W)
-        Softmax of the segmentation.
-    images : Tensor (B, 3, H, W)
-        RGB in 0 … 255.
-    region : Tensor (B, H, W) bool
-        Pixels that take part: the image, not its padding.
-    sigma_rgb, sigma_xy : float
-        In gray levels, and in pixels of the unreduced image.
-    scale : float
-        At most 1.
-    backend : {"lattice", "exact"}
-    unlabeled : Tensor (B, H, W) bool, optional
-        Gate of the energy (ToCo, AFA): 1 at these pixels, elsewhere what the segmentation lacks of certainty,
-        ``1 - max_k S_k``; it is taken as constant.
-
-    Returns
-    -------
-    Tensor ()
-        A sum over pairs of pixels, hence large, see `at_crop_size`. 0, with a graph, if the region is empty.
+    ``unlabeled`` (B, H, W) bool makes a gate of the energy (ToCo, AFA): 1 at these pixels, elsewhere what the
+    segmentation lacks of certainty, ``1 - max_k S_k``; it is taken as constant.
     """
     with torch.autocast(probabilities.device.type, enabled=False):
         segmentation, mask = full_precision(probabilities), region.unsqueeze(1)
@@ -132,23 +117,16 @@ def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: Si
 class DenseCRFLoss(Objective):
     """Partial cross-entropy and the DenseCRF loss, trained together from the start (Tang et al. 2018).
 
-    Parameters
-    ----------
-    num_classes : int
-    weight : float, optional
-        Of the DenseCRF loss; default: the backend's of `WEIGHTS`.
-    sigma_rgb, sigma_xy, scale, backend
-        See `pairwise_energy`. Another scale than 0.5 needs another weight.
-    size_rule : {"fixed_sigma", "scaled_sigma", "as_given"}
-        How the weight follows the crop, see `at_crop_size`.
+    For ``sigma_rgb``, ``sigma_xy``, ``scale`` and ``backend`` see `pairwise_energy`; another scale than 0.5 needs
+    another weight.
     """
 
     num_classes: int
-    weight: float | None = None
+    weight: float | None = None  # of the DenseCRF loss; default: the backend's of `WEIGHTS`
     sigma_rgb: float = 15.0
     sigma_xy: float = 100.0
     scale: float = 0.5
-    size_rule: SizeRule = "fixed_sigma"
+    size_rule: SizeRule = "fixed_sigma"  # how the weight follows the crop, see `at_crop_size`
     backend: Backend = "lattice"
 
     needs = ("images",)

@@ -5,9 +5,11 @@ learns to classify image tags; where it looks is refined into pseudo labels, on 
 segmentation in the same run. With partial cross-entropy this is ToCo, with a mixture AGMM or AGMM++ on tags (TPAMI
 2025, Eq. 17).
 
-B is the batch, K the classes with the background, which must be code 0; tags are the other K - 1.
+B is the batch, K the classes with the background, which must be code 0; tags are the other K - 1. (h, w) is the grid
+of the tokens.
 """
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import cache
@@ -18,15 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm import evaluation
-from agmm.codes import VOID
+from agmm.codes import UNLABELED, VOID
 from agmm.evaluation import Normalization
 from agmm.networks import Tokens
 from agmm.objectives import Objective, Output, full_precision, one_of
 from agmm.objectives.common import Batch
-from agmm.rivals import cams, tag_losses
+from agmm.rivals import cams, crf_loss
 
 ENERGY_WEIGHT = 1e-7
 """Factor in the term ``reg``, besides its weight: the energy is a sum over pairs of pixels."""
+
+TEACHER_MOMENTUM = 0.9
 
 GLOBAL_SCALE = (0.4, 1.0)
 """Share of the area that the second global view shows."""
@@ -34,50 +38,25 @@ GLOBAL_SCALE = (0.4, 1.0)
 
 @dataclass(frozen=True)
 class Options:
-    """How a run learns from image tags; the defaults are ToCo's on VOC.
+    """How a run learns from image tags; the defaults are ToCo's on VOC. Weights of 0 leave a term out."""
 
-    Attributes
-    ----------
-    high, low : float
-        Activation above which a pixel is foreground, and up to which it is background.
-    background : float
-        Activation up to which a CAM says background where CAMs are evaluated.
-    warmup_steps : int
-        Steps before the pseudo labels train the segmentation (COCO: 8,000).
-    auxiliary_until : int
-        Step before which pseudo labels come from the auxiliary CAMs and no tokens are contrasted (COCO: 12,000).
-    seg, reg, ptc, ctc : float
-        Weights of the objective on pseudo labels, of the gated energy, of patch and class token contrast; 0 leaves a
-        term out. Convolutional networks have no tokens to contrast.
-    scales : tuple of float
-        Of the CAMs.
-    refine : bool
-        Refine pseudo labels along the image's edges, at ``refine_scale`` of its size over neighbors at ``dilations``.
-    temperature : float
-        Of class token contrast (COCO: 1.0).
-    photometric : bool
-        Change the colors of the training crops.
-    local_crops, local_size : int
-        Local views of class token contrast: number and side.
-    """
-
-    high: float = 0.7
-    low: float = 0.25
-    background: float = 0.5
-    warmup_steps: int = 2000
-    auxiliary_until: int = 0
-    seg: float = 0.1
-    reg: float = 0.05
-    ptc: float = 0.2
-    ctc: float = 0.5
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5)
-    refine: bool = True
-    refine_scale: float = 0.5
-    dilations: tuple[int, ...] = cams.DILATIONS
-    temperature: float = 0.5
-    photometric: bool = True
-    local_crops: int = 8
-    local_size: int = 96
+    high: float = 0.7  # activation above which a pixel is foreground
+    low: float = 0.25  # activation up to which it is background
+    background: float = 0.5  # activation up to which a CAM says background where CAMs are evaluated
+    warmup_steps: int = 2000  # before the pseudo labels train the segmentation (COCO: 8,000)
+    auxiliary_until: int = 0  # step before which auxiliary CAMs make labels and no tokens are contrasted (COCO: 12,000)
+    seg: float = 0.1  # weight of the objective on pseudo labels
+    reg: float = 0.05  # weight of the gated energy
+    ptc: float = 0.2  # weight of patch token contrast; convolutional networks have no tokens to contrast
+    ctc: float = 0.5  # weight of class token contrast
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5)  # of the CAMs
+    refine: bool = True  # whether to refine pseudo labels along the image's edges
+    refine_scale: float = 0.5  # size at which they are refined, relative to the image
+    dilations: tuple[int, ...] = cams.DILATIONS  # distances of the neighbors that refine
+    temperature: float = 0.5  # of class token contrast (COCO: 1.0)
+    photometric: bool = True  # whether to change the colors of the training crops
+    local_crops: int = 8  # number of local views of class token contrast
+    local_size: int = 96  # side of the local views
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
@@ -102,18 +81,9 @@ class FromTags(Objective, nn.Module):
 
         cls + cls_aux + ptc * PTC + ctc * CTC + seg * (the objective's loss) + reg * (gated energy)
 
-    Parameters
-    ----------
-    inner : objective
-        Trains the segmentation on the pseudo labels; `tag_losses.balanced_cross_entropy` replaces its term ``seg``.
-    num_classes : int
-        K.
-    options : Options
-    token_channels : int
-        C of `networks.Tokens`.
-    transformer : bool
-        Whether the network has middle tokens and class tokens. Without them there is no auxiliary classifier and no
-        token contrast.
+    The ``inner`` objective trains the segmentation on the pseudo labels; `balanced_cross_entropy` replaces its term
+    ``seg``. ``token_channels`` is C of `networks.Tokens`. Without a ``transformer`` the network has no middle tokens
+    and class tokens, hence there is no auxiliary classifier and no token contrast.
     """
 
     def __init__(
@@ -123,26 +93,16 @@ class FromTags(Objective, nn.Module):
         self.inner, self.num_classes, self.options = inner, num_classes, options
         self.classifier = nn.Conv2d(token_channels, num_classes - 1, 1, bias=False)
         self.auxiliary = nn.Conv2d(token_channels, num_classes - 1, 1, bias=False) if transformer else None
-        self.student = tag_losses.ContrastHead(token_channels) if transformer and options.ctc else None
+        self.student = ContrastHead(token_channels) if transformer and options.ctc else None
         self.teacher = deepcopy(self.student).requires_grad_(False) if self.student is not None else None
 
     def learn(self, module: nn.Module, batch: Batch, normalization: Normalization | None = None) -> Output:
         """Return the loss of a microbatch, from one forward pass of ``module`` with gradient and several without.
 
-        Parameters
-        ----------
-        module : nn.Module
-            The network, or it wrapped for several processes.
-        batch : Batch
-            Its labels say what is padding (``VOID``); its image classes are tags, the background among them.
-        normalization : Normalization, optional
-            That of the images.
-
-        Returns
-        -------
-        Output
-            The terms are cls, cls_aux, ptc, ctc, the objective's, and reg, as far as they are asked for; 0 before they
-            begin. ``reg`` is the energy times `ENERGY_WEIGHT`.
+        ``module`` is the network, or it wrapped for several processes. The batch's labels say what is padding
+        (``VOID``), its image classes are tags, the background among them; its images have the ``normalization``. The
+        terms are cls, cls_aux, ptc, ctc, the objective's, and reg, as far as they are asked for; 0 before they begin.
+        ``reg`` is the energy times `ENERGY_WEIGHT`.
         """
         o, tags, net = self.options, batch.image_classes[:, 1:], getattr(module, "module", module)
         colors, inputs = evaluation.denormalize(batch.images, normalization), batch.images
@@ -209,7 +169,7 @@ class FromTags(Objective, nn.Module):
     def _views(
         self, source: Tensor, middle: Tensor | None, normalization: Normalization | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Network inputs of the further views of images (B, 3, H, W), and which of all views (B, V) are positive.
+        """Return network inputs of further views of images (B, 3, H, W), and which of all views (B, V) are positive.
 
         A view is positive if it shows more than background, by the auxiliary CAMs ``middle`` (B, K - 1, H, W).
         """
@@ -227,22 +187,22 @@ class FromTags(Objective, nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Terms that learn tags (B, K - 1) and contrast tokens, and their weighted sum."""
         o, final = self.options, full_precision(tokens.final)
-        terms = {"cls": tag_losses.tag_loss(self.classifier, final, tags)}
+        terms = {"cls": tag_loss(self.classifier, final, tags)}
         if self.auxiliary is not None and tokens.middle is not None:
-            terms["cls_aux"] = tag_losses.tag_loss(self.auxiliary, full_precision(tokens.middle), tags)
+            terms["cls_aux"] = tag_loss(self.auxiliary, full_precision(tokens.middle), tags)
         if o.ptc and middle is not None:
             grid = final.shape[-2:]
             activation = F.interpolate(middle, size=grid, mode="bilinear", align_corners=False)
             padding = F.interpolate(void[:, None].float(), size=grid, mode="nearest-exact")[:, 0] > 0
             labels = cams.plain_labels(activation, o.high, o.low).masked_fill(padding, VOID)
-            terms["ptc"] = tag_losses.patch_contrast(final, labels)
+            terms["ptc"] = patch_contrast(final, labels)
         if positive is not None and self.student is not None and self.teacher is not None:
             self.teacher.follow(self.student)
             whole, second, local = (full_precision(summary) for summary in tokens.summaries)
             all_views = torch.cat([whole[:, None], second[:, None], local.unflatten(0, (len(whole), -1))], 1)
             with torch.no_grad():
                 reference = self.teacher(all_views[:, :2])
-            terms["ctc"] = tag_losses.class_contrast(reference, self.student(all_views), positive, o.temperature)
+            terms["ctc"] = class_contrast(reference, self.student(all_views), positive, o.temperature)
         weights = {"ptc": o.ptc, "ctc": o.ctc}
         return terms, torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
@@ -250,13 +210,117 @@ class FromTags(Objective, nn.Module):
         """The objective's output with the balanced cross-entropy in the place of its own, and the gated energy."""
         o, terms, loss = self.options, dict(inner.terms), inner.loss
         if "seg" in terms:
-            seg = tag_losses.balanced_cross_entropy(logits, labels, self.num_classes)
+            seg = balanced_cross_entropy(logits, labels, self.num_classes)
             loss, terms["seg"] = loss - terms["seg"] + seg, seg
         loss = o.seg * loss
         if o.reg:
-            terms["reg"] = ENERGY_WEIGHT * tag_losses.gated_energy(logits, colors, labels)
+            terms["reg"] = ENERGY_WEIGHT * gated_energy(logits, colors, labels)
             loss = loss + o.reg * terms["reg"]
         return Output(loss, terms)
+
+
+# --- Loss terms -------------------------------------------------------------------------------------------------------
+
+
+class ContrastHead(nn.Module):
+    """Class tokens (..., C) to vectors (..., 1024) that are contrasted: an MLP and a linear layer of unit rows."""
+
+    def __init__(self, channels: int, hidden: int = 2048, bottleneck: int = 256, out: int = 1024) -> None:
+        super().__init__()
+        layers = nn.Linear(channels, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)
+        for layer in layers:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+        self.directions = nn.Parameter(nn.init.trunc_normal_(torch.empty(out, bottleneck), std=0.02))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Inner products of the normalized vector with every direction."""
+        return F.linear(F.normalize(self.mlp(tokens), dim=-1), F.normalize(self.directions, dim=-1))
+
+    @torch.no_grad()
+    def follow(self, other: "ContrastHead", momentum: float = TEACHER_MOMENTUM) -> None:
+        """Move the parameters towards another head's."""
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - momentum)
+
+
+def tag_loss(classifier: nn.Module, tokens: Tensor, tags: Tensor) -> Tensor:
+    """Average the binary cross-entropy of every tag over tags (B, K - 1) and images (ToCo, cls).
+
+    ``-t log sigmoid(z) - (1 - t) log(1 - sigmoid(z))`` with ``z = classifier(max over (h, w) of tokens (B, C, h, w))``.
+    """
+    logits = classifier(tokens.amax((2, 3), keepdim=True)).flatten(1)
+    return F.binary_cross_entropy_with_logits(logits, tags.to(logits))
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Average cross-entropy over the background and over the foreground, half each; an empty one is 0 (ToCo, seg).
+
+    ``-1/2 mean_{y = 0} log P_0 - 1/2 mean_{y > 0} log P_y`` of logits (B, K, H, W) and labels (B, H, W).
+    """
+    foreground = (labels > 0) & (labels < num_classes)
+    target = torch.where(foreground, labels, 0)
+    cross = F.cross_entropy(logits, target, reduction="none")
+    halves = ((cross * part).sum() / part.sum().clamp_min(1) for part in (labels == 0, foreground))
+    return 0.5 * sum(halves, logits.new_zeros(()))
+
+
+def patch_contrast(tokens: Tensor, labels: Tensor) -> Tensor:
+    """Ask tokens of equal labels to point along one line, and others at right angles (ToCo, PTC).
+
+    ``1/2 (1 - sum_{same} s_ij / (n_same + 1)) + 1/2 sum_{other} s_ij / (n_other + 1)`` with ``s_ij = |cos(x_i, x_j)|``
+    over the pairs of equal and of different labels of tokens (B, C, h, w); in [0, 1], 0.5 where there is no pair. Pairs
+    are of one image and counted over the batch. Labels (B, h, w) int64 are 0 … K-1, the background counts as a class;
+    tokens with another code take no part.
+    """
+    direction = F.normalize(tokens.flatten(2), dim=1)
+    similarity = (direction.transpose(1, 2) @ direction).abs()
+    flat = labels.flatten(1)
+    known = flat < UNLABELED
+    pairs = known[:, :, None] & known[:, None] & ~torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
+    equal = flat[:, :, None] == flat[:, None]
+    same, other = pairs & equal, pairs & ~equal
+    near, far = ((similarity * which).sum() / (which.sum() + 1) for which in (same, other))
+    return 0.5 * (1 - near) + 0.5 * far
+
+
+def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """Ask global views to agree with views that show more than background, not with the others (ToCo, CTC).
+
+    With ``e_gi = exp(t_g . s_i / tau)`` of the teacher's vector of a global view g (``reference`` (B, 2, D), without
+    gradient) and the student's of any view i (B, V, D), and the sum ``N_g`` of ``e_gi`` over the views that are not
+    ``positive`` (B, V), an image's loss is the mean over g of
+
+        (sum_{positive i} log((e_gi + N_g + 1e-4) / e_gi) + log(1 + N_g + 1e-4)) / (number of positives + 1e-4)
+
+    Its last logarithm, of the released code, pushes negatives once more without a positive to compare with. Computed
+    from logarithms, so that no exponential overflows.
+    """
+    e = reference @ student.transpose(1, 2) / temperature
+    negative = e.masked_fill(positive[:, None], -torch.inf)
+    negatives = torch.logsumexp(F.pad(negative, (0, 1), value=math.log(1e-4)), 2, keepdim=True)
+    pulled = ((torch.logaddexp(e, negatives) - e) * positive[:, None]).sum(2)
+    pushed = torch.logaddexp(torch.zeros_like(negatives), negatives)[..., 0]
+    return ((pulled + pushed).mean(1) / (positive.sum(1) + 1e-4)).mean()
+
+
+def gated_energy(
+    logits: Tensor, colors: Tensor, labels: Tensor, backend: crf_loss.Backend = "lattice", sigma_xy: float = 100.0
+) -> Tensor:
+    """Return the dense-CRF energy where pseudo labels are missing or the segmentation is uncertain (ToCo, AFA; reg).
+
+    Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W), of which ``VOID`` takes
+    no part; see `crf_loss.pairwise_energy`.
+    """
+    return crf_loss.pairwise_energy(
+        logits.softmax(1),
+        (255 * colors).round(),
+        labels != VOID,
+        sigma_xy=sigma_xy,
+        backend=backend,
+        unlabeled=labels == UNLABELED,
+    )
 
 
 # --- Further views ----------------------------------------------------------------------------------------------------
@@ -279,22 +343,11 @@ def second_global(images: Tensor) -> Tensor:
 
 
 def local_crops(images: Tensor, states: Tensor, count: int, side: int) -> tuple[Tensor, Tensor]:
-    """Cut small crops around pixels that are not certain to be foreground.
+    """Cut small crops (B, count, 3, side, side) around pixels that are not certain to be foreground.
 
-    Parameters
-    ----------
-    images : Tensor (B, 3, H, W)
-    states : Tensor (B, H, W) int64
-        0: background, 1: uncertain, 2: foreground.
-    count, side : int
-        Number of crops of an image, and their size.
-
-    Returns
-    -------
-    crops : Tensor (B, count, 3, side, side)
-        Where fewer than ``count`` places have a state of at most 1, the crops lie anywhere.
-    positive : Tensor (B, count) bool
-        Whether a crop shows more than background: its mean state exceeds 0.2.
+    ``states`` (B, H, W) int64 are 0: background, 1: uncertain, 2: foreground. Where fewer than ``count`` places have a
+    state of at most 1, the crops lie anywhere. Besides, return which (B, count) are positive, which show more than
+    background: their mean state exceeds 0.2.
     """
     height, width = states.shape[1:]
     if side >= min(height, width):

@@ -30,27 +30,13 @@ from agmm.objectives import Objective, Output, batch_loss
 
 @dataclass(frozen=True)
 class Forest:
-    """Minimum spanning trees of a batch, in breadth-first order: every parent precedes its children.
+    """Minimum spanning trees of a batch, in breadth-first order: every parent precedes its children."""
 
-    Attributes
-    ----------
-    order : Tensor (N,) int64
-        Vertex at each position of the order; the first B are the roots, the first pixels of the images.
-    position : Tensor (N,) int64
-        Inverse of ``order``.
-    parent : Tensor (N,) int64
-        Position of the parent of each position; 0 for the roots, whose edge weight is 0.
-    edge : Tensor (N - B,) int64
-        Edge from each position after the roots to its parent: an index into flattened `edge_costs`.
-    levels : tuple of int
-        Number of positions of each depth.
-    """
-
-    order: Tensor
-    position: Tensor
-    parent: Tensor
-    edge: Tensor
-    levels: tuple[int, ...]
+    order: Tensor  # (N,) int64: vertex at each position; the first B are the roots, the images' first pixels
+    position: Tensor  # (N,) int64: inverse of ``order``
+    parent: Tensor  # (N,) int64: position of each position's parent; 0 for roots, whose edge weight is 0
+    edge: Tensor  # (N - B,) int64: index into flattened `edge_costs` of the edge from each but the roots to its parent
+    levels: tuple[int, ...]  # number of positions of each depth
 
 
 def edge_costs(guide: Tensor) -> Tensor:
@@ -125,31 +111,19 @@ def smooth_along(x: Tensor, guide: Tensor, sigma: float = 1.0) -> Tensor:
 
 
 def tree_energy_loss(
-    logits: Tensor,
-    images: Tensor,
-    unlabeled: Tensor,
-    embedding: Tensor | None = None,
-    *,
-    sigma: float = 0.02,
+    logits: Tensor, images: Tensor, unlabeled: Tensor, embedding: Tensor | None = None, *, sigma: float = 0.02
 ) -> Tensor:
     """Average the L1 distance of probabilities to their smoothed form over unlabeled pixels: (), with a graph.
+
+    Logits (B, K, h, w) are those of the decoder, at its resolution. Images (B, 3, H, W) are RGB in [0, 1], not
+    normalized, and resized to the grid; their tree passes no gradient. ``unlabeled`` (B, H, W) bool are pixels without
+    annotation that are not void; the nearest one counts for a pixel of the grid. The embedding (B, C, h, w) guides the
+    second, high-level tree, which is left out without it. ``sigma`` is the bandwidth of the colors; the official code
+    has 0.02 on VOC, 0.002 on Cityscapes and ADE20K.
 
     As in the official code, the absolute differences are summed over classes, the smoothed form is not detached, and
     the filters see every pixel, labeled and void ones too. The average is always over the batch at hand, and exactly 0
     where no pixel of the grid is unlabeled.
-
-    Parameters
-    ----------
-    logits : Tensor (B, K, h, w)
-        Before softmax, at the resolution of the decoder.
-    images : Tensor (B, 3, H, W)
-        RGB in [0, 1], not normalized; resized to the grid. Their tree passes no gradient.
-    unlabeled : Tensor (B, H, W) bool
-        Pixels without annotation that are not void; the nearest one counts for a pixel of the grid.
-    embedding : Tensor (B, C, h, w), optional
-        Guide of the second, high-level tree, which is left out without it.
-    sigma : float
-        Bandwidth of the colors; the official code has 0.02 on VOC, 0.002 on Cityscapes and ADE20K.
     """
     p, size = logits.softmax(1), logits.shape[2:]
     colors = F.interpolate(images.detach().to(p.dtype), size=size, mode="bilinear", align_corners=False)
@@ -166,25 +140,13 @@ class TreeEnergy(Objective, nn.Module):
 
     Its parameters, the layer that makes the embedding, exist in training only. The embedding is made from the decoder's
     features before its last convolution, as in the official code.
-
-    Parameters
-    ----------
-    num_classes : int
-    in_channels : int
-        C of the decoder's features and of the embedding.
-    sigma : float
-        See `tree_energy_loss`.
-    weight : float
-        Factor on the tree energy loss.
-    high_level : bool
-        Whether to smooth along the tree of the embedding, too; without it there are no parameters.
     """
 
     num_classes: int
-    in_channels: int = 256
-    sigma: float = 0.02
-    weight: float = 0.4
-    high_level: bool = True
+    in_channels: int = 256  # C of the decoder's features and of the embedding
+    sigma: float = 0.02  # see `tree_energy_loss`
+    weight: float = 0.4  # factor on the tree energy loss
+    high_level: bool = True  # smooth along the tree of the embedding, too; without it there are no parameters
 
     needs = ("images", "grid_logits", "inner_features")
 
@@ -212,14 +174,8 @@ class TreeEnergy(Objective, nn.Module):
     ) -> Output:
         """Return the terms seg and tree; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
-        Parameters
-        ----------
-        images : Tensor (B, 3, H, W)
-            RGB in [0, 1], not normalized.
-        grid_logits : Tensor (B, K, h, w)
-            The logits before they are upsampled.
-        inner_features : Tensor (B, C, h, w)
-            The decoder's features before its last convolution.
+        ``images`` (B, 3, H, W) are RGB in [0, 1], not normalized, ``grid_logits`` (B, K, h, w) the logits before they
+        are upsampled, ``inner_features`` (B, C, h, w) the decoder's before its last convolution.
         """
         seg = losses.partial_cross_entropy(logits, labels, counts)
         embedding = self.embed(inner_features) if self.embed is not None else None

@@ -14,8 +14,8 @@ from agmm.codes import VOID
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
 from agmm.objectives.common import Objective, Output, batch_loss, full_precision, one_of
-from agmm.rivals.spml import kmeans, relations, retrieval, walk
-from agmm.rivals.spml.segments import cut, on_grid
+from agmm.rivals.spml import relations, retrieval
+from agmm.rivals.spml.segments import cut, grid_colors, on_grid
 
 Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
 """Name, function from an index to labels, and number of images -> the labels of all, in memory or on disk."""
@@ -23,35 +23,29 @@ Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
 LEAST = 0.15
 """Share of votes below which the largest of a class does not count as all (released code)."""
 
+Walk = Literal["code", "paper"]
+
+STEPS: dict[Walk, int] = {"code": 64, "paper": 6}
+"""Steps of the whole walk. The released code squares the matrix six times."""
+
+GAMMA, BETA = 5.0, 20.0
+"""Sharpness of affinities, and the power that they are raised to."""
+
 
 @dataclass(frozen=True)
 class FirstStage:
-    """The network of the first stage, and how images are shown to it.
+    """The network of the first stage, and how images are shown to it."""
 
-    Attributes
-    ----------
-    net : callable
-        Images (B, 3, H, W) to features and logits.
-    device : torch.device
-        Where the network is.
-    side : int
-        Smaller images are padded right and below, with the mean color if they are normalized.
-    mirrored : sequence of int, optional
-        Class of each of the K in a mirror image, see `agmm.data.split.Split`.
-    normalization : Normalization, optional
-        Of the network's input.
-    """
-
-    net: Callable[[Tensor], tuple[Tensor, ...]]
+    net: Callable[[Tensor], tuple[Tensor, ...]]  # images (B, 3, H, W) to features and logits
     device: torch.device
-    side: int = 0
-    mirrored: Sequence[int] | None = None
+    side: int = 0  # smaller images are padded right and below, with the mean color if they are normalized
+    mirrored: Sequence[int] | None = None  # class of each of the K in a mirror image, see `agmm.data.split.Split`
     normalization: evaluation.Normalization | None = None
 
     def views(self, rgb: Tensor, scale: float = 1.0) -> tuple[list[Tensor], list[Tensor]]:
-        """Embeddings (C, H, W) and logits (K, H, W) of an image (1, H, W, 3), seen at a scale, and of its mirror image.
+        """Return two embeddings (C, H, W) and logits (K, H, W) of an image (1, H, W, 3) seen at a scale.
 
-        The latter are mirrored back.
+        The second ones are those of its mirror image, mirrored back.
         """
         inputs = evaluation.to_input(rgb, self.normalization)
         whole = inputs.shape[-2], inputs.shape[-1]
@@ -65,7 +59,7 @@ class FirstStage:
             [plain[:, :height, :width], turned.flip(-1)[:, :height, :width]] for plain, turned in (features, logits)
         )
         if scale != 1:
-            embeddings, scores = ([walk.on_grid(view, whole) for view in views] for views in (embeddings, scores))
+            embeddings, scores = ([resized(view, whole) for view in views] for views in (embeddings, scores))
         return embeddings, scores if self.mirrored is None else [scores[0], scores[1][list(self.mirrored)]]
 
 
@@ -87,43 +81,24 @@ def in_memory(name: str, make: Callable[[int], np.ndarray], number: int) -> np.n
 class SPMLClassifier(Objective):
     """Cross-entropy of the next classifier on refined labels; the embeddings stay those of the first stage.
 
-    Parameters
-    ----------
-    num_classes : int
-        K.
-    first : {"classifier", "nearest", "cam"}
-        What is refined: predictions of the first stage's classifier (VOC); of every segment the class of the nearest
-        annotated one in its image (DensePose); class activation maps (image tags).
-    walk : {"code", "paper", "none"}
-        Random walk that refines it, see `agmm.rivals.spml.walk.transitions`.
-    stride : int
-        Pixels of the image per pixel of the walk, along each side.
-    crf : str
-        Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that follows (released code); empty: there is none (paper).
-    clusters : (int, int)
-        Of the segments of ``first="nearest"``, see `agmm.rivals.spml.SPML`.
-    colors : bool
-        Whether they follow colors.
-    neighbors : int
-        Segments of all training images that then vote for the class of each segment (image tags: 20); 0: none do. What
-        a classifier predicts has no CRF before the votes, but after them.
-    cells : (int, int)
-        Rows and columns of the clusters of which these are.
-    scales, query_scales : tuple of float
-        At which images are seen to find the segments that vote, and those that are voted for.
+    ``first`` is what is refined: predictions of the first stage's classifier (VOC); "nearest", of every segment the
+    class of the nearest annotated one in its image (DensePose), of ``clusters`` that follow ``colors`` or not as in
+    `agmm.rivals.spml.SPML`; or class activation maps (image tags). A random ``walk`` refines it, see `transitions`.
+    Then the ``neighbors`` of each segment among those of all training images vote for its class (image tags: 20; 0:
+    none do). What a classifier predicts has no CRF before the votes, but after them.
     """
 
     num_classes: int
     walk: Literal["code", "paper", "none"] = "code"
-    stride: int = 8
-    crf: str = "deeplab"
+    stride: int = 8  # pixels of the image per pixel of the walk, along each side
+    crf: str = "deeplab"  # of `agmm.evaluation.crf.PARAMETERS`, refines last (released code); empty: none (paper)
     first: Literal["classifier", "nearest", "cam"] = "classifier"
     clusters: tuple[int, int] = (24, 24)
     colors: bool = True
     neighbors: int = 0
-    cells: tuple[int, int] = (12, 12)
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
-    query_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    cells: tuple[int, int] = (12, 12)  # rows and columns of the clusters that vote
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5)  # scales of the images whose segments vote
+    query_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # scales of the image that is voted for
 
     trains_classifier_only = True
 
@@ -131,7 +106,7 @@ class SPMLClassifier(Objective):
         for name in ("clusters", "cells", "scales", "query_scales"):
             setattr(self, name, tuple(getattr(self, name)))
         one_of("first", self.first, ("classifier", "nearest", "cam"))
-        one_of("walk", self.walk, (*walk.STEPS, "none"))
+        one_of("walk", self.walk, (*STEPS, "none"))
         one_of("crf", self.crf, ("", *fully_connected.PARAMETERS))
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1, not {self.stride}")
@@ -157,20 +132,11 @@ class SPMLClassifier(Objective):
         cams: Sequence[Mapping[int, np.ndarray]] | None = None,
         keep: Keep = in_memory,
     ) -> Arrays:
-        """Make labels (H, W) of training images for the next classifier.
+        """Make labels (H, W) of training images (H, W, 3) uint8 for the next classifier.
 
-        Parameters
-        ----------
-        first_stage : FirstStage
-        images : sequence of (H, W, 3) uint8 arrays
-        sparse : sequence of (H, W) uint8 arrays
-            Annotation; only its ``VOID`` stays.
-        image_classes : sequence of (K,) bool arrays
-            Classes that each image may have.
-        cams : sequence of dict, optional
-            Class activation maps, see `agmm.data.split.Split`; only with ``first="cam"``.
-        keep : Keep
-            Where labels stay, in one piece by default.
+        Of the annotation ``sparse`` (H, W) only ``VOID`` stays. ``image_classes`` (K,) bool are those that each image
+        may have, ``cams`` class activation maps (see `agmm.data.split.Split`), for ``first="cam"`` only. ``keep`` says
+        where labels stay, in memory by default.
         """
 
         def example(index: int) -> Example:
@@ -195,17 +161,17 @@ class SPMLClassifier(Objective):
         rgb, classes = example.rgb, example.image_classes
         embeddings, logits = first_stage.views(rgb)
         size = max(rgb.shape[1] // self.stride, 1), max(rgb.shape[2] // self.stride, 1)
-        embeddings = [walk.on_grid(view, size) for view in embeddings]
+        embeddings = [resized(view, size) for view in embeddings]
         if self.first == "nearest":
-            scores = walk.scaled([self._nearest_scores(view, example) for view in embeddings], classes)
+            scores = scaled([self._nearest_scores(view, example) for view in embeddings], classes)
         elif self.first == "cam":
-            scores = walk.on_grid(self._cam_scores(example), size) * classes[:, None, None]
+            scores = resized(self._cam_scores(example), size) * classes[:, None, None]
         else:
             # With votes to come the released code averages logits, else probabilities.
             views = [torch.stack(logits).mean(0)] if self.neighbors else logits
-            scores = walk.class_scores(views, size, classes)
+            scores = class_scores(views, size, classes)
         if self.walk != "none":
-            scores = walk.spread(scores, walk.transitions(walk.affinity(embeddings), walk=self.walk))
+            scores = spread(scores, transitions(affinity(embeddings), walk=self.walk))
         whole = F.interpolate(scores[None], rgb.shape[1:3], mode="bilinear", align_corners=False)
         return self._best(whole, example, crf=not (self.neighbors and self.first == "classifier"))
 
@@ -213,7 +179,7 @@ class SPMLClassifier(Objective):
         """Shares (K, h, w): of each pixel the class of the annotated segment that is nearest to its own."""
         size = (embeddings.shape[-2], embeddings.shape[-1])
         codes = on_grid(example.codes, size, "any")
-        colors = kmeans.colors(example.rgb.movedim(-1, 1).float(), size) if self.colors else None
+        colors = grid_colors(example.rgb.movedim(-1, 1).float(), size) if self.colors else None
         every = torch.ones(1, self.num_classes, dtype=torch.bool, device=codes.device)
         segments = cut(embeddings[None], codes, torch.zeros_like(codes), every, self.clusters, colors=colors)
         classes = relations.possible_classes(segments, self.num_classes, threshold=-1.0).to(embeddings)
@@ -228,7 +194,7 @@ class SPMLClassifier(Objective):
         maps = torch.zeros(self.num_classes - 1, *example.rgb.shape[1:3], device=example.rgb.device)
         for code, cam in example.cams.items():
             maps[code - 1] = torch.from_numpy(np.asarray(cam, np.float32)).to(maps.device)
-        return walk.cam_scores(maps, scale=1)
+        return cam_scores(maps, scale=1)
 
     def _bank(self, first_stage: FirstStage, rgb: Tensor, labels: Tensor) -> retrieval.Bank:
         """The segments of an image (1, H, W, 3) with labels (H, W), at all scales, without its mirror image."""
@@ -253,3 +219,50 @@ class SPMLClassifier(Objective):
             scores = evaluation.refine(shares, example.rgb, fully_connected.PARAMETERS[self.crf])
         best = evaluation.best_class(scores).masked_fill(example.codes == VOID, VOID)
         return best[0].cpu().numpy().astype(np.uint8)
+
+
+# --- Random walk of class scores along similar embeddings -------------------------------------------------------------
+
+
+def affinity(views: Sequence[Tensor]) -> Tensor:
+    """Average exp(gamma (cosine - 1)) over embeddings (C, h, w) of several views of an image: (h w, h w)."""
+    units = [F.normalize(embeddings.flatten(1), dim=0) for embeddings in views]
+    return torch.stack([(GAMMA * (unit.T @ unit - 1)).exp() for unit in units]).mean(0)
+
+
+def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> Tensor:
+    """Return the transition matrix (P, P) of the whole walk, whose columns sum to 1, from affinities A (P, P).
+
+    ``(A^beta / column sums)^steps``, with the power beta of each entry and the `STEPS` of the walk. The paper
+    normalizes before the power and not after it; columns normalized after it are the same either way.
+    """
+    powers = affinities**beta
+    return torch.linalg.matrix_power(powers / powers.sum(0), STEPS[walk])
+
+
+def class_scores(logits: Sequence[Tensor], size: tuple[int, int], image_classes: Tensor) -> Tensor:
+    """Return a classifier's scores (K, h, w) on the grid of the walk, from logits (K, H, W) of views, `scaled`."""
+    return scaled([resized(view, size).softmax(0) for view in logits], image_classes)
+
+
+def scaled(shares: Sequence[Tensor], image_classes: Tensor) -> Tensor:
+    """Average several views (K, h, w), each class's largest value 1; 0 for all but the image's classes (K,)."""
+    mean = torch.stack(list(shares)).mean(0)
+    return mean / mean.amax((1, 2), keepdim=True).clamp_min(torch.finfo(mean.dtype).tiny) * image_classes[:, None, None]
+
+
+def cam_scores(cams: Tensor, scale: float = 1 / 8, exponent: float = 6.0) -> Tensor:
+    """Return scores (K, h, w) of CAMs (K - 1, H, W) in 0 … 1 on the grid of the walk, the background's first."""
+    background = (1 - cams.amax(0, keepdim=True)) ** exponent
+    scores = torch.cat([background, cams])[None]
+    return F.interpolate(scores, scale_factor=scale, mode="bilinear", align_corners=False)[0]
+
+
+def spread(scores: Tensor, walk: Tensor) -> Tensor:
+    """Return scores (K, h, w) after the walk: those of every pixel are a mean of all pixels' scores."""
+    return (scores.flatten(1) @ walk).view_as(scores)
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (C, H, W) bilinearly to the grid of the walk."""
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]

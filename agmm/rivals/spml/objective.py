@@ -9,8 +9,8 @@ from torch import Tensor
 
 from agmm import losses
 from agmm.objectives.common import Objective, Output, batch_loss, one_of
-from agmm.rivals.spml import kmeans, relations
-from agmm.rivals.spml.segments import Prototypes, Segments, cut, gather, on_grid
+from agmm.rivals.spml import relations
+from agmm.rivals.spml.segments import Prototypes, Segments, cut, gather, grid_colors, on_grid
 
 
 @dataclass
@@ -21,39 +21,15 @@ class SPML(Objective):
 
         L = lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity
 
-    The classifier learns from detached embeddings, so it changes nothing but its own weights.
+    The classifier learns from detached embeddings, so it changes nothing but its own weights. A weight of 0 leaves a
+    relation out; the concentrations kappa are at most 300.
 
     Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
     labels, see `agmm.training.presets`. Segments are those of the tensors at hand, a microbatch, and of the
     microbatches of the other processes of a training, as the released code gathers them from all its devices.
 
-    Parameters
-    ----------
-    num_classes : int
-        K.
-    lambda_c, lambda_i, lambda_o, lambda_a : float
-        Weights of the relations; 0 leaves one out.
-    kappa_c, kappa_i, kappa_o, kappa_a : float
-        Concentrations, at most 300.
-    clusters : (int, int)
-        Rows and columns of the grid with which k-means begins.
-    iterations : int
-        Of k-means.
-    memory : int
-        Steps whose segments are remembered; those of the same epoch only, so that a run can resume.
-    background : int or None
-        The class that is no foreground in co-occurrence, None if there is none.
-    located : bool
-        Relation I compares vectors with their location (VOC) or without (DensePose).
-    threshold : float
-        Least cosine at which a segment takes the class of its nearest annotated one (relation A).
-    colors : bool
-        Whether clusters and the lookup of relation A follow colors, too (DensePose).
-    regions : str
-        Over-segmentation of the images, see `agmm.data.regions.regions`.
-    grid_labels : {"nearest", "any"}
-        Labels on the grid of the embeddings, see `segments.on_grid`: as in the released code, which has wider labels
-        than its grid is, or ours for clicks of one pixel.
+    ``grid_labels`` says how labels come to the grid of the embeddings, see `segments.on_grid`: "nearest" as in the
+    released code, which has wider labels than its grid is, or "any" (ours) for clicks of one pixel.
     """
 
     num_classes: int
@@ -65,14 +41,14 @@ class SPML(Objective):
     kappa_i: float = 16.0
     kappa_o: float = 12.0
     kappa_a: float = 12.0
-    clusters: tuple[int, int] = (6, 6)
-    iterations: int = 10
-    memory: int = 2
-    background: int | None = 0
-    located: bool = True
-    threshold: float = 0.95
-    colors: bool = False
-    regions: str = "felzenszwalb"
+    clusters: tuple[int, int] = (6, 6)  # rows and columns of the grid with which k-means begins
+    iterations: int = 10  # of k-means
+    memory: int = 2  # steps whose segments are remembered; those of one epoch only, so that a run can resume
+    background: int | None = 0  # the class that is no foreground in co-occurrence, None if there is none
+    located: bool = True  # whether relation I compares vectors with their location (VOC; DensePose: without)
+    threshold: float = 0.95  # least cosine at which a segment takes the class of its nearest annotated one (relation A)
+    colors: bool = False  # whether clusters and the lookup of relation A follow colors, too (DensePose)
+    regions: str = "felzenszwalb"  # over-segmentation of the images, see `agmm.data.regions.regions`
     grid_labels: Literal["nearest", "any"] = "nearest"
 
     needs = ("regions", "images")
@@ -102,22 +78,14 @@ class SPML(Objective):
     ) -> Output:
         """Return the loss of a batch, whose segments are remembered where gradients are wanted.
 
-        Terms are classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight. See
-        `batch_loss` for the other arguments; ``counts`` divide the classifier's mean, the relations are means over the
-        pixels given here.
-
-        Parameters
-        ----------
-        features : (B, C, h, w) Tensor
-            Embeddings before they are normalized.
-        regions : (B, H, W) int64 Tensor
-            Regions of an over-segmentation.
-        images : (B, 3, H, W) Tensor, optional
-            Only with ``colors``.
+        Terms are classifier, annotation, low_level, cooccurrence and affinity, as far as they have a weight.
+        ``features`` (B, C, h, w) are embeddings before they are normalized, ``regions`` (B, H, W) int64 those of an
+        over-segmentation, ``images`` (B, 3, H, W) are needed with ``colors`` only. For the others see `batch_loss`;
+        ``counts`` divide the classifier's mean, the relations are means over the pixels given here.
         """
         grid = (features.shape[-2], features.shape[-1])
         codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
-        colors = kmeans.colors(images, grid) if self.colors and images is not None else None
+        colors = grid_colors(images, grid) if self.colors and images is not None else None
         segments = cut(features, *codes, image_classes, self.clusters, self.iterations, colors)
         classes = relations.possible_classes(segments, self.num_classes, self.threshold) if self.lambda_a else None
         batch, classes = gather(segments.prototypes, len(features), classes)
@@ -141,9 +109,8 @@ class SPML(Objective):
         if self.lambda_i:
             terms["low_level"] = relations.low_level(segments, self.kappa_i, self.located)
         if self.lambda_o:
-            terms["cooccurrence"] = relations.cooccurrence(
-                segments, known, image_classes, self.kappa_o, self.background
-            )
+            shared = relations.cooccurrence(segments, known, image_classes, self.kappa_o, self.background)
+            terms["cooccurrence"] = shared
         if classes is not None:
             terms["affinity"] = relations.affinity(segments, batch, classes, self.kappa_a)
         return terms

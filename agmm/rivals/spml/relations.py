@@ -129,25 +129,13 @@ def contrast(
         attraction = sum_{t in S+, t != s} exp(kappa v . q_t), or exp(kappa v . q_s) where no other is positive
         repulsion  = sum_{t not in S+} exp(kappa v . q_t)
 
-    Gradients reach ``vectors`` and ``prototypes``; 0 where there are no pixels or segments.
+    of ``vectors`` (N, C) and ``prototypes`` (M, C), which gradients reach. A pixel has its ``own`` segment (N,), its
+    ``weights`` (N,) in the sum, 1/N for a mean, and belongs to a ``group`` (N,) with a row of ``positive`` (G, M) bool:
+    segments that attract it; the others repel it. The concentration kappa is above 0 and at most ``DOUBLE``; above
+    ``SINGLE``, the sums are float64. 0 where there are no pixels or segments.
 
     No sum is a difference of others, so that nothing cancels. Pixels are taken in blocks and the gradients found with
     the loss: memory does not grow with pixels times segments.
-
-    Parameters
-    ----------
-    vectors : (N, C) Tensor
-        Unit vectors of pixels.
-    prototypes : (M, C) Tensor
-        Unit vectors of segments.
-    own, group : (N,) int64 Tensor
-        Segment of each pixel, and the row of ``positive`` that holds for it.
-    positive : (G, M) bool Tensor
-        Segments that attract the pixels of a group; the others repel them.
-    concentration : float
-        kappa, above 0 and at most ``DOUBLE``; above ``SINGLE``, the sums are float64.
-    weights : (N,) Tensor
-        Of the pixels in the sum; 1/N for a mean.
     """
     if not len(vectors) or not len(prototypes):
         return vectors.sum() * 0

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from agmm.codes import UNLABELED
-from agmm.rivals.spml import kmeans
-from agmm.rivals.spml.segments import directions
+from agmm.rivals.spml.segments import directions, grid_clusters, spherical_kmeans, with_location
 
 
 class Bank(NamedTuple):
@@ -30,9 +29,9 @@ def clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]
     """
     size = (embeddings.shape[-2], embeddings.shape[-1])
     number, vectors = grid[0] * grid[1], torch.nn.functional.normalize(embeddings, dim=0)
-    first = kmeans.grid_clusters(size, grid).flatten().to(embeddings.device)
-    seen = kmeans.located(vectors[None]).flatten(2).mT
-    own = kmeans.spherical_kmeans(seen, first[None], number)[0]
+    first = grid_clusters(size, grid).flatten().to(embeddings.device)
+    seen = with_location(vectors[None]).flatten(2).mT
+    own = spherical_kmeans(seen, first[None], number)[0]
     return own.view(size), directions(vectors.flatten(1).T, own, number)
 
 
@@ -61,10 +60,7 @@ def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, nu
 def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4096) -> Tensor:
     """Find the nearest prototypes (M, C) of each query (Q, C), by dot product, the best first: (Q, count).
 
-    Raises
-    ------
-    ValueError
-        If there are fewer prototypes than neighbors wanted.
+    Raise ValueError if there are fewer prototypes than neighbors wanted.
     """
     if len(prototypes) < count:
         raise ValueError(f"{len(prototypes)} segments are fewer than the {count} neighbors that are to be found")

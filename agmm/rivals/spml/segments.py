@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from agmm.codes import VOID
-from agmm.rivals.spml import kmeans
 
 OF_EMBEDDING = 0.1
 """Weight of the embedding in located vectors with colors."""
@@ -21,24 +20,12 @@ OF_EMBEDDING = 0.1
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Prototypes of M segments, and their labels.
+    """Prototypes of M segments, and their labels."""
 
-    Attributes
-    ----------
-    vectors : Tensor (M, C)
-        Direction of the sum of a segment's embeddings.
-    labels : Tensor (M,) int64
-        The one label of all its pixels, or ``UNLABELED``.
-    images : Tensor (M,) int64
-        Its image in the batch.
-    tags : Tensor (M, K) bool
-        Classes of its whole image.
-    """
-
-    vectors: Tensor
-    labels: Tensor
-    images: Tensor
-    tags: Tensor
+    vectors: Tensor  # (M, C): direction of the sum of a segment's embeddings
+    labels: Tensor  # (M,) int64: the one label of all its pixels, or ``UNLABELED``
+    images: Tensor  # (M,) int64: its image in the batch
+    tags: Tensor  # (M, K) bool: classes of its whole image
 
     def detached(self) -> "Prototypes":
         """The same without gradient."""
@@ -52,25 +39,15 @@ class Prototypes:
 
 @dataclass(frozen=True)
 class Segments:
-    """The N pixels of a batch that are not padding, image by image, and the M segments that they belong to.
+    """The N pixels of a batch that are not padding, image by image, and the M segments that they belong to."""
 
-    Attributes
-    ----------
-    embeddings, located : Tensor (N, C), (N, C')
-        Unit vectors, without and with their location.
-    labels, regions, images, own : Tensor (N,) int64
-        Label, image region, image and segment of every pixel.
-    prototypes : Prototypes
-        Of the segments, which are ordered by image, cluster, label and region.
-    """
-
-    embeddings: Tensor
-    located: Tensor
-    labels: Tensor
-    regions: Tensor
-    images: Tensor
-    own: Tensor
-    prototypes: Prototypes
+    embeddings: Tensor  # (N, C) unit vectors
+    located: Tensor  # (N, C') unit vectors with their location
+    labels: Tensor  # (N,) int64: label of every pixel
+    regions: Tensor  # (N,) int64: image region of every pixel
+    images: Tensor  # (N,) int64: image of every pixel
+    own: Tensor  # (N,) int64: segment of every pixel
+    prototypes: Prototypes  # those of the segments, ordered by image, cluster, label and region
 
 
 def directions(vectors: Tensor, index: Tensor, number: int) -> Tensor:
@@ -99,38 +76,26 @@ def cut(
     Every segment thus has one label and one region, and may be in several pieces. Gradients reach the features through
     pixels and prototypes.
 
-    Parameters
-    ----------
-    features : (B, C, h, w) Tensor
-        Embeddings before they are normalized.
-    labels, regions : (B, h, w) int64 Tensor
-        On the grid of the features: labels in the codes of `agmm.codes`, regions of an over-segmentation.
-        Pixels labeled ``VOID`` take part in nothing.
-    image_classes : (B, K) bool Tensor
-        Classes of every whole image.
-    clusters : (rows, columns)
-        Number of clusters along each side.
-    iterations : int
-        Of k-means.
-    colors : (B, 3, h, w) Tensor, optional
-        See `kmeans.colors`. Clusters then follow colors, too, and located vectors follow them and the location
-        mostly: the embedding has a tenth of its weight in these (DensePose).
+    ``features`` (B, C, h, w) are embeddings before they are normalized. On their grid are ``labels`` (B, h, w) in the
+    codes of `agmm.codes`, of which ``VOID`` takes part in nothing, and ``regions`` (B, h, w) of an over-segmentation.
+    ``image_classes`` (B, K) bool are those of every whole image, ``clusters`` rows and columns of the grid with which
+    k-means begins. With ``colors`` (B, 3, h, w) of `grid_colors` clusters follow colors, too, and located vectors
+    follow them and the location mostly: the embedding has a tenth of its weight in these (DensePose).
     """
     size, number = (features.shape[-2], features.shape[-1]), clusters[0] * clusters[1]
     embeddings = F.normalize(features, dim=1)
-    clustered = kmeans.located(embeddings, colors)
-    located = clustered if colors is None else kmeans.located(OF_EMBEDDING * embeddings, colors)
+    clustered = with_location(embeddings, colors)
+    located = clustered if colors is None else with_location(OF_EMBEDDING * embeddings, colors)
     flat, flat_clustered, flat_located = (maps.flatten(2).mT for maps in (embeddings, clustered, located))
     valid = labels.flatten(1) != VOID
-    first = kmeans.grid_clusters(size, clusters).flatten().to(labels.device).expand(len(features), -1)
-    cluster = kmeans.spherical_kmeans(flat_clustered.detach(), first, number, iterations, valid)
+    first = grid_clusters(size, clusters).flatten().to(labels.device).expand(len(features), -1)
+    cluster = spherical_kmeans(flat_clustered.detach(), first, number, iterations, valid)
     image = torch.arange(len(features), device=labels.device)[:, None].expand_as(cluster)
     keys = [part[valid] for part in (image, cluster, labels.flatten(1), regions.flatten(1))]
     own, first_pixel = _numbered(keys)
     images, _, label, region = keys
     vectors, origin = flat[valid], images[first_pixel]
-    prototypes = directions(vectors, own, len(first_pixel))
-    known = Prototypes(prototypes, label[first_pixel], origin, image_classes[origin])
+    known = Prototypes(directions(vectors, own, len(first_pixel)), label[first_pixel], origin, image_classes[origin])
     return Segments(vectors, flat_located[valid], label, region, images, own, known)
 
 
@@ -142,6 +107,71 @@ def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
     _, index, counts = torch.unique(key, return_inverse=True, return_counts=True)
     order = index.argsort(stable=True)
     return index, order[counts.cumsum(0) - counts]
+
+
+# --- Spherical k-means, by appearance and place -----------------------------------------------------------------------
+
+
+def grid_clusters(size: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
+    """Return the first clusters (h, w) of k-means: a grid of rows and columns, those at the border half as large.
+
+    Cells are counted down the columns.
+    """
+    lines = zip(clusters, size, strict=True)
+    row, column = (torch.linspace(0, n - 1, length).round().long() for n, length in lines)  # halves to even
+    return row[:, None] + clusters[0] * column
+
+
+def locations(size: tuple[int, int]) -> Tensor:
+    """Return row and column (2, h, w) of every pixel, from -0.5 at one side to 0.5 at the other."""
+    sides = (torch.linspace(0, 1, length) - 0.5 for length in size)
+    return torch.stack(torch.meshgrid(*sides, indexing="ij"))
+
+
+def smoothing() -> Tensor:
+    """Return a Gaussian kernel (5, 5) of deviation 1; the released code has distances for weights, by mistake."""
+    line = (-0.5 * torch.arange(-2.0, 3.0).square()).exp()
+    kernel = line[:, None] * line
+    return kernel / kernel.sum()
+
+
+def grid_colors(images: Tensor, size: tuple[int, int], kernel: Tensor | None = None) -> Tensor:
+    """Return the colors (B, 3, h, w) of a grid's pixels, beside their location (SPML on DensePose, released code).
+
+    Images (B, 3, H, W) are at least as large as the kernel (n, n), with which they are smoothed without padding
+    (default: `smoothing`), in any units: of every channel the mean is taken away, the largest becomes 1.
+    """
+    weights = (smoothing() if kernel is None else kernel).to(images).expand(3, 1, -1, -1)
+    smooth = F.interpolate(F.conv2d(images, weights, groups=3), size, mode="bilinear", align_corners=False)
+    centered = smooth - smooth.mean((2, 3), keepdim=True)
+    return centered / centered.abs().amax((2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def with_location(embeddings: Tensor, colors: Tensor | None = None) -> Tensor:
+    """Append locations, and colors (B, 3, h, w) if given, to embeddings (B, C, h, w): unit vectors."""
+    place = locations((embeddings.shape[-2], embeddings.shape[-1])).to(embeddings).expand(len(embeddings), -1, -1, -1)
+    parts = [embeddings, place] if colors is None else [embeddings, place, colors.to(embeddings)]
+    return F.normalize(torch.cat(parts, 1), dim=1)
+
+
+@torch.no_grad()
+def spherical_kmeans(
+    vectors: Tensor, clusters: Tensor, number: int, iterations: int = 10, valid: Tensor | None = None
+) -> Tensor:
+    """Cluster several sets of unit vectors (B, P, C) at once, by a fixed number of iterations: (B, P).
+
+    Every iteration takes the direction of each cluster's sum, then moves each vector to the cluster with the largest
+    dot product. An empty cluster has the direction 0, which may win. The first ``clusters`` (B, P) are 0 … number - 1.
+    Vectors that are not ``valid`` (B, P) bool move, but no cluster follows them.
+    """
+    vectors = vectors.contiguous()
+    counted = vectors if valid is None else vectors * valid[..., None]
+    members = vectors.new_empty(*clusters.shape, number)
+    for _ in range(iterations):
+        members.zero_().scatter_(2, clusters[..., None], 1)
+        directions = F.normalize(members.mT @ counted, dim=-1)
+        clusters = (vectors @ directions.mT).argmax(-1)
+    return clusters
 
 
 # --- Several processes ------------------------------------------------------------------------------------------------

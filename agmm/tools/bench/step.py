@@ -19,8 +19,7 @@ from torch import Tensor
 from agmm import networks, objectives
 from agmm.host import timing
 from agmm.networks import macs
-from agmm.rivals.spml import SPML, kmeans
-from agmm.rivals.spml.segments import directions
+from agmm.rivals.spml import SPML, segments
 from agmm.tools.bench.figure import Figure, Setting, compared, hardware
 from agmm.tools.bench.objective import CITYSCAPES, VOC
 from agmm.training.random_step import QUICK, Objective, Shapes, random_labels, random_outputs, training_step
@@ -153,11 +152,11 @@ def clustering(setting: Setting) -> Figure:
     """K-means of one map of embeddings, beside the library's with the same start and number of iterations."""
     side, channels, number = *((16, 16) if setting.small else (64, 64)), CLUSTERS[0] * CLUSTERS[1]
     maps = F.normalize(embeddings(1, channels, side), dim=1)
-    vectors = kmeans.located(maps).flatten(2).mT.contiguous().to(setting.device)
-    first = kmeans.grid_clusters((side, side), CLUSTERS).flatten()[None].to(setting.device)
-    points, centers = vectors[0].cpu().numpy(), directions(vectors[0], first[0], number).cpu().numpy()
+    vectors = segments.with_location(maps).flatten(2).mT.contiguous().to(setting.device)
+    first = segments.grid_clusters((side, side), CLUSTERS).flatten()[None].to(setting.device)
+    points, centers = vectors[0].cpu().numpy(), segments.directions(vectors[0], first[0], number).cpu().numpy()
     functions: dict[str, Callable[[], object]] = {
-        "ours": lambda: kmeans.spherical_kmeans(vectors, first, number, ITERATIONS),
+        "ours": lambda: segments.spherical_kmeans(vectors, first, number, ITERATIONS),
         "library": lambda: library_kmeans(points, centers),
     }
     with threadpool_limits(setting.threads):
