@@ -73,24 +73,18 @@ def fit(
     measure: Callable[[int], dict[str, float]],
     folder: Path,
 ) -> Progress:
-    """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one.
+    """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one; there go history.csv and log.txt, too.
 
     Parameters
     ----------
-    run : Run
-    net : Module
     groups : list of dict
         Parameter groups with their base learning rates.
-    batches : callable
-        Epoch (from 0) to the microbatches of each of its steps.
+    batches, measure : callable
+        Epoch (from 0) to the microbatches of each of its steps, and after it to further columns of the history.
     steps : int
         Steps per epoch.
     loss : callable
         Module and microbatch to the objective's output.
-    measure : callable
-        Epoch (from 0), after it, to further columns of the history.
-    folder : Path
-        Receives history.csv, log.txt and checkpoint.pt.
 
     Raises
     ------

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
 from agmm import evaluation, networks, objectives
-from agmm.data import disk_cache, regions
-from agmm.data.split import OnDemand
+from agmm.data import disk_cache, regions, sets
+from agmm.data.split import OnDemand, Split
 from agmm.evaluation import crf
 from agmm.host import atomic_files, machine
 from agmm.objectives.common import Batch
 from agmm.rivals import spml, toco
-from agmm.training import batches, loop, measure, methods, pretrain, pseudo_labels, weights
+from agmm.training import batches, loop, measure, methods, pseudo_labels, weights
 from agmm.training.batches import normalization
 from agmm.training.run import Result, Run, load_result
 from agmm.training.where import Context, Where, at
@@ -39,21 +40,10 @@ def run(
     device: str = "auto",
     keep_decoded: bool = True,
 ) -> Result:
-    """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
+    """Return the result of a run: loaded if complete, resumed if interrupted, trained otherwise.
 
-    Two processes that ask for the same run train it once: the second waits for the first.
-
-    Parameters
-    ----------
-    run : Run
-    results : path
-        Folder that holds ``<preset>/runs/<id>``.
-    data_root : path, optional
-        Where the data set lies; the embedded one needs none.
-    device : str
-        ``"auto"`` takes a GPU where there is one.
-    keep_decoded : bool
-        Whether the processes that read keep decoded images in a file below ``results/cache``, where it fits.
+    Two processes that ask for the same run train it once: the second waits for the first. Folders and device are those
+    of `agmm.training.where.Where`.
 
     Raises
     ------
@@ -110,12 +100,7 @@ def train(run: Run, where: Where) -> Result:
 
     Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors, environment.json
     and, where the objective has parameters of its own, objective.safetensors. A run that tests the weights of another
-    one writes log.txt and environment.json.
-
-    Raises
-    ------
-    agmm.training.loop.TrainingDiverged
-        If the loss becomes NaN or infinite; the last good checkpoint is kept.
+    one writes log.txt and environment.json. Raise as `agmm.training.loop.fit`.
     """
     device = choose_device(where.device)
     if device.type == "cpu":
@@ -125,7 +110,7 @@ def train(run: Run, where: Where) -> Result:
         if run.trained is not None:
             return _test_again(run, run.trained, where, device)
         if run.method == "ImageTags":
-            return _finish(run, where, device, pretrain.train_image_tags(run, where, device))
+            return _finish(run, where, device, _train_image_tags(run, where, device))
         return _finish(run, where, device, _train_segmenter(pseudo_labels.prepare(run, where, device)))
 
 
@@ -232,6 +217,40 @@ def _loss(
     if "images" in needs:
         others["images"] = evaluation.denormalize(batch.images, normalization(run))
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **others)
+
+
+def _train_image_tags(run: Run, where: Where, device: torch.device) -> loop.Outcome:
+    """Train a backbone to predict which classes images show; reports the share of correct tags."""
+    data, test = where.load(run, "pretrain"), where.load(run, "test")
+    segmenter = weights.build_network(run, data.num_classes)
+    net = networks.TagClassifier(segmenter, data.num_classes - 1)
+    net.to(device).to(memory_format=torch.channels_last)
+    unused = torch.zeros(len(data), *data.truth[0].shape, dtype=torch.uint8, device=device)
+    mirrored = None if data.mirrored is None else tuple(k - 1 for k in data.mirrored[1:])
+    source = batches.InMemory(run, _images(data).to(device), unused, _tags(data).to(device), mirrored)
+
+    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
+        bce = F.binary_cross_entropy_with_logits(module(batch.images), batch.image_classes.float())
+        return objectives.Output(bce, {"tags": bce})
+
+    groups = [{"params": list(net.parameters()), "lr": run.lr}]
+    steps = batches.steps(run, len(source))
+    progress = loop.fit(run, net, groups, source.epoch, steps, loss, lambda epoch: {}, run.folder(where.results))
+    net.eval()
+    with torch.no_grad():
+        logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
+    accuracy = 100 * ((logits > 0) == _tags(test).to(device)).float().mean().item()
+    details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": machine.device_name(device)}
+    return loop.Outcome(segmenter.backbone, progress, len(data), accuracy, [], [], details)
+
+
+def _images(split: Split) -> Tensor:
+    return torch.from_numpy(np.asarray(split.images))
+
+
+def _tags(split: Split) -> Tensor:
+    """Return the tags (N, K - 1) of all images, without the background."""
+    return torch.from_numpy(sets.image_tags(split)[:, 1:])
 
 
 def _scores(confusion: Tensor) -> tuple[float, list[float | None], list[list[int]]]:

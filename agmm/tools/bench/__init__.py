@@ -1,7 +1,7 @@
 """How fast the package is, as ratios of two times taken in one run: ``agmm bench [branch step …] [--csv FILE]``.
 
-`GROUPS` are functions that yield figures: of the objective (`agmm.tools.bench.objective`), of training steps, of
-reading, of testing, and of several trainings at a time.
+`GROUPS` are functions that yield figures: of the objective (`agmm.tools.bench.objective`), of training (`step`), and of
+reading and testing (`images`).
 """
 
 import argparse
@@ -11,16 +11,16 @@ from pathlib import Path
 import pandas as pd
 
 from agmm.host import atomic_files
-from agmm.tools.bench import evaluation, figure, input, objective, step, sweep
+from agmm.tools.bench import figure, images, objective, step
 from agmm.tools.bench.figure import Group, Setting, markdown, setting, write
 
 GROUPS: dict[str, Group] = {
     "dense": objective.dense,
     "branch": objective.branch,
     "step": step.steps,
-    "input": input.figures,
-    "evaluation": evaluation.figures,
-    "sweep": sweep.figures,
+    "input": images.reading,
+    "evaluation": images.evaluation,
+    "sweep": step.trainings,
     "spml": step.spml,
 }
 
