@@ -23,9 +23,7 @@ def _further_labels(voc: Run) -> dict[str, Kind]:
     tags = replace(voc, **_TOCO_SCHEDULE)
     coco = replace(tags, dataset="coco")
     late = {"warmup_steps": 8000, "auxiliary_until": 12000, "high": 0.65, "background": 0.45, "temperature": 1.0}
-    ade20k = replace(
-        voc, dataset="ade20k", crop=512, batch_size=16, microbatch=4, epochs=119, scales=(1.0,), flip=False
-    )
+    ade20k = replace(voc, dataset="ade20k", crop=512, batch_size=16, microbatch=4, epochs=119, warmup=1000)
     ade20k = replace(ade20k, lr=0.02, head_factor=1, scales=(1.0,), flip=False)
     return {
         "boxes": Kind("grabcut", accurate=False),
