@@ -34,6 +34,9 @@ def build(method: str, num_classes: int, **options: Any) -> OnLabels:
     """
     if is_own(method):
         kind = _own(method)
+        if not issubclass(kind, Objective):
+            # Whatever it does not say about itself is as in an objective that needs nothing in particular.
+            kind = type(kind.__name__, (kind, Objective), {})
     else:
         one_of("method", method, tuple(METHODS))
         kind = METHODS[method]
@@ -65,9 +68,8 @@ def _own(method: str) -> Any:
             f"the method {method!r} cannot be imported ({error}); "
             "write module:Name and start where the module can be found, or put its folder on PYTHONPATH"
         ) from error
-    if not is_dataclass(kind) or not callable(kind) or "num_classes" not in {f.name for f in fields(kind)}:
+    if not isinstance(kind, type) or not is_dataclass(kind) or "num_classes" not in {f.name for f in fields(kind)}:
         raise ValueError(
             f"the method {method!r} is no data class with a field num_classes; see agmm.objectives.Baseline"
         )
-    # Whatever it does not say about itself is as in an objective that needs nothing in particular.
-    return kind if issubclass(kind, Objective) else type(kind.__name__, (kind, Objective), {})
+    return kind

@@ -193,7 +193,7 @@ def _interrupt(one: runs.Run, results: Path) -> None:
 
 def _caches(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """Generated data and simulated labels."""
-    names = sorted(path.name for path in (work / "whole" / "cache").iterdir())
+    names = sorted(path.name for path in (work / "whole" / "cache").iterdir() if path.suffix != ".lock")
     last = needed[-1]
     for name in names:
         other = names[names.index(name) - 1]
