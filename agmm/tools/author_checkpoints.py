@@ -50,14 +50,8 @@ def load(path: str | Path, dataset: str) -> networks.Segmenter:
 
     A ``.safetensors`` is one that a run of this package wrote, with our names. The data set that the network was
     trained on decides K and the dilations, which are not in the file; ResNet-50 and ResNet-101 are told apart by the
-    file.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is damaged, holds something else, or does not fill every tensor of the network exactly once.
+    file. Raise FileNotFoundError, or ValueError where the file is damaged, holds something else, or does not fill every
+    tensor of the network exactly once.
     """
     path = Path(path)
     return assemble(read(path), dataset, str(path), ours=path.suffix == ".safetensors")
@@ -77,10 +71,9 @@ def read(path: Path) -> State:
     except Exception as error:  # a damaged file may fail anywhere in the parser
         code = re.search(r"GLOBAL (\w+(\.\w+)+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
-            raise ValueError(
-                f"{path}: holds {code[1]}, and a file that could run code is not opened; where you trust it, save "
-                "the state dict alone with torch.save(model.state_dict(), …)"
-            ) from None
+            remedy = "where you trust it, save the state dict alone with torch.save(model.state_dict(), …)"
+            problem = f"holds {code[1]}, and a file that could run code is not opened"
+            raise ValueError(f"{path}: {problem}; {remedy}") from None
         raise ValueError(f"{path}: no checkpoint of torch, or a damaged one; download it again") from error
     if _is_state(content):
         return content
@@ -224,9 +217,8 @@ def _check_classes(file: str, classifiers: list[_Unit], dataset: str) -> None:
         return
     fitting = [name for name in DILATIONS if len(sets.class_names(name)) == number]
     remedy = f"choose the data set {fitting[0]}" if fitting else "evaluate it on the data set it was trained on"
-    raise ValueError(
-        f"{file}: {classifiers[0].name} has {number} classes, but {sets.PUBLIC[dataset].title} has {expected}; {remedy}"
-    )
+    problem = f"{classifiers[0].name} has {number} classes, but {sets.PUBLIC[dataset].title} has {expected}"
+    raise ValueError(f"{file}: {problem}; {remedy}")
 
 
 def _renamed(file: str, source: _Unit, target: _Unit) -> dict[str, Tensor]:

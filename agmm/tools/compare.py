@@ -66,23 +66,12 @@ def compare(
     """Train what is missing of a method, and compare it with the rows of its table.
 
     A row's numbers are those of its complete runs in the folder of results, or in the committed reference, which were
-    made on another machine.
+    made on another machine; with ``rivals`` they, too, are trained with the seeds 0 … ``seeds`` - 1 where they are not
+    complete. For ``jobs`` and ``report`` see `agmm.training.sweep.train_all`.
 
-    Parameters
-    ----------
-    seeds : int
-        Train the method with the seeds 0 … ``seeds`` - 1.
-    rivals : bool
-        Train the rows of the table with these seeds, too, where they are not complete.
-    where, jobs, report
-        See `agmm.training.sweep.train_all`.
-
-    Returns
-    -------
-    DataFrame
-        A row per cell of the table with `COLUMNS`: mean mIoU of both in per cent over the ``seeds`` that both have, the
-        mean of the differences with its 95 % t interval, and the `seeds_needed` to see it. Raise RuntimeError if a run
-        failed, after all others have been trained.
+    Return a row per cell of the table with `COLUMNS`: mean mIoU of both in per cent over the seeds that both have, the
+    mean of the differences with its 95 % t interval, and the `seeds_needed` to see it. Raise RuntimeError if a run
+    failed, after all others have been trained.
     """
     wanted = [pair.mine for pair in pairs] + ([pair.theirs for pair in pairs] if rivals else [])
     todo = sweep.distinct(replace(run, seed=seed) for run in wanted for seed in range(seeds))

@@ -74,27 +74,11 @@ def evaluate(
 ) -> pd.DataFrame:
     """Test a file on the val split of its data set; file and data are checked first.
 
-    Parameters
-    ----------
-    path, dataset
-        See `agmm.tools.author_checkpoints.load`.
-    tile, double_softmax
-        See `protocols`.
-    images : int, optional
-        Test only so many images, taken at equal distances, and check no others.
-    report : callable
-        Receives lines about what is tested.
-
-    Returns
-    -------
-    DataFrame
-        A row per protocol and metric (mIoU, and the IoU of every class, NaN where it never occurs) with `COLUMNS`;
-        values in per cent. Which labels a file was trained with it does not tell.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        The file or the data set is missing, damaged or not what it should be; or an option is impossible.
+    For files see `agmm.tools.author_checkpoints.load`, for ``tile`` and ``double_softmax`` `protocols`. With ``images``
+    only so many are tested, taken at equal distances, and no others checked. Return a row per protocol and metric (mIoU
+    and the IoU of every class, NaN where it never occurs) with `COLUMNS`, values in per cent. Which labels a file was
+    trained with it does not tell. Raise FileNotFoundError or ValueError where the file or the data set is missing,
+    damaged or not what it should be, or an option is impossible.
     """
     chosen = protocols(dataset, tile, double_softmax)
     if images is not None and images < 1:

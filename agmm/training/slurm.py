@@ -91,9 +91,8 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
     of Slurm, and for parameters that submitit does not know.
     """
     if shutil.which("sbatch") is None:
-        raise ValueError(
-            "--engine slurm needs sbatch on this machine; run it where you submit jobs to Slurm, or use --engine local"
-        )
+        remedy = "run it where you submit jobs to Slurm, or use --engine local"
+        raise ValueError(f"--engine slurm needs sbatch on this machine; {remedy}")
     try:
         import submitit
     except ImportError:

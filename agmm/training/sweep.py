@@ -8,11 +8,12 @@ import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from filelock import FileLock, Timeout
@@ -76,26 +77,21 @@ def train_all(
     engine : {"local", "slurm"} or Executor
         Processes of this machine, jobs of Slurm with its defaults, or those of `agmm.training.slurm.slurm`; it is shut
         down.
-    report : callable
-        Receives a line per finished run.
 
-    Returns
-    -------
-    dict of str to str
-        Identity of every run that failed -> why. Ctrl-C ends the processes and cancels the jobs; what they had
-        finished, checkpoints included, is kept.
+    Return the identity of every run that failed -> why. Ctrl-C ends the processes and cancels the jobs; what they had
+    finished, checkpoints included, is kept.
     """
     sweep = _Sweep(runs, where.results, report)
     if not sweep.waiting:
         return {}
     new, devices = _slots(engine, where, jobs, sweep.total)
     others = set(multiprocessing.active_children())
-    with _worker_environment():
+    with mock.patch.dict(os.environ, slurm.ONE_THREAD):  # libraries of processes that start inside read it
         # A pool per process: when one breaks, it is known whose run it was.
         pools = [new() for _ in devices]
         try:
             while sweep.waiting or sweep.running:
-                for slot in set(range(len(pools))) - sweep.busy():
+                for slot in set(range(len(pools))) - {slot for _, slot in sweep.running.values()}:
                     if (run := sweep.next()) is not None:
                         job = _submit(pools, slot, new, run, replace(where, device=devices[slot]))
                         sweep.running[job] = run, slot
@@ -125,10 +121,6 @@ class _Sweep:
         self.failed: dict[str, str] = {}
         self.retried: set[str] = set()
         self.total = len(todo)
-
-    def busy(self) -> set[int]:
-        """Return the slots that train."""
-        return {slot for _, slot in self.running.values()}
 
     def next(self) -> Run | None:
         """Take the next run that requires nothing unfinished; what others require comes first."""
@@ -247,21 +239,6 @@ def _submit(
     except BrokenProcessPool:
         pools[slot] = new()
         return pools[slot].submit(_train, run, where)
-
-
-@contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Give the libraries of processes that start inside one thread; they read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in slurm.ONE_THREAD}
-    os.environ.update(slurm.ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _devices(device: str, jobs: int) -> list[str]:

@@ -43,14 +43,8 @@ def run(
     """Return the result of a run: loaded if complete, resumed if interrupted, trained otherwise.
 
     Two processes that ask for the same run train it once: the second waits for the first. Folders and device are those
-    of `agmm.training.where.Where`.
-
-    Raises
-    ------
-    agmm.host.atomic_files.StorageError
-        If the results folder cannot be written.
-    agmm.training.loop.TrainingDiverged
-        If the loss becomes NaN or infinite.
+    of `agmm.training.where.Where`. Raise `agmm.host.atomic_files.StorageError` if the results folder cannot be written,
+    and `agmm.training.loop.TrainingDiverged` if the loss becomes NaN or infinite.
     """
     return complete(run, at(results, data_root, device, keep_decoded))
 
@@ -85,12 +79,11 @@ def drop_checkpoints(folder: Path) -> None:
 def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     """One process at a time; the processes of one ``torchrun`` share the lock.
 
-    It is ``flock``, which the operating system frees when a process dies, so that no lock can be stale. NFS passes it
-    on to the server (Linux 2.6.12 and later) and thus to other machines, and frees it when a machine is gone. A file
-    system without it (ENOSYS) gets a file with machine and number of the process instead, which the machine itself sees
-    through when the process is dead; one that refuses (ENOLCK) is an error. Only where NFS is mounted with ``nolock``
-    does the lock not reach other machines: two of them may then train the same run, and as every file is written beside
-    its place under a name of its own and moved there in one step, the folder ends with one of two equal results.
+    It is ``flock``, which the operating system frees when a process dies, so that no lock can be stale; NFS passes it
+    on to other machines, and frees it when one is gone. A file system without it (ENOSYS) gets a file with machine and
+    number of the process instead; one that refuses (ENOLCK) is an error. Where NFS is mounted with ``nolock``, two
+    machines may train the same run; as every file is moved to its place in one step, the folder ends with one of two
+    equal results.
     """
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
@@ -155,7 +148,7 @@ def _train_segmenter(context: Context) -> loop.Outcome:
         single = measure.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
     progress.seconds += time.perf_counter() - started
-    return loop.Outcome(net, progress, len(data), *_scores(confusion), details)
+    return loop.Outcome(net, progress, len(data), _scores(confusion), details)
 
 
 def _start(context: Context) -> tuple[networks.Segmenter, methods.Trained]:
@@ -241,7 +234,8 @@ def _train_image_tags(run: Run, where: Where, device: torch.device) -> loop.Outc
         logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
     accuracy = 100 * ((logits > 0) == _tags(test).to(device)).float().mean().item()
     details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": machine.device_name(device)}
-    return loop.Outcome(segmenter.backbone, progress, len(data), accuracy, [], [], details)
+    scores: dict[str, Any] = {"miou": accuracy, "iou": [], "confusion": []}
+    return loop.Outcome(segmenter.backbone, progress, len(data), scores, details)
 
 
 def _images(split: Split) -> Tensor:
@@ -253,10 +247,10 @@ def _tags(split: Split) -> Tensor:
     return torch.from_numpy(sets.image_tags(split)[:, 1:])
 
 
-def _scores(confusion: Tensor) -> tuple[float, list[float | None], list[list[int]]]:
+def _scores(confusion: Tensor) -> dict[str, Any]:
     """Return mIoU and IoU in per cent, and the confusion matrix, as `Result` has them."""
     iou = [None if math.isnan(value) else 100 * value for value in evaluation.iou(confusion).tolist()]
-    return evaluation.mean_iou(confusion), iou, confusion.tolist()
+    return {"miou": evaluation.mean_iou(confusion), "iou": iou, "confusion": confusion.tolist()}
 
 
 def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome) -> Result:
@@ -264,13 +258,11 @@ def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome)
     progress = outcome.progress
     if loop.is_main():
         loop.save_weights(outcome.net, run.folder(where.results) / "model.safetensors", run.id)
-    _log_end(run, where, device, f"done: {outcome.miou:.2f} on the test split")
+    _log_end(run, where, device, f"done: {outcome.scores['miou']:.2f} on the test split")
     images = progress.epoch * (outcome.images // run.batch_size * run.batch_size)
     return Result(
+        **outcome.scores,
         run_id=run.id,
-        miou=outcome.miou,
-        iou=outcome.iou,
-        confusion=outcome.confusion,
         epoch=progress.best_epoch or progress.epoch,
         seconds=progress.seconds,
         images_per_second=images / progress.train_seconds,
@@ -292,19 +284,11 @@ def _test_again(run: Run, trained: Run, where: Where, device: torch.device) -> R
     details |= {"tested_run": trained.id, "device": machine.device_name(device)}
     if run.crf:
         details["crf"] = asdict(crf.PARAMETERS[run.crf]) | {"backend": "lattice"}
-    miou, iou, matrix = _scores(confusion)
-    _log_end(run, where, device, f"tested the weights of run {trained.id}: {miou:.2f} on the test split")
-    return replace(
-        base,
-        run_id=run.id,
-        miou=miou,
-        iou=iou,
-        confusion=matrix,
-        seconds=seconds,
-        images_per_second=len(test) / seconds,
-        peak_memory_mb=machine.peak_memory_mb(device),
-        details=details,
-    )
+    scores = _scores(confusion)
+    _log_end(run, where, device, f"tested the weights of run {trained.id}: {scores['miou']:.2f} on the test split")
+    cost = {"seconds": seconds, "images_per_second": len(test) / seconds}
+    cost["peak_memory_mb"] = machine.peak_memory_mb(device)
+    return replace(base, run_id=run.id, details=details, **scores, **cost)
 
 
 def _log_end(run: Run, where: Where, device: torch.device, line: str) -> None:

@@ -81,11 +81,6 @@ class Embedding:
         options = run.network_options + tuple(changes.pop("network_options", {}).items())
         return replace(run, network_options=options, **changes)
 
-    def options_of(self, form: str, labels: str) -> dict[str, Any]:
-        """Return the options of SPML for a form and a kind of labels."""
-        further = SPML_OPTIONS.get(form, {}) | self.of_labels.get(form, {}) | self.of_labels.get(labels, {})
-        return self.options | further
-
     def classified(self, run: Run) -> Run:
         """Return the last classifier on the embeddings of a run; from image tags it is the second (Algorithm 2)."""
         options, changes = self.classifier, self.classifier_changes
@@ -132,6 +127,7 @@ class Preset:
     ) -> Run:
         """Return the run of one table cell: ``labels`` is a kind of this preset, ``network`` one of its networks."""
         kind, chosen = self.labels[labels], self.networks[network]
+        label_options = kind.options | (chosen.tags if kind.form == "tags" else {})
         template = replace(kind.run or self.run, **(chosen.changes | kind.fixed))
         if method == "AGMMpp" and not kind.accurate:
             options = {"keep_labels": False} | options
@@ -142,16 +138,10 @@ class Preset:
                 raise ValueError("SPML learns from maps that are there before it: choose the labels cam, not tags")
             embedding = self.embedding.on(template.dataset)
             template = replace(embedding.template(template), **kind.fixed)
-            options = embedding.options_of(kind.form, labels) | options
-        run = replace(
-            template,
-            method=method,
-            options=tuple(options.items()),
-            labels=kind.form,
-            label_options=tuple((kind.options | (chosen.tags if kind.form == "tags" else {})).items()),
-            init=init or template.init,
-            seed=seed,
-        )
+            further = embedding.of_labels.get(kind.form, {}) | embedding.of_labels.get(labels, {})
+            options = embedding.options | SPML_OPTIONS.get(kind.form, {}) | further | options
+        run = replace(template, method=method, options=tuple(options.items()), init=init or template.init, seed=seed)
+        run = replace(run, labels=kind.form, label_options=tuple(label_options.items()))
         if kind.form not in from_boxes.NEED_CAMS:
             return run
         return run.with_cams_of(self.at("tags", network=network, init=init, seed=seed))
