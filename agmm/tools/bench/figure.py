@@ -2,14 +2,14 @@
 
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from agmm.host import atomic_files, machine
+from agmm.host import atomic_files
 from agmm.training import timing
 
 
@@ -87,22 +87,6 @@ def hardware(device: str) -> str:
     if names := [line.split(":", 1)[1].strip() for line in lines if "model name" in line]:
         return f"{names[0]}, {len(names)} cores, {torch.backends.cpu.get_cpu_capability()}"
     return platform.processor() or platform.machine()
-
-
-def measure(how: Setting, groups: Mapping[str, Group]) -> pd.DataFrame:
-    """Measure and print groups of figures; return a row per figure: its fields, and what it was measured on."""
-    torch.set_num_threads(how.threads)
-    if how.device == "cpu":
-        machine.keep_freed_memory()
-    print(f"{hardware(how.device)}, {how.threads} thread(s), torch {torch.__version__}")
-    rows = []
-    for group, figures in groups.items():
-        print(f"\n{group}", flush=True)
-        for figure in figures(how):
-            print(figure, flush=True)
-            rows.append({"group": group, **asdict(figure), "met": figure.met})
-    measured_on = {name: getattr(how, name) for name in ("device", "threads", "repeats")}
-    return pd.DataFrame(rows).assign(**measured_on, hardware=hardware(how.device), torch=torch.__version__)
 
 
 def markdown(table: pd.DataFrame) -> str:
