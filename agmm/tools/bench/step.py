@@ -222,7 +222,7 @@ def oversegmentation(batch: int, side: int, number: int = REGIONS) -> Tensor:
 
 
 def trainings(setting: Setting) -> Iterator[Figure]:
-    """Yield two processes and, on a CPU, two threads; a target only where there are two cores."""
+    """Compare two processes and, on a CPU, two threads with one; a target only where there are two cores."""
     with tempfile.TemporaryDirectory() as folder:
         cache, number = Path(folder) / "cache", count()
         prepare(quick_runs(setting), cache)
