@@ -86,11 +86,11 @@ def regenerate(args: argparse.Namespace) -> int:
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
     """Print how many runs there are, how many of them are cached, and how long the others take."""
-    from agmm.training import forecast
+    from agmm.training import sweep
 
-    seconds = forecast.total(todo, forecast.measured(args.results), jobs)
+    seconds = sweep.total(todo, sweep.measured(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
-    about = f", about {forecast.duration(seconds)} on {processes}" if todo else ""
+    about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
 
@@ -100,20 +100,18 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
     from dataclasses import replace
 
     from agmm.papers import tables
-    from agmm.training import forecast
+    from agmm.training import sweep
 
     say(f"times are for {tables.preset(preset).hardware}")
     known, printed = tables.trainings(names, preset), tables.published(names, preset)
-    measured = forecast.measured(results)
+    measured = sweep.measured(results)
     lines = []
     for run in runs:
         first = replace(run, seed=0).id
         training = known.get(first, "extra:others start from it")
-        state = f"about {forecast.duration(forecast.estimate(run, measured))}" if run in todo else "cached"
+        state = f"about {sweep.duration(sweep.estimate(run, measured))}" if run in todo else "cached"
         paper = f"  (published {printed[first]})" if first in printed else ""
-        lines.append(
-            (training.startswith("extra:"), training, f"{run.id}  {state:12}  {forecast.describe(run)}{paper}")
-        )
+        lines.append((training.startswith("extra:"), training, f"{run.id}  {state:12}  {sweep.describe(run)}{paper}"))
     lines.sort(key=lambda line: line[:2])
     for extra, title in ((False, "trainings of the paper"), (True, "extras")):
         part = [line for line in lines if line[0] == extra]

@@ -11,17 +11,16 @@ import torch
 
 from agmm import evaluation
 from agmm.codes import UNLABELED
-from agmm.host import timing
 from agmm.papers import notebooks
 from agmm.rivals.spml.segments import directions, grid_clusters, spherical_kmeans, with_location
 from agmm.tools import bench
-from agmm.tools.bench import evaluation as tested
-from agmm.tools.bench import input, objective, step, sweep
+from agmm.tools.bench import images as measured
+from agmm.tools.bench import objective, step
 from agmm.tools.bench.figure import Figure, Setting
 from agmm.training import sweep as trainer
-from agmm.training import train
-from agmm.training.random_step import FORMS, Shapes, random_labels, random_outputs
+from agmm.training import timing, train
 from agmm.training.run import Run, load_result
+from agmm.training.timing import FORMS, Shapes, random_labels, random_outputs
 from agmm.training.where import Where
 from tests.helpers import ROOT, tool
 
@@ -242,7 +241,7 @@ def test_every_way_of_reading_is_set_beside_the_network(monkeypatch):
         return {name: [2.0 + n, 1 + n / 2, 1 + n / 2] for n, name in enumerate(functions)}
 
     monkeypatch.setattr(timing, "in_turn", in_turn)
-    figures = list(input.figures(Setting(repeats=3, small=True)))
+    figures = list(measured.reading(Setting(repeats=3, small=True)))
     ways = [(title, way) for title in ("VOC", "Cityscapes") for way in ("from files", "decoded images kept")]
     assert [figure.case for figure in figures] == [f"{title} at 33, 1 process, {way}" for title, way in ways]
     for figure, slower in zip(figures, (3, 4) * 2, strict=True):
@@ -252,7 +251,7 @@ def test_every_way_of_reading_is_set_beside_the_network(monkeypatch):
 
 
 def test_figures_of_every_test_procedure():
-    figures = list(tested.figures(QUICKLY))
+    figures = list(measured.evaluation(QUICKLY))
     assert [figure.target for figure in figures] == [">= 5", "", "<= 1"] * 3
     for speed, limit, difference in zip(figures[::3], figures[1::3], figures[2::3], strict=True):
         assert speed.value > 0
@@ -269,16 +268,16 @@ def test_a_difference_of_predictions_is_reported(monkeypatch):
 
     original = evaluation.predictor
     monkeypatch.setattr(evaluation, "predictor", predictor)
-    monkeypatch.setattr(tested, "SMALL", tested.SMALL[:1])
-    *_, difference = tested.figures(QUICKLY)
+    monkeypatch.setattr(measured, "SMALL", measured.SMALL[:1])
+    *_, difference = measured.evaluation(QUICKLY)
     assert difference.met == "no"
     assert difference.value > 5e5
 
 
 def test_forward_passes_repeat_what_a_test_does():
-    case = replace(tested.SMALL[2], images=2)
-    images, truths = tested.data(case)
-    net = tested.network(case, images[:1], "cpu")
+    case = replace(measured.SMALL[2], images=2)
+    images, truths = measured.data(case)
+    net = measured.network(case, images[:1], "cpu")
     calls: list[tuple[int, ...]] = []
     net.register_forward_pre_hook(lambda module, arguments: calls.append(tuple(arguments[0].shape)))
 
@@ -286,7 +285,7 @@ def test_forward_passes_repeat_what_a_test_does():
         return evaluation.evaluate(net, images, truths, case.num_classes, case.protocol, batch_size=2, device="cpu")
 
     with torch.no_grad():
-        passes = tested.forward_passes(net, evaluate)
+        passes = measured.forward_passes(net, evaluate)
         during, calls[:] = list(calls), []
         passes()
     assert calls == during
@@ -311,7 +310,7 @@ def test_the_same_runs_are_trained_each_way(monkeypatch):
         return {}
 
     monkeypatch.setattr(trainer, "train_all", train_all)
-    figures = list(sweep.figures(QUICKLY))
+    figures = list(step.trainings(QUICKLY))
     assert calls == [(1, {1}), (2, {1}), (1, {2})]
     assert made == [0, 0, 0]
     assert [figure.against for figure in figures] == ["one process", "one thread", "two threads"]
@@ -321,22 +320,22 @@ def test_the_same_runs_are_trained_each_way(monkeypatch):
 
 def test_a_target_needs_two_cores(monkeypatch):
     monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {})
-    monkeypatch.setattr(sweep, "prepare", lambda runs, cache: cache.mkdir())
+    monkeypatch.setattr(step, "prepare", lambda runs, cache: cache.mkdir())
     for cores in (1, 2):
         monkeypatch.setattr(trainer, "default_jobs", lambda device, cores=cores: cores)
-        targets = [figure.target for figure in sweep.figures(Setting(repeats=1))]
+        targets = [figure.target for figure in step.trainings(Setting(repeats=1))]
         assert targets == ["", "", ">= 1" if cores > 1 else ""]
 
 
 def test_a_failed_training_is_no_figure(monkeypatch):
     monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {"a1": "Baseline: disk on fire"})
-    monkeypatch.setattr(sweep, "prepare", lambda runs, cache: cache.mkdir())
+    monkeypatch.setattr(step, "prepare", lambda runs, cache: cache.mkdir())
     with pytest.raises(RuntimeError, match="disk on fire"):
-        next(sweep.figures(QUICKLY))
+        next(step.trainings(QUICKLY))
 
 
 def test_trainings_differ_in_their_seeds_only():
-    runs = sweep.trainings(Setting())
-    assert len({run.id for run in runs}) == sweep.TRAININGS
+    runs = step.quick_runs(Setting())
+    assert len({run.id for run in runs}) == step.TRAININGS
     assert {run.train_images for run in runs} == {1000}
     assert all(run.requires == () for run in runs)

@@ -17,8 +17,8 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files, sets
 from agmm.data.public import voc
 from agmm.papers import tables
-from agmm.training import forecast
 from agmm.training import run as runs
+from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import train_in_two_processes
@@ -84,7 +84,7 @@ def test_hours_follow_from_operations(preset: agmm.training.presets.Preset, labe
             net(torch.empty(1, 3, run.crop, run.crop))
     images = run.epochs * {"voc": 10_582, "cityscapes": 2_975, "densepose": 26_437}[run.dataset]
     expected = 3 * counter.get_total_flops() * images / 60e12
-    assert forecast.estimate(run, {}) == pytest.approx(expected, rel=0.02)
+    assert sweep.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("preset", ["paper", "paper_official"])

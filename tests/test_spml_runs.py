@@ -17,7 +17,7 @@ from agmm.data import regions as oversegmentation
 from agmm.data.synthetic import shapes
 from agmm.networks import heads
 from agmm.rivals.spml import FirstStage, SPMLClassifier
-from agmm.training import batches, forecast
+from agmm.training import batches, sweep
 from agmm.training.presets import PRESETS
 from tests.helpers import interrupt
 
@@ -228,7 +228,7 @@ def test_all_methods_start_from_one_pretraining() -> None:
 
 def test_runs_are_described() -> None:
     run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
-    assert forecast.describe(run) == (
+    assert sweep.describe(run) == (
         "classifier on the embeddings of SPML lambda_i 0.3 50 % scribbles of shapes init tags seed 0"
     )
     assert PRESETS["quick"].spml("full").method == "SPML"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from agmm.training import forecast, sweep
+from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
 from tests.test_tables import complete
@@ -79,7 +79,7 @@ def test_failure_fails_what_depends_on_it(tmp_path, monkeypatch):
 def test_a_run_tested_again_says_what_is_different():
     run = replace(SMOKE.run, scales=(0.5, 1.0))
     again = run.tested(flip=True, crf="toco")
-    assert forecast.describe(again) == forecast.describe(run) + ", tested with flip True, crf toco"
+    assert sweep.describe(again) == sweep.describe(run) + ", tested with flip True, crf toco"
     assert sweep.distinct([again]) == [run.pretraining, run, again]
 
 
@@ -90,11 +90,11 @@ def test_stages_follow_each_other_in_order_and_forecast():
     assert ordered == [teacher.pretraining, teacher, teacher.second_stage(), replace(teacher, seed=1)]
     seconds = {run.id: float(10**i) for i, run in enumerate(ordered)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecast, "estimate", lambda run, measured: seconds[run.id])
+        patch.setattr(sweep, "estimate", lambda run, measured: seconds[run.id])
         # The pretraining, then both first stages on two processes, then the second stage.
-        assert forecast.total(ordered, {}, 2) == 1 + 1000 + 100
+        assert sweep.total(ordered, {}, 2) == 1 + 1000 + 100
         # What is complete already is not among the runs and costs nothing.
-        assert forecast.total([teacher.second_stage()], {}, 2) == 100
+        assert sweep.total([teacher.second_stage()], {}, 2) == 100
 
 
 def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):
@@ -114,30 +114,30 @@ def test_training_error_becomes_a_sentence(tmp_path):
 def test_estimates(tmp_path):
     """The median of comparable runs, else the preset's own figure."""
     quick = PRESETS["quick"].at("points")
-    assert forecast.estimate(quick, {}) == PRESETS["quick"].seconds["shapes"]
+    assert sweep.estimate(quick, {}) == PRESETS["quick"].seconds["shapes"]
     for seed, seconds in enumerate((10.0, 30.0, 500.0)):
         run = replace(quick, seed=seed)
         complete(tmp_path, run, 50.0)
         path = run.folder(tmp_path) / "result.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
-    measured = forecast.measured(tmp_path)
-    assert forecast.estimate(replace(quick, seed=9), measured) == 30.0
-    assert forecast.estimate(replace(quick, epochs=99), measured) == PRESETS["quick"].seconds["shapes"]
-    assert forecast.estimate(replace(quick, stop_after=7), measured) == PRESETS["quick"].seconds["shapes"] / 2
+    measured = sweep.measured(tmp_path)
+    assert sweep.estimate(replace(quick, seed=9), measured) == 30.0
+    assert sweep.estimate(replace(quick, epochs=99), measured) == PRESETS["quick"].seconds["shapes"]
+    assert sweep.estimate(replace(quick, stop_after=7), measured) == PRESETS["quick"].seconds["shapes"] / 2
     complete(tmp_path, stopped := replace(quick, stop_after=7), 50.0)
-    assert forecast.estimate(replace(stopped, seed=9), forecast.measured(tmp_path)) == 3.0
+    assert sweep.estimate(replace(stopped, seed=9), sweep.measured(tmp_path)) == 3.0
     # The pretraining (60 s) comes first, then three runs on two processes.
     runs = sweep.distinct(replace(quick, seed=seed) for seed in (9, 10, 11))
-    assert forecast.estimate(quick.tested(crf="deeplab"), measured) == PRESETS["quick"].seconds["shapes"] / 10
-    assert forecast.total(runs, measured, 2) == 60 + 45
-    assert forecast.total(runs[-1:], measured, 2) == 30
+    assert sweep.estimate(quick.tested(crf="deeplab"), measured) == PRESETS["quick"].seconds["shapes"] / 10
+    assert sweep.total(runs, measured, 2) == 60 + 45
+    assert sweep.total(runs[-1:], measured, 2) == 30
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (1500, "25 min"), (9000, "2.5 h")]
 )
 def test_duration(seconds, text):
-    assert forecast.duration(seconds) == text
+    assert sweep.duration(seconds) == text
 
 
 def test_set_aside_moves_what_no_other_process_trains(tmp_path):

@@ -10,7 +10,7 @@ from agmm.data import sets
 from agmm.host import atomic_files
 from agmm.papers import tables
 from agmm.report import judged, numbers, pictures, records
-from agmm.training import forecast
+from agmm.training import sweep
 from agmm.training.presets import PRESETS
 
 PAPERS = {"agmm": "AGMM (CVPR 2023)", "agmmpp": "AGMM++ (TPAMI 2025)", "spml": "SPML (ICLR 2021)"}
@@ -49,7 +49,7 @@ def render(preset: str, results: str | Path = "results", *, embed: bool = True) 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": forecast.duration, "counted": _counted}
+    environment.filters |= {"duration": sweep.duration, "counted": _counted}
     return environment.get_template("report.html").render(collect(preset, results, embed))
 
 

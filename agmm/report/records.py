@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from agmm.data import sets
 from agmm.papers import tables
-from agmm.training import forecast, methods, sweep
+from agmm.training import methods, sweep
 from agmm.training.run import Result, Run
 
 FILES = ("run.json", "result.json", "history.csv", "environment.json", "log.txt")
@@ -39,7 +39,7 @@ class Record:
     @property
     def described(self) -> str:
         """The run in a few words."""
-        return forecast.describe(self.run) if self.run else self.own or "unreadable description"
+        return sweep.describe(self.run) if self.run else self.own or "unreadable description"
 
     @property
     def on_gpu(self) -> bool:

@@ -37,7 +37,7 @@ _HARMLESS += [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
 
 
 def load(path: str | Path, dataset: str) -> networks.Segmenter:
-    """Network of a file, in eval mode on the CPU.
+    """Return the network of a file, in eval mode on the CPU.
 
     A ``.pth`` is a state dict, alone or as one entry of a dictionary, with or without the prefix ``module.`` of
     ``DataParallel``. Backbones have the names of timm's ``resnet50s`` and ``resnet101s`` below any prefix; a leftover
@@ -48,28 +48,17 @@ def load(path: str | Path, dataset: str) -> networks.Segmenter:
     normalization is folded into its running mean. The released network returns probabilities in eval mode and ours
     logits, which makes no difference to the weights.
 
-    A ``.safetensors`` is one that a run of this package wrote, with our names.
-
-    Parameters
-    ----------
-    path : path
-    dataset : {"voc", "cityscapes"}
-        What the network was trained on. Decides K and the dilations, which are not in the file; ResNet-50 and
-        ResNet-101 are told apart by the file.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is damaged, holds something else, or does not fill every tensor of the network exactly once.
+    A ``.safetensors`` is one that a run of this package wrote, with our names. The data set that the network was
+    trained on decides K and the dilations, which are not in the file; ResNet-50 and ResNet-101 are told apart by the
+    file. Raise FileNotFoundError, or ValueError where the file is damaged, holds something else, or does not fill every
+    tensor of the network exactly once.
     """
     path = Path(path)
     return assemble(read(path), dataset, str(path), ours=path.suffix == ".safetensors")
 
 
 def read(path: Path) -> State:
-    """Tensors of a checkpoint by name; nothing in the file is executed. Raises as `load`."""
+    """Return the tensors of a checkpoint by name; nothing in the file is executed. Raises as `load`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; name a checkpoint (.pth) or a run's model.safetensors")
     try:
@@ -82,10 +71,9 @@ def read(path: Path) -> State:
     except Exception as error:  # a damaged file may fail anywhere in the parser
         code = re.search(r"GLOBAL (\w+(\.\w+)+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
-            raise ValueError(
-                f"{path}: holds {code[1]}, and a file that could run code is not opened; where you trust it, save "
-                "the state dict alone with torch.save(model.state_dict(), …)"
-            ) from None
+            remedy = "where you trust it, save the state dict alone with torch.save(model.state_dict(), …)"
+            problem = f"holds {code[1]}, and a file that could run code is not opened"
+            raise ValueError(f"{path}: {problem}; {remedy}") from None
         raise ValueError(f"{path}: no checkpoint of torch, or a damaged one; download it again") from error
     if _is_state(content):
         return content
@@ -97,14 +85,13 @@ def read(path: Path) -> State:
 
 
 def assemble(state: State, dataset: str, file: str, *, ours: bool = False) -> networks.Segmenter:
-    """Network filled from tensors, which have our names or not; ``file`` names them in errors. See `load`."""
+    """Fill a network from tensors, which have our names or not; ``file`` names them in errors. See `load`."""
     if dataset not in DILATIONS:
         raise ValueError(f"unknown data set {dataset!r}; known: {', '.join(DILATIONS)}")
     anchors = [name for name in state if f".{name}".endswith(f".{_ANCHOR}")]
     if len(anchors) != 1:
-        raise ValueError(
-            f"{file}: {len(anchors)} tensors end in {_ANCHOR}, so it holds no or several ResNets; {_EXPECTED}"
-        )
+        found = f"{len(anchors)} tensors end in {_ANCHOR}, so it holds no or several ResNets"
+        raise ValueError(f"{file}: {found}; {_EXPECTED}")
     prefix = anchors[0].removesuffix(_ANCHOR)
     third = f"{prefix}layer3."
     blocks = len({name.removeprefix(third).split(".")[0] for name in state if name.startswith(third)})
@@ -132,7 +119,7 @@ def assemble(state: State, dataset: str, file: str, *, ours: bool = False) -> ne
 
 
 def _is_state(value: Any) -> bool:
-    """Whether this is a dictionary of names with tensors, and nothing else."""
+    """Return whether this is a dictionary of names with tensors, and nothing else."""
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
@@ -179,7 +166,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def _units(file: str, tensors: State) -> list[_Unit]:
-    """Convolutions with their batch normalization, in the order of the file."""
+    """Return the convolutions with their batch normalization, in the order of the file."""
     units: list[_Unit] = []
     for module, group in groupby(tensors, key=lambda name: name.rpartition(".")[0]):
         names = list(group)
@@ -193,20 +180,18 @@ def _units(file: str, tensors: State) -> list[_Unit]:
             wanted = dict.fromkeys(_NORM, units[-1].convolution["weight"].shape[:1])
             wanted["num_batches_tracked"] = torch.Size()
         else:
-            raise ValueError(
-                f"{file}: no convolution and no whole batch norm after one: {', '.join(names)}; {_EXPECTED}"
-            )
+            problem = f"no convolution and no whole batch norm after one: {', '.join(names)}"
+            raise ValueError(f"{file}: {problem}; {_EXPECTED}")
         for leaf, size in wanted.items():
             if leaf in leaves and leaves[leaf].shape != size:
-                raise ValueError(
-                    f"{file}: {module}.{leaf} is {_size(leaves[leaf])}, which does not fit {units[-1].name}.weight of "
-                    f"{_size(units[-1].convolution['weight'])}; {_EXPECTED}"
-                )
+                target = f"{units[-1].name}.weight of {_size(units[-1].convolution['weight'])}"
+                problem = f"{module}.{leaf} is {_size(leaves[leaf])}, which does not fit {target}"
+                raise ValueError(f"{file}: {problem}; {_EXPECTED}")
     return units
 
 
 def _match(file: str, theirs: Iterable[_Unit], ours: Iterable[_Unit], dataset: str) -> dict[str, Tensor]:
-    """Tensors of the file under the names of our head: units of the same kind in order, each used once."""
+    """Return the tensors of the file under the names of our head: units of the same kind in order, each used once."""
     theirs = list(theirs)
     _check_classes(file, [unit for unit in theirs if not unit.norm], dataset)
     filled: dict[str, Tensor] = {}
@@ -232,13 +217,12 @@ def _check_classes(file: str, classifiers: list[_Unit], dataset: str) -> None:
         return
     fitting = [name for name in DILATIONS if len(sets.class_names(name)) == number]
     remedy = f"choose the data set {fitting[0]}" if fitting else "evaluate it on the data set it was trained on"
-    raise ValueError(
-        f"{file}: {classifiers[0].name} has {number} classes, but {sets.PUBLIC[dataset].title} has {expected}; {remedy}"
-    )
+    problem = f"{classifiers[0].name} has {number} classes, but {sets.PUBLIC[dataset].title} has {expected}"
+    raise ValueError(f"{file}: {problem}; {remedy}")
 
 
 def _renamed(file: str, source: _Unit, target: _Unit) -> dict[str, Tensor]:
-    """Tensors of a unit under our names; a bias before a batch norm becomes part of its running mean."""
+    """Return the tensors of a unit under our names; a bias before a batch norm becomes part of its running mean."""
     bias = source.convolution.get("bias")
     filled = {f"{target.name}.weight": source.convolution["weight"]}
     if source.norm is None:

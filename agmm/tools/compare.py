@@ -39,17 +39,9 @@ def pairs(
 ) -> list[Pair]:
     """Set a method beside the rows of a table; those that take several stages, or are quoted, are left out.
 
-    Network, start, data, labels, schedule and test are those of the row.
-
-    Parameters
-    ----------
-    method : str
-        A user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`.
-    table : str
-        Such as ``"agmm_table1"``.
-    preset : str
-    options : mapping, optional
-        Of the method.
+    Network, start, data, labels, schedule and test are those of the row. The method, which takes the options, is a
+    user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`; a table is such as
+    ``"agmm_table1"``.
     """
     tables.preset(preset)
     (name,) = tables.select([table])
@@ -74,30 +66,12 @@ def compare(
     """Train what is missing of a method, and compare it with the rows of its table.
 
     A row's numbers are those of its complete runs in the folder of results, or in the committed reference, which were
-    made on another machine.
+    made on another machine; with ``rivals`` they, too, are trained with the seeds 0 … ``seeds`` - 1 where they are not
+    complete. For ``jobs`` and ``report`` see `agmm.training.sweep.train_all`.
 
-    Parameters
-    ----------
-    pairs : sequence of Pair
-    seeds : int
-        Train the method with the seeds 0 … ``seeds`` - 1.
-    where : Where
-        Folders and device.
-    rivals : bool
-        Train the rows of the table with these seeds, too, where they are not complete.
-    jobs, report
-        See `agmm.training.sweep.train_all`.
-
-    Returns
-    -------
-    DataFrame
-        A row per cell of the table with `COLUMNS`: mean mIoU of both in per cent over the ``seeds`` that both have, the
-        mean of the differences with its 95 % t interval, and the `seeds_needed` to see it.
-
-    Raises
-    ------
-    RuntimeError
-        If a run failed, after all others have been trained.
+    Return a row per cell of the table with `COLUMNS`: mean mIoU of both in per cent over the seeds that both have, the
+    mean of the differences with its 95 % t interval, and the `seeds_needed` to see it. Raise RuntimeError if a run
+    failed, after all others have been trained.
     """
     wanted = [pair.mine for pair in pairs] + ([pair.theirs for pair in pairs] if rivals else [])
     todo = sweep.distinct(replace(run, seed=seed) for run in wanted for seed in range(seeds))
@@ -109,7 +83,7 @@ def compare(
 
 
 def _difference(pair: Pair, seeds: int, results: Path) -> tuple[float, ...]:
-    """The numbers of a row from the seeds that both runs have; NaN without any."""
+    """Return the numbers of a row from the seeds that both runs have; NaN without any."""
     both = np.array([[_miou(run, seed, results) for run in (pair.mine, pair.theirs)] for seed in range(seeds)])
     both = both[~np.isnan(both).any(1)]
     if not len(both):
@@ -125,12 +99,9 @@ def _miou(run: Run, seed: int, results: Path) -> float:
 
 
 def seeds_needed(differences: np.ndarray, power: float = 0.8) -> float:
-    """Seeds with which a paired t test at 5 % finds a difference of this mean and spread with the given ``power``.
+    """Return the seeds with which a paired t test at 5 % finds differences (n,) of this mean and spread with ``power``.
 
-    Parameters
-    ----------
-    differences : (n,) array
-        At least two: with fewer the spread is not known, and the answer NaN. It is infinite above `MOST_SEEDS`.
+    With fewer than two the spread is not known, and the answer NaN. It is infinite above `MOST_SEEDS`.
     """
     if len(differences) < 2:
         return math.nan
@@ -143,11 +114,8 @@ def seeds_needed(differences: np.ndarray, power: float = 0.8) -> float:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The comparison as a table for readers."""
-    lines = [
-        "| labels | beside | ours | theirs | difference (95 %) | seeds | to see it |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Return the comparison as a table for readers."""
+    lines = ["| labels | beside | ours | theirs | difference (95 %) | seeds | to see it |", "|---" * 7 + "|"]
     for _, row in frame.iterrows():
         if not row["seeds"]:
             values = ["", "", "not trained", "0", ""]

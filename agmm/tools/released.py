@@ -42,7 +42,7 @@ COLUMNS = ["source", "sha256", "network", "dataset", "labels", "protocol", "imag
 
 
 def protocols(dataset: str, tile: int | None = None, double_softmax: bool = False) -> dict[str, Protocol]:
-    """How a data set is tested, by words: VOC at one scale and at the authors' seven, Cityscapes by a sliding window.
+    """Return how to test a data set, by words: VOC at one scale and at the authors' seven, Cityscapes by tiles.
 
     ``tile`` (default: `TILE`) and ``double_softmax``, which adds the authors' second softmax as a protocol of its own
     (see `agmm.evaluation.sliding_window`), belong to Cityscapes; ValueError elsewhere.
@@ -74,32 +74,11 @@ def evaluate(
 ) -> pd.DataFrame:
     """Test a file on the val split of its data set; file and data are checked first.
 
-    Parameters
-    ----------
-    path : path
-        See `agmm.tools.author_checkpoints.load`.
-    dataset : {"voc", "cityscapes"}
-    data_root : path
-        Folder of the data set.
-    tile, double_softmax
-        See `protocols`.
-    device : str
-        ``"auto"`` takes a GPU where there is one.
-    images : int, optional
-        Test only so many images, taken at equal distances, and check no others.
-    report : callable
-        Receives lines about what is tested.
-
-    Returns
-    -------
-    DataFrame
-        A row per protocol and metric (mIoU, and the IoU of every class, NaN where it never occurs) with `COLUMNS`;
-        values in per cent. Which labels a file was trained with it does not tell.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        The file or the data set is missing, damaged or not what it should be; or an option is impossible.
+    For files see `agmm.tools.author_checkpoints.load`, for ``tile`` and ``double_softmax`` `protocols`. With ``images``
+    only so many are tested, taken at equal distances, and no others checked. Return a row per protocol and metric (mIoU
+    and the IoU of every class, NaN where it never occurs) with `COLUMNS`, values in per cent. Which labels a file was
+    trained with it does not tell. Raise FileNotFoundError or ValueError where the file or the data set is missing,
+    damaged or not what it should be, or an option is impossible.
     """
     chosen = protocols(dataset, tile, double_softmax)
     if images is not None and images < 1:
@@ -129,7 +108,7 @@ def evaluate(
 
 
 def _moved(net: networks.Segmenter, device: str) -> torch.device:
-    """The device, with the network on it and proven to run there; libraries are loaded by that, too."""
+    """Return the device, with the network on it and proven to run there; libraries are loaded by that, too."""
     try:
         where = choose_device(device)
         net.to(where).to(memory_format=torch.channels_last)
@@ -144,7 +123,7 @@ def _moved(net: networks.Segmenter, device: str) -> torch.device:
 def _confusion(
     net: networks.Segmenter, split: Split, indices: Sequence[int], protocol: Protocol, device: torch.device, words: str
 ) -> Tensor:
-    """Confusion matrix of some images, with a progress bar on a terminal."""
+    """Return the confusion matrix of some images, with a progress bar on a terminal."""
     with tqdm(total=len(indices), desc=words, unit="image", disable=None) as progress:
 
         def read(index: int) -> np.ndarray:
@@ -156,7 +135,7 @@ def _confusion(
 
 
 def published(dataset: str) -> pd.DataFrame:
-    """The numbers that the paper prints for a data set, for all labels, with `COLUMNS`."""
+    """Return the numbers that the paper prints for a data set, for all labels, with `COLUMNS`."""
     lines = pd.DataFrame(table.lines(PRINTED[dataset]))
     labels = lines["clicks"] + " clicks" if "clicks" in lines else lines["supervision"] + "s"
     metrics = ("IoU: " + lines["class"].str.replace("_", " ")).where(lines["metric"] != "mIoU", "mIoU")
@@ -166,7 +145,7 @@ def published(dataset: str) -> pd.DataFrame:
 
 
 def beside_published(ours: pd.DataFrame, paper: pd.DataFrame) -> str:
-    """The numbers for reading: a row per class, a column per protocol and per kind of labels in the paper."""
+    """Return the numbers for reading: a row per class, a column per protocol and per kind of labels in the paper."""
     columns: dict[str, dict[str, str]] = {}
     for line in pd.concat([ours, paper]).to_dict("records"):
         title, digits = (f"published, {line['labels']}", 1) if line["labels"] else (line["protocol"], 2)

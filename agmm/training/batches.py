@@ -85,15 +85,8 @@ def steps(run: Run, images: int) -> int:
 class InMemory:
     """A training split on its device, which is augmented an effective batch at a time.
 
-    Attributes
-    ----------
-    run : Run
-    images : (N, H, W, 3) uint8 Tensor
-    labels : (N, H, W) Tensor
-        uint8, or those of `agmm.data.regions.with_regions`.
-    image_classes : (N, K) bool Tensor
-    mirrored : tuple of int, optional
-        See `agmm.data.split.Split`; here for the K classes.
+    Images are (N, H, W, 3) uint8, labels (N, H, W) uint8 or those of `agmm.data.regions.with_regions`, image classes
+    (N, K) bool; for ``mirrored`` see `agmm.data.split.Split`, here for the K classes.
     """
 
     run: Run
@@ -126,19 +119,8 @@ class InMemory:
 class OneByOne:
     """A training split whose images are read and augmented one at a time, by worker processes where there is a GPU.
 
-    Parameters
-    ----------
-    run : Run
-    images, labels : sequences of arrays
-        See `agmm.data.split.Split` and `InMemory`.
-    num_classes : int
-        K.
-    device : torch.device
-        Where the batches go.
-    image_classes : (N, K) bool array, optional
-        Default: the classes of the labels of each whole image.
-    mirrored : tuple of int, optional
-        See `agmm.data.split.Split`.
+    Images and labels are as in `agmm.data.split.Split` and `InMemory`; batches go to ``device``. The image classes,
+    (N, K) bool, are by default those of the labels of each whole image.
     """
 
     def __init__(
@@ -176,10 +158,10 @@ class OneByOne:
 
 
 def _step(run: Run, parts: list[tuple[Tensor, ...]], table: Tensor | None) -> list[Batch]:
-    """Return this process's microbatches of a step.
+    """Return this process's microbatches of a step; classes that have a side are exchanged by the ``table``.
 
     Each part holds 8-bit images (B, H, W, 3), labels (B, H, W), which images are mirrored (B,), and image classes
-    (B, K). Classes that have a side are exchanged by the ``table``.
+    (B, K).
     """
     step = []
     for images, codes, mirrored, image_classes in parts:

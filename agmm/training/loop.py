@@ -35,6 +35,9 @@ LOOK_EVERY = 20
 LOGGER = logging.getLogger("agmm")
 
 
+History = list[dict[str, float]]
+
+
 class TrainingDiverged(RuntimeError):
     """Raised when the loss is not a number any more; the message names run, epoch and step."""
 
@@ -52,14 +55,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Weights that a training leaves, and what is reported of them (see `agmm.training.run.Result`)."""
+    """Weights that a training leaves, and its scores and details as `agmm.training.run.Result` has them."""
 
     net: nn.Module
     progress: Progress
     images: int
-    miou: float
-    iou: list[float | None]
-    confusion: list[list[int]]
+    scores: dict[str, Any]
     details: dict[str, Any]
 
 
@@ -73,32 +74,15 @@ def fit(
     measure: Callable[[int], dict[str, float]],
     folder: Path,
 ) -> Progress:
-    """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one.
+    """Train ``net`` in place, from ``folder/checkpoint.pt`` if there is one; there go history.csv and log.txt, too.
 
-    Parameters
-    ----------
-    run : Run
-    net : Module
-    groups : list of dict
-        Parameter groups with their base learning rates.
-    batches : callable
-        Epoch (from 0) to the microbatches of each of its steps.
-    steps : int
-        Steps per epoch.
-    loss : callable
-        Module and microbatch to the objective's output.
-    measure : callable
-        Epoch (from 0), after it, to further columns of the history.
-    folder : Path
-        Receives history.csv, log.txt and checkpoint.pt.
-
-    Raises
-    ------
-    TrainingDiverged
-        If the loss becomes NaN or infinite; the checkpoint of the last good epoch is kept.
+    ``groups`` are parameters with their base learning rates. For an epoch (from 0) ``batches`` gives the microbatches
+    of each of its ``steps``, and ``measure``, after it, further columns of the history. Raise `TrainingDiverged` if the
+    loss becomes NaN or infinite; the checkpoint of the last good epoch is kept.
     """
     optimizer = _optimizer(run, groups)
-    progress, history = _load_checkpoint(run, folder / "checkpoint.pt", net, optimizer)
+    checkpoint = folder / "checkpoint.pt"
+    progress, history = _load_checkpoint(run, checkpoint, net, optimizer)
     module = _distributed(net)
     start = f"epoch {progress.epoch} of {run.last_epoch}"
     log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {start}")
@@ -134,7 +118,7 @@ def fit(
         _keep_best(run, net, row, progress, folder)
         progress.seconds += time.perf_counter() - started
         if is_main():
-            _save_checkpoint(run, folder, net, optimizer, progress, history)
+            _save_checkpoint(run, checkpoint, net, optimizer, progress, history)
             log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
     if run.selection == "best":
         wait_for_all()
@@ -182,24 +166,19 @@ def _optimizer(run: Run, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def _save_checkpoint(
-    run: Run,
-    folder: Path,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    history: list[dict[str, float]],
+    run: Run, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, history: History
 ) -> None:
     """Write history.csv and checkpoint.pt, from which a run goes on."""
-    atomic_files.write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
+    atomic_files.write_text(path.with_name("history.csv"), pd.DataFrame(history).to_csv(index=False))
     state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
     buffer = io.BytesIO()
     torch.save(state | {"history": history, "run": run.id}, buffer)
-    atomic_files.write(folder / "checkpoint.pt", buffer.getvalue())
+    atomic_files.write(path, buffer.getvalue())
 
 
 def _load_checkpoint(
     run: Run, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, list[dict[str, float]]]:
+) -> tuple[Progress, History]:
     if not path.exists():
         return Progress(), []
     try:

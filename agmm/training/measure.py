@@ -64,20 +64,12 @@ def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, s
     """Return the confusion matrix (K, K) of a split by the run's protocol, or from one scale without flips."""
     loop.agree(net)
     rank, world = loop.rank_and_world()
-    part = slice(rank, None, world)
+    images, truth, size = split.images[rank::world], split.truth[rank::world], images_at_a_time(split)
     test = protocol(run, split)
     if single_scale:
         test = replace(test, scales=(1.0,), flip=False)
     with autocast(run, device), _uncompiled(run):
-        matrix = evaluation.evaluate(
-            net,
-            split.images[part],
-            split.truth[part],
-            split.num_classes,
-            test,
-            batch_size=images_at_a_time(split),
-            device=device,
-        )
+        matrix = evaluation.evaluate(net, images, truth, split.num_classes, test, batch_size=size, device=device)
     return loop.over_processes(matrix.to(device)).cpu()
 
 
@@ -105,10 +97,7 @@ def training_curves(net: nn.Module, objective: methods.Trained, context: Context
                 label = objective.labels(activation, tag[:, 1:], images.movedim(-1, 1) / 255)
         labeled = gmm.components(label, data.num_classes).present
         image_classes = labeled if context.image_tags is None else tag
-        maps |= {
-            "p_miou": logits,
-            "p_restricted_miou": logits.masked_fill(~image_classes[..., None, None], -torch.inf),
-        }
+        maps |= {"p_miou": logits, "p_restricted_miou": logits.masked_fill(~image_classes[..., None, None], -torch.inf)}
         if mixture.has_mixture:
             scores = mixture(features, logits, label, image_classes).scores
             maps["g_miou"] = scores.masked_fill(~labeled[..., None, None], -1)
@@ -128,10 +117,7 @@ def cam_miou(
     device: torch.device,
     count: int | None = None,
 ) -> float:
-    """Return the mIoU of the CAMs on the first ``count`` images, given their tags (N, K): the quality of pseudo labels.
-
-    ToCo reports the same number of its CAMs.
-    """
+    """Return the mIoU of the CAMs on the first ``count`` images, given their tags (N, K), as ToCo reports it."""
     matrix = torch.zeros(split.num_classes, split.num_classes, dtype=torch.int64, device=device)
     for images, truth, tag in _shared(net, (split.images, split.truth, tags), count, split, device):
         inputs = evaluation.to_input(images, normalization(run))

@@ -64,12 +64,9 @@ def _own(method: str) -> Any:
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"the method {method!r} cannot be imported ({error}); "
-            "write module:Name and start where the module can be found, or put its folder on PYTHONPATH"
-        ) from error
+        remedy = "write module:Name and start where the module can be found, or put its folder on PYTHONPATH"
+        raise ValueError(f"the method {method!r} cannot be imported ({error}); {remedy}") from error
     if not isinstance(kind, type) or not is_dataclass(kind) or "num_classes" not in {f.name for f in fields(kind)}:
-        raise ValueError(
-            f"the method {method!r} is no data class with a field num_classes; see agmm.objectives.Baseline"
-        )
+        problem = "is no data class with a field num_classes"
+        raise ValueError(f"the method {method!r} {problem}; see agmm.objectives.Baseline")
     return kind

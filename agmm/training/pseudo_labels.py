@@ -66,9 +66,8 @@ def pseudo_labels(net: nn.Module, teacher: Run, context: Context) -> Arrays:
 
     if isinstance(context.sparse, np.ndarray):
         return predict(slice(None))
-    return _png_files(
-        context.folder, data.ids, "pseudo_labels", lambda index: predict(slice(index, index + 1))[0], len(data)
-    )
+    files = partial(_png_files, context.folder, data.ids, "pseudo_labels")
+    return files(lambda index: predict(slice(index, index + 1))[0], len(data))
 
 
 def _spml_labels(net: nn.Module, objective: spml.SPMLClassifier, teacher: Run, context: Context) -> Arrays:

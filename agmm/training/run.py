@@ -140,9 +140,8 @@ class Run:
             if self.labels == "tags":
                 toco.options(**dict(self.label_options))
         if self.from_tags and self.loss_scope != "microbatch":
-            raise ValueError(
-                "pseudo labels from image tags are made of each microbatch: choose the loss_scope 'microbatch'"
-            )
+            problem = "pseudo labels from image tags are made of each microbatch"
+            raise ValueError(f"{problem}: choose the loss_scope 'microbatch'")
 
     @cached_property
     def id(self) -> str:
@@ -201,18 +200,12 @@ class Run:
             return self.trained.pretraining
         if self.init != "tags":
             return None
-        return Run(
-            **{name: getattr(self, name) for name in _SHARED_WITH_PRETRAINING},
-            method="ImageTags",
-            labels="tags",
-            network_options=tuple(pair for pair in self.network_options if pair[0] not in networks.OF_THE_HEAD),
-            train_images=self.pretrain_images,
-            epochs=self.pretrain_epochs,
-            lr=self.pretrain_lr or self.lr,
-            batch_size=2 * self.batch_size,
-            microbatch=2 * self.batch_size,
-            history_images=0,
-        )
+        changes: dict[str, Any] = {name: getattr(self, name) for name in _SHARED_WITH_PRETRAINING}
+        options = tuple(pair for pair in self.network_options if pair[0] not in networks.OF_THE_HEAD)
+        changes |= {"train_images": self.pretrain_images, "epochs": self.pretrain_epochs, "network_options": options}
+        changes |= {"lr": self.pretrain_lr or self.lr, "history_images": 0}
+        changes |= dict.fromkeys(("batch_size", "microbatch"), 2 * self.batch_size)
+        return Run(method="ImageTags", labels="tags", **changes)
 
     @property
     def teacher(self) -> "Run | None":
@@ -274,14 +267,7 @@ class Run:
         """
         if self.trained is not None:
             raise ValueError("a second stage learns what a run predicts as it was trained: call trained.second_stage()")
-        return replace(
-            self,
-            method="Baseline",
-            options=(),
-            teacher_method=self.method,
-            teacher_options=self.options,
-            restrict=self.labels != "clicks",
-        )
+        return self._taught("Baseline", {})
 
     def classified(self, options: dict[str, Any] | None = None, **changes: Any) -> "Run":
         """Return the run that trains SPML's next classifier on this one's embeddings (SPML, Algorithms 1 and 2).
@@ -292,14 +278,14 @@ class Run:
         if self.method not in ("SPML", "SPMLClassifier"):
             raise ValueError(f"the method {self.method} has no embeddings to classify; begin with SPML")
         stages = ("teacher_method", "teacher_options", "teacher_changes") if self.teacher_method else ()
-        return replace(
-            self,
-            **(changes | {"method": "SPMLClassifier", "options": tuple((options or {}).items())}),
-            teacher_method=self.method,
-            teacher_options=self.options,
-            teacher_changes=tuple((name, getattr(self, name)) for name in (*changes, *stages)),
-            restrict=self.labels != "clicks",
-        )
+        before = tuple((name, getattr(self, name)) for name in (*changes, *stages))
+        return self._taught("SPMLClassifier", options or {}, teacher_changes=before, **changes)
+
+    def _taught(self, method: str, options: dict[str, Any], **changes: Any) -> "Run":
+        """Return the run whose first stage is this one."""
+        teacher: dict[str, Any] = {"teacher_method": self.method, "teacher_options": self.options}
+        changes |= teacher | {"restrict": self.labels != "clicks"}
+        return replace(self, method=method, options=tuple(options.items()), **changes)
 
     def folder(self, results: str | Path = "results") -> Path:
         """Return the folder of the run's files."""

@@ -36,13 +36,9 @@ class JobLost(BrokenExecutor):
 
 
 class Submitted(Executor):
-    """Jobs of submitit as futures, which raise `JobLost` where a job ends without a result.
+    """Jobs of a `submitit.Executor` as futures, which raise `JobLost` where a job ends without a result.
 
-    Parameters
-    ----------
-    cluster : submitit.Executor
-    alive : callable
-        Jobs of submitit -> identities of those that wait or run, perhaps among others; None if that is not known.
+    ``alive``: jobs of submitit -> identities of those that wait or run, perhaps among others; None if not known.
     """
 
     def __init__(self, cluster: Any, alive: Alive) -> None:
@@ -90,23 +86,13 @@ def slurm(results: str | Path = "results", **parameters: Value) -> Submitted:
 
     A job that is preempted, or reaches its time limit, is queued again and resumes from the checkpoint of its run. The
     results, the data, and this package with its Python lie on a file system that all nodes share, which locks files.
-
-    Parameters
-    ----------
-    results : path
-    parameters
-        Those of sbatch, as submitit's ``update_parameters`` takes them: ``partition``, ``time`` in minutes,
-        ``gpus_per_node``, ``cpus_per_task``, ``mem``, ``account`` …
-
-    Raises
-    ------
-    ValueError
-        Without sbatch, submitit or an answer of Slurm, and for parameters that submitit does not know.
+    Parameters are those of sbatch, as submitit's ``update_parameters`` takes them: ``partition``, ``time`` in minutes,
+    ``gpus_per_node``, ``cpus_per_task``, ``mem``, ``account`` … Raise ValueError without sbatch, submitit or an answer
+    of Slurm, and for parameters that submitit does not know.
     """
     if shutil.which("sbatch") is None:
-        raise ValueError(
-            "--engine slurm needs sbatch on this machine; run it where you submit jobs to Slurm, or use --engine local"
-        )
+        remedy = "run it where you submit jobs to Slurm, or use --engine local"
+        raise ValueError(f"--engine slurm needs sbatch on this machine; {remedy}")
     try:
         import submitit
     except ImportError:
@@ -187,10 +173,8 @@ class _Restartable:
 def _set(future: Future[Any], job: Any) -> None:
     """Give a future the result of a job that is over, or its error in one sentence."""
     if not os.path.exists(job.paths.result_pickle):
-        where = f"its log is {job.paths.stderr}"
-        future.set_exception(
-            JobLost(f"its job {job.job_id} ended early (killed, cancelled, or out of memory); {where}")
-        )
+        early = f"its job {job.job_id} ended early (killed, cancelled, or out of memory)"
+        future.set_exception(JobLost(f"{early}; its log is {job.paths.stderr}"))
         return
     try:
         future.set_result(job.result())

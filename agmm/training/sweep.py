@@ -1,26 +1,35 @@
-"""Many trainings: what must come first, a process for each, and what happens when one fails."""
+"""Many trainings: what must come first, how long it will take, a process for each, and what happens when one fails."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
+import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from filelock import FileLock, Timeout
 
 from agmm.host import atomic_files, machine
-from agmm.training import forecast, loop, slurm, train
+from agmm.training import loop, slurm, train
+from agmm.training.presets import PRESETS
 from agmm.training.run import Run, check_description, load_result
 from agmm.training.where import Where
 
 Report = Callable[[str], object]
+Work = tuple[str, int, str, str]
+"""Preset, number of epochs, network, and task of a run: they decide how long it takes."""
+
+_OF_THE_PRESET = ("clusters", "regions", "grid_labels")
+"""Options that a preset sets, of which nothing is said in a few words."""
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
@@ -61,7 +70,6 @@ def train_all(
 
     Parameters
     ----------
-    runs : iterable of Run
     where : Where
         The devices ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs.
     jobs : int, optional
@@ -69,30 +77,21 @@ def train_all(
     engine : {"local", "slurm"} or Executor
         Processes of this machine, jobs of Slurm with its defaults, or those of `agmm.training.slurm.slurm`; it is shut
         down.
-    report : callable
-        Receives a line per finished run.
 
-    Returns
-    -------
-    dict of str to str
-        Identity of every run that failed -> why.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After the processes have been ended and jobs cancelled; what they had finished, checkpoints included, is kept.
+    Return the identity of every run that failed -> why. Ctrl-C ends the processes and cancels the jobs; what they had
+    finished, checkpoints included, is kept.
     """
     sweep = _Sweep(runs, where.results, report)
     if not sweep.waiting:
         return {}
     new, devices = _slots(engine, where, jobs, sweep.total)
     others = set(multiprocessing.active_children())
-    with _worker_environment():
+    with mock.patch.dict(os.environ, slurm.ONE_THREAD):  # libraries of processes that start inside read it
         # A pool per process: when one breaks, it is known whose run it was.
         pools = [new() for _ in devices]
         try:
             while sweep.waiting or sweep.running:
-                for slot in set(range(len(pools))) - sweep.busy():
+                for slot in set(range(len(pools))) - {slot for _, slot in sweep.running.values()}:
                     if (run := sweep.next()) is not None:
                         job = _submit(pools, slot, new, run, replace(where, device=devices[slot]))
                         sweep.running[job] = run, slot
@@ -115,17 +114,13 @@ class _Sweep:
 
     def __init__(self, runs: Iterable[Run], results: str | Path, report: Report) -> None:
         self.results, self.report = results, report
-        self.past = forecast.measured(results)
-        todo = sorted(missing(distinct(runs), results), key=lambda run: -forecast.estimate(run, self.past))
+        self.past = measured(results)
+        todo = sorted(missing(distinct(runs), results), key=lambda run: -estimate(run, self.past))
         self.waiting = {run.id: run for run in todo}
         self.running: dict[Future[str | None], tuple[Run, int]] = {}
         self.failed: dict[str, str] = {}
         self.retried: set[str] = set()
         self.total = len(todo)
-
-    def busy(self) -> set[int]:
-        """Return the slots that train."""
-        return {slot for _, slot in self.running.values()}
 
     def next(self) -> Run | None:
         """Take the next run that requires nothing unfinished; what others require comes first."""
@@ -147,7 +142,7 @@ class _Sweep:
         elif isinstance(error, BrokenExecutor) and run.id not in self.retried:
             self.retried.add(run.id)
             self.waiting[run.id] = run
-            self.report(f"{forecast.describe(run)}: {problem}; once more")
+            self.report(f"{describe(run)}: {problem}; once more")
         else:
             self._fail(run, problem)
         return slot
@@ -155,15 +150,15 @@ class _Sweep:
     def _report_success(self, run: Run, jobs: int) -> None:
         result = load_result(run, self.results)
         assert result is not None
-        self.past.setdefault(forecast.work(run), []).append(result.seconds)
+        self.past.setdefault(work(run), []).append(result.seconds)
         left = [*self.waiting.values(), *(busy for busy, _ in self.running.values())]
-        eta = f" · ETA {forecast.duration(forecast.total(left, self.past, jobs))}" if left else ""
-        seconds = forecast.duration(result.seconds)
-        self.report(f"{self._counter()} {forecast.describe(run)}: {result.miou:.1f} ({seconds}){eta}")
+        eta = f" · ETA {duration(total(left, self.past, jobs))}" if left else ""
+        seconds = duration(result.seconds)
+        self.report(f"{self._counter()} {describe(run)}: {result.miou:.1f} ({seconds}){eta}")
 
     def _fail(self, run: Run, problem: str) -> None:
         """Record a failure, and that of the runs that require this one."""
-        self.failed[run.id] = f"{forecast.describe(run)}: {problem}"
+        self.failed[run.id] = f"{describe(run)}: {problem}"
         self.report(f"{self._counter()} {self.failed[run.id]}")
         for other in list(self.waiting.values()):
             if other.id in self.waiting and run.id in {need.id for need in other.requires}:
@@ -182,12 +177,9 @@ def default_jobs(device: str = "auto") -> int:
 
 
 def set_aside(runs: Iterable[Run], results: str | Path) -> list[Path]:
-    """Move the runs' folders to ``<results>/<preset>/replaced`` so that they are trained again; returns the new places.
+    """Move the runs' folders to ``<results>/<preset>/replaced`` so that they are trained again; return the new places.
 
-    Raises
-    ------
-    ValueError
-        If another process is training one of them; nothing has been moved then.
+    Raise ValueError, and move nothing, if another process is training one of them.
     """
     folders = [run.folder(results) for run in runs if run.folder(results).exists()]
     with contextlib.ExitStack() as locks:
@@ -249,22 +241,92 @@ def _submit(
         return pools[slot].submit(_train, run, where)
 
 
-@contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Give the libraries of processes that start inside one thread; they read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in slurm.ONE_THREAD}
-    os.environ.update(slurm.ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _devices(device: str, jobs: int) -> list[str]:
     if device in ("auto", "cuda") and torch.cuda.is_available():
         return [f"cuda:{i % torch.cuda.device_count()}" for i in range(jobs)]
     return [device] * jobs
+
+
+# --- A run in words, and how long it will take ------------------------------------------------------------------------
+
+
+def describe(run: Run) -> str:
+    """Return a run in a few words."""
+    if run.trained is not None:
+        changed = [name for name, _ in run.trained_test] + (["crf"] if run.crf else [])
+        return f"{describe(run.trained)}, tested with " + ", ".join(f"{name} {getattr(run, name)}" for name in changed)
+    network = "" if run.network == "small" else f" with {run.network}"
+    if run.method == "ImageTags":
+        return f"pretraining on image tags ({run.dataset}){network}"
+    if run.teacher is not None:
+        stage = "classifier on the embeddings" if run.method == "SPMLClassifier" else "second stage"
+        return f"{stage} of {describe(run.teacher)}"
+    options = {name: value for name, value in run.options if name not in _OF_THE_PRESET}
+    words = [run.method]
+    words += [name for name in (options.get("variant"), "+".join(options.get("terms", ()))) if name]
+    words += [name for name in ("stop_gradient", "absent") if options.get(name)]
+    words += [f"{k} {v}" for k, v in options.items() if k not in ("variant", "terms", "stop_gradient", "absent")]
+    label_options = dict(run.label_options)
+    shares = [f"{100 * label_options[name]:g} % " for name in ("ratio", "length") if name in label_options]
+    amount = "".join(shares) or (f"{label_options['n']} " if "n" in label_options else "")
+    words += [f"{amount}{run.labels} of {run.dataset}{network}", f"init {run.init}", f"seed {run.seed}"]
+    return " ".join([*words, *([f"epoch {run.stop_after} of {run.epochs}"] if run.stop_after else [])])
+
+
+def measured(results: str | Path) -> dict[Work, list[float]]:
+    """Return the seconds of all complete runs by what they did; what cannot be read is left out."""
+    seconds: dict[Work, list[float]] = {}
+    for path in Path(results).glob("*/runs/*/result.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            run = Run.from_dict(json.loads((path.parent / "run.json").read_text()))
+            seconds.setdefault(work(run), []).append(json.loads(path.read_text())["seconds"])
+    return seconds
+
+
+def estimate(run: Run, past: dict[Work, list[float]]) -> float:
+    """Return the expected seconds: the median of complete runs that did the same, else what the preset says."""
+    if seconds := past.get(work(run)):
+        return statistics.median(seconds)
+    stated = PRESETS[run.preset].seconds if run.preset in PRESETS else {}
+    special = f"{run.dataset}, {_slower(run) or run.network}"
+    whole = stated.get(special, stated.get(run.dataset, 60.0))
+    return whole * (0.1 if run.trained is not None else run.last_epoch / run.epochs)
+
+
+def total(runs: Iterable[Run], past: dict[Work, list[float]], jobs: int) -> float:
+    """Return the expected seconds of several runs on ``jobs`` processes: what others require first, then the rest."""
+    todo = {run.id: run for run in runs}
+    stages: dict[str, int] = {}
+
+    def stage(run: Run) -> int:
+        """Return how many of the runs must be complete, one after the other, before this one."""
+        if run.id not in stages:
+            stages[run.id] = max((1 + stage(need) for need in run.requires if need.id in todo), default=0)
+        return stages[run.id]
+
+    seconds: dict[int, list[float]] = {}
+    for run in todo.values():
+        seconds.setdefault(stage(run), []).append(estimate(run, past))
+    return sum(max(sum(values) / jobs, max(values)) for values in seconds.values())
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that a reader would choose."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def work(run: Run) -> Work:
+    """Return what a run does, as far as its time depends on it."""
+    if run.trained is not None:
+        return run.preset, run.last_epoch, run.network, "test"
+    task = "pretraining" if run.method == "ImageTags" else _slower(run) or "training"
+    return run.preset, run.last_epoch, run.network, task
+
+
+def _slower(run: Run) -> str:
+    """Return what makes the steps of a run longer than those of others; empty if nothing does."""
+    if run.method == "SPMLClassifier":
+        return "SPMLClassifier, neighbors" if dict(run.options).get("neighbors") else run.method
+    return "tags" if run.from_tags else run.method if run.method == "SPML" else ""

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
 from agmm import evaluation, networks, objectives
-from agmm.data import disk_cache, regions
-from agmm.data.split import OnDemand
+from agmm.data import disk_cache, regions, sets
+from agmm.data.split import OnDemand, Split
 from agmm.evaluation import crf
 from agmm.host import atomic_files, machine
 from agmm.objectives.common import Batch
 from agmm.rivals import spml, toco
-from agmm.training import batches, loop, measure, methods, pretrain, pseudo_labels, weights
+from agmm.training import batches, loop, measure, methods, pseudo_labels, weights
 from agmm.training.batches import normalization
 from agmm.training.run import Result, Run, load_result
 from agmm.training.where import Context, Where, at
@@ -39,28 +40,11 @@ def run(
     device: str = "auto",
     keep_decoded: bool = True,
 ) -> Result:
-    """Result of a run: loaded if complete, resumed if interrupted, trained otherwise.
+    """Return the result of a run: loaded if complete, resumed if interrupted, trained otherwise.
 
-    Two processes that ask for the same run train it once: the second waits for the first.
-
-    Parameters
-    ----------
-    run : Run
-    results : path
-        Folder that holds ``<preset>/runs/<id>``.
-    data_root : path, optional
-        Where the data set lies; the embedded one needs none.
-    device : str
-        ``"auto"`` takes a GPU where there is one.
-    keep_decoded : bool
-        Whether the processes that read keep decoded images in a file below ``results/cache``, where it fits.
-
-    Raises
-    ------
-    agmm.host.atomic_files.StorageError
-        If the results folder cannot be written.
-    agmm.training.loop.TrainingDiverged
-        If the loss becomes NaN or infinite.
+    Two processes that ask for the same run train it once: the second waits for the first. Folders and device are those
+    of `agmm.training.where.Where`. Raise `agmm.host.atomic_files.StorageError` if the results folder cannot be written,
+    and `agmm.training.loop.TrainingDiverged` if the loss becomes NaN or infinite.
     """
     return complete(run, at(results, data_root, device, keep_decoded))
 
@@ -95,12 +79,11 @@ def drop_checkpoints(folder: Path) -> None:
 def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     """One process at a time; the processes of one ``torchrun`` share the lock.
 
-    It is ``flock``, which the operating system frees when a process dies, so that no lock can be stale. NFS passes it
-    on to the server (Linux 2.6.12 and later) and thus to other machines, and frees it when a machine is gone. A file
-    system without it (ENOSYS) gets a file with machine and number of the process instead, which the machine itself sees
-    through when the process is dead; one that refuses (ENOLCK) is an error. Only where NFS is mounted with ``nolock``
-    does the lock not reach other machines: two of them may then train the same run, and as every file is written beside
-    its place under a name of its own and moved there in one step, the folder ends with one of two equal results.
+    It is ``flock``, which the operating system frees when a process dies, so that no lock can be stale; NFS passes it
+    on to other machines, and frees it when one is gone. A file system without it (ENOSYS) gets a file with machine and
+    number of the process instead; one that refuses (ENOLCK) is an error. Where NFS is mounted with ``nolock``, two
+    machines may train the same run; as every file is moved to its place in one step, the folder ends with one of two
+    equal results.
     """
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 
@@ -110,12 +93,7 @@ def train(run: Run, where: Where) -> Result:
 
     Its folder receives log.txt, history.csv and checkpoint.pt while training, then model.safetensors, environment.json
     and, where the objective has parameters of its own, objective.safetensors. A run that tests the weights of another
-    one writes log.txt and environment.json.
-
-    Raises
-    ------
-    agmm.training.loop.TrainingDiverged
-        If the loss becomes NaN or infinite; the last good checkpoint is kept.
+    one writes log.txt and environment.json. Raise as `agmm.training.loop.fit`.
     """
     device = choose_device(where.device)
     if device.type == "cpu":
@@ -125,7 +103,7 @@ def train(run: Run, where: Where) -> Result:
         if run.trained is not None:
             return _test_again(run, run.trained, where, device)
         if run.method == "ImageTags":
-            return _finish(run, where, device, pretrain.train_image_tags(run, where, device))
+            return _finish(run, where, device, _train_image_tags(run, where, device))
         return _finish(run, where, device, _train_segmenter(pseudo_labels.prepare(run, where, device)))
 
 
@@ -170,7 +148,7 @@ def _train_segmenter(context: Context) -> loop.Outcome:
         single = measure.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
     progress.seconds += time.perf_counter() - started
-    return loop.Outcome(net, progress, len(data), *_scores(confusion), details)
+    return loop.Outcome(net, progress, len(data), _scores(confusion), details)
 
 
 def _start(context: Context) -> tuple[networks.Segmenter, methods.Trained]:
@@ -234,10 +212,45 @@ def _loss(
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **others)
 
 
-def _scores(confusion: Tensor) -> tuple[float, list[float | None], list[list[int]]]:
+def _train_image_tags(run: Run, where: Where, device: torch.device) -> loop.Outcome:
+    """Train a backbone to predict which classes images show; reports the share of correct tags."""
+    data, test = where.load(run, "pretrain"), where.load(run, "test")
+    segmenter = weights.build_network(run, data.num_classes)
+    net = networks.TagClassifier(segmenter, data.num_classes - 1)
+    net.to(device).to(memory_format=torch.channels_last)
+    unused = torch.zeros(len(data), *data.truth[0].shape, dtype=torch.uint8, device=device)
+    mirrored = None if data.mirrored is None else tuple(k - 1 for k in data.mirrored[1:])
+    source = batches.InMemory(run, _images(data).to(device), unused, _tags(data).to(device), mirrored)
+
+    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
+        bce = F.binary_cross_entropy_with_logits(module(batch.images), batch.image_classes.float())
+        return objectives.Output(bce, {"tags": bce})
+
+    groups = [{"params": list(net.parameters()), "lr": run.lr}]
+    steps = batches.steps(run, len(source))
+    progress = loop.fit(run, net, groups, source.epoch, steps, loss, lambda epoch: {}, run.folder(where.results))
+    net.eval()
+    with torch.no_grad():
+        logits = torch.cat([net(evaluation.to_input(part.to(device))) for part in _images(test).split(100)])
+    accuracy = 100 * ((logits > 0) == _tags(test).to(device)).float().mean().item()
+    details = {"network": segmenter.provenance, "metric": "correct tags, %", "device": machine.device_name(device)}
+    scores: dict[str, Any] = {"miou": accuracy, "iou": [], "confusion": []}
+    return loop.Outcome(segmenter.backbone, progress, len(data), scores, details)
+
+
+def _images(split: Split) -> Tensor:
+    return torch.from_numpy(np.asarray(split.images))
+
+
+def _tags(split: Split) -> Tensor:
+    """Return the tags (N, K - 1) of all images, without the background."""
+    return torch.from_numpy(sets.image_tags(split)[:, 1:])
+
+
+def _scores(confusion: Tensor) -> dict[str, Any]:
     """Return mIoU and IoU in per cent, and the confusion matrix, as `Result` has them."""
     iou = [None if math.isnan(value) else 100 * value for value in evaluation.iou(confusion).tolist()]
-    return evaluation.mean_iou(confusion), iou, confusion.tolist()
+    return {"miou": evaluation.mean_iou(confusion), "iou": iou, "confusion": confusion.tolist()}
 
 
 def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome) -> Result:
@@ -245,13 +258,11 @@ def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome)
     progress = outcome.progress
     if loop.is_main():
         loop.save_weights(outcome.net, run.folder(where.results) / "model.safetensors", run.id)
-    _log_end(run, where, device, f"done: {outcome.miou:.2f} on the test split")
+    _log_end(run, where, device, f"done: {outcome.scores['miou']:.2f} on the test split")
     images = progress.epoch * (outcome.images // run.batch_size * run.batch_size)
     return Result(
+        **outcome.scores,
         run_id=run.id,
-        miou=outcome.miou,
-        iou=outcome.iou,
-        confusion=outcome.confusion,
         epoch=progress.best_epoch or progress.epoch,
         seconds=progress.seconds,
         images_per_second=images / progress.train_seconds,
@@ -273,19 +284,11 @@ def _test_again(run: Run, trained: Run, where: Where, device: torch.device) -> R
     details |= {"tested_run": trained.id, "device": machine.device_name(device)}
     if run.crf:
         details["crf"] = asdict(crf.PARAMETERS[run.crf]) | {"backend": "lattice"}
-    miou, iou, matrix = _scores(confusion)
-    _log_end(run, where, device, f"tested the weights of run {trained.id}: {miou:.2f} on the test split")
-    return replace(
-        base,
-        run_id=run.id,
-        miou=miou,
-        iou=iou,
-        confusion=matrix,
-        seconds=seconds,
-        images_per_second=len(test) / seconds,
-        peak_memory_mb=machine.peak_memory_mb(device),
-        details=details,
-    )
+    scores = _scores(confusion)
+    _log_end(run, where, device, f"tested the weights of run {trained.id}: {scores['miou']:.2f} on the test split")
+    cost = {"seconds": seconds, "images_per_second": len(test) / seconds}
+    cost["peak_memory_mb"] = machine.peak_memory_mb(device)
+    return replace(base, run_id=run.id, details=details, **scores, **cost)
 
 
 def _log_end(run: Run, where: Where, device: torch.device, line: str) -> None:

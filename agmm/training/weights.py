@@ -82,10 +82,8 @@ def load_weights(net: nn.Module, path: Path, run_id: str) -> None:
         if owner == run_id:
             net.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is damaged or of another network; delete its folder to train the run again"
-        ) from error
+        problem = "is damaged or of another network"
+        raise ValueError(f"{path} {problem}; delete its folder to train the run again") from error
     if owner != run_id:
-        raise ValueError(
-            f"{path} holds the weights of run {owner}, not of {run_id}; delete its folder to train it again"
-        )
+        problem = f"holds the weights of run {owner}, not of {run_id}"
+        raise ValueError(f"{path} {problem}; delete its folder to train it again")

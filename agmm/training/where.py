@@ -14,24 +14,16 @@ from agmm.training.run import Run
 
 @dataclass(frozen=True)
 class Where:
-    """Folders and device of trainings.
-
-    Attributes
-    ----------
-    results : Path
-        Folder that holds ``<preset>/runs/<id>``, and ``cache`` for generated data and simulated labels.
-    data_root : Path, optional
-        Folder of the data sets; the embedded ones need none.
-    device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; ``"auto"`` takes a GPU where there is one.
-    keep_decoded : bool
-        Whether the processes that read images keep them decoded in a file of the cache, where it fits.
-    """
+    """Folders and device of trainings."""
 
     results: Path = Path("results")
+    """Folder that holds ``<preset>/runs/<id>``, and ``cache`` for generated data and simulated labels."""
     data_root: Path | None = None
+    """Folder of the data sets; the embedded ones need none."""
     device: str = "auto"
+    """``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; ``"auto"`` takes a GPU where there is one."""
     keep_decoded: bool = True
+    """Whether the processes that read images keep them decoded in a file of the cache, where it fits."""
 
     @property
     def cache(self) -> Path:
@@ -59,17 +51,9 @@ def at(
 class Context:
     """Run, place, images and labels of one training.
 
-    Attributes
-    ----------
-    run : Run
-    where : Where
-    device : torch.device
-    data, test : Split
-        Training and test images; the former with class activation maps where the labels are made of these.
-    sparse : sequence of (H, W) uint8 arrays
-        Weak labels of the training images.
-    image_tags : (N, K) bool array, optional
-        Tags of the training images, where these are the labels, or what the labels are made of.
+    ``data`` are its training images, with class activation maps where the labels are made of these, and ``sparse``
+    their weak labels, (H, W) uint8 arrays. Their tags, (N, K) bool, are there where these are the labels, or what the
+    labels are made of.
     """
 
     run: Run

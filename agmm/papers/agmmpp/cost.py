@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from agmm import networks, objectives
-from agmm.host import timing
 from agmm.networks import macs
 from agmm.objectives.agmmpp import squeezed
 from agmm.papers.table import lines
+from agmm.training import timing
 from agmm.training.presets import Preset
-from agmm.training.random_step import QUICK, Objective, Shapes, training_step
+from agmm.training.timing import QUICK, Objective, Shapes, training_step
 
 PRINTED_SIDE = 448
 SHAPES = {

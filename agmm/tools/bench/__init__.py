@@ -1,37 +1,53 @@
 """How fast the package is, as ratios of two times taken in one run: ``agmm bench [branch step …] [--csv FILE]``.
 
-`GROUPS` are functions that yield figures: of the objective (`agmm.tools.bench.objective`), of training steps, of
-reading, of testing, and of several trainings at a time.
+`GROUPS` are functions that yield figures: of the objective (`agmm.tools.bench.objective`), of training (`step`), and of
+reading and testing (`images`).
 """
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from agmm.host import atomic_files
-from agmm.tools.bench import evaluation, figure, input, objective, step, sweep
-from agmm.tools.bench.figure import Group, Setting, markdown, setting, write
+from agmm.host import atomic_files, machine
+from agmm.tools.bench import images, objective, step
+from agmm.tools.bench.figure import Group, Setting, hardware, markdown, setting, write
 
 GROUPS: dict[str, Group] = {
     "dense": objective.dense,
     "branch": objective.branch,
     "step": step.steps,
-    "input": input.figures,
-    "evaluation": evaluation.figures,
-    "sweep": sweep.figures,
+    "input": images.reading,
+    "evaluation": images.evaluation,
+    "sweep": step.trainings,
     "spml": step.spml,
 }
 
 
 def measure(how: Setting, names: Iterable[str] = ()) -> pd.DataFrame:
-    """Measure and print the groups of these names (default: all); a row per figure, see `agmm.tools.bench.figure`."""
+    """Measure and print the groups of these names (default: all).
+
+    Return a row per figure: the fields of `agmm.tools.bench.figure.Figure`, and what it was measured on.
+    """
     names = tuple(names) or tuple(GROUPS)
     for name in names:
         if name not in GROUPS:
             raise ValueError(f"there is no group {name!r}; known: {', '.join(GROUPS)}")
-    return figure.measure(how, {name: GROUPS[name] for name in names})
+    torch.set_num_threads(how.threads)
+    if how.device == "cpu":
+        machine.keep_freed_memory()
+    print(f"{hardware(how.device)}, {how.threads} thread(s), torch {torch.__version__}")
+    rows = []
+    for name in names:
+        print(f"\n{name}", flush=True)
+        for figure in GROUPS[name](how):
+            print(figure, flush=True)
+            rows.append({"group": name, **asdict(figure), "met": figure.met})
+    measured_on = {name: getattr(how, name) for name in ("device", "threads", "repeats")}
+    return pd.DataFrame(rows).assign(**measured_on, hardware=hardware(how.device), torch=torch.__version__)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,29 +2,22 @@
 
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from agmm.host import atomic_files, machine, timing
+from agmm.host import atomic_files
+from agmm.training import timing
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all figures of one command share.
+    """What all figures of one command share: device "cpu" or "cuda", threads of a CPU, and timed rounds of everything.
 
-    Attributes
-    ----------
-    device : {"cpu", "cuda"}
-    threads : int
-        Threads of a CPU.
-    repeats : int
-        Timed rounds of everything, after warming up.
-    small : bool
-        Shapes of a test instead of the papers': shows that the command works, promises nothing.
+    ``small`` takes shapes of a test instead of the papers': shows that the command works, promises nothing.
     """
 
     device: str = "cpu"
@@ -35,22 +28,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Figure:
-    """A time or rate, and its ratio to another one of the same run.
+    """A time or rate of a case, the median of its repeats, and its ratio to another one of the same run.
 
-    Attributes
-    ----------
-    case : str
-        What was measured.
-    value, unit
-        Median of the repeats.
-    against, against_value
-        What the ratio is to, in the same unit.
-    ratio : float
-        Median over neighboring repeats where both were timed in turn; ``value / against_value`` otherwise.
-    target : str
-        Such as ``"<= 5"``, or empty.
-    precision : str
-        Number type of the network or of the branch's inputs.
+    The ratio is the median over neighboring repeats where both were timed in turn, else ``value / against_value``. A
+    target is such as ``"<= 5"``, or empty; the precision is that of the network or of the branch's inputs.
     """
 
     case: str
@@ -81,19 +62,11 @@ Group = Callable[[Setting], Iterator[Figure]]
 
 
 def compared(
-    case: str,
-    values: Sequence[float],
-    against: str,
-    others: Sequence[float],
-    *,
-    unit: str = "s",
-    target: str = "",
-    precision: str = "float32",
+    case: str, values: Sequence[float], against: str, others: Sequence[float], *, unit: str = "s", **further: str
 ) -> Figure:
-    """Return the figure of times, or of rates, that were measured in turn with others."""
-    value, other = statistics.median(values), statistics.median(others)
+    """Return the figure of times, or of rates, that were measured in turn with others; see `Figure` for the rest."""
     ratio = timing.median_ratio(values, others)
-    return Figure(case, value, unit, against, other, ratio, target, precision)
+    return Figure(case, statistics.median(values), unit, against, statistics.median(others), ratio, **further)
 
 
 def setting(device: str = "auto", threads: int = 1, repeats: int = 5, small: bool = False) -> Setting:
@@ -106,35 +79,18 @@ def setting(device: str = "auto", threads: int = 1, repeats: int = 5, small: boo
 
 
 def hardware(device: str) -> str:
-    """Name of the GPU or the processor."""
+    """Return the name of the GPU or the processor."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        if names:
-            return f"{names[0]}, {len(names)} cores, {torch.backends.cpu.get_cpu_capability()}"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    if names := [line.split(":", 1)[1].strip() for line in lines if "model name" in line]:
+        return f"{names[0]}, {len(names)} cores, {torch.backends.cpu.get_cpu_capability()}"
     return platform.processor() or platform.machine()
 
 
-def measure(how: Setting, groups: Mapping[str, Group]) -> pd.DataFrame:
-    """Measure and print groups of figures; return a row per figure: its fields, and what it was measured on."""
-    torch.set_num_threads(how.threads)
-    if how.device == "cpu":
-        machine.keep_freed_memory()
-    print(f"{hardware(how.device)}, {how.threads} thread(s), torch {torch.__version__}")
-    rows = []
-    for group, figures in groups.items():
-        print(f"\n{group}", flush=True)
-        for figure in figures(how):
-            print(figure, flush=True)
-            rows.append({"group": group, **asdict(figure), "met": figure.met})
-    measured_on = {name: getattr(how, name) for name in ("device", "threads", "repeats")}
-    return pd.DataFrame(rows).assign(**measured_on, hardware=hardware(how.device), torch=torch.__version__)
-
-
 def markdown(table: pd.DataFrame) -> str:
-    """The figures for reading, a section per group."""
+    """Return the figures for reading, a section per group."""
     first = table.iloc[0]
     threads = f", {first['threads']} thread(s)" if first["device"] == "cpu" else ""
     lines = [f"Measured on {first['hardware']}{threads}, torch {first['torch']}."]

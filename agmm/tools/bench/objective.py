@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from agmm import fast, objectives
 from agmm.dense import dense_agmm
-from agmm.host import machine, timing
+from agmm.host import machine
 from agmm.tools.bench.figure import Figure, Setting, compared
-from agmm.training.random_step import Shapes, random_labels, random_outputs
+from agmm.training import timing
+from agmm.training.timing import Shapes, random_labels, random_outputs
 
 VOC = Shapes(16, 21, 256, 81, 321)
 CITYSCAPES = Shapes(4, 19, 256, 181, 721)
@@ -61,7 +62,7 @@ Values = tuple[Tensor, dict[str, Tensor]]
 
 
 def scaled(shapes: Shapes, setting: Setting) -> Shapes:
-    """The shapes of a case, or those of a test."""
+    """Return the shapes of a case, or those of a test."""
     return replace(shapes, batch=4, num_classes=7, channels=32, grid=16, label=64) if setting.small else shapes
 
 
@@ -69,7 +70,7 @@ def scaled(shapes: Shapes, setting: Setting) -> Shapes:
 
 
 def branch(setting: Setting) -> Iterator[Figure]:
-    """Floors of the cases of the papers, and the compiled loops beside plain torch operations."""
+    """Yield floors of the cases of the papers, and the compiled loops beside plain torch operations."""
     rate = bandwidth(setting)
     yield Figure("copy of memory", rate / 1e9, "GB/s", "itself", rate / 1e9, 1.0)
     for precision in ("float32",) if setting.device == "cpu" else ("float32", "bfloat16"):
@@ -101,7 +102,7 @@ def _beside_floor(
 
 
 def branch_step(shapes: Shapes, terms: tuple[str, ...], precision: str, device: str) -> Callable[[], None]:
-    """Forward and backward of AGMM with some terms or of AGMM++ without, down to features, logits and parameters."""
+    """Return forward and backward of AGMM with terms or of AGMM++ without, to features, logits and parameters."""
     objective: objectives.AGMM | objectives.AGMMpp = objectives.AGMM(shapes.num_classes, terms=terms)
     if not terms:
         objective = objectives.AGMMpp(shapes.num_classes, shapes.channels).to(device)
@@ -118,7 +119,7 @@ def branch_step(shapes: Shapes, terms: tuple[str, ...], precision: str, device: 
 
 
 def bandwidth(setting: Setting) -> float:
-    """Bytes per second of the device's memory, read and written, by the fastest of ten copies."""
+    """Return bytes per second of the device's memory, read and written, by the fastest of ten copies."""
     count = (1 << 20) if setting.small else (1 << 26 if setting.device == "cpu" else 1 << 30)
     source = torch.zeros(count, device=setting.device)
     target = torch.empty_like(source)
@@ -130,16 +131,10 @@ def bandwidth(setting: Setting) -> float:
 
 
 def dense(setting: Setting) -> Iterator[Figure]:
-    """How much faster and leaner the objective is than its dense formulation, and how different.
-
-    Raises
-    ------
-    RuntimeError
-        If the two formulations disagree.
-    """
+    """Yield how much faster and leaner the objective is than its dense formulation; RuntimeError if they disagree."""
     for name, terms in TERMS.items():
-        slow_time, slow_memory, expected = in_new_process(time_and_memory, dense_terms, terms, setting)
-        fast_time, fast_memory, values = in_new_process(time_and_memory, fast_terms, terms, setting)
+        slow_time, slow_memory, expected = in_new_process(time_and_memory, "dense", terms, setting)
+        fast_time, fast_memory, values = in_new_process(time_and_memory, "fast", terms, setting)
         difference = max(relative(values[key], value) for key, value in expected.items())
         if difference > TOLERANCE:
             raise RuntimeError(f"the objective differs from its dense formulation by {difference:.1e} ({name})")
@@ -149,32 +144,29 @@ def dense(setting: Setting) -> Iterator[Figure]:
         yield Figure(case, difference, "relative", "tolerance", TOLERANCE, difference / TOLERANCE, "<= 1")
 
 
-def dense_terms(shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
-    """Loss and terms of `agmm.dense.dense_agmm`."""
-    features, logits, labels, image_classes = batch
-    return dense_agmm(features, logits, labels, image_classes, terms=terms)
-
-
-def fast_terms(shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
-    """Loss and terms of `agmm.objectives.AGMM`."""
+def loss_and_terms(formulation: str, shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
+    """Return loss and terms of `agmm.dense.dense_agmm`, or of `agmm.objectives.AGMM` where it is not "dense"."""
+    if formulation == "dense":
+        features, logits, labels, image_classes = batch
+        return dense_agmm(features, logits, labels, image_classes, terms=terms)
     output = objectives.AGMM(shapes.num_classes, terms=terms)(*batch)
     return output.loss, output.terms
 
 
 def time_and_memory(
-    function: Callable[..., Values], terms: tuple[str, ...], setting: Setting
+    formulation: str, terms: tuple[str, ...], setting: Setting
 ) -> tuple[float, float, dict[str, np.ndarray]]:
-    """Fastest time in seconds, peak of memory in GB beyond the inputs (at least 0.001), terms and gradients."""
+    """Return the fastest time in s, peak of memory in GB beyond the inputs (at least 0.001), terms and gradients."""
     torch.set_num_threads(setting.threads)
-    _differentiated(function, scaled(VOC, replace(setting, small=True)), terms, setting)()  # loads the libraries
-    step = _differentiated(function, scaled(VOC, setting), terms, setting)
+    _differentiated(formulation, scaled(VOC, replace(setting, small=True)), terms, setting)()  # loads the libraries
+    step = _differentiated(formulation, scaled(VOC, setting), terms, setting)
     before = reset_peak(setting.device)
     result = step()
     gigabytes = max((peak_bytes(setting.device) - before) / 1e9, 1e-3)
     if setting.device == "cpu":
         machine.keep_freed_memory()
     seconds: list[float] = []
-    for _ in range(2 if function is dense_terms else 1 + setting.repeats):  # the first faults in memory that is kept
+    for _ in range(2 if formulation == "dense" else 1 + setting.repeats):  # the first faults in memory that is kept
         result.clear()
         start = time.perf_counter()
         result = step()
@@ -184,14 +176,14 @@ def time_and_memory(
 
 
 def _differentiated(
-    function: Callable[..., Values], shapes: Shapes, terms: tuple[str, ...], setting: Setting
+    formulation: str, shapes: Shapes, terms: tuple[str, ...], setting: Setting
 ) -> Callable[[], dict[str, Tensor]]:
-    """Function that returns the terms and the gradients of random features and logits."""
+    """Return a function that returns the terms and the gradients of random features and logits."""
     outputs = [x.requires_grad_() for x in random_outputs(shapes, setting.device)]
     labels, image_classes = random_labels(shapes, setting.device)
 
     def step() -> dict[str, Tensor]:
-        loss, values = function(shapes, terms, *outputs, labels, image_classes)
+        loss, values = loss_and_terms(formulation, shapes, terms, *outputs, labels, image_classes)
         gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
         named = zip(("gradient of features", "gradient of logits"), gradients, strict=True)
         return {k: v.detach() for k, v in values.items()} | {k: v for k, v in named if v is not None}
@@ -200,7 +192,7 @@ def _differentiated(
 
 
 def relative(values: np.ndarray, expected: np.ndarray) -> float:
-    """Relative L2 difference without the share ``KINKS`` of the largest differences."""
+    """Return the relative L2 difference without the share ``KINKS`` of the largest differences."""
     difference = np.sort(np.abs(values.astype(np.float64) - expected), axis=None)
     most = difference[: difference.size - int(KINKS * difference.size)]
     return float(np.linalg.norm(most)) / max(float(np.linalg.norm(expected)), 1e-30)
@@ -222,7 +214,7 @@ def reset_peak(device: str) -> float:
 
 
 def peak_bytes(device: str) -> float:
-    """Largest memory since `reset_peak`: as tensors on a GPU, of the whole process on a CPU."""
+    """Return the largest memory since `reset_peak`: as tensors on a GPU, of the whole process on a CPU."""
     if device == "cpu" and LINUX.exists():
         (line,) = (line for line in LINUX.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])

@@ -1,13 +1,22 @@
-"""The groups "step" and "spml": training steps of the methods beside the baseline's, and SPML's k-means.
+"""The groups "step", "spml" and "sweep": training steps of the methods, SPML's k-means, several trainings at a time.
 
 "step": an optimizer step of AGMM and AGMM++ beside one of the baseline, whose arithmetic is set beside large matrix
 products; in float32 and bfloat16. "spml": the k-means of SPML beside a library's, and its objective beside a step.
+
+"sweep": several short trainings through `train_all`, two processes or two threads beside one, as small networks have
+little to share out within a step. Times are those of `train_all` as a whole, start of the processes and their imports
+included; data and labels lie in the cache beforehand.
 """
 
+import shutil
 import statistics
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +26,20 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from agmm import networks, objectives
-from agmm.host import timing
+from agmm.data import sets
 from agmm.networks import macs
 from agmm.rivals.spml import SPML, segments
 from agmm.tools.bench.figure import Figure, Setting, compared, hardware
 from agmm.tools.bench.objective import CITYSCAPES, VOC
-from agmm.training.random_step import QUICK, Objective, Shapes, random_labels, random_outputs, training_step
+from agmm.training import sweep, timing
+from agmm.training.presets import PRESETS
+from agmm.training.run import Run
+from agmm.training.timing import QUICK, Objective, Shapes, random_labels, random_outputs, training_step
+from agmm.training.where import Where
 
 TARGET = {"cpu": "<= 1.1", "cuda": "<= 1.05"}
 CLUSTERS, ITERATIONS, REGIONS = (6, 6), 10, 100
+TRAININGS, MOST_REPEATS = 4, 3
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Case:
     shapes: Shapes
 
     def step(self, objective: Objective, device: str, precision: str = "float32") -> Callable[[], None]:
-        """Function that takes an optimizer step with an objective."""
+        """Return a function that takes an optimizer step with an objective."""
         net = networks.build(self.network, self.shapes.num_classes, init="scratch")
         return training_step(net, objective, self.shapes, device, precision)
 
@@ -53,14 +67,14 @@ ON_A_CPU = (SMALL, Case("VOC, ResNet-50", "resnet50", replace(VOC, batch=2)))
 
 
 def cases(setting: Setting) -> tuple[Case, ...]:
-    """The papers' networks on a GPU, with fewer images on a CPU; and that of preset quick."""
+    """Return the papers' networks on a GPU, with fewer images on a CPU; and that of preset quick."""
     if setting.small:
         return (replace(SMALL, shapes=replace(QUICK, batch=2)),)
     return ON_A_GPU if setting.device == "cuda" else ON_A_CPU
 
 
 def steps(setting: Setting) -> Iterator[Figure]:
-    """Steps of all methods in turn, so that the ratio is one of neighbors."""
+    """Yield steps of all methods in turn, so that the ratio is one of neighbors."""
     for case in cases(setting):
         for precision in ("float32", "bfloat16"):
             yield from _steps(case, setting, precision)
@@ -92,7 +106,7 @@ def _steps(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
 
 
 def synchronizations(step: Callable[[], None]) -> int:
-    """How often a step on a GPU waits for it."""
+    """Return how often a step on a GPU waits for it."""
     step()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -105,7 +119,7 @@ def synchronizations(step: Callable[[], None]) -> int:
 
 
 def matrix_rate(setting: Setting, precision: str) -> float:
-    """Operations per second of large matrix products, the ceiling of a network."""
+    """Return the operations per second of large matrix products, the ceiling of a network."""
     side = 256 if setting.small else 2048 if setting.device == "cpu" else 8192
     a, b = torch.randn(2, side, side, device=setting.device).to(getattr(torch, precision))
     seconds = timing.in_turn({"": lambda: a @ b}, setting.device, repeats=5, warmup=2)
@@ -113,7 +127,7 @@ def matrix_rate(setting: Setting, precision: str) -> float:
 
 
 def profile(setting: Setting, rows: int = 25) -> str:
-    """The most expensive operations of three steps of AGMM, of the last of `cases`, in bfloat16 on a GPU."""
+    """Return the most expensive operations of three steps of AGMM, of the last of `cases`, in bfloat16 on a GPU."""
     case = cases(setting)[-1]
     precision = "bfloat16" if setting.device == "cuda" else "float32"
     step = case.step(objectives.AGMM(case.shapes.num_classes), setting.device, precision)
@@ -132,7 +146,7 @@ def profile(setting: Setting, rows: int = 25) -> str:
 
 
 def spml(setting: Setting) -> Iterator[Figure]:
-    """K-means of one image, and the objective with crops of 512, fewer of them on a CPU."""
+    """Yield k-means of one image, and the objective with crops of 512, fewer of them on a CPU."""
     yield clustering(setting)
     batch = 16 if setting.device == "cuda" else 2
     case = Case("SPML", "resnet101", Shapes(batch, 21, 64, 128, 512, form="scribbles"))
@@ -149,7 +163,7 @@ def spml(setting: Setting) -> Iterator[Figure]:
 
 
 def clustering(setting: Setting) -> Figure:
-    """K-means of one map of embeddings, beside the library's with the same start and number of iterations."""
+    """Compare k-means of one map of embeddings with the library's, of the same start and number of iterations."""
     side, channels, number = *((16, 16) if setting.small else (64, 64)), CLUSTERS[0] * CLUSTERS[1]
     maps = F.normalize(embeddings(1, channels, side), dim=1)
     vectors = segments.with_location(maps).flatten(2).mT.contiguous().to(setting.device)
@@ -166,14 +180,14 @@ def clustering(setting: Setting) -> Figure:
 
 
 def library_kmeans(vectors: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Clusters by the same number of iterations from the same centers; its centers are means, of no unit length."""
+    """Return clusters by as many iterations from the same centers; its centers are means, of no unit length."""
     model = KMeans(len(centers), init=centers, n_init=1, max_iter=ITERATIONS, tol=0)
     with warnings.catch_warnings(action="ignore"):  # of iterations that were too few
         return model.fit(vectors).labels_
 
 
 def spml_step(shapes: Shapes, device: str) -> Callable[[], None]:
-    """Forward and backward of the objective with scribbles, down to embeddings and logits."""
+    """Return forward and backward of the objective with scribbles, down to embeddings and logits."""
     _, logits = random_outputs(shapes, device)
     labels, image_classes = random_labels(shapes, device)
     features = embeddings(shapes.batch, shapes.channels, shapes.grid).to(device)
@@ -188,7 +202,7 @@ def spml_step(shapes: Shapes, device: str) -> Callable[[], None]:
 
 
 def embeddings(batch: int, channels: int, side: int) -> Tensor:
-    """Embeddings (B, C, h, w) that change slowly from place to place, with some noise."""
+    """Return embeddings (B, C, h, w) that change slowly from place to place, with some noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(batch, channels, side // 8, side // 8, generator=generator)
     noise = torch.randn(batch, channels, side, side, generator=generator)
@@ -196,8 +210,54 @@ def embeddings(batch: int, channels: int, side: int) -> Tensor:
 
 
 def oversegmentation(batch: int, side: int, number: int = REGIONS) -> Tensor:
-    """Regions (B, H, W): the pixels that are nearest to each of some random places."""
+    """Return regions (B, H, W): the pixels that are nearest to each of some random places."""
     places = side * torch.rand(batch, number, 2, generator=torch.Generator().manual_seed(0))
     axis = torch.arange(side, dtype=torch.float32)
     pixels = torch.cartesian_prod(axis, axis).expand(batch, -1, -1)
     return torch.cdist(pixels, places).argmin(2).view(batch, side, side)
+
+
+# --- Several trainings ------------------------------------------------------------------------------------------------
+
+
+def trainings(setting: Setting) -> Iterator[Figure]:
+    """Compare two processes and, on a CPU, two threads with one; a target only where there are two cores."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache, number = Path(folder) / "cache", count()
+        prepare(quick_runs(setting), cache)
+
+        def train(threads: int, jobs: int) -> None:
+            results = Path(folder) / str(next(number))
+            shutil.copytree(cache, results / "cache")
+            runs = [replace(run, threads=threads) for run in quick_runs(setting)]
+            failed = sweep.train_all(runs, Where(results, device=setting.device), jobs=jobs, report=lambda _: None)
+            if failed:
+                raise RuntimeError(f"a training of the benchmark failed: {next(iter(failed.values()))}")
+
+        ways = {"one": partial(train, 1, 1), "processes": partial(train, 1, 2)}
+        if setting.device == "cpu":
+            ways["threads"] = partial(train, 2, 1)
+        seconds = timing.in_turn(ways, setting.device, min(setting.repeats, MOST_REPEATS), warmup=0)
+    rates = {name: [60 * TRAININGS / value for value in values] for name, values in seconds.items()}
+    processes, threads = (f"{TRAININGS} trainings of preset quick's network, two {w}" for w in ("processes", "threads"))
+    yield compared(processes, rates["processes"], "one process", rates["one"], unit="runs/min")
+    if "threads" in rates:
+        yield compared(threads, rates["threads"], "one thread", rates["one"], unit="runs/min")
+        target = ">= 1" if sweep.default_jobs("cpu") > 1 and not setting.small else ""
+        yield compared(processes, rates["processes"], "two threads", rates["threads"], unit="runs/min", target=target)
+
+
+def quick_runs(setting: Setting) -> list[Run]:
+    """Return runs that differ in their seeds: four epochs of preset quick each, or next to nothing."""
+    template = replace(PRESETS["quick"].at("points", "AGMM", init="scratch"), epochs=4, warmup=1, history_images=100)
+    if setting.small:
+        template = replace(template, epochs=1, train_images=32, test_images=16)
+    return [replace(template, seed=seed) for seed in range(TRAININGS)]
+
+
+def prepare(runs: list[Run], cache: Path) -> None:
+    """Generate the images and simulate the labels of all runs."""
+    for run in runs:
+        train = sets.load(run.dataset, "train", count=run.train_images, cache=cache)
+        sets.load(run.dataset, "test", count=run.test_images, cache=cache)
+        sets.weak_labels(train, run.labels, dict(run.label_options), run.seed, cache)

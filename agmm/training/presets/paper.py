@@ -11,31 +11,11 @@ from agmm.training.run import Run
 
 # AGMM++ prints neither schedules nor test settings; these are ToCo's for transformers and image tags (AdamW, 20,000
 # steps of 4 images on VOC, 80,000 of 8 on COCO, in whole epochs) and TEL's for ADE20K (150,000 steps of 16).
-_TOCO_SCHEDULE: dict[str, Any] = {
-    "crop": 448,
-    "batch_size": 4,
-    "microbatch": 2,
-    "epochs": 8,
-    "optimizer": "adamw",
-    "lr": 6e-5,
-    "head_factor": 10,
-    "weight_decay": 0.01,
-    "warmup": 1500,
-}
-_VIT: dict[str, Any] = _TOCO_SCHEDULE | {
-    "network": "vit_base",
-    "scales": (1.0, 1.25, 1.5),
-    "flip": True,
-    "scale_merge": "max",
-}
-# As the hours above; learning from image tags takes 14 forward passes a step instead of 3.
-_FURTHER_SECONDS = {
-    "voc, vit_base": 0.2 * 3600,
-    "voc, tags": 0.9 * 3600,
-    "coco, tags": 7.1 * 3600,
-    "coco": 1.5 * 3600,
-    "ade20k": 18.5 * 3600,
-}
+_TOCO_SCHEDULE: dict[str, Any] = {"crop": 448, "batch_size": 4, "microbatch": 2, "epochs": 8, "warmup": 1500}
+_TOCO_SCHEDULE |= {"optimizer": "adamw", "lr": 6e-5, "head_factor": 10, "weight_decay": 0.01}
+_VIT = _TOCO_SCHEDULE | {"network": "vit_base", "scales": (1.0, 1.25, 1.5), "flip": True, "scale_merge": "max"}
+# As the hours of `_published`; learning from image tags takes 14 forward passes a step instead of 3.
+_FURTHER_HOURS = {"voc, vit_base": 0.2, "voc, tags": 0.9, "coco, tags": 7.1, "coco": 1.5, "ade20k": 18.5}
 
 
 def _further_labels(voc: Run) -> dict[str, Kind]:
@@ -43,19 +23,8 @@ def _further_labels(voc: Run) -> dict[str, Kind]:
     tags = replace(voc, **_TOCO_SCHEDULE)
     coco = replace(tags, dataset="coco")
     late = {"warmup_steps": 8000, "auxiliary_until": 12000, "high": 0.65, "background": 0.45, "temperature": 1.0}
-    ade20k = replace(
-        voc,
-        dataset="ade20k",
-        crop=512,
-        batch_size=16,
-        microbatch=4,
-        epochs=119,
-        lr=0.02,
-        head_factor=1,
-        warmup=1000,
-        scales=(1.0,),
-        flip=False,
-    )
+    ade20k = replace(voc, dataset="ade20k", crop=512, batch_size=16, microbatch=4, epochs=119, warmup=1000)
+    ade20k = replace(ade20k, lr=0.02, head_factor=1, scales=(1.0,), flip=False)
     return {
         "boxes": Kind("grabcut", accurate=False),
         "tags": Kind("tags", {}, tags, accurate=False),
@@ -80,30 +49,13 @@ _SPML_PRINTED: dict[str, dict[str, Any]] = {
 # SPML's released configurations, whose batch of 16 lies on 4 GPUs: start them with torchrun and 4 processes, which
 # exchange segments; on fewer, pixels contrast with those of fewer images. Iterations (30,000 of the embedding on VOC,
 # 45,000 on DensePose, 4,000 of the classifier) are rounded to whole epochs.
-_SPML_TRAINING: dict[str, Any] = {
-    "crop": 512,
-    "batch_size": 16,
-    "microbatch": 4,
-    "augmentation": "spml",
-    "lr": 0.003,
-    "head_factor": 10,
-    "bias_factor": 2.0,
-    "weight_decay": 5e-4,
-    "warmup": 100,
-    "warmup_from": 0.1,
-    "selection": "last",
-    "scales": (1.0,),
-    "flip": False,
-}
-# As the hours above for the embeddings, and a forward pass for the classifiers. Nearly all the time of these is that of
-# the CRF on every training image, taken to last 0.2 s on VOC and 0.3 s on DensePose (guessed).
-_SPML_SECONDS = {
-    "voc, SPML": 2.7 * 3600,
-    "voc, SPMLClassifier": 0.8 * 3600,
-    "densepose": 5.2 * 3600,
-    "densepose, SPML": 5.2 * 3600,
-    "densepose, SPMLClassifier": 2.6 * 3600,
-}
+_SPML_TRAINING: dict[str, Any] = {"crop": 512, "batch_size": 16, "microbatch": 4, "augmentation": "spml"}
+_SPML_TRAINING |= {"lr": 0.003, "head_factor": 10, "bias_factor": 2.0, "weight_decay": 5e-4}
+_SPML_TRAINING |= {"warmup": 100, "warmup_from": 0.1, "selection": "last", "scales": (1.0,), "flip": False}
+# As the hours of `_published` for the embeddings, and a forward pass for the classifiers. Nearly all the time of these
+# is that of the CRF on every training image, taken to last 0.2 s on VOC and 0.3 s on DensePose (guessed).
+_SPML_HOURS = {"voc, SPML": 2.7, "voc, SPMLClassifier": 0.8}
+_SPML_HOURS |= {"densepose": 5.2, "densepose, SPML": 5.2, "densepose, SPMLClassifier": 2.6}
 
 
 def _spml_labels(voc: Run) -> dict[str, Kind]:
@@ -159,44 +111,15 @@ def _published(released: bool) -> Preset:
     those of the number of GPUs named there, 4 on VOC and 8 on Cityscapes; fewer GPUs accumulate microbatches. The paper
     does not say how VOC is tested; the released script averages seven scales with flips, so both do.
     """
-    voc = Run(
-        preset="paper_official" if released else "paper",
-        dataset="voc",
-        network="resnet101",
-        init="imagenet",
-        normalize=True,
-        epochs=80,
-        batch_size=64,
-        microbatch=16,
-        crop=321,
-        augmentation="official_color",
-        optimizer="sgd",
-        lr=0.001,
-        head_factor=10,
-        weight_decay=1e-4,
-        selection="best" if released else "last",
-        scales=SCALES,
-        flip=True,
-        history_images=500,
-    )
-    crop = 721 if released else 769
-    cityscapes = replace(
-        voc,
-        dataset="cityscapes",
-        network="resnet50",
-        network_options=(("multi_grid", (2, 2, 4)), ("rates", (12, 24, 36))),
-        epochs=240,
-        batch_size=32,
-        microbatch=4,
-        crop=crop,
-        augmentation="official",
-        lr=0.005 if released else 0.004,
-        head_factor=1 if released else 10,
-        scales=(1.0,),
-        flip=False,
-        tile=crop,
-        history_images=100,
-    )
+    voc = Run(preset="paper_official" if released else "paper", dataset="voc", network="resnet101", init="imagenet")
+    voc = replace(voc, epochs=80, batch_size=64, microbatch=16, crop=321, augmentation="official_color", normalize=True)
+    voc = replace(voc, optimizer="sgd", lr=0.001, head_factor=10, weight_decay=1e-4, history_images=500)
+    voc = replace(voc, scales=SCALES, flip=True, selection="best" if released else "last")
+    dilations, side = (("multi_grid", (2, 2, 4)), ("rates", (12, 24, 36))), 721 if released else 769
+    cityscapes = replace(voc, dataset="cityscapes", network="resnet50", network_options=dilations, history_images=100)
+    cityscapes = replace(cityscapes, epochs=240, batch_size=32, microbatch=4, crop=side, augmentation="official")
+    cityscapes = replace(cityscapes, lr=0.005 if released else 0.004, head_factor=1 if released else 10)
+    cityscapes = replace(cityscapes, scales=(1.0,), flip=False, tile=side)
     labels = {
         "points": Kind("points", {"placement": "human", "width": 3}),
         "scribbles": Kind("scribbles", {"width": 3}),
@@ -208,12 +131,13 @@ def _published(released: bool) -> Preset:
     }
     official = "of the released configurations, best epoch on the test split"
     protocol = official if released else "as the papers print it"
+    # Three times the operations of a forward pass (109 and 435, at 721 383 GMACs an image) at 60 TFLOP/s.
+    hours = {"voc": 2.6, "cityscapes": 7.6 if released else 8.6} | _FURTHER_HOURS | _SPML_HOURS
     return Preset(
         run=voc,
         labels=labels,
         inits=("imagenet",),
-        # Three times the operations of a forward pass (109 and 435, at 721 383 GMACs an image) at 60 TFLOP/s.
-        seconds={"voc": 2.6 * 3600, "cityscapes": (7.6 if released else 8.6) * 3600} | _FURTHER_SECONDS | _SPML_SECONDS,
+        seconds={name: 3600 * value for name, value in hours.items()},
         seeds=1,
         needs=f"--data-root with VOC, SBD and Cityscapes; GPUs; protocol {protocol}",
         hardware="one GPU that sustains 60 TFLOP/s, such as an A100 or better in TF32 (estimated, not measured)",

@@ -54,32 +54,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Embedding:
-    """How SPML is trained at a preset, besides its options for a form of labels (`SPML_OPTIONS`).
-
-    Attributes
-    ----------
-    options : dict
-        Options of `agmm.rivals.spml.SPML`.
-    changes : dict
-        Fields of the run that trains the embedding; ``network_options`` are added to those of the template.
-    classifier, classifier_changes : dict
-        Options of `agmm.rivals.spml.SPMLClassifier`, and the fields that are different for it.
-    of_parts, of_tags : dict
-        Further options of the classifier where the labels are those of parts of people, or are made of image tags.
-    of_labels : dict of str to dict
-        Further options of `agmm.rivals.spml.SPML` by form and by kind of labels, on top of `SPML_OPTIONS`.
-    elsewhere : dict of str to Embedding
-        How it is trained on data sets other than the preset's first.
-    """
+    """How SPML is trained at a preset, besides its options for a form of labels (`SPML_OPTIONS`)."""
 
     options: dict[str, Any]
+    """Options of `agmm.rivals.spml.SPML`."""
     changes: dict[str, Any]
+    """Fields of the run that trains the embedding; ``network_options`` are added to those of the template."""
     classifier: dict[str, Any]
     classifier_changes: dict[str, Any]
+    """Options of `agmm.rivals.spml.SPMLClassifier`, and the fields that are different for it."""
     of_parts: dict[str, Any] = field(default_factory=dict)
     of_tags: dict[str, Any] = field(default_factory=dict)
+    """Further options of the classifier where labels are those of parts of people, or are made of image tags."""
     of_labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further options of `agmm.rivals.spml.SPML` by form and by kind of labels, on top of `SPML_OPTIONS`."""
     elsewhere: "dict[str, Embedding]" = field(default_factory=dict)
+    """How it is trained on data sets other than the preset's first."""
 
     def on(self, dataset: str) -> "Embedding":
         """Return how the embedding of a data set is trained."""
@@ -90,11 +80,6 @@ class Embedding:
         changes = dict(self.changes)
         options = run.network_options + tuple(changes.pop("network_options", {}).items())
         return replace(run, network_options=options, **changes)
-
-    def options_of(self, form: str, labels: str) -> dict[str, Any]:
-        """Return the options of SPML for a form and a kind of labels."""
-        further = SPML_OPTIONS.get(form, {}) | self.of_labels.get(form, {}) | self.of_labels.get(labels, {})
-        return self.options | further
 
     def classified(self, run: Run) -> Run:
         """Return the last classifier on the embeddings of a run; from image tags it is the second (Algorithm 2)."""
@@ -107,41 +92,28 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Preset:
-    """A template run with the weak-label settings that go with it.
-
-    Attributes
-    ----------
-    run : Run
-        Template; tables change its method, labels, initialization, network and seed.
-    labels : dict of str to Kind
-        The kinds of weak labels at this image size.
-    inits : tuple of str
-        Initializations that make sense here, the default first.
-    seconds : dict of str to float
-        Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
-        ``"voc, tags"`` and ``"shapes, SPML"`` are those with another network, those that learn from image tags, and
-        those of another method.
-    seeds : int
-        Seeds that ``run_all.py`` trains by default.
-    needs : str
-        What a user must bring.
-    hardware : str
-        What the times are meant for.
-    networks : dict of str to Network
-        ``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer.
-    embedding : Embedding or None
-        How SPML is trained, where the preset has it.
-    """
+    """A template run with the weak-label settings that go with it."""
 
     run: Run
+    """Template; tables change its method, labels, initialization, network and seed."""
     labels: dict[str, Kind]
+    """The kinds of weak labels at this image size."""
     inits: tuple[Init, ...]
+    """Initializations that make sense here, the default first."""
     seconds: dict[str, float]
+    """Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
+    ``"voc, tags"`` and ``"shapes, SPML"`` are those with another network, those that learn from image tags, and those
+    of another method."""
     seeds: int
+    """Seeds that ``run_all.py`` trains by default."""
     needs: str
+    """What a user must bring."""
     hardware: str = "one core of a laptop"
+    """What the times are meant for."""
     networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
+    """``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer."""
     embedding: Embedding | None = None
+    """How SPML is trained, where the preset has it."""
 
     def at(
         self,
@@ -155,6 +127,7 @@ class Preset:
     ) -> Run:
         """Return the run of one table cell: ``labels`` is a kind of this preset, ``network`` one of its networks."""
         kind, chosen = self.labels[labels], self.networks[network]
+        label_options = kind.options | (chosen.tags if kind.form == "tags" else {})
         template = replace(kind.run or self.run, **(chosen.changes | kind.fixed))
         if method == "AGMMpp" and not kind.accurate:
             options = {"keep_labels": False} | options
@@ -165,16 +138,10 @@ class Preset:
                 raise ValueError("SPML learns from maps that are there before it: choose the labels cam, not tags")
             embedding = self.embedding.on(template.dataset)
             template = replace(embedding.template(template), **kind.fixed)
-            options = embedding.options_of(kind.form, labels) | options
-        run = replace(
-            template,
-            method=method,
-            options=tuple(options.items()),
-            labels=kind.form,
-            label_options=tuple((kind.options | (chosen.tags if kind.form == "tags" else {})).items()),
-            init=init or template.init,
-            seed=seed,
-        )
+            further = embedding.of_labels.get(kind.form, {}) | embedding.of_labels.get(labels, {})
+            options = embedding.options | SPML_OPTIONS.get(kind.form, {}) | further | options
+        run = replace(template, method=method, options=tuple(options.items()), init=init or template.init, seed=seed)
+        run = replace(run, labels=kind.form, label_options=tuple(label_options.items()))
         if kind.form not in from_boxes.NEED_CAMS:
             return run
         return run.with_cams_of(self.at("tags", network=network, init=init, seed=seed))

@@ -1,4 +1,8 @@
-"""Embedded images of 64 x 64 pixels and a small network, chosen because the effects show; and a handful for tests."""
+"""The presets of our own scales: embedded images, and CamVid.
+
+"quick" has images of 64 x 64 pixels and a small network, chosen because the effects show; "smoke" a handful of them for
+tests; "camvid" real road scenes at half size for a patient CPU, and "camvid_r50" at their own for a GPU.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -6,37 +10,16 @@ from typing import Any
 from agmm.training.presets.preset import Embedding, Kind, Network, Preset
 from agmm.training.run import Run
 
-TEMPLATE = Run(
-    preset="quick",
-    dataset="shapes",
-    train_images=1000,
-    test_images=300,
-    network="small",
-    network_options=(("stem", 16), ("feature_channels", 32)),
-    init="tags",
-    epochs=14,
-    batch_size=16,
-    microbatch=16,
-    augmentation="dihedral",
-    optimizer="adamw",
-    lr=2e-3,
-    weight_decay=1e-2,
-    warmup=50,
-)
+# Epochs, batches, augmentation and optimizer are the defaults of a run.
+_RUN = Run(preset="quick", dataset="shapes", train_images=1000, test_images=300, init="tags", warmup=50)
+_RUN = replace(_RUN, network="small", network_options=(("stem", 16), ("feature_channels", 32)))
 
 # CAMs of the convolutional network cover little of an object at VOC's thresholds. These were chosen on training images,
 # by how much of the objects the refined labels cover and how much of that is right, after one training. For the
 # transformer VOC's are right: 54 % of the objects, of which 90 % are right. Two epochs learn only tags.
-_TAGS: dict[str, Any] = {
-    "high": 0.3,
-    "low": 0.15,
-    "background": 0.25,
-    "warmup_steps": 124,
-    "scales": (1.0,),
-    "ctc": 0.0,  # its local views would hold less than two patches of a transformer
-    "reg": 0.0,
-    "photometric": False,
-}
+_TAGS: dict[str, Any] = {"high": 0.3, "low": 0.15, "background": 0.25, "warmup_steps": 124, "scales": (1.0,)}
+# The local views of the contrast ctc would hold less than two patches of a transformer.
+_TAGS |= {"ctc": 0.0, "reg": 0.0, "photometric": False}
 
 
 def _labels(template: Run, tags: dict[str, Any]) -> dict[str, Kind]:
@@ -87,8 +70,8 @@ _EMBEDDING = Embedding(
     of_tags={"neighbors": 20, "cells": (6, 6), "scales": (1.0,), "query_scales": (1.0,)},
 )
 QUICK = Preset(
-    run=TEMPLATE,
-    labels=_labels(TEMPLATE, _TAGS),
+    run=_RUN,
+    labels=_labels(_RUN, _TAGS),
     inits=("tags", "scratch"),
     seconds={
         **dict.fromkeys(("shapes", "streets", "crowds", "people"), 60),
@@ -105,18 +88,8 @@ QUICK = Preset(
     embedding=_EMBEDDING,
 )
 
-_FEW = replace(
-    TEMPLATE,
-    preset="smoke",
-    train_images=32,
-    test_images=16,
-    network_options=(("stem", 8), ("feature_channels", 16)),
-    epochs=2,
-    warmup=1,
-    history_images=8,
-    pretrain_images=32,
-    pretrain_epochs=1,
-)
+_FEW = replace(_RUN, preset="smoke", train_images=32, test_images=16, epochs=2, warmup=1, history_images=8)
+_FEW = replace(_FEW, pretrain_images=32, pretrain_epochs=1, network_options=(("stem", 8), ("feature_channels", 16)))
 SMOKE = replace(
     QUICK,
     run=_FEW,
@@ -124,4 +97,55 @@ SMOKE = replace(
     seconds=dict.fromkeys(("shapes", "streets", "crowds", "people"), 1),
     needs="nothing: a handful of embedded images, for tests",
     embedding=replace(_EMBEDDING, classifier_changes={"epochs": 1}),
+)
+
+# --- CamVid -----------------------------------------------------------------------------------------------------------
+
+# Clicks are human ones, on every connected region of a class, three pixels wide.
+_CAMVID_LABELS = {
+    "points": Kind("points", {"placement": "human", "width": 3}),
+    **{f"clicks{n}": Kind("clicks", {"n": n}) for n in (20, 50, 100)},
+    "blocks10": Kind("blocks", {"ratio": 0.1}),
+    "clicks_full": Kind("full"),
+    "regions": Kind("points", {"placement": "human", "width": 3}),
+    "full": Kind("full"),
+}
+_CAMVID_RUN = Run(preset="camvid", dataset="camvid", image_size=(180, 240), warmup=50, epochs=10, history_images=50)
+_CAMVID_RUN = replace(_CAMVID_RUN, batch_size=8, microbatch=8, crop=176, augmentation="crop_flip")
+_CAMVID_RUN = replace(_CAMVID_RUN, network="small", network_options=(("stem", 24), ("feature_channels", 64)))
+_R50_RUN = replace(_CAMVID_RUN, preset="camvid_r50", image_size=(360, 480), crop=360, epochs=40, normalize=True)
+_R50_RUN = replace(_R50_RUN, network="resnet50", network_options=(), precision="bfloat16")
+_R50_RUN = replace(_R50_RUN, optimizer="sgd", lr=0.01, weight_decay=1e-4)
+# No class is background, and nearly all images share classes: co-occurrence finds nothing to repel.
+_CAMVID_EMBEDDING = Embedding(
+    options={"regions": "felzenszwalb_medium", "grid_labels": "any", "background": None},
+    changes={"network_options": {"embedding": 32}},
+    classifier={"stride": 8, "crf": ""},
+    classifier_changes={"epochs": 3},
+)
+CAMVID = Preset(
+    run=_CAMVID_RUN,
+    labels=_CAMVID_LABELS,
+    inits=("scratch",),
+    seconds={"camvid": 240},
+    seeds=1,
+    needs="--data-root with CamVid (train, trainannot, val, valannot); a patient CPU",
+    embedding=_CAMVID_EMBEDDING,
+)
+CAMVID_R50 = Preset(
+    run=_R50_RUN,
+    labels=_CAMVID_LABELS,
+    inits=("scratch", "imagenet"),
+    # That of SPML's classifier is guessed: pseudo labels and a few epochs without backward passes.
+    seconds={"camvid": 600, "camvid, SPMLClassifier": 120},
+    seeds=3,
+    needs="--data-root with CamVid; one GPU",
+    hardware="one GPU",
+    # Regions and strokes at this size are those of VOC; the classifier has the paper's share of the steps.
+    embedding=replace(
+        _CAMVID_EMBEDDING,
+        options=_CAMVID_EMBEDDING.options | {"regions": "felzenszwalb"},
+        changes={"network_options": {"embedding": 64}},
+        classifier_changes={"epochs": 5},
+    ),
 )

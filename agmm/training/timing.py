@@ -1,6 +1,11 @@
-"""A training step on random images and labels, for measuring what it costs."""
+"""The clock of comparisons, and a training step on random images and labels whose cost it measures.
 
-from collections.abc import Callable
+Functions take turns, so that a change of the machine's speed concerns all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,23 +18,40 @@ Objective = objectives.Baseline | objectives.AGMM | objectives.AGMMpp
 FORMS = ("clicks", "scribbles", "blocks", "dense")
 
 
+def in_turn(
+    functions: Mapping[str, Callable[[], object]], device: str, repeats: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Return the seconds of every function in ``repeats`` rounds, each calling all once, after ``warmup`` rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(warmup + repeats):
+        for name, function in functions.items():
+            synchronize(device)
+            start = time.perf_counter()
+            function()
+            synchronize(device)
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median of the quotients of neighboring rounds."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU; return at once on a CPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of one training step, and what its labels look like.
+    """Shapes of one training step: B, K, C, the sides in pixels of the feature map (``grid``) and of the crop.
 
-    Attributes
-    ----------
-    batch, num_classes, channels : int
-        B, K, C.
-    grid, label : int
-        Sides in pixels of the feature map and of the crop.
-    form : {"clicks", "scribbles", "blocks", "dense"}
-        Single pixels; a stroke of width 3 per class; a rectangle of a thirtieth of the image per class; stripes that
-        cover everything, as pseudo labels do.
-    clicks : int
-        Labeled pixels of an image, of the form clicks.
-    classes : int
-        Most classes of an image; the images have this number, one less and two less in turn (at least one).
+    Labels of the ``form`` clicks are single pixels, ``clicks`` of them in an image; scribbles a stroke of width 3 per
+    class; blocks a rectangle of a thirtieth of the image per class; dense ones are stripes that cover everything, as
+    pseudo labels do. Images have ``classes`` classes, one less and two less in turn (at least one).
     """
 
     batch: int
@@ -47,7 +69,7 @@ QUICK = Shapes(16, 7, 32, 16, 64, clicks=3, classes=3)
 
 
 def random_outputs(shapes: Shapes, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Random features (B, C, h, w), not negative, and logits (B, K, H, W) of a network; channels last."""
+    """Return random features (B, C, h, w), not negative, and logits (B, K, H, W) of a network; channels last."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(shapes.batch, shapes.channels, shapes.grid, shapes.grid, generator=generator).relu_()
     logits = torch.randn(shapes.batch, shapes.num_classes, shapes.label, shapes.label, generator=generator)
@@ -55,14 +77,8 @@ def random_outputs(shapes: Shapes, device: str = "cpu") -> tuple[Tensor, Tensor]
     return features, logits
 
 
-def random_images(shapes: Shapes, device: str = "cpu") -> Tensor:
-    """Network input (B, 3, H, W) of noise; channels last."""
-    images = torch.rand(shapes.batch, 3, shapes.label, shapes.label, device=device)
-    return images.contiguous(memory_format=torch.channels_last)
-
-
 def random_labels(shapes: Shapes, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Labels (B, H, W) of the form that is asked for, and image classes (B, K)."""
+    """Return labels (B, H, W) of the form that is asked for, and image classes (B, K)."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.full((shapes.batch, shapes.label, shapes.label), UNLABELED)
     image_classes = torch.zeros(shapes.batch, shapes.num_classes, dtype=torch.bool)
@@ -96,24 +112,12 @@ def _draw(labels: Tensor, classes: Tensor, shapes: Shapes, generator: torch.Gene
 
 
 def training_step(
-    net: nn.Module,
-    objective: Objective,
-    shapes: Shapes,
-    device: str = "cpu",
-    precision: str = "float32",
+    net: nn.Module, objective: Objective, shapes: Shapes, device: str = "cpu", precision: str = "float32"
 ) -> Callable[[], None]:
     """Return a function that takes one optimizer step, always on the same random batch.
 
-    Parameters
-    ----------
-    net : nn.Module
-        (B, 3, H, W) images -> (features, logits (B, K, H, W)); moved to the device and trained from step to step.
-    objective : Baseline, AGMM or AGMMpp
-        With parameters of its own it is trained, too.
-    shapes : Shapes
-    device : {"cpu", "cuda"}
-    precision : {"float32", "bfloat16"}
-        Of the network.
+    The network, (B, 3, H, W) images -> (features, logits (B, K, H, W)), of ``precision`` "float32" or "bfloat16", is
+    moved to the device and trained from step to step; so is an objective with parameters of its own.
     """
     net.to(device).to(memory_format=torch.channels_last)
     parameters = [*net.parameters()]
@@ -121,7 +125,9 @@ def training_step(
         parameters += objective.to(device).parameters()
     optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, fused=True)
     mixed = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
-    images, (labels, image_classes) = random_images(shapes, device), random_labels(shapes, device)
+    images = torch.rand(shapes.batch, 3, shapes.label, shapes.label, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels, image_classes = random_labels(shapes, device)
     # On a GPU the training loop finds the components while the step before is computed.
     ahead = device == "cuda" and "components" in objective.needs
     options = {"components": gmm.components(labels, shapes.num_classes)} if ahead else {}
