@@ -9,23 +9,9 @@ from torch import Tensor, nn
 
 from agmm import networks
 from agmm.networks import transformers
+from tests.helpers import build, random_images, skeleton
 
 NAMES = ("small_vit", "vit_base")
-
-
-def build(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
-    torch.manual_seed(0)
-    return networks.build(name, num_classes, **options).eval()
-
-
-def skeleton(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
-    """The network without storage: enough for shapes and counts."""
-    with torch.device("meta"):
-        return networks.build(name, num_classes, **options).eval()
-
-
-def random_images(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 
 def of_timm(depth: int = 4, grid: int = 4) -> tuple[nn.Module, transformers.VisionTransformer]:
@@ -43,9 +29,6 @@ def of_timm(depth: int = 4, grid: int = 4) -> tuple[nn.Module, transformers.Visi
 
 def grid_of(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return tokens.unflatten(1, size).permute(0, 3, 1, 2)
-
-
-# --- the transformer
 
 
 def test_tokens_equal_those_of_timm() -> None:
@@ -101,9 +84,6 @@ def test_an_image_does_not_see_its_batch(training: bool) -> None:
     with torch.no_grad():
         torch.testing.assert_close(net(images)[1][1:2], net(images[1:2])[1], atol=1e-5, rtol=1e-4)
     assert not [m for m in skeleton("vit_base").modules() if isinstance(m, nn.Dropout | nn.BatchNorm2d)]
-
-
-# --- the segmenter
 
 
 @pytest.mark.parametrize(("name", "size", "grid"), [("small_vit", (64, 64), None), ("vit_base", (448, 224), (28, 14))])
@@ -183,9 +163,6 @@ def test_gradients_reach_every_parameter_from_the_logits_alone() -> None:
     assert all(p.grad is not None for p in tagger.parameters())
     assert "backbone.pos_embed" in net.state_dict()
     assert "backbone.pos_embed" not in dict(net.named_parameters())
-
-
-# --- weights
 
 
 def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
