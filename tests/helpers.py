@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import agmm
+from agmm import networks
 from agmm.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +50,33 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def build(name: str, num_classes: int = 7, **options: Any) -> networks.Segmenter:
+    """Build a network in eval mode, with the same random weights every time."""
+    torch.manual_seed(0)
+    return networks.build(name, num_classes, **options).eval()
+
+
+def skeleton(name: str, num_classes: int = 7, **options: Any) -> networks.Segmenter:
+    """Build a network without storage: enough for shapes and counts."""
+    with torch.device("meta"):
+        return networks.build(name, num_classes, **options).eval()
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    """Draw values in [0, 1), the same every time."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def saved_weights(run: agmm.Run, results: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    """Return the tensors that a run has saved."""
+    return safetensors.torch.load_file(run.folder(results) / f"{name}.safetensors")
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Return whether two networks are the same to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 SCRIPT = """import json, sys, agmm

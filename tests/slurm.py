@@ -149,11 +149,10 @@ def daemon(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]
             yield process
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
 def last_words(folder: Path, started: list[subprocess.Popen[bytes]]) -> list[str]:

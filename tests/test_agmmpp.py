@@ -1,18 +1,14 @@
-import copy
-import io
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agmm import em, gmm, losses, networks
 from agmm.codes import UNLABELED, VOID
-from agmm.objectives import AGMM, AGMMpp, agmmpp
+from agmm.objectives import AGMMpp, agmmpp
 from agmm.training import methods
 from tests import loops_em
-from tests.loops import Problem, problems, random_problem
+from tests.loops import problems, random_problem
 
 ALL = agmmpp.TERMS
 
@@ -56,23 +52,14 @@ def test_terms_and_scores_equal_loops(problem, oem, assignment, keep_labels, how
 @pytest.mark.parametrize("term", ALL)
 def test_gradients_equal_finite_differences(term, oem):
     """With a constant spread, and steps too small to change a member: neither carries a gradient."""
-    problem = random_problem(batch=2, k=3, c=3, grid=(2, 3), size=(5, 6))
-    objective = identity(3, 3, terms=(term,), oem=oem, sigma_min=3.0)  # above every spread, so that it is constant
+    problem = random_problem(batch=2, k=3, c=2, grid=(2, 2), size=(4, 5))
+    objective = identity(3, 2, terms=(term,), oem=oem, sigma_min=3.0)  # above every spread, so that it is constant
     features, logits, labels, classes = problem.tensors()
 
     def loss(features, logits):
         return objective(features, logits, labels, classes).loss
 
     assert torch.autograd.gradcheck(loss, (features, logits), eps=1e-7, atol=1e-5)
-
-
-def test_settings_of_agmm_give_its_scores():
-    problem = random_problem()
-    problem.labels[problem.labels == VOID] = UNLABELED  # at whose border AGMM's released code scales distances
-    features, logits, labels, classes = problem.tensors()
-    ours = identity(5, 6, oem=False, sigma=0.5**0.5)(features, logits, labels, classes)
-    agmm = AGMM(5)(features, logits, labels, classes)
-    torch.testing.assert_close(ours.scores, agmm.scores, atol=1e-5, rtol=1e-5)
 
 
 def test_weights_multiply_terms():
@@ -116,54 +103,17 @@ def test_binary_cross_entropy_of_eq_10():
     assert output.terms["seg"].item() == pytest.approx(np.mean(values), rel=1e-4)
 
 
-def far_apart(distance):
-    """Two components, every pixel at its own mean, the other at a distance."""
-    d = torch.tensor([[[[0.0, distance]], [[distance, 0.0]]]], dtype=torch.float64, requires_grad=True)
-    members = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]], dtype=torch.float64)
-    return d, members, gmm.components(torch.tensor([[[0, 1]]]), 2)
-
-
-def test_contrast_is_zero_far_apart_and_two_at_worst():
-    assert losses.contrast_pixels(*far_apart(50.0)).item() == pytest.approx(0)
-    d, members, components = far_apart(50.0)
-    assert losses.contrast_pixels(d, 1 - members, components).item() == pytest.approx(2)
-
-
-def test_contrast_pulls_to_the_own_mean_and_pushes_from_others():
-    d, members, components = far_apart(0.5)
-    with torch.no_grad():
-        d += 0.5
-    losses.contrast_pixels(d, members, components).backward()
-    assert (d.grad[members == 1] > 0).all()
-    assert (d.grad[members == 0] < 0).all()
-    assert losses.contrast_pixels(d, 0 * members, components).item() == 0
-
-
-def test_contrast_leaves_empty_slots_out():
-    problem = random_problem(k=6)
-    features, _, labels, _ = problem.tensors()
-    components = gmm.components(labels, 6)
-    assert not components.filled.all()
-    mixture = em.from_labels(features, labels, components, 0.1)
-    members = em.assign(mixture.log_scores(components), labels, components)
-    present = components.present.numpy()
-    dense = components.to_classes(mixture.d).detach().numpy(), present, components.to_classes(members).numpy()
-    assert losses.contrast_pixels(mixture.d, members, components).item() == pytest.approx(loops_em.contrast(*dense))
-
-
 @pytest.mark.parametrize("oem", [True, False])
 def test_one_click_per_class_gives_finite_losses_and_gradients(oem):
-    labels = np.full((2, 16, 16), UNLABELED)
-    labels[0, 3, 3], labels[0, 12, 12], labels[1, 5, 5] = 0, 1, 2
-    rng = np.random.default_rng(0)
-    classes = np.array([[True, True, False], [False, False, True]])
-    problem = Problem(rng.normal(size=(2, 6, 4, 4)), rng.normal(size=(2, 3, 16, 16)), labels, classes)
+    problem = random_problem(batch=2, k=3, grid=(4, 4), size=(16, 16))
+    problem.labels[:] = UNLABELED
+    problem.labels[0, 3, 3], problem.labels[0, 12, 12], problem.labels[1, 5, 5] = 0, 1, 2
     features, logits, labels, classes = problem.tensors(torch.float32)
     output = AGMMpp(3, 6, channels=4, oem=oem, terms=ALL)(features, logits, labels, classes)
     output.loss.backward()
     assert all(torch.isfinite(x).all() for x in (output.loss, features.grad, logits.grad, output.scores))
-    absent = ~torch.tensor([[True, True, False], [False, False, True]])
-    assert not output.scores[absent].any()
+    assert not output.scores[0, 2].any()
+    assert not output.scores[1, :2].any()
 
 
 @pytest.mark.parametrize("code", [UNLABELED, VOID])
@@ -185,26 +135,8 @@ def test_float32_loops_agree_with_float64():
         assert fast.terms[name].item() == pytest.approx(exact.terms[name].item(), rel=1e-4), name
 
 
-def test_branch_leaves_no_trace_in_the_network():
-    torch.manual_seed(0)
-    net = networks.build("small", 7, stem=8, feature_channels=16).eval()
-    images = torch.rand(2, 3, 64, 64)
-    before = net(images)[1]
-    names = set(net.state_dict())
-    net.objective = AGMMpp(7, net.feature_channels)
-    assert torch.equal(net(images)[1], before)
-    del net.objective
-    assert set(net.state_dict()) == names
-
-
 def test_state_is_the_squeeze_alone():
-    objective, buffer = random_objective(), io.BytesIO()
-    assert set(objective.state_dict()) == {"squeeze.weight", "squeeze.bias"}
-    torch.save(objective.state_dict(), buffer)
-    other = copy.deepcopy(objective)
-    other.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
-    problem = random_problem()
-    assert torch.equal(other(*problem.tensors()).loss, objective(*problem.tensors()).loss)
+    assert set(random_objective().state_dict()) == {"squeeze.weight", "squeeze.bias"}
 
 
 def test_channels_of_the_squeeze():

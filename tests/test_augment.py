@@ -82,69 +82,11 @@ def test_crop_and_flip_are_drawn_per_image_and_reach_everything():
     assert corners == {(y, x) for y in (1, 2) for x in (1, 2, 3)}
 
 
-def test_dihedral_tells_whether_left_and_right_change_places():
-    """Going around a corner of the image clockwise, the corners come in their order or against it."""
-    images, labels = coded(2, 2, 2)
-    for seed in range(30):
-        _, moved, told = augment.dihedral(images, labels, generator(seed))
-        around = [moved[0, y, x].item() for y, x in ((0, 0), (0, 1), (1, 1), (1, 0))]
-        start = around.index(0)
-        backwards = around[start:] + around[:start] == [0, 3, 10, 7]
-        assert told.tolist() == [backwards] * 2
-
-
-MIRRORED = (0, 2, 1, 3)
-
-
-def test_classes_of_mirrored_images_are_exchanged():
-    source = np.random.default_rng(0)
-    codes = [0, 1, 2, 3, UNLABELED, VOID]
-    labels = torch.from_numpy(source.choice(codes, (6, 5, 4)).astype(np.uint8))
-    classes = torch.from_numpy(source.random((6, 4)) < 0.5)
-    mirrored = torch.tensor([True, False, True, True, False, False])
-    table = augment.mirror_table(MIRRORED)
-    for before in (labels, labels.long()):
-        found, present = augment.exchange(before, classes, mirrored, table)
-        assert found.dtype == before.dtype
-        for b in range(6):
-            names = dict(zip(codes, [0, 2, 1, 3, UNLABELED, VOID] if mirrored[b] else codes, strict=True))
-            assert found[b].flatten().tolist() == [names[code] for code in before[b].flatten().tolist()]
-            assert {k for k in range(4) if present[b, k]} == {names[k] for k in range(4) if classes[b, k]}
-        again = augment.exchange(found, present, mirrored, table)
-        assert torch.equal(again[0], before)
-        assert torch.equal(again[1], classes)
-
-
 def halves(height, width):
     """An image that is dark above and bright below, labeled 1 and 2 throughout."""
     image = np.full((height, width, 3), 40, np.uint8)
     image[height // 2 :] = 220
     return image, np.where(image[..., 0] < 128, 1, 2).astype(np.uint8)
-
-
-@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (30, 30)])
-def test_official_scale_and_padding(shape):
-    """A crop larger than every enlargement shows the resized image whole in its upper left or right corner."""
-    image, labels = halves(*shape)
-    rng = np.random.default_rng(0)
-    longest, mirrored = [], 0
-    for _ in range(150):
-        picture, moved, turned = augment.official(image, labels, 90, rng, color=False)
-        inside = moved != VOID
-        height, width = inside.any(1).sum(), inside.any(0).sum()
-        assert inside[:height].any(1).all()
-        assert inside.sum() == height * width
-        assert (picture[~inside] == 0).all()
-        long = max(height, width)
-        assert min(height, width) == int(min(shape) * long / max(shape) + 0.5)
-        longest.append(long / max(shape))
-        mirrored += turned
-        assert inside[0, 0 if not turned else -1]
-        assert not inside[0, -1 if not turned else 0]
-    assert 0.5 <= min(longest) < 0.6
-    assert 1.9 < max(longest) <= 2.0
-    assert 1.1 < np.mean(longest) < 1.4
-    assert 50 < mirrored < 100
 
 
 @given(st.integers(0, 10**6), st.integers(8, 70), st.integers(8, 70), st.integers(4, 90))
@@ -213,9 +155,6 @@ def test_color_changes_are_torchvisions(name, amount):
     picture = Image.fromarray(noise)
     expected = tv.to_grayscale(picture, 3) if name == "gray" else getattr(tv, f"adjust_{name}")(picture, amount)
     np.testing.assert_array_equal(augment.COLOR_CHANGES[name](picture, amount), expected)
-
-
-# --- SPML -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("classifier", "most"), [(False, 1.5), (True, 2.0)])

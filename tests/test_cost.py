@@ -1,3 +1,5 @@
+"""Operations of the mixture branch, and the measured cost of the methods (Table 11 of AGMM++)."""
+
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agmm import networks
 from agmm.networks import macs
+from agmm.papers.agmmpp import cost
+from agmm.training.presets import PRESETS
 
 aten = torch.ops.aten
 
@@ -106,3 +110,22 @@ def test_network_is_left_as_it_is() -> None:
     assert macs.network_macs(net, (32, 48)) == 16 * 24 * 8 * 27
     assert net.training
     assert net[0].weight.device.type == "cpu"
+
+
+def test_operations_follow_the_printed_order():
+    frame = cost.operations().set_index("method")
+    assert frame.loc["Baseline", "gmacs"] == pytest.approx(83.2, abs=0.06)  # as printed
+    assert frame.loc["Baseline", "gmacs"] < frame.loc["AGMM++", "gmacs"] < frame.loc["AGMM", "gmacs"]
+    assert 0 < frame.loc["AGMM++", "over_baseline"] < 0.8 * frame.loc["AGMM", "over_baseline"]
+    assert frame["published"].to_list() == [83.2, 117.5, 96.3]
+    assert frame["published_over_baseline"].to_list() == pytest.approx([0, 34.3, 13.1])
+
+
+def test_steps_of_all_methods_are_measured():
+    frame = cost.measured(PRESETS["smoke"], repeats=1).set_index("method")
+    assert list(frame.index) == ["Baseline", "AGMM", "AGMM++"]
+    assert frame.loc["Baseline", "ratio"] == 1
+    assert (frame["milliseconds"] > 0).all()
+    # The mixture keeps at least the scores of three classes for 16 images of 64 x 64 pixels.
+    least = 16 * 3 * 64 * 64 * 4 / 2**20
+    assert (frame["held_mb"][1:] - frame.loc["Baseline", "held_mb"] > least).all()

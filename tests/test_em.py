@@ -1,29 +1,82 @@
+"""Mixtures of labels and of an EM round, beside loops."""
+
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agmm import em, gmm
-from agmm.codes import UNLABELED, VOID
-from tests import loops_em
+from agmm.codes import UNLABELED
+from tests import loops, loops_em
 from tests.loops import problems, random_problem
-
-DISTANCES = ("absolute", "signed", "rms")
-ASSIGNMENTS = ("argmax", "responsibility", "soft")
 
 
 def close(found, expected, tolerance=1e-9):
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=tolerance, atol=tolerance)
 
 
-def em_round(features, labels, components, assignment="argmax", sigma_min=0.1, distance="absolute", keep_labels=True):
-    """The labels' mixture, what belongs to which of its components, and the mixture of these members."""
-    old = em.from_labels(features, labels, components, sigma_min, distance)
-    members = em.assign(old.log_scores(components), labels, components, assignment, keep_labels)
-    return old, members, em.reestimate(features, old, members, components, sigma_min, distance)
+@settings(deadline=None, max_examples=40)
+@given(problems())
+def test_components_list_the_present_classes_in_order(problem):
+    labels = torch.tensor(problem.labels)
+    components = gmm.components(labels, problem.num_classes)
+    for b, image in enumerate(problem.labels):
+        codes, counts = np.unique(image[image < UNLABELED], return_counts=True)
+        assert components.per_image[b] == len(codes)
+        np.testing.assert_array_equal(components.classes[b, components.filled[b]], codes)
+        np.testing.assert_array_equal(components.counts[b, : len(codes)], counts)
+        assert not components.counts[b, len(codes) :].any()
+        assert len(set(components.classes[b].tolist())) == components.classes.shape[1]
+        np.testing.assert_array_equal(torch.where(components.present[b])[0], codes)
+    assert components.classes.shape[1] == max(1, *components.per_image)
+
+
+@settings(deadline=None, max_examples=25)
+@given(problems())
+def test_to_classes_and_from_classes_are_inverse_on_filled_slots(problem):
+    components = gmm.components(torch.tensor(problem.labels), problem.num_classes)
+    slots = torch.rand(*components.classes.shape, 2) * components.filled[..., None]
+    spread = components.to_classes(slots)
+    assert spread.shape == (len(problem.labels), problem.num_classes, 2)
+    assert torch.equal(components.from_classes(spread), slots)
+    assert not spread[~components.present].any()
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems())
+def test_means_and_distances_equal_loops(problem):
+    features, _, labels, _ = problem.tensors()
+    expected, present = loops.means(problem.features, problem.labels, problem.num_classes)
+    means, found_present = gmm.class_means(features, labels, problem.num_classes)
+    close(means, expected)
+    np.testing.assert_array_equal(found_present, present)
+
+    d_expected = loops.distances(problem.features, expected, present)
+    components = gmm.components(labels, problem.num_classes)
+    means, d = gmm.means_and_distances(features, labels, components)
+    close(components.to_classes(means), expected)
+    close(components.to_classes(d), d_expected)
+    close(components.to_classes(gmm.distances(features, means, components)), d_expected)
+    assert not d[~components.filled].any()
+
+
+def test_one_gradient_for_means_and_distances_equals_two():
+    features, _, labels, _ = random_problem().tensors()
+    components = gmm.components(labels, 5)
+
+    def gradient(means, d):
+        weights = torch.linspace(0.1, 2, d.numel(), dtype=d.dtype).view_as(d)
+        return torch.autograd.grad((weights * d.square()).sum() + means.pow(3).sum(), features)[0]
+
+    means = gmm.component_means(features, labels, components)
+    expected = gradient(means, gmm.distances(features, means, components))
+    close(gradient(*gmm.means_and_distances(features, labels, components)), expected, 1e-12)
+
+
+DISTANCES = ("absolute", "signed", "rms")
+ASSIGNMENTS = ("argmax", "responsibility", "soft")
 
 
 def setting(problem):
@@ -38,7 +91,9 @@ def setting(problem):
 def test_mixture_of_the_labels_and_em_round_equal_loops(problem, assignment, keep_labels, distance, sigma_min):
     assume(not loops_em.undecided(problem, sigma_min, distance))
     features, labels, components = setting(problem)
-    old, members, new = em_round(features, labels, components, assignment, sigma_min, distance, keep_labels)
+    old = em.from_labels(features, labels, components, sigma_min, distance)
+    members = em.assign(old.log_scores(components), labels, components, assignment, keep_labels)
+    new = em.reestimate(features, old, members, components, sigma_min, distance)
     expected = loops_em.from_labels(problem, sigma_min, distance)
 
     def equal(mixture, means, d, variance):
@@ -57,81 +112,6 @@ def test_mixture_of_the_labels_and_em_round_equal_loops(problem, assignment, kee
     equal(new, means, d, variance)
 
 
-def clusters(share=0.0, seed=0, side=12, channels=8):
-    """Three far clusters of features with one labeled pixel each; ``share`` of the labels' pixels is atypical."""
-    rng = np.random.default_rng(seed)
-    centers = 3 * rng.normal(size=(3, channels))
-    truth = np.arange(side)[:, None] * 3 // side + np.zeros((side, side), int)
-    features = centers[truth] + rng.normal(size=(side, side, channels))
-    labels = np.full((1, side, side), UNLABELED)
-    for code in range(3):
-        place = rng.integers(side // 3) + code * side // 3, rng.integers(side)
-        labels[0, *place] = code
-        features[place] += share * rng.normal(size=channels)
-    features, labels = torch.tensor(features).permute(2, 0, 1)[None], torch.tensor(labels)
-    return features, labels, torch.tensor(truth)[None], gmm.components(labels, 3)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_em_moves_means_from_single_labels_to_the_clusters(seed):
-    features, labels, truth, components = clusters(1.0, seed)
-    old, _, new = em_round(features, labels, components)
-    wanted = gmm.class_means(features, truth, 3)[0]
-    before, after = ((mixture.means - wanted).norm() for mixture in (old, new))
-    assert after < 0.5 * before
-    assert (new.variance > 0.1**2).all()
-
-
-def test_soft_assignment_collapses_the_means():
-    features, labels, _, components = clusters()
-    # Scores of trained features are similar; a wide spread makes these so.
-    (old, _, argmax), (_, _, soft) = (em_round(features, labels, components, how, 3.0) for how in ("argmax", "soft"))
-    apart = [torch.pdist(mixture.means[0]).mean() for mixture in (old, argmax, soft)]
-    assert apart[1] > 0.8 * apart[0]
-    assert apart[2] < 0.5 * apart[0]
-
-
-@settings(deadline=None, max_examples=30)
-@given(problems())
-def test_one_hot_scores_give_class_means_whatever_the_assignment(problem):
-    features, labels, components = setting(problem)
-    grid = features.shape[-2:]
-    rng = np.random.default_rng(problem.num_classes)
-    slots = torch.tensor(rng.integers(np.array(components.per_image).clip(1)[:, None, None], size=(len(labels), *grid)))
-    g = (
-        torch.nn.functional.one_hot(slots, components.classes.shape[1]).movedim(-1, 1)
-        * components.filled[..., None, None]
-    )
-    old = em.from_labels(features, labels, components, 0.1)
-    cells = em.labels_of_cells(labels, tuple(grid))
-    code = components.classes.gather(1, slots.flatten(1)).view_as(slots).where(cells != VOID, torch.tensor(VOID))
-    code = code.where(components.filled.any(1)[:, None, None], torch.tensor(VOID))
-    wanted, there = gmm.class_means(features, code, problem.num_classes)
-    for how in ASSIGNMENTS:
-        members = em.assign(g.double().log(), labels, components, how, keep_labels=False)
-        new = em.reestimate(features, old, members, components, 0.1, "absolute")
-        found = components.to_classes(new.means)
-        close(found[there], wanted[there].detach().numpy(), 1e-5)
-
-
-def log_likelihood(weights, d, variance, channels):
-    """Of the pixels, given what belongs to which component, under isotropic Gaussians, without constants."""
-    return -(weights.flatten(2) * channels / 2 * (variance.log()[..., None] + d.flatten(2) ** 2 / variance[..., None]))
-
-
-@settings(deadline=None, max_examples=30)
-@given(problems(), st.sampled_from(ASSIGNMENTS))
-def test_m_step_never_decreases_the_expected_likelihood(problem, assignment):
-    """Of the root mean square distance, for which the mean and the mean square are its maximum."""
-    features, labels, components = setting(problem)
-    old, members, new = em_round(features, labels, components, assignment, 1e-2, "rms")
-    values = [
-        log_likelihood(members, mixture.d, mixture.variance, features.shape[1]).sum(2)[components.filled].detach()
-        for mixture in (old, new)
-    ]
-    assert (values[1] >= values[0] - 1e-6 * (1 + values[0].abs())).all()
-
-
 @settings(deadline=None, max_examples=30)
 @given(problems())
 def test_em_round_with_one_spread_never_decreases_the_likelihood(problem):
@@ -147,46 +127,14 @@ def test_em_round_with_one_spread_never_decreases_the_likelihood(problem):
     assert errors[1] + 1e-9 >= errors[2]
 
 
-@settings(deadline=None, max_examples=30)
-@given(problems(max_classes=4), st.permutations(range(4)), st.sampled_from(ASSIGNMENTS))
-def test_em_does_not_depend_on_the_order_of_classes(problem, order, assignment):
-    assume(not loops_em.undecided(problem))
-    features, _, labels, _ = problem.tensors()
-    order = torch.tensor([*order, *range(4, UNLABELED), UNLABELED, VOID])
-    found = []
-    for named in (labels, order[labels]):
-        components = gmm.components(named, 4)
-        _, members, new = em_round(features, named, components, assignment)
-        found.append([components.to_classes(x) for x in (new.means, new.d, new.variance, members)])
-    for first, second in zip(*found, strict=True):
-        # Ties of the argmax are the only thing that may differ; random features have none.
-        close(second[:, order[:4]], first.detach().numpy())
-
-
-def test_components_without_members_keep_their_parameters_and_void_belongs_to_none():
-    features, labels, components = setting(random_problem())
-    old = em.from_labels(features, labels, components, 0.1)
-    nothing = em.assign(old.log_scores(components), torch.full_like(labels, VOID), components)
-    assert not nothing.any()
-    new = em.reestimate(features, old, nothing, components, 0.1, "absolute")
-    for name in ("means", "d", "variance"):
-        assert torch.equal(getattr(new, name), getattr(old, name))
-
-
 def test_pixels_far_from_all_means_belong_to_the_nearest_one():
-    features, labels, _, components = clusters()
-    features, near = 100 * features.float(), em.from_labels(features.float(), labels, components, 0.1)
+    features, _, labels, _ = random_problem(k=3, grid=(6, 6), size=(6, 6)).tensors(torch.float32)
+    labels[:] = UNLABELED
+    labels[:, 0, 0], labels[:, 5, 5] = 0, 1
+    components = gmm.components(labels, 3)
+    features, near = 100 * features, em.from_labels(features, labels, components, 0.1)
     far = em.from_labels(features, labels, components, 0.1)
     assert (far.scores(components).sum(1) == 0).any()
     equal = replace(far, variance=torch.ones_like(far.variance)), replace(near, variance=torch.ones_like(near.variance))
     members, expected = (em.assign(mixture.log_scores(components), labels, components) for mixture in equal)
     assert torch.equal(members, expected)
-
-
-def test_scores_in_empty_slots_and_absent_classes_stay_zero():
-    features, labels, components = setting(random_problem(batch=3, k=6))
-    assert not components.filled.all()
-    _, _, new = em_round(features, labels, components, "soft")
-    assert not new.scores(components)[~components.filled].any()
-    assert not components.to_classes(new.scores(components))[~components.present].any()
-    assert torch.isfinite(new.scores(components)).all()

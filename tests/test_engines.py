@@ -87,9 +87,6 @@ def test_a_restarted_job_calls_again():
     assert child.exitcode == 0
 
 
-# --- Slurm, of which commands are replaced ----------------------------------------------------------------------------
-
-
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Make a command of Slurm that is a shell script."""

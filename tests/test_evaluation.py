@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn import metrics
 from torch import Tensor, nn
 
 from agmm import evaluation
-from agmm.codes import UNLABELED, VOID
+from agmm.codes import VOID
 from agmm.data.split import OnDemand
 from agmm.evaluation import Protocol, crf
 from tests.helpers import golden
@@ -83,29 +80,6 @@ def test_metric_equals_the_official_one(data: str, num_classes: int) -> None:
     )
 
 
-@given(st.integers(2, 7), st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
-def test_metric_equals_sklearn(num_classes: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    predictions = rng.integers(0, num_classes, (2, 5, 6), dtype=np.uint8)
-    codes = np.array([*range(num_classes), VOID, UNLABELED], np.uint8)
-    truth = rng.choice(codes, predictions.shape)
-    confusion = evaluation.confusion_matrix(torch.tensor(predictions), torch.tensor(truth), num_classes)
-    np.testing.assert_array_equal(confusion, confusion_by_loop(predictions, truth, num_classes))
-
-    counted = truth < num_classes
-    if not counted.any():
-        assert np.isnan(evaluation.mean_iou(confusion))
-        return
-    pair = truth[counted].astype(int), predictions[counted].astype(int)
-    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(*pair, labels=range(num_classes)))
-    occurring = np.union1d(*pair).tolist()
-    expected = metrics.jaccard_score(*pair, labels=occurring, average=None)
-    np.testing.assert_allclose(evaluation.iou(confusion)[occurring], expected, rtol=1e-12)
-    assert evaluation.iou(confusion).isnan().sum() == num_classes - len(occurring)
-    assert evaluation.mean_iou(confusion) == pytest.approx(100 * expected.mean())
-
-
 @pytest.mark.parametrize("wrong", [-1, 3, VOID])
 def test_prediction_that_is_no_class_is_refused_where_it_counts(wrong: int) -> None:
     predictions = torch.tensor([[0, wrong]])
@@ -113,13 +87,6 @@ def test_prediction_that_is_no_class_is_refused_where_it_counts(wrong: int) -> N
         evaluation.confusion_matrix(predictions, torch.tensor([[0, 1]]), 3)
     counted = evaluation.confusion_matrix(predictions, torch.tensor([[0, VOID]]), 3)
     assert counted.sum() == counted[0, 0] == 1
-
-
-@given(st.integers(1, 9), st.integers(0, 500), st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
-def test_histogram_that_does_not_wait_equals_bincount(length: int, count: int, seed: int) -> None:
-    values = torch.from_numpy(np.random.default_rng(seed).integers(0, length, count))
-    assert torch.equal(evaluation.predict._histogram(values, length), torch.bincount(values, minlength=length))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -153,21 +120,6 @@ def test_multi_scale_equals_the_official_one(case: str) -> None:
 
     float32 = evaluation.multi_scale(tiny_network(arrays, torch.float32), torch.tensor(arrays["image"]))
     np.testing.assert_allclose(float32, arrays["ms_f32"], rtol=1e-5, atol=2e-6)
-
-
-def test_multi_scale_averages_each_image_with_its_own_mirror_image() -> None:
-    arrays, _ = golden("eval_ms_test_odd")
-    predict = tiny_network(arrays)
-    images = torch.rand(3, 3, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    together = evaluation.multi_scale(predict, images, (0.5, 1.0))
-    for image, probabilities in zip(images, together, strict=True):
-        expected = torch.zeros(5, 20, 17, dtype=torch.float64)
-        for size in ((10, 8), (20, 17)):
-            view = F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)
-            for flipped in (False, True):
-                p = predict(view.flip(3)).flip(3) if flipped else predict(view)
-                expected += F.interpolate(p, size=(20, 17), mode="bilinear", align_corners=True)[0] / 4
-        np.testing.assert_allclose(probabilities, expected, **EXACT)
 
 
 @pytest.mark.parametrize("merge", ["mean", "max"])
@@ -246,18 +198,6 @@ def test_tiles_lie_where_the_official_ones_lie() -> None:
         positions = evaluation.tile_positions(height, width, tile)
         assert len(positions) == count
         assert [[row, column, tile, tile] for row, column in positions] == expected.tolist()
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 20))
-def test_tiles_cover_the_image_and_stay_inside(height: int, width: int, tile: int) -> None:
-    positions = evaluation.tile_positions(height, width, tile)
-    covered = np.zeros((max(height, tile), max(width, tile)), bool)
-    for row, column in positions:
-        assert 0 <= row <= covered.shape[0] - tile
-        assert 0 <= column <= covered.shape[1] - tile
-        covered[row : row + tile, column : column + tile] = True
-    assert covered.all()
-    assert len(set(positions)) == len(positions)
 
 
 @pytest.mark.parametrize("case", ["eval_slide_voc", "eval_slide_city"])

@@ -67,9 +67,6 @@ def problem(one: figures.Trained, index: int) -> SimpleNamespace:
     return SimpleNamespace(features=squeezed, labels=labels, num_classes=7)
 
 
-# --- Trainings --------------------------------------------------------------------------------------------------------
-
-
 SUPERVISION = {"tags": "image-level", "grabcut": "box", "points": "point", "scribbles": "scribble", "full": "full"}
 DATA = {"voc": "PASCAL VOC 2012", "coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
 
@@ -102,9 +99,6 @@ def test_a_preset_without_labels_or_network_leaves_rows_out():
     assert rows(few, "agmmpp_figure12") == ["image tags", "points"]
     assert rows(replace(paper, networks={"resnet": paper.networks["resnet"]}), "agmmpp_figure11") == []
     assert rows(paper, "agmmpp_figure11") == ["ToCo", "AGMM++ without OEM", "AGMM++"]
-
-
-# --- Mixtures ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_squeeze_is_the_one_that_was_trained(trained, results):
@@ -161,9 +155,6 @@ def test_no_mixture(trained):
     assert figures.mixtures(old, [0])
     with pytest.raises(ValueError, match="choose a run of AGMMpp"):
         figures.measure_label_accuracy({"AGMM": old})
-
-
-# --- Pseudo labels ----------------------------------------------------------------------------------------------------
 
 
 def test_label_accuracy_equals_a_loop_over_pixels(trained):

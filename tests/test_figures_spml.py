@@ -34,9 +34,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> figures.Trained:
     return figures.load(run, results)
 
 
-# --- Boundaries -------------------------------------------------------------------------------------------------------
-
-
 def close(truth: np.ndarray, distance: float) -> np.ndarray:
     """Pixel by pixel, against every other pixel."""
     found = np.zeros(truth.shape, bool)
@@ -78,9 +75,6 @@ def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
 
 def part(split, count: int):
     return replace(split, ids=split.ids[:count], images=split.images[:count], truth=split.truth[:count])
-
-
-# --- Banks ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_bank_holds_every_segment_once(trained: figures.Trained) -> None:
@@ -197,9 +191,6 @@ def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
     assert [axis.get_title() for axis in figure.axes[:5]] == ["query", "", "1", "2", "3"]
 
 
-# --- Trainings --------------------------------------------------------------------------------------------------------
-
-
 def test_one_more_relation_at_a_time() -> None:
     """The trainings of Table 6 with these weights, none but those."""
     rows = tables.runs("spml_figure7", "quick")
@@ -230,9 +221,6 @@ def test_panels() -> None:
     assert not tables.TABLES["spml_figure6"].cells(replace(quick, embedding=None))
 
 
-# --- Claims -----------------------------------------------------------------------------------------------------------
-
-
 class Kept(Evidence):
     """Evidence of three seeds with weights; a network is the number of its seed."""
 
@@ -246,10 +234,7 @@ class Kept(Evidence):
 
 @pytest.mark.parametrize(
     ("qualities", "verdict"),
-    [
-        ([[1, 2, 3], [4, 5, 6], [1, 3, 4]], "reproduced"),
-        ([[3, 2, 1], [3, 1, 2], [1, 2, 3]], "not reproduced"),
-    ],
+    [([[1, 2, 3], [4, 5, 6], [1, 3, 4]], "reproduced"), ([[3, 2, 1], [3, 1, 2], [1, 2, 3]], "not reproduced")],
 )
 def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
     def quality(runs: dict) -> pd.DataFrame:
@@ -283,11 +268,3 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
     assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}
     assert found["queries of training images"].effect == pytest.approx(0.25)
     assert found["queries of test images"].unit == "share"
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_claims_stay_open_without_weights(preset: str, tmp_path) -> None:
-    for claim in claims.CLAIMS[-2:]:
-        found = claim.judge(Evidence(PRESETS[preset], tmp_path, True))
-        assert bool(found) == ("camvid" not in preset)
-        assert all((one.verdict, one.note) == ("inconclusive", "no seeds") for one in found.values())

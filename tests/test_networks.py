@@ -9,23 +9,17 @@ from torch import Tensor, nn
 
 from agmm import networks
 from agmm.networks import heads
+from tests.helpers import build, random_images, skeleton
 
 CONVOLUTIONAL = ("small", *networks.DEEP_STEM)
 
 
-def build(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
-    torch.manual_seed(0)
-    return networks.build(name, num_classes, **options).eval()
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
-def skeleton(name: str, num_classes: int = 7, **options) -> networks.Segmenter:
-    """The network without storage: enough for shapes and counts."""
-    with torch.device("meta"):
-        return networks.build(name, num_classes, **options).eval()
-
-
-def random_images(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+def conv_bn(in_channels: int, channels: int, kernel: int) -> int:
+    return in_channels * channels * kernel**2 + 2 * channels
 
 
 def sizes_of(modules: dict[str, nn.Module], net: nn.Module, images: Tensor) -> dict[str, list[int]]:
@@ -40,9 +34,6 @@ def sizes_of(modules: dict[str, nn.Module], net: nn.Module, images: Tensor) -> d
 @pytest.fixture(scope="module")
 def resnet50() -> networks.Segmenter:
     return build("resnet50", 21)
-
-
-# --- both networks
 
 
 @pytest.mark.parametrize(("name", "align_corners"), [("small", False), ("resnet50", True)])
@@ -89,19 +80,9 @@ def test_head_equals_its_description(name: str) -> None:
         torch.testing.assert_close(logits, F.conv2d(x, head.classifier.weight, head.classifier.bias))
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
-def test_parameter_groups_part_the_parameters(name: str) -> None:
-    net = skeleton(name)
-    backbone, rest = networks.parameter_groups(net, 0.001, 10)
-    assert (backbone["lr"], rest["lr"]) == (0.001, 0.01)
-    assert [id(p) for p in backbone["params"]] == [id(p) for p in net.backbone.parameters()]
-    assert [id(p) for p in rest["params"]] == [id(p) for p in net.head.parameters()]
-    assert len(backbone["params"]) + len(rest["params"]) == len(list(net.parameters()))
-
-
 def test_biases_may_be_groups_of_their_own() -> None:
     """Each learned parameter once, with the rate and the decay that SPML's released code gives it."""
-    net = networks.build("resnet50", 3, embedding=8)
+    net = skeleton("resnet50", 3, embedding=8)
     net.backbone.layer1.requires_grad_(False)
     optimizer = torch.optim.SGD(networks.parameter_groups(net, 0.003, 10, 2.0), lr=1.0, weight_decay=5e-4)
     found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
@@ -135,8 +116,8 @@ def test_pspnet_means_over_parts_of_the_image() -> None:
 
 
 def test_a_pyramid_without_embeddings_is_pspnet() -> None:
-    net = networks.build("resnet50", 15, decoder="pyramid").eval()
-    features, logits = net(torch.zeros(1, 3, 64, 96))
+    net = skeleton("resnet50", 15, decoder="pyramid")
+    features, logits = net(torch.empty(1, 3, 64, 96, device="meta"))
     assert features.shape == (1, net.feature_channels, 8, 12)
     assert logits.shape == (1, 15, 64, 96)
     with pytest.raises(ValueError, match="unknown decoder 'pyramids': choose aspp or pyramid"):
@@ -166,11 +147,15 @@ def test_initialization(name: str) -> None:
             assert 0.9 * bound < module.weight.abs().max().item() < 1.0001 * bound
 
 
-# --- the small network
-
-
 def test_small_network_has_half_a_million_parameters() -> None:
-    assert round(sum(p.numel() for p in skeleton("small").parameters()) / 1e6, 2) == 0.52
+    net = build("small")
+    backbone = conv_bn(3, 16, 3) + 2 * conv_bn(16, 16, 3)
+    for before, after in ((16, 32), (32, 64), (64, 128)):
+        backbone += conv_bn(before, after, 3) + conv_bn(after, after, 3) + conv_bn(before, after, 1)
+    head = 2 * conv_bn(128, 64, 1) + 2 * conv_bn(128, 64, 3) + conv_bn(4 * 64, 64, 1) + conv_bn(32, 16, 1)
+    head += conv_bn(16 + 64, 32, 3) + conv_bn(32, 32, 3) + 32 * 7 + 7
+    assert (count(net.backbone), count(net.head)) == (backbone, head)
+    assert round(count(net) / 1e6, 2) == 0.52
 
 
 def test_small_network_stages() -> None:
@@ -195,9 +180,6 @@ def test_memory_format_does_not_change_the_result() -> None:
         features, logits = net(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert features.is_contiguous(memory_format=torch.channels_last)
-
-
-# --- the paper's networks
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet101", (3, 4, 23, 3))])
@@ -242,9 +224,6 @@ def test_resnet_state_is_that_of_the_classification_weights(name: str) -> None:
         classifier = timm.create_model(networks.DEEP_STEM[name], num_classes=0)
     expected = {key: value.shape for key, value in classifier.state_dict().items()}
     assert {key: value.shape for key, value in skeleton(name).backbone.state_dict().items()} == expected
-
-
-# --- weights and options
 
 
 def test_weights_that_cannot_be_loaded_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,9 +276,6 @@ def test_bad_options_are_refused(name: str, options: dict, sentence: str) -> Non
 def test_options_may_come_from_json() -> None:
     assert skeleton("small", rates=[6, 12, 18], multi_grid=[1, 1, 1]).feature_channels == 32
     assert skeleton("resnet50", rates=[6, 12, 18], multi_grid=[1, 1, 1]).feature_channels == 256
-
-
-# --- tags
 
 
 def test_tag_classifier_pools_by_the_maximum_and_hands_over_its_backbone() -> None:

@@ -73,18 +73,6 @@ def test_zones_equal_their_definition(seed, constants):
         assert found.dtype == np.uint8
 
 
-def test_the_radii_are_those_of_the_published_description():
-    """One part of 1 x 1 in a person of 100 x 100: discs of 0.46 and 2.8 standard deviations of 6 pixels."""
-    mask, instances = np.zeros((2, 200, 200), np.uint8)
-    instances[50:150, 50:150] = 1
-    mask[100, 100] = 4
-    found = labels.simulate("part_points", mask, np.random.default_rng(0), instances=instances)
-    row = found[100]
-    assert (row == 4).sum() == 2 * math.floor(0.459 * 6) + 1
-    assert (row != 0).sum() == 2 * math.floor(2.797 * 6) + 1
-    assert (found[:, 100] == row).all()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -103,16 +91,14 @@ def test_bad_options(options, message):
 
 def test_zones_of_the_embedded_people(tmp_path):
     """Nearly all that is labeled is right, most of the background and little of the people is labeled."""
-    split = people.PEOPLE.make("train", 60)
+    split = people.PEOPLE.make("train", 30)
     sparse = sets.weak_labels(split, "part_points", {}, 0, tmp_path)
     assert isinstance(sparse, np.ndarray)
-    part, background, unknown = (sparse > 0) & (sparse < UNLABELED), sparse == 0, sparse == UNLABELED
-    assert 100 < part.sum() / 60 < 170
+    part, background = (sparse > 0) & (sparse < UNLABELED), sparse == 0
+    assert 100 < part.sum() / len(split) < 170
     assert (sparse == split.truth)[part].mean() > 0.95
     assert 0.3 < background.mean() < 0.5
     assert (split.truth == 0)[background].mean() > 0.99
-    assert background[split.truth == 0].mean() > 0.5
-    assert 0.4 < (split.truth == 0)[unknown].mean() < 0.65
     assert labels.coverage(sparse, split.truth, 15).pair_share > 0.99
     np.testing.assert_array_equal(sets.weak_labels(split, "part_points", {}, 1, tmp_path), sparse)
     other = sets.weak_labels(split, "part_points", {"high": 0.7}, 0, tmp_path)

@@ -36,20 +36,13 @@ def heights(axis) -> dict[str, list[float]]:
         (figures.draw_training_curves, ["row", "curve"], "no training curves yet; train the runs of"),
         (figures.draw_gains, ["row", "objective"], "no gains yet; train the runs of this figure"),
         (figures.draw_label_quality, ["row", "labels"], "no pseudo labels yet; train the runs of this"),
-        (
-            figures.draw_claims,
-            ["claim", "setting", "effect"],
-            "no effects yet; train the runs of some claims",
-        ),
+        (figures.draw_claims, ["claim", "setting", "effect"], "no effects yet; train the runs of some claims"),
     ],
 )
 def test_nothing_to_draw(draw, columns, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         draw(pd.DataFrame(columns=columns), tmp_path / "figure")
     assert not list(tmp_path.iterdir())
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -135,9 +128,6 @@ def test_gains_draws_a_panel_per_start(tmp_path):
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
 
 
-# --- Claims -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def judged():
     """Two claims in points, one of them with two settings; a correlation; one that nothing is known of."""
@@ -184,9 +174,6 @@ def test_intervals_of_two_seeds_do_not_stretch_the_axis(judged, tmp_path):
     judged.loc[2, ["low", "high", "n_seeds"]] = [-900, 900, 2]
     figure = figures.draw_claims(judged, tmp_path / "claims")
     assert -20 < figure.axes[0].get_xlim()[0] < figure.axes[0].get_xlim()[1] < 20
-
-
-# --- Measured on networks ---------------------------------------------------------------------------------------------
 
 
 def test_ellipses_are_one_standard_deviation_wide(tmp_path):

@@ -49,9 +49,6 @@ def in_boxes(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return inside
 
 
-# --- GrabCut
-
-
 def test_grabcut_finds_a_disk_in_its_box() -> None:
     image = np.random.default_rng(0).normal(60, 5, (50, 60, 3))
     disk = draw.disk((24, 30), 12)
@@ -159,9 +156,6 @@ def test_without_opencv_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         from_boxes.grabcut_segment(np.zeros((8, 8, 3), np.uint8), WHOLE)
 
 
-# --- class activation maps
-
-
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.0, 0.5, 0.9]))
 def test_boxcam_equals_loops(seed: int, threshold: float) -> None:
@@ -219,9 +213,6 @@ def test_maps_that_are_missing_or_do_not_fit_are_refused(form: str) -> None:
         from_boxes.simulate(form, image, mask, rng())
     with pytest.raises(ValueError, match=r"the CAM of class 2 has shape \(3, 3\), its image \(48, 56\)"):
         from_boxes.simulate(form, image, mask, rng(), cams={2: np.zeros((3, 3))})
-
-
-# --- as labels of a data set
 
 
 def test_void_of_a_mask_is_no_label_but_annotated_boxes_do_not_know_it() -> None:

@@ -39,9 +39,6 @@ def example_batch(images=2, seed=0):
     return loops.Batch(rng.normal(size=(images, 5, 8, 9)), labels, rng.integers(4, size=labels.shape), tags)
 
 
-# --- beside loops
-
-
 @quick
 @given(loops.problems())
 def test_small_problems_equal_loops(problem):
@@ -80,9 +77,6 @@ def test_nothing_to_learn_from_is_zero_with_a_zero_gradient():
         assert not torch.autograd.grad(output.loss, features)[0].any()
 
 
-# --- contrast
-
-
 def segmentation(pixels=12, segments=7, channels=3, groups=5, seed=0, dtype=torch.float64):
     """Unit vectors of pixels and segments, own segments, groups, positive segments of the groups, weights."""
     generator = torch.Generator().manual_seed(seed)
@@ -95,16 +89,6 @@ def segmentation(pixels=12, segments=7, channels=3, groups=5, seed=0, dtype=torc
     positive[1], positive[2] = True, False
     weights = torch.rand(pixels, generator=generator, dtype=dtype)
     return vectors, prototypes.requires_grad_(), own, group, positive, weights
-
-
-@pytest.mark.parametrize("concentration", [1.0, 12.0])
-def test_gradients_of_contrast_are_right(concentration):
-    vectors, prototypes, *rest, weights = segmentation()
-
-    def loss(vectors, prototypes):
-        return relations.contrast(vectors, prototypes, *rest, concentration, weights)
-
-    assert torch.autograd.gradcheck(loss, (vectors, prototypes))
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -132,23 +116,6 @@ def test_contrast_is_stable_in_float32(concentration):
     for single, double in zip(*results, strict=True):
         assert single.dtype == torch.float32
         assert (single.double() - double).norm() <= 1e-5 * double.norm()
-
-
-def test_alone_of_its_kind_a_pixel_is_attracted_by_its_own_segment():
-    vector, prototypes = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
-    own, group, weights = torch.tensor([0]), torch.tensor([0]), torch.ones(1)
-
-    def loss(positive):
-        positive = torch.tensor([positive])
-        return relations.contrast(vector, prototypes, own, group, positive, 2.0, weights).item()
-
-    e = np.exp(2 * np.array([0.6, 0.0, -1.0]))
-    assert loss([True, False, False]) == pytest.approx(np.log(1 + (e[1] + e[2]) / e[0]))
-    assert loss([True, True, False]) == pytest.approx(np.log(1 + e[2] / e[1]))
-    assert loss([True, True, True]) == 0
-
-
-# --- who feels what
 
 
 def test_remembered_segments_are_constants_of_the_steps_before():
@@ -205,19 +172,6 @@ def test_wrong_options_are_refused():
             SPML(4, **options)
 
 
-# --- k-means, random walk, retrieval
-
-
-def test_a_random_walk_makes_no_mass_for_absent_classes():
-    named = torch.tensor([True, False, True])
-    scores = classifier.class_scores([random(3, 8, 10), random(3, 8, 10, seed=1)], (4, 5), named)
-    np.testing.assert_allclose(scores.amax((1, 2)), [1, 0, 1])
-    spread = classifier.spread(scores, classifier.transitions(classifier.affinity([random(6, 4, 5)])))
-    assert not spread[1].any()
-    assert spread[[0, 2]].min() > 0
-    assert (spread.amax((1, 2)) <= 1 + 1e-12).all()
-
-
 def test_paper_and_code_walk_differ_in_power_and_steps():
     affinities = classifier.affinity([random(6, 2, 3)]).numpy()
     for how, steps in (("code", 64), ("paper", 6)):
@@ -231,19 +185,11 @@ def test_paper_and_code_walk_differ_in_power_and_steps():
 
 def test_retrieval_finds_the_largest_dot_products():
     queries, prototypes = random(7, 4), random(30, 4, seed=1)
-    found = retrieval.nearest(queries, prototypes, 5, block=3)
     expected = np.argsort(-(queries @ prototypes.T).numpy(), axis=1)[:, :5]
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(retrieval.nearest(queries, prototypes, 5, block=3), expected)
     assert retrieval.nearest(queries[:0], prototypes, 5).shape == (0, 5)
     with pytest.raises(ValueError, match="30 segments are fewer than the 31 neighbors"):
         retrieval.nearest(queries, prototypes, 31)
-
-
-def test_votes():
-    labels = torch.tensor([[2, 2, 1, 0], [1, 0, 0, 1]])
-    np.testing.assert_allclose(retrieval.shares(labels, 3), [[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
-    own = torch.tensor([0, 0, 0, 2, 2])
-    assert retrieval.majority(torch.tensor([1, 2, 2, 2, 1]), own, 4, 3).tolist() == [2, 0, 1, 0]
 
 
 def test_the_segments_of_an_image_vote_with_their_most_frequent_class():

@@ -32,9 +32,6 @@ def near(found, expected, tolerance):
     assert np.linalg.norm(found.numpy() - expected) <= tolerance * np.linalg.norm(expected)
 
 
-# --- k-means and segments
-
-
 def test_first_clusters_and_locations():
     arrays, _ = golden("spml_kmeans")
     assert np.array_equal(grid_clusters((20, 24), (4, 5)), arrays["initial_labels"])
@@ -95,9 +92,6 @@ def test_majority_takes_the_lowest_of_equals():
     assert np.array_equal(found[own.unique()], arrays["fml_majority"])
 
 
-# --- the loss
-
-
 def by_class(arrays):
     """Groups and positive segments where those of a pixel's class are positive."""
     positive = torch.tensor(arrays["prototype_semantic_label"]) == torch.arange(256)[:, None]
@@ -138,9 +132,6 @@ def test_losses_of_pixels(concentration, name, groups, kind, dtype):
         gradients = torch.autograd.grad(mean, (vectors, prototypes))
         near(gradients[0], expected, 1e-8 if kind == "f64" else 1e-5)
         near(gradients[1], arrays[f"{key}_f64_grad_prototypes"], 1e-8 if kind == "f64" else 1e-5)
-
-
-# --- steps of a training
 
 
 def objective_of(info):
@@ -238,9 +229,6 @@ def test_possible_classes():
     assert not filled.all()
     assert np.array_equal(found[filled], expected[filled])
     assert found[~filled].all()
-
-
-# --- inference
 
 
 @precisions

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 import agmm
@@ -21,12 +20,10 @@ from agmm.rivals.spml.classifier import in_memory
 from agmm.training import pseudo_labels, sweep
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
+from tests.helpers import saved_weights
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
-
-
-# --- Runs
 
 
 def test_image_tags_take_four_trainings_and_boxes_three() -> None:
@@ -63,9 +60,6 @@ def test_runs_on_maps_survive_json_and_are_told_apart_by_whose_maps_they_are() -
     assert len({plain.id, other.id, from_files.id}) == 3
 
 
-# --- Labels
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, agmm.Run, agmm.Run]:
     results = tmp_path_factory.mktemp("results")
@@ -82,7 +76,7 @@ def test_image_tags_and_boxes_are_learned_from(trained: tuple[Path, agmm.Run, ag
         assert run.cams_of is not None
         source = f"{drawn} class activation maps of run {run.cams_of.id}"
         assert {agmm.training.run.load_result(stage, results).details["label_source"] for stage in chain} == {source}
-        first, *others = (safetensors.torch.load_file(r.folder(results) / "model.safetensors") for r in chain)
+        first, *others = (saved_weights(stage, results) for stage in chain)
         for weights in others:
             assert all(name.startswith("head.classifier.") for name in first if not first[name].equal(weights[name]))
     tags, boxes = (agmm.training.run.load_result(run, results).details for run in runs)
@@ -110,8 +104,6 @@ def test_maps_on_disk_are_those_in_memory(trained: tuple[Path, agmm.Run, agmm.Ru
     assert again is not None
     assert (again[0][1] == 1).all(), "what is there is not made again"
 
-
-# --- Votes
 
 CORNERS = np.kron(np.arange(4).reshape(2, 2), np.ones((16, 16), int))
 COLORS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250], [120, 120, 120]], np.uint8)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import run as runs
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
-from tests.helpers import train_in_two_processes
+from tests.helpers import interrupt, same_weights, saved_weights, train_in_two_processes
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -30,9 +29,6 @@ RUN = replace(SMOKE.at("tags", "AGMM", init="scratch"), label_options=OPTIONS)
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-# --- Loss terms -------------------------------------------------------------------------------------------------------
 
 
 def test_tag_loss_pools_channels_before_it_classifies() -> None:
@@ -131,9 +127,6 @@ def test_gated_energy_against_all_pairs() -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(p, logits, slope)[0], rtol=1e-5, atol=1e-9)
 
 
-# --- Views ------------------------------------------------------------------------------------------------------------
-
-
 def test_local_crops_avoid_foreground_and_know_what_they_show() -> None:
     torch.manual_seed(0)
     states = torch.full((2, 20, 24), 2)
@@ -163,9 +156,6 @@ def test_color_changes_follow_the_seed_and_differ_between_images() -> None:
     assert (first[0] != first[1]).any()
     assert first.shape == view.shape == images.shape
     assert first.dtype == view.dtype == torch.uint8
-
-
-# --- The objective on a network with class tokens ---------------------------------------------------------------------
 
 
 class Stub(nn.Module):
@@ -287,9 +277,6 @@ def test_impossible_options_are_refused_with_the_run(options: dict, sentence: st
         replace(RUN, loss_scope="effective")
 
 
-# --- Trainings --------------------------------------------------------------------------------------------------------
-
-
 def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     data = sets.load("shapes", "train", count=16)
     tags = sets.image_tags(data)
@@ -317,7 +304,7 @@ def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Pa
     assert history["cam_miou"].iloc[-1] == pytest.approx(result.details["cam_miou"], abs=1e-4)
     assert result.details["label_source"] == "image tags from dense masks"
     assert (result.details["labeled_share"], result.details["coverage"]) == (0, 1)
-    weights = safetensors.torch.load_file(RUN.folder(tmp_path) / "model.safetensors")
+    weights = saved_weights(RUN, tmp_path)
     assert weights.keys() == models.build_network(RUN, 7).state_dict().keys()
     trained = figures.load(RUN, tmp_path)
     objective = models.load_objective(RUN, tmp_path, 7, CPU)
@@ -326,29 +313,17 @@ def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Pa
     assert found == result.details["cam_miou_test"]
 
 
-def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """Its step, its heads and the colors that it draws go on where they were."""
     run = replace(RUN, method="Baseline", options=(), label_options=OPTIONS | {"photometric": True, "warmup_steps": 3})
     agmm.run(run, results=tmp_path / "whole", device="cpu")
-    save = loop._save_checkpoint
-
-    def save_and_die(*args: object) -> None:
-        save(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save_checkpoint", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            agmm.run(run, results=tmp_path / "broken", device="cpu")
+    interrupt(run, tmp_path / "broken")
     agmm.run(run, results=tmp_path / "broken", device="cpu")
-    for name in ("model.safetensors", "objective.safetensors"):
-        whole, broken = (
-            safetensors.torch.load_file(run.folder(tmp_path / where) / name) for where in ("whole", "broken")
-        )
-        assert all(torch.equal(whole[key], broken[key]) for key in whole)
+    for name in ("model", "objective"):
+        assert same_weights(*(saved_weights(run, tmp_path / where, name) for where in ("whole", "broken")))
 
 
-def test_an_objective_with_parameters_learns_from_tags_in_two_processes_and_is_loaded_again(tmp_path: Path) -> None:
+def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     """One pass with gradient each, whatever else the network is asked; the second of two steps has pseudo labels."""
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
     train_in_two_processes(run, tmp_path)
@@ -356,12 +331,6 @@ def test_an_objective_with_parameters_learns_from_tags_in_two_processes_and_is_l
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
     assert ours["seg"].iloc[0] > 0
-    objective = models.load_objective(run, tmp_path / "single", 7, CPU)
-    assert isinstance(objective, toco.FromTags)
-    assert isinstance(objective.inner, TreeEnergy)
-    stored = safetensors.torch.load_file(run.folder(tmp_path / "single") / "objective.safetensors")
-    assert torch.equal(objective.inner.embed[0].weight, stored["inner.embed.0.weight"])
-    assert torch.equal(objective.classifier.weight, stored["classifier.weight"])
 
 
 def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,3 +347,14 @@ def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypa
     assert (dense < 7).all()
     for label, shown in zip(dense, tags, strict=True):
         assert set(label.unique().tolist()) <= set(shown.nonzero()[:, 0].tolist())
+
+
+def test_an_objective_with_parameters_learns_from_tags_and_is_loaded_again(tmp_path: Path) -> None:
+    run = replace(RUN, method="TreeEnergy", options=(), epochs=1)
+    agmm.run(run, results=tmp_path, device="cpu")
+    objective = models.load_objective(run, tmp_path, 7, CPU)
+    assert isinstance(objective, toco.FromTags)
+    assert isinstance(objective.inner, TreeEnergy)
+    kept = saved_weights(run, tmp_path, "objective")
+    assert torch.equal(objective.inner.embed[0].weight, kept["inner.embed.0.weight"])
+    assert torch.equal(objective.classifier.weight, kept["classifier.weight"])

@@ -1,5 +1,5 @@
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,33 +82,6 @@ def test_golden_trees(name, dtype):
     assert np.array_equal(tree_edges(forest, len(guide)), arrays[f"{name}_tree"])
     total = (1 + costs.flatten()[forest.edge].double()).sum()
     assert total.item() == pytest.approx(arrays[f"{name}_tree_total_weight"].sum(), rel=1e-6)
-
-
-@given(batches)
-@quick
-def test_forest_is_breadth_first_and_its_edges_join_neighbors(shape):
-    batch, channels, height, width = shape
-    guide = random(batch, channels, height, width)
-    forest = spanning_forest(edge_costs(guide), (height, width))
-    count = batch * height * width
-    assert torch.equal(forest.order[forest.position], torch.arange(count))
-    assert sorted(forest.order[:batch].tolist()) == list(range(0, count, height * width))
-    assert sum(forest.levels) == count
-    depth = torch.zeros(count, dtype=torch.long)
-    for child in range(batch, count):
-        depth[child] = depth[forest.parent[child]] + 1
-    assert tuple(torch.bincount(depth).tolist()) == forest.levels
-    assert torch.equal(depth, depth.sort()[0])
-    colors = guide.movedim(1, -1).flatten(0, 2)[forest.order]
-    across = (colors - colors[forest.parent])[batch:].square().sum(1)
-    torch.testing.assert_close(edge_costs(guide).flatten()[forest.edge], across)
-
-
-def test_of_equal_edges_the_first_ones_are_taken():
-    forest = spanning_forest(edge_costs(torch.ones(2, 3, 4, 3)), (4, 3))
-    columns = [(y * 3 + x, y * 3 + x + 3) for y in range(3) for x in range(3)]
-    expected = sorted([*columns, (0, 1), (1, 2)])
-    assert [[tuple(edge) for edge in image.tolist()] for image in tree_edges(forest, 2)] == [expected, expected]
 
 
 @given(st.integers(1, 200), st.integers(0, 5))
@@ -229,20 +202,6 @@ def test_loss_equals_the_equations(high_level):
     assert tree_energy_loss(logits, images, unlabeled, embedding, sigma=0.002) != found
 
 
-def test_without_unlabeled_pixels_the_loss_is_zero():
-    logits, images, unlabeled, embedding = random_inputs()
-    loss = tree_energy_loss(logits, images, torch.zeros_like(unlabeled), embedding)
-    assert loss.item() == 0
-    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (logits, embedding)))
-
-
-def test_labeled_pixels_are_filtered_but_not_counted():
-    logits, images, unlabeled, _ = random_inputs()
-    gradient = torch.autograd.grad(tree_energy_loss(logits, images, unlabeled, sigma=1.0), logits)[0]
-    labeled = ~unlabeled[:, ::4, ::4]
-    assert (gradient.abs().sum(1)[labeled] > 0).all()
-
-
 def test_images_receive_no_gradient():
     logits, images, unlabeled, embedding = random_inputs()
     loss = tree_energy_loss(logits, images.requires_grad_(), unlabeled, embedding)
@@ -289,6 +248,16 @@ def test_objective_without_the_high_level_tree_has_no_parameters():
     torch.testing.assert_close(objective(*arguments, **more).terms["tree"], expected)
 
 
+def test_objective_where_every_pixel_is_labeled():
+    objective = TreeEnergy(5, in_channels=8)
+    arguments, more = batch(labeled=1.0)
+    output = objective(*arguments, **more)
+    assert output.terms["tree"].item() == 0
+    output.terms["tree"].backward()
+    tensors = more["grid_logits"], more["inner_features"], *objective.parameters()
+    assert not any(tensor.grad.any() for tensor in tensors)
+
+
 def test_objective_where_no_pixel_is_labeled():
     arguments, more = batch(labeled=0.0)
     output = TreeEnergy(5, in_channels=8)(*arguments, **more)
@@ -308,10 +277,8 @@ def test_objective_computes_in_float32_under_autocast():
     assert objective(arguments[0], arguments[1].bfloat16(), *arguments[2:], **halves).loss.dtype == torch.float32
 
 
-def test_fields_describe_the_objective():
-    objective = TreeEnergy(5, in_channels=8, sigma=0.002)
-    assert asdict(objective) == {"num_classes": 5, "in_channels": 8, "sigma": 0.002, "weight": 0.4, "high_level": True}
-    wider = replace(objective, in_channels=16)
+def test_the_embedding_has_the_channels_of_the_network():
+    wider = replace(TreeEnergy(5, in_channels=8), in_channels=16)
     assert Counter(p.numel() for p in wider.parameters()) == {256: 1, 16: 2}
     with pytest.raises(ValueError, match="sigma must be positive"):
         TreeEnergy(5, sigma=0.0)
