@@ -286,7 +286,7 @@ def _test_again(run: Run, trained: Run, where: Where, device: torch.device) -> R
         details["crf"] = asdict(crf.PARAMETERS[run.crf]) | {"backend": "lattice"}
     scores = _scores(confusion)
     _log_end(run, where, device, f"tested the weights of run {trained.id}: {scores['miou']:.2f} on the test split")
-    cost = {"seconds": seconds, "images_per_second": len(test) / seconds}
+    cost: dict[str, Any] = {"seconds": seconds, "images_per_second": len(test) / seconds}
     cost["peak_memory_mb"] = machine.peak_memory_mb(device)
     return replace(base, run_id=run.id, details=details, **scores, **cost)
 

@@ -198,7 +198,8 @@ def evaluation(setting: Setting) -> Iterator[Figure]:
         one = replace(case.protocol, pixels=1)
         test = partial(testing.evaluate, net, images, truths, case.num_classes, device=setting.device)
         together, alone = partial(test, case.protocol, batch_size=TOGETHER), partial(test, one, batch_size=1)
-        functions = {"together": together, "alone": alone, "network": forward_passes(net, together)}
+        functions: dict[str, Callable[[], object]] = {"together": together, "alone": alone}
+        functions["network"] = forward_passes(net, together)
         seconds = timing.in_turn(functions, setting.device, min(setting.repeats, case.repeats))
         rates = {name: [case.images / value for value in values] for name, values in seconds.items()}
         against = "one view or tile at a time", rates["alone"]
