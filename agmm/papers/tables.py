@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from agmm.papers.agmm import tables as agmm
-from agmm.papers.agmmpp import figures as agmmpp_figures
 from agmm.papers.agmmpp import tables as agmmpp
 from agmm.papers.printed import markdown, nothing_to_train, write
 from agmm.papers.results import RESULTS, collect, complete_seeds, curves, gains, sweep_values
@@ -43,7 +42,7 @@ __all__ = [
 
 _PAPERS = {
     "agmm": (*agmm.TABLES, *agmm.FIGURES),
-    "agmmpp": (*agmmpp.TABLES, *agmmpp_figures.FIGURES),
+    "agmmpp": (*agmmpp.TABLES, *agmmpp.FIGURES),
     "spml": (*spml.TABLES, *spml.FIGURES),
 }
 TABLES: dict[str, Table] = {table.name: table for tables in _PAPERS.values() for table in tables}
