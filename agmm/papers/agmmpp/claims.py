@@ -71,23 +71,22 @@ SHAPES = {
 """Shapes of a step of every network that is measured."""
 
 
-def operations(side: int = PRINTED_SIDE, num_classes: int = 21, present: int = 3) -> pd.DataFrame:
-    """Multiply-accumulates of ViT-B/16 with and without the mixture, beside the published "GFLOPs".
+def operations() -> pd.DataFrame:
+    """Count multiply-accumulates of ViT-B/16 with and without the mixture, beside the published "GFLOPs", in 10^9.
 
-    The published baseline is matched by multiply-accumulates, not by twice as many operations, and with two further
-    classifiers of image tags; how its authors counted the elementwise work of the mixtures they do not say (see
-    `agmm.networks.macs.branch_macs` for our rule). ``present`` classes of an image of ``side`` pixels have a Gaussian.
-
-    Columns are method, gmacs, over_baseline, published, published_over_baseline; in 10^9.
+    For an image of VOC, of whose 21 classes three have a Gaussian. The published baseline is matched by
+    multiply-accumulates, not by twice as many operations, and with two further classifiers of image tags; how its
+    authors counted the elementwise work of the mixtures they do not say (see `agmm.networks.macs.branch_macs` for our
+    rule). Columns are method, gmacs, over_baseline, published, published_over_baseline.
     """
     with torch.device("meta"):
-        net = networks.build("vit_base", num_classes)
-    channels, grid = net.feature_channels, (side // 16, side // 16)
-    classifiers = 2 * channels * (num_classes - 1) * grid[0] * grid[1]
-    alone = macs.network_macs(net, side) + classifiers
-    size = (side, side)
-    agmm = macs.branch_macs("AGMM", channels, grid, size, classes=present)
-    agmmpp = macs.branch_macs("AGMMpp", channels, grid, size, squeezed=squeezed(channels), classes=present)
+        net = networks.build("vit_base", 21)
+    channels, cells = net.feature_channels, PRINTED_SIDE // 16
+    tag_classifiers = 2 * channels * (21 - 1) * cells**2
+    alone = macs.network_macs(net, PRINTED_SIDE) + tag_classifiers
+    grid, size = (cells, cells), (PRINTED_SIDE, PRINTED_SIDE)
+    agmm = macs.branch_macs("AGMM", channels, grid, size, classes=3)
+    agmmpp = macs.branch_macs("AGMMpp", channels, grid, size, squeezed=squeezed(channels), classes=3)
     branches = {"Baseline": 0, "AGMM": sum(agmm.values()), "AGMM++": sum(agmmpp.values())}
     printed = {line["method"]: float(line["value"]) for line in lines("agmmpp_table11") if line["metric"] == "GFLOPs"}
     rows = [
