@@ -16,7 +16,7 @@ from agmm.objectives import AGMMpp
 from agmm.papers import verdicts
 from agmm.papers.agmm.claims import CLICKS, VOC
 from agmm.papers.agmm.tables import LAMBDAS
-from agmm.papers.agmmpp import claims, cost
+from agmm.papers.agmmpp import claims
 from agmm.papers.agmmpp.tables import PSEUDO, SEGMENTATION
 from agmm.papers.claim import Entry, Evidence
 from agmm.papers.table import Row, figure_cells
@@ -238,7 +238,7 @@ def test_an_expensive_branch_would_be_noticed(tmp_path, monkeypatch, ours, incre
     evidence = Evidence(FULL, tmp_path, absent=True)
     counted = {"Baseline": 0.0, "AGMM++": float(ours), "AGMM": 100.0}
     rows = [{"method": name, "gmacs": 80 + over, "over_baseline": over} for name, over in counted.items()]
-    monkeypatch.setattr(cost, "operations", lambda: pd.DataFrame(rows))
+    monkeypatch.setattr(claims, "operations", lambda: pd.DataFrame(rows))
     (found,) = claims.mixture_costs_less(evidence).values()
     assert (found.verdict, found.effect) == (increment, ours / 100)
     (found,) = claims.cheaper_than_agmm(evidence).values()

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agmm import networks
 from agmm.networks import macs
-from agmm.papers.agmmpp import cost
+from agmm.papers.agmmpp import claims
 from agmm.training.presets import PRESETS
 
 aten = torch.ops.aten
@@ -113,7 +113,7 @@ def test_network_is_left_as_it_is() -> None:
 
 
 def test_operations_follow_the_printed_order():
-    frame = cost.operations().set_index("method")
+    frame = claims.operations().set_index("method")
     assert frame.loc["Baseline", "gmacs"] == pytest.approx(83.2, abs=0.06)  # as printed
     assert frame.loc["Baseline", "gmacs"] < frame.loc["AGMM++", "gmacs"] < frame.loc["AGMM", "gmacs"]
     assert 0 < frame.loc["AGMM++", "over_baseline"] < 0.8 * frame.loc["AGMM", "over_baseline"]
@@ -122,7 +122,7 @@ def test_operations_follow_the_printed_order():
 
 
 def test_steps_of_all_methods_are_measured():
-    frame = cost.measured(PRESETS["smoke"], repeats=1).set_index("method")
+    frame = claims.training_steps(PRESETS["smoke"], repeats=1).set_index("method")
     assert list(frame.index) == ["Baseline", "AGMM", "AGMM++"]
     assert frame.loc["Baseline", "ratio"] == 1
     assert (frame["milliseconds"] > 0).all()

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from agmm import dense
-from agmm.figures import equations
+from agmm.figures import playground
 from agmm.papers import notebooks
 from tests.helpers import ROOT
 
@@ -16,7 +16,7 @@ def test_the_notebook_shows_both_formulations_alike(tmp_path):
 
 
 def test_the_example_is_clicked_and_its_segmentation_has_learned_the_clicks():
-    one = equations.example(index=7, size=64, seed=0)
+    one = playground.example(index=7, size=64, seed=0)
     clicked = one.labels < len(one.names)
     assert one.image.shape == (64, 64, 3)
     assert one.features.shape == (1, 9, 16, 16)
@@ -26,15 +26,17 @@ def test_the_example_is_clicked_and_its_segmentation_has_learned_the_clicks():
 
 
 def test_side_by_side():
-    table = equations.side_by_side(a={"seg": torch.tensor(1.0), "con": torch.tensor(0.5)}, b={"seg": torch.tensor(2.0)})
+    table = playground.side_by_side(
+        a={"seg": torch.tensor(1.0), "con": torch.tensor(0.5)}, b={"seg": torch.tensor(2.0)}
+    )
     assert table.loc["seg"].tolist() == [1, 2]
     assert np.isnan(table.loc["con", "b"])
 
 
 def test_only_classes_of_the_image_are_drawn():
-    one = equations.example(index=7, size=32, seed=0)
+    one = playground.example(index=7, size=32, seed=0)
     maps = dense.distances(one.features, dense.class_means(one.features, dense.one_hot(one.labels, len(one.names))))
-    figure = equations.draw_classes(one, "$d$", maps)
+    figure = playground.draw_classes(one, "$d$", maps)
     assert [axis.get_title() for axis in figure.axes[:-1]] == [
         one.names[code] for code in one.image_classes[0].nonzero().flatten().tolist()
     ]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from agmm import Result, Run
-from agmm.papers import printed, results, tables
+from agmm.papers import results, tables
 from agmm.papers import table as cells
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, shared
@@ -253,7 +253,7 @@ def test_written_files_hold_the_same_numbers(tmp_path):
 
 
 def test_committed_reference_stands_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr(printed, "REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(tables, "REFERENCE", tmp_path / "reference")
     table = tables.TABLES["agmm_table2"]
     cell = find("agmm_table2", "AGMM", absent=True)
     other = tmp_path / "other"

@@ -29,7 +29,6 @@ from agmm.figures.pixels import (
 )
 from agmm.figures.playground import (
     Click,
-    ClickMixture,
     central_clicks,
     click_mixture,
     click_widget,

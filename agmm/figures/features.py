@@ -20,13 +20,9 @@ from agmm.figures.trained import Trained, outputs, tensor, weak_labels
 def sample_features(
     trained: Trained, per_class: int = 100, images: int = 100, split: Split | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample pixels on the feature grid, the same pixels whatever the network; of test images by default.
+    """Return features (M, C) and true classes (M,) of pixels on the feature grid, at most ``per_class`` of each class.
 
-    Returns
-    -------
-    features : (M, C) float array
-    classes : (M,) int array
-        True classes, at most ``per_class`` pixels of each.
+    They are the same pixels whatever the network, of test images by default.
     """
     generator, split = np.random.default_rng(0), split or trained.test
     sample: tuple[np.ndarray, ...] = ()
@@ -45,14 +41,9 @@ def sample_features(
 def silhouette(features: np.ndarray, classes: np.ndarray) -> float:
     """Return the mean silhouette coefficient with the cosine distance, from -1 (mixed up) to 1 (compact and apart).
 
-    The sum of the cosine distances to the members of a class follows from the sum of their directions, so that no
-    distance of a pair is ever formed.
-
-    Parameters
-    ----------
-    features : (M, C) array
-    classes : (M,) int array
-        At least two different ones. A pixel that is alone in its class counts 0.
+    Features are (M, C), the classes (M,) at least two different ones; a pixel that is alone in its class counts 0. The
+    sum of the cosine distances to the members of a class follows from the sum of their directions, so that no distance
+    of a pair is ever formed.
     """
     names, own = np.unique(classes, return_inverse=True)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
@@ -75,11 +66,7 @@ def silhouette(features: np.ndarray, classes: np.ndarray) -> float:
 def embed(runs: Mapping[str, Trained], per_class: int = 100, images: int = 100) -> pd.DataFrame:
     """Embed the features by t-SNE (AGMM, supplementary Fig. 3): the same pixels, an embedding per method.
 
-    Returns
-    -------
-    DataFrame
-        Columns method, class, x, y, silhouette: that of the features themselves, as the distances in a t-SNE plot mean
-        little.
+    Columns are method, class, x, y and silhouette, that of the features themselves: distances in the plot mean little.
     """
     parts = []
     for method, trained in runs.items():
@@ -120,13 +107,10 @@ def project(runs: Mapping[str, Trained], images: int = 100, per_class: int = 100
     per image and class; in the plane it has its mean, and as its spread Eq. 5 with the square of the distance replaced
     by the outer product of the two-dimensional difference.
 
-    Returns
-    -------
-    DataFrame
-        Columns method, kind, class, x, y, xx, xy, yy, explained, silhouette. Kinds: ``"pixel"``, at most ``per_class``
-        of each true class; ``"mean"``, of one image and class; ``"component"``, the mean over images of a class's
-        means with the spread of all its Gaussians. ``explained`` is the share of the pixels' variance that lies in the
-        plane, ``silhouette`` that of the features themselves (cosine, true classes), both per method.
+    Columns are method, kind, class, x, y, xx, xy, yy, explained, silhouette. Kinds: ``"pixel"``, at most ``per_class``
+    of each true class; ``"mean"``, of one image and class; ``"component"``, the mean over images of a class's means
+    with the spread of all its Gaussians. ``explained`` is the share of the pixels' variance that lies in the plane,
+    ``silhouette`` that of the features themselves (cosine, true classes), both per method.
     """
     samples = {name: sample_features(trained, per_class, images, trained.data) for name, trained in runs.items()}
     centered = {name: features - features.mean(0) for name, (features, _) in samples.items()}

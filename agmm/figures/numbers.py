@@ -47,10 +47,7 @@ def draw_sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
 
 
 def draw_gains(values: pd.DataFrame, stem: Path) -> Figure:
-    """Draw the points of `agmm.papers.tables.gains` above the baseline, a panel per labels and initialization.
-
-    Bars are means over seeds, dots single seeds.
-    """
+    """Draw `agmm.papers.tables.gains`, a panel per labels and initialization: bars are means, dots single seeds."""
     require(values, "gains")
     values = values.assign(bar=(values["row"] + "\n" + values["objective"]).str.rstrip("\n"))
     columns, starts = values["column"].unique(), values["init"].unique()
@@ -73,10 +70,7 @@ def draw_gains(values: pd.DataFrame, stem: Path) -> Figure:
 
 
 def draw_classes(frame: pd.DataFrame, stem: Path) -> Figure:
-    """Draw the IoU of every class as bars, a color per column of the table; AGMM as released.
-
-    The frame is `agmm.papers.tables.collect` of a table whose rows are classes.
-    """
+    """Draw the IoU of AGMM as released from a collected table whose rows are classes, a color per column."""
     data = frame[frame["absent"]].dropna(subset="ours_mean")
     require(data, "results")
     rows, columns = data["row"].unique(), data["column"].unique()

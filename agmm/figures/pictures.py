@@ -19,25 +19,19 @@ CONTRAST = 0.3
 
 
 def mixtures(trained: Trained, images: Iterable[int], labels: str = "labels") -> list[Picture]:
-    """Return image, weak labels, segmentation, mixture and truth of training images.
+    """Return image, weak labels, segmentation, mixture and truth of training images (AGMM, supplementary Fig. 1).
 
-    For AGMM, supplementary Fig. 1 and AGMM++, Fig. 7; ``labels`` is the name of the labels' column, see `draw_gallery`
-    for what ``"labels"`` means.
+    ``labels`` is the name of the labels' column, see `draw_gallery` for what ``"labels"`` means.
     """
     pictures = []
     for index in images:
         part = slice(index, index + 1)
         label = weak_labels(trained, part)
         features, logits = forward(trained, trained.data, part)
-        pictures.append(
-            {
-                "image": np.asarray(trained.data.images[index]),
-                labels: _mask(label),
-                "segmentation": _mask(logits.argmax(1)),
-                "mixture": _mask(best_component(trained, features, logits, label)),
-                "truth": np.asarray(trained.data.truth[index]),
-            }
-        )
+        picture = {"image": np.asarray(trained.data.images[index]), labels: _mask(label)}
+        picture |= {"segmentation": _mask(logits.argmax(1))}
+        picture |= {"mixture": _mask(best_component(trained, features, logits, label))}
+        pictures.append(picture | {"truth": np.asarray(trained.data.truth[index])})
     return pictures
 
 
@@ -80,18 +74,7 @@ def draw_gallery(
     """Draw rows of pictures with their masks in one palette; the CSV holds every mask's share of each class.
 
     Sparse labels called ``"labels"`` are drawn enlarged on the image; in other masks unlabeled pixels show the image,
-    pale, and void ones are white.
-
-    Parameters
-    ----------
-    pictures : sequence of mappings
-        Name of a column to an (H, W, 3) uint8 image or an (H, W) uint8 mask.
-    num_classes : int
-    stem : Path
-    rows : sequence of str
-        Text beside every row.
-    notes : mapping, optional
-        Text below the names of some columns.
+    pale, and void ones are white. ``rows`` are texts beside the rows, ``notes`` texts below the names of some columns.
     """
     names, notes = [name for name in pictures[0] if name != "labels"], notes or {}
     height, width = pictures[0]["image"].shape[:2]

@@ -27,7 +27,6 @@ REACH, SIDE = 5, 500
 
 # --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
 
-
 Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
 """Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
 closer than its spread, those that are right, and those that count for it."""
@@ -40,10 +39,7 @@ def measure_similarity(runs: Mapping[str, Trained], images: int = 200) -> pd.Dat
     spread (``d_k < sigma_k``, Eq. 5 and 6), and over those farther away. Distance and spread are always those of
     class k itself, for predicted, missed and wrong pixels alike; the paper does not say whose it takes.
 
-    Returns
-    -------
-    DataFrame
-        Columns method, class, subset (`SUBSETS`), iou in per cent (missing where a subset is empty), pixels.
+    Columns are method, class, subset (`SUBSETS`), iou in per cent (missing where a subset is empty), pixels.
     """
     return _by_distance(runs, lambda trained: _unlabeled_pixels(trained, images), "iou")
 
@@ -67,10 +63,7 @@ def measure_label_accuracy(runs: Mapping[str, Trained], images: int = 200) -> pd
     and spread are those of the class that a pixel is labeled with, in the mixture of these labels (Eq. 1 to 3), before
     online EM; distances are upsampled to the labels as scores are. The paper names neither the labels nor the measure.
 
-    Returns
-    -------
-    DataFrame
-        Columns method, class, subset (`SUBSETS`), accuracy in per cent (missing where a subset is empty), pixels.
+    Columns are method, class, subset (`SUBSETS`), accuracy in per cent (missing where a subset is empty), pixels.
     """
     return _by_distance(runs, lambda trained: _labeled_pixels(trained, images), "accuracy")
 
@@ -113,8 +106,7 @@ def _by_distance(
 def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
     """Draw similar (bar), dissimilar (bar) and all pixels (line) of every class, a panel per method.
 
-    AGMM, Fig. 2b from `measure_similarity`; AGMM++, Fig. 2c with the quantity ``"accuracy"`` from
-    `measure_label_accuracy`.
+    From `measure_similarity`, or from `measure_label_accuracy` with the quantity ``"accuracy"``.
     """
     methods, names = values["method"].unique(), values["class"].unique()
     figure, axes = panels(1, len(methods), height=2.4, sharey=True)
@@ -141,20 +133,10 @@ def measure_label_quality(
 ) -> pd.DataFrame:
     """Measure weak labels and what training makes of them by mIoU on training images (AGMM++, Fig. 9).
 
-    On the training images of the runs' curves, at the last epoch. In the labels a pixel without a label counts as
-    missed; image tags are measured by their CAMs with a threshold for the background, as elsewhere.
+    On the training images of the complete runs' curves, a run per seed, at the last epoch. In the labels a pixel
+    without a label counts as missed; image tags are measured by their CAMs with a threshold for the background.
 
-    Parameters
-    ----------
-    runs : mapping of str to sequence of Run
-        Complete runs by name, a run per seed.
-    results : path
-    data_root : path, optional
-
-    Returns
-    -------
-    DataFrame
-        Columns row, labels (``"weak labels"``, ``"mixture G"``, ``"segmentation P"``), seed, miou in per cent.
+    Columns are row, labels (``"weak labels"``, ``"mixture G"``, ``"segmentation P"``), seed, miou in per cent.
     """
     rows = []
     for name, seeds in runs.items():
@@ -218,12 +200,8 @@ def close_to_boundary(truth: np.ndarray, distance: float) -> np.ndarray:
 def measure_boundaries(runs: Mapping[str, Trained], images: int = 1000) -> pd.DataFrame:
     """Measure the mIoU of test pixels close to a boundary of the truth (SPML, Fig. 7; the measure is ours).
 
-    Predictions are from a single scale, without DenseCRF.
-
-    Returns
-    -------
-    DataFrame
-        Columns method, boundary and all, both mIoU in per cent, and pixels, the share of pixels that are close.
+    Predictions are from a single scale, without DenseCRF. Columns are method, boundary and all, both mIoU in per cent,
+    and pixels, the share of pixels that are close.
     """
     rows = []
     for method, trained in runs.items():

@@ -1,6 +1,6 @@
-"""The mixture that clicks on one image make, step by step: as arrays, as a figure, and to click on in a notebook."""
+"""One image with clicks: to go through the equations on, and to click on and see the mixture change, in notebooks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from agmm import gmm
 from agmm.codes import UNLABELED, VOID
+from agmm.data import sets
+from agmm.data.synthetic.shapes import SHAPES
 from agmm.figures.style import WIDTH, class_colors, panels, save
 from agmm.figures.trained import Trained, forward
 
@@ -59,21 +62,10 @@ def click_mixture(trained: Trained, index: int, clicks: Sequence[Click], spread:
 
 
 def mixture_of_clicks(features: Tensor, logits: Tensor, clicks: Sequence[Click], spread: bool = False) -> ClickMixture:
-    """Return the mixture of clicks on one image.
+    """Return the mixture of clicks on one image from features (1, C, h, w) and logits (1, K, H, W).
 
-    Parameters
-    ----------
-    features : Tensor (1, C, h, w)
-    logits : Tensor (1, K, H, W)
-    clicks : sequence of Click
-        At least one; of two on one pixel the later counts.
-    spread : bool
-        Scores with the spreads of Eq. 5, or without as in the released code.
-
-    Raises
-    ------
-    ValueError
-        If there is no click, or one lies outside the image or names a class that does not exist.
+    Of two clicks on one pixel the later counts; scores use the spreads of Eq. 5 or, as in the released code, none.
+    ValueError if there is no click, or one lies outside the image or names a class that does not exist.
     """
     labels = click_labels(clicks, tuple(logits.shape[2:]), logits.shape[1])
     components = gmm.components(labels, logits.shape[1])
@@ -112,8 +104,7 @@ def draw_clicks(
 ) -> Figure:
     """Draw clicks, the mixture's prediction and means, and for every clicked class the distances and scores.
 
-    ``image`` is an (H, W, 3) uint8 array, ``names`` are those of all classes. Without a stem nothing is written; the
-    CSV holds class, sigma and means.
+    The image is (H, W, 3) uint8, the names are those of all classes; nothing is written without a stem.
     """
     columns = max(len(mixture.classes), 3)
     figure, axes = panels(3, columns, height=3 * WIDTH / columns)
@@ -151,10 +142,7 @@ def _heat(axis: Axes, values: np.ndarray, title: str, **options: Any) -> None:
 
 
 def click_widget(trained: Trained, index: int = 0, clicks: Sequence[Click] = ()) -> widgets.VBox:
-    """Return a training image as a mosaic of buttons: each click adds a labeled pixel and draws the mixture anew.
-
-    It starts with the given clicks.
-    """
+    """Return a training image as buttons, with some clicks: each adds a labeled pixel and draws the mixture anew."""
     image = np.asarray(trained.data.images[index])
     points, names, output = list(clicks), trained.data.class_names, widgets.Output()
     label = widgets.Dropdown(options=[(name, k) for k, name in enumerate(names)], description="class")
@@ -201,3 +189,98 @@ def mosaic(image: np.ndarray, clicked: Callable[[int, int], None]) -> widgets.Gr
             buttons.append(button)
     columns = f"repeat({-(-width // side)}, 18px)"
     return widgets.GridBox(buttons, layout=widgets.Layout(grid_template_columns=columns, grid_gap="0"))
+
+
+# --- The equations ----------------------------------------------------------------------------------------------------
+
+
+class Example(NamedTuple):
+    """A batch of one image, and what is known of it."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8."""
+    names: tuple[str, ...]
+    """All classes, of which the image shows a few."""
+    features: Tensor
+    """(1, C, h, w): colors of each cell and of its surroundings."""
+    logits: Tensor
+    """(1, K, H, W) of a linear classifier of the features, trained with the clicks."""
+    labels: Tensor
+    """(1, H, W) int64: a few clicks."""
+    image_classes: Tensor
+    """(1, K) bool."""
+
+
+def example(index: int, size: int, seed: int, steps: int = 300) -> Example:
+    """Return an embedded training image of ``size`` pixels with clicks, features and a segmentation.
+
+    There is no network: features are colors averaged over 1, 3 and 7 cells of 4 x 4 pixels. The segmentation is a
+    linear classifier of them that has learned the clicked pixels for some steps, with partial cross-entropy.
+    """
+    data = SHAPES.make("train", index + 1, size=size)
+    clicks = np.asarray(sets.weak_labels(data, "points", {}, seed))
+    image, labels = np.asarray(data.images[index]), torch.from_numpy(clicks[index : index + 1]).long()
+    cells = F.avg_pool2d(torch.from_numpy(image).movedim(-1, 0)[None] / 255, 4)
+    features = torch.cat([F.avg_pool2d(cells, k, 1, k // 2, count_include_pad=False) for k in (1, 3, 7)], 1)
+    fine = F.interpolate(features, size=(size, size), mode="bilinear", align_corners=False)
+    clicked, target = fine[0].movedim(0, -1)[labels[0] < UNLABELED], labels[labels < UNLABELED]
+    torch.manual_seed(seed)
+    classifier = torch.nn.Linear(features.shape[1], data.num_classes)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(classifier(clicked), target).backward()
+        optimizer.step()
+    logits = classifier(fine.movedim(1, -1)).movedim(-1, 1).detach()
+    shown = torch.isin(torch.arange(data.num_classes), labels)[None]
+    return Example(image, data.class_names, features, logits, labels, shown)
+
+
+def draw_example(example: Example) -> Figure:
+    """Draw the image with its clicks, and the most probable class of every pixel."""
+    figure, axes = panels(1, 2, height=WIDTH / 3, width=2 * WIDTH / 3)
+    labels = example.labels[0].numpy()
+    y, x = (labels < UNLABELED).nonzero()
+    colors = class_colors(labels[y, x])
+    axes[0, 0].imshow(example.image)
+    axes[0, 0].scatter(x, y, s=40, c="white")
+    axes[0, 0].scatter(x, y, s=14, c=colors)
+    axes[0, 0].set_title("image and clicks")
+    axes[0, 1].imshow(class_colors(example.logits[0].argmax(0).numpy()), interpolation="nearest")
+    axes[0, 1].set_title("segmentation, argmax P")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
+
+
+def draw_classes(example: Example, symbol: str, maps: Tensor, numbers: Tensor | None = None) -> Figure:
+    """Draw a map of every class of the image from maps (1, K, h, w), with a number of each from (1, K)."""
+    codes = example.image_classes[0].nonzero().flatten().tolist()
+    figure, axes = panels(1, len(codes), height=WIDTH / max(len(codes), 4) + 0.35)
+    top = float(maps[0, codes].max())
+    for axis, code in zip(axes[0], codes, strict=True):
+        number = "" if numbers is None else f"\n$\\sigma$ = {numbers[0, code]:.3f}"
+        drawn = axis.imshow(maps[0, code].numpy(), vmin=0, vmax=top, cmap="cividis", interpolation="nearest")
+        axis.set_title(example.names[code] + number)
+        axis.set_axis_off()
+    figure.colorbar(drawn, ax=axes, label=symbol, shrink=0.8, aspect=12)
+    return figure
+
+
+def draw_matrix(example: Example, values: Tensor, symbol: str, columns: str | None = None) -> Figure:
+    """Draw a matrix from (1, K, ·) with a row of each class of the image, and a column of each if none are named."""
+    codes = example.image_classes[0].nonzero().flatten().tolist()
+    rows = values[0, codes] if columns else values[0][codes][:, codes]
+    names = [example.names[code] for code in codes]
+    figure, axes = panels(1, 1, height=0.35 * len(codes) + 0.9, width=0.6 * WIDTH)
+    drawn = axes[0, 0].imshow(rows.numpy(), cmap="cividis", aspect="auto")
+    axes[0, 0].set_yticks(range(len(codes)), names)
+    axes[0, 0].set_xticks([] if columns else range(len(codes)), None if columns else names)
+    axes[0, 0].set_xlabel(columns or "")
+    figure.colorbar(drawn, ax=axes, label=symbol)
+    return figure
+
+
+def side_by_side(**terms: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Return a table with a row of each term and a column of each formulation."""
+    return pd.DataFrame({name: {k: float(v) for k, v in one.items()} for name, one in terms.items()})

@@ -35,19 +35,14 @@ CONTRAST = 0.35
 class Bank:
     """The segments of some images of a split.
 
-    Attributes
-    ----------
-    split : Split
-    prototypes : Prototypes
-        ``labels`` are the classes predicted for most of the pixels, ``images`` places in the split, in order, ``tags``
-        the true classes of a segment's image without the background.
-    sizes : Tensor (M,) int64
-        Pixels.
+    Of their prototypes ``labels`` are the classes predicted for most of the pixels, ``images`` places in the split, in
+    order, ``tags`` the true classes of a segment's image without the background.
     """
 
     split: Split
     prototypes: Prototypes
     sizes: Tensor
+    """(M,) int64: pixels."""
 
 
 class Cutout(NamedTuple):
@@ -108,10 +103,7 @@ def _segments(trained: Trained, split: Split, index: int) -> tuple[Segments, Ten
 
 
 def neighbors(queries: Bank, among: Bank, chosen: Tensor, count: int = COUNT) -> Tensor:
-    """Return the indices (Q, count) of the segments of other images nearest to some queries (Q,), the best first.
-
-    Images with the same name are the same.
-    """
+    """Return the segments (Q, count) nearest to some queries (Q,), the best first, of images with other names."""
     # All segments of the query's own image may be among the nearest: look for as many more, and leave those out.
     most = int(among.prototypes.images.bincount().max())
     own = _places(queries, among)[queries.prototypes.images[chosen]]
@@ -136,12 +128,9 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
 def measure_context(queries: Bank, among: Bank, count: int = COUNT) -> pd.DataFrame:
     """Measure how many classes the images of neighbors share with those of the queries (ours).
 
-    Returns
-    -------
-    DataFrame
-        A line per query: image, class, nearest, chance. ``nearest`` is the mean Jaccard index of its image's classes
-        and those of its neighbors' images, without background; ``chance`` is its expectation for segments drawn at
-        random, of the same predicted class and other images: NaN where there is none.
+    Columns, with a line per query, are image, class, nearest, chance. ``nearest`` is the mean Jaccard index of its
+    image's classes and those of its neighbors' images, without background; ``chance`` is its expectation for segments
+    drawn at random, of the same predicted class and other images: NaN where there is none.
     """
     query, other = queries.prototypes, among.prototypes
     indices = neighbors(queries, among, torch.arange(len(query.labels)), count)
@@ -232,9 +221,8 @@ def _draw_cutout(axis: Axes, cutout: Cutout, rank: int) -> None:
     axis.imshow(np.where(cutout.mask[..., None], image, 1 - CONTRAST * (1 - image)), interpolation="nearest")
     # A frame of pixels outside closes the outline of a segment at the border of the image.
     framed = np.pad(cutout.mask, 1)
-    axis.contour(
-        np.arange(-1, width + 1), np.arange(-1, height + 1), framed, levels=[0.5], colors="black", linewidths=0.9
-    )
+    x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    axis.contour(x, y, framed, levels=[0.5], colors="black", linewidths=0.9)
     axis.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axis.spines[:].set_visible(False)
     near = f", {cutout.cosine:.3f}" if rank else ""

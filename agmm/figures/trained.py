@@ -21,26 +21,17 @@ BATCH = 25
 
 @dataclass(frozen=True)
 class Trained:
-    """A complete run: its network with the data it was trained and tested on.
-
-    Attributes
-    ----------
-    run : Run
-    net : Segmenter
-        In eval mode, on a GPU where there is one.
-    data, test : Split
-    sparse : sequence of (H, W) uint8 arrays
-        Sparse labels of ``data``; all ``UNLABELED`` where only tags are known.
-    objective : objective
-        With its trained weights, on the network's device; it makes the mixture, and pseudo labels from image tags.
-    """
+    """A complete run: its network with the data it was trained and tested on."""
 
     run: Run
     net: networks.Segmenter
+    """In eval mode, on a GPU where there is one."""
     data: Split
     test: Split
     sparse: Arrays
+    """Sparse labels (H, W) of ``data``; all ``UNLABELED`` where only tags are known."""
     objective: methods.Trained
+    """With its trained weights, on the network's device; it makes the mixture, and pseudo labels from image tags."""
 
     @property
     def device(self) -> torch.device:

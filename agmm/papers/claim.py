@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -38,53 +38,34 @@ class Entry(NamedTuple):
 class Claim:
     """A checkable sentence of a paper.
 
-    Attributes
-    ----------
-    id, where : str
-        ``"A01"``; table or figure.
-    sentence : str
-    published : str
-        The numbers behind it, in the order of the settings.
-    judge : callable
-        Evidence to a finding per setting.
-    labels, network : str
-        A kind of labels on the data set, and a network of the preset, that the claim is about. Where the baseline
-        trained with them is hardly better than a constant prediction, the claim is not judged.
-    fact : bool
-        True or false whatever the baseline is worth.
-    agmm : bool
-        Whether AGMM takes part, which is judged with and without its absent-class loss.
+    Where the baseline trained with its labels and network is hardly better than a constant prediction, a claim is not
+    judged.
     """
 
     id: str
-    where: str
+    where: str  # table or figure
     sentence: str
     published: str
+    """The numbers behind it, in the order of the settings."""
     judge: "Judge"
-    labels: str = "points"
+    labels: str = "points"  # a kind on the data set
     network: str = "resnet"
     fact: bool = False
+    """True or false whatever the baseline is worth."""
     agmm: bool = True
+    """Whether AGMM takes part, which is judged with and without its absent-class loss."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The complete runs of a preset, as they are when they are first asked for.
-
-    Attributes
-    ----------
-    preset : Preset
-    results : Path
-    absent : bool
-        Whether AGMM is the released code as it is, with its absent-class loss, or without that loss.
-    data_root : Path or None
-        Folder of the data set, for what is measured on trained networks; the embedded ones need none.
-    """
+    """The complete runs of a preset, as they are when they are first asked for."""
 
     preset: Preset
     results: Path
     absent: bool
+    """Whether AGMM is the released code as it is, with its absent-class loss, or without that loss."""
     data_root: Path | None = None
+    """Folder of the data set, for what is measured on trained networks; the embedded ones need none."""
 
     def cells(self, entries: Iterable[Entry], column: str) -> list[Cell]:
         """Return the cells of some rows in a column; an empty list where the preset lacks one of them."""
@@ -118,11 +99,9 @@ class Evidence:
 
     def values(self, *cells: Cell) -> Numbers:
         """Return the numbers of cells, (seeds, cells), for the seeds for which all their runs are complete."""
-        runs = [cell.trained_run for cell in cells]
-        rows = [
-            [read(cell, replace(run, seed=seed), self.results) for cell, run in zip(cells, runs, strict=True)]
-            for seed in self.seeds(*runs)
-        ]
+        rows = []
+        for seed in self.seeds(*(cell.trained_run for cell in cells)):
+            rows.append([read(cell, replace(cell.trained_run, seed=seed), self.results) for cell in cells])
         return np.array(rows, dtype=float).reshape(len(rows), len(cells))
 
     def lead(self, better: Cell, worse: Cell) -> Numbers:
@@ -132,10 +111,9 @@ class Evidence:
 
     def curves(self, column: str, *runs: Run) -> Numbers:
         """Return a column of the histories of several runs, (seeds, runs, epochs)."""
-        rows = [
-            [load_history(replace(run, seed=seed), self.results)[column].to_list() for run in runs]
-            for seed in self.seeds(*runs)
-        ]
+        rows = []
+        for seed in self.seeds(*runs):
+            rows.append([load_history(replace(run, seed=seed), self.results)[column].to_list() for run in runs])
         return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 1)
 
     def networks(self, *runs: Run) -> Iterator[list[figures.Trained]]:
@@ -155,11 +133,11 @@ class Evidence:
     def _seeds_with_weights(self, *runs: Run) -> list[int]:
         """Return the complete seeds with all weights: of the networks, and of objectives that learn some."""
         files = [(run, name) for run in runs for name in _weights(run)]
-        return [
-            seed
-            for seed in self.seeds(*runs)
-            if all((replace(run, seed=seed).folder(self.results) / name).exists() for run, name in files)
-        ]
+
+        def complete(seed: int) -> bool:
+            return all((replace(run, seed=seed).folder(self.results) / name).exists() for run, name in files)
+
+        return [seed for seed in self.seeds(*runs) if complete(seed)]
 
     def too_weak(self, baseline: Run) -> Finding | None:
         """Return the finding of all claims beside a baseline below 1.5 times a constant prediction, else None."""
@@ -194,21 +172,10 @@ def better(
     least: int = rules.MIN_SEEDS,
     sized: Sequence[str] = (),
 ) -> Judge:
-    """Judge whether row A is better than row B.
+    """Judge whether row A is better than row B in the columns that the preset has.
 
-    Parameters
-    ----------
-    a, b : Entry
-    columns : mapping
-        The settings and their columns; those that the preset lacks are left out.
-    claimed : sequence of float
-        What the paper claims in each column, where that is not the difference of its printed cells.
-    which : str
-        Name of the comparison in the settings of claims with several.
-    least : int
-        See `agmm.papers.rules.direction`.
-    sized : sequence of str
-        Settings of which the size is judged, too, on the data sets of the papers.
+    ``claimed`` are the leads that the paper claims, where those are not the differences of its printed cells; ``which``
+    names the comparison in claims with several; the size of ``sized`` settings is judged, too, on the papers' data.
     """
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
@@ -287,53 +254,28 @@ def helps_first_more(values: Numbers, claimed: float) -> Finding:
 def claims_of(paper: str, judges: Mapping[str, Judge]) -> tuple[Claim, ...]:
     """Return the claims of a paper, as its ``claims.csv`` lists them.
 
-    A line that names a table compares two of its rows, see `better`; any other is judged by a function. Claims with
-    several comparisons have a line for each, of which the first has the text.
-
-    Parameters
-    ----------
-    paper : str
-        Folder in ``agmm/papers``.
-    judges : mapping
-        Claims' ids to the functions that judge them.
-
-    Raises
-    ------
-    KeyError
-        If a claim has neither a table nor a function.
+    A line that names a table compares two of its rows, see `better`; any other is judged by the function of its id:
+    KeyError without one. Claims with several comparisons have a line for each, of which the first has the text.
     """
-    text = (files("agmm.papers") / paper / "claims.csv").read_text(encoding="utf-8")
+    table = (files("agmm.papers") / paper / "claims.csv").read_text(encoding="utf-8")
     first: dict[str, dict[str, str]] = {}
     claims = []
-    for line in csv.DictReader(text.splitlines()):
-        id, head = line["id"], first.setdefault(line["id"], line)
-        claims.append(
-            Claim(
-                id=id,
-                where=head["where"],
-                sentence=head["sentence"],
-                published=head["published"],
-                judge=_comparison(line) if line["table"] else judges[id],
-                labels=line["labels"] or "points",
-                network=line["network"] or "resnet",
-                fact=line["fact"] == "yes",
-                agmm=line["agmm"] == "yes",
-            )
-        )
+    for line in csv.DictReader(table.splitlines()):
+        head = first.setdefault(line["id"], line)
+        fields: dict[str, Any] = {name: head[name] for name in ("id", "where", "sentence", "published")}
+        fields |= {"labels": line["labels"] or "points", "network": line["network"] or "resnet"}
+        fields |= {name: line[name] == "yes" for name in ("fact", "agmm")}
+        claims.append(Claim(judge=_comparison(line) if line["table"] else judges[line["id"]], **fields))
     return tuple(claims)
 
 
 def _comparison(line: dict[str, str]) -> Judge:
     settings = [part.partition(": ") for part in line["settings"].split("; ")]
-    return better(
-        Entry(line["table"], line["a"]),
-        Entry(line["table"], line["b"]),
-        {setting: column or setting for setting, _, column in settings},
-        [float(number) for number in line["claimed"].split("; ")] if line["claimed"] else (),
-        which=line["which"],
-        least=int(line["least"] or rules.MIN_SEEDS),
-        sized=line["sized"].split("; "),
-    )
+    columns = {setting: column or setting for setting, _, column in settings}
+    a, b = Entry(line["table"], line["a"]), Entry(line["table"], line["b"])
+    claimed = [float(number) for number in line["claimed"].split("; ")] if line["claimed"] else ()
+    least, sized = int(line["least"] or rules.MIN_SEEDS), line["sized"].split("; ")
+    return better(a, b, columns, claimed, which=line["which"], least=least, sized=sized)
 
 
 # --- Networks ---------------------------------------------------------------------------------------------------------

@@ -18,22 +18,19 @@ Task = tuple[Path, Path, dict[str, Any]]
 
 
 def parameters(path: Path) -> dict[str, Any]:
-    """Return the defaults in the notebook's one cell tagged ``parameters``.
+    """Return the defaults in the notebook's one cell tagged ``parameters``, which holds only plain literals.
 
     Raises
     ------
     FileNotFoundError
         If there is no such notebook.
     ValueError
-        If it has no parameters cell, several, or one that is more than plain literals.
+        If it has no such cell, or several.
     """
     if not path.exists():
         raise FileNotFoundError(f"no notebook {path}; run from a checkout of the repository")
-    tagged = [
-        cell
-        for cell in nbformat.read(path, as_version=4).cells
-        if "parameters" in cell.get("metadata", {}).get("tags", [])
-    ]
+    cells = nbformat.read(path, as_version=4).cells
+    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{path} has {len(tagged)} cells tagged parameters, not one")
     defaults = {}
@@ -91,13 +88,7 @@ def _attempt(path: Path, target: Path, given: dict[str, Any]) -> str | None:
 
 
 def execute(path: Path, target: Path, given: dict[str, Any]) -> None:
-    """Execute a notebook in its own folder with papermill; the copy with outputs is kept even if a cell fails.
-
-    Raises
-    ------
-    papermill.PapermillExecutionError
-        If a cell fails.
-    """
+    """Execute a notebook in its own folder; the copy is kept even if a cell fails with PapermillExecutionError."""
     import papermill
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
@@ -114,13 +105,6 @@ def execute(path: Path, target: Path, given: dict[str, Any]) -> None:
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with atomic_files.writable(target.parent), atomic_files.replacing(target) as temporary:
-        papermill.execute_notebook(
-            str(path),
-            str(temporary),
-            parameters=given,
-            kernel_name="python3",
-            language="python",
-            cwd=str(path.parent),
-            progress_bar=False,
-            kernel_manager_class=ThisInterpreter,
-        )
+        kernel = {"kernel_name": "python3", "language": "python", "kernel_manager_class": ThisInterpreter}
+        where = {"cwd": str(path.parent), "progress_bar": False}
+        papermill.execute_notebook(str(path), str(temporary), parameters=given, **kernel, **where)

@@ -1,8 +1,7 @@
 """From complete runs to a table: the long form, and the form that the paper prints."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -32,13 +31,7 @@ CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou
 
 
 def complete_result(run: Run, results: str | Path) -> Result:
-    """Return the result of a complete run.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the run has none.
-    """
+    """Return the result of a complete run; FileNotFoundError if it is not complete."""
     result = load_result(run, results)
     if result is None:
         raise FileNotFoundError(f"the run {run.id} is not complete in {results}; train it first")
@@ -50,12 +43,7 @@ def read(cell: Cell, run: Run, results: str | Path) -> float:
 
     The cell's metric is one of ``"mIoU"``, `SINGLE_SCALE`, `agmm.papers.table.WVF`, ``"IoU: <class>"``, and
     ``"training mIoU: <curve>"`` with a curve of `CURVES` in its last epoch or ``"G - P, first epoch"`` and the like.
-    NaN where the run has no such number, such as the IoU of a class that is nowhere.
-
-    Raises
-    ------
-    ValueError
-        If there is no such metric.
+    NaN where the run has no such number, such as the IoU of a class that is nowhere; ValueError for other metrics.
     """
     if cell.metric.startswith(TRAINING):
         return _curve_value(cell.metric.removeprefix(TRAINING), load_history(run, results))
@@ -108,56 +96,32 @@ def complete_runs(cell: Cell, results: str | Path) -> list[Run]:
 
 
 def collect(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:
-    """Return the long form of a table.
+    """Return the long form of a table, a row per cell with `COLUMNS`.
 
-    Parameters
-    ----------
-    table : Table
-    preset : str
-    results : path
-
-    Returns
-    -------
-    DataFrame
-        A row per cell with `COLUMNS`; our numbers are missing, never invented, where no seed is complete. The standard
-        deviation is the sample's (n - 1), missing for one seed.
+    Our numbers are missing, never invented, where no seed is complete. The standard deviation is the sample's (n - 1),
+    missing for one seed.
     """
     rows = []
     for cell in table.cells(PRESETS[preset]):
         runs = complete_runs(cell, results)
         values = pd.Series([read(cell, run, results) for run in runs], dtype=float)
-        fields = asdict(replace(cell, run=None, full=None))
-        rows.append(
-            {name: fields[name] for name in (*KEY, "published", "published_source")}
-            | {
-                "table": table.name,
-                "n_seeds": len(runs),
-                "seeds": " ".join(str(run.seed) for run in runs),
-                "ours_mean": values.mean(),
-                "ours_std": values.std(ddof=1),
-                "run_ids": " ".join(run.id for run in runs),
-            }
-        )
+        row = {name: getattr(cell, name) for name in (*KEY, "published", "published_source")}
+        row |= {"table": table.name, "n_seeds": len(runs), "ours_mean": values.mean(), "ours_std": values.std(ddof=1)}
+        row |= {"seeds": " ".join(str(run.seed) for run in runs), "run_ids": " ".join(run.id for run in runs)}
+        rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS).astype({"published": float})
 
 
 def curves(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:
-    """Return the training curves of a table's runs.
+    """Return the training curves of a table's runs: mIoU on training images in per cent.
 
-    Returns
-    -------
-    DataFrame
-        Columns row, curve (values of `CURVES`), epoch, n_seeds, mean, std; mIoU on training images in per cent.
+    Columns are row, curve (values of `CURVES`), epoch, n_seeds, mean, std.
     """
-    runs = {cell.row: cell.run for cell in table.cells(PRESETS[preset]) if cell.run}
-    parts = [
-        load_history(seed, results)
-        .reindex(columns=["epoch", *CURVES])
-        .melt("epoch", var_name="curve")
-        .assign(row=row, seed=seed.seed)
-        for row, run in runs.items()
-        for seed in complete_seeds(run, results)
-    ]
+    parts = []
+    for row, run in {cell.row: cell.run for cell in table.cells(PRESETS[preset]) if cell.run}.items():
+        for one in complete_seeds(run, results):
+            history = load_history(one, results).reindex(columns=["epoch", *CURVES])
+            parts.append(history.melt("epoch", var_name="curve").assign(row=row, seed=one.seed))
     if not parts:
         return pd.DataFrame(columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
     values = pd.concat(parts).dropna(subset="value").replace({"curve": CURVES})
@@ -166,13 +130,9 @@ def curves(table: Table, preset: str, results: str | Path = "results") -> pd.Dat
 
 
 def sweep_values(table: Table, preset: str, results: str | Path) -> pd.DataFrame:
-    """Return a table over one hyperparameter.
+    """Return a table over one hyperparameter, mIoU in per cent.
 
-    Returns
-    -------
-    DataFrame
-        Columns column, objective, row, value (missing for rows without one, such as an estimated one), n_seeds, mean,
-        std, published; mIoU in per cent.
+    Columns are column, objective, row, value (missing where it is estimated), n_seeds, mean, std, published.
     """
     cells = table.cells(PRESETS[preset])
     frame = collect(table, preset, results).rename(columns={"ours_mean": "mean", "ours_std": "std"})
@@ -184,25 +144,16 @@ def sweep_values(table: Table, preset: str, results: str | Path) -> pd.DataFrame
 def gains(table: Table, preset: str, results: str | Path, baseline: str) -> pd.DataFrame:
     """Return the points of mIoU above the row ``baseline`` of the same column and initialization, paired over seeds.
 
-    Returns
-    -------
-    DataFrame
-        Columns column, init, row, objective, seed, gain.
+    Columns are column, init, row, objective, seed, gain.
     """
     cells = [(cell, cell.run) for cell in table.cells(PRESETS[preset]) if cell.run is not None]
     start = {(cell.column, cell.init): run for cell, run in cells if cell.row == baseline}
     rows = []
     for cell, run in cells:
         base = start[cell.column, cell.init]
-        for ours, theirs in _pairs(run, base, results) if run != base else ():
-            gain = complete_result(ours, results).miou - complete_result(theirs, results).miou
-            rows.append([cell.column, cell.init, cell.row, cell.objective, ours.seed, gain])
+        others = {one.seed: complete_result(one, results).miou for one in complete_seeds(base, results)}
+        for ours in complete_seeds(run, results) if run != base else ():
+            if ours.seed in others:
+                gain = complete_result(ours, results).miou - others[ours.seed]
+                rows.append([cell.column, cell.init, cell.row, cell.objective, ours.seed, gain])
     return pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "gain"])
-
-
-def _pairs(run: Run, other: Run, results: str | Path) -> Iterator[tuple[Run, Run]]:
-    """Yield the repetitions with seeds for which both runs are complete."""
-    others = {one.seed: one for one in complete_seeds(other, results)}
-    for one in complete_seeds(run, results):
-        if one.seed in others:
-            yield one, others[one.seed]

@@ -26,26 +26,7 @@ SMALLEST_ERROR = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict with the numbers behind it.
-
-    Attributes
-    ----------
-    verdict : str
-    n : int
-        Seeds.
-    effect, low, high : float
-        Mean over seeds and its interval; NaN without seeds.
-    p : float
-        One-sided p value of "the effect is not positive", for rules of direction; else NaN.
-    note : str
-        What a reader should know beside the numbers.
-    unit : str
-        Of effect and interval; ``"mIoU"`` stands for points of mIoU.
-    claimed : float
-        What the paper prints for the effect; NaN where it prints no number.
-    each : tuple of float
-        The effect seed by seed.
-    """
+    """A verdict with the numbers behind it: ``n`` seeds, and the effect's mean over them with its interval, or NaN."""
 
     verdict: Verdict
     n: int = 0
@@ -53,17 +34,18 @@ class Finding:
     low: float = math.nan
     high: float = math.nan
     p: float = math.nan
+    """One-sided p value of "the effect is not positive", for rules of direction; else NaN."""
     note: str = ""
     unit: Unit = "mIoU"
+    """Unit of effect and interval; ``"mIoU"`` stands for points of mIoU."""
     claimed: float = math.nan
+    """What the paper prints for the effect; NaN where it prints no number."""
     each: tuple[float, ...] = ()
+    """The effect seed by seed."""
 
 
 def interval(differences: Numbers, smallest: float = SMALLEST_ERROR) -> tuple[float, float, float]:
-    """Return the mean and the ends of its interval, which is infinite for a single seed.
-
-    ``smallest`` is the standard error where all seeds agree.
-    """
+    """Return mean and ends of its interval, infinite for one seed; ``smallest`` is the error where all seeds agree."""
     n, mean = len(differences), float(differences.mean())
     if n < 2:
         return mean, -math.inf, math.inf
@@ -77,16 +59,7 @@ def direction(
     """Judge whether A is better than B by the sign of the differences, not by their size.
 
     Reproduced if the interval lies above 0; not reproduced if it lies below 0 or, for claims of a point and more,
-    within a quarter of the claim around 0.
-
-    Parameters
-    ----------
-    differences : (n,) array
-    claimed : float
-        Positive; NaN where the paper gives no number.
-    unit : str
-    least : int
-        Seeds below which nothing is concluded.
+    within a quarter of the (positive) claim around 0. Below ``least`` seeds nothing is concluded.
     """
     n, mean, low, high = len(differences), math.nan, math.nan, math.nan
     if n:
@@ -140,14 +113,7 @@ def little(differences: Numbers, other: Numbers, claimed: float) -> Finding:
 
 
 def optimum(values: Numbers, best: int) -> Finding:
-    """Judge whether no setting beats the claimed best one.
-
-    Parameters
-    ----------
-    values : (n, settings) array
-    best : int
-        Column of the claimed optimum. The effect is its lead over the strongest rival.
-    """
+    """Judge whether no setting of (n, settings) values beats the claimed best; the effect is its lead over the next."""
     if len(values) < MIN_SEEDS:
         return Finding("inconclusive", len(values), note="too few seeds")
     rivals = np.delete(values, best, 1) - values[:, [best]]
@@ -181,9 +147,8 @@ def ratio(numerator: Numbers, denominator: Numbers, published: float, tolerance:
         return Finding("inconclusive", n, note="too few seeds", unit="ratio", claimed=published)
     chosen = np.random.default_rng(0).integers(n, size=(10_000, n))
     low, high = np.quantile(numerator[chosen].mean(1) / denominator[chosen].mean(1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    verdict: Verdict = (
-        "reproduced" if low <= published + tolerance and high >= published - tolerance else "not reproduced"
-    )
+    agrees = low <= published + tolerance and high >= published - tolerance
+    verdict: Verdict = "reproduced" if agrees else "not reproduced"
     effect, each = float(numerator.mean() / denominator.mean()), tuple((numerator / denominator).tolist())
     return Finding(verdict, n, effect, float(low), float(high), unit="ratio", claimed=published, each=each)
 

@@ -15,62 +15,41 @@ QUOTED = "quoted"
 
 CLASS_IOU = "IoU: "
 """Prefix of the metric of one class."""
-
 SINGLE_SCALE = "mIoU, single scale"
 """Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
-
 WVF = "WvF"
 """Metric of SPML: mIoU as a share of that of full supervision, in per cent."""
-
 TRAINING = "training mIoU: "
 """Prefix of the metrics of training curves, mIoU on training images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of a table.
-
-    Attributes
-    ----------
-    row, column : str
-        Labels as the paper prints them.
-    training_id : str
-        Run of ``published/training_runs.csv`` that this is (``"O012"``), ``"extra:<reason>"``, or `QUOTED`.
-    run : Run or None
-        What is trained, with seed 0; None where the number is quoted.
-    method, variant, absent, init, dataset, labels, protocol
-        Description of the run, also where there is none yet; ``variant`` is empty for methods without variants.
-    metric : str
-        See `agmm.papers.results.read`.
-    full : Run or None
-        What is 100 % of the metric `WVF`, with seed 0.
-    value : float or None
-        Value of the hyperparameter that the table's rows vary.
-    note : str
-        Remark on the row beside its objective, such as where a quoted number comes from.
-    published : float or None
-        As printed, in per cent, on the paper's data set.
-    published_source : str
-        Table, row, data set and backbone of the published number.
-    """
+    """One number of a table: labels as printed, a run with its description, and the published number."""
 
     row: str
     column: str
     training_id: str
+    """Run of ``published/training_runs.csv`` that this is (``"O012"``), ``"extra:<reason>"``, or `QUOTED`."""
     run: Run | None
+    """With seed 0; None where the number is quoted."""
     method: str
-    variant: str = ""
+    variant: str = ""  # of methods that have variants
     absent: bool = False
     init: str = ""
     dataset: str
     labels: str
     protocol: str = ""
-    metric: str = "mIoU"
+    metric: str = "mIoU"  # see `agmm.papers.results.read`
     full: Run | None = None
+    """Run that is 100 % of the metric `WVF`, with seed 0."""
     value: float | None = None
     published: float | None = None
+    """As printed, in per cent, on the paper's data set."""
     published_source: str = ""
+    """Table, row, data set and backbone."""
     note: str = ""
+    """Remark on the row beside its objective, such as where a quoted number comes from."""
 
     @property
     def trained_run(self) -> Run:
@@ -101,64 +80,38 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A row to be set in every column.
-
-    Attributes
-    ----------
-    label : str
-    ids : tuple of str
-        Trainings of the columns, one for all if there is just one; cells with an empty id are left out.
-    method, options, init, network
-        See `agmm.training.presets.Preset.at`.
-    printed : dict of str to str
-        Fields that single the row out in the published file; empty where the paper has no such row.
-    value : float or None
-        Value of the hyperparameter that the table's rows vary.
-    second_stage : bool
-        Whether the run is trained on predictions of another one.
-    refined : bool
-        Whether it is tested as the paper tests its best numbers, at several scales and with a DenseCRF.
-    note : str
-        See `Cell`.
-    """
+    """A row to be set in every column; method, options, init and network are those of `Preset.at`."""
 
     label: str
     ids: tuple[str, ...]
+    """Trainings of the columns, one for all if there is just one; cells with an empty id are left out."""
     _: KW_ONLY
     method: str = "Baseline"
     options: dict[str, Any] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
+    """Fields that single the row out in the published file; empty where the paper has no such row."""
     value: float | None = None
+    """Value of the hyperparameter that the table's rows vary."""
     init: Init | None = None
     network: str = "resnet"
-    second_stage: bool = False
+    second_stage: bool = False  # trained on predictions of another run
     refined: bool = False
+    """Whether it is tested as the paper tests its best numbers, at several scales and with a DenseCRF."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of a paper.
-
-    Attributes
-    ----------
-    name : str
-        For the command line and for file names.
-    title, paper : str
-    notebook : str
-        Path from the repository's root.
-    cells : callable
-        Preset to the cells, in the order in which the rows are printed.
-    data, published_on : str
-        What the published numbers were measured on, in a word and in full.
-    """
+    """A table or figure of a paper, named as on the command line and in file names."""
 
     name: str
     title: str
     paper: str
-    notebook: str
+    notebook: str  # path from the repository's root
     cells: Callable[[Preset], tuple[Cell, ...]]
+    """Cells of a preset, in the order in which the rows are printed."""
     data: str = "VOC"
+    """Data set of the published numbers in a word, below with split and network."""
     published_on: str = "PASCAL VOC 2012 val, ResNet-101 with ImageNet weights"
 
 
@@ -168,31 +121,31 @@ def table(cells: Callable[[Preset], tuple[Cell, ...]], title: str, paper: str, *
     return Table(f"{folder}_{name}", title, paper, f"notebooks/{folder}/{name}.ipynb", cells, **published)
 
 
+def figure(name: str, title: str, *rows: tuple[str, Row], paper: str, curves: Sequence[str] | None = None) -> Table:
+    """Return the figure with this name (``"agmm_figure2"``) of `figure_cells`, or of their `curve_cells` if given."""
+
+    def cells_of(preset: Preset) -> tuple[Cell, ...]:
+        cells = figure_cells(preset, *rows)
+        return cells if curves is None else curve_cells(cells, curves)
+
+    return Table(name, title, paper, f"notebooks/{name.replace('_', '/', 1)}.ipynb", cells_of)
+
+
 def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Cell, ...]:
     """Set rows in columns; a preset leaves out what it lacks: kinds of labels, networks, refined tests, SPML."""
     made = []
     for row in rows:
         ids = row.ids * len(columns) if len(row.ids) == 1 else row.ids
         for column, training_id in zip(columns, ids, strict=True):
-            if column.labels not in preset.labels or not training_id or not _possible(row, preset):
+            run = _run(row, column.labels, preset) if training_id else None
+            if run is None:
                 continue
-            run = _run(row, column.labels, preset)
             value, source = None, ""
             if row.printed and column.in_paper:
                 value, source = published(table, **column.printed or {"supervision": column.label}, **row.printed)
-            made.append(
-                Cell(
-                    row=row.label,
-                    column=column.label,
-                    training_id=training_id,
-                    run=run,
-                    value=row.value,
-                    published=value,
-                    published_source=source,
-                    note=row.note,
-                    **describe(run),
-                )
-            )
+            about = describe(run) | {"note": row.note, "published": value, "published_source": source}
+            names: dict[str, Any] = {"row": row.label, "column": column.label, "training_id": training_id}
+            made.append(Cell(run=run, value=row.value, **names, **about))
     return tuple(made)
 
 
@@ -212,13 +165,14 @@ def curve_cells(cells: Iterable[Cell], columns: Sequence[str] = ()) -> tuple[Cel
     return tuple(made)
 
 
-def _possible(row: Row, preset: Preset) -> bool:
-    if row.network not in preset.networks or (row.refined and not preset.networks[row.network].refined):
-        return False
-    return row.method != "SPML" or preset.embedding is not None
-
-
-def _run(row: Row, labels: str, preset: Preset) -> Run:
+def _run(row: Row, labels: str, preset: Preset) -> Run | None:
+    """Return the run of a row; None where the preset lacks the labels, the network, the refined test or SPML."""
+    if labels not in preset.labels or row.network not in preset.networks:
+        return None
+    if row.refined and not preset.networks[row.network].refined:
+        return None
+    if row.method == "SPML" and preset.embedding is None:
+        return None
     make = preset.spml if row.method == "SPML" else preset.at
     run = make(labels, row.method, init=row.init, network=row.network, **row.options)
     run = run.second_stage() if row.second_stage else run
@@ -264,17 +218,8 @@ def protocol(run: Run) -> str:
 def published(table: str, **where: str) -> tuple[float, str]:
     """Return a number printed in a paper, with its source.
 
-    Parameters
-    ----------
-    table : str
-        Name of a file in ``published/``, without its ending.
-    **where : str
-        Values of that file's columns that single out one line, such as ``row="3", supervision="point"``.
-
-    Raises
-    ------
-    KeyError
-        If they fit no line, or several.
+    The fields, such as ``row="3", supervision="point"``, single out one line of a file in ``published/``: KeyError if
+    they fit none or several.
     """
     fitting = [line for line in lines(table) if all(line[name] == value for name, value in where.items())]
     if len(fitting) != 1:
@@ -305,27 +250,17 @@ _EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF", "
 
 
 def quoted(lines: Iterable[dict[str, str]], column: str = "{supervision}") -> tuple[Cell, ...]:
-    """Return cells of published lines that are shown and never trained.
+    """Return cells of published lines that are shown, not trained: without specification, or taken from elsewhere.
 
-    Their trainings have no specification, or the paper took them from elsewhere. ``column`` is the label of the column
-    with fields of the line.
+    ``column`` is the label of the column with fields of the line.
     """
     made = []
     for line in lines:
         about = [line["backbone"]] + ([line["publication"]] if line.get("publication") else [])
         about += [words for name, words in _EXTRAS.items() if line.get(name) == "true"]
-        made.append(
-            Cell(
-                row=f"{line['method']} ({line['backbone']})",
-                column=column.format(**line),
-                training_id=QUOTED,
-                run=None,
-                method=line["method"],
-                dataset=line["dataset"],
-                labels=line["supervision"],
-                published=float(line["value"]),
-                published_source=f"{line['paper']} {line['table']}, row {line['row']}, quoted there",
-                note=f"quoted: {', '.join(about)}",
-            )
-        )
+        fields: dict[str, Any] = {name: line[name] for name in ("method", "dataset")} | {"labels": line["supervision"]}
+        fields |= {"row": f"{line['method']} ({line['backbone']})", "column": column.format(**line)}
+        fields |= {"published": float(line["value"]), "note": f"quoted: {', '.join(about)}"}
+        place = f"{line['paper']} {line['table']}, row {line['row']}, quoted there"
+        made.append(Cell(training_id=QUOTED, run=None, published_source=place, **fields))
     return tuple(made)

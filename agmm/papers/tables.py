@@ -1,49 +1,32 @@
 """All tables and figures: which runs they need, and how the results are set beside the published numbers."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from agmm.data import sets
+from agmm.host import atomic_files
 from agmm.papers.agmm import tables as agmm
-from agmm.papers.agmmpp import figures as agmmpp_figures
 from agmm.papers.agmmpp import tables as agmmpp
-from agmm.papers.printed import markdown, nothing_to_train, write
-from agmm.papers.results import RESULTS, collect, complete_seeds, curves, gains, sweep_values
+
+# Notebooks find curves, gains and sweep_values here.
+from agmm.papers.results import KEY, RESULTS, collect, complete_result, complete_seeds, curves, gains, sweep_values  # noqa: F401
 from agmm.papers.spml import tables as spml
-from agmm.papers.table import SINGLE_SCALE, Cell, Table
+from agmm.papers.table import QUOTED, SINGLE_SCALE, TRAINING, Cell, Table
 from agmm.training import sweep
 from agmm.training.presets import PRESETS, Preset
 from agmm.training.run import Run
 from agmm.training.where import at
 
-__all__ = [
-    "GROUPS",
-    "RESULTS",
-    "TABLES",
-    "Cell",
-    "Table",
-    "collect",
-    "complete_seeds",
-    "curves",
-    "gains",
-    "markdown",
-    "needed",
-    "panels",
-    "preset",
-    "published",
-    "runs",
-    "select",
-    "sweep_values",
-    "train",
-    "trainings",
-    "write",
-]
-
 _PAPERS = {
     "agmm": (*agmm.TABLES, *agmm.FIGURES),
-    "agmmpp": (*agmmpp.TABLES, *agmmpp_figures.FIGURES),
+    "agmmpp": (*agmmpp.TABLES, *agmmpp.FIGURES),
     "spml": (*spml.TABLES, *spml.FIGURES),
 }
 TABLES: dict[str, Table] = {table.name: table for tables in _PAPERS.values() for table in tables}
@@ -94,17 +77,13 @@ def panels(name: str, preset: str) -> dict[str, dict[str, Run]]:
 
 def trainings(names: Iterable[str], preset: str) -> dict[str, str]:
     """Return which training of the papers (``"O012"``) or extra every run with seed 0 is, by the run's identity."""
-    cells = list(_trained_cells(names, preset))
     # What is an extra of one table may be a training of another.
-    cells.sort(key=lambda pair: not pair[0].training_id.startswith("extra:"))
+    cells = sorted(_trained_cells(names, preset), key=lambda pair: not pair[0].training_id.startswith("extra:"))
     return {run.id: cell.training_id for cell, run in cells}
 
 
 def published(names: Iterable[str], preset: str) -> dict[str, str]:
-    """Return the mIoU that the paper prints for every run with seed 0, by the run's identity.
-
-    Several joined by "or" where the paper's places conflict.
-    """
+    """Return the printed mIoU of every run with seed 0, by its identity; joined by "or" where places conflict."""
     printed: dict[str, dict[str, None]] = {}
     for cell, run in _trained_cells(names, preset):
         if cell.published is not None and cell.metric in ("mIoU", SINGLE_SCALE):
@@ -124,9 +103,7 @@ def train(
     engine: str | Executor = "local",
     report: Callable[[str], object] = print,
 ) -> None:
-    """Train what a table still lacks; nothing where all its runs are complete, or where the preset has none of them.
-
-    Other arguments are those of `agmm.training.sweep.train_all`.
+    """Train what a table still lacks with `agmm.training.sweep.train_all`; nothing where the preset has no run of it.
 
     Raises
     ------
@@ -137,13 +114,7 @@ def train(
     if not wanted:
         report(nothing_to_train(preset))
         return
-    failed = sweep.train_all(
-        wanted,
-        at(results, data_root, device),
-        jobs=jobs,
-        engine=engine,
-        report=report,
-    )
+    failed = sweep.train_all(wanted, at(results, data_root, device), jobs=jobs, engine=engine, report=report)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(wanted)} runs failed: {'; '.join(failed.values())}")
     report(f"all {len(wanted)} runs of {name} are complete")
@@ -155,3 +126,149 @@ def _known(kind: str, name: str, known: tuple[str, ...]) -> None:
     close = get_close_matches(name, known, 3, 0.5)
     remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
     raise ValueError(f"unknown {kind} {name!r}; {remedy}")
+
+
+# --- As printed -------------------------------------------------------------------------------------------------------
+
+REFERENCE = RESULTS / "reference"
+"""Committed results; the column is left out where there are none."""
+
+
+def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:
+    """Write ``<results>/<preset>/tables/<name>.csv`` and ``.md`` and return both paths."""
+    folder = Path(results) / preset / "tables"
+    frame = collect(table, preset, results)
+    with atomic_files.writable(folder):
+        atomic_files.write_text(folder / f"{table.name}.csv", frame.to_csv(index=False))
+        atomic_files.write_text(folder / f"{table.name}.md", markdown(table, preset, results, frame) + "\n")
+    return folder / f"{table.name}.csv", folder / f"{table.name}.md"
+
+
+def nothing_to_train(preset: str) -> str:
+    """Return the sentence for a table without a single run of ours."""
+    return f"Nothing of this table can be trained at the preset `{preset}`, which lacks its labels, data or networks."
+
+
+def markdown(table: Table, preset: str, results: str | Path = "results", frame: pd.DataFrame | None = None) -> str:
+    """Return a table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
+    frame = collect(table, preset, results) if frame is None else frame
+    cells = table.cells(PRESETS[preset])
+    reference = _reference(table, preset)
+    printed_on = f"published ({table.data})"
+    # Kinds of numbers -> columns of the table that have them.
+    kinds: dict[str, set[str]] = {}
+    if frame["published"].notna().any():
+        kinds[printed_on] = set(frame.loc[frame["published"].notna(), "column"])
+    kinds |= dict.fromkeys(["ours", *(["reference"] if reference else [])], {c.column for c in cells if c.run})
+    columns = dict.fromkeys(cell.column for cell in cells)
+    heads = [f"{column}, {kind}" for column in columns for kind, having in kinds.items() if column in having]
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for cell, (_, line) in zip(cells, frame.iterrows(), strict=True):
+        numbers = {
+            printed_on: _number(line["published"]),
+            "ours": _number(line["ours_mean"], line["ours_std"], line["n_seeds"]),
+            "reference": reference.get(_key(line), ""),
+        }
+        row = rows.setdefault((cell.row, about(cell, preset, cell.note)), {})
+        row.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
+    lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", ""]
+    if rows:
+        lines += [_line(["row", "objective", *heads]), _line(["---"] * (2 + len(heads)))]
+        lines += [_line([*labels, *(row.get(head, "") for head in heads)]) for labels, row in rows.items()]
+        lines.append("")
+    return "\n".join([*lines, *(f"- {note}" for note in _footnotes(table, frame, preset, results))])
+
+
+def about(cell: Cell, preset: str, note: str) -> str:
+    """Return the words beside a row's name: objective, start where that is not the usual one, note."""
+    scratch = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
+    return ", ".join(part for part in (cell.objective, scratch, note) if part)
+
+
+def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:
+    cells = [cell for cell in table.cells(PRESETS[preset]) if cell.training_id != QUOTED]
+    datasets = {cell.column: cell.dataset for cell in cells}
+    elsewhere = any(dataset not in sets.PAPERS for dataset in datasets.values())
+    other = " Another data set and network than ours: for orientation, not for subtraction." if elsewhere else ""
+    published = [f"Published: {table.published_on}.{other}"] if frame["published"].notna().any() else []
+    if not cells:
+        return [nothing_to_train(preset), *published]
+    details = _details(cells, results)
+    seeds = sorted({int(seed) for text in frame["seeds"] for seed in str(text).split()})
+    notes = [
+        *_measured(cells, details),
+        f"Mean ± standard deviation over seeds (number of seeds); seeds found: {', '.join(map(str, seeds)) or 'none'}. "
+        "A seed changes labels, head initialization and order; data and pretraining are fixed. Blank: not trained.",
+        *published,
+    ]
+    if any(dataset in sets.GENERATED for dataset in datasets.values()):
+        notes.append(
+            "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
+            "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")
+        )
+    if sources := _label_sources(cells, results):
+        notes.append(f"Labels: {'; '.join(sources)}.")
+    covered = [column for column in details if datasets[column] != "shapes"]
+    if covered:
+        coverage = ", ".join(f"{column} {100 * details[column]['coverage']:.1f} %" for column in covered)
+        notes.append(f"Label coverage, the share of an image's classes that its labels name: {coverage}.")
+    return notes
+
+
+def _measured(cells: list[Cell], details: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what was measured, on which data and how: a note for each group of columns that differ in it."""
+    groups: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for cell in cells:
+        metric = "mean IoU on training images" if cell.metric.startswith(TRAINING) else "IoU on the test split"
+        columns, protocols = groups.setdefault((metric, cell.dataset), ({}, {}))
+        columns[cell.column] = protocols[cell.protocol] = None
+    notes = []
+    for (metric, dataset), (columns, protocols) in groups.items():
+        detail = next((details[column] for column in columns if column in details), None)
+        sizes = f", {detail['train_images']} training and {detail['test_images']} test images" if detail else ""
+        whose = f"Ours, {', '.join(columns)}" if len(groups) > 1 else "Ours"
+        notes.append(f"{whose}: {metric} in per cent, data set `{dataset}`{sizes}; {'; '.join(protocols)}.")
+    return notes
+
+
+def _details(cells: list[Cell], results: str | Path) -> dict[str, dict[str, Any]]:
+    """Return the details of one complete run of every column that has one."""
+    details: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell.column not in details and (runs := complete_seeds(cell.trained_run, results)):
+            details[cell.column] = complete_result(runs[0], results).details
+    return details
+
+
+def _label_sources(cells: list[Cell], results: str | Path) -> list[str]:
+    """Return where the labels come from, over all rows and seeds, with the columns where those differ."""
+    columns: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for run in complete_seeds(cell.trained_run, results):
+            details = complete_result(run, results).details
+            if "label_source" in details:
+                columns.setdefault(details["label_source"], {})[cell.column] = None
+    return [f"{', '.join(names)} {source}" if len(columns) > 1 else source for source, names in columns.items()]
+
+
+def _reference(table: Table, preset: str) -> dict[tuple[str, ...], str]:
+    path = REFERENCE / preset / "tables" / f"{table.name}.csv"
+    if not path.exists():
+        return {}
+    frame = pd.read_csv(path, keep_default_na=False, na_values={"ours_mean": "", "ours_std": ""})
+    return {_key(line): _number(line["ours_mean"], line["ours_std"], line["n_seeds"]) for _, line in frame.iterrows()}
+
+
+def _key(line: "pd.Series[Any]") -> tuple[str, ...]:
+    return tuple(str(line[name]) for name in KEY)
+
+
+def _number(mean: float, std: float = math.nan, count: int = 0) -> str:
+    if math.isnan(mean):
+        return ""
+    spread = "" if math.isnan(std) else f" ± {std:.1f}"
+    return f"{mean:.1f}{spread}" + (f" ({count})" if count else "")
+
+
+def _line(fields: Iterable[str]) -> str:
+    return f"| {' | '.join(fields)} |"

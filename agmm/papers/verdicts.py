@@ -46,24 +46,14 @@ FORMATS = {"mIoU": "+.1f", "silhouette": "+.3f", "rank correlation": "+.2f", "ra
 
 
 def collect(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> pd.DataFrame:
-    """Judge every claim in every setting.
+    """Judge every claim in every setting: a row with `COLUMNS` for each claim, objective and setting.
 
-    AGMM is judged twice, as released and without the absent-class loss that the paper does not mention.
+    AGMM is judged twice, as released and without the absent-class loss that the paper does not mention. Claims about
+    trained networks need their weights and the data set below ``data_root``; without, they stay open.
 
-    Parameters
-    ----------
-    preset : str
-    results : path
-    data_root : path, optional
-        Folder of the data set. Claims about trained networks need it, and their weights; without, they stay open.
-
-    Returns
-    -------
-    DataFrame
-        A row per claim, objective and setting with `COLUMNS`. Effects are in ``unit``, ``"mIoU"`` meaning points, and
-        ``each`` has them seed by seed; ``published`` is what the paper prints for the whole claim, ``claimed`` its
-        number for the effect; ``p`` is one-sided, and ``holm`` tells whether it stays significant among all claims of
-        direction of the same paper.
+    Effects are in ``unit``, ``"mIoU"`` meaning points, and ``each`` has them seed by seed; ``published`` is what the
+    paper prints for the whole claim, ``claimed`` its number for the effect; ``p`` is one-sided, and ``holm`` tells
+    whether it stays significant among all claims of direction of the same paper.
     """
     root, rows = Path(data_root) if data_root else None, []
     for absent in OBJECTIVES:
@@ -82,11 +72,8 @@ def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str,
     """Return a row per claim and setting."""
     preset, rows = evidence.preset, []
     guarded = {(claim.labels, claim.network) for claim in claims}
-    weak = {
-        (labels, network): evidence.too_weak(preset.at(labels, network=network))
-        for labels, network in guarded
-        if labels in preset.labels and network in preset.networks
-    }
+    trained = [pair for pair in guarded if pair[0] in preset.labels and pair[1] in preset.networks]
+    weak = {pair: evidence.too_weak(preset.at(pair[0], network=pair[1])) for pair in trained}
     for claim in claims:
         for setting, judged in claim.judge(evidence).items():
             finding = (None if claim.fact else weak[claim.labels, claim.network]) or judged
@@ -151,11 +138,7 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
 
 
 def write(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> Path:
-    """Write ``<results>/<preset>/claims.md``, ``claims.csv`` and a figure per paper; returns the first.
-
-    The figures are ``figures/claims.pdf`` for AGMM and ``figures/claims_agmmpp.pdf`` for AGMM++; one without any
-    effect to show is left out.
-    """
+    """Write ``<results>/<preset>/claims.md``, ``claims.csv`` and a figure per paper with effects; return the first."""
     folder, frame = Path(results) / preset, collect(preset, results, data_root)
     with atomic_files.writable(folder):
         atomic_files.write_text(folder / "claims.csv", frame.to_csv(index=False))

@@ -8,9 +8,8 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agmm.papers.printed import about
 from agmm.papers.results import COLUMNS, KEY
-from agmm.papers.tables import Cell, Table
+from agmm.papers.tables import Cell, Table, about
 from agmm.training.presets import PRESETS
 
 TONES = (1.0, 5.0, 15.0)

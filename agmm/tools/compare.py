@@ -15,7 +15,6 @@ import pandas as pd
 from scipy import stats
 
 from agmm.papers import rules, tables
-from agmm.papers.printed import REFERENCE
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run, load_result
@@ -94,7 +93,7 @@ def _difference(pair: Pair, seeds: int, results: Path) -> tuple[float, ...]:
 
 def _miou(run: Run, seed: int, results: Path) -> float:
     one = replace(run, seed=seed)
-    result = load_result(one, results) or load_result(one, REFERENCE)
+    result = load_result(one, results) or load_result(one, tables.REFERENCE)
     return math.nan if result is None else result.miou
 
 

@@ -13,22 +13,9 @@ from agmm.codes import UNLABELED
 from agmm.data import sets
 from agmm.figures import Trained
 from agmm.networks import macs
-from agmm.papers import rules
+from agmm.papers import claim, rules
 from agmm.papers.agmm.tables import LAMBDAS, SIGMAS
-from agmm.papers.claim import (
-    Entry,
-    Evidence,
-    across,
-    better,
-    claims_of,
-    compare,
-    gain_shrinks,
-    helps_first_more,
-    of_networks,
-    printed_lead,
-    rising,
-    together,
-)
+from agmm.papers.claim import Entry, Evidence
 from agmm.papers.rules import Finding, Numbers
 from agmm.training import methods, weights
 from agmm.training.run import Run
@@ -82,7 +69,7 @@ def every_weight_helps(evidence: Evidence) -> dict[str, Finding]:
     findings: dict[str, Finding] = {}
     for setting, column in VOC.items():
         for entry in _WEIGHTS:
-            findings |= better(entry, BASELINE, {f"{setting}, {entry.row}": column})(evidence)
+            findings |= claim.better(entry, BASELINE, {f"{setting}, {entry.row}": column})(evidence)
     return findings
 
 
@@ -108,7 +95,8 @@ def crf_helps_little(evidence: Evidence) -> dict[str, Finding]:
     for setting, column in CLICKS.items():
         if cells := evidence.cells((_BASELINE_CLICKS, crf, _AGMM_CLICKS), column):
             v = evidence.values(*cells)
-            findings[setting] = rules.little(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0], printed_lead(cells[1], cells[0]))
+            printed = claim.printed_lead(cells[1], cells[0])
+            findings[setting] = rules.little(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0], printed)
     return findings
 
 
@@ -120,16 +108,14 @@ PER_CLASS, IMAGES = 2000, 1000
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
     """Judge the share of the classes whose IoU is higher close to labeled pixels; the paper names no network."""
-    return {
-        f"points, {name}": of_networks(
-            evidence, evidence.runs([entry], "point"), _share_of_classes, lambda shares: rules.share(shares, 0.8, 0.5)
-        )
-        for name, entry in {"baseline": BASELINE, "AGMM": AGMM}.items()
-    }
 
+    def share(trained: Trained) -> float:
+        return share_of_similar(figures.measure_similarity({"": trained}), "iou")
 
-def _share_of_classes(trained: Trained) -> float:
-    return share_of_similar(figures.measure_similarity({"": trained}), "iou")
+    findings, rule = {}, partial(rules.share, enough=0.8, too_few=0.5)
+    for name, entry in {"baseline": BASELINE, "AGMM": AGMM}.items():
+        findings[f"points, {name}"] = claim.of_networks(evidence, evidence.runs([entry], "point"), share, rule)
+    return findings
 
 
 def share_of_similar(measured: pd.DataFrame, values: str) -> float:
@@ -141,10 +127,8 @@ def share_of_similar(measured: pd.DataFrame, values: str) -> float:
 def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
     """Judge the mean silhouette of the features of test pixels, AGMM minus its rivals."""
     rivals = {"baseline": BASELINE, "SG": Entry("agmm_table2", "AGMM (SG)")}
-    return {
-        f"points, against {name}": silhouettes(evidence, *evidence.runs((AGMM, rival), "point"))
-        for name, rival in rivals.items()
-    }
+    runs = {name: evidence.runs((AGMM, rival), "point") for name, rival in rivals.items()}
+    return {f"points, against {name}": silhouettes(evidence, *pair) for name, pair in runs.items()}
 
 
 def silhouettes(evidence: Evidence, ours: Run, theirs: Run) -> Finding:
@@ -154,7 +138,7 @@ def silhouettes(evidence: Evidence, ours: Run, theirs: Run) -> Finding:
         a, b = (figures.silhouette(*figures.sample_features(one, PER_CLASS, IMAGES)) for one in trained)
         return a - b
 
-    return of_networks(evidence, (ours, theirs), lead, partial(rules.direction, unit="silhouette"))
+    return claim.of_networks(evidence, (ours, theirs), lead, partial(rules.direction, unit="silhouette"))
 
 
 def _gap(evidence: Evidence, entry: Entry, against: str) -> Numbers:
@@ -202,10 +186,7 @@ def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
 
 
 def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
-    """Judge size, multiply-accumulates and outputs of the network that AGMM's training keeps, against the baseline's.
-
-    They depend on no weights, so this needs no trained run.
-    """
+    """Judge size, operations and outputs of AGMM's network against the baseline's; this needs no trained weights."""
     ours, baseline = (replace(run, init="scratch") for run in evidence.runs((AGMM, BASELINE), "point"))
     num_classes = len(sets.class_names(ours.dataset))
     kept = weights.build_network(ours, num_classes).eval()
@@ -238,24 +219,23 @@ def _same_outputs(run: Run, kept: networks.Segmenter, plain: networks.Segmenter)
 
 # --- The list ---------------------------------------------------------------------------------------------------------
 
-_rising = partial(across, columns=CLICKS.values(), rule=rising)
-CLAIMS = claims_of(
+_POINTS_MORE = partial(claim.helps_first_more, claimed=4.3)
+_rising = partial(claim.across, columns=CLICKS.values(), rule=claim.rising)
+CLAIMS = claim.claims_of(
     "agmm",
     {
         "A06": share_of_self,
-        "A08": better(_AGMM_MT, AGMM, VOC, (5.1, 0.8), sized=("points",)),
-        "A09": across((_AGMM_MT, AGMM), VOC.values(), partial(helps_first_more, claimed=4.3), "points - scribbles"),
-        "A16": compare((BASELINE, *_SPREADS), VOC, hardly_matters),
-        "A17": compare(_SPREADS, VOC, partial(rules.optimum, best=0)),
-        "A18": compare(_WEIGHTS, VOC, partial(rules.optimum, best=LAMBDAS.index(1.0))),
-        "A19": compare(
-            [entry for entry, weight in zip(_WEIGHTS, LAMBDAS, strict=True) if weight <= 1], VOC, rules.trend
-        ),
+        "A08": claim.better(_AGMM_MT, AGMM, VOC, (5.1, 0.8), sized=("points",)),
+        "A09": claim.across((_AGMM_MT, AGMM), VOC.values(), _POINTS_MORE, "points - scribbles"),
+        "A16": claim.compare((BASELINE, *_SPREADS), VOC, hardly_matters),
+        "A17": claim.compare(_SPREADS, VOC, partial(rules.optimum, best=0)),
+        "A18": claim.compare(_WEIGHTS, VOC, partial(rules.optimum, best=LAMBDAS.index(1.0))),
+        "A19": claim.compare(_RISING_WEIGHTS, VOC, rules.trend),
         "A20": every_weight_helps,
         "A25": crf_helps_little,
-        "A27": together(_rising([_BASELINE_CLICKS], setting="baseline"), _rising([_AGMM_CLICKS], setting="AGMM")),
-        "A28": across((_AGMM_CLICKS, _BASELINE_CLICKS), CLICKS.values(), gain_shrinks, "100 to 20 clicks"),
-        "A30": better(_AGMM_CLICKS_MT, _AGMM_CLICKS, CLICKS, (4.4, 3.4, 1.8), which="AGMM"),
+        "A27": claim.together(_rising([_BASELINE_CLICKS], setting="baseline"), _rising([_AGMM_CLICKS], setting="AGMM")),
+        "A28": claim.across((_AGMM_CLICKS, _BASELINE_CLICKS), CLICKS.values(), claim.gain_shrinks, "100 to 20 clicks"),
+        "A30": claim.better(_AGMM_CLICKS_MT, _AGMM_CLICKS, CLICKS, (4.4, 3.4, 1.8), which="AGMM"),
         "A31": similar_pixels_are_better,
         "A32": mixture_leads_early,
         "A33": gap_narrows,

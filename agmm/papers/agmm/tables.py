@@ -11,7 +11,7 @@ from agmm.papers.table import (
     Column,
     Row,
     cells,
-    curve_cells,
+    figure,
     figure_cells,
     lines,
     protocol,
@@ -92,16 +92,11 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
 def _ablation(ids: dict[str, tuple[str, ...]] | None = None, variant: str = "official") -> list[Row]:
     """Return rows that add a loss each: with these trainings and the absent-class loss, or without that loss."""
     extra = (WITHOUT if variant == "official" else _PRINTED,)
-    return [
-        _agmm(
-            label,
-            ids[label] if ids else extra,
-            (*terms, "absent") if ids else terms,
-            printed={"row": number},
-            variant=variant,
-        )
-        for label, (terms, number, _) in ABLATION.items()
-    ]
+    rows = []
+    for label, (terms, number, _) in ABLATION.items():
+        trainings, terms = (ids[label], (*terms, "absent")) if ids else (extra, terms)
+        rows.append(_agmm(label, trainings, terms, printed={"row": number}, variant=variant))
+    return rows
 
 
 def table2(preset: Preset) -> tuple[Cell, ...]:
@@ -174,18 +169,12 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
     network = {"network_id": "3"}
     another = "published for the decoder of DeepLabV2"
     said = "the paper's text says 64.9 for points"
-    elsewhere = ("", "extra:SPML on the points of the others", "")
+    elsewhere, tel_ids = ("", "extra:SPML on the points of the others", ""), ("", "extra:TEL on points", "O028")
     ours = [
         Row("DeepLabV3+", ("O027", "O001", "O007"), printed=network | {"method": "DeeplabV3+"}),
         Row("SPML", ("", "", "O029"), method="SPML", printed={"method": "SPML"}, note=another),
         Row("SPML", elsewhere, method="SPML", note=another),
-        Row(
-            "TEL",
-            ("", "extra:TEL on points", "O028"),
-            method="TreeEnergy",
-            printed=network | {"method": "TEL"},
-            note=said,
-        ),
+        Row("TEL", tel_ids, method="TreeEnergy", printed=network | {"method": "TEL"}, note=said),
         *agmm_rows(("", "O005", "O011"), ("", WITHOUT, WITHOUT), printed=network | {"method": "AGMM"}),
     ]
     trained = {("DeeplabV3+", "3"), ("TEL", "3"), ("AGMM", "3")}
@@ -226,11 +215,8 @@ def table5(preset: Preset) -> tuple[Cell, ...]:
     Random clicks name only some of the classes of an image. Beside the paper's columns, a click per region names nearly
     all of them, to tell what a method owes to that.
     """
-    columns = (
-        *CLICKS,
-        Column("full", "clicks_full", {"clicks": ""}),
-        Column("click per region", "regions", in_paper=False),
-    )
+    columns = (*CLICKS, Column("full", "clicks_full", {"clicks": ""}))
+    columns += (Column("click per region", "regions", in_paper=False),)
     regions = "extra:a click per region"
     rows = [
         Row("Baseline", ("O030", "O035", "O040", "O045", regions), printed={"row": "1"}),
@@ -266,57 +252,6 @@ def _ids(first: int) -> tuple[str, str, str]:
     return f"O{first:03}", f"O{first + 5:03}", f"O{first + 10:03}"
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------------
-
-_BASELINE = ("points", Row("Baseline", ("O001",)))
-_AGMM = ("points", _agmm("AGMM", ("O005",)))
-
-
-def figure2(preset: Preset) -> tuple[Cell, ...]:
-    """Fig. 2b: pixels that are similar to labeled ones; the paper does not say which network it shows."""
-    return figure_cells(preset, _BASELINE, _AGMM)
-
-
-def figure4(preset: Preset) -> tuple[Cell, ...]:
-    """How classes separate: AGMM after the first epoch, half of its epochs and all of them."""
-    (cell,) = figure_cells(preset, _AGMM)
-    epochs, made = cell.trained_run.epochs, []
-    for stop in dict.fromkeys((1, epochs // 2)):
-        run = replace(cell.trained_run, stop_after=stop)
-        early = replace(cell, row=f"epoch {stop}", training_id="extra:stopped early", run=run, protocol=protocol(run))
-        made.append(early)
-    return (*made, replace(cell, row=f"epoch {epochs}"))
-
-
-def supp_figure1(preset: Preset) -> tuple[Cell, ...]:
-    """Segmentation and mixture side by side."""
-    return figure_cells(preset, _AGMM)
-
-
-def supp_figure2(preset: Preset) -> tuple[Cell, ...]:
-    """Segmentation P against mixture G on the training images, points; the notebook draws all epochs."""
-    without = ("points", _agmm("AGMM without L_absent", (WITHOUT,), _TERMS))
-    return curve_cells(figure_cells(preset, _BASELINE, _AGMM, without))
-
-
-def supp_figure3(preset: Preset) -> tuple[Cell, ...]:
-    """t-SNE of features."""
-    stop_gradient = _agmm("AGMM (SG)", ("O014",), ("seg", "self"), options=_STOPPED)
-    return figure_cells(preset, _BASELINE, ("points", stop_gradient), _AGMM)
-
-
-def supp_figure4(preset: Preset) -> tuple[Cell, ...]:
-    """Predictions from points and scribbles, on VOC in the paper."""
-    rows = {"points": _agmm("AGMM, points", ("O005",)), "scribbles": _agmm("AGMM, scribbles", ("O011",))}
-    return figure_cells(preset, *rows.items())
-
-
-def supp_figure6(preset: Preset) -> tuple[Cell, ...]:
-    """Predictions from clicks, on Cityscapes in the paper."""
-    ids = zip(CLICKS, _ids(33), strict=True)
-    return figure_cells(preset, *((column.labels, _agmm(column.label, (training,))) for column, training in ids))
-
-
 PAPER = "AGMM (CVPR 2023)"
 _voc = partial(table, paper=PAPER)
 _cityscapes = partial(_voc, data="Cityscapes", published_on="Cityscapes val, ResNet-50 with ImageNet weights")
@@ -333,12 +268,36 @@ TABLES = (
     _cityscapes(supp_table2, "Supplementary Table 2: loss ablation on Cityscapes"),
     _cityscapes(supp_table4, "Supplementary Table 4: classes of Cityscapes"),
 )
+
+# --- Figures ----------------------------------------------------------------------------------------------------------
+
+_BASELINE, _AGMM = ("points", Row("Baseline", ("O001",))), ("points", _agmm("AGMM", ("O005",)))
+_CURVES = _BASELINE, _AGMM, ("points", _agmm("AGMM without L_absent", (WITHOUT,), _TERMS))
+_AGMM_SG = ("points", _agmm("AGMM (SG)", ("O014",), ("seg", "self"), options=_STOPPED))
+_FORMS = [("points", _agmm("AGMM, points", ("O005",))), ("scribbles", _agmm("AGMM, scribbles", ("O011",)))]
+_CLICKED = [(column.labels, _agmm(column.label, (id,))) for column, id in zip(CLICKS, _ids(33), strict=True)]
+
+
+def figure4(preset: Preset) -> tuple[Cell, ...]:
+    """How classes separate: AGMM after the first epoch, half of its epochs and all of them."""
+    (cell,) = figure_cells(preset, _AGMM)
+    epochs, made = cell.trained_run.epochs, []
+    for stop in dict.fromkeys((1, epochs // 2)):
+        run = replace(cell.trained_run, stop_after=stop)
+        early = replace(cell, row=f"epoch {stop}", training_id="extra:stopped early", run=run, protocol=protocol(run))
+        made.append(early)
+    return (*made, replace(cell, row=f"epoch {epochs}"))
+
+
+_figure = partial(figure, paper=PAPER)
 FIGURES = (
-    _voc(figure2, "Fig. 2b: similar and dissimilar pixels"),
+    # The paper does not say which network Fig. 2b shows.
+    _figure("agmm_figure2", "Fig. 2b: similar and dissimilar pixels", _BASELINE, _AGMM),
     _voc(figure4, "Fig. 4: classes separate during training"),
-    _voc(supp_figure1, "Supplementary Fig. 1: segmentation and mixture"),
-    _voc(supp_figure2, "Supplementary Fig. 2: segmentation and mixture during training"),
-    _voc(supp_figure3, "Supplementary Fig. 3: features"),
-    _voc(supp_figure4, "Supplementary Fig. 4: predictions from points and scribbles"),
-    _voc(supp_figure6, "Supplementary Fig. 5 and 6: clicks, and predictions from them"),
+    _figure("agmm_supp_figure1", "Supplementary Fig. 1: segmentation and mixture", _AGMM),
+    # Segmentation P against mixture G on the training images; the notebook draws all epochs.
+    _figure("agmm_supp_figure2", "Supplementary Fig. 2: segmentation and mixture during training", *_CURVES, curves=()),
+    _figure("agmm_supp_figure3", "Supplementary Fig. 3: features", _BASELINE, _AGMM_SG, _AGMM),
+    _figure("agmm_supp_figure4", "Supplementary Fig. 4: predictions from points and scribbles", *_FORMS),
+    _figure("agmm_supp_figure6", "Supplementary Fig. 5 and 6: clicks, and predictions from them", *_CLICKED),
 )

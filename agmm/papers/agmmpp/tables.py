@@ -19,6 +19,7 @@ from agmm.papers.table import (
     Column,
     Row,
     cells,
+    figure,
     lines,
     lines_of_others,
     protocol,
@@ -59,17 +60,10 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
 
 def _tags(preset: Preset, table: str, kind: str, printed: tuple[str, ...], ids: tuple[str, ...]) -> tuple[Cell, ...]:
     """Return ToCo and AGMM++ with each network, and second stages of AGMM++, which are every other one of ``ids``."""
-    toco, *ours = printed
+    (toco, *ours), another = printed, "quoted for another pre-training"
     rows = [
         Row("ToCo (ResNet)", ("extra:ToCo with a ResNet",), refined=True),
-        Row(
-            "ToCo (ViT)",
-            (_TOCO,),
-            printed={"row": toco},
-            network="vit",
-            refined=True,
-            note="quoted for another pre-training",
-        ),
+        Row("ToCo (ViT)", (_TOCO,), printed={"row": toco}, network="vit", refined=True, note=another),
     ]
     again = [line["row"] for line in lines(table) if line["method"] == "AGMM++(MT)" and line["split"] == "val"]
     for label, numbers, trainings in (("AGMM++", ours, ids[::2]), ("AGMM++ (MT)", again, ids[1::2])):
@@ -84,14 +78,8 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
     """Points on VOC."""
     ids = {"8": "extra:TEL on points", "10": "O005", "11": "O074", "12": "O074", "13": "O075", "14": "O075"}
     notes = {"TEL (ResNet)": "AGMM's Table 4 prints 63.3", "AGMM++ (ResNet)": "the paper's text says 73.3"}
-    spml = Row(
-        "SPML (ResNet) + CRF",
-        ("extra:SPML on the points of the others",),
-        method="SPML",
-        printed={"row": "6"},
-        refined=True,
-        note="published for 0 % scribbles and another decoder",
-    )
+    extra, another = ("extra:SPML on the points of the others",), "published for 0 % scribbles and another decoder"
+    spml = Row("SPML (ResNet) + CRF", extra, method="SPML", printed={"row": "6"}, refined=True, note=another)
     return _one_form(preset, "agmmpp_table3", VOC[0], ids, notes, spml)
 
 
@@ -318,6 +306,7 @@ def _steps(network: str, ids: Iterable[tuple[str, ...]], prefix: str = "L_seg ")
 
 PAPER = "AGMM++ (TPAMI 2025)"
 _CITY, _ADE = "Cityscapes val, ResNet-50 with ImageNet weights", "ADE20K val, ResNet-101 with ImageNet weights"
+_BOTH_DATA = "Cityscapes, ADE20K"
 _COCO = "COCO 2014 val, ResNet-101 or ViT-B with ImageNet weights"
 _voc = partial(table, paper=PAPER, published_on="PASCAL VOC 2012 val, ResNet-101 or ViT-B with ImageNet weights")
 TABLES = (
@@ -333,13 +322,45 @@ TABLES = (
     _voc(table10, "Table 10: from AGMM to AGMM++"),
     _voc(table11, "Table 11: cost"),
     _voc(table12, "Table 12: components with a transformer"),
-    _voc(
-        table13,
-        "Table 13: components on Cityscapes and ADE20K",
-        data="Cityscapes, ADE20K",
-        published_on=f"{_CITY}; {_ADE}",
-    ),
+    _voc(table13, "Table 13: components on Cityscapes and ADE20K", data=_BOTH_DATA, published_on=f"{_CITY}; {_ADE}"),
     _voc(table14, "Table 14: weight of the mixture"),
     _voc(table15, "Table 15: soft and online supervision"),
     table(choices, "Not in the paper: what it leaves open", PAPER),
+)
+
+# --- Figures ----------------------------------------------------------------------------------------------------------
+# Where the paper does not name the network of a figure it is the ResNet, and the transformer where the figure belongs
+# to a table that has no other (image tags step by step, COCO).
+
+_IMAGE_TAGS, _BOXES = ("tags", agmmpp_row("image tags", ("O065",))), ("boxes", agmmpp_row("boxes", ("O087",)))
+_POINTS, _LINES = ("points", agmmpp_row("points", ("O074",))), ("scribbles", agmmpp_row("scribbles", ("O082",)))
+_ALL_FORMS = _IMAGE_TAGS, _BOXES, _POINTS, _LINES
+_ON_POINTS = ("points", Row("Baseline", ("O001",))), ("points", agmmpp_row("AGMM++", ("O074",)))
+_WITHOUT_EM = agmmpp_row("AGMM++ without OEM", ("O097",), options=STEPS["+ L_self + L_weak + L_con"], network="vit")
+_WHOLE, _TOCO_ROW = agmmpp_row("AGMM++", ("O067",), network="vit"), Row("ToCo", (_TOCO,), network="vit")
+_EM = ("tags", _WITHOUT_EM), ("tags", _WHOLE)
+_ON_COCO = ("coco_tags", _TOCO_ROW), ("coco_tags", replace(_WHOLE, ids=("O071",)))
+
+
+def _kinds(columns: Iterable[Column], ids: Iterable[str]) -> list[tuple[str, Row]]:
+    """Return AGMM++ with several kinds of labels; the paper does not say with which of them it drew Fig. 14 and 15."""
+    return [(kind.labels, agmmpp_row(kind.label, (training,))) for kind, training in zip(columns, ids, strict=True)]
+
+
+_figure = partial(figure, paper=PAPER)
+FIGURES = (
+    _figure("agmmpp_figure2a", "Fig. 2a: features of full supervision", ("full", Row("full supervision", ("O027",)))),
+    # The paper names neither the labels nor the network of Fig. 2c.
+    _figure("agmmpp_figure2c", "Fig. 2c: accuracy of similar and dissimilar pseudo labels", _IMAGE_TAGS, _BOXES),
+    _figure("agmmpp_figure7", "Fig. 7: weak labels, segmentation and mixture", _IMAGE_TAGS, _BOXES, _LINES),
+    _figure("agmmpp_figure8", "Fig. 8: mixtures of image tags, without and with online EM", *_EM),
+    # Pseudo labels of other methods are not at hand.
+    _figure("agmmpp_figure9", "Fig. 9: quality of pseudo labels", _IMAGE_TAGS, _BOXES, _LINES, _POINTS, curves="GP"),
+    # Segmentation P against mixture G on the training images; the notebook draws all epochs.
+    _figure("agmmpp_figure10", "Fig. 10: segmentation and mixture during training", *_ON_POINTS, curves=()),
+    _figure("agmmpp_figure11", "Fig. 11: features from image tags", ("tags", _TOCO_ROW), *_EM),
+    _figure("agmmpp_figure12", "Fig. 12: predictions from tags, boxes, points and scribbles", *_ALL_FORMS),
+    _figure("agmmpp_figure13", "Fig. 13: predictions from image tags on COCO", *_ON_COCO),
+    _figure("agmmpp_figure14", "Fig. 14: predictions from clicks", *_kinds(CLICKS, ("O077", "O079", "O081"))),
+    _figure("agmmpp_figure15", "Fig. 15: predictions from blocks", *_kinds(BLOCKS, ("O090", "O092", "O094"))),
 )

@@ -8,25 +8,16 @@ import numpy as np
 from agmm import figures
 from agmm.data import sets
 from agmm.figures import Trained
-from agmm.papers import rules
-from agmm.papers.claim import (
-    Entry,
-    Evidence,
-    Judge,
-    across,
-    claims_of,
-    compare,
-    margin_grows,
-    measured,
-    rising,
-    together,
-)
+from agmm.papers import claim, rules
+from agmm.papers.claim import Entry, Evidence, Judge
 from agmm.papers.rules import Finding, Numbers, Verdict
 from agmm.papers.spml.tables import LAMBDAS_I, LAMBDAS_O, LENGTHS, RELATIONS
 from agmm.papers.table import WVF
 
 _SPML, _RIVAL = Entry("spml_table7", "SPML"), Entry("spml_table7", "DenseCRF loss")
-_SHARE = Entry("spml_table3", "SPML")
+_SHARE, _WITH_CRF = Entry("spml_table3", "SPML"), Entry("spml_table9", "SPML + CRF")
+_EVERY_LENGTH = [f"scribbles {length}" for length in LENGTHS]
+_FORMS = ("image tags", "points (0% scribbles)", "boxes", "scribbles")
 _WEIGHTS_I = [Entry("spml_table6", f"λ_I = {weight:g} (λ_O = 0.5)") for weight in LAMBDAS_I]
 _WEIGHTS_O = [Entry("spml_table6", f"λ_O = {weight:g} (λ_I = 0.1)") for weight in LAMBDAS_O]
 
@@ -76,7 +67,7 @@ def every_part(evidence: Evidence) -> dict[str, Finding]:
 def full_is_best(evidence: Evidence) -> dict[str, Finding]:
     """Judge full supervision above the best of the weak labels, with a DenseCRF."""
     full = evidence.cells([Entry("spml_table9", "Full mask + CRF")], "full")
-    scribbles = evidence.cells([Entry("spml_table9", "SPML + CRF")], "scribbles")
+    scribbles = evidence.cells([_WITH_CRF], "scribbles")
     if not (full and scribbles):
         return {}
     return {"full - scribbles": rules.direction(evidence.lead(*full, *scribbles), 1.2)}
@@ -98,9 +89,9 @@ def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
         named = {row.label: one for row, one in zip(RELATIONS, trained, strict=True)}
         return tuple(figures.measure_boundaries(named)["boundary"])
 
-    values, why = measured(evidence, runs, measure)
-    found = rules.trend(values)
-    return {"C, C + I, C + I + O": replace(found, note=why) if why else found}
+    values, why = claim.measured(evidence, runs, measure)
+    finding = rules.trend(values)
+    return {"C, C + I, C + I + O": replace(finding, note=why or finding.note)}
 
 
 def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
@@ -111,47 +102,42 @@ def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
     runs = evidence.runs([Entry("spml_figure10", "SPML")], "mIoU")
     if not runs:
         return {}
-    values, why = measured(evidence, runs, _leads, 2)
-    judged = {"queries of test images": values[:, 0], "queries of training images": values[:, 1]}
-    found = {name: rules.direction(leads, unit="share") for name, leads in judged.items()}
-    return {name: replace(one, note=why or one.note) for name, one in found.items()}
+    values, why = claim.measured(evidence, runs, _leads, 2)
+    findings = {}
+    for name, leads in zip(("test", "training"), values.T, strict=True):
+        finding = rules.direction(leads, unit="share")
+        findings[f"queries of {name} images"] = replace(finding, note=why or finding.note)
+    return findings
 
 
 def _leads(trained: Trained) -> tuple[float, ...]:
     """Return the means over the segments of the first images of the test and of the training set."""
     among = figures.bank(trained, trained.data)
     queries = (figures.bank(trained, split, IMAGES) for split in (trained.test, trained.data))
-    found = [figures.measure_context(one, among) for one in queries]
-    return tuple(float((one["nearest"] - one["chance"]).mean()) for one in found)
+    contexts = [figures.measure_context(one, among) for one in queries]
+    return tuple(float((one["nearest"] - one["chance"]).mean()) for one in contexts)
 
 
-CLAIMS = claims_of(
+_rising = partial(claim.across, columns=_FORMS, rule=claim.rising)
+CLAIMS = claim.claims_of(
     "spml",
     {
-        "S02": together(
+        "S02": claim.together(
             keeps(_SHARE, f"scribbles 100%, {WVF}", 0.03, "alone"),
             keeps(_SHARE._replace(row="SPML + CRF"), f"scribbles 100%, {WVF}", 0.03, "+ CRF"),
         ),
         "S03": keeps(_SHARE, f"scribbles 0%, {WVF}", 0.04, "0 %"),
-        "S04": together(*(keeps(_SHARE, f"scribbles {length}, {WVF}", 0.04, length) for length in LENGTHS)),
-        "S05": across([_SPML], ("scribbles 100%", "scribbles 0%"), little_is_lost, "scribbles - spots"),
-        "S07": across((_SPML, _RIVAL), [f"scribbles {length}" for length in LENGTHS], margin_grows, "100 % to 0 %"),
-        "S12": compare(_WEIGHTS_I, {"lambda_i": "scribbles"}, partial(rules.optimum, best=LAMBDAS_I.index(0.1))),
-        "S13": together(
-            compare(_WEIGHTS_O, {"lambda_o": "scribbles"}, partial(rules.optimum, best=LAMBDAS_O.index(0.5))),
-            compare(_WEIGHTS_O[:3], {"λ_O 0.1 … 1": "scribbles"}, flat),
+        "S04": claim.together(*(keeps(_SHARE, f"scribbles {length}, {WVF}", 0.04, length) for length in LENGTHS)),
+        "S05": claim.across([_SPML], ("scribbles 100%", "scribbles 0%"), little_is_lost, "scribbles - spots"),
+        "S07": claim.across((_SPML, _RIVAL), _EVERY_LENGTH, claim.margin_grows, "100 % to 0 %"),
+        "S12": claim.compare(_WEIGHTS_I, {"lambda_i": "scribbles"}, partial(rules.optimum, best=LAMBDAS_I.index(0.1))),
+        "S13": claim.together(
+            claim.compare(_WEIGHTS_O, {"lambda_o": "scribbles"}, partial(rules.optimum, best=LAMBDAS_O.index(0.5))),
+            claim.compare(_WEIGHTS_O[:3], {"λ_O 0.1 … 1": "scribbles"}, flat),
         ),
         "S16": keeps(Entry("spml_table10", "SPML"), WVF, 0.05, "parts"),
         "S17": every_part,
-        "S19": together(
-            across(
-                [Entry("spml_table9", "SPML + CRF")],
-                ("image tags", "points (0% scribbles)", "boxes", "scribbles"),
-                rising,
-                "tags, spots, boxes, scribbles",
-            ),
-            full_is_best,
-        ),
+        "S19": claim.together(_rising([_WITH_CRF], setting="tags, spots, boxes, scribbles"), full_is_best),
         "S20": boundaries_improve,
         "S21": neighbors_share_context,
     },

@@ -15,7 +15,7 @@ from agmm.papers.table import (
     Column,
     Row,
     cells,
-    figure_cells,
+    figure,
     lines,
     lines_of_others,
     published,
@@ -74,14 +74,9 @@ def table9(preset: Preset) -> tuple[Cell, ...]:
     made: list[Cell] = []
     for supervision, (kind, training) in FORMS.items():
         label, method = ("Full mask", "Full mask") if supervision == "full" else ("SPML", "Our SPML")
-        row = _spml(
-            f"{label} + CRF",
-            (training,),
-            printed={"method": method, "class": "mean"},
-            refined=True,
-            note="published for the test split",
-        )
-        made += cells(preset, "spml_table9", (row,), (Column(supervision, kind),))
+        row = _spml(f"{label} + CRF", (training,), printed={"method": method, "class": "mean"}, refined=True)
+        elsewhere = replace(row, note="published for the test split")
+        made += cells(preset, "spml_table9", (elsewhere,), (Column(supervision, kind),))
     return tuple(made)
 
 
@@ -113,13 +108,8 @@ def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str
         for refined in (False, True):
             ours = method == "SPML"
             printed = {"crf": str(refined).lower(), "method": "Our SPML", "metric": "mIoU"} | where
-            full = Row(
-                f"{label} + CRF" if refined else label,
-                ("O133" if ours else "O027",),
-                method=method if ours else "Baseline",
-                printed=printed,
-                refined=refined,
-            )
+            name, of_full = f"{label} + CRF" if refined else label, ("O133",) if ours else ("O027",)
+            full = Row(name, of_full, method=method if ours else "Baseline", printed=printed, refined=refined)
             whole = cells(preset, table, (full,), (Column("full", "full", {"supervision": "full"}, in_paper=ours),))
             made += whole
             for length, kind in lengths.items():
@@ -214,11 +204,8 @@ def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
     for line in shown:
         both = line["crf"] == "true" and line["method"] in without & with_crf
         column = "full" if line["supervision"] == "full" else f"scribbles {line['scribble_length']}"
-        others.append(
-            line
-            | {"backbone": line.get("backbone") or "as published", "column": column}
-            | ({"method": f"{line['method']} + CRF"} if both else {})
-        )
+        method = f"{line['method']} + CRF" if both else line["method"]
+        others.append(line | {"backbone": line.get("backbone") or "as published", "column": column, "method": method})
     return quoted(others, "{column}")
 
 
@@ -271,16 +258,6 @@ def figure6(preset: Preset) -> tuple[Cell, ...]:
     return tuple(made)
 
 
-def figure7(preset: Preset) -> tuple[Cell, ...]:
-    """One more relation at a time; the paper does not name the labels, Table 6 has scribbles."""
-    return figure_cells(preset, *(("scribbles", row) for row in RELATIONS))
-
-
-def figure10(preset: Preset) -> tuple[Cell, ...]:
-    """The embedding in which neighbors are looked for; the paper does not name the labels."""
-    return figure_cells(preset, ("scribbles", _spml("SPML", ("O029",))))
-
-
 PAPER = "SPML (ICLR 2021)"
 _voc = partial(table, paper=PAPER)
 _parts = partial(_voc, data="DensePose", published_on="DensePose-COCO minival2014, PSPNet with ImageNet weights")
@@ -294,8 +271,10 @@ TABLES = (
     _voc(table9, "Table 9: all forms of labels", published_on="PASCAL VOC 2012 test, ResNet-101 with ImageNet weights"),
     _parts(table10, "Table 10: parts of people, class by class"),
 )
+_RELATIONS, _WHOLE = [("scribbles", row) for row in RELATIONS], _spml("SPML", ("O029",))
 FIGURES = (
     _voc(figure6, "Fig. 6 and 8: predictions from several kinds of labels"),
-    _voc(figure7, "Fig. 7 and 9: one more relation at a time"),
-    _voc(figure10, "Fig. 10: segments that are nearest to others"),
+    # The paper names the labels of neither figure; Table 6 has scribbles.
+    figure("spml_figure7", "Fig. 7 and 9: one more relation at a time", *_RELATIONS, paper=PAPER),
+    figure("spml_figure10", "Fig. 10: segments that are nearest to others", ("scribbles", _WHOLE), paper=PAPER),
 )
