@@ -56,11 +56,7 @@ def fill_table(evidence, number, columns, rows):
 
 
 def test_voc_by_hand(evidence):
-    table = {
-        "AGMM": (60.0, 66.0),
-        "AGMM++, old L_con": (62.0, 67.5),
-        "AGMM++": (63.0, 67.0),
-    }
+    table = {"AGMM": (60.0, 66.0), "AGMM++, old L_con": (62.0, 67.5), "AGMM++": (63.0, 67.0)}
     fill_table(evidence, 10, VOC.values(), table)
     fill_table(evidence, 15, VOC.values(), {"AGMM++ (SG)": (61.0, 68.0), "Label Assignment": (55.0, 65.0)})
     others = {"AGMM++ (ViT)": (66.0, 66.0), "AGMM++ (ResNet) + CRF": (65.0, 68.0), "AGMM++ (ViT) + CRF": (67.0, 65.0)}
@@ -228,11 +224,7 @@ def test_settings_follow_the_preset(tmp_path):
 
 @pytest.mark.parametrize(
     ("ours", "increment", "total"),
-    [
-        (70, "reproduced", "reproduced"),
-        (85, "not reproduced", "reproduced"),
-        (101, "not reproduced", "not reproduced"),
-    ],
+    [(70, "reproduced", "reproduced"), (85, "not reproduced", "reproduced"), (101, "not reproduced", "not reproduced")],
 )
 def test_an_expensive_branch_would_be_noticed(tmp_path, monkeypatch, ours, increment, total):
     evidence = Evidence(FULL, tmp_path, absent=True)

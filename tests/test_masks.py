@@ -14,8 +14,6 @@ from agmm.data.public import masks
 from tests import layouts
 from tests.helpers import tool
 
-# --- Outlines ---------------------------------------------------------------------------------------------------------
-
 
 def test_polygons_hold_the_pixels_whose_centers_they_surround():
     rng = np.random.default_rng(0)
@@ -57,10 +55,7 @@ def test_run_length_codes_are_those_of_cocos_own_tool():
     boxes[1:4, 2:7] = boxes[5, 0] = boxes[0, 7] = True
     y, x = np.ogrid[:30, :40]
     disc = (y - 14) ** 2 / 3 + (x - 18) ** 2 / 4 < 30
-    for text, mask in (
-        ("5172L0000000ON3", boxes),
-        ("k77e04M2N2O0O2O0O2O000000000001N101N101N2N3LQ:", disc),
-    ):
+    for text, mask in (("5172L0000000ON3", boxes), ("k77e04M2N2O0O2O0O2O000000000001N101N101N2N3LQ:", disc)):
         assert layouts.compress(mask) == text
         np.testing.assert_array_equal(masks.decode_runs(text, mask.shape), mask)
         changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
@@ -72,9 +67,6 @@ def test_run_length_codes_are_those_of_cocos_own_tool():
     for _ in range(20):
         mask = rng.random((256, 256)).round(1) < rng.random()
         np.testing.assert_array_equal(masks.decode_runs(layouts.compress(mask), (256, 256)), mask)
-
-
-# --- Painting ---------------------------------------------------------------------------------------------------------
 
 
 def outline(*corners):
@@ -161,9 +153,6 @@ def test_people_without_parts_are_void_where_nobodys_part_is():
 def test_a_box_that_rounds_to_nothing_is_left_out():
     mask, _ = masks.part_mask((40, 40), [person([3.1, 4, 0.2, 9], {1: np.ones((256, 256), bool)})])
     assert not mask.any()
-
-
-# --- Masks on disk ----------------------------------------------------------------------------------------------------
 
 
 def test_classes_are_cocos_categories_in_order():

@@ -22,7 +22,6 @@ from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import train_in_two_processes
-from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
@@ -31,15 +30,7 @@ SMALL = {"network": "small", "network_options": (("stem", 8), ("feature_channels
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """VOC, SBD and Cityscapes in their own folders below one data root, and clicks of VOC's training images."""
-    root = tmp_path_factory.mktemp("data")
-    for name in ("voc", "cityscapes"):
-        (root / name).mkdir()
-    layouts.write_voc2012(root / "voc")
-    layouts.write_sbd(root / "voc")
-    write_clicks(root / "voc")
-    layouts.write_cityscapes(root / "cityscapes", scale=2)
-    return root
+    return layouts.data_root(tmp_path_factory.mktemp("data"), "voc", "cityscapes")
 
 
 def short(run: agmm.Run, **changes: object) -> agmm.Run:
@@ -47,9 +38,6 @@ def short(run: agmm.Run, **changes: object) -> agmm.Run:
     size = {"crop": 33, "batch_size": 2, "microbatch": 2, "epochs": 1 if run.dataset == "voc" else 2}
     size |= {"tile": 33} if run.tile else {"scales": (0.5, 1.0)}
     return replace(run, **SMALL | size | changes)  # type: ignore[arg-type]
-
-
-# --- Protocol ---------------------------------------------------------------------------------------------------------
 
 
 def test_protocols_are_those_of_the_papers_and_of_the_released_code() -> None:
@@ -115,9 +103,6 @@ SOURCES = {
     "full": "dense masks",
     "clicks_full": "dense masks",
 }
-
-
-# --- Two iterations ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["Baseline", "AGMM", "LabelAssignment", "TreeEnergy", "DenseCRFLoss"])
@@ -215,9 +200,6 @@ def test_two_processes_train_from_disk_as_one_does(root: Path, tmp_path: Path) -
     ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
     for term in ("loss", "seg", "self", "spar", "con", "absent", "labeled_pixels"):
         assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
-
-
-# --- Mistakes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
-from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER = PRESETS["paper"]
@@ -38,18 +37,7 @@ SOURCES = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All data sets of the papers, each in its folder below one data root."""
-    root = tmp_path_factory.mktemp("data")
-    for name in ("voc", "cityscapes", "coco", "ade20k"):
-        (root / name).mkdir()
-    layouts.write_voc2012(root / "voc")
-    layouts.write_sbd(root / "voc")
-    layouts.write_annotations(root / "voc")
-    write_clicks(root / "voc")
-    layouts.write_cityscapes(root / "cityscapes", scale=2)
-    layouts.coco(root / "coco")
-    layouts.ade20k(root / "ade20k")
-    return root
+    return layouts.data_root(tmp_path_factory.mktemp("data"), "voc", "cityscapes", "coco", "ade20k")
 
 
 def short(run: agmm.Run, network: str, **changes: object) -> agmm.Run:

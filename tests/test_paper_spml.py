@@ -19,21 +19,9 @@ from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests import layouts
 from tests.helpers import train_in_two_processes
-from tests.test_voc import write_clicks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
-
-
-def write_data(root: Path) -> Path:
-    """VOC and DensePose, each in its folder below one data root."""
-    for name in ("voc", "densepose"):
-        (root / name).mkdir(parents=True)
-    layouts.write_voc2012(root / "voc")
-    layouts.write_sbd(root / "voc")
-    write_clicks(root / "voc")
-    layouts.densepose(root / "densepose")
-    return root
 
 
 def write_regions(root: Path, names: dict[str, tuple[int, int]], below: str = "") -> dict[str, np.ndarray]:
@@ -48,7 +36,7 @@ def write_regions(root: Path, names: dict[str, tuple[int, int]], below: str = ""
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    return write_data(tmp_path_factory.mktemp("data"))
+    return layouts.data_root(tmp_path_factory.mktemp("data"), "voc", "densepose")
 
 
 @pytest.fixture
@@ -69,9 +57,6 @@ def short(run: agmm.Run, **changes: object) -> agmm.Run:
     size |= {"epochs": 1 if run.dataset == "voc" else 2}
     first = tuple((name, size.get(name, value)) for name, value in run.teacher_changes)
     return replace(run, teacher_changes=first, **size | changes)  # type: ignore[arg-type]
-
-
-# --- Protocol ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", [PAPER, OFFICIAL])
@@ -135,9 +120,6 @@ def test_plan_names_every_training_of_ours(preset: str, tmp_path: Path, capfd: p
         assert "densepose with resnet101" in ours[training]
         assert f"(published {published})" in ours[training]
         assert " h " in ours[training]
-
-
-# --- Published regions ------------------------------------------------------------------------------------------------
 
 
 def test_published_regions_are_read_where_they_are(root: Path, tmp_path: Path) -> None:
@@ -206,9 +188,6 @@ def test_a_run_learns_from_published_regions_and_says_so(root: Path, voc: Path, 
         assert result.details["regions"] == said
     one, other = (runs.load_history(run, tmp_path / name)["low_level"][0] for name in ("substitute", "published"))
     assert abs(one - other) > 0.01
-
-
-# --- Two iterations ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

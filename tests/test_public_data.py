@@ -167,9 +167,6 @@ def test_data_sets_are_known_by_name(tmp_path):
     assert sets.check("shapes", None) == []
 
 
-# --- Published labels -------------------------------------------------------------------------------------------------
-
-
 def test_published_blocks_are_taken_for_their_ratio(tmp_path):
     written = layouts.ade20k(tmp_path)
     for percent in (10, 50):
@@ -235,9 +232,6 @@ def test_published_clicks_and_blocks_are_taken_for_their_options(tmp_path):
     layouts.save_index(folder / "ulm_000001_000019_color.png", np.full((32, 64), 19))
     with pytest.raises(ValueError, match="labels of the same image as ulm_000001_000019_color.png; keep one of them"):
         sets.load("cityscapes", "train", data_root=tmp_path)
-
-
-# --- What single data sets have ---------------------------------------------------------------------------------------
 
 
 def test_license_plates_of_cityscapes_are_void(tmp_path):
