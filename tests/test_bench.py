@@ -38,9 +38,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-# --- The harness ------------------------------------------------------------------------------------------------------
-
-
 def test_functions_are_called_in_turn():
     calls = []
     functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
@@ -105,9 +102,6 @@ def test_wrong_options_are_one_sentence(capsys):
     ):
         assert tool(bench, *arguments) == 2
         assert sentence in capsys.readouterr().err
-
-
-# --- branch and dense -------------------------------------------------------------------------------------------------
 
 
 def test_floors_count_features_and_logits_three_times(monkeypatch):
@@ -195,9 +189,6 @@ def test_random_labels_have_the_classes_and_the_form_asked_for(form):
         assert classes[label[label != UNLABELED].unique()].all()
 
 
-# --- step and spml ----------------------------------------------------------------------------------------------------
-
-
 def test_steps_of_all_methods_are_compared():
     figures = list(step.steps(QUICKLY))
     assert [figure.precision for figure in figures] == 3 * ["float32"] + 3 * ["bfloat16"]
@@ -230,9 +221,6 @@ def test_regions_are_as_many_as_asked_for():
     assert regions.shape == (2, 64, 64)
     assert [len(image.unique()) for image in regions] == [20, 20]
     assert not torch.equal(regions[0], regions[1])
-
-
-# --- input and evaluation ---------------------------------------------------------------------------------------------
 
 
 def test_every_way_of_reading_is_set_beside_the_network(monkeypatch):
@@ -293,9 +281,6 @@ def test_forward_passes_repeat_what_a_test_does():
     assert calls == during
     tiles = 2 * len(evaluation.tile_positions(case.height, case.width, case.protocol.tile))
     assert sum(shape[0] for shape in calls) == tiles
-
-
-# --- sweep ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_runs_are_trained_each_way(monkeypatch):

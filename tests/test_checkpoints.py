@@ -85,9 +85,6 @@ def source() -> networks.Segmenter:
     return drawn("resnet50", 21, "voc")
 
 
-# --- names and order --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.net.resnet."])
 def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
@@ -166,9 +163,6 @@ def test_half_precision_is_widened(source):
     )
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert torch.equal(net.head.classifier.bias, source.head.classifier.bias.half().float())
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
@@ -254,9 +248,6 @@ def test_files_without_one_state_dict(tmp_path, content, message):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=rf"x.pth: holds {message}; save the state dict of one network"):
         author_checkpoints.read(tmp_path / "x.pth")
-
-
-# --- what does not fit ------------------------------------------------------------------------------------------------
 
 
 def refused(state: dict[str, Tensor], message: str, dataset: str = "voc", **options) -> None:

@@ -48,15 +48,9 @@ def test_the_margin_grows_as_scribbles_shrink(evidence: Evidence) -> None:
 
 
 def test_relations_against_each_other(evidence: Evidence) -> None:
-    values = {
-        "λ_I = 0.1, λ_O = 0.5, λ_A = 0": 74.0,
-        "λ_I = 0.1, λ_O = 0, λ_A = 0": 72.0,
-        "λ_I = 0 (λ_O = 0.5)": 76.0,
-        "λ_I = 0, λ_O = 0, λ_A = 0": 70.0,
-        "λ_I = 0.3 (λ_O = 0.5)": 70.0,
-        "λ_I = 0.05 (λ_O = 0.5)": 70.0,
-        "λ_I = 0.1, λ_O = 0.5, λ_A = 0.1": 60.0,
-    }
+    values = {"λ_I = 0.1, λ_O = 0.5, λ_A = 0": 74.0, "λ_I = 0.1, λ_O = 0, λ_A = 0": 72.0}
+    values |= {"λ_I = 0.1, λ_O = 0.5, λ_A = 0.1": 60.0, "λ_I = 0, λ_O = 0, λ_A = 0": 70.0}
+    values |= {f"λ_I = {i} (λ_O = 0.5)": value for i, value in ((0, 76.0), (0.3, 70.0), (0.05, 70.0))}
     fill_table(evidence, 6, {row: {"scribbles": value} for row, value in values.items()})
     assert verdicts(evidence, "S08") == verdicts(evidence, "S09") == [GOOD]
     assert verdicts(evidence, "S10") == verdicts(evidence, "S12") == [BAD]

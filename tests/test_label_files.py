@@ -45,7 +45,7 @@ def save(path, index, mode="L"):
 
 
 def write(path, text):
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
@@ -54,9 +54,6 @@ def raises_sentence(message, read, *args, kind=ValueError):
     with pytest.raises(kind, match=message) as error:
         read(*args)
     assert "\n" not in str(error.value)
-
-
-# --- PNG files --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["L", "P"])
@@ -92,9 +89,6 @@ def test_bad_png_files_get_one_sentence(tmp_path):
         raises_sentence(message, image_files.read_index, tmp_path / name)
     small = save(tmp_path / "small.png", np.zeros((2, 3)))
     raises_sentence("small.png is for 3 x 2 pixels, its image has 5 x 4", image_files.read_index, small, (4, 5))
-
-
-# --- Clicks -----------------------------------------------------------------------------------------------------------
 
 
 def point(x, y, code):
@@ -142,8 +136,7 @@ def test_clicks_are_discs_at_their_place():
     assert 9 <= (wide == 7).sum() <= 12
     rows, columns = np.nonzero((wide == 3) | (wide == 7))
     assert (np.abs(rows - 5) <= 2).all()
-    assert (columns >= 9).all()
-    assert (columns <= 13).all()
+    assert (np.abs(columns - 11) <= 2).all()
     assert not (wide == 2).any()
 
 
@@ -177,8 +170,6 @@ def test_images_of_one_file_only_are_kept(tmp_path):
     raises_sentence("none.json", label_files.read_clicks, tmp_path / "none.json", kind=FileNotFoundError)
 
 
-# --- XML files --------------------------------------------------------------------------------------------------------
-
 SIZE = "<size><width>500</width><height>375</height></size>"
 
 
@@ -188,9 +179,8 @@ def polygon(tag, *points):
 
 
 def box(name, *sides):
-    listed = "".join(
-        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
-    )
+    left, top, right, bottom = sides
+    listed = f"<xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
     return f"<object><name>{name}</name><difficult>1</difficult><bndbox>{listed}</bndbox></object>"
 
 
@@ -246,19 +236,16 @@ ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x
 @pytest.mark.parametrize("reader", [label_files.read_scribbles, label_files.read_boxes])
 def test_bad_xml_files_get_one_sentence(tmp_path, reader):
     path = tmp_path / "a.xml"
+    tall, infinite = (f"<annotation>{SIZE.replace('375', value)}</annotation>" for value in ("tall", "inf"))
     for text, message in [
         ("<annotation>", "a.xml is not valid UTF-8 XML"),
+        (ENTITY.encode("utf-16"), "not valid UTF-8 XML"),
         (ENTITY, "a.xml declares a document type"),
         ("<annotation/>", "a.xml: annotation has no size/height"),
-        (
-            f"<annotation>{SIZE.replace('375', 'tall')}</annotation>",
-            "size/height is 'tall'; it must be a number of pix",
-        ),
-        (f"<annotation>{SIZE.replace('375', 'inf')}</annotation>", "size/height is 'inf'"),
+        (tall, "size/height is 'tall'; it must be a number of pix"),
+        (infinite, "size/height is 'inf'"),
     ]:
         raises_sentence(message, reader, write(path, text), voc.CLASS_NAMES)
-    path.write_bytes(ENTITY.encode("utf-16"))
-    raises_sentence("not valid UTF-8 XML", reader, path, voc.CLASS_NAMES)
     raises_sentence("is for 500 x 375 pixels, its image has 4 x 3", reader, annotation(path), voc.CLASS_NAMES, (3, 4))
     raises_sentence("b.xml", reader, tmp_path / "b.xml", voc.CLASS_NAMES, kind=FileNotFoundError)
 
@@ -266,11 +253,7 @@ def test_bad_xml_files_get_one_sentence(tmp_path, reader):
 @pytest.mark.parametrize(
     ("reader", "part", "message"),
     [
-        (
-            label_files.read_scribbles,
-            polygon("unicorn", (1, 1)),
-            "unknown class 'unicorn' in tag; known are background",
-        ),
+        (label_files.read_scribbles, polygon("unicorn", (1, 1)), "unknown class 'unicorn' in tag; known are backgr"),
         (label_files.read_scribbles, polygon("cat"), "a polygon has no point"),
         (label_files.read_scribbles, polygon("cat", ("a", 1)), "X is 'a'"),
         (label_files.read_boxes, box("background", 1, 1, 2, 2), "unknown class 'background' in name"),
@@ -281,9 +264,6 @@ def test_bad_xml_files_get_one_sentence(tmp_path, reader):
 )
 def test_bad_objects_get_one_sentence(tmp_path, reader, part, message):
     raises_sentence(f"a.xml.*{message}", reader, annotation(tmp_path / "a.xml", part), voc.CLASS_NAMES)
-
-
-# --- Class activation maps --------------------------------------------------------------------------------------------
 
 
 def save_maps(path, content):
@@ -324,9 +304,8 @@ class _Caller:
 def test_other_maps_are_refused_and_nothing_is_called(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     path = save_maps(tmp_path / "image.npy", content)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=f"image.npy.*{message}"):
         label_files.read_cams(path, (4, 6))
-    assert str(path) in str(error.value)
     assert not (tmp_path / "called").exists()
 
 

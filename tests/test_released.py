@@ -96,9 +96,6 @@ def numbers(frame: pd.DataFrame, protocol: str) -> tuple[float, list[float]]:
     return values[0], values[1:]
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
 def test_voc_at_one_scale_and_at_seven(root, small):
     frame = released.evaluate(small, "voc", root, report=silent)
     net, val = author_checkpoints.load(small, "voc"), voc.VOC.load(root, "val")
@@ -182,9 +179,6 @@ def test_printed_numbers_of_cityscapes():
     assert means.to_dict() == {"20 clicks": 62.1, "50 clicks": 68.3, "100 clicks": 71.6}
     assert len(paper) == 3 * 20
     assert (paper["metric"] == "IoU: traffic light").sum() == 3
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dataset", "num_classes"), [("voc", 21), ("cityscapes", 19)])
