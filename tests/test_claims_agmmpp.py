@@ -206,10 +206,7 @@ def test_settings_follow_the_preset(tmp_path):
     assert set(found["verdict"]) == {"inconclusive"}
 
 
-@pytest.mark.parametrize(
-    ("ours", "increment", "total"),
-    [(70, "reproduced", "reproduced"), (85, "not reproduced", "reproduced"), (101, "not reproduced", "not reproduced")],
-)
+@pytest.mark.parametrize(("ours", "increment", "total"), [(70, GOOD, GOOD), (85, BAD, GOOD), (101, BAD, BAD)])
 def test_an_expensive_branch_would_be_noticed(tmp_path, monkeypatch, ours, increment, total):
     evidence = Evidence(FULL, tmp_path, absent=True)
     counted = {"Baseline": 0.0, "AGMM++": float(ours), "AGMM": 100.0}

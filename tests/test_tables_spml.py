@@ -26,7 +26,7 @@ def cells(name: str, preset: str = "quick") -> tuple[tables.Cell, ...]:
 
 @pytest.mark.parametrize("preset", ["quick", "paper", "paper_official"])
 @pytest.mark.parametrize("name", NAMES)
-def test_trainings_are_those_of_the_list(name: str, preset: str) -> None:
+def test_trainings_are_those_of_the_list(name, preset):
     frame = pd.read_csv(PUBLISHED / "training_runs.csv").set_index("run_id")
     used = frame[frame["used_in"].str.split().apply(lambda names: name in names) & frame.index.str.startswith("O")]
     made = [cell for cell in cells(name, preset) if cell.training_id.startswith("O")]
@@ -48,7 +48,7 @@ def test_trainings_are_those_of_the_list(name: str, preset: str) -> None:
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 @pytest.mark.parametrize("name", NAMES)
-def test_published_numbers_are_those_of_the_file(name: str, preset: str) -> None:
+def test_published_numbers_are_those_of_the_file(name, preset):
     """Every number of the authors' own stands beside exactly the cells of its row."""
     frame = pd.read_csv(PUBLISHED / f"{name}.csv")
     own = frame[frame["run_by_authors"].astype(str).str.lower() == "true"]
@@ -62,7 +62,7 @@ def test_published_numbers_are_those_of_the_file(name: str, preset: str) -> None
     assert set(own["value"]) <= shown
 
 
-def test_a_share_is_that_of_the_same_seed(tmp_path) -> None:
+def test_a_share_is_that_of_the_same_seed(tmp_path):
     (cell,) = [c for c in cells("spml_table3") if (c.row, c.column) == ("SPML", "scribbles 100%, WvF")]
     assert cell.full.labels == "full"
     complete(tmp_path, cell.run, 40.0)
@@ -74,7 +74,7 @@ def test_a_share_is_that_of_the_same_seed(tmp_path) -> None:
     assert line["published"] == 97.5
 
 
-def test_full_supervision_is_trained_with_the_table() -> None:
+def test_full_supervision_is_trained_with_the_table():
     needed = {run.id for run in tables.needed(["spml_table4"], "quick", 1)}
     for cell in cells("spml_table4"):
         assert {run.id for run in (cell.run, cell.full) if run} <= needed
