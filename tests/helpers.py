@@ -42,6 +42,14 @@ def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     pytest.skip(f"golden vector not available: {name}")
 
 
+@contextmanager
+def one_sentence(kind: type[Exception], match: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """An error is raised whose message matches and is one line."""
+    with pytest.raises(kind, match=match) as error:
+        yield error
+    assert "\n" not in str(error.value)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread for torch: several on small images wait for each other where the cores are busy."""
@@ -84,7 +92,7 @@ def interruption() -> Iterator[None]:
 def interrupt(run: agmm.Run, results: Path) -> None:
     """Train a run until it has written its first checkpoint."""
     with interruption():
-        agmm.run(run, results=results)
+        agmm.run(run, results=results, device="cpu")
 
 
 def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str = "") -> None:

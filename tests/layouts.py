@@ -54,7 +54,6 @@ def save_index(path: Path, index: np.ndarray, palette: bool = False) -> None:
 
 
 def save_noise(path: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
-    """An image of random colors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(noise).convert(mode).save(path)

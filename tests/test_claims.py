@@ -156,7 +156,6 @@ def fill(evidence: Evidence, rows: Mapping[Entry, Mapping[str, float]], seeds: S
 
 
 def judged(evidence: Evidence, *ids: str) -> pd.DataFrame:
-    """Findings by claim and setting."""
     found = {
         (claim.id, setting): asdict(finding)
         for claim in (claim for claims in CLAIMS.values() for claim in claims)
@@ -270,7 +269,6 @@ def test_runs_outside_the_cells_are_those_of_the_tables(evidence, monkeypatch):
 
 
 def test_a_second_stage_is_that_of_the_table(evidence):
-    """Of AGMM with its absent-class loss, which has a row of its own."""
     for table, row, column in (("agmm_table2", "agmm_table1", "point"), ("agmm_table5", "agmm_table5", "20 clicks")):
         label = "AGMM (+MT)" if table == row else "L_seg + L_self + L_spar + L_con + MT"
         (ours,) = evidence.runs([Entry(table, "AGMM", second_stage=True)], column)
@@ -362,7 +360,6 @@ def test_scribbles_against_points_per_class(evidence):
 
 
 def test_clicks_by_hand(evidence):
-    """Baseline, DenseCRF loss, TEL, steps of AGMM and second stages, with 20, 50 and 100 clicks."""
     table = {"Baseline": (50, 56, 60), "DenseCRF Loss": (51, 56.5, 69), "TEL": (53, 58, 62), "AGMM": (58, 62, 63)}
     rows = {Entry("agmm_table5", row): values for row, values in table.items()}
     table = {"L_seg + L_self": (56, 60, 63), "L_seg + L_self + L_spar": (57, 61, 64), "L_seg + MT": (55, 60, 63)}

@@ -47,7 +47,6 @@ def evidence(tmp_path):
 
 
 def fill_table(evidence, number, columns, rows):
-    """Results of rows of a table of AGMM++ in columns."""
     values = {Entry(f"agmmpp_table{number}", row): dict(zip(columns, v, strict=True)) for row, v in rows.items()}
     fill(evidence, values)
 

@@ -18,7 +18,7 @@ from agmm.data.public import download
 from agmm.data.public.download import Archive
 from agmm.data.public.scenes import CITYSCAPES_ARCHIVES
 from tests import layouts
-from tests.helpers import tool
+from tests.helpers import one_sentence, tool
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -216,9 +216,8 @@ def test_hostile_archives_are_refused(tmp_path, make, members):
         for name, content in members.items()
     }
     path = make(folder / "archive", members)
-    with pytest.raises(ValueError, match="archive is refused: ") as error:
+    with one_sentence(ValueError, "archive is refused: "):
         download.extract(path, folder, "data")
-    assert "\n" not in str(error.value)
     assert names(folder) == {path.name}
     assert names(tmp_path) == {"root"}
 
@@ -245,9 +244,8 @@ def test_damaged_archives_leave_nothing_behind(tmp_path):
     flipped.write_bytes(content)
     (tmp_path / "text.tar").write_text("hello")
     for name in ("cut.tar", "cut.tgz", "cut.zip", "flipped.zip", "text.tar"):
-        with pytest.raises(ValueError, match=f"{name} cannot be extracted .*; download it again") as error:
+        with one_sentence(ValueError, f"{name} cannot be extracted .*; download it again"):
             download.extract(tmp_path / name, tmp_path, "data")
-        assert "\n" not in str(error.value)
     assert names(tmp_path) == {"cut.tar", "cut.tgz", "cut.zip", "flipped.zip", "text.tar"}
 
 

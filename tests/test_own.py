@@ -59,7 +59,6 @@ def train(user, *more, **changes):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Epochs of two steps."""
     monkeypatch.setattr(training, "EPOCH_STEPS", 2)
 
 

@@ -44,7 +44,6 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def voc(root, tmp_path):
-    """VOC alone, with the published regions of its training images."""
     folder = tmp_path / "voc"
     shutil.copytree(root / "voc", folder)
     write_regions(folder, SIZES["voc"])
@@ -274,7 +273,6 @@ def test_two_processes_train_both_stages(root, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:CamVid")
 def test_road_scenes_on_a_gpu_have_a_counterpart(tmp_path):
-    """Both stages of `camvid_r50`, smaller."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
         for number in range(count):

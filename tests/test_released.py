@@ -91,7 +91,6 @@ def tiles(net: networks.Segmenter, image: np.ndarray, tile: int, double: bool) -
 
 
 def numbers(frame: pd.DataFrame, protocol: str) -> tuple[float, list[float]]:
-    """The mIoU and the IoU of every class under a protocol."""
     values = frame.loc[frame["protocol"] == protocol, "value"].tolist()
     return values[0], values[1:]
 

@@ -79,7 +79,6 @@ def parsed(quick) -> Page:
 
 
 def smoke(tmp_path: Path, *names: str) -> None:
-    """Tables of the preset `smoke` with results written by hand."""
     for run in tables.needed(names, "smoke", 1):
         complete(tmp_path, run, 50.0)
         (run.folder(tmp_path) / "environment.json").write_text('{"device": "CPU (test)", "packages": {"torch": "2"}}')
@@ -296,7 +295,6 @@ def test_command_line(tmp_path, capsys):
 
 
 def browse(tmp_path: Path, address: str, *options: str) -> str:
-    """The document as the browser has it after loading."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

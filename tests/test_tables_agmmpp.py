@@ -103,7 +103,6 @@ def test_one_run_for_each_training():
 
 
 def column(line: "pd.Series") -> str:
-    """Column of a printed number in our table."""
     if line.get("clicks"):
         return f"{line['clicks']} clicks"
     if line.get("block_ratio"):
@@ -123,7 +122,6 @@ def printed(name: str) -> dict[tuple[str, str], "pd.Series"]:
 
 
 def shown(name: str, preset: str) -> list[tuple[tuple[str, str], tables.Cell]]:
-    """Cells with a published number, by row and column of the print."""
     found = []
     for cell in cells(name, preset):
         if cell.published is None:

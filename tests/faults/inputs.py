@@ -97,11 +97,7 @@ def _files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")}
 
 
-# --- Doors ------------------------------------------------------------------------------------------------------------
-
-
 def doors() -> Iterator[Door]:
-    """All of them."""
     pictures = corpus.ANY | corpus.PICTURES
     masks = pictures | corpus.MASKS
     wild = {f"random bytes {i}": corpus.overwritten for i in range(12)}
@@ -156,7 +152,6 @@ def _table(preset: str, table: str) -> Call:
 
 
 def _agmm(*words: object) -> Call:
-    """A command of ``agmm``; "{root}" stands for the folder of the inputs."""
     return lambda root, out: in_process(cli.main, *(str(word).format(root=root) for word in words))
 
 
@@ -173,9 +168,6 @@ def _read_cams(root: Path, out: Path) -> tuple[int, str]:
         return 0
 
     return in_process(lambda argv: cli.exit_code("maps", read))
-
-
-# --- Sound trees ------------------------------------------------------------------------------------------------------
 
 
 def _camvid(root: Path) -> None:
@@ -198,7 +190,6 @@ _coco, _densepose = partial(layouts.coco, masks=False), partial(layouts.densepos
 
 
 def _archives(root: Path) -> None:
-    """The two archives of Cityscapes as they are downloaded."""
     layouts.write_cityscapes(root)
     for name in ("leftImg8bit", "gtFine"):
         with zipfile.ZipFile(root / f"{name}_trainvaltest.zip", "w") as archive:

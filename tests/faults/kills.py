@@ -112,7 +112,6 @@ def _kill_worker(process: "subprocess.Popen[bytes]", results: Path) -> None:
 
 
 def _session(leader: int) -> list[int]:
-    """Processes of a session that are alive."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
