@@ -13,6 +13,7 @@ from agmm.data.drawing import Shape
 from agmm.data.public import label_files, voc
 from agmm.data.public.scenes import ADE20K, CITYSCAPES
 from agmm.labels import image_classes, paint_boxes
+from tests.faults.corpus import saved
 from tests.helpers import one_sentence, shared
 
 SOURCES = {
@@ -70,22 +71,19 @@ def test_published_codes_are_translated(tmp_path, source, mode):
 def test_bad_png_files_get_one_sentence(tmp_path):
     for gone in (tmp_path / "gone.png", tmp_path):
         raises_sentence("no such file; check the data root", image_files.read_index, gone, kind=FileNotFoundError)
-    write(tmp_path / "text.png", "no image")
-    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 9, (50, 50)))
-    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:300])
-    Image.new("RGB", (3, 2)).save(tmp_path / "rgb.png")
-    Image.new("RGBA", (3, 2)).save(tmp_path / "rgba.png")
-    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "deep.png")
-    Image.new("L", (3, 2)).save(tmp_path / "jpeg.png", "JPEG")
-    for name, message in [
-        ("text.png", "text.png: cannot be decoded"),
-        ("cut.png", "cut.png: cannot be decoded"),
-        ("jpeg.png", "jpeg.png: cannot be decoded"),
-        ("rgb.png", r"rgb.png holds colors \(mode RGB\), not class codes; save it as a palette or 8-bit gray PNG"),
-        ("rgba.png", r"rgba.png holds colors \(mode RGBA\)"),
-        ("deep.png", "deep.png has more than 8 bits"),
+    path = tmp_path / "a.png"
+    noise = saved(Image.fromarray(np.random.default_rng(0).integers(0, 9, (50, 50), np.uint8)))
+    for content, message in [
+        *((bad, "cannot be decoded") for bad in (b"no image", noise[:300], saved(Image.new("L", (3, 2)), "JPEG"))),
+        (
+            Image.new("RGB", (3, 2)),
+            r"holds colors \(mode RGB\), not class codes; save it as a palette or 8-bit gray PNG",
+        ),
+        (Image.new("RGBA", (3, 2)), r"holds colors \(mode RGBA\)"),
+        (Image.fromarray(np.zeros((2, 3), np.uint16)), "has more than 8 bits"),
     ]:
-        raises_sentence(message, image_files.read_index, tmp_path / name)
+        write(path, content if isinstance(content, bytes) else saved(content))
+        raises_sentence(f"a.png:? {message}", image_files.read_index, path)
     small = save(tmp_path / "small.png", np.zeros((2, 3)))
     raises_sentence("small.png is for 3 x 2 pixels, its image has 5 x 4", image_files.read_index, small, (4, 5))
 
@@ -206,13 +204,6 @@ def test_scribbles_are_lines_of_width_3_in_file_order(tmp_path):
     assert ((thin == 0).sum(), (thin == 1).sum(), (thin == 20).sum()) == (50, 36, 1)
 
 
-def test_a_box_of_the_whole_image_covers_it_exactly(tmp_path):
-    path = annotation(tmp_path / "a.xml", box("person", 1, 1, 500, 375))
-    found = label_files.read_boxes(path, voc.CLASS_NAMES, (375, 500))
-    assert found.corners.tolist() == [[0, 0, 375, 500]]
-    assert (paint_boxes(found) == 15).all()
-
-
 def test_boxes_are_translated_cut_and_painted(tmp_path):
     objects = [
         box("tvmonitor", 11, 21, 20, 40),
@@ -224,9 +215,10 @@ def test_boxes_are_translated_cut_and_painted(tmp_path):
     assert found.corners.tolist() == [[20, 10, 40, 20], [29, 45, 300, 100], [0, 0, 9, 500]]
     painted = paint_boxes(found)
     assert [(painted == code).sum() for code in (20, 1, 8)] == [200, 271 * 55, 9 * 500]
-    empty = label_files.read_boxes(annotation(tmp_path / "b.xml"), voc.CLASS_NAMES)
-    assert empty.corners.shape == (0, 4)
-    assert (paint_boxes(empty) == 0).all()
+    for objects, corners, code in (([], [], 0), ([box("person", 1, 1, 500, 375)], [[0, 0, 375, 500]], 15)):
+        found = label_files.read_boxes(annotation(tmp_path / "b.xml", *objects), voc.CLASS_NAMES, (375, 500))
+        assert found.corners.tolist() == corners
+        assert (paint_boxes(found) == code).all()
 
 
 ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x;</annotation>"

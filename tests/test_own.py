@@ -18,7 +18,7 @@ from agmm.data.synthetic import shapes
 from agmm.own import onnx, training
 from agmm.papers import notebooks
 from tests.helpers import ROOT, interruption
-from tests.test_annotations import FORMATS, image_file, names_file, write
+from tests.test_annotations import image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
 
@@ -111,16 +111,6 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert "im0.png: cannot be decoded" in said
     assert "zz.png: no image has this name; add the image or remove the mask" in said
     assert "2 problems found" in said
-
-
-def test_every_format_gives_the_same_training(user):
-    clicks = {f"im{number}": [((5, 5), 0), ((20, 30), 1 + number % 2)] for number in range(0, 6, 3)}
-    digests = set()
-    for form in FORMATS:
-        write(form, user / form, clicks, NAMES, size=(40, 48), width=3)
-        listed = survey.survey(user / "images", user / form, user / "names.txt")
-        digests.add(prepared.prepare(listed, user / form / "prepared", side=48).digest)
-    assert len(digests) == 1
 
 
 def spoil_mask(user, mask):

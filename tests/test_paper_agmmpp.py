@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 import agmm
-import run_all
 from agmm.codes import VOID
 from agmm.data import sets
-from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from tests import layouts
@@ -89,14 +87,3 @@ def test_protocol_of_transformers_is_that_of_toco():
 def test_labels_that_are_guesses_may_be_corrected():
     kept = {kind: dict(PAPER.at(kind, "AGMMpp").options).get("keep_labels", True) for kind in PAPER.labels}
     assert {kind for kind, keep in kept.items() if not keep} == {"boxes", "boxcam", "tags", "coco_tags", "cam"}
-
-
-def test_plan_names_every_training_of_ours(tmp_path, capfd):
-    arguments = ["--preset", "paper", "--only", "agmmpp", "--dry-run", "--results", str(tmp_path), "--jobs", "8"]
-    assert run_all.main(arguments) == 0
-    lines = [line.split() for line in capfd.readouterr().out.splitlines()]
-    ours = {line[0] for line in lines if line}
-    without_specification = {"O073", "O076", "O078", "O080", "O084", "O086"}  # Seminar, TSCD; SPML's own two
-    expected = {f"O{i:03}" for i in range(65, 132)} - without_specification
-    assert expected <= ours
-    assert len(tables.GROUPS["agmmpp"]) >= 15

@@ -103,21 +103,6 @@ def test_weights_are_the_printed_ones_or_those_of_the_scripts():
     assert weights(PAPER, "full")[:4] == weights(PAPER, "parts_full")[:4] == [1.0, 0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("preset", ["paper", "paper_official"])
-def test_plan_names_every_training_of_ours(preset, tmp_path, capfd):
-    arguments = ["--preset", preset, "--only", "spml", "--dry-run", "--results", str(tmp_path)]
-    assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 0
-    lines = capfd.readouterr().out.splitlines()
-    assert "estimated, not measured" in lines[1]
-    ours = {line.split()[0]: line for line in lines if line.startswith("  O")}
-    assert {"O029", "O073", "O084", *(f"O{i}" for i in range(132, 149))} <= ours.keys()
-    printed = {"O137": "31.3", "O138": "44.2", "O139": "60.3", "O140": "57.3"}
-    for training, published in printed.items():
-        assert "densepose with resnet101" in ours[training]
-        assert f"(published {published})" in ours[training]
-        assert " h " in ours[training]
-
-
 def test_published_regions_are_read_where_they_are(root, tmp_path):
     for dataset, sizes in SIZES.items():
         plain = sets.load(dataset, "train", data_root=root)

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from PIL import Image
 from torch import nn
 
 from agmm import evaluation, labels
 from agmm.codes import UNLABELED, VOID
-from agmm.data import drawing, image_files, sets
-from agmm.data.public import label_files, voc
+from agmm.data import sets
+from agmm.data.public import voc
 from agmm.data.public.voc import VOC
 from agmm.data.split import OnDemand
 from tests import layouts
-from tests.helpers import one_sentence, shared
+from tests.helpers import one_sentence
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
@@ -261,34 +260,6 @@ def test_check_names_bad_published_files(root):
     problems = VOC.check(root)
     said = ["2008_000002.png is for 3 x 3 pixels", "3 of 3 labels of 'agmm_voc' annotate nothing", "not valid UTF-8"]
     assert [message in problem for problem, message in zip(problems, said, strict=True)] == [True] * 3
-
-
-def test_real_clicks_and_masks(tmp_path):
-    folder = shared("data/voc_masks")
-    clicks = label_files.read_clicks(*(folder / name for name in voc.CLICKS))
-    names = sorted(path.stem for path in (folder / "SegmentationClassAug").iterdir())[:40]
-    base = tmp_path / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "ImageSets/Segmentation"):
-        (base / part).mkdir(parents=True)
-    (base / "SegmentationClassAug").symlink_to(folder / "SegmentationClassAug")
-    for path in (folder / "SegmentationClassAug").iterdir():
-        height, width = image_files.read_size(path)
-        Image.new("L", (width, height)).save(base / "JPEGImages" / f"{path.stem}.jpg")
-    for part, listed in (("train", names[:20]), ("val", names[20:])):
-        (base / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(listed))
-    for name in voc.CLICKS:
-        (tmp_path / name).symlink_to(folder / name)
-
-    train = VOC.load(tmp_path, "train")
-    assert not set(train.ids) & set(names[20:])
-    sparse = sets.labels_on_demand(train, "points", {}, 0)
-    for i in range(0, len(train), 40):
-        np.testing.assert_array_equal(sparse[i], drawing.draw(clicks[train.ids[i]], train.truth[i].shape))
-    simulated = sets.labels_on_demand(train, "scribbles", {}, 0)
-    for i in (0, 200):
-        annotated = simulated[i] < UNLABELED
-        assert annotated.any()
-        assert (simulated[i][annotated] == train.truth[i][annotated]).all()
 
 
 def test_missing_parts_name_the_command(tmp_path):

@@ -44,9 +44,6 @@ ANY: dict[str, Fault] = {
 }
 
 
-# --- Images -----------------------------------------------------------------------------------------------------------
-
-
 def png(width: int, height: int, depth: int = 8, color: int = 0, rows: bytes | None = None) -> bytes:
     """A PNG of any declared size and type, with rows that need not fit."""
 
@@ -125,9 +122,6 @@ def _one_code(sound: bytes, code: int) -> bytes:
 def _noise(sound: bytes, chance: random.Random) -> Image.Image:
     width, height = _like(sound).size
     return Image.frombytes("L", (width, height), chance.randbytes(width * height))
-
-
-# --- Text -------------------------------------------------------------------------------------------------------------
 
 
 def _edited(edit: Callable[[Any], object]) -> Fault:
@@ -209,9 +203,6 @@ BOXES: dict[str, Fault] = {
 }
 
 
-# --- Annotations of COCO ----------------------------------------------------------------------------------------------
-
-
 def _annotation(**changed: object) -> Fault:
     return _edited(lambda plain: plain["annotations"][0].update(changed))
 
@@ -231,9 +222,6 @@ COCO: dict[str, Fault] = {
     **{f"height {value}": _pictured(height=value) for value in ("tall", -4, 10**12, 1.5)},
     "name a number": _pictured(file_name=3),
 }
-
-
-# --- Arrays and weights -----------------------------------------------------------------------------------------------
 
 
 def array(value: object, pickled: bool = False) -> bytes:
@@ -323,9 +311,6 @@ _KEYS = ("dtype", "shape", "data_offsets")
 def _head(tensors: dict[str, tuple[str, list[int], list[int]]]) -> bytes:
     text = json.dumps({name: dict(zip(_KEYS, fields, strict=True)) for name, fields in tensors.items()}).encode()
     return struct.pack("<Q", len(text)) + text
-
-
-# --- Archives ---------------------------------------------------------------------------------------------------------
 
 
 def _zip(members: dict[str, bytes], mode: int = 0) -> bytes:
