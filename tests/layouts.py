@@ -224,10 +224,11 @@ def densepose(root: Path, masks: bool = True) -> dict[str, tuple[np.ndarray, np.
             # 16 stripes of 16 of the 256 rows; the box of 32 x 16 pixels shows two pixels of each.
             parts[12:40, 20:36], people[12:40, 20:36] = order.repeat(2)[:, None], 2
             parts[20:24, 30:38], people[20:24, 30:38] = 14, 1
-            stripes = [np.repeat(order == code, 16)[:, None] & np.ones((1, 256), bool) for code in range(1, 15)]
-            whole = np.ones((256, 256), bool)
-            stripes = [np.concatenate([stripe, ~whole[:32]]) for stripe in stripes]
-            codes = [{"size": [256, 256], "counts": compress(mask)} for mask in (*stripes, whole)]
+            stripes = np.zeros((15, 256, 256), bool)
+            for row, code in enumerate(order):
+                stripes[code - 1, 16 * row : 16 * row + 16] = True
+            stripes[14] = True  # the head alone, whose box it fills
+            codes = [{"size": [256, 256], "counts": compress(stripe)} for stripe in stripes]
             for box, dp_masks in (
                 ((29.7, 20.4, 8.2, 3.4), [[]] * 13 + codes[14:]),
                 ((20.2, 11.8, 15.6, 32.1), codes[:14]),
