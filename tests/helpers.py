@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -41,6 +42,14 @@ def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             with np.load(folder / f"{name}.npz") as arrays:
                 return dict(arrays), json.loads((folder / f"{name}.json").read_text())
     pytest.skip(f"golden vector not available: {name}")
+
+
+@contextmanager
+def one_sentence(kind: type[Exception], match: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """An error is raised whose message matches and is one line."""
+    with pytest.raises(kind, match=match) as error:
+        yield error
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +103,9 @@ def start(run: "agmm.Run", results: Path, data_root: Path | str = "", launch: tu
     return Popen(command, env=environment, stderr=PIPE, text=True)
 
 
-def interrupt(run: agmm.Run, results: Path) -> None:
-    """Train a run until it has written its first checkpoint."""
+@contextmanager
+def interruption() -> Iterator[None]:
+    """End a training when it has written its first checkpoint."""
     save = loop._save_checkpoint
 
     def save_and_stop(*state: Any) -> None:
@@ -105,7 +115,13 @@ def interrupt(run: agmm.Run, results: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_save_checkpoint", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            agmm.run(run, results=results)
+            yield
+
+
+def interrupt(run: agmm.Run, results: Path) -> None:
+    """Train a run until it has written its first checkpoint."""
+    with interruption():
+        agmm.run(run, results=results, device="cpu")
 
 
 def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str = "") -> None:

@@ -1,13 +1,14 @@
 """Tiny data sets in exactly the layouts that the public ones are published in."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
-from agmm.data.public.voc import CLASS_NAMES
+from agmm.data.public.voc import CLASS_NAMES, CLICKS
 from agmm.own.prediction import palette as colors
 
 VOC_TRAIN = ("2007_000032", "2007_000039")
@@ -52,19 +53,27 @@ def save_index(path: Path, index: np.ndarray, palette: bool = False) -> None:
     image.save(path)
 
 
+def save_noise(path: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def write_voc2012(root: Path) -> Path:
     """``VOCdevkit/VOC2012`` as the archive extracts."""
     folder = root / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "ImageSets/Segmentation"):
-        (folder / part).mkdir(parents=True)
     for name in {*VOC_TRAIN, *VOC_VAL, *SBD_TRAIN, *SBD_VAL}:
-        noise = np.random.default_rng(int(name[-4:])).integers(0, 256, (*size(name), 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / "JPEGImages" / f"{name}.jpg")
+        save_noise(folder / "JPEGImages" / f"{name}.jpg", size(name), int(name[-4:]))
     for name in VOC_TRAIN + VOC_VAL:
         for kind, mask in zip(("SegmentationClass", "SegmentationObject"), voc_masks(name), strict=True):
             save_index(folder / kind / f"{name}.png", mask, palette=True)
     for split, names in {"train": VOC_TRAIN, "val": VOC_VAL, "trainval": sorted(VOC_TRAIN + VOC_VAL)}.items():
-        (folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+        write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "\n".join(names) + "\n")
     return folder
 
 
@@ -77,10 +86,12 @@ def write_sbd(root: Path) -> Path:
         (folder / f"{split}.txt").write_text("\n".join(names))  # the last line ends without a newline
         for name in names:
             classes, objects = sbd_masks(name)
-            present = np.array([[classes.max()]], np.uint8)
-            boundaries = np.zeros((20, 1), object)
             for struct, mask, key in (("GTcls", classes, "CategoriesPresent"), ("GTinst", objects, "Categories")):
-                content = {"Boundaries": boundaries, "Segmentation": mask, key: present}
+                content = {
+                    "Boundaries": np.zeros((20, 1), object),
+                    "Segmentation": mask,
+                    key: classes.max(keepdims=True),
+                }
                 scipy.io.savemat(folder / struct[2:] / f"{name}.mat", {struct: content}, do_compression=True)
     return folder
 
@@ -112,12 +123,9 @@ def write_cityscapes(root: Path, scale: int = 1) -> dict[str, np.ndarray]:
     """
     shape = 32 * scale, 64 * scale
     written = {}
-    for place in (
-        "train/aachen/aachen_000000_000019",
-        "train/ulm/ulm_000001_000019",
-        "val/lindau/lindau_000000_000019",
-    ):
-        split, city, name = place.split("/")
+    for place in ("train/aachen_000000_000019", "train/ulm_000001_000019", "val/lindau_000000_000019"):
+        split, name = place.split("/")
+        city = name.split("_")[0]
         ids = np.random.default_rng(len(city)).integers(0, 34, (32, 64), dtype=np.uint8)
         ids = ids.repeat(scale, axis=0).repeat(scale, axis=1)
         truth = root / "gtFine" / split / city
@@ -147,10 +155,8 @@ def coco(root: Path, masks: bool = True) -> dict[str, np.ndarray]:
         content = {"images": [], "annotations": [], "categories": [{"id": k} for k in COCO_CATEGORIES]}
         for number in numbers:
             name, rng = f"COCO_{split}2014_{number:012d}", np.random.default_rng(number)
-            image = Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
             path = root / "coco2014" / f"{split}2014" / f"{name}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.convert("L" if number == 25 else "RGB").save(path)
+            save_noise(path, (60, 80), number, "L" if number == 25 else "RGB")
             content["images"].append({"id": number, "file_name": path.name, "height": 60, "width": 80})
             if number == numbers[-1]:
                 continue
@@ -171,11 +177,10 @@ def coco(root: Path, masks: bool = True) -> dict[str, np.ndarray]:
             written[name] = mask
             if masks:
                 save_index(root / "SegmentationClass" / f"{split}2014" / f"{name}.png", mask)
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(content))
+        write_text(root / "annotations" / f"instances_{split}2014.json", json.dumps(content))
         if masks:
             listed = [name for name in sorted(written) if split in name]
-            (root / "SegmentationClass" / f"{split}2014.txt").write_text("\n".join(listed))
+            write_text(root / "SegmentationClass" / f"{split}2014.txt", "\n".join(listed))
     return written
 
 
@@ -211,8 +216,7 @@ def densepose(root: Path, masks: bool = True) -> dict[str, tuple[np.ndarray, np.
         for number in numbers:
             stem, rng = f"COCO_{split}2014_{number:012d}", np.random.default_rng(number)
             image = root / "coco2014" / f"{split}2014" / f"{stem}.jpg"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(image)
+            save_noise(image, (60, 80), number)
             content["images"].append({"id": number, "file_name": image.name, "height": 60, "width": 80})
             order = 1 + rng.permutation(14)
             parts, people = np.zeros((2, 60, 80), np.uint8)
@@ -220,14 +224,14 @@ def densepose(root: Path, masks: bool = True) -> dict[str, tuple[np.ndarray, np.
             # 16 stripes of 16 of the 256 rows; the box of 32 x 16 pixels shows two pixels of each.
             parts[12:40, 20:36], people[12:40, 20:36] = order.repeat(2)[:, None], 2
             parts[20:24, 30:38], people[20:24, 30:38] = 14, 1
-            stripes = np.zeros((14, 256, 256), bool)
+            stripes = np.zeros((15, 256, 256), bool)
             for row, code in enumerate(order):
                 stripes[code - 1, 16 * row : 16 * row + 16] = True
-            head = np.ones((256, 256), bool)
+            stripes[14] = True  # the head alone, whose box it fills
             codes = [{"size": [256, 256], "counts": compress(stripe)} for stripe in stripes]
             for box, dp_masks in (
-                ((29.7, 20.4, 8.2, 3.4), [[]] * 13 + [{"size": [256, 256], "counts": compress(head)}]),
-                ((20.2, 11.8, 15.6, 32.1), codes),
+                ((29.7, 20.4, 8.2, 3.4), [[]] * 13 + codes[14:]),
+                ((20.2, 11.8, 15.6, 32.1), codes[:14]),
                 ((0, 40, 30, 20), None),
             ):
                 left, top, width, height = box
@@ -241,11 +245,10 @@ def densepose(root: Path, masks: bool = True) -> dict[str, tuple[np.ndarray, np.
             if masks:
                 for folder, mask in ((f"{name}2014", parts), (f"{name}2014_people", people)):
                     save_index(root / "PartMasks" / folder / f"{stem}.png", mask)
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"densepose_coco_2014_{name}.json").write_text(json.dumps(content))
+        write_text(root / "annotations" / f"densepose_coco_2014_{name}.json", json.dumps(content))
         if masks:
             listed = [stem for stem in sorted(written) if split in stem]
-            (root / "PartMasks" / f"{name}2014.txt").write_text("\n".join(listed))
+            write_text(root / "PartMasks" / f"{name}2014.txt", "\n".join(listed))
     return written
 
 
@@ -263,9 +266,7 @@ def ade20k(root: Path) -> dict[str, np.ndarray]:
             rng = np.random.default_rng(int(name[-8:]))
             values = rng.integers(0, 151, (3, 4), dtype=np.uint8).repeat(20, axis=0).repeat(20, axis=1)
             values[-3:] = 0
-            image = folder / "images" / part / f"{name}.jpg"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(image)
+            save_noise(folder / "images" / part / f"{name}.jpg", (60, 80), int(name[-8:]))
             save_index(folder / "annotations" / part / f"{name}.png", values)
             written[name] = values
     return written
@@ -274,7 +275,6 @@ def ade20k(root: Path) -> dict[str, np.ndarray]:
 def write_annotations(root: Path) -> dict[str, list[tuple[int, ...]]]:
     """Boxes of VOC in ``Annotations``, one-based and inclusive; returns class, left, top, right, bottom as written."""
     folder, written = root / "VOCdevkit" / "VOC2012", {}
-    (folder / "Annotations").mkdir()
     for path in (folder / "JPEGImages").iterdir():
         (height, width), code = size(path.stem), 1 + int(path.stem[-2:]) % 20
         written[path.stem] = [(code, 1, 1, width, height), (code % 20 + 1, 6, 6, 18, 20)]
@@ -284,5 +284,40 @@ def write_annotations(root: Path) -> dict[str, list[tuple[int, ...]]]:
             for k, left, top, right, bottom in written[path.stem]
         )
         stated = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-        (folder / "Annotations" / f"{path.stem}.xml").write_text(f"<annotation>{stated}{objects}</annotation>")
+        write_text(folder / "Annotations" / f"{path.stem}.xml", f"<annotation>{stated}{objects}</annotation>")
     return written
+
+
+def write_clicks(root: Path, names: tuple[str, ...] = TRAIN_AUG) -> None:
+    """A click of its class and one of background for each of VOC's images."""
+    foreground = {name: [{"x": 10.4, "y": 8.7, "cls": 1 + int(name[-2:]) % 20, "rank": 1}] for name in names}
+    background = {name: [{"x": 35.0, "y": 25.0, "cls": 0}] for name in names}
+    for path, content in zip(CLICKS, (foreground, background), strict=True):
+        (root / path).write_text(json.dumps(content))
+
+
+def write_scribbles(root: Path, *names: str) -> None:
+    """A line of class `plane` on each of VOC's images."""
+    for name in names:
+        height, width = size(name)
+        points = "".join(f"<point><X>{x}</X><Y>10</Y></point>" for x in (8, 25))
+        stated = f"<size><width>{width}</width><height>{height}</height></size>"
+        text = f"<annotation>{stated}<polygon><tag>plane</tag>{points}</polygon></annotation>"
+        write_text(root / "scribbles" / "scribblesup" / f"{name}.xml", text)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "voc": lambda root: (voc(root), write_clicks(root), write_annotations(root)),
+    "cityscapes": lambda root: write_cityscapes(root, scale=2),
+    "coco": coco,
+    "ade20k": ade20k,
+    "densepose": densepose,
+}
+
+
+def data_root(root: Path, *names: str) -> Path:
+    """Data sets of the papers, each in its folder below one data root; VOC with clicks and boxes."""
+    for name in names:
+        (root / name).mkdir()
+        WRITERS[name](root / name)
+    return root

@@ -22,21 +22,10 @@ from agmm.training import timing, train
 from agmm.training.run import Run, load_result
 from agmm.training.timing import FORMS, Shapes, random_labels, random_outputs
 from agmm.training.where import Where
-from tests.helpers import ROOT, tool
+from tests.helpers import ROOT, one_thread, tool  # noqa: F401
 
 QUICKLY = Setting(repeats=1, small=True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Keep to a core, and leave the number of threads as it was, which the command changes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-# --- The harness ------------------------------------------------------------------------------------------------------
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_functions_are_called_in_turn():
@@ -50,12 +39,10 @@ def test_functions_are_called_in_turn():
 
 def test_targets_and_table(tmp_path, monkeypatch, capsys):
     first = [Figure("one", 2.0, "s", "the floor", 1.0, 2.0, "<= 3"), Figure("two", 2.0, "s", "loop", 5.0, 0.4, ">= 5")]
-    groups = {
-        "branch": lambda how: iter(first),
-        "step": lambda how: iter([Figure("3", 1.0, "s", "baseline", 1.0, 1.0)]),
-    }
-    monkeypatch.setattr(bench, "GROUPS", groups)
+    third = [Figure("3", 1.0, "s", "baseline", 1.0, 1.0)]
+    monkeypatch.setattr(bench, "GROUPS", {"branch": lambda how: first, "step": lambda how: third})
     table = bench.measure(QUICKLY)
+    assert list(table) == list(pd.read_csv(ROOT / "results/reference/bench/cpu.csv"))
     text = capsys.readouterr().out
     assert "target <= 3: met" in text
     assert "target >= 5: missed" in text
@@ -68,12 +55,6 @@ def test_targets_and_table(tmp_path, monkeypatch, capsys):
     lines = (tmp_path / "sub" / "cpu.md").read_text().splitlines()
     assert "| two, float32 | 2 s | 0.4 × | loop | >= 5 (missed) |" in lines
     assert [line for line in lines if line.startswith("###")] == ["### branch", "### step"]
-
-
-def test_columns_are_those_of_the_committed_table(monkeypatch):
-    monkeypatch.setattr(bench, "GROUPS", {"step": lambda how: [Figure("3", 1.0, "s", "baseline", 1.0, 1.0)]})
-    committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv")
-    assert list(bench.measure(QUICKLY)) == list(committed)
 
 
 def test_notebook(tmp_path):
@@ -105,9 +86,6 @@ def test_wrong_options_are_one_sentence(capsys):
         assert sentence in capsys.readouterr().err
 
 
-# --- branch and dense -------------------------------------------------------------------------------------------------
-
-
 def test_floors_count_features_and_logits_three_times(monkeypatch):
     monkeypatch.setattr(objective, "bandwidth", lambda setting: 1e9)
     figures = {figure.case: figure for figure in objective.branch(QUICKLY)}
@@ -119,10 +97,6 @@ def test_floors_count_features_and_logits_three_times(monkeypatch):
         assert figure.ratio == pytest.approx(figure.value / figure.against_value)
     committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv").query("group == 'branch'")
     assert set(committed["case"]) <= set(figures)
-
-
-def test_bandwidth_is_that_of_a_memory():
-    assert 1e8 < objective.bandwidth(QUICKLY) < 1e12
 
 
 @pytest.fixture
@@ -151,16 +125,6 @@ def test_disagreement_is_an_error(in_this_process, monkeypatch):
         list(objective.dense(QUICKLY))
 
 
-def test_a_flipped_sign_in_a_million_is_no_difference():
-    expected = np.ones(3_000_000, np.float32)
-    values = expected.copy()
-    values[7] = -1
-    assert objective.relative(values, expected) == 0
-    values[:1000] = -1
-    assert objective.relative(values, expected) == pytest.approx(2 * (997 / 3e6) ** 0.5)
-    assert objective.relative(np.array(1.5), np.array(1.0)) == 0.5
-
-
 def peaks():
     """Process, and memory beyond what is held before: with a block of 200 MB, and after a reset without it."""
     before = objective.reset_peak("cpu")
@@ -187,13 +151,9 @@ def test_random_labels_have_the_classes_and_the_form_asked_for(form):
     assert image_classes.sum(1).tolist() == [2, 3, 4, 2]
     pixels = (labels != UNLABELED).sum(dim=(1, 2))
     low, high = {"clicks": (8, 10), "scribbles": (60, 2000), "blocks": (100, 600), "dense": (4096, 4096)}[form]
-    assert (low <= pixels).all()
-    assert (pixels <= high).all()
+    assert low <= pixels.min() <= pixels.max() <= high
     for label, classes in zip(labels, image_classes, strict=True):
         assert classes[label[label != UNLABELED].unique()].all()
-
-
-# --- step and spml ----------------------------------------------------------------------------------------------------
 
 
 def test_steps_of_all_methods_are_compared():
@@ -223,16 +183,6 @@ def test_the_library_clusters_the_same_vectors():
     assert np.mean(found[moved] == other[moved]) > 0.6
 
 
-def test_regions_are_as_many_as_asked_for():
-    regions = step.oversegmentation(2, 64, 20)
-    assert regions.shape == (2, 64, 64)
-    assert [len(image.unique()) for image in regions] == [20, 20]
-    assert not torch.equal(regions[0], regions[1])
-
-
-# --- input and evaluation ---------------------------------------------------------------------------------------------
-
-
 def test_every_way_of_reading_is_set_beside_the_network(monkeypatch):
     def in_turn(functions, *_options):
         for function in functions.values():
@@ -254,8 +204,7 @@ def test_figures_of_every_test_procedure():
     figures = list(measured.evaluation(QUICKLY))
     assert [figure.target for figure in figures] == [">= 5", "", "<= 1"] * 3
     for speed, limit, difference in zip(figures[::3], figures[1::3], figures[2::3], strict=True):
-        assert speed.value > 0
-        assert speed.ratio > 0
+        assert min(speed.value, speed.ratio) > 0
         assert speed.against == limit.against == "one view or tile at a time"
         assert difference.met == "yes"
 
@@ -293,9 +242,6 @@ def test_forward_passes_repeat_what_a_test_does():
     assert sum(shape[0] for shape in calls) == tiles
 
 
-# --- sweep ------------------------------------------------------------------------------------------------------------
-
-
 def test_the_same_runs_are_trained_each_way(monkeypatch):
     calls: list[tuple[int, set[int]]] = []
     made: list[int] = []
@@ -318,24 +264,20 @@ def test_the_same_runs_are_trained_each_way(monkeypatch):
     assert figures[0].ratio == pytest.approx(figures[0].value / figures[0].against_value)
 
 
-def test_a_target_needs_two_cores(monkeypatch):
-    monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {})
+@pytest.fixture
+def unprepared(monkeypatch):
     monkeypatch.setattr(step, "prepare", lambda runs, cache: cache.mkdir())
+
+
+def test_a_target_needs_two_cores(unprepared, monkeypatch):
+    monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {})
     for cores in (1, 2):
         monkeypatch.setattr(trainer, "default_jobs", lambda device, cores=cores: cores)
         targets = [figure.target for figure in step.trainings(Setting(repeats=1))]
         assert targets == ["", "", ">= 1" if cores > 1 else ""]
 
 
-def test_a_failed_training_is_no_figure(monkeypatch):
+def test_a_failed_training_is_no_figure(unprepared, monkeypatch):
     monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {"a1": "Baseline: disk on fire"})
-    monkeypatch.setattr(step, "prepare", lambda runs, cache: cache.mkdir())
     with pytest.raises(RuntimeError, match="disk on fire"):
         next(step.trainings(QUICKLY))
-
-
-def test_trainings_differ_in_their_seeds_only():
-    runs = step.quick_runs(Setting())
-    assert len({run.id for run in runs}) == step.TRAININGS
-    assert {run.train_images for run in runs} == {1000}
-    assert all(run.requires == () for run in runs)

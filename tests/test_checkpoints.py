@@ -1,6 +1,5 @@
 """Checkpoints whose names we do not know: filled exactly, or refused in one sentence."""
 
-import os
 from collections import OrderedDict
 
 import numpy as np
@@ -14,6 +13,8 @@ from agmm import networks
 from agmm.tools import author_checkpoints
 from agmm.tools.author_checkpoints import DILATIONS
 from agmm.training import loop
+from tests.faults.corpus import Touch, checkpoint
+from tests.helpers import one_sentence
 
 # Convolution and batch norm of our head, in its order.
 UNITS = (
@@ -39,6 +40,10 @@ NAMINGS = {
 Order = list[tuple[int, tuple[str, str]]]
 
 
+def assemble(state: dict[str, Tensor]) -> networks.Segmenter:
+    return author_checkpoints.assemble(state, "voc", "x.pth")
+
+
 def in_order(names: tuple[tuple[str, str], ...]) -> Order:
     return list(enumerate(names))
 
@@ -61,7 +66,6 @@ def same(net: networks.Segmenter, other: networks.Segmenter) -> bool:
 
 
 def skeleton(name: str = "resnet50", num_classes: int = 21) -> networks.Segmenter:
-    """The network without storage: enough for names and shapes."""
     with torch.device("meta"):
         return networks.build(name, num_classes)
 
@@ -85,18 +89,14 @@ def source() -> networks.Segmenter:
     return drawn("resnet50", 21, "voc")
 
 
-# --- names and order --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("naming", NAMINGS)
-@pytest.mark.parametrize("prefix", ["", "backbone.", "module.net.resnet."])
+@pytest.mark.parametrize(("naming", "prefix"), zip(NAMINGS, ("", "backbone.", "module.net.resnet."), strict=True))
 def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
     state = published(source, in_order(NAMINGS[naming]), prefix)
-    assert same(author_checkpoints.assemble(state, "voc", "x.pth"), source)
+    assert same(assemble(state), source)
 
 
 @given(st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, data):
     parts = st.text("abcdwx019_", min_size=1, max_size=4).filter(lambda part: part not in ("weight", "bias"))
     modules = st.lists(parts, min_size=1, max_size=3).map(".".join)
@@ -107,13 +107,13 @@ def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, data):
         for place, i in zip(places, alike, strict=True):
             order[place] = i
     state = published(source, [(i, (names[2 * i], names[2 * i + 1] if i != CLASSIFIER else "")) for i in order])
-    assert same(author_checkpoints.assemble(state, "voc", "x.pth"), source)
+    assert same(assemble(state), source)
 
 
 def test_order_decides_between_units_of_equal_shape(source):
     order = in_order(NAMINGS["named"])
     order[1], order[3], order[0], order[POOLING] = order[3], order[1], order[POOLING], order[0]
-    net = author_checkpoints.assemble(published(source, order), "voc", "x.pth")
+    net = assemble(published(source, order))
     for mine, theirs in ((1, 3), (2, 2), (3, 1)):
         assert torch.equal(net.head.branches[mine][0].weight, source.head.branches[theirs][0].weight)
         assert torch.equal(net.head.branches[mine][1].running_var, source.head.branches[theirs][1].running_var)
@@ -133,7 +133,7 @@ def test_a_bias_before_a_batch_norm_is_folded(source):
     images = torch.rand(1, 3, 33, 41, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, plain = net(images), source(images)
-        found = author_checkpoints.assemble(state, "voc", "x.pth")(images)
+        found = assemble(state)(images)
     for one, two, without in zip(found, expected, plain, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(one, without, rtol=1e-2, atol=1e-2)
@@ -154,21 +154,12 @@ def test_the_file_tells_the_backbone_and_the_data_set_its_dilations(name, datase
     assert not net.training
 
 
-def test_resnet101_is_filled():
-    net = drawn("resnet101", 21, "voc")
-    assert same(author_checkpoints.assemble(published(net, in_order(NAMINGS["deep"])), "voc", "x.pth"), net)
-
-
 def test_half_precision_is_widened(source):
     state = published(source, in_order(NAMINGS["named"]))
-    net = author_checkpoints.assemble(
-        {k: v.half() if v.is_floating_point() else v for k, v in state.items()}, "voc", "x.pth"
-    )
+    halves = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
+    net = assemble(halves)
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert torch.equal(net.head.classifier.bias, source.head.classifier.bias.half().float())
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
@@ -195,45 +186,23 @@ def test_weights_of_our_own_runs_are_loaded_by_name(source, tmp_path):
     assert same(author_checkpoints.load(path, "voc"), source)
 
 
-class Code:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-def test_code_in_a_file_is_not_run(tmp_path):
-    for kind in (True, False):
-        path = tmp_path / "evil.pth"
-        torch.save({"model": Code(tmp_path / "marker")}, path, _use_new_zipfile_serialization=kind)
-        with pytest.raises(
-            ValueError, match=r"evil.pth: holds posix.mkdir, and a file that could run code is not op"
-        ) as error:
-            author_checkpoints.read(path)
-        assert "\n" not in str(error.value)
-    assert not (tmp_path / "marker").exists()
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module.pth: holds torch.nn.modules.linear.Linear.*state_dict"):
-        author_checkpoints.read(tmp_path / "module.pth")
+def test_files_with_code_are_refused_by_what_they_call(tmp_path):
+    """That nothing is called is tested with other hostile files."""
+    for value, called in ((Touch(), "exec"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")):
+        torch.save({"model": value}, tmp_path / "x.pth")
+        with one_sentence(ValueError, f"x.pth: holds .*{called}, and a file that could run code is not op.*state_dict"):
+            author_checkpoints.read(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_truncated_files(tmp_path, zipped, share):
-    path = tmp_path / "short.pth"
-    torch.save({"a": torch.rand(5000)}, path, _use_new_zipfile_serialization=zipped)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="short.pth: no checkpoint of torch, or a damaged one; download it again"):
-        author_checkpoints.read(path)
+SAVED = [checkpoint({"a": torch.rand(999)}), checkpoint({"a": torch.rand(999)}, _use_new_zipfile_serialization=False)]
+CUT = [content[: int(share * len(content))] for content in SAVED for share in (0.0, 0.01, 0.5, 0.99)]
 
 
-@pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
-def test_files_of_another_kind(tmp_path, name):
-    for content in (b"<!DOCTYPE html><html>", b"hello world\n", b"\x89PNG\r\n\x1a\n00000000"):
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_damaged_files_and_those_of_another_kind(tmp_path, name):
+    for content in (b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n00000000", *(CUT if name == "x.pth" else ())):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torch, or a damaged one"):
+        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torch, or a damaged one; download it again"):
             author_checkpoints.read(tmp_path / name)
     for missing in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file; name a checkpoint"):
@@ -256,14 +225,10 @@ def test_files_without_one_state_dict(tmp_path, content, message):
         author_checkpoints.read(tmp_path / "x.pth")
 
 
-# --- what does not fit ------------------------------------------------------------------------------------------------
-
-
 def refused(state: dict[str, Tensor], message: str, dataset: str = "voc", **options) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with one_sentence(ValueError, message) as error:
         author_checkpoints.assemble(state, dataset, "x.pth", **options)
     assert str(error.value).startswith("x.pth: ")
-    assert "\n" not in str(error.value)
 
 
 @pytest.fixture
@@ -303,18 +268,12 @@ def test_missing_units(unit, kind):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (
-            {"aux.weight": empty(21, 256, 1, 1), "aux.bias": empty(21)},
-            r"has no place for: aux \(convolution 1x1, 256 -> 21",
-        ),
+        ({"aux.weight": empty(21, 256, 1, 1), "aux.bias": empty(21)}, r"place for: aux \(convolution 1x1, 256 -> 21"),
         ({"aux.weight": empty(256, 1024, 3, 3)}, r"has no place for: aux \(convolution 3x3, 1024 -> 256, without"),
         ({"means": empty(21, 256)}, "no whole batch norm after one: means"),
         ({"fc.weight": empty(5, 2048)}, "no whole batch norm after one: fc.weight"),
         ({"backbone.layer4.3.conv1.weight": empty(512, 2048, 1, 1)}, "no place for: backbone.layer4.3.conv1"),
-        (
-            {"copy.layer1.0.conv1.weight": empty(64, 128, 1, 1)},
-            "2 tensors end in layer1.0.conv1.weight.*several ResNets",
-        ),
+        ({"copy.layer1.0.conv1.weight": empty(64, 128, 1, 1)}, "2 tensors end in layer1.0.conv1.weight.*several ResN"),
     ],
 )
 def test_tensors_too_many(state, more, message):
@@ -328,11 +287,7 @@ def test_tensors_too_many(state, more, message):
         ("backbone.bn1.weight", (64,), "backbone.bn1.weight is 64, not 128"),
         ("decoder.0.weight", (256, 512, 3, 3), r"lacks: convolution 3x3, 304 -> 256.*no place for: decoder.0 \(conv"),
         ("aspp.last.0.weight", (256, 1280, 3, 3), "lacks: convolution 1x1, 1280 -> 256"),
-        (
-            "decoder.4.running_var",
-            (48,),
-            "decoder.4.running_var is 48, which does not fit decoder.3.weight of 256 x 256",
-        ),
+        ("decoder.4.running_var", (48,), "decoder.4.running_var is 48, which does not fit decoder.3.weight of 256 x"),
         ("decoder.6.bias", (19,), "decoder.6.bias is 19, which does not fit decoder.6.weight of 21 x 256 x 1 x 1"),
         ("decoder.4.num_batches_tracked", (2,), "decoder.4.num_batches_tracked is 2, which"),
     ],
@@ -358,9 +313,8 @@ def test_classifiers_of_other_data_sets():
 
 def test_other_backbones(state):
     refused({k: v for k, v in state.items() if "backbone" not in k}, "0 tensors end in layer1.0.conv1.weight")
-    more = {
-        k.replace("layer3.5.", f"layer3.{i}."): v for k, v in state.items() if "layer3.5." in k for i in range(6, 36)
-    }
+    block = {name: value for name, value in state.items() if "layer3.5." in name}
+    more = {name.replace("layer3.5.", f"layer3.{i}."): value for name, value in block.items() for i in range(6, 36)}
     refused(state | more, "backbone.layer3 has 36 blocks, not 6 or 23")
 
 

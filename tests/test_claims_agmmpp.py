@@ -23,7 +23,7 @@ from agmm.papers.table import Row, figure_cells
 from agmm.training import loop, weights
 from agmm.training.presets import PRESETS, Kind, Network
 from tests import loops, loops_em
-from tests.test_claims import BAD, GOOD, NOISE, effects, fill, judged
+from tests.test_claims import BAD, GOOD, NOISE, by_class, effects, fill, judged
 from tests.test_tables import complete
 
 
@@ -47,20 +47,12 @@ def evidence(tmp_path):
 
 
 def fill_table(evidence, number, columns, rows):
-    """Results of rows of a table of AGMM++ in columns."""
     values = {Entry(f"agmmpp_table{number}", row): dict(zip(columns, v, strict=True)) for row, v in rows.items()}
     fill(evidence, values)
 
 
-# --- VOC --------------------------------------------------------------------------------------------------------------
-
-
 def test_voc_by_hand(evidence):
-    table = {
-        "AGMM": (60.0, 66.0),
-        "AGMM++, old L_con": (62.0, 67.5),
-        "AGMM++": (63.0, 67.0),
-    }
+    table = {"AGMM": (60.0, 66.0), "AGMM++, old L_con": (62.0, 67.5), "AGMM++": (63.0, 67.0)}
     fill_table(evidence, 10, VOC.values(), table)
     fill_table(evidence, 15, VOC.values(), {"AGMM++ (SG)": (61.0, 68.0), "Label Assignment": (55.0, 65.0)})
     others = {"AGMM++ (ViT)": (66.0, 66.0), "AGMM++ (ResNet) + CRF": (65.0, 68.0), "AGMM++ (ViT) + CRF": (67.0, 65.0)}
@@ -149,9 +141,6 @@ def test_all_forms_on_one_data_set(evidence):
     assert found.loc[("P28", "all five forms"), "note"] == "no blocks on shapes"
 
 
-# --- Clicks and blocks ------------------------------------------------------------------------------------------------
-
-
 def test_clicks_and_blocks_by_hand(evidence):
     clicks = {"Baseline": (50, 55, 60), "AGMM": (56, 60, 64), "AGMM++": (60, 62, 65)}
     blocks = {"Baseline": (30, 33, 37), "TEL": (34, 36, 41), "AGMM": (36, 37, 39), "AGMM++": (35, 38, 40)}
@@ -168,9 +157,6 @@ def test_clicks_and_blocks_by_hand(evidence):
     assert found["effect"]["P11"].item() > 0
     assert [value for name, value in effects(found, "P16").items() if "clicks" in name] == [7, 1, 1, 1]
     assert [value for name, value in effects(found, "P16").items() if "blocks" in name] == [2, 1, 3, -1]
-
-
-# --- Image tags -------------------------------------------------------------------------------------------------------
 
 
 def test_tags_by_hand(evidence):
@@ -201,13 +187,10 @@ def test_second_stages_of_tags(evidence):
         rows = {f"AGMM++ ({network})": (first,), f"AGMM++ (MT) ({network})": (second,)}
         fill_table(evidence, number, ["image-level, val"], rows)
     found = judged(evidence, "P18")
-    assert effects(found, "P18") == {"tags, ResNet": 4, "tags, ViT": -1, "COCO tags, ViT": 3} | {
-        "COCO tags, ResNet": pytest.approx(math.nan, nan_ok=True)
-    }
+    nothing = pytest.approx(math.nan, nan_ok=True)
+    expected = {"tags, ResNet": 4, "tags, ViT": -1, "COCO tags, ViT": 3, "COCO tags, ResNet": nothing}
+    assert effects(found, "P18") == expected
     assert found.loc[("P18", "COCO tags, ResNet"), "note"] == "no seeds"
-
-
-# --- Settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_settings_follow_the_preset(tmp_path):
@@ -215,37 +198,22 @@ def test_settings_follow_the_preset(tmp_path):
     labels = {name: kind for name, kind in PRESETS["camvid"].labels.items() if not name.startswith("blocks")}
     plain = replace(FULL, networks={"resnet": Network()}, labels=labels)
     found = judged(Evidence(plain, tmp_path, absent=True), *ALL)
-    assert set(found.index.get_level_values(0)) == {
-        *("P01", "P02", "P03", "P07", "P08", "P16", "P20", "P21", "P22", "P26", "P27", "P28")
-    }
+    asked = {f"P{n:02}" for n in (1, 2, 3, 7, 8, 16, 20, 21, 22, 26, 27, 28)}
+    assert set(found.index.get_level_values(0)) == asked
     settings = {setting for _, setting in found.index}
     assert not any(word in setting for setting in settings for word in ("scribbles", "ViT", "blocks,", "COCO"))
     assert set(found["verdict"]) == {"inconclusive"}
 
 
-# --- Cost -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ours", "increment", "total"),
-    [
-        (70, "reproduced", "reproduced"),
-        (85, "not reproduced", "reproduced"),
-        (101, "not reproduced", "not reproduced"),
-    ],
-)
+@pytest.mark.parametrize(("ours", "increment", "total"), [(70, GOOD, GOOD), (85, BAD, GOOD), (101, BAD, BAD)])
 def test_an_expensive_branch_would_be_noticed(tmp_path, monkeypatch, ours, increment, total):
     evidence = Evidence(FULL, tmp_path, absent=True)
     counted = {"Baseline": 0.0, "AGMM++": float(ours), "AGMM": 100.0}
     rows = [{"method": name, "gmacs": 80 + over, "over_baseline": over} for name, over in counted.items()]
     monkeypatch.setattr(claims, "operations", lambda: pd.DataFrame(rows))
-    (found,) = claims.mixture_costs_less(evidence).values()
-    assert (found.verdict, found.effect) == (increment, ours / 100)
-    (found,) = claims.cheaper_than_agmm(evidence).values()
-    assert (found.verdict, found.effect) == (total, (80 + ours) / 180)
-
-
-# --- Curves -----------------------------------------------------------------------------------------------------------
+    found = [*claims.mixture_costs_less(evidence).values(), *claims.cheaper_than_agmm(evidence).values()]
+    assert [one.verdict for one in found] == [increment, total]
+    assert [one.effect for one in found] == [ours / 100, (80 + ours) / 180]
 
 
 def test_curves_by_hand(evidence):
@@ -254,14 +222,8 @@ def test_curves_by_hand(evidence):
         curves = {"p_miou": [20.0, 50.0], "p_restricted_miou": [30.0, 50.0], "g_miou": [28.0 + seed / 10, 51.0]}
         complete(evidence.results, replace(run, seed=seed), 60.0, curves=curves)
     found = judged(evidence, "P26")["verdict"]["P26"]
-    assert found.to_dict() == {
-        "points, against P, early": GOOD,
-        "points, against P among labeled classes, early": BAD,
-        "points, closing": GOOD,
-    }
-
-
-# --- Networks ---------------------------------------------------------------------------------------------------------
+    expected = {"against P, early": GOOD, "against P among labeled classes, early": BAD, "closing": GOOD}
+    assert found.to_dict() == {f"points, {name}": verdict for name, verdict in expected.items()}
 
 
 class Pooled(nn.Module):
@@ -299,10 +261,8 @@ def identity(oem=True):
 def problem_of(trained, labels):
     """The same in the words of the loops."""
     images = torch.from_numpy(trained.data.images).movedim(-1, 1) / 255
-    features = nn.functional.avg_pool2d(images, 2).double().numpy()
-    return loops.Problem(
-        features, np.zeros((len(images), 3, 8, 8)), labels.astype(int), np.ones((len(images), 3), bool)
-    )
+    features, logits = nn.functional.avg_pool2d(images, 2).double().numpy(), np.zeros((len(images), 3, 8, 8))
+    return loops.Problem(features, logits, labels.astype(int), np.ones((len(images), 3), bool))
 
 
 def test_reestimated_mixture_equals_loops():
@@ -353,10 +313,7 @@ def networks(tmp_path_factory):
 def test_claims_about_networks(networks, monkeypatch):
     """One number per seed: what is measured on that seed's network, with the layers that its objective learned."""
     accuracy = {"similar": [9, 9, 9, 9, 9, 1, 9], "dissimilar": [8, 8, 8, 8, 8, 2, math.nan]}
-    rows = [
-        {"class": k, "subset": name, "accuracy": v} for name, column in accuracy.items() for k, v in enumerate(column)
-    ]
-    monkeypatch.setattr(figures, "measure_label_accuracy", lambda runs, images: pd.DataFrame(rows))
+    monkeypatch.setattr(figures, "measure_label_accuracy", lambda runs, images: by_class(accuracy, "accuracy"))
     found = judged(networks, "P25", "P27", "P29")
     assert found["n"].to_list() == [3, 3, 3, 0, 0, 3, 3]
     assert found.loc[("P25", "tags"), ["effect", "verdict"]].to_list() == [pytest.approx(5 / 6), GOOD]

@@ -13,7 +13,8 @@ from agmm.data.drawing import Shape
 from agmm.data.public import label_files, voc
 from agmm.data.public.scenes import ADE20K, CITYSCAPES
 from agmm.labels import image_classes, paint_boxes
-from tests.helpers import shared
+from tests.faults.corpus import saved
+from tests.helpers import one_sentence, shared
 
 SOURCES = {
     f"{source.form} {source.name} {source.folder}": source
@@ -45,18 +46,14 @@ def save(path, index, mode="L"):
 
 
 def write(path, text):
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
 def raises_sentence(message, read, *args, kind=ValueError):
     """The call fails with a message of one line."""
-    with pytest.raises(kind, match=message) as error:
+    with one_sentence(kind, message):
         read(*args)
-    assert "\n" not in str(error.value)
-
-
-# --- PNG files --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["L", "P"])
@@ -74,27 +71,21 @@ def test_published_codes_are_translated(tmp_path, source, mode):
 def test_bad_png_files_get_one_sentence(tmp_path):
     for gone in (tmp_path / "gone.png", tmp_path):
         raises_sentence("no such file; check the data root", image_files.read_index, gone, kind=FileNotFoundError)
-    write(tmp_path / "text.png", "no image")
-    whole = save(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 9, (50, 50)))
-    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:300])
-    Image.new("RGB", (3, 2)).save(tmp_path / "rgb.png")
-    Image.new("RGBA", (3, 2)).save(tmp_path / "rgba.png")
-    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "deep.png")
-    Image.new("L", (3, 2)).save(tmp_path / "jpeg.png", "JPEG")
-    for name, message in [
-        ("text.png", "text.png: cannot be decoded"),
-        ("cut.png", "cut.png: cannot be decoded"),
-        ("jpeg.png", "jpeg.png: cannot be decoded"),
-        ("rgb.png", r"rgb.png holds colors \(mode RGB\), not class codes; save it as a palette or 8-bit gray PNG"),
-        ("rgba.png", r"rgba.png holds colors \(mode RGBA\)"),
-        ("deep.png", "deep.png has more than 8 bits"),
+    path = tmp_path / "a.png"
+    noise = saved(Image.fromarray(np.random.default_rng(0).integers(0, 9, (50, 50), np.uint8)))
+    for content, message in [
+        *((bad, "cannot be decoded") for bad in (b"no image", noise[:300], saved(Image.new("L", (3, 2)), "JPEG"))),
+        (
+            Image.new("RGB", (3, 2)),
+            r"holds colors \(mode RGB\), not class codes; save it as a palette or 8-bit gray PNG",
+        ),
+        (Image.new("RGBA", (3, 2)), r"holds colors \(mode RGBA\)"),
+        (Image.fromarray(np.zeros((2, 3), np.uint16)), "has more than 8 bits"),
     ]:
-        raises_sentence(message, image_files.read_index, tmp_path / name)
+        write(path, content if isinstance(content, bytes) else saved(content))
+        raises_sentence(f"a.png:? {message}", image_files.read_index, path)
     small = save(tmp_path / "small.png", np.zeros((2, 3)))
     raises_sentence("small.png is for 3 x 2 pixels, its image has 5 x 4", image_files.read_index, small, (4, 5))
-
-
-# --- Clicks -----------------------------------------------------------------------------------------------------------
 
 
 def point(x, y, code):
@@ -142,8 +133,7 @@ def test_clicks_are_discs_at_their_place():
     assert 9 <= (wide == 7).sum() <= 12
     rows, columns = np.nonzero((wide == 3) | (wide == 7))
     assert (np.abs(rows - 5) <= 2).all()
-    assert (columns >= 9).all()
-    assert (columns <= 13).all()
+    assert (np.abs(columns - 11) <= 2).all()
     assert not (wide == 2).any()
 
 
@@ -177,8 +167,6 @@ def test_images_of_one_file_only_are_kept(tmp_path):
     raises_sentence("none.json", label_files.read_clicks, tmp_path / "none.json", kind=FileNotFoundError)
 
 
-# --- XML files --------------------------------------------------------------------------------------------------------
-
 SIZE = "<size><width>500</width><height>375</height></size>"
 
 
@@ -188,9 +176,8 @@ def polygon(tag, *points):
 
 
 def box(name, *sides):
-    listed = "".join(
-        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
-    )
+    left, top, right, bottom = sides
+    listed = f"<xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
     return f"<object><name>{name}</name><difficult>1</difficult><bndbox>{listed}</bndbox></object>"
 
 
@@ -217,13 +204,6 @@ def test_scribbles_are_lines_of_width_3_in_file_order(tmp_path):
     assert ((thin == 0).sum(), (thin == 1).sum(), (thin == 20).sum()) == (50, 36, 1)
 
 
-def test_a_box_of_the_whole_image_covers_it_exactly(tmp_path):
-    path = annotation(tmp_path / "a.xml", box("person", 1, 1, 500, 375))
-    found = label_files.read_boxes(path, voc.CLASS_NAMES, (375, 500))
-    assert found.corners.tolist() == [[0, 0, 375, 500]]
-    assert (paint_boxes(found) == 15).all()
-
-
 def test_boxes_are_translated_cut_and_painted(tmp_path):
     objects = [
         box("tvmonitor", 11, 21, 20, 40),
@@ -235,9 +215,10 @@ def test_boxes_are_translated_cut_and_painted(tmp_path):
     assert found.corners.tolist() == [[20, 10, 40, 20], [29, 45, 300, 100], [0, 0, 9, 500]]
     painted = paint_boxes(found)
     assert [(painted == code).sum() for code in (20, 1, 8)] == [200, 271 * 55, 9 * 500]
-    empty = label_files.read_boxes(annotation(tmp_path / "b.xml"), voc.CLASS_NAMES)
-    assert empty.corners.shape == (0, 4)
-    assert (paint_boxes(empty) == 0).all()
+    for objects, corners, code in (([], [], 0), ([box("person", 1, 1, 500, 375)], [[0, 0, 375, 500]], 15)):
+        found = label_files.read_boxes(annotation(tmp_path / "b.xml", *objects), voc.CLASS_NAMES, (375, 500))
+        assert found.corners.tolist() == corners
+        assert (paint_boxes(found) == code).all()
 
 
 ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x;</annotation>"
@@ -246,19 +227,16 @@ ENTITY = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><annotation>&x
 @pytest.mark.parametrize("reader", [label_files.read_scribbles, label_files.read_boxes])
 def test_bad_xml_files_get_one_sentence(tmp_path, reader):
     path = tmp_path / "a.xml"
+    tall, infinite = (f"<annotation>{SIZE.replace('375', value)}</annotation>" for value in ("tall", "inf"))
     for text, message in [
         ("<annotation>", "a.xml is not valid UTF-8 XML"),
+        (ENTITY.encode("utf-16"), "not valid UTF-8 XML"),
         (ENTITY, "a.xml declares a document type"),
         ("<annotation/>", "a.xml: annotation has no size/height"),
-        (
-            f"<annotation>{SIZE.replace('375', 'tall')}</annotation>",
-            "size/height is 'tall'; it must be a number of pix",
-        ),
-        (f"<annotation>{SIZE.replace('375', 'inf')}</annotation>", "size/height is 'inf'"),
+        (tall, "size/height is 'tall'; it must be a number of pix"),
+        (infinite, "size/height is 'inf'"),
     ]:
         raises_sentence(message, reader, write(path, text), voc.CLASS_NAMES)
-    path.write_bytes(ENTITY.encode("utf-16"))
-    raises_sentence("not valid UTF-8 XML", reader, path, voc.CLASS_NAMES)
     raises_sentence("is for 500 x 375 pixels, its image has 4 x 3", reader, annotation(path), voc.CLASS_NAMES, (3, 4))
     raises_sentence("b.xml", reader, tmp_path / "b.xml", voc.CLASS_NAMES, kind=FileNotFoundError)
 
@@ -266,11 +244,7 @@ def test_bad_xml_files_get_one_sentence(tmp_path, reader):
 @pytest.mark.parametrize(
     ("reader", "part", "message"),
     [
-        (
-            label_files.read_scribbles,
-            polygon("unicorn", (1, 1)),
-            "unknown class 'unicorn' in tag; known are background",
-        ),
+        (label_files.read_scribbles, polygon("unicorn", (1, 1)), "unknown class 'unicorn' in tag; known are backgr"),
         (label_files.read_scribbles, polygon("cat"), "a polygon has no point"),
         (label_files.read_scribbles, polygon("cat", ("a", 1)), "X is 'a'"),
         (label_files.read_boxes, box("background", 1, 1, 2, 2), "unknown class 'background' in name"),
@@ -281,9 +255,6 @@ def test_bad_xml_files_get_one_sentence(tmp_path, reader):
 )
 def test_bad_objects_get_one_sentence(tmp_path, reader, part, message):
     raises_sentence(f"a.xml.*{message}", reader, annotation(tmp_path / "a.xml", part), voc.CLASS_NAMES)
-
-
-# --- Class activation maps --------------------------------------------------------------------------------------------
 
 
 def save_maps(path, content):
@@ -324,9 +295,8 @@ class _Caller:
 def test_other_maps_are_refused_and_nothing_is_called(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     path = save_maps(tmp_path / "image.npy", content)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=f"image.npy.*{message}"):
         label_files.read_cams(path, (4, 6))
-    assert str(path) in str(error.value)
     assert not (tmp_path / "called").exists()
 
 

@@ -16,9 +16,8 @@ from agmm.data import sets, user_folder
 from agmm.data.synthetic import shapes
 from agmm.own import prediction, training
 from agmm.papers import notebooks
-from agmm.training import loop
-from tests.helpers import ROOT
-from tests.test_annotations import FORMATS, image_file, names_file, write
+from tests.helpers import ROOT, interruption
+from tests.test_annotations import image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
 
@@ -44,22 +43,27 @@ def given(user, **changes):
     return [text for name, value in paths.items() for text in (f"--{name}", str(value))]
 
 
-TINY = ("--side", "48", "--steps", "4", "--device", "cpu")
 SHORT = own.Options(side=48, steps=4)
+
+
+def folders(user):
+    return user / "images", user / "labels", user / "names.txt"
+
+
+def train(user, *more, **changes):
+    """Exit code of a short training by the command line."""
+    options = given(user, **{"out": user / "model"} | changes)
+    return cli.main(["train", *options, "--side", "48", "--steps", "4", "--device", "cpu", *more])
 
 
 @pytest.fixture
 def short(monkeypatch):
-    """Epochs of two steps."""
     monkeypatch.setattr(training, "EPOCH_STEPS", 2)
-
-
-# --- From end to end --------------------------------------------------------------------------------------------------
 
 
 def test_train_and_predict_by_the_command_line(user, short, capsys):
     out, truth = user / "model", ["--truth", str(user / "truth")]
-    assert cli.main(["train", *given(user), "--out", str(out), *truth, "--complete", *TINY]) == 0
+    assert train(user, *truth, "--complete") == 0
     assert "mean IoU" in capsys.readouterr().out
     files = {"training", "model.safetensors", "model.json", "report.csv", "log.txt"}
     assert {path.name for path in out.iterdir()} == files
@@ -77,22 +81,20 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     legend = pd.read_csv(predicted / "classes.csv")
     assert legend["class"].tolist() == list(NAMES)
     assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
-    pixels = {
-        part: np.concatenate([np.asarray(Image.open(user / part / f"{stem}.png")).ravel() for stem in ("im4", "im5")])
+    cats, said = (
+        np.concatenate([np.asarray(Image.open(user / part / f"{stem}.png")).ravel() == 1 for stem in ("im4", "im5")])
         for part in ("truth", "predicted/masks")
-    }
-    cats = [values == 1 for values in pixels.values()]
+    )
     iou = pd.read_csv(predicted / "report.csv")["iou"]
-    assert iou[1] == pytest.approx(100 * (cats[0] & cats[1]).sum() / (cats[0] | cats[1]).sum())
+    assert iou[1] == pytest.approx(100 * (cats & said).sum() / (cats | said).sum())
 
 
 def test_the_same_call_loads_and_other_labels_train_anew(user, short):
-    folders = user / "images", user / "labels", user / "names.txt", user / "model"
-    first, again = (own.train(*folders, SHORT, device="cpu") for _ in range(2))
+    first, again = (own.train(*folders(user), user / "model", SHORT, device="cpu") for _ in range(2))
     assert (again.run_id, again.seconds) == (first.run_id, first.seconds)
     with open(user / "labels" / "clicks.csv", "a") as file:
         file.write("dog,9,9,im0.png\n")
-    assert own.train(*folders, SHORT, device="cpu").run_id != first.run_id
+    assert own.train(*folders(user), user / "model", SHORT, device="cpu").run_id != first.run_id
 
 
 def test_check_counts_labels_and_lists_all_problems(user, capsys):
@@ -108,19 +110,6 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert "im0.png: cannot be decoded" in said
     assert "zz.png: no image has this name; add the image or remove the mask" in said
     assert "2 problems found" in said
-
-
-def test_every_format_gives_the_same_training(user):
-    clicks = {f"im{number}": [((5, 5), 0), ((20, 30), 1 + number % 2)] for number in range(0, 6, 3)}
-    digests = set()
-    for form in FORMATS:
-        write(form, user / form, clicks, NAMES, size=(40, 48), width=3)
-        listed = user_folder.survey(user / "images", user / form, user / "names.txt")
-        digests.add(user_folder.prepare(listed, user / form / "prepared", side=48).digest)
-    assert len(digests) == 1
-
-
-# --- What is wrong ----------------------------------------------------------------------------------------------------
 
 
 def spoil_mask(user, mask):
@@ -173,9 +162,7 @@ SPOILED = {
         lambda u: write("labelme", u / "labels", {"im0": [((1, 1), 0)]}, NAMES, size=(7, 8)),
         "is for an image of 8 x 7 pixels, but it has 48 x 40",
     ),
-    "truncated JSON": (text("labels/im0.json", '{"shapes": ['), "im0.json: is not valid JSON"),
     "truncated XML": (text("labels/a.xml", "<annotations>"), "a.xml is not valid UTF-8 XML"),
-    "columns": (text("labels/a.csv", "x,y\n"), "a.csv: has no column image, class"),
     "tags": (spoil_tags, "holds nothing but tags of whole images"),
 }
 
@@ -185,7 +172,7 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(user, case, capsys):
     spoil, said = SPOILED[case]
     spoil(user)
     before = {path.name for path in user.iterdir()}
-    assert cli.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
+    assert train(user) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("agmm train: ")
@@ -198,14 +185,14 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(user, case, capsys):
 def test_more_mistakes_are_counted(user, capsys):
     for stem in ("im1", "im2", "im3"):
         (user / "images" / f"{stem}.png").write_text("x")
-    assert cli.main(["train", *given(user), "--out", str(user / "model"), *TINY]) == 2
+    assert train(user) == 2
     assert "im1.png: cannot be decoded" in (error := capsys.readouterr().err)
     assert "and 2 more problems, which `agmm check` lists" in error
 
 
 @pytest.mark.parametrize("option", ["images", "labels", "classes", "truth"])
 def test_folders_that_are_not_there(user, option, capsys):
-    assert cli.main(["train", *given(user, **{option: user / "nowhere"}), "--out", str(user / "model"), *TINY]) == 2
+    assert train(user, **{option: user / "nowhere"}) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
@@ -224,7 +211,7 @@ def test_bad_models(user, short, capsys):
     options = ["--model", str(user / "model"), "--images", str(user / "images"), "--out", str(user / "out")]
     assert cli.main(["predict", *options]) == 2
     assert "no trained model, model.json is missing" in capsys.readouterr().err
-    own.train(user / "images", user / "labels", user / "names.txt", user / "model", SHORT, device="cpu")
+    own.train(*folders(user), user / "model", SHORT, device="cpu")
     (user / "images" / "im5.png").write_text("x")
     assert cli.main(["predict", *options]) == 2
     assert "im5.png: cannot be decoded" in capsys.readouterr().err
@@ -234,15 +221,12 @@ def test_bad_models(user, short, capsys):
     assert "the model cannot be read" in capsys.readouterr().err
 
 
-# --- Labels and splits ------------------------------------------------------------------------------------------------
-
-
 def describe(data, **options):
     return own.describe(data, own.Options(**options).on(torch.device("cpu")))
 
 
 def prepare(user, **options):
-    found = user_folder.survey(user / "images", user / "labels", user / "names.txt", options.pop("truth", None))
+    found = user_folder.survey(*folders(user), options.pop("truth", None))
     return user_folder.prepare(found, user / "prepared", side=options.pop("side", 48), **options)
 
 
@@ -340,7 +324,7 @@ def test_masks_that_ignore_all_but_the_labels_are_noted(user):
     mask = np.full((40, 48), VOID, np.uint8)
     mask[5, 5], mask[7, 7] = 0, 1
     spoil_mask(user, mask)
-    problems, notes = own.check(user / "images", user / "labels", user / "names.txt")
+    problems, notes = own.check(*folders(user))
     assert not problems
     assert any("write 254" in note for note in notes)
     assert any("dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in note for note in notes)
@@ -361,9 +345,6 @@ def test_colors_are_those_of_voc():
     assert colors[[0, 1, 2, 15, 20]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128]]
     assert prediction.palette(3, None).tolist() == colors[1:4].tolist()
     assert prediction.palette(3, 1).tolist() == colors[[1, 0, 2]].tolist()
-
-
-# --- Masks at full size and ONNX --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -396,35 +377,26 @@ def test_onnx_predicts_as_torch(model, tmp_path):
 
 def test_onnx_without_its_packages(monkeypatch, user, capsys):
     monkeypatch.setattr(prediction, "ONNX_PACKAGES", ("onnx", "no_such_package"))
-    assert cli.main(["train", *given(user), "--out", str(user / "model"), "--onnx", *TINY]) == 2
+    assert train(user, "--onnx") == 2
     assert "pip install 'agmm[onnx]'" in capsys.readouterr().err
     assert not (user / "model").exists()
 
 
 def test_the_notebook_runs_as_it_is(tmp_path):
     path = ROOT / "notebooks" / "explore" / "own_images.ipynb"
-    notebooks.execute(
-        path, tmp_path / "out.ipynb", {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
-    )
+    values = {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
+    notebooks.execute(path, tmp_path / "out.ipynb", values)
     report = pd.read_csv(tmp_path / "own" / "predicted" / "report.csv")
     assert report["class"].tolist() == [*shapes.CLASS_NAMES, "mean"]
 
 
-def test_the_same_call_resumes(user, short, monkeypatch):
+def test_the_same_call_resumes(user, short):
     """After an interruption behind the first of two epochs it ends with the same weights as without."""
-    folders, options = (user / "images", user / "labels", user / "names.txt"), replace(SHORT, method="AGMM")
-    whole = own.train(*folders, user / "whole", options, device="cpu")
-    save = loop._save_checkpoint
-
-    def interrupted(*args):
-        save(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_save_checkpoint", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        own.train(*folders, user / "parts", options, device="cpu")
-    monkeypatch.setattr(loop, "_save_checkpoint", save)
-    assert own.train(*folders, user / "parts", options, device="cpu").confusion == whole.confusion
+    options = replace(SHORT, method="AGMM")
+    whole = own.train(*folders(user), user / "whole", options, device="cpu")
+    with interruption():
+        own.train(*folders(user), user / "parts", options, device="cpu")
+    assert own.train(*folders(user), user / "parts", options, device="cpu").confusion == whole.confusion
     assert "epoch 1 of 2" in (user / "parts" / "log.txt").read_text()
     weights = [(user / part / "model.safetensors").read_bytes() for part in ("whole", "parts")]
     assert weights[0] == weights[1]

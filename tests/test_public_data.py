@@ -66,17 +66,13 @@ def test_names_and_published_numbers():
         "densepose": (15, 26_437, 1_508, 0),
     }
     assert [name for name, data in sets.PUBLIC.items() if not data.in_papers] == ["camvid"]
-    for name, numbers, expected in [
-        ("coco", (0, 1, 10, 40, 60, 80), ["background", "person", "traffic light", "bottle", "bed", "toothbrush"]),
-        ("ade20k", (0, 49, 99, 149), ["wall", "fireplace", "buffet", "flag"]),
-        (
-            "densepose",
-            (1, 2, 4, 8, 10, 12, 14),
-            ["torso", "right hand", "left foot", "right leg", "left arm", "left forearm", "head"],
-        ),
-    ]:
+    for name, expected in {
+        "coco": {0: "background", 1: "person", 10: "traffic light", 40: "bottle", 60: "bed", 80: "toothbrush"},
+        "ade20k": {0: "wall", 49: "fireplace", 99: "buffet", 149: "flag"},
+        "densepose": {1: "torso", 2: "right hand", 4: "left foot", 8: "right leg", 10: "left arm", 14: "head"},
+    }.items():
         classes = sets.class_names(name)
-        assert [classes[number] for number in numbers] == expected
+        assert {number: classes[number] for number in expected} == expected
         assert len(set(classes)) == len(classes)
 
 
@@ -101,30 +97,25 @@ def test_images_and_masks(name, tmp_path):
 def test_other_numbers_of_images_warn(name, tmp_path):
     WRITERS[name](tmp_path)
     data = sets.PUBLIC[name]
-    with pytest.warns(
-        UserWarning, match=rf"{data.title} val in .* has {len(IDS[name][1])} images, not {data.counts['val']}"
-    ):
+    message = rf"{data.title} val in .* has {len(IDS[name][1])} images, not {data.counts['val']}"
+    with pytest.warns(UserWarning, match=message):
         data.load(tmp_path, "val")
 
 
 @every
 def test_missing_data_name_the_layout_and_the_command(name, tmp_path):
     data = sets.PUBLIC[name]
-    layout, command = {
-        "camvid": ("must hold train/, trainannot/, val/ and valannot/", ""),
-        "voc": ("must hold VOCdevkit/VOC2012 with JPEGImages", "agmm download voc"),
-        "cityscapes": (
-            "log in at www.cityscapes-dataset.com, download left.*and gtFine_tr.* into",
-            "agmm download cityscapes",
-        ),
-        "coco": ("must hold coco2014/train2014", "agmm download coco .* masks that `agmm masks coco"),
-        "ade20k": ("must hold ADEChallengeData2016 with images and annotations", "agmm download ade20k"),
-        "densepose": ("must hold annotations/densepose_coco", "agmm download coco .* masks that `agmm masks densepose"),
+    remedy = {
+        "camvid": "must hold train/, trainannot/, val/ and valannot/",
+        "voc": "must hold VOCdevkit/VOC2012 with JPEGImages.*agmm download voc",
+        "cityscapes": "log in at www.cityscapes-dataset.com, download left.*and gtFine_tr.* into.*download cityscapes",
+        "coco": "must hold coco2014/train2014.*agmm download coco .* masks that `agmm masks coco",
+        "ade20k": "must hold ADEChallengeData2016 with images and annotations.*agmm download ade20k",
+        "densepose": "must hold annotations/densepose_coco.*agmm download coco .* masks that `agmm masks densepose",
     }[name]
     for call in (lambda: data.load(tmp_path, "train"), lambda: data.check(tmp_path)):
-        with pytest.raises(FileNotFoundError, match=f"{data.title}: no .*{layout}.*{command}") as error:
+        with pytest.raises(FileNotFoundError, match=f"^{data.title}: no .*{remedy}.*$"):
             call()
-        assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="unknown split 'training', choose one of train, val"):
         data.load(tmp_path, "training")
     with pytest.raises(ValueError, match=f"{data.title} is read from a folder of yours: name it with --data-root"):
@@ -160,14 +151,10 @@ def test_missing_partners_are_named(name, tmp_path):
 
 
 def test_data_sets_are_known_by_name(tmp_path):
-    with pytest.raises(
-        ValueError, match="unknown data set 'mnist'; known: shapes, crowds, streets, people, camvid, voc"
-    ):
+    known = "shapes, crowds, streets, people, camvid, voc"
+    with pytest.raises(ValueError, match=f"unknown data set 'mnist'; known: {known}"):
         sets.load("mnist", "train", data_root=tmp_path)
     assert sets.check("shapes", None) == []
-
-
-# --- Published labels -------------------------------------------------------------------------------------------------
 
 
 def test_published_blocks_are_taken_for_their_ratio(tmp_path):
@@ -235,9 +222,6 @@ def test_published_clicks_and_blocks_are_taken_for_their_options(tmp_path):
     layouts.save_index(folder / "ulm_000001_000019_color.png", np.full((32, 64), 19))
     with pytest.raises(ValueError, match="labels of the same image as ulm_000001_000019_color.png; keep one of them"):
         sets.load("cityscapes", "train", data_root=tmp_path)
-
-
-# --- What single data sets have ---------------------------------------------------------------------------------------
 
 
 def test_license_plates_of_cityscapes_are_void(tmp_path):

@@ -91,12 +91,8 @@ def tiles(net: networks.Segmenter, image: np.ndarray, tile: int, double: bool) -
 
 
 def numbers(frame: pd.DataFrame, protocol: str) -> tuple[float, list[float]]:
-    """The mIoU and the IoU of every class under a protocol."""
     values = frame.loc[frame["protocol"] == protocol, "value"].tolist()
     return values[0], values[1:]
-
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def test_voc_at_one_scale_and_at_seven(root, small):
@@ -163,12 +159,8 @@ def test_printed_numbers_are_beside_ours(root, small):
     assert (boat.value, boat.source) == (68.5, "AGMM supplementary Table 3")
     ours.loc[(ours["metric"] == "IoU: background"), "value"] = math.nan
     text = released.beside_published(ours, paper).splitlines()
-    assert re.split("  +", text[0].strip()) == [
-        "single scale",
-        "7 scales, flip",
-        "published, points",
-        "published, scribbles",
-    ]
+    columns = ["single scale", "7 scales, flip", "published, points", "published, scribbles"]
+    assert re.split("  +", text[0].strip()) == columns
     assert text[1].split()[0] == "mIoU"
     assert text[1].split()[-2:] == ["69.6", "76.4"]
     assert [line.split()[0] for line in text[2:-1]] == list(voc.CLASS_NAMES)
@@ -184,9 +176,6 @@ def test_printed_numbers_of_cityscapes():
     assert (paper["metric"] == "IoU: traffic light").sum() == 3
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("dataset", "num_classes"), [("voc", 21), ("cityscapes", 19)])
 def test_the_command_end_to_end(dataset, num_classes, root, capsys):
     path, table = root / "net.pth", root / "table.csv"
@@ -199,18 +188,17 @@ def test_the_command_end_to_end(dataset, num_classes, root, capsys):
     assert output.err == ""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert f"net.pth: resnet50s (deep stem), DeepLabV3+, weights of net.pth, sha256 {digest}" in output.out
-    if dataset == "voc":
-        assert "testing 1 of 2 images of PASCAL VOC val" in output.out
-    else:
-        assert "testing 1 of 1 images of Cityscapes val" in output.out
-        assert "reading all 1 images" in output.out
+    assert (
+        f"testing 1 of {'2 images of PASCAL VOC' if dataset == 'voc' else '1 images of Cityscapes'} val" in output.out
+    )
+    assert ("reading all 1 images" in output.out) == (dataset == "cityscapes")
     with table.open() as file:
         rows = list(csv.DictReader(file))
     ours = [row for row in rows if row["sha256"] == digest and row["metric"] == "mIoU"]
     assert len(ours) == 2
-    for row in ours:
-        assert 0 <= float(row["value"]) <= 100
-        assert f"{float(row['value']):.2f}" in output.out
+    for value in (float(row["value"]) for row in ours):
+        assert 0 <= value <= 100
+        assert f"{value:.2f}" in output.out
 
 
 def refused(capsys, message: str, *command: object) -> None:
@@ -222,15 +210,17 @@ def refused(capsys, message: str, *command: object) -> None:
 
 def test_mistakes_are_answered_by_one_sentence(root, small, capsys, tmp_path):
     on_voc = (small, "--dataset", "voc", "--data-root", root)
-    refused(capsys, "tiles and the second softmax belong to Cityscapes", *on_voc, "--tile", 721)
-    refused(capsys, "tiles and the second softmax belong to Cityscapes", *on_voc, "--double-softmax")
-    refused(capsys, "a tile has at least one pixel", small, *on_voc[1:2], "cityscapes", *on_voc[3:], "--tile", 0)
-    refused(capsys, "at least one image", *on_voc, "--images", 0)
-    refused(capsys, "none/x.csv: cannot be written", *on_voc, "--csv", tmp_path / "none" / "x.csv")
-    refused(capsys, "cannot be written", *on_voc, "--csv", tmp_path)
-    refused(capsys, "device 'gpu' cannot be used", *on_voc, "--device", "gpu")
-    refused(capsys, "device 'meta' cannot be used", *on_voc, "--device", "meta")
-    refused(capsys, "no folder VOCdevkit/VOC2012", *on_voc[:-1], tmp_path / "none")
+    for sentence, *options in (
+        ("tiles and the second softmax belong to Cityscapes", "--tile", 721),
+        ("tiles and the second softmax belong to Cityscapes", "--double-softmax"),
+        ("a tile has at least one pixel", "--dataset", "cityscapes", "--tile", 0),
+        ("at least one image", "--images", 0),
+        ("none/x.csv: cannot be written", "--csv", tmp_path / "none" / "x.csv"),
+        ("cannot be written", "--csv", tmp_path),
+        *((f"device '{name}' cannot be used", "--device", name) for name in ("gpu", "meta")),
+        ("no folder VOCdevkit/VOC2012", "--data-root", tmp_path / "none"),
+    ):
+        refused(capsys, sentence, *on_voc, *options)
     if not torch.cuda.is_available():
         refused(capsys, "torch sees no GPU", *on_voc, "--device", "cuda")
 

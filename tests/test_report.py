@@ -20,7 +20,7 @@ from agmm.papers import tables
 from agmm.report import numbers, pictures, records
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, tool
-from tests.test_tables import complete, curve
+from tests.test_tables import complete
 
 REFERENCE = ROOT / "results" / "reference"
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -32,13 +32,8 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.tags: list[str] = []
+        self.ids, self.links, self.images, self.tags, self.captions, self._open = [], [], [], [], [], []
         self.tables: dict[str, list[list[str]]] = {}
-        self.captions: list[str] = []
-        self._open: list[str] = []
         self.feed(text)
         self.close()
         assert not self._open
@@ -84,7 +79,6 @@ def parsed(quick) -> Page:
 
 
 def smoke(tmp_path: Path, *names: str) -> None:
-    """Tables of the preset `smoke` with results written by hand."""
     for run in tables.needed(names, "smoke", 1):
         complete(tmp_path, run, 50.0)
         (run.folder(tmp_path) / "environment.json").write_text('{"device": "CPU (test)", "packages": {"torch": "2"}}')
@@ -93,31 +87,26 @@ def smoke(tmp_path: Path, *names: str) -> None:
         tables.write(tables.TABLES[name], "smoke", tmp_path)
 
 
-# --- The committed results --------------------------------------------------------------------------------------------
-
-
 def test_sound_and_complete(quick, parsed):
-    page = parsed
-    assert len(set(page.ids)) == len(page.ids)
-    assert set(tables.TABLES) <= set(page.ids)
-    assert {"main", "nav", "header", "caption"} <= set(page.tags)
-    assert page.tags.count("script") == 1
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert set(tables.TABLES) <= set(parsed.ids)
+    assert {"main", "nav", "header", "caption"} <= set(parsed.tags)
+    assert parsed.tags.count("script") == 1
     assert '<html lang="en">' in quick
-    assert all(image["alt"] for image in page.images)
+    assert all(image["alt"] for image in parsed.images)
     assert "{{" not in quick
     assert "Could not be read" not in quick
 
 
-@pytest.mark.parametrize("preset", ["quick", "camvid"])
-def test_every_link_holds_and_none_leaves(preset):
-    page = Page(report.render(preset, REFERENCE, embed=False))
-    assert len(page.links) > 100
+def check_links(page: Page, folder: Path) -> None:
     for link in (*page.links, *(image["src"] for image in page.images)):
-        if link.startswith("#"):
-            assert link[1:] in page.ids, link
-        else:
-            assert "://" not in link
-            assert (REFERENCE / preset / unquote(link)).is_file(), link
+        assert link[1:] in page.ids if link.startswith("#") else (folder / unquote(link)).is_file(), link
+
+
+def test_every_link_holds_and_none_leaves(parsed):
+    for preset, page in {"quick": parsed, "camvid": Page(report.render("camvid", REFERENCE, embed=False))}.items():
+        assert len(page.links) > 100
+        check_links(page, REFERENCE / preset)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((REFERENCE / "quick" / "tables").glob("*.csv"))])
@@ -143,9 +132,8 @@ def test_numbers_are_those_of_the_file(parsed, name):
             "difference": f"{float(ours) - float(published):+.1f}" if "" not in (ours, published) else "",
         }
         for kind, text in texts.items():
-            expected.setdefault((line["row"], line["column"], kind), []).append(
-                text.replace("-0.0", "+0.0").replace("-", "−")
-            )
+            text = text.replace("-0.0", "+0.0").replace("-", "−")
+            expected.setdefault((line["row"], line["column"], kind), []).append(text)
     for key, texts in expected.items():
         assert sorted(filter(None, shown.get(key, []))) == sorted(filter(None, texts)), key
 
@@ -176,15 +164,11 @@ def test_commands_train_the_runs():
         assert replace(find(words[2], "quick"), seed=seed).id == record.id
 
 
-# --- Less than everything, and worse ----------------------------------------------------------------------------------
-
-
 def test_nothing_there(tmp_path):
     path = report.write("smoke", tmp_path)
-    page = Page(path.read_text())
-    assert path == tmp_path / "smoke" / "report.html"
-    assert all(link[1:] in page.ids for link in page.links)
     text = path.read_text()
+    assert path == tmp_path / "smoke" / "report.html"
+    check_links(Page(text), path.parent)
     for name in tables.TABLES:
         trainable = any(cell.run for cell in tables.TABLES[name].cells(PRESETS["smoke"]))
         assert (f"python run_all.py --preset smoke --only {name}<" in text) == trainable
@@ -202,8 +186,7 @@ def test_one_table_and_its_cost(tmp_path):
     hours = {row[0].strip(): row[1:] for row in page.tables["Hours by table"][1:]}
     complete_runs = len(tables.needed(["agmm_table1"], "smoke", 1)) - 1
     assert hours["All runs, each once"] == [str(complete_runs), f"{complete_runs * 3 / 3600:.2f}", "0.00"]
-    for link in page.links:
-        assert link[1:] in page.ids if link.startswith("#") else (tmp_path / "smoke" / unquote(link)).is_file()
+    check_links(page, tmp_path / "smoke")
 
 
 def test_hostile_text_stays_text(tmp_path):
@@ -246,7 +229,7 @@ def test_other_damaged_files(tmp_path):
     folder = tmp_path / "smoke"
     run = tables.TABLES["agmm_table1"].cells(PRESETS["smoke"])[2].run
     (run.folder(tmp_path) / "run.json").write_text('{"preset": "smoke", "what": 1}')
-    curve(tmp_path, run, p_miou=[1.0, 2.0], g_miou=["x", "y"])
+    (run.folder(tmp_path) / "history.csv").write_text("epoch,p_miou,g_miou\n1,1.0,x\n2,2.0,y\n")
     (folder / "tables" / "agmm_table2.csv").write_text("table,row\n1\n")
     (folder / "claims.csv").write_bytes(b"\xff\xfe\x00")
     (folder / "figures").mkdir()
@@ -275,27 +258,22 @@ def test_methods_of_the_user_are_not_imported(tmp_path):
     assert "antigravity" not in sys.modules
 
 
-# --- Parts ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("points", "text", "tone"),
-    [(0.04, "+0.0", "level"), (-0.9, "−0.9", "level"), (1, "+1.0", "up1"), (-5, "−5.0", "down2"), (15, "+15.0", "up3")],
+    [
+        *((0.04, "+0.0", "level"), (-0.9, "−0.9", "level"), (1, "+1.0", "up1"), (-5, "−5.0", "down2")),
+        *((15, "+15.0", "up3"), (float("nan"), "", "level")),
+    ],
 )
 def test_differences_are_readable_without_color(points, text, tone):
     assert (numbers.difference(points), numbers.tone(points)) == (text, tone)
-
-
-def test_missing_difference():
-    assert (numbers.difference(float("nan")), numbers.tone(float("nan"))) == ("", "level")
 
 
 def test_curves_are_means_over_seeds(tmp_path):
     run = tables.TABLES["agmm_table1"].cells(PRESETS["smoke"])[4].run
     seeds = [replace(run, seed=seed) for seed in (0, 1)]
     for one, shift in zip(seeds, (0.0, 10.0), strict=True):
-        complete(tmp_path, one, 50.0)
-        curve(tmp_path, one, p_miou=[20.0 + shift, 40.0 + shift], g_miou=[30.0, 30.0])
+        complete(tmp_path, one, 50.0, curves={"p_miou": [20.0 + shift, 40.0 + shift], "g_miou": [30.0, 30.0]})
     found = records.read("smoke", tmp_path)
     (panel,), problems = pictures.panels({("a", "b"): tuple(found)}, found, tmp_path / "smoke")
     assert problems == []
@@ -308,20 +286,15 @@ def test_curves_are_means_over_seeds(tmp_path):
 
 
 def test_command_line(tmp_path, capsys):
-    assert tool(report, "--preset", "smoke", "--results", tmp_path) == 2
-    assert f"there is no {tmp_path / 'smoke'}" in capsys.readouterr().err
-    assert tool(report, "--preset", "smok", "--results", tmp_path) == 2
-    assert "did you mean smoke" in capsys.readouterr().err
+    for preset, sentence in (("smoke", f"there is no {tmp_path / 'smoke'}"), ("smok", "did you mean smoke")):
+        assert tool(report, "--preset", preset, "--results", tmp_path) == 2
+        assert sentence in capsys.readouterr().err
     smoke(tmp_path, "agmm_supp_figure1")
     assert tool(report, "--preset", "smoke", "--results", tmp_path, "--link-figures") == 0
     assert capsys.readouterr().out == f"{tmp_path / 'smoke' / 'report.html'}\n"
 
 
-# --- In a browser -----------------------------------------------------------------------------------------------------
-
-
 def browse(tmp_path: Path, address: str, *options: str) -> str:
-    """The document as the browser has it after loading."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -343,8 +316,8 @@ def test_page_is_no_wider_than_the_screen(tmp_path, quick, width):
 
 
 def test_link_to_a_run_opens_it(tmp_path, quick):
-    (tmp_path / "report.html").write_text(quick)
     one = next(iter(records.read("quick", REFERENCE)))
+    (tmp_path / "report.html").write_text(quick)
     address = (tmp_path / "report.html").as_uri()
     assert f'<details id="run-{one}">' in browse(tmp_path, address)
     assert f'<details id="run-{one}" open="">' in browse(tmp_path, f"{address}#run-{one}")

@@ -17,18 +17,10 @@ NAMES = tuple(name for name in tables.GROUPS["agmmpp"] if re.fullmatch(r"agmmpp_
 PSEUDO, SEGMENTATION = "pseudo labels, training images", "segmentation, test images"
 NOT_SPECIFIED = ("SPML", "Seminar", "TSCD+SEAM")
 METHODS = {
-    "AGMM++": "AGMMpp",
-    "AGMM++(MT)": "Baseline",
-    "AGMM++ ablation": "AGMMpp",
-    "AGMM++ (SG)": "AGMMpp",
-    "baseline": "Baseline",
-    "ToCo": "Baseline",
-    "TEL": "TreeEnergy",
-    "TEL+SEAM": "TreeEnergy",
-    "DenseCRF Loss": "DenseCRFLoss",
-    "SPML": "SPMLClassifier",
-    "Baseline (+MT)": "Baseline",
-    "Label Assignment": "LabelAssignment",
+    **dict.fromkeys(("AGMM++", "AGMM++ ablation", "AGMM++ (SG)"), "AGMMpp"),
+    **dict.fromkeys(("AGMM++(MT)", "Baseline (+MT)", "baseline", "ToCo"), "Baseline"),
+    **dict.fromkeys(("TEL", "TEL+SEAM"), "TreeEnergy"),
+    **{"DenseCRF Loss": "DenseCRFLoss", "SPML": "SPMLClassifier", "Label Assignment": "LabelAssignment"},
 }
 DATASETS = {"PASCAL VOC 2012": "voc", "COCO": "coco", "Cityscapes": "cityscapes", "ADE20K": "ade20k"}
 NETWORKS = {"ResNet-101": "resnet101", "ResNet-50": "resnet50", "ViT-B": "vit_base"}
@@ -61,9 +53,6 @@ def trainings() -> pd.DataFrame:
 
 def cells(name: str, preset: str = "paper") -> tuple[tables.Cell, ...]:
     return tables.TABLES[name].cells(PRESETS[preset])
-
-
-# --- Trainings --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PRINTED)
@@ -113,11 +102,7 @@ def test_one_run_for_each_training():
     assert not extras & set.union(*numbered.values())
 
 
-# --- Published numbers ------------------------------------------------------------------------------------------------
-
-
 def column(line: "pd.Series") -> str:
-    """Column of a printed number in our table."""
     if line.get("clicks"):
         return f"{line['clicks']} clicks"
     if line.get("block_ratio"):
@@ -137,7 +122,6 @@ def printed(name: str) -> dict[tuple[str, str], "pd.Series"]:
 
 
 def shown(name: str, preset: str) -> list[tuple[tuple[str, str], tables.Cell]]:
-    """Cells with a published number, by row and column of the print."""
     found = []
     for cell in cells(name, preset):
         if cell.published is None:
@@ -171,9 +155,6 @@ def test_numbers_that_a_preset_cannot_train_are_quoted(name, preset):
     assert found == {key: float(line["value"]) for key, line in printed(name).items()}
 
 
-# --- Printed ----------------------------------------------------------------------------------------------------------
-
-
 def test_pseudo_labels_and_segmentation(tmp_path):
     """Table 8: CAMs of ToCo and G of AGMM++ on training images, both segmentations from a single scale."""
     toco, ours = (find("agmmpp_table8", row, SEGMENTATION, "paper").run for row in ("ToCo", "AGMM++"))
@@ -182,11 +163,9 @@ def test_pseudo_labels_and_segmentation(tmp_path):
     complete(tmp_path, ours, 71.0, curves=curves | {"g_miou": [55.0, 73.5]}, single_scale_miou=70.5)
     frame = tables.collect(tables.TABLES["agmmpp_table8"], "paper", tmp_path).dropna(subset="ours_mean")
     found = frame.set_index(["row", "column"])["ours_mean"].to_dict()
+    both = {"ToCo": (70.25, 67.5), "AGMM++": (73.5, 70.5)}
     assert found == {
-        ("ToCo", PSEUDO): 70.25,
-        ("ToCo", SEGMENTATION): 67.5,
-        ("AGMM++", PSEUDO): 73.5,
-        ("AGMM++", SEGMENTATION): 70.5,
+        (row, name): v for row, vs in both.items() for name, v in zip((PSEUDO, SEGMENTATION), vs, strict=True)
     }
     text = tables.markdown(tables.TABLES["agmmpp_table8"], "paper", tmp_path)
     assert "| ToCo | pseudo labels by CAM | 70.5 | 70.2 (1) | 68.1 | 67.5 (1) |" in text

@@ -10,13 +10,7 @@ from pathlib import Path
 from tests.faults import damage, disk, inputs, kills, together
 from tests.faults.common import Tally, undisturbed
 
-GROUPS = {
-    "kills": kills.run,
-    "concurrent": together.run,
-    "disk": disk.run,
-    "damage": damage.run,
-    "inputs": inputs.run,
-}
+GROUPS = {"kills": kills.run, "concurrent": together.run, "disk": disk.run, "damage": damage.run, "inputs": inputs.run}
 
 
 def main() -> int:

@@ -35,21 +35,17 @@ class Tally:
     def add(self, kind: str, problem: str | None) -> None:
         """Book one fault; ``problem`` is None where it was survived."""
         self.faults[kind] += 1
-        if problem is not None:
-            self.lost.append((kind, problem))
+        self.lost += [(kind, problem)] if problem is not None else []
 
     @property
     def total(self) -> int:
-        """Number of faults."""
         return self.faults.total()
 
     @property
     def survived(self) -> int:
-        """Number of faults that did no harm."""
         return self.total - len(self.lost)
 
     def show(self) -> None:
-        """A line per kind, then one per harm."""
         lost = Counter(kind for kind, _ in self.lost)
         for kind, count in self.faults.items():
             print(f"  {kind}: {count} faults, {count - lost[kind]} survived")
@@ -58,11 +54,7 @@ class Tally:
         sys.stdout.flush()
 
 
-# --- The command ------------------------------------------------------------------------------------------------------
-
-
 def command(results: Path, *more: str) -> list[str]:
-    """The command whose faults are studied."""
     args = ["--preset", "smoke", "--only", TABLE, "--device", "cpu", "--results", str(results), *more]
     return [sys.executable, "-u", str(ROOT / "run_all.py"), *args]
 
@@ -97,7 +89,6 @@ def finish(results: Path, *more: str) -> str | None:
 
 
 def undisturbed(results: Path) -> None:
-    """Results of a command that nothing happens to."""
     if problem := finish(results):
         raise RuntimeError(f"the command fails without any fault: {problem}")
 
@@ -118,14 +109,9 @@ def again(results: Path, *more: str) -> tuple[int, str]:
     return in_process(run_all.main, *command(results, *more)[3:], "--no-notebooks")
 
 
-# --- Comparisons ------------------------------------------------------------------------------------------------------
-
-
 def different(results: Path, whole: Path) -> str | None:
     """The first difference to undisturbed results: numbers, weights, tables, leftovers, locks."""
-    for problem in _differences(results, whole):
-        return problem
-    return None
+    return next(_differences(results, whole), None)
 
 
 def _differences(results: Path, whole: Path) -> Iterator[str]:
@@ -161,9 +147,7 @@ def complaint(said: str, *named: object) -> str | None:
     """What is wrong with what a program says of a fault: a traceback, several sentences, or the file unnamed."""
     if "Traceback" in said:
         return f"a traceback: {said[-300:]}"
-    if len(said.strip().splitlines()) != 1:
-        return f"{len(said.strip().splitlines())} lines: {said[:300]}"
-    if len(said) > 700:
-        return f"{len(said)} characters: {said[:300]}"
+    if (lines := len(said.strip().splitlines())) != 1 or len(said) > 700:
+        return f"{lines} lines, {len(said)} characters: {said[:300]}"
     missing = [str(name) for name in named if str(name) not in said]
     return f"{missing[0]} is not named: {said[:300]}" if missing else None

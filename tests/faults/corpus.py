@@ -44,9 +44,6 @@ ANY: dict[str, Fault] = {
 }
 
 
-# --- Images -----------------------------------------------------------------------------------------------------------
-
-
 def png(width: int, height: int, depth: int = 8, color: int = 0, rows: bytes | None = None) -> bytes:
     """A PNG of any declared size and type, with rows that need not fit."""
 
@@ -59,7 +56,6 @@ def png(width: int, height: int, depth: int = 8, color: int = 0, rows: bytes | N
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The bytes of an image's file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -128,7 +124,14 @@ def _noise(sound: bytes, chance: random.Random) -> Image.Image:
     return Image.frombytes("L", (width, height), chance.randbytes(width * height))
 
 
-# --- Text -------------------------------------------------------------------------------------------------------------
+def _edited(edit: Callable[[Any], object]) -> Fault:
+    def fault(sound: bytes, chance: random.Random) -> bytes:
+        plain = json.loads(sound)
+        edit(plain)
+        return json.dumps(plain).encode()
+
+    return fault
+
 
 JSON: dict[str, Fault] = {
     "nested without end": lambda sound, chance: b"[" * 100_000,
@@ -139,25 +142,10 @@ JSON: dict[str, Fault] = {
     "UTF-16": lambda sound, chance: sound.decode().encode("utf-16"),
     "not UTF-8": lambda sound, chance: b'{"\xff\xfe": []}',
     "a comma too many": lambda sound, chance: sound.rstrip().rstrip(b"}") + b",}",
-    "values null": lambda sound, chance: _values(sound, None),
-    "values numbers": lambda sound, chance: _values(sound, 7),
-    "values strings": lambda sound, chance: _values(sound, "x"),
+    "values null": _edited(lambda plain: plain.update(dict.fromkeys(plain))),
+    "values numbers": _edited(lambda plain: plain.update(dict.fromkeys(plain, 7))),
+    "values strings": _edited(lambda plain: plain.update(dict.fromkeys(plain, "x"))),
 }
-
-
-def _values(sound: bytes, value: object) -> bytes:
-    return json.dumps(dict.fromkeys(json.loads(sound), value)).encode()
-
-
-def _edited(edit: Callable[[Any], object]) -> Fault:
-    """A JSON file with an edit."""
-
-    def fault(sound: bytes, chance: random.Random) -> bytes:
-        plain = json.loads(sound)
-        edit(plain)
-        return json.dumps(plain).encode()
-
-    return fault
 
 
 def _clicks(**changed: object) -> Fault:
@@ -166,17 +154,22 @@ def _clicks(**changed: object) -> Fault:
 
 
 CLICKS: dict[str, Fault] = {
-    "NaN": _clicks(x=float("nan")),
-    "infinite": _clicks(y=float("inf")),
-    "far away": _clicks(x=1e12),
+    "y infinite": _clicks(y=float("inf")),
     "an integer of 400 digits": _clicks(x=10**400),
-    "words": _clicks(x="left"),
-    "no class": _clicks(cls=None),
-    "class 99": _clicks(cls=99),
-    "class -1": _clicks(cls=-1),
-    "class 1.5": _clicks(cls=1.5),
-    "class a list": _clicks(cls=[1]),
+    **{f"x {value}": _clicks(x=value) for value in (float("nan"), 1e12, "left")},
+    **{f"class {value}": _clicks(cls=value) for value in (None, 99, -1, 1.5, [1])},
 }
+
+
+def _between(tag: bytes, value: bytes) -> Fault:
+    """Another value after the first tag."""
+
+    def fault(sound: bytes, chance: random.Random) -> bytes:
+        before, _, rest = sound.partition(tag)
+        return before + tag + value + rest[rest.index(b"<") :]
+
+    return fault
+
 
 _LAUGHS = (
     '<!DOCTYPE a [<!ENTITY l0 "ha">' + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)) + "]>"
@@ -194,32 +187,20 @@ XML: dict[str, Fault] = {
     "not UTF-8": lambda sound, chance: sound.replace(b"</annotation>", b"\xff</annotation>"),
     "another root": lambda sound, chance: b"<svg/>",
     "no size": lambda sound, chance: sound.replace(b"size>", b"extent>"),
-    "width in words": lambda sound, chance: _between(sound, b"<width>", b"wide"),
-    "width NaN": lambda sound, chance: _between(sound, b"<width>", b"nan"),
-    "width 1e300": lambda sound, chance: _between(sound, b"<width>", b"1e300"),
-    "another width": lambda sound, chance: _between(sound, b"<width>", b"9"),
+    **{f"width {value.decode()}": _between(b"<width>", value) for value in (b"wide", b"nan", b"1e300", b"9")},
 }
 SCRIBBLES: dict[str, Fault] = {
-    "a corner at infinity": lambda sound, chance: _between(sound, b"<X>", b"inf"),
-    "a corner far away": lambda sound, chance: _between(sound, b"<X>", b"1e300"),
+    "a corner at infinity": _between(b"<X>", b"inf"),
+    "a corner far away": _between(b"<X>", b"1e300"),
     "no corner": lambda sound, chance: sound.replace(b"point>", b"corner>"),
-    "unknown class": lambda sound, chance: _between(sound, b"<tag>", b"unicorn"),
+    "unknown class": _between(b"<tag>", b"unicorn"),
 }
 BOXES: dict[str, Fault] = {
-    "a side in words": lambda sound, chance: _between(sound, b"<xmin>", b"left"),
-    "a box without pixels": lambda sound, chance: _between(sound, b"<xmin>", b"900000"),
+    "a side in words": _between(b"<xmin>", b"left"),
+    "a box without pixels": _between(b"<xmin>", b"900000"),
     "no box": lambda sound, chance: sound.replace(b"bndbox>", b"circle>"),
-    "unknown class": lambda sound, chance: _between(sound, b"<name>", b"unicorn"),
+    "unknown class": _between(b"<name>", b"unicorn"),
 }
-
-
-def _between(sound: bytes, tag: bytes, value: bytes) -> bytes:
-    """Another value after the first tag."""
-    before, _, rest = sound.partition(tag)
-    return before + tag + value + rest[rest.index(b"<") :]
-
-
-# --- Annotations of COCO ----------------------------------------------------------------------------------------------
 
 
 def _annotation(**changed: object) -> Fault:
@@ -231,31 +212,19 @@ def _pictured(**changed: object) -> Fault:
 
 
 COCO: dict[str, Fault] = {
-    "category 12": _annotation(category_id=12),
-    "category in words": _annotation(category_id="dog"),
-    "category a list": _annotation(category_id=[1]),
-    "an image that is not there": _annotation(image_id=-5),
-    "image a list": _annotation(image_id=[1]),
-    "outline in words": _annotation(segmentation=[["a", "b"]]),
-    "outline of one number": _annotation(segmentation=[[1.0]]),
-    "outline NaN": _annotation(segmentation=[[float("nan")] * 6]),
-    "outline infinite": _annotation(segmentation=[[float("inf")] * 6]),
+    **{f"category {value}": _annotation(category_id=value) for value in (12, "dog", [1])},
+    **{f"image {value}": _annotation(image_id=value) for value in (-5, [1])},
+    **{f"outline {value}": _annotation(segmentation=[value]) for value in (["a", "b"], [1.0])},
+    **{f"outline of {value}": _annotation(segmentation=[[float(value)] * 6]) for value in ("nan", "inf")},
     "outline null": _annotation(segmentation=None),
     "run lengths of another size": _annotation(segmentation={"size": [1, 1], "counts": [1]}),
     "run lengths missing": _annotation(segmentation={"size": [1, 1]}),
-    "height in words": _pictured(height="tall"),
-    "height negative": _pictured(height=-4),
-    "height 10^12": _pictured(height=10**12),
-    "height 1.5": _pictured(height=1.5),
+    **{f"height {value}": _pictured(height=value) for value in ("tall", -4, 10**12, 1.5)},
     "name a number": _pictured(file_name=3),
 }
 
 
-# --- Arrays and weights -----------------------------------------------------------------------------------------------
-
-
 def array(value: object, pickled: bool = False) -> bytes:
-    """A ``.npy`` file."""
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(value), allow_pickle=pickled)
     return buffer.getvalue()
@@ -301,10 +270,9 @@ CAMS: dict[str, Fault] = {
 }
 
 
-def checkpoint(value: object) -> bytes:
-    """A file of ``torch.save``."""
+def checkpoint(value: object, **options: bool) -> bytes:
     buffer = io.BytesIO()
-    torch.save(value, buffer)
+    torch.save(value, buffer, **options)
     return buffer.getvalue()
 
 
@@ -313,9 +281,9 @@ def _state(value: object) -> Fault:
 
 
 CHECKPOINTS: dict[str, Fault] = {
-    "a pickle that runs code": lambda sound, chance: checkpoint({"state_dict": Touch()}),
+    "a pickle that runs code": _state({"state_dict": Touch()}),
     "a bare pickle that runs code": lambda sound, chance: pickle.dumps(Touch(), protocol=2),
-    "a whole module": lambda sound, chance: checkpoint(torch.nn.Linear(1, 1)),
+    "a whole module": _state(torch.nn.Linear(1, 1)),
     "a list": _state([torch.zeros(1)]),
     "a number": _state(3),
     "nothing": _state({}),
@@ -337,15 +305,12 @@ SAFETENSORS: dict[str, Fault] = {
 }
 
 
+_KEYS = ("dtype", "shape", "data_offsets")
+
+
 def _head(tensors: dict[str, tuple[str, list[int], list[int]]]) -> bytes:
-    plain = {
-        name: {"dtype": kind, "shape": shape, "data_offsets": ends} for name, (kind, shape, ends) in tensors.items()
-    }
-    text = json.dumps(plain).encode()
+    text = json.dumps({name: dict(zip(_KEYS, fields, strict=True)) for name, fields in tensors.items()}).encode()
     return struct.pack("<Q", len(text)) + text
-
-
-# --- Archives ---------------------------------------------------------------------------------------------------------
 
 
 def _zip(members: dict[str, bytes], mode: int = 0) -> bytes:
@@ -397,7 +362,5 @@ ARCHIVES: dict[str, Fault] = {
     "tar: a hard link to above": _tarred("leftImg8bit/link", "../../escaped", "LNKTYPE"),
     "tar: a device": _tarred("leftImg8bit/null", "", "CHRTYPE"),
     "tar: a pipe": _tarred("leftImg8bit/pipe", "", "FIFOTYPE"),
-    "tar: without the folder": lambda sound, chance: _tarred("x")(sound, chance).replace(
-        b"leftImg8bit", b"another4bit"
-    ),
+    "tar: without the folder": lambda sound, chance: _tarred("x")(sound, chance).replace(b"leftImg", b"another"),
 }

@@ -12,28 +12,26 @@ from typing import Any
 import torch
 
 from agmm.papers import tables
-from agmm.training import loop, sweep
 from agmm.training import run as runs
+from agmm.training import sweep
 from agmm.training.where import Where
 from tests.faults.common import TABLE, Tally, again, complaint, different, essence
 from tests.faults.corpus import Touch
+from tests.helpers import interrupt
 
 Damage = Callable[[Path, random.Random], object]
 
 
 def truncate(path: Path, chance: random.Random) -> None:
-    """Keep a random part from the beginning."""
     content = path.read_bytes()
     path.write_bytes(content[: chance.randrange(1, len(content))])
 
 
 def empty(path: Path, chance: random.Random) -> None:
-    """Keep nothing."""
     path.write_bytes(b"")
 
 
 def noise(path: Path, chance: random.Random) -> None:
-    """Bytes without any meaning."""
     path.write_bytes(chance.randbytes(max(1, path.stat().st_size)))
 
 
@@ -95,7 +93,6 @@ def _copy(work: Path) -> Path:
 
 
 def _hidden(results: Path) -> str | None:
-    """Whether hostile content was executed."""
     return "code was run" if list(results.rglob("touched")) else None
 
 
@@ -146,7 +143,6 @@ def _curves(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterat
 def _weights(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """The weights that another run starts from."""
     last = needed[-1]
-    assert last.pretraining is not None
     swap: Damage = lambda path, _: shutil.copy(last.folder(work / "whole") / path.name, path)  # noqa: E731
     for damage in (*BYTES, flip, flip, swap, lambda path, _: path.unlink()):
         results = _copy(work)
@@ -159,11 +155,10 @@ def _weights(work: Path, needed: list[runs.Run], chance: random.Random) -> Itera
 def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """The checkpoint of an interrupted run, and that of another one in its place."""
     last, other = needed[-1], needed[-2]
-    assert last.pretraining is not None
     begun = work / "begun"
     for one in (last, other):
         shutil.copytree(last.pretraining.folder(work / "whole"), last.pretraining.folder(begun), dirs_exist_ok=True)
-        _interrupt(one, begun)
+        interrupt(one, begun)
     swap: Damage = lambda path, _: shutil.copy(other.folder(begun) / path.name, path)  # noqa: E731
     alien: Damage = lambda path, _: torch.save({"net": {}, "history": 3}, path)  # noqa: E731
     for damage in (*BYTES, swap, alien, lambda path, _: torch.save([1], path), lambda path, _: None):
@@ -173,22 +168,6 @@ def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> I
         path = last.folder(results) / "checkpoint.pt"
         damage(path, chance)
         yield "checkpoint.pt damaged", _trained(results, work, last, path)
-
-
-def _interrupt(one: runs.Run, results: Path) -> None:
-    """Train the first epoch only."""
-    log = loop.log
-
-    def stop(folder: Path, line: str) -> None:
-        log(folder, line)
-        if line.startswith("epoch 1"):
-            raise RuntimeError("interrupted")
-
-    loop.log = stop  # type: ignore[assignment]
-    try:
-        assert sweep._train(one, Where(results, device="cpu")) == "interrupted"
-    finally:
-        loop.log = log
 
 
 def _caches(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:

@@ -4,23 +4,22 @@ A reader joins by a `Door`: what its sound tree looks like, which file is spoile
 """
 
 import argparse
-import json
 import random
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 
 import run_all
 from agmm import cli
-from agmm.data.public import label_files, voc
+from agmm.data.public import label_files
 from agmm.training import sweep
 from tests import layouts
 from tests.faults import corpus
@@ -32,22 +31,10 @@ Call = Callable[[Path, Path], tuple[int, str]]
 
 @dataclass(frozen=True)
 class Door:
-    """A way in for files of users.
+    """A way in for files of users: ``make`` writes a sound tree, in which ``file`` is spoiled.
 
-    Attributes
-    ----------
-    name : str
-        In the counts.
-    make : callable
-        Writes a sound tree into a folder.
-    file : str
-        The file in it that is spoiled.
-    faults : mapping of str to Fault
-    call : Call
-    provable : bool
-        Whether the tree is accepted before anything is spoiled, which would take long where it is a large network.
-    readable : bool
-        Whether malformed content may be read all the same, as pixels that changed are pixels.
+    A ``provable`` tree is accepted before anything is spoiled, which would take long where it is a large network;
+    at a ``readable`` door malformed content may be read all the same, as pixels that changed are pixels.
     """
 
     name: str
@@ -110,11 +97,7 @@ def _files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")}
 
 
-# --- Doors ------------------------------------------------------------------------------------------------------------
-
-
 def doors() -> Iterator[Door]:
-    """All of them."""
     pictures = corpus.ANY | corpus.PICTURES
     masks = pictures | corpus.MASKS
     wild = {f"random bytes {i}": corpus.overwritten for i in range(12)}
@@ -169,7 +152,6 @@ def _table(preset: str, table: str) -> Call:
 
 
 def _agmm(*words: object) -> Call:
-    """A command of ``agmm``; "{root}" stands for the folder of the inputs."""
     return lambda root, out: in_process(cli.main, *(str(word).format(root=root) for word in words))
 
 
@@ -188,48 +170,26 @@ def _read_cams(root: Path, out: Path) -> tuple[int, str]:
     return in_process(lambda argv: cli.exit_code("maps", read))
 
 
-# --- Sound trees ------------------------------------------------------------------------------------------------------
-
-
 def _camvid(root: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in "ab":
             for part, shape in ((split, (24, 32, 3)), (f"{split}annot", (24, 32))):
-                path = root / part / f"{name}.png"
-                path.parent.mkdir(exist_ok=True)
-                Image.fromarray(rng.integers(0, 12, shape, dtype=np.uint8)).save(path)
+                layouts.save_index(root / part / f"{name}.png", rng.integers(0, 12, shape))
 
 
 def _voc(root: Path) -> None:
-    layouts.write_voc2012(root)
-    layouts.write_sbd(root)
-    layouts.write_annotations(root)
-    names = layouts.TRAIN_AUG
-    for name, cls in zip(voc.CLICKS, (3, 0), strict=True):
-        clicks = {image: [{"x": 3.0, "y": 4.5, "cls": cls, "rank": 0}] for image in names}
-        (root / name).write_text(json.dumps(clicks))
-    for image in names:
-        height, width = layouts.size(image)
-        corner = "<point><X>3</X><Y>4</Y></point>"
-        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-        path = root / "scribbles" / "scribblesup" / f"{image}.xml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"<annotation>{size}<polygon><tag>cat</tag>{corner}{corner}</polygon></annotation>")
-        labels = np.random.default_rng(0).integers(0, 21, (height, width), dtype=np.uint8)
+    layouts.WRITERS["voc"](root)
+    layouts.write_scribbles(root, *layouts.TRAIN_AUG)
+    for image in layouts.TRAIN_AUG:
+        labels = np.random.default_rng(0).integers(0, 21, layouts.size(image), dtype=np.uint8)
         layouts.save_index(root / "points" / "agmm_voc" / f"{image}.png", labels)
 
 
-def _coco(root: Path) -> None:
-    layouts.coco(root, masks=False)
-
-
-def _densepose(root: Path) -> None:
-    layouts.densepose(root, masks=False)
+_coco, _densepose = partial(layouts.coco, masks=False), partial(layouts.densepose, masks=False)
 
 
 def _archives(root: Path) -> None:
-    """The two archives of Cityscapes as they are downloaded."""
     layouts.write_cityscapes(root)
     for name in ("leftImg8bit", "gtFine"):
         with zipfile.ZipFile(root / f"{name}_trainvaltest.zip", "w") as archive:

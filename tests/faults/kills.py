@@ -112,7 +112,6 @@ def _kill_worker(process: "subprocess.Popen[bytes]", results: Path) -> None:
 
 
 def _session(leader: int) -> list[int]:
-    """Processes of a session that are alive."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -146,15 +145,9 @@ def _temporaries(results: Path) -> list[Path]:
 
 def _torn(results: Path) -> Path | None:
     """A file under its final name that is not whole."""
-    for path in (results / "smoke").rglob("*.json"):
+    for path in [*(results / "smoke").rglob("*.json"), *(results / "smoke").rglob("*.safetensors")]:
         try:
-            json.loads(path.read_text())
-        except ValueError:
-            return path
-    for path in (results / "smoke").rglob("*.safetensors"):
-        try:
-            with safetensors.safe_open(path, "pt"):
-                pass
-        except safetensors.SafetensorError:
+            json.loads(path.read_bytes()) if path.suffix == ".json" else safetensors.safe_open(path, "pt")
+        except (ValueError, safetensors.SafetensorError):
             return path
     return None
