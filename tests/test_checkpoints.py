@@ -90,7 +90,7 @@ def source() -> networks.Segmenter:
     return drawn("resnet50", 21, "voc")
 
 
-@pytest.mark.parametrize(("naming", "prefix"), zip(NAMINGS, ("", "backbone.", "module.net.resnet."), strict=True))
+@pytest.mark.parametrize(("naming", "prefix"), list(zip(NAMINGS, ("", "backbone.", "module.net.resnet."), strict=True)))
 def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
     state = published(source, in_order(NAMINGS[naming]), prefix)
     assert same(assemble(state), source)
