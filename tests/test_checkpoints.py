@@ -1,5 +1,6 @@
 """Checkpoints whose names we do not know: filled exactly, or refused in one sentence."""
 
+import os
 from collections import OrderedDict
 
 import numpy as np
@@ -13,7 +14,7 @@ from agmm import networks
 from agmm.tools import author_checkpoints
 from agmm.tools.author_checkpoints import DILATIONS
 from agmm.training import loop
-from tests.faults.corpus import Touch, checkpoint
+from tests.faults.corpus import checkpoint
 from tests.helpers import one_sentence
 
 # Convolution and batch norm of our head, in its order.
@@ -89,7 +90,7 @@ def source() -> networks.Segmenter:
     return drawn("resnet50", 21, "voc")
 
 
-@pytest.mark.parametrize(("naming", "prefix"), zip(NAMINGS, ("", "backbone.", "module.net.resnet."), strict=True))
+@pytest.mark.parametrize(("naming", "prefix"), list(zip(NAMINGS, ("", "backbone.", "module.net.resnet."), strict=True)))
 def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
     state = published(source, in_order(NAMINGS[naming]), prefix)
     assert same(assemble(state), source)
@@ -186,9 +187,14 @@ def test_weights_of_our_own_runs_are_loaded_by_name(source, tmp_path):
     assert same(author_checkpoints.load(path, "voc"), source)
 
 
+class Call:
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
 def test_files_with_code_are_refused_by_what_they_call(tmp_path):
     """That nothing is called is tested with other hostile files."""
-    for value, called in ((Touch(), "exec"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")):
+    for value, called in ((Call(), "posix.mkdir"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")):
         torch.save({"model": value}, tmp_path / "x.pth")
         with one_sentence(ValueError, f"x.pth: holds .*{called}, and a file that could run code is not op.*state_dict"):
             author_checkpoints.read(tmp_path / "x.pth")
