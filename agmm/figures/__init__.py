@@ -27,13 +27,6 @@ from agmm.figures.pixels import (
     measure_label_quality,
     measure_similarity,
 )
-from agmm.figures.playground import (
-    Click,
-    central_clicks,
-    click_mixture,
-    click_widget,
-    draw_clicks,
-    mixture_of_clicks,
-)
+from agmm.figures.playground import Click, central_clicks, click_mixture, click_widget, draw_clicks, mixture_of_clicks
 from agmm.figures.retrieval import bank, draw_retrieval, measure_context, retrieve
 from agmm.figures.trained import Trained, load
