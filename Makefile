@@ -12,8 +12,9 @@ ARGS ?=
 tables: $(VENV)/installed
 	$(BIN)/python run_all.py $(ARGS)
 
+# A process on every core, and one thread in each: more threads would wait for each other.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 faults: $(VENV)/installed
 	$(BIN)/python -m tests.faults $(ARGS)
