@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import agmm
 from agmm import networks
 from agmm.codes import UNLABELED, VOID
 from agmm.data import annotations, image_files, user_folder
@@ -30,6 +29,7 @@ from agmm.training import loop
 from agmm.training.batches import normalization
 from agmm.training.run import Result, Run
 from agmm.training.train import choose_device
+from agmm.training.train import run as train_run
 
 CPU_STEPS, GPU_STEPS = 600, 4000
 CPU_SIDE, GPU_SIDE = 256, 512
@@ -128,7 +128,7 @@ def train(
     for line in summary(data, run):
         loop.LOGGER.info(line)
     # No decoded images are kept, as batches come from files that are small already.
-    result = agmm.run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
+    result = train_run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
     with atomic_files.writable(out, "--out"):
         _write_model(run, data, result, out)
         if onnx:
