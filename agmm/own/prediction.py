@@ -113,7 +113,7 @@ def predict(
             laid = overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
             if stem in masks:
-                true = torch.from_numpy(user_folder.read_mask(masks[stem], net.names, classes.shape))
+                true = torch.tensor(user_folder.read_mask(masks[stem], net.names, classes.shape))
                 confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
         if truth is None:
             return None
