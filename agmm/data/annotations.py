@@ -78,7 +78,7 @@ def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.n
 
     def at_pixels(shape: Shape) -> Shape:
         if shape.kind == "line" or (shape.kind == "point" and width == 1):
-            # Vertices at the image's very edge come inside.
+            # This brings vertices at the image's very edge inside.
             pixels = ((min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices)
             return replace(shape, vertices=tuple(pixels))
         return shape

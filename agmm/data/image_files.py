@@ -46,7 +46,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read the values of an 8-bit gray or palette PNG of ``size``, never its colors: (H, W) uint8; refuse others."""
+    """Read the values, never the colors, of an 8-bit gray or palette PNG, (H, W) uint8; refuse all other files."""
     image = _open(path, formats=("PNG",))
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path} has more than 8 bits per pixel (mode {image.mode}); save class codes as an 8-bit PNG")

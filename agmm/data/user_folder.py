@@ -325,7 +325,7 @@ def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tup
     left = Counter(code for stem in labeled for code in classes[stem])
     aside: list[str] = []
     wanted = max(1, round(share * len(labeled))) if share else 0
-    # By a hash of the names, an image stays where it is when others are added; a class keeps its last training image.
+    # Sorted by a hash, an image stays where it is when others are added; a class keeps its last training image.
     for stem in sorted(labeled, key=lambda stem: hashlib.sha256(stem.encode()).digest()):
         spare = all(left[code] > 1 for code in classes[stem]) and len(aside) < len(labeled) - 1
         if len(aside) < wanted and spare and (not truth or stem in truth):
@@ -339,7 +339,8 @@ def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tup
 def load(root: Path, split: str, count: int | None = None) -> Split:
     """Return a split of a folder that `prepare` has written; "test" are the validation images.
 
-    Without dense masks the truth are the labels. ``count`` is the number of training images in an epoch (`repeated`).
+    Truth are dense masks for "test" where there are some, else labels. ``count`` is the number of training images in an
+    epoch: they come several times, those with rare classes more often (`repeated`).
     """
     data = read_prepared(root)
     stems = list(data.train) if split == "train" else list(data.validation)

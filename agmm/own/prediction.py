@@ -83,7 +83,7 @@ def predict(
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
     ``out`` is a new folder, or that of an earlier call. It receives ``masks/<name>.png`` (palette, index = class),
-    ``overlays/<name>.jpg``, classes.csv with the colors and, with ``truth``, a folder of dense masks of some of the
+    ``overlays/<name>.jpg``, classes.csv with the colors and, if ``truth`` is a folder of dense masks of some of the
     images, report.csv. Return the IoU per class in per cent, in the images' own size, where there is truth. ValueError
     with a sentence about the first file that something is wrong with; then nothing is written.
     """

@@ -31,7 +31,7 @@ from agmm.training.train import run as train_run
 CPU_STEPS, GPU_STEPS = 600, 4000
 CPU_SIDE, GPU_SIDE = 256, 512
 """Steps and longest side of images by default: some minutes on a CPU, less than an hour on a GPU."""
-EPOCH_STEPS = 25  # of an epoch at least, however few images there are: after each a checkpoint is written
+EPOCH_STEPS = 25  # fewest steps of an epoch, however few images there are: a checkpoint is written after each
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def describe(data: user_folder.Prepared, options: Options) -> Run:
-    """Return the run for a prepared folder, with options decided for a device; few images are shown more than once."""
+    """Return the run for a prepared folder, with options decided for a device; an epoch has `EPOCH_STEPS` at least."""
     run = _small(data) if options.network == "small" else _resnet50(data, options.init)
     images = max(user_folder.weights(data).sum(), EPOCH_STEPS * run.batch_size)
     per_epoch = math.ceil(images / run.batch_size)
@@ -258,8 +258,9 @@ def _notes(listed: user_folder.Survey, pixels: np.ndarray, images: np.ndarray) -
 def write_example(folder: Path, count: int = 40) -> dict[str, Path]:
     """Write embedded images with clicks and a few others with dense truth, as an annotator would have left them.
 
-    Return the paths below ``folder`` by name: images, labels (``clicks.csv`` with a click for each object and a few for
-    the background), classes (``names.txt``), and a quarter as many images without clicks, new, with their masks, truth.
+    ``folder`` receives ``images/``, ``clicks.csv`` (a click for each object, a few for the background), ``names.txt``,
+    and a quarter as many images in ``new/`` with masks in ``truth/``. Return these paths under the names images, labels,
+    classes, new and truth.
     """
     paths = {"images": folder / "images", "labels": folder / "clicks.csv", "classes": folder / "names.txt"}
     paths |= {name: folder / name for name in ("new", "truth")}

@@ -52,7 +52,10 @@ def names_file(root: Path, split: str) -> Path:
 
 
 def listed_pairs(images: Path, listed: Path) -> list[Pair]:
-    """Return the images and masks of the names in a list; masks lie in the folder of its name without suffix."""
+    """Return the images and masks of the names in a list that ``agmm masks`` writes with the masks.
+
+    The masks lie in the folder of the list's name without suffix; FileNotFoundError if it or some of them are missing.
+    """
     masks = listed.with_suffix("")
     if not listed.is_file() or not masks.is_dir():
         raise FileNotFoundError(f"no masks in {masks}")

@@ -96,7 +96,7 @@ def _make_split(
 
 
 def _each(function: Callable[[Task], None], tasks: Sequence[Task], jobs: int) -> Iterator[None]:
-    """Call a function, which is pickled, with every task; an exception or Ctrl-C lets the present tasks end."""
+    """Call a pickled function with every task; after an exception or Ctrl-C the processes end their present tasks."""
     jobs = min(jobs, -(-len(tasks) // _CHUNK))
     if jobs <= 1:
         yield from map(function, tasks)

@@ -35,7 +35,7 @@ SCRIBBLESUP_CLASSES = (
     *("table", "dog", "horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "monitor"),
 )
 
-CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.json")  # neither without the other
+CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.json")  # one without the other is refused
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:
