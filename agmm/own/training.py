@@ -259,7 +259,7 @@ def write_example(folder: Path, count: int = 40) -> dict[str, Path]:
     """Write embedded images with clicks and a few others with dense truth, as an annotator would have left them.
 
     ``folder`` receives ``images/``, ``clicks.csv`` (a click for each object, a few for the background), ``names.txt``,
-    and a quarter as many images in ``new/`` with masks in ``truth/``. Return these paths under the names images, labels,
+    and a quarter as many images in ``new/`` with masks in ``truth/``. Return the paths under the names images, labels,
     classes, new and truth.
     """
     paths = {"images": folder / "images", "labels": folder / "clicks.csv", "classes": folder / "names.txt"}
