@@ -20,8 +20,7 @@ import agmm
 if TYPE_CHECKING:
     from agmm.training.run import Run
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The checkout, where results lie if nothing else is said."""
+ROOT = Path(__file__).resolve().parents[1]  # the checkout, where results lie if nothing else is said
 
 # Modules that need torch are imported inside of functions: --help and mistyped options should not wait for it.
 

@@ -24,7 +24,6 @@ from agmm.labels import Boxes
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
 """Endings of image files; a name in an annotation may have one of them or none."""
-
 _FEWEST = {"point": 1, "line": 2, "polygon": 3, "box": 2, "tag": 0}
 
 
@@ -37,8 +36,7 @@ class Annotation:
     size: tuple[int, int] | None = None
 
 
-Annotations = dict[str, Annotation]
-"""Annotations of a file by the stems of their images."""
+Annotations = dict[str, Annotation]  # annotations of a file by the stems of their images
 
 
 def read(path: Path, names: Sequence[str]) -> Annotations:
@@ -76,13 +74,11 @@ def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:
-    """Draw shapes with `agmm.data.drawing.draw`, lines and points of width 1 at the pixels that hold their vertices.
-
-    This brings vertices at the image's very edge inside.
-    """
+    """Draw shapes with `agmm.data.drawing.draw`, lines and points of width 1 at the pixels that hold their vertices."""
 
     def at_pixels(shape: Shape) -> Shape:
         if shape.kind == "line" or (shape.kind == "point" and width == 1):
+            # This brings vertices at the image's very edge inside.
             pixels = ((min(math.floor(x), size[1] - 1), min(math.floor(y), size[0] - 1)) for x, y in shape.vertices)
             return replace(shape, vertices=tuple(pixels))
         return shape
@@ -262,7 +258,6 @@ def _number(value: Any, where: str | Path, what: str) -> float:
 
 
 def _pair(values: Any, where: str | Path) -> tuple[float, float]:
-    """Return (x, y) from a list that begins with them."""
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"{where}: {values!r} is no pair of coordinates; correct it")
     return _number(values[0], where, "x"), _number(values[1], where, "y")

@@ -1,6 +1,7 @@
 """Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images.
 
-All functions also return what is mirrored, because classes of some data sets have a left and a right (`exchange`).
+All functions also return whether each image is mirrored, (B,) bool or a bool, because classes of some data sets have a
+left and a right (`exchange`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +19,7 @@ from agmm.codes import VOID
 
 
 def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn (B, H, W, 3) images and (B, H, W) labels by one of the eight flips and quarter turns, one for the batch.
-
-    Return images and labels, whose sides may have changed places, and whether each is mirrored, (B,) bool.
-    """
+    """Turn (B, H, W, 3) images and (B, H, W) labels by one of the eight flips and quarter turns, one for the batch."""
     turns, mirrored = divmod(int(torch.randint(8, (), generator=generator, device=generator.device)), 2)
     if mirrored:
         images, labels = images.flip(2), labels.flip(2)
@@ -32,8 +30,7 @@ def dihedral(images: Tensor, labels: Tensor, generator: torch.Generator) -> tupl
 def crop_flip(images: Tensor, labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Cut a random square of side ``size`` from every image and mirror every second one on average.
 
-    Smaller images (B, H, W, 3) and labels (B, H, W), both uint8, are padded right and below, black and ``VOID``. Return
-    (B, size, size, 3) images, (B, size, size) labels, and whether each is mirrored, (B,) bool.
+    Smaller images (B, H, W, 3) and labels (B, H, W), both uint8, are padded right and below, black and ``VOID``.
     """
     count, height, width = labels.shape
     right, below = max(size - width, 0), max(size - height, 0)
@@ -87,8 +84,7 @@ class Draws:
 
 
 JITTER = {"brightness": (0.5, 1.5), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.25, 0.25)}
-MEAN_COLOR = (124, 116, 104)
-"""ImageNet's mean in gray levels: what is next to nothing after normalization."""
+MEAN_COLOR = (124, 116, 104)  # ImageNet's mean in gray levels: next to nothing after normalization
 
 
 def official(
@@ -96,30 +92,18 @@ def official(
 ) -> Augmented:
     """Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
 
-    The classes of the whole image must be read from ``labels`` before: resizing and cropping lose some.
-
-    Parameters
-    ----------
-    image, labels : (H, W, 3) and (H, W) uint8 arrays
-    crop : int
-        Side of the square crop; padding is black and ``VOID``.
-    rng : numpy.random.Generator
-        Source of all draws; those for color come last.
-    color : bool
-        Whether to apply the color changes (released VOC configuration).
-    clicks : {"nearest", "move"}
-        How labels are resized. "nearest", as released, loses many single-pixel labels when shrinking; "move" keeps
-        each at its moved place (`agmm.labels.resize_labels`).
+    ``image`` (H, W, 3) and ``labels`` (H, W) are uint8; the classes of the whole image must be read from ``labels``
+    before, as resizing and cropping lose some. Padding is black and ``VOID``. ``color`` applies the color changes
+    (released VOC configuration), which are drawn last. ``clicks`` says how labels are resized: "nearest", as released,
+    loses many single-pixel labels when shrinking; "move" keeps each at its moved place (`agmm.labels.resize_labels`).
     """
     return _augment(image, labels, crop, draw(labels.shape, crop, rng, color), clicks=clicks)
 
 
 def spml(image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, classifier: bool) -> Augmented:
-    """
-    Augment one image as SPML's released code does: resize, pad, crop, flip; for the classifier also gray and blur.
+    """Augment one image as SPML's released code does: resize, pad, crop, flip; for the classifier also gray and blur.
 
-    Parameters are those of `official`, but padding has the color `MEAN_COLOR`, and labels are resized by nearest
-    neighbors; ``classifier`` says whether it is for the second classifier, not for the embedding (`draw_spml`).
+    Unlike `official`, pad with `MEAN_COLOR`. ``classifier``: for the second classifier, not for the embedding.
     """
     return _augment(image, labels, crop, draw_spml(labels.shape, crop, rng, classifier), MEAN_COLOR)
 
@@ -183,7 +167,6 @@ def _augment(
     padding: tuple[int, int, int] | None = None,
     clicks: str = "nearest",
 ) -> Augmented:
-    """Do to an image and its labels what was drawn; the padding is black or of a color."""
     # Rows and columns of the resized image that the crop shows, at its upper left.
     rows, columns = (
         slice(start, min(start + crop, side)) for start, side in zip(draws.corner, draws.size, strict=True)

@@ -17,7 +17,6 @@ from agmm.host import atomic_files
 
 MOST = 0.5
 """Share of the memory and of the free disk space that the file may take: a disk alone is slower than decoding."""
-
 VERSION = 1
 
 

@@ -24,8 +24,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 # Pillow refuses what declares twice as many pixels; until there it is a large image, and no line on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Pair = tuple[Path, Path]
-"""Files of an image and of its mask."""
+Pair = tuple[Path, Path]  # files of an image and of its mask
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
@@ -47,10 +46,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read the values of an 8-bit gray or palette PNG, never its colors: (H, W) uint8.
-
-    Files that hold anything else or are not of ``size`` are refused.
-    """
+    """Read the values, never the colors, of an 8-bit gray or palette PNG, (H, W) uint8; refuse all other files."""
     image = _open(path, formats=("PNG",))
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path} has more than 8 bits per pixel (mode {image.mode}); save class codes as an 8-bit PNG")
@@ -75,16 +71,10 @@ def write_index(path: Path, index: np.ndarray) -> None:
 
 
 def read_mask(path: Path, codes: Mapping[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask, (H, W) uint8, translated from the file's codes into the project's.
+    """Read a mask, (H, W) uint8, of ``size`` if given, translated from the file's codes into the project's.
 
-    Parameters
-    ----------
-    path : Path
-        See `read_index`; or a class mask of SBD (``.mat``).
-    codes : mapping of int to int
-        For every value that the file may hold its class 0 … K-1, ``VOID`` or ``UNLABELED``; others are refused.
-    size : (int, int), optional
-        Size that the mask must have.
+    The file is one for `read_index`, or a class mask of SBD (``.mat``). ``codes`` has for every value that it may hold
+    a class 0 … K-1, ``VOID`` or ``UNLABELED``; other values are refused.
     """
     values = read_sbd(path, "GTcls", size) if path.suffix == ".mat" else read_index(path, size)
     table = np.full(256, -1, np.int16)
@@ -110,9 +100,6 @@ def read_sbd(path: Path, struct: str, size: tuple[int, int] | None = None) -> np
         raise ValueError(f"{path}: {struct} holds {values.dtype} of shape {values.shape}, no mask; replace the file")
     check_size(path, values.shape, size)
     return values.astype(np.uint8)
-
-
-# --- Folders ----------------------------------------------------------------------------------------------------------
 
 
 def stem(path: Path) -> str:
@@ -178,9 +165,6 @@ def raise_if_bad(problems: Sequence[str], what: str, first: int = 5) -> None:
 def visible(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files of a folder with one of the endings, sorted, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
-
-
-# --- Shared by the readers --------------------------------------------------------------------------------------------
 
 
 def existing(path: str | Path) -> Path:

@@ -21,14 +21,9 @@ FELZENSZWALB: dict[str, dict[str, Any]] = {
 }
 """Parameters of Felzenszwalb and Huttenlocher, IJCV 2004, by name: for images of about 500, 64 and 240 pixels."""
 
-MOST = 255
-"""Regions of an image; a region fits into eight bits beside a label."""
-
-FOLDER = "regions/spml"
-"""Folder of published regions below the root of a data set (`agmm.data.public.dataset.REGIONS`)."""
-
-SUBSTITUTE = "felzenszwalb"
-"""What ``"auto"`` takes where nothing is published."""
+MOST = 255  # regions of an image; a region fits into eight bits beside a label
+FOLDER = "regions/spml"  # of published regions below the root of a data set (`agmm.data.public.dataset.REGIONS`)
+SUBSTITUTE = "felzenszwalb"  # what "auto" takes where nothing is published
 
 
 def oversegment(image: np.ndarray, method: str) -> np.ndarray:

@@ -25,24 +25,15 @@ from agmm.labels import from_boxes
 
 GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
 """Data sets that are drawn, by name."""
-
 PUBLIC: dict[str, DataSet] = {data.name: data for data in (CAMVID, VOC, CITYSCAPES, COCO, ADE20K, DENSEPOSE)}
 """Data sets that are read from a folder of the user's, by name."""
-
-PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)
-"""Data sets that the papers' numbers were measured on."""
-
-LABELS_VERSION = 1
-"""Raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again."""
-
+PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)  # the papers' numbers were measured on them
+LABELS_VERSION = 1  # raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again
 PUBLISHED_AS = {"width": 3, "length": 1.0, "jitter": 0.0}
 """How published labels are drawn; whoever asks for other strokes gets simulated ones."""
-
 SCALE_IMAGES = 500
-"""
-Images on disk, evenly spaced, on which the scale of blocks is found. At a ratio of 50 % the standard deviation of the
-share is then 0.07 percentage points on VOC and 0.1 on CamVid.
-"""
+"""Images on disk, evenly spaced, on which the scale of blocks is found. At a ratio of 50 % the standard deviation of
+the share is then 0.07 percentage points on VOC and 0.1 on CamVid."""
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
@@ -59,23 +50,12 @@ def load(
     data_root: str | Path | None = None,
     cache: Path | None = None,
 ) -> Split:
-    """Return one split of a data set.
+    """Return one split of a data set: a name of `GENERATED` or `PUBLIC`, or ``"own"``.
 
-    Parameters
-    ----------
-    dataset : str
-        A name of `GENERATED` or `PUBLIC`, or ``"own"``.
-    split : str
-        ``"train"``, ``"test"`` and, for generated data except streets, ``"pretrain"``; the test split of public data
-        is their val. ValueError if the data set has no such split.
-    count : int, optional
-        Number of images of a generated data set, or of an epoch of "own" (`agmm.data.user_folder.load`).
-    size : (H, W), optional
-        Size that the images of CamVid are brought to; those of the others are read at their own.
-    data_root : path, optional
-        See `folder`; generated data need none.
-    cache : Path, optional
-        Folder for generated data.
+    Splits are ``"train"``, ``"test"`` (the val of public data) and, for generated data except streets, ``"pretrain"``;
+    ValueError for any other. ``count`` is the number of images of a generated data set, or of an epoch of "own"
+    (`agmm.data.user_folder.load`); ``size`` (H, W) is what images of CamVid are brought to, those of the others keep
+    their own. Generated data need no ``data_root`` (`folder`) and are kept in ``cache``.
     """
     if dataset == "streets" and split == "pretrain":
         raise ValueError("streets has no images for tag pretraining, as nearly every image holds every class")
@@ -110,8 +90,7 @@ def check(dataset: str, data_root: str | Path | None, splits: Sequence[str] = ("
 
 
 def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) -> np.ndarray:
-    """Return the classes of every image, as its dense mask shows them: (N, K) bool; where there is a background, always
-    it.
+    """Return the classes that the dense mask of each image shows, (N, K) bool; a background class is always among them.
 
     ``min_share`` is the least share of an image that a listed class covers, 0 … 1; one pixel always is the least. In
     ``cache`` the tags of data on disk are kept, as reading all masks takes minutes.
@@ -178,19 +157,11 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
     """Return the sparse labels of every image of a split, (H, W) uint8, read or simulated when asked for.
 
-    `label_source` says what they are.
-
-    Parameters
-    ----------
-    form, options
-        See `agmm.labels.simulate`; blocks are scaled so as to label their share of the whole split. A further option
-        ``source`` is ``"auto"`` (the default: published labels where the split has them, else simulated ones),
-        ``"published"``, ``"simulated"``, or the name of a publisher (``"annotations"`` for annotated boxes). ValueError
-        if published labels are insisted on and there are none.
-    seed : int
-        Seed of simulated labels.
-    cache : Path, optional
-        Folder in which simulated labels are kept, a PNG per image.
+    ``form`` and ``options`` are those of `agmm.labels.simulate`; blocks are scaled so as to label their share of the
+    whole split. A further option ``source`` is ``"auto"`` (the default: published labels where the split has them, else
+    simulated ones), ``"published"``, ``"simulated"``, or the name of a publisher (``"annotations"`` for annotated
+    boxes); `label_source` says what the labels are. ValueError if published labels are insisted on and there are none.
+    Simulated ones depend on ``seed`` and are kept in the folder ``cache``, a PNG per image.
     """
     if (published := _published(split, form, options)) is not None:
         return published.maps
@@ -259,10 +230,7 @@ def _annotated_boxes(split: Split, options: dict[str, Any]) -> tuple[Published, 
 
 
 def _simulation_options(split: Split, form: str, options: dict[str, Any], cache: Path | None) -> dict[str, Any]:
-    """Return the options for the simulator: for blocks with the scale at which they label their share of the split.
-
-    The scale is kept in ``cache`` where there is one, because components of large masks take a second an image.
-    """
+    """Return the options for the simulator: for blocks with the scale at which they label their share of the split."""
     options = {name: value for name, value in options.items() if name != "source"}
     if form != "blocks" or "scale" in options:
         return options
@@ -270,6 +238,7 @@ def _simulation_options(split: Split, form: str, options: dict[str, Any], cache:
     on_disk = isinstance(split.truth, OnDemand)
     chosen = range(0, len(split), max(1, len(split) // SCALE_IMAGES) if on_disk else 1)
     size = None if on_disk else split.truth[0].shape
+    # Kept, because components of large masks take a second an image.
     digest = atomic_files.digest([split.dataset, ratio, size, [split.ids[i] for i in chosen], LABELS_VERSION])
     scale = disk_cache.array(
         None if cache is None else cache / f"blocks-{split.dataset}-{digest}.npy",
@@ -281,8 +250,6 @@ def _simulation_options(split: Split, form: str, options: dict[str, Any], cache:
 def _simulate(
     split: Split, form: str, options: dict[str, Any], seed: int, folder: Path | None, index: int
 ) -> np.ndarray:
-    """Simulate the labels of one image, unless a folder holds them already."""
-
     def simulated() -> np.ndarray:
         mask, rng = split.truth[index], labels.generator(seed, split.dataset, split.ids[index], form)
         instances = None if split.instances is None else split.instances[index]

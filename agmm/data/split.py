@@ -33,8 +33,7 @@ class OnDemand(Sequence[T], Generic[T]):
         return self.read(self.keys[index])
 
 
-Arrays = np.ndarray | Sequence[np.ndarray]
-"""One array of equal images, or a sequence of images of any size."""
+Arrays = np.ndarray | Sequence[np.ndarray]  # one array of equal images, or a sequence of images of any size
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ class Split:
     boxes: Sequence[Boxes] | None = None  # annotated boxes of every image; None where they are to be simulated
     cams: Sequence[Mapping[int, np.ndarray]] | None = None
     """Class activation maps (`agmm.data.public.label_files.read_cams`) for forms of `agmm.labels.from_boxes` that need
-    them. No data set comes with them: `agmm.training.pseudo_labels.with_cams` makes them, others are given with
-    `dataclasses.replace`."""
+    them, made by `agmm.training.pseudo_labels.with_cams`; others are given with `dataclasses.replace`."""
     cams_from: str = ""  # what made them, in a few words: part of the name under which labels made of them are kept
     regions: Arrays | None = None  # published over-segmentations (`agmm.data.regions`), (H, W) uint8, numbers 0 … 254
     mirrored: tuple[int, ...] | None = None

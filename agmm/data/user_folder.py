@@ -90,10 +90,7 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 
 def images(folder: Path) -> dict[str, Path]:
-    """Return the image files of a folder by their stems, sorted.
-
-    ValueError if there is no such folder, no image in it, or two with one stem.
-    """
+    """Return the image files of a folder by their stems, sorted; ValueError if there are none, or two with one stem."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of images; check --images")
     files: dict[str, Path] = {}
@@ -117,19 +114,9 @@ def dense_masks(folder: Path, stems: Container[str]) -> dict[str, Path]:
 def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None) -> Survey:
     """List images, labels and dense truth, and read all annotation files.
 
-    ValueError if a folder or the class names are missing; all other mistakes are in ``problems``.
-
-    Parameters
-    ----------
-    folder : path
-        Folder of images.
-    labels : path
-        Folder of masks (PNG) and annotation files, or one such file. It may be the folder of the images; then PNG files
-        are images.
-    classes : path
-        See `class_names`.
-    truth : path, optional
-        Folder of dense masks.
+    ``labels`` is a folder of masks (PNG) and annotation files, or one such file. It may be the folder of the images;
+    then PNG files are images. ``classes`` is a file for `class_names`, ``truth`` a folder of dense masks. ValueError if
+    a folder or the class names are missing; all other mistakes are in ``problems``.
     """
     listed = Survey(class_names(Path(classes)), images(Path(folder)))
     problems, labels = listed.problems, Path(labels)
@@ -164,7 +151,6 @@ def _nothing_labeled(listed: Survey, labels: Path) -> str:
 
 
 def _read_annotations(listed: Survey, path: Path) -> None:
-    """Add the annotations of a file to the survey, or the problem with it."""
     try:
         content = annotations.read(path, listed.names)
     except (ValueError, OSError) as error:
@@ -275,9 +261,9 @@ class Prepared:
 def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
-    ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images
-    to validate on, always the same ones. If there are images with truth and without labels, these are taken instead.
-    ValueError if anything is wrong with a file; then the folder is left incomplete.
+    ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images to validate on,
+    always the same ones; images with truth and without labels are taken instead if there are any. ValueError if
+    anything is wrong with a file; then the folder is left incomplete.
     """
     raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
@@ -330,11 +316,7 @@ def raise_first(problems: Sequence[str]) -> None:
 
 
 def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tuple[list[str], list[str]]:
-    """Return stems to train and to validate on.
-
-    Where there is truth, only images with it are validated on. The order is that of a hash of the names, so that an
-    image stays where it is when others are added; none is put aside that is the last one to train a class on.
-    """
+    """Return stems to train and to validate on; where there is truth, only images with it are validated on."""
     labeled = sorted(stem for stem, codes in classes.items() if codes)
     if not labeled:
         raise ValueError(NOTHING_LABELED)
@@ -343,6 +325,7 @@ def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tup
     left = Counter(code for stem in labeled for code in classes[stem])
     aside: list[str] = []
     wanted = max(1, round(share * len(labeled))) if share else 0
+    # Sorted by a hash, an image stays where it is when others are added; a class keeps its last training image.
     for stem in sorted(labeled, key=lambda stem: hashlib.sha256(stem.encode()).digest()):
         spare = all(left[code] > 1 for code in classes[stem]) and len(aside) < len(labeled) - 1
         if len(aside) < wanted and spare and (not truth or stem in truth):
@@ -354,11 +337,10 @@ def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tup
 
 
 def load(root: Path, split: str, count: int | None = None) -> Split:
-    """Return a split of a folder that `prepare` has written.
+    """Return a split of a folder that `prepare` has written; "test" are the validation images.
 
-    "test" are the validation images. Their truth, and that of training images without dense masks, are labels.
-    ``count`` is the number of training images in an epoch: they come several times, those with rare classes more often
-    (`repeated`).
+    Truth are dense masks for "test" where there are some, else labels. ``count`` is the number of training images in an
+    epoch: they come several times, those with rare classes more often (`repeated`).
     """
     data = read_prepared(root)
     stems = list(data.train) if split == "train" else list(data.validation)

@@ -30,8 +30,7 @@ _REMEDIES = {
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "host"
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>[A-Za-z0-9]+)-(?P<pid>\d+)-.+")
-_FORGOTTEN = 24 * 3600
-"""Seconds; no other machine takes so long to write a file."""
+_FORGOTTEN = 24 * 3600  # seconds; no other machine takes so long to write a file
 
 
 class StorageError(RuntimeError):
@@ -40,10 +39,7 @@ class StorageError(RuntimeError):
 
 @contextmanager
 def writable(folder: Path, option: str = "--results") -> Iterator[None]:
-    """Make ``folder`` and turn the operating system's refusals inside the block into a `StorageError`.
-
-    ``option`` of the command line is what chooses the folder.
-    """
+    """Make ``folder``, which ``option`` chooses, and turn the system's refusals in the block into a `StorageError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

@@ -26,8 +26,7 @@ from agmm.training.run import Run
 from agmm.training.train import choose_device
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-TOLERANCE = 1e-4
-"""Largest difference of a probability between torch and onnxruntime."""
+TOLERANCE = 1e-4  # largest difference of a probability between torch and onnxruntime
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +82,10 @@ def predict(
 ) -> pd.DataFrame | None:
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
-    Return the IoU per class in per cent, in the images' own size, where there is truth. ValueError with a sentence
-    about the first file that something is wrong with; then nothing is written.
-
-    Parameters
-    ----------
-    out : path
-        A new folder, or that of an earlier call. Receives ``masks/<name>.png`` (palette, index = class),
-        ``overlays/<name>.jpg``, classes.csv with the colors and, with ``truth``, report.csv.
-    truth : path, optional
-        Folder of dense masks of some of the images.
+    ``out`` is a new folder, or that of an earlier call. It receives ``masks/<name>.png`` (palette, index = class),
+    ``overlays/<name>.jpg``, classes.csv with the colors and, if ``truth`` is a folder of dense masks of some of the
+    images, report.csv. Return the IoU per class in per cent, in the images' own size, where there is truth. ValueError
+    with a sentence about the first file that something is wrong with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
     net, listed = load(model, device), user_folder.images(Path(images))
@@ -145,9 +138,6 @@ def iou_table(names: Sequence[str], iou: Sequence[float | None], measured: str) 
     return pd.DataFrame({"class": [*names, "mean"], "iou": [*values, values.mean()], "measured_on": measured})
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
-
-
 def overlay(image: np.ndarray, classes: np.ndarray, colors: np.ndarray, background: int | None) -> np.ndarray:
     """Lay classes over an image in half-transparent colors, all but the background."""
     mixed = (image.astype(np.uint16) + colors[classes]) // 2
@@ -180,9 +170,6 @@ def png(index: np.ndarray, colors: np.ndarray) -> bytes:
     image.putpalette(colors.tobytes())
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-# --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
 class _Probabilities(nn.Module):

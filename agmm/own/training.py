@@ -1,7 +1,4 @@
-"""Training on a folder of images with sparse labels, a check of such a folder, and one to try both.
-
-Formats and codes of labels are those of `agmm.data.user_folder` and `agmm.data.annotations`.
-"""
+"""Training on a folder of images with sparse labels (`agmm.data.user_folder`), a check of one, and one to try both."""
 
 import csv
 import math
@@ -34,9 +31,7 @@ from agmm.training.train import run as train_run
 CPU_STEPS, GPU_STEPS = 600, 4000
 CPU_SIDE, GPU_SIDE = 256, 512
 """Steps and longest side of images by default: some minutes on a CPU, less than an hour on a GPU."""
-
-EPOCH_STEPS = 25
-"""Steps of an epoch at least, however few images there are: after each a checkpoint is written."""
+EPOCH_STEPS = 25  # fewest steps of an epoch, however few images there are: a checkpoint is written after each
 
 
 @dataclass(frozen=True)
@@ -93,22 +88,14 @@ def train(
 ) -> Result:
     """Train a network on images with sparse labels; an interrupted training is resumed by the same call.
 
+    ``images`` is a folder, ``labels`` a folder of masks or annotation files, or one such file, ``classes`` a text file
+    with a class name a line, and ``truth`` a folder of dense masks of some images, which are validated on, not learned
+    from. ``out`` is a new folder, or that of an earlier call: it receives model.safetensors, model.json, report.csv,
+    log.txt, and ``training`` with the images in their working size and the run; with ``onnx`` also model.onnx, checked
+    with onnxruntime. ``device`` is ``"auto"``, ``"cpu"``, ``"cuda"`` …
+
     Return the result, with the IoU of the validation images in their working size. ValueError with a sentence about the
     first file that something is wrong with; then nothing is written.
-
-    Parameters
-    ----------
-    images, labels, classes : path
-        Folder of images; folder of masks or annotation files, or one such file; text file with a class name a line.
-    out : path
-        A new folder, or that of an earlier call. Receives model.safetensors, model.json, report.csv, log.txt, with
-        ``onnx`` model.onnx, and ``training`` with the images in their working size and the run.
-    truth : path, optional
-        Folder of dense masks of some images: they are validated on, not learned from.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` …
-    onnx : bool
-        Export the network and check it with onnxruntime.
     """
     if onnx:
         require_onnx()
@@ -144,10 +131,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def describe(data: user_folder.Prepared, options: Options) -> Run:
-    """Return the run that suits a prepared folder, with options that are decided for a device.
-
-    Few images are shown so often that an epoch has `EPOCH_STEPS`, those with rare classes more often.
-    """
+    """Return the run for a prepared folder, with options decided for a device; an epoch has `EPOCH_STEPS` at least."""
     run = _small(data) if options.network == "small" else _resnet50(data, options.init)
     images = max(user_folder.weights(data).sum(), EPOCH_STEPS * run.batch_size)
     per_epoch = math.ceil(images / run.batch_size)
@@ -207,7 +191,6 @@ def summary(data: user_folder.Prepared, run: Run) -> Iterator[str]:
 
 
 def _count(name: str, pixels: int, images: int) -> str:
-    """Say how much of a class is labeled."""
     return f"{name}: {pixels} labeled pixels in {images} images{'' if pixels else ': it will never be predicted'}"
 
 
@@ -232,8 +215,7 @@ def check(
 ) -> tuple[list[str], list[str]]:
     """Read a folder as `train` would, and return problems and notes.
 
-    Problems are a sentence per mistake, which must be corrected; notes are numbers of images and of labels of each
-    class, and what looks odd.
+    A problem is a mistake to correct; notes are numbers of images and of labels of each class, and what looks odd.
     """
     try:
         listed = user_folder.survey(images, labels, classes, truth)
@@ -276,9 +258,9 @@ def _notes(listed: user_folder.Survey, pixels: np.ndarray, images: np.ndarray) -
 def write_example(folder: Path, count: int = 40) -> dict[str, Path]:
     """Write embedded images with clicks and a few others with dense truth, as an annotator would have left them.
 
-    ``folder`` receives ``images/``, ``clicks.csv`` with a click for each object and a few for the background,
-    ``names.txt``, and a quarter as many images without clicks in ``new/`` with their masks in ``truth/``. Return the
-    paths of these five under the names images, labels, classes, new and truth.
+    ``folder`` receives ``images/``, ``clicks.csv`` (a click for each object, a few for the background), ``names.txt``,
+    and a quarter as many images in ``new/`` with masks in ``truth/``. Return the paths under the names images, labels,
+    classes, new and truth.
     """
     paths = {"images": folder / "images", "labels": folder / "clicks.csv", "classes": folder / "names.txt"}
     paths |= {name: folder / name for name in ("new", "truth")}
@@ -300,7 +282,6 @@ def write_example(folder: Path, count: int = 40) -> dict[str, Path]:
 
 
 def _clicks(split: Split, index: int) -> list[tuple[int, int, str]]:
-    """Return x, y and class name of a click for every object."""
     assert split.instances is not None
     rng = generator(0, split.dataset, split.ids[index], "points")
     drawn = simulate("points", split.truth[index], rng, instances=split.instances[index], width=1)

@@ -20,8 +20,6 @@ from agmm.data.image_files import Pair
 from agmm.data.public.dataset import DataSet, codes
 from agmm.data.split import OnDemand, Split
 
-# --- MS COCO ----------------------------------------------------------------------------------------------------------
-
 _CLASSES = (
     *("background", "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep"),
@@ -86,20 +84,14 @@ COCO = DataSet(
 )
 
 
-# --- DensePose-COCO ---------------------------------------------------------------------------------------------------
-
 _PARTS = (
     *("background", "torso", "right hand", "left hand", "left foot", "right foot", "right thigh", "left thigh"),
     *("right leg", "left leg", "left arm", "right arm", "left forearm", "right forearm", "head"),
 )
-MIRRORED = (0, 1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 14)
-"""Class of each in the mirror image."""
-
+MIRRORED = (0, 1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 14)  # class of each in the mirror image
 ANNOTATED = {"train": "train", "val": "minival"}
 """Splits as their files of annotations are named; the images of minival are among those of COCO's val."""
-
-PUBLISHED = "PublishedMasks"
-"""Folder of masks that the authors of SPML made, a PNG per image in any subfolders."""
+PUBLISHED = "PublishedMasks"  # folder of masks that the authors of SPML made, a PNG per image in any subfolders
 
 
 def _densepose_pairs(root: Path, split: str) -> list[Pair]:

@@ -20,8 +20,7 @@ from agmm.data import image_files, regions
 from agmm.data.image_files import Pair
 from agmm.data.split import Arrays, OnDemand, Published, Split
 
-LEAST_ANNOTATED = 0.99
-"""Share of the images for which published labels must say anything."""
+LEAST_ANNOTATED = 0.99  # share of the images for which published labels must say anything
 
 
 def codes(classes: Iterable[int], *, unlabeled: Iterable[int] = (), void: Iterable[int] = ()) -> dict[int, int]:
@@ -119,15 +118,9 @@ class DataSet:
         """Find the files of one split below ``root``, and read them if the data set is kept in memory.
 
         ``size`` (H, W) is what they are resized to then, images bilinear, masks nearest; None keeps the files' size.
-        There is a warning if the number of images is not the published one.
-
-        Raises
-        ------
-        FileNotFoundError
-            If a folder is missing or empty.
-        ValueError
-            If there is no such split, an image or mask lacks its partner, published labels are incomplete, a file that
-            is read at once is damaged, or a ``size`` is asked for where images are read on demand.
+        There is a warning if the number of images is not the published one. FileNotFoundError if a folder is missing or
+        empty. ValueError if there is no such split, an image or mask lacks its partner, published labels are
+        incomplete, a file that is read at once is damaged, or a ``size`` is asked for where images are read on demand.
         """
         if size is not None and not self.in_memory:
             raise ValueError(f"{self.title} is read at its own size; leave image_size out and choose a crop")
@@ -195,9 +188,6 @@ class DataSet:
         return data if self.extend is None else self.extend(data, images, root, split)
 
 
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
 def in_folders(image_folder: Path, mask_folder: Path) -> list[Pair]:
     """Return images and masks of equal stem, sorted; where one partner is missing, the path where it should be."""
     for folder in (image_folder, mask_folder):
@@ -216,7 +206,6 @@ def in_folders(image_folder: Path, mask_folder: Path) -> list[Pair]:
 def _read_all(
     pairs: Sequence[Pair], codes: Mapping[int, int], size: tuple[int, int] | None, place: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read all images and masks into an array each, brought to one size."""
     images = truth = np.empty(0, np.uint8)  # allocated once the size is known
     problems: list[str] = []
     for i, (image, mask, found) in enumerate(image_files.read_pairs(pairs, codes)):

@@ -1,11 +1,8 @@
 """Archives of public data sets: fetched from their official homes, checked, extracted; only ever on a user's command.
 
-    agmm download voc --data-root DIR         3.4 GB from the homes of VOC and SBD
-    agmm download cityscapes --data-root DIR  extracts what you downloaded there
-    agmm download coco --data-root DIR        20 GB from the home of COCO; then masks are made
-    agmm download ade20k --data-root DIR      1.0 GB from the home of the scene parsing benchmark
-
-A download that broke off goes on where it stopped. What is there already is left alone.
+``agmm download voc --data-root DIR`` fetches 3.4 GB from the homes of VOC and SBD, ``coco`` 20 GB from that of COCO, of
+which masks are made, ``ade20k`` 1.0 GB from that of the scene parsing benchmark; ``cityscapes`` extracts what you
+downloaded. A download that broke off goes on where it stopped. What is there already is left alone.
 """
 
 import argparse
@@ -112,9 +109,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-# --- Downloads --------------------------------------------------------------------------------------------------------
-
-
 def fetch(archive: Archive, folder: Path, *, tries: int = 5, pause: float = 2) -> Path:
     """Download an archive to ``folder`` unless it is there, resuming what broke off, and compare its checksum.
 
@@ -137,7 +131,6 @@ def fetch(archive: Archive, folder: Path, *, tries: int = 5, pause: float = 2) -
 
 
 def _receive(url: str, part: Path, tries: int, pause: float) -> None:
-    """Connect until ``part`` is complete."""
     problem = ""
     for i in range(tries):
         if i:
@@ -181,9 +174,6 @@ def _append(url: str, part: Path, have: int) -> bool:
 def _md5(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-# --- Archives ---------------------------------------------------------------------------------------------------------
 
 
 def extract(path: Path, folder: Path, holds: str) -> Path:

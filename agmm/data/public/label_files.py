@@ -20,8 +20,6 @@ from agmm.data.image_files import check_size, existing
 from agmm.host import atomic_files
 from agmm.labels import Boxes
 
-# --- Clicks -----------------------------------------------------------------------------------------------------------
-
 
 def read_clicks(foreground: Path, background: Path | None = None) -> dict[str, tuple[Shape, ...]]:
     """Read the clicks per image of What's the Point (Bearman et al. 2016), those on the background last.
@@ -63,9 +61,6 @@ def _click(where: str, item: dict[str, Any], codes: range) -> Shape:
     return Shape("point", int(code), ((x, y),))
 
 
-# --- Scribbles and boxes ----------------------------------------------------------------------------------------------
-
-
 def read_scribbles(path: Path, names: Sequence[str], size: tuple[int, int] | None = None) -> list[Shape]:
     """Read the polylines of a ScribbleSup XML file (Lin et al. 2016), which must state the ``size``.
 
@@ -104,7 +99,6 @@ def read_boxes(path: Path, names: Sequence[str], size: tuple[int, int] | None = 
 
 
 def _read_annotation(path: Path, size: tuple[int, int] | None) -> tuple[ElementTree.Element, tuple[int, int]]:
-    """Read the root of an XML file and the size that it states."""
     root = read_xml(existing(path))
     stated = round(_number(path, root, "size/height")), round(_number(path, root, "size/width"))
     check_size(path, stated, size)
@@ -145,9 +139,6 @@ def _class(path: Path, element: ElementTree.Element, field: str, names: Sequence
     if name not in names:
         raise ValueError(f"{path}: unknown class {name!r} in {field}; known are {', '.join(names)}")
     return names.index(name)
-
-
-# --- Class activation maps --------------------------------------------------------------------------------------------
 
 
 class _ArraysOnly(pickle.Unpickler):

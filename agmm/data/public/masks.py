@@ -29,13 +29,8 @@ from agmm.host import atomic_files
 
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 """Ids of COCO's classes 1 … 80 in the annotations."""
-
-PERSON = 1
-"""The only category of DensePose's annotations."""
-
-SIDE = 256
-"""Height and width of a part's mask, which covers the box of a person."""
-
+PERSON = 1  # the only category of DensePose's annotations
+SIDE = 256  # height and width of a part's mask, which covers the box of a person
 _CHUNK = 32  # masks that a process takes at a time
 _PARTS = len(coco.DENSEPOSE.class_names) - 1
 _POINTS = {"dp_x", "dp_y", "dp_I", "dp_U", "dp_V", "keypoints"}  # of annotations of people; nobody asks for them
@@ -80,7 +75,6 @@ def make(dataset: str, root: Path, *, jobs: int | None = None) -> None:
 def _make_split(
     path: Path, listed: Path, categories: Sequence[int], write: Callable[[Task], None], jobs: int | None
 ) -> None:
-    """Make the masks of one file of annotations, in the folder of the list's name without suffix; write the list."""
     if jobs is None:
         from agmm.host import machine  # here, as it loads torch, which the processes need not do
 
@@ -102,10 +96,7 @@ def _make_split(
 
 
 def _each(function: Callable[[Task], None], tasks: Sequence[Task], jobs: int) -> Iterator[None]:
-    """Call a function, which is pickled, with every task in at most ``jobs`` processes.
-
-    An exception or Ctrl-C ends the processes when what they are at is done.
-    """
+    """Call a pickled function with every task; after an exception or Ctrl-C the processes end their present tasks."""
     jobs = min(jobs, -(-len(tasks) // _CHUNK))
     if jobs <= 1:
         yield from map(function, tasks)
@@ -181,8 +172,7 @@ def _compact(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.ndarray:
-    """
-    Paint the classes of one image, (H, W) uint8: 0 background, 1 … 80, ``VOID``.
+    """Paint the classes of one image, (H, W) uint8: 0 background, 1 … 80, ``VOID``.
 
     Annotations hold ``category_id``, ``iscrowd``, and ``segmentation`` (`instance_mask`). Crowds are ``VOID`` where no
     object is; objects are painted by decreasing area, so that small ones are in front.
@@ -199,15 +189,13 @@ def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.
 
 
 def part_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
-    """Paint the parts and the people of one image.
+    """Return the parts (0 background, 1 … 14, ``VOID``) and people of one image, both (H, W) uint8.
 
+    People are 0 for nobody, else 1 … N in the order of the annotations, or ``VOID``.
     Annotations hold ``bbox`` (left, top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``:
     a run-length code of 256 x 256 pixels for each of the 14 parts, empty where a part is not seen. People are painted
     by decreasing area, so that small ones are in front. Those without a mask of any part, crowds among them, are
     ``VOID`` where nobody's part is.
-
-    Return parts (0 background, 1 … 14, ``VOID``) and people (0 nobody, 1 … N in the order of the annotations,
-    ``VOID``), both (H, W) uint8.
     """
     parts, people = np.zeros((2, *shape), np.uint8)
     for annotation in annotations:
@@ -274,8 +262,7 @@ def decode_runs(counts: Sequence[int] | str, shape: tuple[int, int]) -> np.ndarr
 
 
 def decompress(text: str) -> list[int]:
-    """
-    Decode lengths of runs from COCO's compressed form.
+    """Decode lengths of runs from COCO's compressed form.
 
     Each number takes characters of 6 bits from "0" on: five bits of a two's complement, low ones first, and one that
     tells that more follow. From the fourth number on it is the difference to the last but one.

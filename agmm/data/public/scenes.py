@@ -17,8 +17,6 @@ from pathlib import Path
 from agmm.data.image_files import Pair
 from agmm.data.public.dataset import DataSet, Source, codes, in_folders, png, tel_blocks
 
-# --- CamVid -----------------------------------------------------------------------------------------------------------
-
 _CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"),
 )
@@ -43,8 +41,6 @@ CAMVID = DataSet(
     in_papers=False,
 )
 
-
-# --- Cityscapes -------------------------------------------------------------------------------------------------------
 
 _CITYSCAPES_CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
@@ -100,8 +96,6 @@ CITYSCAPES = DataSet(
     ),
 )
 
-
-# --- ADE20K -----------------------------------------------------------------------------------------------------------
 
 _ADE20K_CLASSES = (
     *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass"),

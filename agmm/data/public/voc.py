@@ -35,11 +35,7 @@ SCRIBBLESUP_CLASSES = (
     *("table", "dog", "horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "monitor"),
 )
 
-CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.json")
-"""Foreground and background clicks; one without the other is refused."""
-
-
-# --- Images and masks -------------------------------------------------------------------------------------------------
+CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.json")  # one without the other is refused
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:
@@ -84,11 +80,7 @@ def _names(path: Path) -> set[str]:
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files by name without suffix; none where there is no folder."""
     return {path.stem: path for path in folder.iterdir() if path.suffix == suffix} if folder.is_dir() else {}
-
-
-# --- Labels beside the masks ------------------------------------------------------------------------------------------
 
 
 def _extend(data: Split, images: Sequence[Path], root: Path, split: str) -> Split:

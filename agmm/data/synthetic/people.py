@@ -22,9 +22,7 @@ _SIDES = {  # -1 is the viewer's left
     sign: {name: CLASS_NAMES.index(f"{side} {name}") for name in ("hand", "foot", "thigh", "leg", "arm", "forearm")}
     for sign, side in ((-1, "right"), (1, "left"))
 }
-_HEIGHTS = {1: (0.85, 1.1), 2: (0.75, 1.0), 3: (0.6, 0.85)}
-"""About those of the figures, in image sides, where there are so many people."""
-
+_HEIGHTS = {1: (0.85, 1.1), 2: (0.75, 1.0), 3: (0.6, 0.85)}  # of figures in image sides, by the number of people
 _MORE = (0.5, 0.15)  # shares of the images with more than one person, and more than two
 _BACK = 0.15  # share of the people who turn their backs
 _BORDER = 0.01  # of the image, which no figure touches
@@ -51,8 +49,6 @@ def _scene(
 
 PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=MIRRORED)
 
-
-# --- Pose -------------------------------------------------------------------------------------------------------------
 
 _Point = tuple[float, float]
 _Limb = tuple[int, _Point, _Point, float, float]  # class, start and end of the axis, radii there
@@ -166,9 +162,6 @@ def _placed(rng: np.random.Generator, figure: _Figure, count: int, slot: int) ->
     place = place.clip(_BORDER - scale * low, 1 - _BORDER - scale * high)
     starts, ends = place + scale * figure.starts, place + scale * figure.ends
     return replace(figure, starts=starts, ends=ends, radii=scale * figure.radii)
-
-
-# --- Paint ------------------------------------------------------------------------------------------------------------
 
 
 def _paint(rng: np.random.Generator, figure: _Figure, canvas: np.ndarray, texture: np.ndarray) -> np.ndarray:

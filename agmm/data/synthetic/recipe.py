@@ -29,7 +29,6 @@ PHOTOGRAPHS = (
     ("skimage", "data/gravel.png"),
 )
 _STREAMS = {"train": 0, "test": 1, "pretrain": 2}
-
 _TRAINING_SHARE = 0.7  # of each photograph's width, from the left; held-out images take the rest
 
 Photographs = tuple[np.ndarray, ...]
@@ -51,19 +50,11 @@ class Recipe:
     def make(self, split: str, count: int, *, size: int = 64, seed: int = 0, cache: Path | None = None) -> Split:
         """Generate one split, 2 to 5 ms an image; every pixel has a class, none is ``VOID``.
 
-        Image i depends on ``(seed, split, size, i)`` only, not on `count`. ValueError for an unknown split or a number
-        out of range, FileNotFoundError if an installed package lacks one of its photographs.
-
-        Parameters
-        ----------
-        split : {"train", "test", "pretrain"}
-            Three disjoint random streams; "test" also sees other parts of the photographs than the two others.
-        count, size : int
-            Number of images, and side of the square images in pixels.
-        seed : int
-            Seed of the data, not of a training.
-        cache : Path, optional
-            Folder where the arrays are kept between calls; a damaged file is generated again.
+        Splits are three disjoint random streams: "train", "pretrain", and "test", which also sees other parts of the
+        photographs. Image i is a square of side ``size`` in pixels and depends on ``(seed, split, size, i)`` only, not
+        on ``count``; the seed is that of the data, not of a training. In the folder ``cache`` the arrays are kept; a
+        damaged file is generated again. ValueError for an unknown split or a number out of range, FileNotFoundError if
+        an installed package lacks one of its photographs.
         """
         name = self.dataset
         if split not in _STREAMS:
@@ -114,9 +105,6 @@ def _write(file: Path, arrays: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     atomic_files.write(file, buffer.getvalue())
-
-
-# --- Drawing ----------------------------------------------------------------------------------------------------------
 
 
 def develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:

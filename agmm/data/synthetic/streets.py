@@ -38,9 +38,6 @@ def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int)
 STREETS = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
 
 
-# --- Perspective ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Street:
     """Pinhole camera of unit focal length (in image sides) above a straight street; lengths in meters."""
@@ -109,9 +106,6 @@ def _place_objects(rng: np.random.Generator, street: _Street) -> Iterator[tuple[
             seen = [part for place in places if (part := street.visible(*place, depth))]
             if seen:
                 yield depth, kind, uniform(rng, *seen[int(rng.integers(len(seen)))])
-
-
-# --- Paint ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
