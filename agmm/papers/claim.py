@@ -36,11 +36,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """A checkable sentence of a paper.
-
-    Where the baseline trained with its labels and network is hardly better than a constant prediction, a claim is not
-    judged.
-    """
+    """A checkable sentence of a paper, judged where the baseline of its labels and network clearly beats a constant."""
 
     id: str
     where: str  # table or figure

@@ -20,12 +20,7 @@ Task = tuple[Path, Path, dict[str, Any]]
 def parameters(path: Path) -> dict[str, Any]:
     """Return the defaults in the notebook's one cell tagged ``parameters``, which holds only plain literals.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such notebook.
-    ValueError
-        If it has no such cell, or several.
+    Raise FileNotFoundError if there is no such notebook, ValueError if it has no such cell, or several.
     """
     if not path.exists():
         raise FileNotFoundError(f"no notebook {path}; run from a checkout of the repository")

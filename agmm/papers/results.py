@@ -27,9 +27,6 @@ CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou
 """Column of a run's history -> curve."""
 
 
-# --- One number -------------------------------------------------------------------------------------------------------
-
-
 def complete_result(run: Run, results: str | Path) -> Result:
     """Return the result of a complete run; FileNotFoundError if it is not complete."""
     result = load_result(run, results)
@@ -90,9 +87,6 @@ def complete_runs(cell: Cell, results: str | Path) -> list[Run]:
         return runs
     seeds = {run.seed for run in complete_seeds(cell.full, results)}
     return [run for run in runs if run.seed in seeds]
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def collect(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:

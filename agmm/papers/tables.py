@@ -103,13 +103,7 @@ def train(
     engine: str | Executor = "local",
     report: Callable[[str], object] = print,
 ) -> None:
-    """Train what a table still lacks with `agmm.training.sweep.train_all`; nothing where the preset has no run of it.
-
-    Raises
-    ------
-    RuntimeError
-        If a run failed, after all others have been trained.
-    """
+    """Train what a table still lacks, if the preset has runs of it; raise RuntimeError at the end if a run failed."""
     wanted = needed([name], preset, seeds)
     if not wanted:
         report(nothing_to_train(preset))

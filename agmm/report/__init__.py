@@ -19,17 +19,7 @@ PAPERS = {"agmm": "AGMM (CVPR 2023)", "agmmpp": "AGMM++ (TPAMI 2025)", "spml": "
 def write(preset: str, results: str | Path = "results", *, embed: bool = True) -> Path:
     """Write ``<results>/<preset>/report.html`` from what is there, and return its path; nothing is trained.
 
-    Parameters
-    ----------
-    preset : str
-    results : path
-    embed : bool
-        Put the figures into the page, so that it can be sent alone; else link to their files, which makes it small.
-        Records of runs are always linked.
-
-    Returns
-    -------
-    Path
+    Figures are in the page with ``embed``, so that it can be sent alone, else linked; records of runs always are.
     """
     tables.preset(preset)
     folder = Path(results) / preset
@@ -40,7 +30,7 @@ def write(preset: str, results: str | Path = "results", *, embed: bool = True) -
 
 
 def render(preset: str, results: str | Path = "results", *, embed: bool = True) -> str:
-    """The page itself; the same for the same files."""
+    """Return the page itself; the same for the same files."""
     environment = Environment(
         loader=PackageLoader("agmm.report", "page"),
         autoescape=True,
@@ -54,7 +44,7 @@ def render(preset: str, results: str | Path = "results", *, embed: bool = True) 
 
 
 def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
-    """Everything that the page shows, by the name that its template uses."""
+    """Return everything that the page shows, by the name that its template uses."""
     folder = Path(results) / preset
     found = records.read(preset, results)
     shown, problems = pictures.figures(folder, embed)

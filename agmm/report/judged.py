@@ -36,13 +36,7 @@ class Judged(NamedTuple):
 
 
 def read(folder: Path) -> list[Judged]:
-    """Papers with their claims as ``claims.csv`` has them; none where there is no such file.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
-    """
+    """Return papers with their claims as ``claims.csv`` has them, none without it; ValueError if it is damaged."""
     path = folder / "claims.csv"
     if not path.exists():
         return []

@@ -61,20 +61,12 @@ class View:
 
 
 def sentence(table: Table) -> str:
-    """What a table shows: the first paragraph of the description of its rows."""
+    """Return what a table shows: the first paragraph of the description of its rows."""
     return " ".join(cleandoc(table.cells.__doc__ or "").split("\n\n")[0].split())
 
 
 def read(table: Table, preset: str, folder: Path) -> View | None:
-    """The table as its CSV file has it; None where there is none.
-
-    The file and not the runs, so that page and file cannot disagree.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
-    """
+    """Return the table as its CSV file has it, so that page and file agree; None without one, ValueError if damaged."""
     path = folder / f"{table.name}.csv"
     if not path.exists():
         return None
@@ -105,7 +97,7 @@ def read(table: Table, preset: str, folder: Path) -> View | None:
 
 
 def _cell(line: dict[str, str]) -> Cell:
-    """The cell that a line of the file describes, without its run."""
+    """Return the cell that a line of the file describes, without its run."""
     if missing := [name for name in COLUMNS if line.get(name) is None]:
         raise ValueError(f"no {missing[0]}")
     given: dict[str, Any] = {name: line[name] for name in KEY}
@@ -142,12 +134,12 @@ def _one_decimal(value: float) -> str:
 
 
 def difference(points: float) -> str:
-    """With its sign, also where it is nothing but that; empty if it is missing."""
+    """Return a difference with its sign, also where it is nothing but that; empty if it is missing."""
     return "" if math.isnan(points) else f"{points:+.1f}".replace("-", "−")
 
 
 def tone(points: float) -> str:
-    """Sign and size of a difference in a word, for its color."""
+    """Return sign and size of a difference in a word, for its color."""
     size = sum(abs(points) >= bound for bound in TONES)
     return ("up" if points > 0 else "down") + str(size) if size else "level"
 
@@ -162,7 +154,7 @@ def _column(label: str, entries: Iterable[tuple[Cell, Entry]]) -> Column:
 
 
 def _notes(path: Path) -> list[str]:
-    """The footnotes of the table's printed form."""
+    """Return the footnotes of the table's printed form."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -43,21 +43,10 @@ class Panel(NamedTuple):
 
 
 def figures(folder: Path, embed: bool) -> tuple[dict[str, list[Picture]], list[str]]:
-    """Figures of a preset's folder by the table, or paper of claims, that they belong to.
+    """Return the figures of ``results/<preset>``, and a sentence for every file that is no picture.
 
-    Parameters
-    ----------
-    folder : Path
-        ``results/<preset>``.
-    embed : bool
-        Put them into the page, or link to their files.
-
-    Returns
-    -------
-    dict
-        Name of a table, title of a paper (figures of claims) or empty (others) -> pictures.
-    list of str
-        A sentence for every file that is no picture.
+    Keys are names of tables, titles of papers for figures of claims, and the empty string for others; ``embed`` puts
+    the pictures into the page instead of linking their files.
     """
     found: dict[str, list[Picture]] = {}
     problems = []
@@ -77,7 +66,7 @@ def figures(folder: Path, embed: bool) -> tuple[dict[str, list[Picture]], list[s
 
 
 def _owner(stem: str) -> tuple[str, str]:
-    """The table or paper that a figure belongs to, and its caption."""
+    """Return the table or paper that a figure belongs to, and its caption."""
     for paper in verdicts.PAPERS:
         if stem == paper.figure:
             return paper.title, f"{paper.title}: effects and intervals of the claims, by verdict"
@@ -97,22 +86,10 @@ def _embedded(path: Path) -> str:
 def panels(
     runs: dict[tuple[str, str], tuple[str, ...]], records: dict[str, Record], folder: Path
 ) -> tuple[list[Panel], list[str]]:
-    """Curves of the rows of a table that have both P and G, means over seeds on one scale.
+    """Return a panel with the curves, means over seeds on one scale, of every distinct set of runs that has P and G.
 
-    Parameters
-    ----------
-    runs : dict
-        (row, column) -> identities of its runs.
-    records : dict of str to Record
-    folder : Path
-        ``results/<preset>``.
-
-    Returns
-    -------
-    list of Panel
-        One for every distinct set of runs.
-    list of str
-        A sentence for every damaged history.
+    ``runs`` are identities by (row, column), ``folder`` is ``results/<preset>``. With them comes a sentence for every
+    damaged history.
     """
     problems: dict[str, None] = {}
     means: dict[tuple[str, ...], tuple[str, dict[str, list[float]]]] = {}
@@ -134,7 +111,7 @@ def panels(
 
 
 def _history(path: Path) -> dict[str, list[float]] | None:
-    """P and G epoch by epoch; None where the run measured only one of them."""
+    """Return P and G epoch by epoch; None where the run measured only one of them."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [line for line in csv.DictReader(file) if line.get("p_miou") and line.get("g_miou")]

@@ -48,7 +48,7 @@ class Record:
 
 
 def read(preset: str, results: str | Path) -> dict[str, Record]:
-    """Every run of a preset's folder by its identity, in alphabetical order of their descriptions.
+    """Return every run of a preset's folder by its identity, in alphabetical order of their descriptions.
 
     Damaged files are sentences in ``problems`` and do not stop the others from being read.
     """
@@ -71,7 +71,7 @@ def _record(folder: Path) -> Record:
 
 
 def _parsed(path: Path, make: Any, problems: list[str]) -> Any:
-    """What ``make`` makes of a JSON file; None where there is none, or where it is damaged, which is noted."""
+    """Return what ``make`` makes of a JSON file; None where there is none, or where it is damaged, which is noted."""
     try:
         return make(json.loads(path.read_text()))
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def _parsed(path: Path, make: Any, problems: list[str]) -> Any:
 
 
 def _described(plain: Any) -> Run | str:
-    """The run, or a few words about one of a user's method: to build that would import the user's code."""
+    """Return the run, or a few words about one of a user's method: to build that would import the user's code."""
     method, teacher = (str(_mapping(plain).get(name, "")) for name in ("method", "teacher_method"))
     if methods.is_own(method) or methods.is_own(teacher):
         of = f" of {teacher}" if teacher else ""
@@ -119,7 +119,7 @@ def _command(run: Run | None, known: set[str]) -> str:
 
 
 def made_with(records: Iterable[Record]) -> dict[str, list[tuple[str, int]]]:
-    """Devices, versions and commits of complete runs, each with its number of runs, the most frequent first."""
+    """Return devices, versions and commits of complete runs, each with its number of runs, the most frequent first."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("device", "versions", "commit")}
     for record in records:
         if record.result and record.environment:
@@ -161,16 +161,7 @@ class Costs(NamedTuple):
 
 
 def costs(named: dict[str, tuple[str, set[str]]], records: dict[str, Record], count: int = 10) -> Costs:
-    """Hours by table.
-
-    Parameters
-    ----------
-    named : dict
-        Table -> its title and the identities of the runs that its numbers name.
-    records : dict of str to Record
-    count : int
-        Number of slowest runs.
-    """
+    """Return the hours by table, given its title and the runs that its numbers name, and the ``count`` slowest runs."""
     complete = [record for record in records.values() if record.result]
     by_table = [_cost(name, title, _closure(ids, records), records) for name, (title, ids) in named.items()]
     total = _cost("", "All runs, each once", {record.id for record in complete}, records)
@@ -179,7 +170,7 @@ def costs(named: dict[str, tuple[str, set[str]]], records: dict[str, Record], co
 
 
 def _closure(ids: Iterable[str], records: dict[str, Record]) -> set[str]:
-    """Runs and what they require, as far as they are there."""
+    """Return runs and what they require, as far as they are there."""
     runs = [record.run for one in ids if (record := records.get(one)) and record.run]
     found = {run.id for run in sweep.distinct(runs)} | set(ids)
     return {one for one in found if one in records and records[one].result}

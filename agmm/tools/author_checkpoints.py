@@ -140,9 +140,6 @@ def _take(file: str, rest: dict[str, Tensor], wanted: State, prefix: str, expect
     return taken
 
 
-# --- The head, by structure -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class _Unit:
     """A convolution and, unless it is the classifier, its batch normalization."""

@@ -39,8 +39,7 @@ def pairs(
     """Set a method beside the rows of a table; those that take several stages, or are quoted, are left out.
 
     Network, start, data, labels, schedule and test are those of the row. The method, which takes the options, is a
-    user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`; a table is such as
-    ``"agmm_table1"``.
+    user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`.
     """
     tables.preset(preset)
     (name,) = tables.select([table])

@@ -33,8 +33,6 @@ LOOK_EVERY = 20
 """Steps between two looks at the loss; each look waits for the device."""
 
 LOGGER = logging.getLogger("agmm")
-
-
 History = list[dict[str, float]]
 
 

@@ -131,10 +131,7 @@ def cam_miou(
 def _shared(
     net: nn.Module, arrays: tuple[Any, ...], count: int | None, split: Split, device: torch.device
 ) -> Iterator[list[Tensor]]:
-    """Yield batches of aligned arrays' first ``count`` elements on the device, this process's share of them.
-
-    The network is brought into eval mode, and has the buffers of the first process.
-    """
+    """Yield this process's batches of the arrays' first ``count`` elements; bring the network into eval mode."""
     net.eval()
     loop.agree(net)
     rank, world = loop.rank_and_world()

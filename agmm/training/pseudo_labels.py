@@ -47,10 +47,7 @@ def _image_tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
 
 
 def pseudo_labels(net: nn.Module, teacher: Run, context: Context) -> Arrays:
-    """Return the labels of a second stage: what ``net`` of its first stage predicts for the training images, as tested.
-
-    They are restricted to the classes that an image's labels name, or to its tags.
-    """
+    """Return what the first stage's ``net`` predicts when tested, within an image's classes or tags if so asked."""
     run, data = context.run, context.data
     objective = methods.build(run.method, data.num_classes, **dict(run.options))
     if isinstance(objective, spml.SPMLClassifier):
@@ -93,10 +90,7 @@ def _spml_labels(net: nn.Module, objective: spml.SPMLClassifier, teacher: Run, c
 
 
 def with_cams(run: Run, data: Split, where: Where, device: torch.device) -> Split:
-    """Return the training images of a run with the class activation maps that its labels are made of, if they are.
-
-    Those of a data set on disk are kept beside the weights that they come from.
-    """
+    """Return the training images of a run with the class activation maps that its labels are made of, if they are."""
     source = run.cams_of
     if source is None:
         return data

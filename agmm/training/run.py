@@ -247,10 +247,9 @@ class Run:
         scale_merge: Literal["mean", "max"] | None = None,
         crf: str = "",
     ) -> "Run":
-        """Return the run that tests this one's weights in another way, without training anything.
+        """Return the run that tests this one's weights in another way; the run itself where nothing is different.
 
-        Arguments are the fields of that name: None keeps a field, and without ``crf`` there is no CRF. Where nothing is
-        different the run itself is returned.
+        Arguments are the fields of that name: None keeps a field, and without ``crf`` there is no CRF.
         """
         base = self.trained or self
         fields_asked = {"scales": scales, "flip": flip, "scale_merge": scale_merge}
@@ -272,8 +271,7 @@ class Run:
     def classified(self, options: dict[str, Any] | None = None, **changes: Any) -> "Run":
         """Return the run that trains SPML's next classifier on this one's embeddings (SPML, Algorithms 1 and 2).
 
-        ``options`` are those of `agmm.rivals.spml.SPMLClassifier`, ``changes`` further fields that are different for
-        it, such as ``epochs``.
+        ``options`` are those of `agmm.rivals.spml.SPMLClassifier`, ``changes`` further fields, such as ``epochs``.
         """
         if self.method not in ("SPML", "SPMLClassifier"):
             raise ValueError(f"the method {self.method} has no embeddings to classify; begin with SPML")

@@ -139,10 +139,7 @@ def parameters(pairs: list[str]) -> dict[str, Value]:
 
 
 def queued(jobs: list[Any]) -> set[str] | None:
-    """Return the identities of this user's jobs that wait or run; None if Slurm does not answer.
-
-    squeue rather than sacct, which has answers only where jobs are accounted for.
-    """
+    """Return this user's jobs that wait or run, from squeue as sacct needs accounting; None if Slurm is silent."""
     command = ["squeue", "--noheader", "--format=%i", f"--user={getpass.getuser()}"]
     try:
         return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())

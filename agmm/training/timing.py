@@ -1,7 +1,4 @@
-"""The clock of comparisons, and a training step on random images and labels whose cost it measures.
-
-Functions take turns, so that a change of the machine's speed concerns all of them.
-"""
+"""The clock of comparisons, and a training step on random images and labels whose cost it measures."""
 
 import statistics
 import time
@@ -21,7 +18,7 @@ FORMS = ("clicks", "scribbles", "blocks", "dense")
 def in_turn(
     functions: Mapping[str, Callable[[], object]], device: str, repeats: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Return the seconds of every function in ``repeats`` rounds, each calling all once, after ``warmup`` rounds."""
+    """Return the seconds of all functions in ``repeats`` rounds; in turn, as the machine's speed may change."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():

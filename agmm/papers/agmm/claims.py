@@ -32,8 +32,6 @@ _SPREADS = (Entry("agmm_table3", "σ by Eq. 5"), *(Entry("agmm_table3", f"σ = {
 _WEIGHTS = tuple(Entry("agmm_supp_table1", f"λ = {weight}") for weight in LAMBDAS)
 _RISING_WEIGHTS = [entry for entry, weight in zip(_WEIGHTS, LAMBDAS, strict=True) if weight <= 1]
 
-# --- Tables -----------------------------------------------------------------------------------------------------------
-
 
 def share_of_self(evidence: Evidence) -> dict[str, Finding]:
     """Judge the part of the gain that L_self alone brings."""
@@ -99,8 +97,6 @@ def crf_helps_little(evidence: Evidence) -> dict[str, Finding]:
             findings[setting] = rules.little(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0], printed)
     return findings
 
-
-# --- Networks and curves ----------------------------------------------------------------------------------------------
 
 PER_CLASS, IMAGES = 2000, 1000
 """Test pixels of a class, and test images, whose features are compared at most."""
@@ -182,9 +178,6 @@ def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
     return {"points": rules.share(above, 0.9, 0.5)}
 
 
-# --- Cost -------------------------------------------------------------------------------------------------------------
-
-
 def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
     """Judge size, operations and outputs of AGMM's network against the baseline's; this needs no trained weights."""
     ours, baseline = (replace(run, init="scratch") for run in evidence.runs((AGMM, BASELINE), "point"))
@@ -216,8 +209,6 @@ def _same_outputs(run: Run, kept: networks.Segmenter, plain: networks.Segmenter)
     plain.load_state_dict(kept.state_dict())
     return torch.equal(plain(images)[1], logits)
 
-
-# --- The list ---------------------------------------------------------------------------------------------------------
 
 _POINTS_MORE = partial(claim.helps_first_more, claimed=4.3)
 _rising = partial(claim.across, columns=CLICKS.values(), rule=claim.rising)

@@ -60,8 +60,6 @@ def every_form_gains(evidence: Evidence) -> dict[str, Finding]:
     return findings
 
 
-# --- Cost (Table 11) --------------------------------------------------------------------------------------------------
-
 PRINTED_SIDE = 448
 SHAPES = {
     "small": QUICK,
@@ -74,10 +72,9 @@ SHAPES = {
 def operations() -> pd.DataFrame:
     """Count multiply-accumulates of ViT-B/16 with and without the mixture, beside the published "GFLOPs", in 10^9.
 
-    For an image of VOC, of whose 21 classes three have a Gaussian. The published baseline is matched by
-    multiply-accumulates, not by twice as many operations, and with two further classifiers of image tags; how its
-    authors counted the elementwise work of the mixtures they do not say (see `agmm.networks.macs.branch_macs` for our
-    rule). Columns are method, gmacs, over_baseline, published, published_over_baseline.
+    Three of VOC's 21 classes have a Gaussian. The published baseline is matched by multiply-accumulates, not by twice
+    as many operations, and with two further classifiers of image tags. How the elementwise work of the mixtures is
+    counted the paper does not say (our rule: `agmm.networks.macs.branch_macs`).
     """
     with torch.device("meta"):
         net = networks.build("vit_base", 21)
@@ -100,8 +97,7 @@ def operations() -> pd.DataFrame:
 def training_steps(preset: Preset, device: str = "cpu", repeats: int = 20) -> pd.DataFrame:
     """Measure the time of a training step of the preset's transformer, and what it keeps for its backward pass.
 
-    Steps of the methods take turns, so that what else the machine does concerns all of them. Columns are method,
-    milliseconds (median), ratio (to the baseline, median over turns), held_mb (weights included).
+    Milliseconds are medians, ratios to the baseline medians over turns; ``held_mb`` includes the weights.
     """
     network = preset.at("points", network="vit").network if "vit" in preset.networks else "small"
     shapes = SHAPES[network]
@@ -161,9 +157,6 @@ def _fact(holds: bool, ratio: float, published: float) -> Finding:
     return Finding(verdict, 0, ratio, ratio, ratio, note=note, unit="ratio", claimed=published)
 
 
-# --- Pseudo labels and online EM --------------------------------------------------------------------------------------
-
-
 def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
     """Judge the share of the classes whose pseudo labels are more accurate close to the class's mean than far away."""
 
@@ -218,9 +211,6 @@ def em_estimates_better(evidence: Evidence) -> dict[str, Finding]:
             judged = {"means": rules.direction(values[:, 0], unit="share"), "mIoU of G": rules.direction(values[:, 1])}
             findings |= {f"{setting}, {name}": replace(one, note=why or one.note) for name, one in judged.items()}
     return findings
-
-
-# --- Curves and features ----------------------------------------------------------------------------------------------
 
 
 def mixture_leads(evidence: Evidence) -> dict[str, Finding]:

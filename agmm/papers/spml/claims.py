@@ -73,8 +73,6 @@ def full_is_best(evidence: Evidence) -> dict[str, Finding]:
     return {"full - scribbles": rules.direction(evidence.lead(*full, *scribbles), 1.2)}
 
 
-# --- Networks ---------------------------------------------------------------------------------------------------------
-
 IMAGES = 200
 """Images of a split whose segments are queries at most."""
 

@@ -1,8 +1,4 @@
-"""How fast the package is, as ratios of two times taken in one run: ``agmm bench [branch step …] [--csv FILE]``.
-
-`GROUPS` are functions that yield figures: of the objective (`agmm.tools.bench.objective`), of training (`step`), and of
-reading and testing (`images`).
-"""
+"""How fast the package is, as ratios of two times taken in one run: ``agmm bench [branch step …] [--csv FILE]``."""
 
 import argparse
 from collections.abc import Iterable
@@ -28,10 +24,7 @@ GROUPS: dict[str, Group] = {
 
 
 def measure(how: Setting, names: Iterable[str] = ()) -> pd.DataFrame:
-    """Measure and print the groups of these names (default: all).
-
-    Return a row per figure: the fields of `agmm.tools.bench.figure.Figure`, and what it was measured on.
-    """
+    """Measure and print groups (default: all); return a row per figure with its fields and what it was measured on."""
     names = tuple(names) or tuple(GROUPS)
     for name in names:
         if name not in GROUPS:

@@ -15,10 +15,7 @@ from agmm.training import timing
 
 @dataclass(frozen=True)
 class Setting:
-    """What all figures of one command share: device "cpu" or "cuda", threads of a CPU, and timed rounds of everything.
-
-    ``small`` takes shapes of a test instead of the papers': shows that the command works, promises nothing.
-    """
+    """What all figures share: device, threads of a CPU, timed rounds, and whether shapes are ``small`` as in a test."""
 
     device: str = "cpu"
     threads: int = 1

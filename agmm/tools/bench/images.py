@@ -1,12 +1,8 @@
 """The groups "input" and "evaluation": images a second that are read, and that are tested.
 
-"input": whether reading keeps up with training, beside what a step consumes. The files are photographs that ship with
-installed packages, in the formats and sizes of VOC and Cityscapes. Where there is a GPU all its workers read; on a CPU
-one process does.
-
-"evaluation": testing a network, beside the same with one image and one view or tile at a time. Batching cannot save
-arithmetic, and the predictions must stay the same. The figure "network alone" is therefore the limit: the forward
-passes of the same batches, with nothing before, between or after them.
+"input" sets reading beside what a step consumes, with photographs that ship with installed packages, in the formats and
+sizes of VOC and Cityscapes. "evaluation" sets testing beside one image and one view or tile at a time, which must
+predict the same. Batching cannot save arithmetic: the limit is "network alone", the forward passes of the batches.
 """
 
 import tempfile
@@ -39,8 +35,6 @@ TOGETHER = 50
 
 TIES = 100.0
 """Pixels in a million whose two best classes are so close that float32 may decide either way."""
-
-# --- Reading ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -146,9 +140,6 @@ def _step(run: Run, num_classes: int, device: str, precision: str) -> Callable[[
     net.train(run.microbatch > 1)  # a single image has no batch statistics
     shapes = Shapes(run.microbatch, num_classes, 0, 0, run.crop or 0)
     return training_step(net, objectives.Baseline(num_classes), shapes, device, precision)
-
-
-# --- Testing ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,8 @@
 """The groups "branch" and "dense": the mixture and its losses, forward and backward, without any network.
 
-"branch" sets them beside the time that their bytes need. The floor: every feature is read once forward and once
-backward and its gradient is written once, and so is every logit where a term reads them, at the bandwidth of a copy
-measured in the same run. Labels and scores are left out: both are small beside them.
-
-"dense" sets them beside their dense formulation (`agmm.dense`). Each is measured in a process of its own, so that its
-peak of memory is its own, and their losses and gradients are compared: a formulation that is fast and wrong is no
-result.
+"branch" sets them beside the time that their bytes need: every feature is read once forward and once backward and its
+gradient is written once, and so is every logit where a term reads them, at the bandwidth of a copy. Labels and scores
+are small beside them. "dense" sets them beside their dense formulation (`agmm.dense`) of the same losses and gradients.
 """
 
 import statistics
@@ -66,9 +62,6 @@ def scaled(shapes: Shapes, setting: Setting) -> Shapes:
     return replace(shapes, batch=4, num_classes=7, channels=32, grid=16, label=64) if setting.small else shapes
 
 
-# --- Beside the bytes -------------------------------------------------------------------------------------------------
-
-
 def branch(setting: Setting) -> Iterator[Figure]:
     """Yield floors of the cases of the papers, and the compiled loops beside plain torch operations."""
     rate = bandwidth(setting)
@@ -125,9 +118,6 @@ def bandwidth(setting: Setting) -> float:
     target = torch.empty_like(source)
     copies = timing.in_turn({"": lambda: target.copy_(source)}, setting.device, repeats=10)
     return 2 * source.nbytes / min(copies[""])
-
-
-# --- Beside the dense formulation -------------------------------------------------------------------------------------
 
 
 def dense(setting: Setting) -> Iterator[Figure]:

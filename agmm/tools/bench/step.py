@@ -1,11 +1,8 @@
 """The groups "step", "spml" and "sweep": training steps of the methods, SPML's k-means, several trainings at a time.
 
-"step": an optimizer step of AGMM and AGMM++ beside one of the baseline, whose arithmetic is set beside large matrix
-products; in float32 and bfloat16. "spml": the k-means of SPML beside a library's, and its objective beside a step.
-
-"sweep": several short trainings through `train_all`, two processes or two threads beside one, as small networks have
-little to share out within a step. Times are those of `train_all` as a whole, start of the processes and their imports
-included; data and labels lie in the cache beforehand.
+The arithmetic of the baseline's step is set beside large matrix products, SPML's k-means beside a library's. Times of
+"sweep" are those of `train_all` as a whole, start of the processes and their imports included; data and labels lie in
+the cache beforehand.
 """
 
 import shutil
@@ -142,9 +139,6 @@ def profile(setting: Setting, rows: int = 25) -> str:
     return f"Three steps of AGMM, {case.name}, {precision}, {hardware(setting.device)}\n\n{table}\n"
 
 
-# --- SPML -------------------------------------------------------------------------------------------------------------
-
-
 def spml(setting: Setting) -> Iterator[Figure]:
     """Yield k-means of one image, and the objective with crops of 512, fewer of them on a CPU."""
     yield clustering(setting)
@@ -215,9 +209,6 @@ def oversegmentation(batch: int, side: int, number: int = REGIONS) -> Tensor:
     axis = torch.arange(side, dtype=torch.float32)
     pixels = torch.cartesian_prod(axis, axis).expand(batch, -1, -1)
     return torch.cdist(pixels, places).argmin(2).view(batch, side, side)
-
-
-# --- Several trainings ------------------------------------------------------------------------------------------------
 
 
 def trainings(setting: Setting) -> Iterator[Figure]:

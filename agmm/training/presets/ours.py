@@ -99,8 +99,6 @@ SMOKE = replace(
     embedding=replace(_EMBEDDING, classifier_changes={"epochs": 1}),
 )
 
-# --- CamVid -----------------------------------------------------------------------------------------------------------
-
 # Clicks are human ones, on every connected region of a class, three pixels wide.
 _CAMVID_LABELS = {
     "points": Kind("points", {"placement": "human", "width": 3}),

@@ -7,8 +7,6 @@ from agmm.evaluation import SCALES
 from agmm.training.presets.preset import SPML_OF_POINTS, Embedding, Kind, Network, Preset
 from agmm.training.run import Run
 
-# --- AGMM++ -----------------------------------------------------------------------------------------------------------
-
 # AGMM++ prints neither schedules nor test settings; these are ToCo's for transformers and image tags (AdamW, 20,000
 # steps of 4 images on VOC, 80,000 of 8 on COCO, in whole epochs) and TEL's for ADE20K (150,000 steps of 16).
 _TOCO_SCHEDULE: dict[str, Any] = {"crop": 448, "batch_size": 4, "microbatch": 2, "epochs": 8, "warmup": 1500}
@@ -33,8 +31,6 @@ def _further_labels(voc: Run) -> dict[str, Kind]:
         "blocks_full": Kind("full", run=ade20k),
     }
 
-
-# --- SPML -------------------------------------------------------------------------------------------------------------
 
 _PRINTED_OF_POINTS = {"lambda_c": 1.0, "lambda_i": 1.0, "lambda_o": 1.0, "kappa_o": 8.0}
 _PRINTED_OF_BOXES = {"lambda_c": 1.0, "lambda_i": 0.3, "lambda_o": 1.0}
@@ -99,9 +95,6 @@ def _spml_embedding(released: bool) -> Embedding:
         of_labels={"scribbles0": SPML_OF_POINTS} if released else _SPML_PRINTED,
         elsewhere={"densepose": people},
     )
-
-
-# --- All of them ------------------------------------------------------------------------------------------------------
 
 
 def _published(released: bool) -> Preset:
