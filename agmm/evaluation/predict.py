@@ -179,9 +179,6 @@ def pseudo_labels(
     return dense
 
 
-# --- Metrics ----------------------------------------------------------------------------------------------------------
-
-
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true (rows) and predicted class (columns): (K, K) int64.
 

@@ -25,8 +25,6 @@ REACH, SIDE = 5, 500
 """Pixels on either side of a boundary that are close to it, in images whose longer side has so many."""
 
 
-# --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
-
 Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
 """Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
 closer than its spread, those that are right, and those that count for it."""
@@ -125,9 +123,6 @@ def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> 
     return save(figure, values, stem)
 
 
-# --- Quality of labels ------------------------------------------------------------------------------------------------
-
-
 def measure_label_quality(
     runs: Mapping[str, Sequence[Run]], results: str | Path, data_root: str | Path | None = None
 ) -> pd.DataFrame:
@@ -174,9 +169,6 @@ def draw_label_quality(values: pd.DataFrame, stem: Path) -> Figure:
     axis.set(xlabel="", ylabel="mIoU on training images (%)")
     sns.move_legend(axis, "upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, title="", frameon=False)
     return save(figure, values, stem)
-
-
-# --- Boundaries -------------------------------------------------------------------------------------------------------
 
 
 def reach(size: tuple[int, ...]) -> float:

@@ -61,9 +61,6 @@ def simulate(
     return labels
 
 
-# --- Forms ------------------------------------------------------------------------------------------------------------
-
-
 def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
     """Paint the segment that GrabCut finds in each box, and background elsewhere.
 
@@ -139,9 +136,6 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 NEED_CAMS = ("boxcam", "grabcut_cam", "cam")
 
 
-# --- GrabCut ----------------------------------------------------------------------------------------------------------
-
-
 def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iterations: int = 5) -> np.ndarray:
     """Find the foreground (H, W) in a box by OpenCV's GrabCut (Rother et al. 2004), the whole box where it fails.
 
@@ -199,9 +193,6 @@ def _seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 
-# --- CAMs -------------------------------------------------------------------------------------------------------------
-
-
 def cam_labels(cams: Cams, size: tuple[int, ...], threshold: float | np.ndarray) -> np.ndarray:
     """Return the class (H, W) with the largest CAM where that exceeds a background score, 0 elsewhere."""
     best, labels = np.broadcast_to(threshold, size).astype(float), np.zeros(size, np.uint8)
@@ -218,9 +209,6 @@ def _cams_of(scene: BoxedImage) -> Cams:
         if cam.shape != scene.size:
             raise ValueError(f"the CAM of class {code} has shape {cam.shape}, its image {scene.size}; resize it")
     return scene.cams
-
-
-# --- Painting ---------------------------------------------------------------------------------------------------------
 
 
 def _painted(scene: BoxedImage, segments: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -110,9 +110,6 @@ def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.
     return classes | ~(best >= threshold)[:, None]
 
 
-# --- The loss ---------------------------------------------------------------------------------------------------------
-
-
 def contrast(
     vectors: Tensor,
     prototypes: Tensor,

@@ -109,9 +109,6 @@ def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
     return index, order[counts.cumsum(0) - counts]
 
 
-# --- Spherical k-means, by appearance and place -----------------------------------------------------------------------
-
-
 def grid_clusters(size: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
     """Return the first clusters (h, w) of k-means: a grid of rows and columns, those at the border half as large.
 
@@ -172,9 +169,6 @@ def spherical_kmeans(
         directions = F.normalize(members.mT @ counted, dim=-1)
         clusters = (vectors @ directions.mT).argmax(-1)
     return clusters
-
-
-# --- Several processes ------------------------------------------------------------------------------------------------
 
 
 def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
