@@ -102,10 +102,7 @@ def _by_distance(
 
 
 def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
-    """Draw similar (bar), dissimilar (bar) and all pixels (line) of every class, a panel per method.
-
-    From `measure_similarity`, or from `measure_label_accuracy` with the quantity ``"accuracy"``.
-    """
+    """Draw `measure_similarity`, or `measure_label_accuracy` with the quantity "accuracy": a panel per method."""
     methods, names = values["method"].unique(), values["class"].unique()
     figure, axes = panels(1, len(methods), height=2.4, sharey=True)
     for axis, method in zip(axes[0], methods, strict=True):

@@ -17,8 +17,7 @@ from agmm.labels import forms, geometry
 Cams = Mapping[int, np.ndarray]
 """Class activation maps of an image: class code -> (H, W) float, larger where the class is more likely."""
 
-SMALLEST = 0.15
-"""IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm."""
+SMALLEST = 0.15  # IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm
 
 
 @dataclass(frozen=True, eq=False)
