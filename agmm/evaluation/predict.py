@@ -208,7 +208,7 @@ def best_class(maps: Tensor) -> Tensor:
 
 
 def iou(confusion: Tensor) -> Tensor:
-    """Return the IoU (K,) of every class from counts (K, K) of pixels, in [0, 1], float64; NaN for one that never occurs."""
+    """Return the IoU (K,) of every class from counted pixels (K, K), in [0, 1], float64; NaN where none occurs."""
     confusion = confusion.double()
     intersection = confusion.diagonal()
     return intersection / (confusion.sum(dim=0) + confusion.sum(dim=1) - intersection)

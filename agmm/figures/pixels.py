@@ -24,7 +24,6 @@ SUBSETS = ("similar", "all", "dissimilar")
 REACH, SIDE = 5, 500
 """Pixels on either side of a boundary that are close to it, in images whose longer side has so many."""
 
-
 Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
 """Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
 closer than its spread, those that are right, and those that count for it."""

@@ -22,7 +22,7 @@ class Tokens:
 
 
 class Segmenter(nn.Module):
-    """A backbone and a head; training needs two images, as `DeepLabHead` normalizes pooled ones over the batch.
+    """A backbone and a head; a `DeepLabHead` needs two images per training step, as its pooling normalizes over them.
 
     The backbone makes of images (low, high), the stage at stride 4 and the last one, or (middle, final, summary), see
     `agmm.networks.transformers.VisionTransformer`; the head of (low, high) (features, logits, inner features), all on

@@ -308,7 +308,7 @@ def gated_energy(
 ) -> Tensor:
     """Return `crf_loss.pairwise_energy` where pseudo labels are missing or the segmentation uncertain (ToCo, AFA; reg).
 
-    Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W) without ``VOID`` pixels.
+    Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W); ``VOID`` takes no part.
     """
     return crf_loss.pairwise_energy(
         logits.softmax(1),
