@@ -20,10 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Lattice:
-    """Lattice points of a batch of feature vectors and how values move between them; built by `build`.
-
-    B images of n feature vectors in d dimensions touch M lattice points, those of different images being different.
-    """
+    """The M lattice points of B images with n feature vectors in d dimensions, and how values move between them."""
 
     corners: Tensor  # (B n, d+1) int32: lattice points of a feature vector's simplex
     weights: Tensor  # (B n, d+1): barycentric coordinates in it; rows sum to 1
@@ -68,10 +65,7 @@ def build(features: Tensor) -> Lattice:
 
 
 def apply(lattice: Lattice, values: Tensor) -> Tensor:
-    """Filter values (B, n, K) with a Gaussian of unit standard deviation in feature space, unnormalized.
-
-    About 0.53 of ``sum_j exp(-|f_i - f_j|^2 / 2) values_j``, which includes j = i.
-    """
+    """Filter values (B, n, K): about 0.53 of ``sum_j exp(-|f_i - f_j|^2 / 2) values_j``, which includes j = i."""
     dimensions = len(lattice.blurs) - 1
     splat = _weighted_sums(values.flatten(0, 1), lattice.sources, lattice.source_weights, lattice.starts)
     points = torch.cat([splat, splat.new_zeros(1, splat.shape[1])])

@@ -14,11 +14,9 @@ from agmm.evaluation import crf as fully_connected
 from agmm.evaluation import read_ahead, views
 from agmm.evaluation.views import PIXELS, Merge, Predict
 
-COPIES = 64
-"""Histograms among which a GPU's additions are spread: additions to one address wait for each other."""
+COPIES = 64  # histograms among which a GPU's additions are spread: additions to one address wait for each other
 
-CRF_PIXELS = 1 << 18
-"""Pixels of images that are refined together: one of VOC, or many small ones."""
+CRF_PIXELS = 1 << 18  # pixels of images that are refined together: one of VOC, or many small ones
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,8 @@ class Protocol:
 
 
 def predictor(net: nn.Module, protocol: Protocol) -> Predict:
-    """Return a function from network input to probabilities; the CRF, which needs the images, is left to `evaluate`.
-
-    Where views are merged by "max", they and their tiles are logits, and the softmax comes last.
-    """
+    """Return a function from network input to probabilities; the CRF, which needs the images, is left to `evaluate`."""
+    # Where views are merged by "max", they and their tiles are logits, and the softmax comes last.
     p, on_logits = protocol, protocol.merge == "max"
 
     def whole(inputs: Tensor) -> Tensor:
@@ -179,9 +175,6 @@ def pseudo_labels(
     return dense
 
 
-# --- Metrics ----------------------------------------------------------------------------------------------------------
-
-
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true (rows) and predicted class (columns): (K, K) int64.
 
@@ -209,18 +202,13 @@ def _histogram(values: Tensor, length: int) -> Tensor:
 
 
 def best_class(maps: Tensor) -> Tensor:
-    """Return the class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several.
-
-    The same as `Tensor.argmax`, which on a CPU takes four to seven times as long over planes.
-    """
+    """Return the class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several."""
+    # On a CPU, argmax takes four to seven times as long over planes.
     return maps.max(dim=1).indices
 
 
 def iou(confusion: Tensor) -> Tensor:
-    """Return the intersection over union (K,) of every class from counted pixels (K, K), in [0, 1], as float64.
-
-    NaN for a class that is neither in the truth nor in the predictions.
-    """
+    """Return the IoU (K,) of every class from counted pixels (K, K), in [0, 1], float64; NaN where none occurs."""
     confusion = confusion.double()
     intersection = confusion.diagonal()
     return intersection / (confusion.sum(dim=0) + confusion.sum(dim=1) - intersection)

@@ -15,8 +15,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 PIXELS = 1 << 22
 """Pixels of views or tiles that go through a network together: bounds the memory of their probabilities."""
 
-Predict = Callable[[Tensor], Tensor]
-"""images (B, 3, H, W) -> probabilities (B, K, H, W)"""
+Predict = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> probabilities (B, K, H, W)
 
 Merge = Literal["mean", "max"]
 """How views become one: the mean of their probabilities, or ToCo's rule on logits (`multi_scale`)."""

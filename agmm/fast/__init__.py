@@ -47,56 +47,27 @@ def census(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def mean_weights(labels: Tensor, classes: Tensor, share: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Weight of every feature cell in the means of the labeled pixels' upsampled features.
+    """Weigh every feature cell in the means of the labeled pixels' upsampled features: (B, N, h w) on a grid (h, w).
 
-    Parameters
-    ----------
-    labels : Tensor (B, H, W) int64
-    classes : Tensor (B, N) int64
-    share : Tensor (B, N)
-        Weight of each labeled pixel of a component; 0 in empty slots.
-    size : (h, w)
-
-    Returns
-    -------
-    Tensor (B, N, h w)
-        The adjoint of bilinear upsampling (``align_corners=False``) of the components' label masks times ``share``.
+    The adjoint of bilinear upsampling (``align_corners=False``) of the masks of labels (B, H, W) that are of the
+    components' classes (B, N), both int64. ``share`` (B, N) is the weight of each labeled pixel, 0 in empty slots.
     """
     return loops(share).adjoint_weights(labels, classes, share, size)
 
 
 def mean_absolute_difference(features: Tensor, means: Tensor, per_image: tuple[int, ...]) -> Tensor:
-    """Mean over channels of ``|features - means|`` for every pixel and component.
+    """Average ``|features - means|`` over the channels of features (B, C, M) and means (B, N, C): (B, N, M).
 
-    Parameters
-    ----------
-    features : Tensor (B, C, M)
-    means : Tensor (B, N, C)
-    per_image : tuple of B ints
-        n(b); what follows in the other slots is unspecified but finite.
-
-    Returns
-    -------
-    Tensor (B, N, M)
-        Differentiable once in both arguments; the kink of the absolute value at 0 has slope 0.
+    Differentiable once in both; the kink of the absolute value at 0 has slope 0. ``per_image`` holds n(b); what
+    follows in the other slots is unspecified but finite.
     """
     return _MeanAbsoluteDifference.apply(_channels_last(features), means, per_image)
 
 
 def means_and_differences(features: Tensor, weights: Tensor, per_image: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Weighted sums of the features, and `mean_absolute_difference` to them, with one gradient for both.
+    """Return weighted sums (B, N, C) of features (B, C, M), and `mean_absolute_difference` (B, N, M) to them.
 
-    Parameters
-    ----------
-    features : Tensor (B, C, M)
-    weights : Tensor (B, N, M)
-        Mostly zero; a constant.
-    per_image : tuple of B ints
-
-    Returns
-    -------
-    means : Tensor (B, N, C)
-    differences : Tensor (B, N, M)
+    Both share one gradient, of the features alone: the weights (B, N, M), mostly 0, are constant.
     """
     return _MeansAndDifferences.apply(_channels_last(features), weights, per_image)
 
@@ -107,19 +78,9 @@ def upsample(maps: Tensor, size: tuple[int, ...], per_image: tuple[int, ...]) ->
 
 
 def segmentation_terms(logits: Tensor, scores: Tensor, supervision: Supervision) -> tuple[Tensor, ...]:
-    """The four losses at label resolution, from one softmax.
+    """Return the losses seg, self, spar and absent of logits (B, K, H, W) and the components' scores (B, N, H, W).
 
-    Parameters
-    ----------
-    logits : Tensor (B, K, H, W)
-    scores : Tensor (B, N, H, W)
-        Mixture scores of the components.
-    supervision : Supervision
-
-    Returns
-    -------
-    seg, self, spar, absent : Tensor ()
-        Sums over pixels (not means); differentiable once in ``logits`` and ``scores``. Terms left out are 0.
+    Sums over pixels (not means) from one softmax, differentiable once in both. Terms left out are 0.
     """
     return _SegmentationTerms.apply(_channels_last(logits.flatten(2)), scores.flatten(2), supervision).unbind()
 

@@ -19,8 +19,7 @@ import numpy as np
 from agmm import codes
 from agmm.codes import UNLABELED, VOID
 
-TILE = 256
-"""Pixels treated together: the probabilities of 21 classes are half of a first-level cache."""
+TILE = 256  # pixels treated together: the probabilities of 21 classes are half of a first-level cache
 
 f32, i32 = np.float32, np.int32
 EPS = f32(codes.EPS)

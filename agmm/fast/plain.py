@@ -18,30 +18,15 @@ BLOCK = {"cpu": 1 << 17, "cuda": 1 << 26}
 
 @dataclass(frozen=True)
 class Supervision:
-    """What the losses at label resolution need besides logits and scores; all of it is constant.
+    """The constants that the losses at label resolution need besides logits and scores."""
 
-    Attributes
-    ----------
-    labels : Tensor (B, M) int64
-    classes : Tensor (B, N) int64
-        Distinct classes of an image's components.
-    self_weight, spar_weight : Tensor (B, N)
-        Weight of each component in the terms self and spar; 0 in empty slots, or to leave the term out.
-    negatives : bool
-        Whether labeled pixels push down the scores of all other components.
-    absent : Tensor (B, K) bool or None
-        Classes annotated nowhere in the image; None leaves the term out.
-    seg : bool
-        False leaves the cross-entropy of the labeled pixels out.
-    """
-
-    labels: Tensor
-    classes: Tensor
-    self_weight: Tensor
-    spar_weight: Tensor
-    negatives: bool
-    absent: Tensor | None
-    seg: bool
+    labels: Tensor  # (B, M) int64
+    classes: Tensor  # (B, N) int64: distinct classes of an image's components
+    self_weight: Tensor  # (B, N): weight of each component in the term self; 0 in empty slots, or to leave it out
+    spar_weight: Tensor  # (B, N): the same in the term spar
+    negatives: bool  # whether labeled pixels push down the scores of all other components
+    absent: Tensor | None  # (B, K) bool: classes annotated nowhere in the image; None leaves the term out
+    seg: bool  # False leaves the cross-entropy of the labeled pixels out
 
 
 def count_codes(labels: Tensor, num_classes: int) -> Tensor:

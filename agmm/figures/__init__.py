@@ -3,8 +3,7 @@
 Every ``draw_`` function takes a ``stem``, the folder and name of the files to write without ending: a PDF, a PNG and a
 CSV with the numbers. It returns the figure, or raises ValueError if there is nothing to draw yet.
 
-Labels form the mixture, so whatever needs it is measured on training images; the dense truth serves for evaluation
-only.
+Labels form the mixture, so what needs it is measured on training images; the dense truth serves for evaluation only.
 """
 
 from agmm.figures.features import draw_embedding, draw_projection, embed, project, sample_features, silhouette

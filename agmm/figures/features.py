@@ -157,10 +157,7 @@ def _pooled(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_projection(points: pd.DataFrame, stem: Path) -> Figure:
-    """Draw the mixtures of `project` in a plane that all panels share: pixels, means, and a Gaussian per class.
-
-    The ellipses are one standard deviation wide, about the mean of a class's means.
-    """
+    """Draw `project` in a plane that all panels share: pixels, means, and an ellipse of one deviation per class."""
     methods, names = points["method"].unique(), points["class"].unique()
     figure, axes = panels(1, len(methods), height=WIDTH / len(methods) + 0.75, sharex=True, sharey=True)
     entries = {}

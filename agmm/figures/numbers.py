@@ -91,8 +91,7 @@ def draw_training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Base
     """Draw mIoU of segmentation P and mixture G on training images over the epochs (AGMM, supplementary Fig. 2).
 
     A panel per method of `agmm.papers.tables.curves`, each with the baseline's row; below it the lead of G over P, and
-    over P restricted to the classes among which G chooses, in the colors of these two. Bands are standard deviations
-    over seeds.
+    over P restricted to the classes among which G chooses. Bands are standard deviations over seeds.
     """
     require(curves[curves["row"] != baseline], "training curves")
     methods = [row for row in curves["row"].unique() if row != baseline]

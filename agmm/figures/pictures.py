@@ -12,10 +12,8 @@ from agmm.codes import UNLABELED
 from agmm.figures.style import WIDTH, class_colors, panels, save
 from agmm.figures.trained import Trained, best_component, forward, weak_labels
 
-Picture = dict[str, np.ndarray]
-"""Name of a column -> image (H, W, 3) or mask (H, W), both uint8."""
-CONTRAST = 0.3
-"""Contrast of an image below its partial labels."""
+Picture = dict[str, np.ndarray]  # name of a column -> image (H, W, 3) or mask (H, W), both uint8
+CONTRAST = 0.3  # contrast of an image below its partial labels
 
 
 def mixtures(trained: Trained, images: Iterable[int], labels: str = "labels") -> list[Picture]:

@@ -24,9 +24,6 @@ SUBSETS = ("similar", "all", "dissimilar")
 REACH, SIDE = 5, 500
 """Pixels on either side of a boundary that are close to it, in images whose longer side has so many."""
 
-
-# --- Similar and dissimilar pixels ------------------------------------------------------------------------------------
-
 Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
 """Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
 closer than its spread, those that are right, and those that count for it."""
@@ -104,10 +101,7 @@ def _by_distance(
 
 
 def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
-    """Draw similar (bar), dissimilar (bar) and all pixels (line) of every class, a panel per method.
-
-    From `measure_similarity`, or from `measure_label_accuracy` with the quantity ``"accuracy"``.
-    """
+    """Draw `measure_similarity`, or `measure_label_accuracy` with the quantity "accuracy": a panel per method."""
     methods, names = values["method"].unique(), values["class"].unique()
     figure, axes = panels(1, len(methods), height=2.4, sharey=True)
     for axis, method in zip(axes[0], methods, strict=True):
@@ -123,9 +117,6 @@ def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> 
     axes[0, 0].set_ylabel({"iou": "IoU (%)", "accuracy": "accuracy (%)"}[quantity])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return save(figure, values, stem)
-
-
-# --- Quality of labels ------------------------------------------------------------------------------------------------
 
 
 def measure_label_quality(
@@ -174,9 +165,6 @@ def draw_label_quality(values: pd.DataFrame, stem: Path) -> Figure:
     axis.set(xlabel="", ylabel="mIoU on training images (%)")
     sns.move_legend(axis, "upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, title="", frameon=False)
     return save(figure, values, stem)
-
-
-# --- Boundaries -------------------------------------------------------------------------------------------------------
 
 
 def reach(size: tuple[int, ...]) -> float:

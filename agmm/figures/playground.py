@@ -23,8 +23,7 @@ from agmm.data.synthetic.shapes import SHAPES
 from agmm.figures.style import WIDTH, class_colors, panels, save
 from agmm.figures.trained import Trained, forward
 
-CELLS = 24
-"""Buttons in a row of the mosaic to click on, at most."""
+CELLS = 24  # buttons in a row of the mosaic to click on, at most
 
 
 class Click(NamedTuple):
@@ -38,16 +37,11 @@ class Click(NamedTuple):
 class ClickMixture(NamedTuple):
     """The mixture of an image with N clicked classes, h x w feature cells and H x W pixels."""
 
-    classes: np.ndarray
-    """(N,) clicked classes, ascending."""
-    means: np.ndarray
-    """(N, C) class means (Eq. 4)."""
-    distances: np.ndarray
-    """(N, h, w) distance of every feature to the means (Eq. 6)."""
-    sigma: np.ndarray
-    """(N,) spreads by Eq. 5, also where the scores do not use them."""
-    scores: np.ndarray
-    """(N, H, W) scores G (Eq. 7)."""
+    classes: np.ndarray  # (N,) clicked classes, ascending
+    means: np.ndarray  # (N, C) class means (Eq. 4)
+    distances: np.ndarray  # (N, h, w) distance of every feature to the means (Eq. 6)
+    sigma: np.ndarray  # (N,) spreads by Eq. 5, also where the scores do not use them
+    scores: np.ndarray  # (N, H, W) scores G (Eq. 7)
 
     @property
     def prediction(self) -> np.ndarray:
@@ -102,7 +96,7 @@ def central_clicks(truth: np.ndarray) -> list[Click]:
 def draw_clicks(
     image: np.ndarray, clicks: Sequence[Click], mixture: ClickMixture, names: Sequence[str], stem: Path | None = None
 ) -> Figure:
-    """Draw clicks, the mixture's prediction and means, and for every clicked class the distances and scores.
+    """Draw clicks, the mixture's prediction and means, and the distances and scores of every clicked class.
 
     The image is (H, W, 3) uint8, the names are those of all classes; nothing is written without a stem.
     """
@@ -197,18 +191,12 @@ def mosaic(image: np.ndarray, clicked: Callable[[int, int], None]) -> widgets.Gr
 class Example(NamedTuple):
     """A batch of one image, and what is known of it."""
 
-    image: np.ndarray
-    """(H, W, 3) uint8."""
-    names: tuple[str, ...]
-    """All classes, of which the image shows a few."""
-    features: Tensor
-    """(1, C, h, w): colors of each cell and of its surroundings."""
-    logits: Tensor
-    """(1, K, H, W) of a linear classifier of the features, trained with the clicks."""
-    labels: Tensor
-    """(1, H, W) int64: a few clicks."""
-    image_classes: Tensor
-    """(1, K) bool."""
+    image: np.ndarray  # (H, W, 3) uint8
+    names: tuple[str, ...]  # all classes, of which the image shows a few
+    features: Tensor  # (1, C, h, w): colors of each cell and of its surroundings
+    logits: Tensor  # (1, K, H, W) of a linear classifier of the features, trained with the clicks
+    labels: Tensor  # (1, H, W) int64: a few clicks
+    image_classes: Tensor  # (1, K) bool
 
 
 def example(index: int, size: int, seed: int, steps: int = 300) -> Example:

@@ -23,12 +23,9 @@ from agmm.rivals.spml.segments import Prototypes, Segments, cut
 from agmm.training import methods
 from agmm.training.run import Run
 
-COUNT = 20
-"""Neighbors of a segment (SPML, Sec. 3.4)."""
-FINER = 2
-"""Clusters along each side per one in training: on VOC 12 and 6."""
-CONTRAST = 0.35
-"""Contrast of an image around its segment."""
+COUNT = 20  # neighbors of a segment (SPML, Sec. 3.4)
+FINER = 2  # clusters along each side per one in training: on VOC 12 and 6
+CONTRAST = 0.35  # contrast of an image around its segment
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class Bank:
 
     split: Split
     prototypes: Prototypes
-    sizes: Tensor
-    """(M,) int64: pixels."""
+    sizes: Tensor  # (M,) int64: pixels
 
 
 class Cutout(NamedTuple):
@@ -51,12 +47,9 @@ class Cutout(NamedTuple):
     name: str
     image: np.ndarray
     mask: np.ndarray
-    predicted: str
-    """Class of the segment."""
-    tags: tuple[str, ...]
-    """True classes of its image."""
-    cosine: float
-    """To the query."""
+    predicted: str  # class of the segment
+    tags: tuple[str, ...]  # true classes of its image
+    cosine: float  # to the query
 
 
 def clusters(run: Run) -> tuple[int, int]:
@@ -70,10 +63,7 @@ def clusters(run: Run) -> tuple[int, int]:
 
 
 def bank(trained: Trained, split: Split, images: int | None = None) -> Bank:
-    """Cut the first images of a split (default: all) into segments, each with its prototype.
-
-    Segments are clusters of the embedding and the place at the resolution of the image, from a single view of each.
-    """
+    """Cut the first images of a split (default: all) into segments: clusters of the embedding and the place."""
     tags = torch.from_numpy(sets.image_tags(split))
     if split.background is not None:
         tags[:, split.background] = False
@@ -89,10 +79,7 @@ def bank(trained: Trained, split: Split, images: int | None = None) -> Bank:
 
 @torch.no_grad()
 def _segments(trained: Trained, split: Split, index: int) -> tuple[Segments, Tensor]:
-    """Return the segments of an image, and the class (M,) that is predicted for most pixels of each.
-
-    One image at a time, so that an image is cut in the same way whichever others there are.
-    """
+    """Return the segments of one image, cut alone so that others change nothing, and their predicted classes (M,)."""
     features, logits = forward(trained, split, slice(index, index + 1))
     whole = F.interpolate(features.to(trained.device), logits.shape[-2:], mode="bilinear", align_corners=False)
     every = torch.ones(1, split.num_classes, dtype=torch.bool, device=trained.device)
@@ -161,8 +148,7 @@ def _by_chance(queries: Bank, among: Bank) -> Tensor:
 def retrieve(trained: Trained, queries: Bank, among: Bank, images: Iterable[int], count: int = 6) -> list[list[Cutout]]:
     """Return a segment of each of some images of the queries, followed by the nearest of other images (SPML, Fig. 10).
 
-    The segment is the largest of those that are predicted to be no background, or of all if there is none. Both banks
-    hold segments of the trained network.
+    The segment is the largest of those that are predicted to be no background, or of all if there is none.
     """
     chosen = torch.tensor([_largest(queries, image) for image in images])
     rows = []

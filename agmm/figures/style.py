@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from agmm.host import atomic_files
 
 MARKERS = "os^vDP*X<>"
-WIDTH = 7.0
-"""Inches: the text width of a two-column paper."""
+WIDTH = 7.0  # inches: the text width of a two-column paper
 
 
 def panels(

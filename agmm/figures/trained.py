@@ -24,12 +24,10 @@ class Trained:
     """A complete run: its network with the data it was trained and tested on."""
 
     run: Run
-    net: networks.Segmenter
-    """In eval mode, on a GPU where there is one."""
+    net: networks.Segmenter  # in eval mode, on a GPU where there is one
     data: Split
     test: Split
-    sparse: Arrays
-    """Sparse labels (H, W) of ``data``; all ``UNLABELED`` where only tags are known."""
+    sparse: Arrays  # sparse labels (H, W) of ``data``; all ``UNLABELED`` where only tags are known
     objective: methods.Trained
     """With its trained weights, on the network's device; it makes the mixture, and pseudo labels from image tags."""
 

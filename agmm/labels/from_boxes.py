@@ -17,8 +17,7 @@ from agmm.labels import forms, geometry
 Cams = Mapping[int, np.ndarray]
 """Class activation maps of an image: class code -> (H, W) float, larger where the class is more likely."""
 
-SMALLEST = 0.15
-"""IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm."""
+SMALLEST = 0.15  # IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +58,6 @@ def simulate(
     if boxes is None:
         labels[mask == VOID] = UNLABELED
     return labels
-
-
-# --- Forms ------------------------------------------------------------------------------------------------------------
 
 
 def grabcut(scene: BoxedImage, *, runs: int = 1) -> np.ndarray:
@@ -139,9 +135,6 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 NEED_CAMS = ("boxcam", "grabcut_cam", "cam")
 
 
-# --- GrabCut ----------------------------------------------------------------------------------------------------------
-
-
 def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iterations: int = 5) -> np.ndarray:
     """Find the foreground (H, W) in a box by OpenCV's GrabCut (Rother et al. 2004), the whole box where it fails.
 
@@ -199,9 +192,6 @@ def _seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 
-# --- CAMs -------------------------------------------------------------------------------------------------------------
-
-
 def cam_labels(cams: Cams, size: tuple[int, ...], threshold: float | np.ndarray) -> np.ndarray:
     """Return the class (H, W) with the largest CAM where that exceeds a background score, 0 elsewhere."""
     best, labels = np.broadcast_to(threshold, size).astype(float), np.zeros(size, np.uint8)
@@ -218,9 +208,6 @@ def _cams_of(scene: BoxedImage) -> Cams:
         if cam.shape != scene.size:
             raise ValueError(f"the CAM of class {code} has shape {cam.shape}, its image {scene.size}; resize it")
     return scene.cams
-
-
-# --- Painting ---------------------------------------------------------------------------------------------------------
 
 
 def _painted(scene: BoxedImage, segments: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

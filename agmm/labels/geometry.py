@@ -1,7 +1,4 @@
-"""Geometry of labels: regions of a mask, places inside them, paths and strokes through them, boxes, resizing, counts.
-
-``inside`` is always a boolean (h, w) window. Positions are (row, column).
-"""
+"""Geometry of labels; ``inside`` is always a boolean (h, w) window of a region, positions are (row, column)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -159,10 +156,7 @@ def middle(inside: np.ndarray) -> np.ndarray:
 
 
 def discs(shape: tuple[int, ...], centers: Sequence[np.ndarray], radii: Sequence[float]) -> np.ndarray:
-    """Return the number (H, W) of the disc that holds a pixel's center, -1 for none.
-
-    Of several it is the one whose own center is nearest, and of these the first.
-    """
+    """Return the number (H, W) of the disc that holds a pixel, of several the nearest, then the first; -1 for none."""
     disc, nearest = np.full(shape, -1), np.full(shape, np.inf)
     for number, (center, radius) in enumerate(zip(centers, radii, strict=True)):
         rows, columns = (
@@ -337,10 +331,7 @@ def _sample(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def image_tags(mask: np.ndarray, num_classes: int, min_share: float = 0.0) -> np.ndarray:
-    """Return the classes (K,) that a dense mask shows, on at least one pixel and ``min_share`` of the image.
-
-    The background, if the data set has one, is listed like any other class; a tag vector leaves it out.
-    """
+    """Return the classes (K,) on at least one pixel and ``min_share`` of a dense mask, background like any other."""
     counts = _counts(mask, num_classes)
     return counts >= max(1.0, min_share * np.asarray(mask).size)
 

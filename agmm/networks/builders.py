@@ -22,8 +22,7 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 """Default of every option of `build`, and the networks that it belongs to."""
 
-OF_THE_HEAD = ("embedding", "decoder")
-"""Options of `build` that leave the backbone as it is."""
+OF_THE_HEAD = ("embedding", "decoder")  # options of `build` that leave the backbone as it is
 
 
 def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any) -> Segmenter:
@@ -33,34 +32,23 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
     features. Their counterparts for AGMM++ are "small_vit", a small vision transformer, and "vit_base", ViT-B/16, whose
     features are 768-channel tokens.
 
-    Parameters
-    ----------
-    init : {"scratch", "imagenet"}
-        "imagenet" (not for the small networks) downloads classification weights for the backbone, or takes them from
-        timm's cache. "scratch" draws the convolutions of a ResNet backbone from Kaiming's normal distribution
-        (fan-out).
-    stem, feature_channels : int
-        Only "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many channels), and C.
-    rates : three int
-        Only ResNets: dilations of the ASPP, (6, 12, 18) on VOC and (12, 24, 36) on Cityscapes.
-    multi_grid : three int
-        Only ResNets: factors on the dilations (2, 4, 4) of the last stage, (2, 2, 4) in the released
-        Cityscapes configuration.
-    weights : {"deit", "augreg"}
-        Only "vit_base", with ``init="imagenet"``: those of DeiT (ImageNet-1k), or of ViT as trained on ImageNet-21k
-        and fine-tuned on 1k. The latter saw images normalized with mean and standard deviation 0.5.
-    embedding : int
-        Only "small" and ResNets: channels of the embeddings of SPML, 64 on VOC and 32 on DensePose; 0 for a network
-        without.
-    decoder : {"aspp", "pyramid"}
-        Only ResNets: of embeddings as SPML has it on VOC or on DensePose; without embeddings DeepLabV3+ or PSPNet.
+    ``init="imagenet"`` (not for the small networks) downloads classification weights for the backbone, or takes them
+    from timm's cache; "scratch" draws a ResNet's convolutions from Kaiming's normal distribution (fan-out). Options:
 
-    Raises
-    ------
-    ValueError
-        Unknown name or value, or an option that belongs to another network.
-    RuntimeError
-        The weights can be neither downloaded nor found in the cache.
+        stem, feature_channels  int, "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many
+                                channels), and C
+        rates                   3 ints, ResNets: dilations of the ASPP, (6, 12, 18) on VOC, (12, 24, 36) on Cityscapes
+        multi_grid              3 ints, ResNets: factors on the dilations (2, 4, 4) of the last stage, (2, 2, 4) in
+                                the released Cityscapes configuration
+        weights                 "vit_base" from ImageNet: "deit" (1k), or "augreg" (21k, fine-tuned on 1k), which saw
+                                images normalized with mean and standard deviation 0.5
+        embedding               int, "small" and ResNets: channels of SPML's embeddings, 0 for none; 64 on VOC, 32
+                                on DensePose
+        decoder                 ResNets: "aspp" or "pyramid", of SPML's embeddings on VOC or DensePose; without
+                                embeddings DeepLabV3+ or PSPNet
+
+    Raise ValueError for an unknown name or value, or an option that belongs to another network; RuntimeError if the
+    weights can be neither downloaded nor found in the cache.
     """
     if name not in NAMES:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NAMES)}")

@@ -63,8 +63,7 @@ class DeepLabHead(nn.Module):
 class EmbeddingHead(nn.Module):
     """Embeddings of pixels, and a classifier that learns from them without changing them (SPML, Sec. 3.4).
 
-    The decoder is (low, high) -> embeddings (B, C, h, w), linear in the last layer; ``high_channels`` are those of the
-    last stage of the backbone, ``feature_channels`` is C.
+    The decoder is (low, high) -> embeddings (B, C, h, w), linear in the last layer; ``feature_channels`` is C.
     """
 
     align_corners = False

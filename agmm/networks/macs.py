@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-INTERPOLATION = 4
-"""Multiply-accumulates of one bilinearly interpolated value: it has four neighbors."""
+INTERPOLATION = 4  # multiply-accumulates of one bilinearly interpolated value: it has four neighbors
 
 
 def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:

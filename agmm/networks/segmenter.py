@@ -22,10 +22,7 @@ class Tokens:
 
 
 class Segmenter(nn.Module):
-    """A backbone and a head.
-
-    In training mode the image pooling of `DeepLabHead` normalizes over the batch alone: it needs at least two images
-    per step.
+    """A backbone and a head; a `DeepLabHead` needs two images per training step, as its pooling normalizes over them.
 
     The backbone makes of images (low, high), the stage at stride 4 and the last one, or (middle, final, summary), see
     `agmm.networks.transformers.VisionTransformer`; the head of (low, high) (features, logits, inner features), all on
@@ -67,8 +64,7 @@ class Segmenter(nn.Module):
         """Return features and logits of images (B, 3, H, W), in [0, 1] or normalized as the backbone's weights expect.
 
         Features (B, C, h, w) are those at stride 4, after the last ReLU and directly before the classifier, hence >= 0;
-        of a transformer the final patch tokens, of either sign. Logits (B, K, H, W) are upsampled to the size of the
-        images.
+        of a transformer the final patch tokens, of either sign. Logits (B, K, H, W) are upsampled to the images.
 
         With ``inner`` follow what the decoder holds besides: the logits (B, K, h, w) on the grid of the features, and
         the features (B, C', h, w) before the decoder's last convolution (of C' = C channels), with a transformer the
@@ -90,9 +86,8 @@ class Segmenter(nn.Module):
 class SmallBackbone(nn.Module):
     """Stem at stride 2 and four residual blocks at strides 2, 4, 8 and 8 (the last dilated by 2).
 
-    Returns the second stage (2 x stem channels, stride 4) and the last one (8 x stem channels, stride 8). Convolutions
-    keep PyTorch's default initialization: full supervision reached 86 mIoU on the embedded data with it, 82 with the
-    ResNets' fan-out.
+    Convolutions keep PyTorch's default initialization: full supervision reached 86 mIoU on the embedded data with it,
+    82 with the ResNets' fan-out.
     """
 
     def __init__(self, stem: int) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 WEIGHTS = {"deit": "deit_base_patch16_224.fb_in1k", "augreg": "vit_base_patch16_224.augreg_in21k_ft_in1k"}
 """ViT-B/16 as timm names it: ImageNet-1k alone, and ImageNet-21k fine-tuned on 1k."""
 
-MIDDLE = -3
-"""The block whose tokens are `agmm.networks.Tokens.middle`."""
+MIDDLE = -3  # the block whose tokens are `agmm.networks.Tokens.middle`
 
 
 class VisionTransformer(nn.Module):
@@ -102,8 +101,7 @@ class Block(nn.Module):
 class LargeFOV(nn.Module):
     """Decoder of two dilated 3x3 convolutions with ReLU and a 1x1 classifier, without biases and norms.
 
-    The "large field of view" of DeepLab (Chen et al., TPAMI 2018), as in ToCo, on tokens of ``dim`` channels.
-    Convolutions keep PyTorch's default initialization.
+    The "large field of view" of DeepLab (Chen et al., TPAMI 2018), as in ToCo; PyTorch's default initialization.
     """
 
     align_corners = False
@@ -116,10 +114,7 @@ class LargeFOV(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
 
     def forward(self, middle: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tokens (B, dim, h, w) as they are, logits (B, K, h, w), input (B, channels, h, w) of the classifier.
-
-        The tokens of the middle have no part in segmentation.
-        """
+        """Return final tokens (B, dim, h, w), logits (B, K, h, w), the classifier's input (B, channels, h, w)."""
         decoded = F.relu(self.conv2(F.relu(self.conv1(final))))
         return final, self.classifier(decoded), decoded
 

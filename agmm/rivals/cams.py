@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from agmm.codes import UNLABELED
 
-DILATIONS = (1, 2, 4, 8, 12, 24)
-"""Distances of the neighbors that refine a pixel, eight at each."""
+DILATIONS = (1, 2, 4, 8, 12, 24)  # distances of the neighbors that refine a pixel, eight at each
 
 ITERATIONS = 10
 

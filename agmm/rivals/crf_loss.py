@@ -76,10 +76,7 @@ def _gate(segmentation: Tensor, unlabeled: Tensor) -> Tensor:
 
 
 class _PairwiseEnergy(torch.autograd.Function):
-    """``-sum_k S_k' W S_k`` of S (B, n, K), with the gradient ``-2 W S`` from the product that the value needs.
-
-    A gate (B, n, 1) is a factor on ``W S`` in both.
-    """
+    """``-sum_k S_k' W S_k`` of S (B, n, K) and its gradient ``-2 W S``; a gate (B, n, 1) is a factor on ``W S``."""
 
     @staticmethod
     def forward(ctx: Any, segmentation: Tensor, kernel: Filter, gate: Tensor | None) -> Tensor:
@@ -115,17 +112,13 @@ def at_crop_size(weight: float, sigma_xy: float, size: tuple[int, int], rule: Si
 
 @dataclass(frozen=True)
 class DenseCRFLoss(Objective):
-    """Partial cross-entropy and the DenseCRF loss, trained together from the start (Tang et al. 2018).
-
-    For ``sigma_rgb``, ``sigma_xy``, ``scale`` and ``backend`` see `pairwise_energy`; another scale than 0.5 needs
-    another weight.
-    """
+    """Partial cross-entropy and the DenseCRF loss, trained together from the start (Tang et al. 2018)."""
 
     num_classes: int
     weight: float | None = None  # of the DenseCRF loss; default: the backend's of `WEIGHTS`
-    sigma_rgb: float = 15.0
+    sigma_rgb: float = 15.0  # these three and the backend as in `pairwise_energy`
     sigma_xy: float = 100.0
-    scale: float = 0.5
+    scale: float = 0.5  # another one needs another weight
     size_rule: SizeRule = "fixed_sigma"  # how the weight follows the crop, see `at_crop_size`
     backend: Backend = "lattice"
 

@@ -27,13 +27,11 @@ from agmm.objectives import Objective, Output, full_precision, one_of
 from agmm.objectives.common import Batch
 from agmm.rivals import cams, crf_loss
 
-ENERGY_WEIGHT = 1e-7
-"""Factor in the term ``reg``, besides its weight: the energy is a sum over pairs of pixels."""
+ENERGY_WEIGHT = 1e-7  # factor in the term ``reg``, besides its weight: the energy is a sum over pairs of pixels
 
 TEACHER_MOMENTUM = 0.9
 
-GLOBAL_SCALE = (0.4, 1.0)
-"""Share of the area that the second global view shows."""
+GLOBAL_SCALE = (0.4, 1.0)  # share of the area that the second global view shows
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class FromTags(Objective, nn.Module):
     def _views(
         self, source: Tensor, middle: Tensor | None, normalization: Normalization | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Return network inputs of further views of images (B, 3, H, W), and which of all views (B, V) are positive.
+        """Return network inputs of further views, and which of all views (B, V) are positive.
 
         A view is positive if it shows more than background, by the auxiliary CAMs ``middle`` (B, K - 1, H, W).
         """
@@ -308,10 +306,9 @@ def class_contrast(reference: Tensor, student: Tensor, positive: Tensor, tempera
 def gated_energy(
     logits: Tensor, colors: Tensor, labels: Tensor, backend: crf_loss.Backend = "lattice", sigma_xy: float = 100.0
 ) -> Tensor:
-    """Return the dense-CRF energy where pseudo labels are missing or the segmentation is uncertain (ToCo, AFA; reg).
+    """Return `crf_loss.pairwise_energy` where pseudo labels are missing or the segmentation uncertain (ToCo, AFA; reg).
 
-    Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W), of which ``VOID`` takes
-    no part; see `crf_loss.pairwise_energy`.
+    Of logits (B, K, H, W), colors (B, 3, H, W) in [0, 1], not normalized, and labels (B, H, W); ``VOID`` takes no part.
     """
     return crf_loss.pairwise_energy(
         logits.softmax(1),
@@ -334,10 +331,7 @@ def photometric(images: Tensor, blur: float, solarize: float = 0.0) -> Tensor:
 
 
 def second_global(images: Tensor) -> Tensor:
-    """Cut a crop of random size and place, resize it to the image's size and change its colors.
-
-    Ours: it is cut from the training crop. ToCo cuts it from the whole image, which a batch does not hold.
-    """
+    """Cut a random part of each training crop (ours; ToCo: of the whole image), resize it and change its colors."""
     cut = _random_crop(tuple(images.shape[-2:]))
     return photometric(torch.stack([cut(image) for image in images]), blur=0.1, solarize=0.2)
 

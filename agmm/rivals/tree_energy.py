@@ -93,10 +93,7 @@ def edge_weights(costs: Tensor, forest: Forest, sigma: float = 1.0) -> Tensor:
 
 
 def tree_filter(x: Tensor, weights: Tensor, forest: Forest) -> Tensor:
-    """Average x (B, K, h, w) over an image's pixels, weighted by the product of `edge_weights` along the path.
-
-    Differentiable once in ``x`` and ``weights`` (N,).
-    """
+    """Average x (B, K, h, w) by the products of `edge_weights` (N,) along the paths; differentiable once in both."""
     rows = x.movedim(1, -1)
     # A column of ones becomes the sum of the weights.
     sums = _PathSums.apply(F.pad(rows, (0, 1), value=1.0).flatten(0, 2), weights, forest)
@@ -136,11 +133,7 @@ def tree_energy_loss(
 
 @dataclass(eq=False)
 class TreeEnergy(Objective, nn.Module):
-    """Partial cross-entropy and tree energy loss.
-
-    Its parameters, the layer that makes the embedding, exist in training only. The embedding is made from the decoder's
-    features before its last convolution, as in the official code.
-    """
+    """Partial cross-entropy and tree energy loss; its parameters, the embedding's layer, exist in training only."""
 
     num_classes: int
     in_channels: int = 256  # C of the decoder's features and of the embedding
@@ -175,7 +168,8 @@ class TreeEnergy(Objective, nn.Module):
         """Return the terms seg and tree; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
         ``images`` (B, 3, H, W) are RGB in [0, 1], not normalized, ``grid_logits`` (B, K, h, w) the logits before they
-        are upsampled, ``inner_features`` (B, C, h, w) the decoder's before its last convolution.
+        are upsampled, ``inner_features`` (B, C, h, w) the decoder's before its last convolution, of which, as
+        in the official code, the embedding is made.
         """
         seg = losses.partial_cross_entropy(logits, labels, counts)
         embedding = self.embed(inner_features) if self.embed is not None else None

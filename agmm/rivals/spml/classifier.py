@@ -20,8 +20,7 @@ from agmm.rivals.spml.segments import cut, grid_colors, on_grid
 Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
 """Name, function from an index to labels, and number of images -> the labels of all, in memory or on disk."""
 
-LEAST = 0.15
-"""Share of votes below which the largest of a class does not count as all (released code)."""
+LEAST = 0.15  # share of votes below which the largest of a class does not count as all (released code)
 
 Walk = Literal["code", "paper"]
 

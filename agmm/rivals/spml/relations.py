@@ -1,7 +1,4 @@
-"""The four relations of pixels and segments (SPML, Sec. 3.3): which segments attract a pixel, and which repel it.
-
-`contrast` is the loss of all four.
-"""
+"""The four relations of pixels and segments (SPML, Sec. 3.3), which attract or repel; `contrast` is their loss."""
 
 from typing import Any
 
@@ -83,7 +80,7 @@ def cooccurrence(
 
 
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
-    """Return relation A: pixels are attracted by the segments of the batch that may share a class with theirs.
+    """Return relation A: pixels are attracted by the segments that may share a class with theirs, with kappa_A.
 
     Known are the segments of the batch without the memory, with their `possible_classes` (M, K).
     """
@@ -108,9 +105,6 @@ def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.
     best, nearest = similarity.max(1)
     classes = torch.arange(num_classes, device=nearest.device) == known.labels[nearest][:, None]
     return classes | ~(best >= threshold)[:, None]
-
-
-# --- The loss ---------------------------------------------------------------------------------------------------------
 
 
 def contrast(

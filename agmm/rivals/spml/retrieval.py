@@ -48,10 +48,7 @@ def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes:
 
 
 def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, num_classes: int) -> Tensor:
-    """Return each class's share (K, H, W) of the ``count`` segments nearest to a pixel's own (Algorithm 2, step 3).
-
-    The pixels' own segments are the `clusters` of embeddings (C, H, W).
-    """
+    """Return each class's share (K, H, W) of the ``count`` segments nearest to a pixel's own (Algorithm 2, step 3)."""
     own, prototypes = clusters(embeddings, grid)
     classes = known.classes[nearest(prototypes, known.vectors, count)]
     return shares(classes, num_classes).T[:, own]

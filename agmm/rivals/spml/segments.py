@@ -14,8 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from agmm.codes import VOID
 
-OF_EMBEDDING = 0.1
-"""Weight of the embedding in located vectors with colors."""
+OF_EMBEDDING = 0.1  # weight of the embedding in located vectors with colors
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,8 @@ def _numbered(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
     return index, order[counts.cumsum(0) - counts]
 
 
-# --- Spherical k-means, by appearance and place -----------------------------------------------------------------------
-
-
 def grid_clusters(size: tuple[int, int], clusters: tuple[int, int]) -> Tensor:
-    """Return the first clusters (h, w) of k-means: a grid of rows and columns, those at the border half as large.
-
-    Cells are counted down the columns.
-    """
+    """Return k-means' first clusters (h, w): cells counted down the columns, those at the border half as large."""
     lines = zip(clusters, size, strict=True)
     row, column = (torch.linspace(0, n - 1, length).round().long() for n, length in lines)  # halves to even
     return row[:, None] + clusters[0] * column
@@ -172,9 +165,6 @@ def spherical_kmeans(
         directions = F.normalize(members.mT @ counted, dim=-1)
         clusters = (vectors @ directions.mT).argmax(-1)
     return clusters
-
-
-# --- Several processes ------------------------------------------------------------------------------------------------
 
 
 def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
