@@ -10,7 +10,8 @@ from agmm.codes import UNLABELED, VOID
 
 if TYPE_CHECKING:
     from agmm import own
-    from agmm.training.run import Result, Run
+    from agmm.training.result import Result
+    from agmm.training.run import Run
     from agmm.training.train import run
 
 __all__ = ["UNLABELED", "VOID", "Result", "Run", "own", "run"]

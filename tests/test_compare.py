@@ -12,8 +12,8 @@ import agmm
 from agmm import figures
 from agmm.papers import notebooks
 from agmm.tools import compare
-from agmm.training import methods
 from agmm.training.presets import PRESETS
+from agmm.training.run import build_objective
 from agmm.training.where import Where
 from tests.helpers import ROOT, tool
 
@@ -94,9 +94,9 @@ def test_mistakes_are_named(module: str) -> None:
         ("pathlib:Path", "is no data class"),
     ):
         with pytest.raises(ValueError, match=problem):
-            methods.build(method, 2)
+            build_objective(method, 2)
     with pytest.raises(ValueError, match="option of"):
-        methods.build(f"{module}:Same", 2, gamma=1)
+        build_objective(f"{module}:Same", 2, gamma=1)
     with pytest.raises(ValueError, match="agmm_table1"):
         compare.pairs(f"{module}:Same", "agmm_tabel1", "smoke")
 

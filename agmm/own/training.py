@@ -24,7 +24,8 @@ from agmm.objectives import one_of
 from agmm.own.prediction import export_onnx, iou_table, load, output_folder, require_onnx
 from agmm.training import loop
 from agmm.training.batches import normalization
-from agmm.training.run import Result, Run
+from agmm.training.result import Result
+from agmm.training.run import Run
 from agmm.training.train import choose_device
 from agmm.training.train import run as train_run
 

@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Weights that a training leaves, and its scores and details as `agmm.training.run.Result` has them."""
+    """Weights that a training leaves, and its scores and details as `agmm.training.result.Result` has them."""
 
     net: nn.Module
     progress: Progress
