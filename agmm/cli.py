@@ -61,13 +61,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(program: str, action: Callable[[], int], *, extra: str = "experiments", resumed: str = "") -> int:
-    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C.
+    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C, 141 after a pipe.
 
     The error becomes one sentence on stderr that begins with ``program``; after Ctrl-C it ends with what ``resumed``
     says of the next call. ``extra`` is the extra of the package that brings what is missing.
     """
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"{program}: interrupted{f'; {resumed}' if resumed else ''}", file=sys.stderr)
         return 130
