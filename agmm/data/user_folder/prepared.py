@@ -131,7 +131,7 @@ def load(root: Path, split: str, count: int | None = None) -> Split:
     if split == "train" and count is not None:
         stems = repeated(data, count)
     labels = [root / "labels" / f"{stem}.png" for stem in stems]
-    truth = [root / "truth" / path.name for path in labels] if data.dense and split == "test" else labels
+    truth = [root / "truth" / f"{stem}.png" for stem in stems] if data.dense and split == "test" else labels
     return Split(
         "own",
         data.names,
@@ -160,4 +160,5 @@ def repeated(data: Prepared, count: int) -> list[str]:
 def _write_png(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", compress_level=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(buffer.getvalue())
