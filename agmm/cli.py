@@ -115,6 +115,8 @@ def _folder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=Path, required=True, metavar="PATH", help=labels)
     add("--classes", type=Path, required=True, metavar="FILE", help="text file with a class name a line")
     add("--truth", type=Path, metavar="DIR", help="folder of dense masks of some images, to validate on")
+    fill = "what no polygon, mask or box covers is background, in images that have one"
+    add("--fill-background", action="store_true", help=fill)
 
 
 def _device(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +126,7 @@ def _device(parser: argparse.ArgumentParser) -> None:
 def _check(args: Arguments) -> int:
     from agmm import own
 
-    problems, notes = own.check(args.images, args.labels, args.classes, args.truth)
+    problems, notes = own.check(args.images, args.labels, args.classes, args.truth, args.fill_background)
     print("\n".join([*notes, *(f"problem: {problem}" for problem in problems)]))
     if problems:
         print(f"{len(problems)} problem{'s' * (len(problems) > 1)} found")
