@@ -45,12 +45,13 @@ def voc_masks(name: str) -> tuple[np.ndarray, np.ndarray]:
     return classes, objects
 
 
-def save_index(path: Path, index: np.ndarray, palette: bool = False) -> None:
+def save_index(path: Path, index: np.ndarray, palette: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(index, np.uint8))
     if palette:
         image.putpalette(colors(256, 0).tobytes())
     image.save(path)
+    return path
 
 
 def save_noise(path: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
