@@ -188,13 +188,14 @@ def coco(root: Path, masks: bool = True) -> dict[str, np.ndarray]:
 DENSEPOSE_IMAGES = {"train": (36, 49), "val": (192, 241, 257)}
 
 
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's run lengths of a mask, column by column; the first is outside."""
+    return np.diff(np.flatnonzero(np.diff(mask.T.ravel(), prepend=False)), prepend=0, append=mask.size).tolist()
+
+
 def compress(mask: np.ndarray) -> str:
     """COCO's compressed run-length code of a mask."""
-    changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
-    runs = np.diff(changes, prepend=0, append=mask.size).tolist()
-    if changes[-1] == mask.size:
-        runs.pop()  # it ends inside
-    text = ""
+    runs, text = run_lengths(mask), ""
     for i, run in enumerate(runs):
         number, more = run - (runs[i - 2] if i > 2 else 0), True
         while more:
