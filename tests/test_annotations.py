@@ -20,9 +20,7 @@ NAMES = ("background", "cat", "a \"dog\" & 'bird'")
 SIZE = (20, 30)
 
 
-VERTEX = st.tuples(st.integers(0, 100 * SIZE[1] - 1), st.integers(0, 100 * SIZE[0] - 1)).map(
-    lambda place: (place[0] / 100, place[1] / 100)
-)
+VERTEX = st.tuples(*(st.integers(0, 100 * side - 1).map(lambda number: number / 100) for side in SIZE[::-1]))
 CLICKS = st.lists(st.tuples(VERTEX, st.integers(0, 2)), min_size=1, max_size=20)
 LINES = st.lists(st.tuples(st.lists(VERTEX, min_size=2, max_size=6), st.integers(0, 2)), min_size=1, max_size=4)
 

@@ -21,9 +21,6 @@ def coco(tmp_path):
     return sets.load("coco", "train", data_root=tmp_path / "data")
 
 
-# --- Image tags -------------------------------------------------------------------------------------------------------
-
-
 def test_tags_are_the_classes_of_the_masks_and_background(coco, tmp_path):
     tags = sets.image_tags(coco)
     assert (tags.shape, tags.dtype) == ((4, 81), bool)
@@ -59,12 +56,9 @@ def test_tags_of_data_on_disk_are_kept(coco, tmp_path):
     assert sets.image_tags(other, cache=kept).shape == (2, 81)
 
 
-# --- Blocks -----------------------------------------------------------------------------------------------------------
-
-
 @cache
 def embedded(dataset):
-    return sets.load(dataset, "train", count=80)
+    return sets.load(dataset, "train", count=40)
 
 
 @pytest.mark.parametrize("dataset", ["shapes", "streets"])
@@ -75,11 +69,8 @@ def test_blocks_label_their_share_of_the_whole(dataset, ratio, tmp_path):
     assert abs((sparse < UNLABELED).mean() - ratio) < 0.005
     assert (sparse == split.truth)[sparse < UNLABELED].all()
     (scale,) = map(np.load, tmp_path.glob(f"blocks-{dataset}-*.npy"))
-    plain = sets.sparse_labels(split, "blocks", {"ratio": ratio, "scale": 1.0}, 0)
     if dataset == "streets" and ratio < 0.5:
-        assert scale > 1.05
-        assert (plain < UNLABELED).mean() < ratio - 0.005, "small components stay without"
-    np.testing.assert_array_equal(sets.sparse_labels(split, "blocks", {"ratio": ratio}, 1), sparse)
+        assert scale > 1.05, "small components stay without"
 
 
 def test_blocks_of_data_on_disk_label_their_share(tmp_path):
