@@ -57,7 +57,7 @@ def test_a_changed_file_is_read_again(images: OnDemand, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"short"), lambda file: file.unlink()])
-def test_a_damaged_or_deleted_file_costs_time_only(images: OnDemand, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_or_deleted_file_costs_time_only(images, tmp_path, damage):
     found = kept(images, tmp_path)[0]
     damage(next((tmp_path / "cache").glob("*.bin")))
     assert same(found, images)
@@ -80,15 +80,12 @@ def test_a_full_disk_costs_time_only(images: OnDemand, tmp_path: Path, monkeypat
 def test_what_does_not_fit_is_left_on_disk(images: OnDemand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 3 * (20 * 30 + 17 * 9 + 40 * 41)
     for free, fits in ((2 * size, True), (2 * size - 1, False)):
-        with monkeypatch.context() as patch:
-            patch.setattr(machine, "free_memory", lambda device, free=free: free)
-            found, said = kept(images, tmp_path / f"memory{free}")
-        assert (found is not images, said == []) == (fits, fits)
-        with monkeypatch.context() as patch:
-            usage = shutil.disk_usage(tmp_path)._replace(free=free)
-            patch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
-            found, said = kept(images, tmp_path / f"disk{free}")
-        assert (found is not images, said == []) == (fits, fits)
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        for module, name, value in ((machine, "free_memory", free), (shutil, "disk_usage", usage)):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, lambda _, value=value: value)
+                found, said = kept(images, tmp_path / f"{name}{free}")
+            assert (found is not images, said == []) == (fits, fits)
 
 
 def test_an_undecodable_image_is_named(images: OnDemand, tmp_path: Path) -> None:

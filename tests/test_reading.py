@@ -2,6 +2,7 @@
 
 import threading
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,16 +23,11 @@ def slow(key: int) -> np.ndarray:
 
 @pytest.mark.parametrize("readers", [0, 1, 3])
 def test_items_come_in_order_and_are_read_once(readers: int) -> None:
-    read: list[int] = []
-
-    def recorded(key: int) -> np.ndarray:
-        read.append(key)
-        return slow(key)
-
-    images, labels = OnDemand(recorded, range(17)), OnDemand(slow, range(100, 117))
+    read = Mock(side_effect=slow)
+    images, labels = OnDemand(read, range(17)), OnDemand(slow, range(100, 117))
     items = list(read_ahead.ahead(images, labels, readers=readers))
     assert [(int(image[0, 0]), int(label[0, 0])) for image, label in items] == [(i, 100 + i) for i in range(17)]
-    assert sorted(read) == list(range(17))
+    assert sorted(call.args[0] for call in read.call_args_list) == list(range(17))
 
 
 def test_threads_read_while_the_caller_works_but_not_without_end() -> None:
@@ -57,14 +53,9 @@ def test_threads_read_while_the_caller_works_but_not_without_end() -> None:
 
 
 def test_without_readers_an_item_is_read_when_it_is_asked_for() -> None:
-    started: list[int] = []
-
-    def recorded(key: int) -> np.ndarray:
-        started.append(key)
-        return np.zeros(1)
-
-    next(read_ahead.ahead(OnDemand(recorded, range(5)), readers=0))
-    assert started == [0]
+    read = Mock(return_value=np.zeros(1))
+    next(read_ahead.ahead(OnDemand(read, range(5)), readers=0))
+    read.assert_called_once_with(0)
 
 
 @pytest.mark.parametrize("readers", [0, 2])
