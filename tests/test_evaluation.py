@@ -59,9 +59,6 @@ def counted(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return metrics.confusion_matrix(truth[truth < 3], predictions[truth < 3], labels=range(3))
 
 
-# --- confusion matrix and IoU
-
-
 @pytest.mark.parametrize(("data", "num_classes"), [("voc", 21), ("city", 19)])
 def test_metric_equals_the_official_one(data: str, num_classes: int) -> None:
     arrays, _ = golden("eval_metric_iou")
@@ -94,9 +91,6 @@ def test_best_class_is_the_first_of_the_largest(memory_format: torch.memory_form
     maps = torch.randint(0, 3, (2, 5, 40, 7), generator=torch.Generator().manual_seed(0)).float()
     best = evaluation.best_class(maps.contiguous(memory_format=memory_format))
     np.testing.assert_array_equal(best, maps.numpy().argmax(axis=1))
-
-
-# --- multi-scale
 
 
 @pytest.mark.parametrize("case", ["eval_ms_test_voc", "eval_ms_test_odd"])
@@ -174,9 +168,6 @@ def test_views_that_are_predicted_together_are_bounded_in_pixels() -> None:
     result = evaluation.multi_scale(predict, images, (0.5, 1.0, 2.0), pixels=4 * 20 * 17)
     assert shapes(predict) == [(10, 3, 10, 8), (4, 3, 20, 17), (4, 3, 20, 17), (2, 3, 20, 17), *[(2, 3, 40, 34)] * 5]
     np.testing.assert_allclose(result, evaluation.multi_scale(predict, images, (0.5, 1.0, 2.0)), **EXACT)
-
-
-# --- sliding window
 
 
 def test_tiles_lie_where_the_official_ones_lie() -> None:
@@ -266,9 +257,6 @@ def test_small_image_is_padded_right_and_below_unlike_the_official_defect(name: 
     assert not torch.allclose(evaluation.sliding_window(predict, image, tile, double_softmax=True), official)
 
 
-# --- whole data sets
-
-
 @pytest.mark.parametrize("mode", ["original", "center_crop", "sliding_window"])
 def test_modes_equal_the_official_evaluation(mode: str) -> None:
     arrays, info = golden("eval_evaluate_modes")
@@ -347,9 +335,6 @@ def test_evaluate_reads_ahead_and_counts_the_same(monkeypatch: pytest.MonkeyPatc
         assert (threading.main_thread() in threads) == (readers == 0)
 
 
-# --- network input
-
-
 def test_input_is_scaled_and_normalized_per_channel() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
@@ -364,9 +349,6 @@ def test_input_is_scaled_and_normalized_per_channel() -> None:
     for inputs, normalization in ((plain[0], None), (normalized, evaluation.IMAGENET)):
         colors = evaluation.denormalize(inputs, normalization)
         assert torch.equal((255 * colors).round(), plain[0].mul(255).round())
-
-
-# --- refusals
 
 
 @pytest.mark.parametrize(

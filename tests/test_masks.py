@@ -16,6 +16,7 @@ from tests.helpers import one_sentence, tool
 
 
 def test_polygons_hold_the_pixels_whose_centers_they_surround():
+    """By the even-odd rule, cut to the image."""
     rng = np.random.default_rng(0)
     for _ in range(60):
         shape = tuple(rng.integers(3, 30, 2).tolist())
@@ -24,6 +25,8 @@ def test_polygons_hold_the_pixels_whose_centers_they_surround():
         expected = np.zeros(shape, bool)
         expected[rows, columns] = True
         np.testing.assert_array_equal(fill_polygon(vertices, shape), expected)
+    for degenerate in ([(3, 3), (8, 8)], [(3, 3)], np.zeros((0, 2))):
+        assert not fill_polygon(np.array(degenerate, float), (10, 10)).any()
 
 
 def test_polygons_side_by_side_share_no_pixel_and_leave_no_gap():
@@ -34,16 +37,6 @@ def test_polygons_side_by_side_share_no_pixel_and_leave_no_gap():
         corners = [(0, 0), (10, 0), (10, 10), (0, 10)]
         triangles = [np.array([(x, y), corners[i - 1], corners[i]], float) for i in range(4)]
         assert (np.sum([fill_polygon(one, (10, 10)) for one in triangles], axis=0) == 1).all()
-
-
-def test_polygons_are_even_odd_and_cut_to_the_image():
-    star = np.array([(5, 0), (8, 10), (0, 4), (10, 4), (2, 10)], float)
-    inside = fill_polygon(star, (10, 10))
-    assert not inside[5, 5]
-    assert inside[2, 5]
-    assert fill_polygon(np.array([(-5, -5), (99, -5), (99, 99), (-5, 99)], float), (7, 9)).all()
-    for degenerate in ([(3, 3), (8, 8)], [(3, 3)], np.zeros((0, 2))):
-        assert not fill_polygon(np.array(degenerate, float), (10, 10)).any()
 
 
 def test_run_length_codes_are_those_of_cocos_own_tool():

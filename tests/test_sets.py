@@ -8,7 +8,6 @@ import pytest
 
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.split import Split
 from agmm.data.synthetic import streets
 from tests import layouts
 
@@ -30,14 +29,6 @@ def test_tags_are_the_classes_of_the_masks_and_background(coco, tmp_path):
     stuff = sets.load("ade20k", "train", data_root=tmp_path / "ade")
     for row, mask in zip(sets.image_tags(stuff), stuff.truth, strict=True):
         assert set(np.flatnonzero(row)) == set(np.unique(mask)) - {VOID}
-
-
-def test_tags_of_classes_that_cover_enough():
-    mask = np.ones((10, 10), np.uint8)
-    mask[0, :2], mask[1, 0] = 2, 3
-    split = Split("own", ("background", "a", "b", "c"), ("x",), np.zeros((1, 10, 10, 3), np.uint8), mask[None], 0)
-    for share, expected in ((0.0, [0, 1, 2, 3]), (0.02, [0, 1, 2]), (0.5, [0, 1])):
-        assert np.flatnonzero(sets.image_tags(split, share)[0]).tolist() == expected
 
 
 def test_tags_of_data_on_disk_are_kept(coco, tmp_path):

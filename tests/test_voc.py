@@ -74,18 +74,12 @@ def test_on_demand_is_a_sequence():
         numbers[5]
 
 
-def test_splits_can_be_sent_to_other_processes(root):
-    layouts.write_clicks(root)
-    train = VOC.load(root, "train")
-    again = pickle.loads(pickle.dumps(train))
-    np.testing.assert_array_equal(again.images[1], train.images[1])
-    np.testing.assert_array_equal(again.published[0].maps[1], train.published[0].maps[1])
-
-
 def test_without_published_files_labels_are_simulated_and_called_so(root, tmp_path):
     train = VOC.load(root, "train")
     assert train.published == ()
     assert sets.label_source(train, "points", {}) == "simulated from dense masks and objects"
+    assert sets.label_source(train, "full", {}) == "dense masks"
+    assert sets.labels_on_demand(train, "full", {}, 0) is train.truth
     maps = sets.labels_on_demand(train, "points", {"placement": "center"}, 0)
     for i, sparse in enumerate(maps):
         annotated = sparse < UNLABELED
@@ -116,15 +110,10 @@ def test_simulated_labels_are_kept_as_files(root, tmp_path):
     assert any((one != two).any() for one, two in zip(other, expected, strict=True))
 
 
-def test_dense_labels_are_the_truth(root):
-    train = VOC.load(root, "train")
-    assert sets.labels_on_demand(train, "full", {}, 0) is train.truth
-    assert sets.label_source(train, "full", {}) == "dense masks"
-
-
-def test_published_clicks_are_drawn(root):
+def test_published_clicks_are_drawn_in_other_processes_too(root):
     layouts.write_clicks(root)
-    train = VOC.load(root, "train")
+    train = pickle.loads(pickle.dumps(VOC.load(root, "train")))
+    assert train.images[0].shape == (*layouts.size(train.ids[0]), 3)
     assert sets.label_source(train, "points", {"width": 3}).startswith("published: What's the Point clicks and backgr")
     for name, sparse in zip(train.ids, sets.labels_on_demand(train, "points", {"width": 3}, 0), strict=True):
         assert sparse.shape == layouts.size(name)
