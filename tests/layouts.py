@@ -140,8 +140,7 @@ def write_cityscapes(root: Path, scale: int = 1) -> dict[str, np.ndarray]:
     return written
 
 
-COCO_MISSING = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in COCO_MISSING)
+COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 COCO_IMAGES = {"train": (9, 25, 30, 34, 36), "val": (42, 73, 74)}  # the last of each has no annotation
 
 

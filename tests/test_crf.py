@@ -95,14 +95,6 @@ def test_golden_loss_and_gradient(name, kind):
     assert relative(segmentation.grad, arrays[f"{kind}_grad_segmentation"]) < tolerance
 
 
-def test_exact_filter_equals_sums_over_all_pairs():
-    image, values = random_images((4, 5)), random_maps((4, 5))
-    for sigma_xy, sigma_rgb in ((2.0, 40.0), (1.5, None)):
-        found = crf.gaussian_filter(crf.pixel_features(image, sigma_xy, sigma_rgb), "exact")(rows(values))
-        expected = brute_kernel(image[0].numpy(), sigma_xy, sigma_rgb) @ rows(values)[0].numpy()
-        np.testing.assert_allclose(found[0], expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize("block", [1, 60, 100, 899])
 def test_chunks_do_not_change_the_exact_filter(block, monkeypatch):
     features = crf.pixel_features(random_images((5, 6), 3), 3.0, 30.0)

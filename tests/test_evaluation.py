@@ -290,9 +290,7 @@ def test_refined_evaluation_equals_mean_field_by_hand(monkeypatch: pytest.Monkey
     for image, truth in zip(images, truths, strict=True):
         rgb = evaluation.center_crop(torch.from_numpy(image).movedim(-1, 0)[None], 8)
         target = evaluation.center_crop(torch.from_numpy(truth), 8)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalization.mean, normalization.std))
-        inputs = (rgb / 255 - mean) / std
-        probabilities = (9 * inputs).softmax(1)
+        probabilities = (9 * evaluation.normalize(rgb / 255, normalization)).softmax(1)
         refined = crf.mean_field(probabilities, rgb, parameters, "lattice").argmax(1)[0]
         changed += int((refined != probabilities.argmax(1)[0]).sum())
         expected += counted(refined.numpy(), target.numpy())

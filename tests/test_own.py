@@ -291,10 +291,9 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
 
 def test_photographs_are_turned_as_viewers_show_them(tmp_path):
     (tmp_path / "images").mkdir()
-    pixels = np.zeros((20, 30, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise
-    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
     write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
     found = user_folder.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
     (sample,) = user_folder.render(found, 64, width=1)
@@ -321,12 +320,14 @@ def test_masks_that_ignore_all_but_the_labels_are_noted(user):
     assert "dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in "\n".join(notes)
 
 
-def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
+def test_the_run_that_options_describe(user):
     about = prepare(user)
     assert describe(about).method == "Baseline"
-    run = describe(about, complete=True)
+    run = describe(about, complete=True, steps=100)
     assert run.method == "AGMM"
     assert "absent" in dict(run.options)["terms"]
+    assert run.epochs * run.train_images >= 100 * run.batch_size
+    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     run = describe(about, method="AGMM")
     assert dict(run.options)["terms"] == ("seg", "self", "spar", "con")
 
@@ -407,9 +408,3 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
     for init in ("auto", "imagenet"):
         run = describe(about, network="resnet50", init=init)
         assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
-
-
-def test_described_run_is_json(user):
-    run = describe(prepare(user), steps=100)
-    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
-    assert run.epochs * run.train_images >= 100 * run.batch_size
