@@ -175,8 +175,7 @@ def packed(path, members):
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
 def test_extracts_the_folder_that_is_wanted(tmp_path, name):
-    members = {"kit/data/one.txt": b"1", "kit/data/sub/two.txt": b"2", "README": b"no"}
-    path = packed(tmp_path / name, members)
+    path = packed(tmp_path / name, {"kit/data/one.txt": b"1", "kit/data/sub/two.txt": b"2", "README": b"no"})
     assert download.extract(path, tmp_path, "kit/data") == tmp_path / "kit" / "data"
     assert (tmp_path / "kit" / "data" / "sub" / "two.txt").read_bytes() == b"2"
     assert names(tmp_path) == {name, "kit"}

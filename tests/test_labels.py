@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -219,10 +219,9 @@ def test_instances_are_cut_to_their_class_and_void_is_none():
     mask[5:20, 5:20], mask[5:7, 5:20], mask[25:, 25:] = 2, VOID, 3
     instances = np.zeros_like(mask)
     instances[3:22, 3:22], instances[25:, 25:] = 4, VOID
+    options = {"instances": instances, "background_points": 0, "placement": "uniform"}
     for seed in range(10):
-        drawn = labels.simulate(
-            "points", mask, rng(seed), instances=instances, background_points=0, placement="uniform"
-        )
+        drawn = labels.simulate("points", mask, rng(seed), **options)
         assert set(np.unique(drawn)) == {2, UNLABELED}
 
 
@@ -231,12 +230,10 @@ def test_instances_are_cut_to_their_class_and_void_is_none():
 def test_clicks_are_nested_and_counted(seed, side):
     mask, _ = scene(seed, (side, side + 3))
     valid = int((mask != VOID).sum())
-    previous = np.zeros(mask.shape, bool)
-    for n in (0, 4, 20, 50, 100):
-        drawn = labels.simulate("clicks", mask, rng(seed), n=n) != UNLABELED
-        assert drawn.sum() == min(n, valid)
-        assert drawn[previous].all()
-        previous = drawn
+    numbers = (0, 4, 20, 50, 100)
+    drawn = [labels.simulate("clicks", mask, rng(seed), n=n) != UNLABELED for n in numbers]
+    assert [one.sum() for one in drawn] == [min(n, valid) for n in numbers]
+    assert all(more[fewer].all() for fewer, more in pairwise(drawn))
 
 
 def test_clicks_are_uniform():
@@ -252,15 +249,11 @@ def test_clicks_are_uniform():
 @given(seed=st.integers(0, 10**6), width=st.sampled_from([1, 2, 3]))
 def test_scribble_lengths_are_nested_and_never_empty(seed, width):
     mask, instances = scene(seed)
-    drawn = {
-        length: labels.simulate("scribbles", mask, rng(seed), instances=instances, length=length, width=width)
-        for length in (0.0, 0.3, 0.5, 0.8, 1.0)
-    }
-    strokes = list(drawn.values())
-    for shorter, longer in zip(strokes, strokes[1:], strict=False):
-        assert (longer[shorter != UNLABELED] != UNLABELED).all()
-    for number in np.unique(instances[instances > 0]):
-        assert (drawn[0.0][instances == number] != UNLABELED).any()
+    options = {"instances": instances, "width": width}
+    lengths = (0.0, 0.3, 0.5, 0.8, 1.0)
+    drawn = [labels.simulate("scribbles", mask, rng(seed), length=n, **options) != UNLABELED for n in lengths]
+    assert all(longer[shorter].all() for shorter, longer in pairwise(drawn))
+    assert all(drawn[0][instances == number].any() for number in np.unique(instances[instances > 0]))
 
 
 def test_scribble_follows_the_middle_of_a_bar():
@@ -281,7 +274,7 @@ def test_scribble_follows_the_middle_of_a_bar():
 def test_stroke_is_the_set_of_pixels_near_the_path():
     path = np.array([[3.2, 4.1], [10.5, 20.0], [18.0, 6.4], [18.0, 6.4], [-4.0, -2.0]])
     for width in (1, 2, 3, 6):
-        samples = np.concatenate([np.linspace(a, b, 4001) for a, b in zip(path, path[1:], strict=False)])
+        samples = np.concatenate([np.linspace(a, b, 4001) for a, b in pairwise(path)])
         expected = cdist(list(np.ndindex(20, 24)), samples).min(axis=1).reshape(20, 24) <= width / 2
         np.testing.assert_array_equal(geometry.stroke((20, 24), path, width), expected)
     assert geometry.stroke((9, 9), [np.array([4, 4])], 3)[3:6, 3:6].sum() == 9

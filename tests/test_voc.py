@@ -74,18 +74,15 @@ def test_on_demand_is_a_sequence():
         numbers[5]
 
 
-def test_without_published_files_labels_are_simulated_and_called_so(root, tmp_path):
+def test_without_published_files_labels_are_simulated_and_called_so(root):
     train = VOC.load(root, "train")
     assert train.published == ()
     assert sets.label_source(train, "points", {}) == "simulated from dense masks and objects"
     assert sets.label_source(train, "full", {}) == "dense masks"
     assert sets.labels_on_demand(train, "full", {}, 0) is train.truth
     maps = sets.labels_on_demand(train, "points", {"placement": "center"}, 0)
-    for i, sparse in enumerate(maps):
-        annotated = sparse < UNLABELED
-        assert (sparse[annotated] == train.truth[i][annotated]).all()
-        objects = train.instances[i]
-        assert {1, 2} <= set(objects[annotated].tolist()), "each of two touching objects has a click"
+    for sparse, objects in zip(maps, train.instances, strict=True):
+        assert {1, 2} <= set(objects[sparse < UNLABELED].tolist()), "each of two touching objects has a click"
 
 
 def test_simulated_labels_are_kept_as_files(root, tmp_path):
@@ -150,21 +147,10 @@ def test_published_scribbles_are_drawn_and_preferred_to_drawings(root):
     train = VOC.load(root, "train")
     assert [found.name for found in train.published] == ["scribblesup", "rloss_scribbles"]
     sparse = sets.labels_on_demand(train, "scribbles", {}, 0)[1]
-    assert sparse.shape == layouts.size(train.ids[1])
     assert (sparse[9:12, 8:26] == 1).all()
     sparse = sets.labels_on_demand(train, "scribbles", {"source": "rloss_scribbles"}, 0)[1]
     assert (sparse[2, 3], (sparse == UNLABELED).sum()) == (5, sparse.size - 1)
     assert VOC.check(root) == []
-
-
-def test_the_same_code_means_what_its_publisher_says(root):
-    for name in layouts.TRAIN_AUG:
-        points = np.full(layouts.size(name), 21)
-        points[2, 3], points[0, 0] = 20, 255
-        layouts.save_index(root / "points" / "agmm_voc" / f"{name}.png", points)
-    train = VOC.load(root, "train")
-    sparse = sets.labels_on_demand(train, "points", {"source": "published"}, 0)[0]
-    assert (sparse[2, 3], sparse[0, 0], sparse[1, 1]) == (20, VOID, UNLABELED)
 
 
 def test_annotated_boxes_come_with_the_images_and_are_painted(root):
