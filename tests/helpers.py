@@ -132,14 +132,13 @@ def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str
     assert process.returncode == 0, errors
 
 
-def run_notebook(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Run the cells of a notebook with other parameters, here, which is faster than by a kernel; return its names."""
+def run_notebook(path: Path, given: dict[str, Any]) -> None:
+    """Run the cells of a notebook with other parameters in this process, which is faster than a kernel."""
     names: dict[str, Any] = {}
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
             names |= given if "parameters" in cell["metadata"].get("tags", ()) else {}
-    return names
 
 
 def tool(module: ModuleType, *words: object) -> int:

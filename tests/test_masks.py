@@ -89,7 +89,7 @@ def person(box, parts):
 
 
 def test_parts_are_brought_to_the_box_by_nearest_neighbor():
-    """To every pixel that of the mask under its center, in the rounded box cut to the image."""
+    """Every pixel gets that of the mask under its center, in the rounded box cut to the image."""
     rng = np.random.default_rng(1)
     for _ in range(10):
         codes = rng.integers(0, 15, (256, 256))
