@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agmm.codes import UNLABELED, VOID
 from agmm.objectives import AGMMpp, agmmpp
-from agmm.training import methods
+from agmm.training.run import build_objective
 from tests import loops_em
 from tests.loops import problems, random_problem
 
@@ -141,7 +141,7 @@ def test_state_is_the_squeeze_alone():
 
 def test_channels_of_the_squeeze():
     assert [agmmpp.squeezed(c) for c in (256, 768, 32, 1)] == [64, 128, 8, 1]
-    assert methods.build("AGMMpp", 21, channels=32).squeeze.out_channels == 32
+    assert build_objective("AGMMpp", 21, channels=32).squeeze.out_channels == 32
 
 
 @pytest.mark.parametrize(
@@ -159,4 +159,4 @@ def test_channels_of_the_squeeze():
 )
 def test_wrong_options_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=option):
-        methods.build("AGMMpp", 21, **{option: value})
+        build_objective("AGMMpp", 21, **{option: value})

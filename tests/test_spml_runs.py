@@ -44,7 +44,7 @@ def test_the_second_classifier_learns_on_frozen_embeddings(trained: tuple[agmm.R
 
 def test_the_first_classifier_is_new_in_the_second_stage(trained: tuple[agmm.Run, Path]) -> None:
     run, results = trained
-    history = [agmm.training.run.load_history(one, results) for one in (run.teacher, run)]
+    history = [agmm.training.result.load_history(one, results) for one in (run.teacher, run)]
     assert {"classifier", "annotation", "low_level", "cooccurrence"} <= set(history[0].columns)
     assert "annotation" not in history[1].columns
     assert len(history[1]) == dict(run.teacher_changes)["epochs"] - 1 == run.epochs
