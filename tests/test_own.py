@@ -15,8 +15,8 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import sets, user_folder
 from agmm.data.synthetic import shapes
 from agmm.own import prediction, training
-from agmm.papers import notebooks
-from tests.helpers import ROOT, interruption
+from tests.helpers import ROOT, interruption, run_notebook
+from tests.layouts import save_index
 from tests.test_annotations import image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
@@ -26,12 +26,10 @@ NAMES = ("background", "cat", "dog")
 def user(tmp_path):
     """Six images of three sizes with two clicks each, as a CSV file, and dense truth of the last two."""
     for number in range(6):
-        image_file(tmp_path / "images", f"im{number}", size=(40 + 8 * (number % 3), 48))
-    (tmp_path / "truth").mkdir()
-    for stem in ("im4", "im5"):
-        size = Image.open(tmp_path / "images" / f"{stem}.png").size
-        truth = np.random.default_rng(0).integers(0, 3, size[::-1], np.uint8)
-        Image.fromarray(truth).save(tmp_path / "truth" / f"{stem}.png")
+        size = 40 + 8 * (number % 3), 48
+        image_file(tmp_path / "images", f"im{number}", size)
+        if number > 3:
+            save_index(tmp_path / "truth" / f"im{number}.png", np.random.default_rng(0).integers(0, 3, size))
     clicks = {f"im{number}": [((5, 5), 0), ((20 + number, 30), 1 + number % 2)] for number in range(6)}
     write("csv", tmp_path / "labels", clicks, NAMES)
     names_file(tmp_path, NAMES)
@@ -112,23 +110,17 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert "2 problems found" in said
 
 
-def spoil_mask(user, mask):
-    (user / "labels" / "clicks.csv").unlink()
-    Image.fromarray(mask).save(user / "labels" / "im0.png")
-
-
-def spoil_tags(user):
-    (user / "labels" / "clicks.csv").unlink()
-    tag = "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
-    (user / "labels" / "a.xml").write_text(tag)
+TAG = "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
 
 
 def text(name, content):
     return lambda user: (user / name).write_text(content)
 
 
-def masked(value, shape=(40, 48)):
-    return lambda user: spoil_mask(user, np.full(shape, value, np.uint8))
+def masked(user, mask):
+    """A mask of an image in place of all clicks."""
+    (user / "labels" / "clicks.csv").unlink()
+    save_index(user / "labels" / "im0.png", mask)
 
 
 def cut(user):
@@ -141,19 +133,13 @@ SPOILED = {
     "no image": (text("images/im1.png", "x"), "im1.png: cannot be decoded"),
     "truncated image": (cut, "im1.png: cannot be decoded"),
     "two images": (lambda u: image_file(u / "images", "im1", suffix=".jpg"), "im1.png: a second image beside im1.jpg"),
-    "missing image": (
-        lambda u: (u / "images/im1.png").unlink(),
-        "clicks.csv: labels the image 'im1.png', which",
-    ),
+    "missing image": (lambda u: (u / "images/im1.png").unlink(), "clicks.csv: labels the image 'im1.png', which"),
     "no labels": (lambda u: (u / "labels/clicks.csv").unlink(), "labels: labels no image of the folder"),
-    "mask's size": (masked(0, (5, 6)), "im0.png is for 6 x 5 pixels, its image has"),
-    "mask's code": (masked(3), "im0.png: holds code 3; masks hold 0 … 2"),
-    "mask's colors": (masked(0, (40, 48, 3)), "im0.png holds colors"),
-    "empty masks": (masked(254), "no image has a labeled pixel"),
-    "labeled twice": (
-        lambda u: Image.fromarray(np.zeros((40, 48), np.uint8)).save(u / "labels" / "im0.png"),
-        "im0.png: its image is also in",
-    ),
+    "mask's size": (lambda u: masked(u, np.zeros((5, 6))), "im0.png is for 6 x 5 pixels, its image has"),
+    "mask's code": (lambda u: masked(u, np.full((40, 48), 3)), "im0.png: holds code 3; masks hold 0 … 2"),
+    "mask's colors": (lambda u: masked(u, np.zeros((40, 48, 3))), "im0.png holds colors"),
+    "empty masks": (lambda u: masked(u, np.full((40, 48), UNLABELED)), "no image has a labeled pixel"),
+    "labeled twice": (lambda u: save_index(u / "labels/im0.png", np.zeros((40, 48))), "im0.png: its image is also in"),
     "names": (text("names.txt", "cat\ncat\n"), "names.txt: names 'cat' twice; write 2 to 254"),
     "one name": (text("names.txt", "cat\n"), "names.txt: holds 1 class names"),
     "unknown class": (text("names.txt", "cat\ndog"), "the class 'background' is not among"),
@@ -166,7 +152,10 @@ SPOILED = {
         "is for an image of 8 x 7 pixels, but it has 48 x 40",
     ),
     "truncated XML": (text("labels/a.xml", "<annotations>"), "a.xml is not valid UTF-8 XML"),
-    "tags": (spoil_tags, "holds nothing but tags of whole images"),
+    "tags": (
+        lambda u: (u / "labels/clicks.csv").rename(u / "labels/a.xml").write_text(TAG),
+        "holds nothing but tags of whole images",
+    ),
 }
 
 
@@ -248,8 +237,8 @@ def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
 
 
 def test_images_with_nothing_but_truth_are_validated_on(user):
-    text = (user / "labels" / "clicks.csv").read_text().splitlines()
-    (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im5" not in line))
+    clicks = {f"im{number}": [((5, 5), 0), ((20, 30), 1 + number % 2)] for number in range(5)}
+    write("csv", user / "labels", clicks, NAMES)
     about = prepare(user, truth=user / "truth", side=64)
     assert about.validation == ("im5",)
     assert about.dense
@@ -261,8 +250,7 @@ def test_images_with_nothing_but_truth_are_validated_on(user):
 def test_a_single_image_is_measured_on_itself(user):
     for number in range(1, 6):
         (user / "images" / f"im{number}.png").unlink()
-    text = (user / "labels" / "clicks.csv").read_text().splitlines()
-    (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im0" in line or "image" in line))
+    write("csv", user / "labels", {"im0": [((5, 5), 0), ((20, 30), 1)]}, NAMES)
     about = prepare(user)
     assert about.validation == ("im0",) == tuple(about.train)
     assert any("the training images themselves" in line for line in own.summary(about, describe(about)))
@@ -303,10 +291,9 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
 
 def test_photographs_are_turned_as_viewers_show_them(tmp_path):
     (tmp_path / "images").mkdir()
-    pixels = np.zeros((20, 30, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise
-    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
     write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
     found = user_folder.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
     (sample,) = user_folder.render(found, 64, width=1)
@@ -326,19 +313,21 @@ def test_labelme_files_beside_their_images(tmp_path):
 def test_masks_that_ignore_all_but_the_labels_are_noted(user):
     mask = np.full((40, 48), VOID, np.uint8)
     mask[5, 5], mask[7, 7] = 0, 1
-    spoil_mask(user, mask)
+    masked(user, mask)
     problems, notes = own.check(*folders(user))
     assert not problems
-    assert any("write 254" in note for note in notes)
-    assert any("dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in note for note in notes)
+    assert "write 254" in "\n".join(notes)
+    assert "dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in "\n".join(notes)
 
 
-def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
+def test_the_run_that_options_describe(user):
     about = prepare(user)
     assert describe(about).method == "Baseline"
-    run = describe(about, complete=True)
+    run = describe(about, complete=True, steps=100)
     assert run.method == "AGMM"
     assert "absent" in dict(run.options)["terms"]
+    assert run.epochs * run.train_images >= 100 * run.batch_size
+    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     run = describe(about, method="AGMM")
     assert dict(run.options)["terms"] == ("seg", "self", "spar", "con")
 
@@ -386,9 +375,8 @@ def test_onnx_without_its_packages(monkeypatch, user, capsys):
 
 
 def test_the_notebook_runs_as_it_is(tmp_path):
-    path = ROOT / "notebooks" / "explore" / "own_images.ipynb"
-    values = {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
-    notebooks.execute(path, tmp_path / "out.ipynb", values)
+    given = {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
+    run_notebook(ROOT / "notebooks" / "explore" / "own_images.ipynb", given)
     report = pd.read_csv(tmp_path / "own" / "predicted" / "report.csv")
     assert report["class"].tolist() == [*shapes.CLASS_NAMES, "mean"]
 
@@ -420,9 +408,3 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
     for init in ("auto", "imagenet"):
         run = describe(about, network="resnet50", init=init)
         assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
-
-
-def test_described_run_is_json(user):
-    run = describe(prepare(user), steps=100)
-    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
-    assert run.epochs * run.train_images >= 100 * run.batch_size
