@@ -22,7 +22,7 @@ from agmm.data.image_files import IMAGE_SUFFIXES
 from agmm.data.public import label_files
 from agmm.labels import Boxes
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (*IMAGE_SUFFIXES, ".jfif", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
 """Endings of image files; a name in an annotation may have one of them or none."""
 _FEWEST = {"point": 1, "line": 2, "polygon": 3, "box": 2, "tag": 0}
 
