@@ -208,15 +208,7 @@ def test_tags_of_labelme_coco_and_cvat(tmp_path):
     path = labelme(tmp_path / "a.json", flags={"cat": True, "background": False})
     assert annotations.read(path, NAMES)["a"].shapes == [annotations.Shape("tag", 1)]
     (tmp_path / "b.xml").write_text("<annotations><image name='a.png'><tag label='cat'/></image></annotations>")
-    assert annotations.read(tmp_path / "b.xml", NAMES)["a"].shapes == [annotations.Shape("tag", 1)]
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [("a.png", "a"), ("x/y/a.JPG", "a"), ("x\\a.tif", "a"), ("a", "a"), ("v1.2", "v1.2"), ("v1.2.png", "v1.2")],
-)
-def test_stems(name, stem):
-    assert annotations.stem(name) == stem
+    assert annotations.read(tmp_path / "b.xml", NAMES)["a.png"].shapes == [annotations.Shape("tag", 1)]
 
 
 def test_csv_of_a_spreadsheet(tmp_path):

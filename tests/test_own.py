@@ -141,7 +141,10 @@ SPOILED = {
     "no image": (text("images/im1.png", "x"), "im1.png: cannot be decoded"),
     "truncated image": (cut, "im1.png: cannot be decoded"),
     "two images": (lambda u: image_file(u / "images", "im1", suffix=".jpg"), "im1.png: a second image beside im1.jpg"),
-    "missing image": (lambda u: (u / "images/im1.png").unlink(), "clicks.csv: labels the image 'im1', which is not"),
+    "missing image": (
+        lambda u: (u / "images/im1.png").unlink(),
+        "clicks.csv: labels the image 'im1.png', which",
+    ),
     "no labels": (lambda u: (u / "labels/clicks.csv").unlink(), "labels: labels no image of the folder"),
     "mask's size": (masked(0, (5, 6)), "im0.png is for 6 x 5 pixels, its image has"),
     "mask's code": (masked(3), "im0.png: holds code 3; masks hold 0 … 2"),

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -34,9 +34,10 @@ class Annotation:
     file: Path
     shapes: list[Shape] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    beside: str | None = None  # of a file named as its image, as labelme's are: the image that it names besides
 
 
-Annotations = dict[str, Annotation]  # annotations of a file by the stems of their images
+Annotations = dict[str, Annotation]  # annotations of a file by the names of their images, as it has them
 
 
 def read(path: Path, names: Sequence[str]) -> Annotations:
@@ -49,12 +50,6 @@ def read(path: Path, names: Sequence[str]) -> Annotations:
         return READERS[path.suffix.lower()](path, names)
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # a list where an object belongs, and the like
         raise ValueError(f"{path}: is not laid out as its format has it ({error}); export it again") from error
-
-
-def stem(name: str) -> str:
-    """Return the name of an image file without folders and ending; an ending of no image is part of the name."""
-    file = PurePosixPath(name.strip().replace("\\", "/"))
-    return file.stem if file.suffix.lower() in SUFFIXES else file.name
 
 
 def check_places(annotation: Annotation, size: tuple[int, int]) -> None:
@@ -119,7 +114,7 @@ def read_csv(path: Path, names: Sequence[str]) -> Annotations:
         if any(row[name] is None for name in COLUMNS):
             raise ValueError(f"{where}: has fewer fields than the first line has columns; complete it")
         vertex = _number(row["x"], where, "x"), _number(row["y"], where, "y")
-        annotation = clicks.setdefault(stem(row["image"]), Annotation(path))
+        annotation = clicks.setdefault(row["image"], Annotation(path))
         annotation.shapes.append(Shape("point", _code(row["class"], names, where), (vertex,)))
     return clicks
 
@@ -131,6 +126,7 @@ _LABELME |= {"polygon": "polygon", "rectangle": "box"}
 def read_labelme(path: Path, content: dict[str, Any], names: Sequence[str]) -> Annotations:
     """Read points, lines, polygons, rectangles and flags (tags) of an image; the file has the name of the image."""
     annotation = Annotation(path, size=_size(content.get("imageHeight"), content.get("imageWidth")))
+    annotation.beside = str(content.get("imagePath") or "")
     for item in _listed(content, "shapes", path):
         kind = item.get("shape_type", "polygon")
         if kind not in _LABELME:
@@ -149,7 +145,7 @@ def read_coco(path: Path, content: dict[str, Any], names: Sequence[str]) -> Anno
     annotations: Annotations = {}
     for item in _listed(content, "images", path):
         annotation = Annotation(path, size=_size(item.get("height"), item.get("width")))
-        name = stem(str(_field(item, "file_name", path)))
+        name = str(_field(item, "file_name", path))
         images[_field(item, "id", path)] = annotations.setdefault(name, annotation)
     for item in _listed(content, "annotations", path):
         where = f"{path}, annotation {item.get('id')}"
@@ -191,7 +187,7 @@ def read_cvat(path: Path, names: Sequence[str]) -> Annotations:
     annotations: Annotations = {}
     for image in root.iter("image"):
         name, size = _attribute(image, "name", path), _size(image.get("height"), image.get("width"))
-        annotation = annotations.setdefault(stem(name), Annotation(path, size=size))
+        annotation = annotations.setdefault(name, Annotation(path, size=size))
         where = f"{path}, image {name}"
         for item in image:
             if item.tag not in _CVAT:

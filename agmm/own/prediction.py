@@ -82,19 +82,22 @@ def predict(
 ) -> pd.DataFrame | None:
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
-    ``out`` is a new folder, or that of an earlier call. It receives ``masks/<name>.png`` (palette, index = class),
-    ``overlays/<name>.jpg``, classes.csv with the colors and, if ``truth`` is a folder of dense masks of some of the
-    images, report.csv. Return the IoU per class in per cent, in the images' own size, where there is truth. ValueError
-    with a sentence about the first file that something is wrong with; then nothing is written.
+    ``out`` is a new folder, or that of an earlier call. It receives ``masks/<id>.png`` (palette, index = class) and
+    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors
+    and, if ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per
+    cent, in the images' own size, where there is truth. ValueError with a sentence about the first file that something
+    is wrong with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
-    net, listed = load(model, device), user_folder.images(Path(images))
-    masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed)
+    net, images = load(model, device), Path(images)
+    listed = user_folder.images(images, [out, *([truth] if truth else [])])
+    masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed, images)
     for stem, path in listed.items():  # read all of them before the first mask is written
         size = image_files.read_image(path, upright=True).shape[:2]
         if stem in masks:
             user_folder.read_mask(masks[stem], net.names, size)
-    loop.LOGGER.info(f"{len(listed)} images to predict")
+    folders = len({path.parent for path in listed.values()})
+    loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")
     confusion = torch.zeros(len(net.names), len(net.names), dtype=torch.int64)
     colors = palette(len(net.names), net.background)
     with atomic_files.writable(out / "masks", "--out"), atomic_files.writable(out / "overlays", "--out"):
@@ -102,6 +105,8 @@ def predict(
         for stem, path in listed.items():
             image = image_files.read_image(path, upright=True)
             classes = mask(net, image)
+            for part in ("masks", "overlays"):  # which mirror the folders in the folder of images
+                (out / part / stem).parent.mkdir(parents=True, exist_ok=True)
             atomic_files.write(out / "masks" / f"{stem}.png", png(classes, colors))
             laid = overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))

@@ -1,0 +1,194 @@
+"""What a user's folders hold: images, labels of any of the formats and dense masks, listed, and matched by name."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agmm.codes import UNLABELED
+from agmm.data import annotations
+from agmm.data.annotations import Annotation, Shape
+from agmm.data.user_folder import matching
+from agmm.data.user_folder.matching import Name
+
+
+@dataclass
+class Survey:
+    """Files in the user's folders, and what is wrong with them."""
+
+    names: tuple[str, ...]  # of the K classes
+    images: dict[str, Path]  # by id (`images`), sorted
+    masks: dict[str, Path] = field(default_factory=dict)  # by id, as are the next two
+    annotated: dict[str, list[Annotation]] = field(default_factory=dict)  # one for each file
+    truth: dict[str, Path] = field(default_factory=dict)  # dense masks
+    problems: list[str] = field(default_factory=list)  # a sentence each; nothing is trained as long as there is one
+    notes: list[str] = field(default_factory=list)  # sentences about what is odd but no mistake
+
+    @property
+    def background(self) -> int | None:
+        """The code of the class that is called background, in any case of letters, or None."""
+        return next((code for code, name in enumerate(self.names) if name.lower() == "background"), None)
+
+    @property
+    def labeled(self) -> list[str]:
+        """The ids of the images with labels other than tags."""
+        drawn = {id for id in self.annotated if any(shape.kind != "tag" for shape in self.shapes(id))}
+        return sorted((self.masks.keys() | drawn) & self.images.keys())
+
+    def shapes(self, id: str) -> list[Shape]:
+        """Return the shapes of an image in all annotation files."""
+        return [shape for annotation in self.annotated[id] for shape in annotation.shapes]
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Read class names from a text file, one a line, the first of code 0; empty lines do not count."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"cannot be read as class names ({error})"
+        raise ValueError(f"{path}: {problem}; write a text file with a name a line") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not 2 <= len(names) <= UNLABELED:
+        what = f"names {twice[0]!r} twice" if twice else f"holds {len(names)} class names"
+        raise ValueError(f"{path}: {what}; write 2 to {UNLABELED} different names, one a line")
+    return names
+
+
+def images(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
+    """Return the images of a folder, and of the folders in it except those set ``apart``, by their ids, sorted.
+
+    An id is the path below the folder without ending. ValueError if there are none, or two of one id.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of images; check --images")
+    files: dict[str, Path] = {}
+    for path in matching.below(folder, apart):
+        if path.suffix.lower() in annotations.SUFFIXES:
+            other = files.setdefault(matching.name_of(path.relative_to(folder)).id, path)
+            if other != path:
+                raise ValueError(f"{path}: a second image beside {other.name}; rename or remove one of them")
+    if not files:
+        raise ValueError(f"{folder}: holds no image; images end in {', '.join(annotations.SUFFIXES)}")
+    return files
+
+
+def dense_masks(folder: Path, of: Mapping[str, Path], images: Path) -> dict[str, Path]:
+    """Return the PNG masks in a folder of the images that `images` found in another one, by id; ValueError if none."""
+    found, ids = {}, matching.by_last_part(of)
+    for path in _files(folder, (".png",), of, images) if folder.is_dir() else ():
+        for id in matching.meant(_own_name(path, folder), ids):
+            if found.setdefault(id, path) != path:
+                raise ValueError(f"{path}: a second mask of the image {of[id]} beside {found[id]}; remove one of them")
+    if not found:
+        raise ValueError(f"{folder}: no folder with a PNG mask named as an image; check --truth")
+    return found
+
+
+def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None) -> Survey:
+    """List images, labels and dense truth, and read all annotation files.
+
+    ``labels`` is a folder of masks (PNG) and annotation files, or one such file. It may be the folder of the images;
+    then PNG files are images. ``classes`` is a file for `class_names`, ``truth`` a folder of dense masks. ValueError if
+    a folder or the class names are missing; all other mistakes are in ``problems``.
+    """
+    folder, labels = Path(folder), Path(labels)
+    apart = [path for path in (labels, truth) if path and not _same(path, folder)]
+    listed = Survey(class_names(Path(classes)), images(folder, apart))
+    problems, ids = listed.problems, matching.by_last_part(listed.images)
+    if not labels.exists():
+        raise ValueError(f"{labels}: no such file or folder of labels; check --labels")
+    if not _same(labels, folder):
+        for path in _files(labels, (".png",), listed.images, folder):
+            _add_mask(listed, path, matching.meant(_own_name(path, labels), ids))
+    claims: dict[str, Name] = {}
+    for path in _files(labels, tuple(annotations.READERS), listed.images, folder):
+        _add_annotations(listed, path, _own_name(path, labels), ids, claims)
+    for id in listed.masks.keys() & listed.annotated.keys():
+        other = listed.annotated[id][0].file
+        problems.append(f"{listed.masks[id]}: its image is also in {other}; keep one of them")
+    listed.truth = {} if truth is None else dense_masks(Path(truth), listed.images, folder)
+    labeled = listed.labeled
+    if not labeled and not problems:
+        problems.append(_nothing_labeled(listed, labels))
+    tags = listed.annotated.keys() - set(labeled)
+    if tags and labeled:
+        listed.notes.append(f"{len(tags)} images carry no label on pixels (tags at most) and are not learned from")
+    return listed
+
+
+def _nothing_labeled(listed: Survey, labels: Path) -> str:
+    if any(map(listed.shapes, listed.annotated)):
+        return f"{labels}: holds nothing but tags of whole images, from which this cannot learn well; add a few clicks"
+    kinds = ", ".join((".png", *annotations.READERS))
+    return f"{labels}: labels no image of the folder; files end in {kinds} and name images as they are called"
+
+
+def _add_mask(listed: Survey, path: Path, ids: Sequence[str]) -> None:
+    if not ids:
+        listed.problems.append(f"{path}: no image has this name; add the image or remove the mask")
+    elif len(ids) > 1:
+        listed.problems.append(f"{path}: may be the mask of {_either(ids)}; put it into a folder of the image's name")
+    elif (other := listed.masks.setdefault(ids[0], path)) != path:
+        listed.problems.append(f"{path}: a second mask of the image {ids[0]!r} beside {other}; remove one of them")
+
+
+def _add_annotations(
+    listed: Survey, path: Path, own: Name, ids: Mapping[str, list[str]], claims: dict[str, Name]
+) -> None:
+    """Read a file whose own name is that of a labelme image; ``claims`` are the names that images have had so far."""
+    try:
+        content = annotations.read(path, listed.names)
+    except (ValueError, OSError) as error:
+        listed.problems.append(str(error))
+        return
+    for called, annotation in content.items():
+        name = own if annotation.beside is not None else matching.name_of(called)
+        found = matching.meant(name, ids)
+        problem = _contradiction(annotation, found, ids)
+        if len(found) > 1:
+            problem = f"{path}: labels {called!r}, which may be {_either(found)}; write its path below --images"
+        elif not found and annotation.shapes:
+            problem = f"{path}: labels the image {called!r}, which is not in the folder of images; add it"
+        elif found and not matching.agree(claimed := claims.setdefault(found[0], name), name):
+            both = f"{claimed.id + claimed.ending!r} and {called!r}"
+            problem = f"{path}: {both} would both be the image {listed.images[found[0]]}; name images by their paths"
+        elif found:  # tools and people may split the work over several files
+            claims[found[0]] = matching.united(claimed, name)
+            listed.annotated.setdefault(found[0], []).append(annotation)
+        if problem:
+            listed.problems.append(problem)
+
+
+def _contradiction(annotation: Annotation, found: Sequence[str], ids: Mapping[str, list[str]]) -> str:
+    """Return what is wrong with the image that a labelme file names beside its own name, or an empty text."""
+    other = matching.meant(matching.name_of(annotation.beside or ""), ids)
+    if not found or not other or set(found) & set(other):
+        return ""
+    what = f"is named as the image {found[0]!r}, and its imagePath {annotation.beside!r} is another image"
+    return f"{annotation.file}: {what}; correct one of them"
+
+
+def _either(ids: Sequence[str]) -> str:
+    return " or ".join(map(repr, ids[:3])) + (" …" if len(ids) > 3 else "")
+
+
+def _same(path: str | Path, folder: Path) -> bool:
+    return Path(path).exists() and folder.exists() and folder.samefile(path)
+
+
+def _own_name(path: Path, folder: Path) -> Name:
+    """Return the name that a mask or labelme file has in its folder."""
+    return matching.name_of(path.with_suffix("").name if path == folder else path.relative_to(folder).with_suffix(""))
+
+
+def _files(folder: Path, suffixes: Sequence[str], of: Mapping[str, Path], images: Path) -> Iterator[Path]:
+    """Yield the visible files with one of the endings in a folder, and in folders in it that are called as the images'.
+
+    ``of`` are images in the folder ``images``. Of a file yield that file, if it has one of the endings.
+    """
+    folders = sorted({Path(), *(path.parent.relative_to(images) for path in of.values())})
+    inner = [folder / where for where in folders if (folder / where).is_dir()]
+    for path in [folder] if folder.is_file() else (path for where in inner for path in sorted(where.iterdir())):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            yield path

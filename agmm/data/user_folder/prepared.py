@@ -1,0 +1,164 @@
+"""The folder that is trained on: a user's images and labels in their working size."""
+
+import hashlib
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from agmm.codes import VOID
+from agmm.data import image_files
+from agmm.data.split import OnDemand, Published, Split
+from agmm.data.user_folder.listing import Survey
+from agmm.data.user_folder.rendering import render
+from agmm.host import atomic_files
+
+COMMON = 0.5
+"""Images with a class that is in a smaller share of them are shown more often: sqrt(COMMON / share) times."""
+
+NOTHING_LABELED = "no image has a labeled pixel; label a few, or correct the codes of the masks"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that `prepare` has written, as its ``data.json`` describes it."""
+
+    names: tuple[str, ...]  # of the K classes
+    background: int | None  # its code
+    side: int  # longest side of an image
+    width: int  # of drawn points and lines, in pixels
+    train: dict[str, list[int]]  # classes in the labels of each training image, by stem
+    validation: tuple[str, ...]  # stems
+    dense: bool  # whether the validation images have dense truth, or nothing but labels like the others
+    labeled_pixels: tuple[int, ...]  # per class, of the training images
+    labeled_images: tuple[int, ...]
+    digest: str  # identity of all images, labels and truth
+
+
+def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
+    """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
+
+    ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images to validate on,
+    always the same ones; images with truth and without labels are taken instead if there are any. ValueError if
+    anything is wrong with a file; then the folder is left incomplete.
+    """
+    raise_first(listed.problems)
+    for part in ("images", "labels", "truth"):
+        (folder / part).mkdir(parents=True)
+    problems, pixels, digests, largest = [], {}, {}, 1
+    for sample in render(listed, side, width):
+        if sample.image is None:
+            problems.append(sample.problem)
+            continue
+        arrays = {"images": sample.image, "labels": sample.labels, "truth": sample.truth}
+        for part, array in arrays.items():
+            if array is not None:
+                _write_png(folder / part / f"{sample.stem}.png", array)
+        sums = [hashlib.sha256(b"" if array is None else array.tobytes()).hexdigest() for array in arrays.values()]
+        digests[sample.stem] = [*sums, str(sample.image.shape)]
+        largest = max(largest, *sample.image.shape[:2])
+        if sample.labels is not None:
+            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)[: len(listed.names)]
+    raise_first(problems)
+    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
+    train, aside = _divide(classes, set(listed.truth), validation)
+    content: dict[str, Any] = {
+        "names": listed.names,
+        "background": listed.background,
+        "side": largest,
+        "width": width,
+        "train": {stem: classes[stem] for stem in train},
+        "validation": aside,
+        "dense": bool(listed.truth),
+        "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
+        "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
+    }
+    content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
+    atomic_files.write_json(folder / "data.json", content)
+    return read_prepared(folder)
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """Read the description of a prepared folder."""
+    content = json.loads((folder / "data.json").read_text())
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
+    return Prepared(**fields)
+
+
+def raise_first(problems: Sequence[str]) -> None:
+    """Raise a ValueError with the first problem; pass silently without any."""
+    if problems:
+        more = f"; and {len(problems) - 1} more problems, which `agmm check` lists" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
+
+
+def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tuple[list[str], list[str]]:
+    """Return stems to train and to validate on; where there is truth, only images with it are validated on."""
+    labeled = sorted(stem for stem, codes in classes.items() if codes)
+    if not labeled:
+        raise ValueError(NOTHING_LABELED)
+    if apart := sorted(truth - set(labeled)):
+        return labeled, apart
+    left = Counter(code for stem in labeled for code in classes[stem])
+    aside: list[str] = []
+    wanted = max(1, round(share * len(labeled))) if share else 0
+    # Sorted by a hash, an image stays where it is when others are added; a class keeps its last training image.
+    for stem in sorted(labeled, key=lambda stem: hashlib.sha256(stem.encode()).digest()):
+        spare = all(left[code] > 1 for code in classes[stem]) and len(aside) < len(labeled) - 1
+        if len(aside) < wanted and spare and (not truth or stem in truth):
+            aside.append(stem)
+            left.subtract(classes[stem])
+    # Without a spare image those that are learned from are measured: better than nothing, and reported as such.
+    measured = sorted(aside) or [stem for stem in labeled if not truth or stem in truth]
+    return [stem for stem in labeled if stem not in aside], measured
+
+
+def load(root: Path, split: str, count: int | None = None) -> Split:
+    """Return a split of a folder that `prepare` has written; "test" are the validation images.
+
+    Truth are dense masks for "test" where there are some, else labels. ``count`` is the number of training images in an
+    epoch: they come several times, those with rare classes more often (`repeated`).
+    """
+    data = read_prepared(root)
+    stems = list(data.train) if split == "train" else list(data.validation)
+    if split == "train" and count is not None:
+        stems = repeated(data, count)
+    labels = [root / "labels" / f"{stem}.png" for stem in stems]
+    truth = [root / "truth" / f"{stem}.png" for stem in stems] if data.dense and split == "test" else labels
+    return Split(
+        "own",
+        data.names,
+        tuple(stems),
+        OnDemand(image_files.read_image, [root / "images" / f"{stem}.png" for stem in stems]),
+        OnDemand(image_files.read_index, truth),
+        data.background,
+        published=(Published("own", "own", "labels of the user's folder", OnDemand(image_files.read_index, labels)),),
+    )
+
+
+def weights(data: Prepared) -> np.ndarray:
+    """Return how often each training image is shown, relative to one with common classes only, (N,) float >= 1."""
+    images = Counter(code for codes in data.train.values() for code in codes)
+    rarity = {code: math.sqrt(max(1.0, COMMON * len(data.train) / count)) for code, count in images.items()}
+    return np.array([max(rarity[code] for code in codes) for codes in data.train.values()])
+
+
+def repeated(data: Prepared, count: int) -> list[str]:
+    """Return ``count`` stems, each at least once if that is possible, and as often as `weights` say."""
+    ends = weights(data).cumsum()
+    chosen = np.searchsorted(ends, (np.arange(count) + 0.5) * ends[-1] / count)
+    return [list(data.train)[index] for index in chosen]
+
+
+def _write_png(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
