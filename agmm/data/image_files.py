@@ -212,7 +212,7 @@ def check_size(path: Path, size: Sequence[int], image_size: Sequence[int] | None
 
 
 @contextmanager
-def guarded(path: Path) -> Iterator[None]:
+def guarded(path: Path, remedy: str = "replace the file") -> Iterator[None]:
     """Make one sentence of the many ways in which libraries fail to read an image."""
     try:
         yield
@@ -221,7 +221,7 @@ def guarded(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise ValueError(f"{path}: not readable; change its permissions") from error
     except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
-        raise ValueError(f"{path}: cannot be decoded ({atomic_files.one_line(error)}); replace the file") from error
+        raise ValueError(f"{path}: cannot be decoded ({atomic_files.one_line(error)}); {remedy}") from error
 
 
 def _open(path: Path, decode: bool = True, formats: tuple[str, ...] = FORMATS) -> Image.Image:

@@ -18,6 +18,7 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import annotations, image_files, user_folder
 from agmm.data.split import Split
 from agmm.data.synthetic.shapes import SHAPES
+from agmm.data.user_folder import pictures
 from agmm.host import atomic_files
 from agmm.labels import generator, simulate
 from agmm.objectives import one_of
@@ -113,7 +114,7 @@ def train(
         run = describe(data, options)
         results.mkdir(parents=True, exist_ok=True)
         replace_folder(folder, results / "data")
-    for line in summary(data, run):
+    for line in (*listed.notes, *summary(data, run)):
         loop.LOGGER.info(line)
     # No decoded images are kept, as batches come from files that are small already.
     result = train_run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
@@ -200,6 +201,8 @@ def _write_model(run: Run, data: user_folder.Prepared, result: Result, out: Path
     for name in ("model.safetensors", "log.txt"):
         atomic_files.write(out / name, (folder / name).read_bytes())
     model = {"classes": data.names, "background": data.background, "side": data.side, "run": run.to_dict()}
+    if data.scales:
+        model["scales"] = data.scales
     atomic_files.write_json(out / "model.json", model | {"network": result.details["network"]})
     measured = f"{len(data.validation)} images, {'dense masks' if data.dense else 'labels only'}"
     table = iou_table(data.names, result.iou, measured)
@@ -233,7 +236,7 @@ def check(
         problems.append(user_folder.NOTHING_LABELED)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
-            image_files.read_image(listed.images[stem])
+            pictures.read(listed.images[stem], listed.scales)
         except ValueError as error:
             problems.append(str(error))
     return problems, [*_notes(listed, pixels, images_with), *listed.notes]

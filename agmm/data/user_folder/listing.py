@@ -8,8 +8,10 @@ from pathlib import Path
 from agmm.codes import UNLABELED
 from agmm.data import annotations
 from agmm.data.annotations import Annotation, Shape
-from agmm.data.user_folder import matching
+from agmm.data.user_folder import matching, pictures
 from agmm.data.user_folder.matching import Name
+
+NO_IMAGES = (".txt", ".md", ".db", ".ini")  # endings of files that nobody takes for a picture
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Survey:
     truth: dict[str, Path] = field(default_factory=dict)  # dense masks
     problems: list[str] = field(default_factory=list)  # a sentence each; nothing is trained as long as there is one
     notes: list[str] = field(default_factory=list)  # sentences about what is odd but no mistake
+    scales: pictures.Scales = field(default_factory=dict)  # of the images
 
     @property
     def background(self) -> int | None:
@@ -73,6 +76,15 @@ def images(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
     return files
 
 
+def left_out(folder: Path, apart: Iterable[Path] = ()) -> Iterator[str]:
+    """Yield a sentence about the files among the images that are neither images nor labels, if there are any."""
+    known = (*annotations.SUFFIXES, *annotations.READERS, *NO_IMAGES)
+    others = [path for path in matching.below(folder, apart) if path.suffix.lower() not in known]
+    if others:
+        what = f"{len(others)} files are left out, {others[0]} first"
+        yield f"{what}: images end in {', '.join(annotations.SUFFIXES)}; save pictures of other kinds as PNG or TIFF"
+
+
 def dense_masks(folder: Path, of: Mapping[str, Path], images: Path) -> dict[str, Path]:
     """Return the PNG masks in a folder of the images that `images` found in another one, by id; ValueError if none."""
     found, ids = {}, matching.by_last_part(of)
@@ -114,6 +126,10 @@ def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: s
     tags = listed.annotated.keys() - set(labeled)
     if tags and labeled:
         listed.notes.append(f"{len(tags)} images carry no label on pixels (tags at most) and are not learned from")
+    headers = pictures.headers(listed.images.values())
+    listed.scales = pictures.scales(headers)
+    drawn = {listed.images[id]: listed.annotated.get(id, ()) for id in sorted({*labeled, *listed.truth})}
+    listed.notes += [*left_out(folder, apart), *pictures.notes(headers, listed.scales, drawn)]
     return listed
 
 

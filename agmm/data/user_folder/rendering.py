@@ -12,7 +12,8 @@ from PIL import Image
 
 import agmm.labels
 from agmm.codes import UNLABELED, VOID
-from agmm.data import annotations, image_files
+from agmm.data import annotations
+from agmm.data.user_folder import pictures
 from agmm.data.user_folder.listing import Survey
 from agmm.labels import from_boxes
 
@@ -51,9 +52,9 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
-def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, names: Sequence[str], image: pictures.Header) -> np.ndarray:
     """Read a mask in the codes of `agmm.labels`, (H, W) uint8; raise ValueError if a code or the size is wrong."""
-    mask = image_files.read_index(path, size)
+    mask = pictures.read_codes(path, image)
     known = {*range(len(names)), UNLABELED, VOID}
     if unknown := [code for code in np.unique(mask).tolist() if code not in known]:
         codes = f"0 … {len(names) - 1} in the order of the class names, {UNLABELED} where nothing is labeled"
@@ -63,27 +64,27 @@ def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.nda
 
 def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
     try:
-        image = image_files.read_image(listed.images[stem], upright=True)
-        size, small = image.shape[:2], shrink(image, side)
+        about = pictures.header(listed.images[stem])
+        small = shrink(pictures.read(listed.images[stem], listed.scales), side)
         sample = Sample(stem, small)
         if stem in listed.masks:
-            mask = read_mask(listed.masks[stem], listed.names, size)
+            mask = read_mask(listed.masks[stem], listed.names, about)
             sample.labels = agmm.labels.resize_labels(mask, small.shape[:2])
         elif stem in listed.annotated:
-            sample.labels = _draw(listed, stem, small, size, width)
+            sample.labels = _draw(listed, stem, small, about, width)
         if stem in listed.truth:
-            truth = read_mask(listed.truth[stem], listed.names, size)
+            truth = read_mask(listed.truth[stem], listed.names, about)
             sample.truth = agmm.labels.resize_labels(truth, small.shape[:2], clicks="nearest")
         return sample
     except (ValueError, OSError) as error:
         return Sample(stem, problem=str(error))
 
 
-def _draw(listed: Survey, stem: str, image: np.ndarray, size: tuple[int, int], width: int) -> np.ndarray:
+def _draw(listed: Survey, stem: str, image: np.ndarray, about: pictures.Header, width: int) -> np.ndarray:
     """Draw labels in the size of the shrunken image: clicks, lines and polygons in front of boxes."""
     for annotation in listed.annotated[stem]:
-        annotations.check_places(annotation, size)
-    shapes = listed.shapes(stem)
+        pictures.check_places(annotation, about)
+    shapes, size = listed.shapes(stem), about.upright
     drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), image.shape[:2])
     boxes = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
     if not boxes.codes:
