@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from agmm.codes import VOID
 from agmm.host import atomic_files
@@ -24,6 +24,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
 
 # Pillow refuses what declares twice as many pixels; until there it is a large image, and no line on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on odd EXIF data
 
 Pair = tuple[Path, Path]  # files of an image and of its mask
 
@@ -43,7 +44,11 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
 
 def orientation(image: Image.Image) -> int:
     """Return how the pixels of an image are to be turned, 1 (not at all) … 8, as its EXIF data say."""
-    value = image.getexif().get(ExifTags.Base.Orientation)
+    # For a PNG file Pillow would decode the pixels, as EXIF data may come after them.
+    marks = (b"eXIf", b"Raw profile type", b"com.adobe.xmp") if isinstance(image, PngImagePlugin.PngImageFile) else ()
+    if marks and not any(map(Path(image.filename).read_bytes().__contains__, marks)):
+        return 1
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
     return int(value) if value in range(1, 9) else 1
 
 

@@ -112,7 +112,10 @@ def scales(files: Mapping[Path, Header]) -> Scales:
                 pixels = _numbers(path, about)[..., :3].reshape(-1, min(about.channels, 3))
                 some = np.random.default_rng(0).integers(len(pixels), size=most)
                 found[about.kind].append(pixels[some] if len(pixels) > most else pixels)
-    return {kind: [_range(channel) for channel in np.concatenate(found[kind] or [()]).T] for kind in sorted(found)}
+    return {
+        kind: [_range(channel) for channel in np.concatenate(pixels).T] if pixels else []
+        for kind, pixels in sorted(found.items())
+    }
 
 
 def _range(channel: np.ndarray) -> list[float]:
@@ -238,7 +241,7 @@ def _tiff_numbers(path: Path, page: tifffile.TiffPage, about: Header) -> np.ndar
         numbers = page.asarray()
         numbers = np.moveaxis(numbers, page.axes.index("S"), -1) if "S" in page.axes else numbers[..., None]
         numbers = image_files.turn(numbers, about.orientation)
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         # Without the package imagecodecs LZW is left to OpenCV, which is wrong about planes, and turns on its own.
         if "imagecodecs" not in str(error) or page.planarconfig != 1 or _opencv(path).dtype != page.dtype:
             raise
