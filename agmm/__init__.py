@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["UNLABELED", "VOID", "Result", "Run", "own", "run"]
 __version__ = "0.1.0"
 
-_HOMES = {"Result": "agmm.training.run", "Run": "agmm.training.run", "run": "agmm.training.train"}
+_HOMES = {"Result": "agmm.training.result", "Run": "agmm.training.run", "run": "agmm.training.train"}
 
 
 def __getattr__(name: str) -> Any:

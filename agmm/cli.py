@@ -61,13 +61,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(program: str, action: Callable[[], int], *, extra: str = "experiments", resumed: str = "") -> int:
-    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C.
+    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C, 141 after a pipe.
 
     The error becomes one sentence on stderr that begins with ``program``; after Ctrl-C it ends with what ``resumed``
     says of the next call. ``extra`` is the extra of the package that brings what is missing.
     """
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"{program}: interrupted{f'; {resumed}' if resumed else ''}", file=sys.stderr)
         return 130
@@ -110,6 +115,8 @@ def _folder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=Path, required=True, metavar="PATH", help=labels)
     add("--classes", type=Path, required=True, metavar="FILE", help="text file with a class name a line")
     add("--truth", type=Path, metavar="DIR", help="folder of dense masks of some images, to validate on")
+    fill = "what no polygon, mask or box covers is background, in images that have one"
+    add("--fill-background", action="store_true", help=fill)
 
 
 def _device(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +126,7 @@ def _device(parser: argparse.ArgumentParser) -> None:
 def _check(args: Arguments) -> int:
     from agmm import own
 
-    problems, notes = own.check(args.images, args.labels, args.classes, args.truth)
+    problems, notes = own.check(args.images, args.labels, args.classes, args.truth, args.fill_background)
     print("\n".join([*notes, *(f"problem: {problem}" for problem in problems)]))
     if problems:
         print(f"{len(problems)} problem{'s' * (len(problems) > 1)} found")

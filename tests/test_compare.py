@@ -10,7 +10,7 @@ import pytest
 
 import agmm
 from agmm import figures
-from agmm.papers import notebooks
+from agmm.papers import notebooks, tables
 from agmm.tools import compare
 from agmm.training.presets import PRESETS
 from agmm.training.run import build_objective
@@ -128,3 +128,10 @@ def test_notebook(tmp_path: Path) -> None:
     drawn = pd.read_csv(tmp_path / "smoke" / "figures" / "my_method.csv")
     assert (drawn["seeds"] == 2).all()
     assert (tmp_path / "smoke" / "figures" / "my_method.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rows_that_differ_in_their_start_are_told_apart(preset):
+    for table in tables.TABLES:
+        runs = {(pair.column, pair.row, pair.theirs.id) for pair in compare.pairs("AGMM", table, preset)}
+        assert len(runs) == len({run[:2] for run in runs}), table

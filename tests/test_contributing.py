@@ -46,7 +46,7 @@ def test_a_method() -> None:
     """Without a margin it is the baseline; with one it is the loss of logits that were lowered by hand."""
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, UNLABELED, VOID])[torch.randint(5, (2, 4, 5))]
-    batch = torch.zeros(2, 1, 1, 1), logits, labels, torch.ones(2, 3, dtype=torch.bool)
+    batch = torch.zeros(2, 1, 1, 1, dtype=logits.dtype), logits, labels, torch.ones(2, 3, dtype=torch.bool)
     plain = build_objective("my_margin:Margin", 3, margin=0.0)(*batch)
     torch.testing.assert_close(plain.loss, build_objective("Baseline", 3)(*batch).loss, check_dtype=False)
     lowered = logits.clone()

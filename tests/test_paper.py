@@ -84,8 +84,10 @@ PRINTED = {"agmm": {5: 69.6, 44: 73.4}, "agmmpp": {}, "spml": {137: 31.3, 138: 4
 @pytest.mark.parametrize("preset", ["paper", "paper_official"])
 @pytest.mark.parametrize("papers", RUNS)
 def test_plan_names_every_training_with_time_and_published_number(preset, papers, tmp_path, capfd):
-    assert run_all.main(["--preset", preset, "--only", papers, "--dry-run", "--results", str(tmp_path)]) == 0
-    lines = capfd.readouterr().out.splitlines()
+    assert run_all.main(["--preset", preset, "--only", papers, "--dry-run", "--results", str(tmp_path)]) == 2
+    printed = capfd.readouterr()
+    assert "name it with --data-root" in printed.err  # said after the list, as the trainings themselves would
+    lines = printed.out.splitlines()
     assert "estimated, not measured" in lines[1]
     ours = {int(line.split()[0][1:]): line for line in lines if re.match(r"  O\d", line)}
     assert RUNS[papers] <= ours.keys()

@@ -44,10 +44,10 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
 
 def orientation(image: Image.Image) -> int:
     """Return how the pixels of an image are to be turned, 1 (not at all) … 8, as its EXIF data say."""
-    # For a PNG file Pillow would decode the pixels, as EXIF data may come after them.
-    marks = (b"eXIf", b"Raw profile type", b"com.adobe.xmp") if isinstance(image, PngImagePlugin.PngImageFile) else ()
-    if marks and not any(map(Path(image.filename).read_bytes().__contains__, marks)):
-        return 1
+    if isinstance(image, PngImagePlugin.PngImageFile):  # which Pillow would decode, as EXIF data may come last
+        content = Path(str(image.filename)).read_bytes()
+        if not any(mark in content for mark in (b"eXIf", b"Raw profile type", b"com.adobe.xmp")):
+            return 1
     value = image.getexif().get(ExifTags.Base.Orientation, 1)
     return int(value) if value in range(1, 9) else 1
 

@@ -107,7 +107,7 @@ def predict(
             user_folder.read_mask(masks[stem], net.names, headers[path])
     for note in user_pictures.notes(headers, {}, {listed[stem]: () for stem in masks}):
         loop.LOGGER.info(note)
-    for note in user_folder.left_out(images, apart):
+    for note in user_folder.unread(images, apart):
         loop.LOGGER.info(note)
     folders = len({path.parent for path in listed.values()})
     loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")

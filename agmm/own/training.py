@@ -52,6 +52,7 @@ class Options:
     side: int = 0  # longest side that images are shrunk to; 0: `CPU_SIDE`, or `GPU_SIDE` on a GPU
     steps: int = 0  # of the optimizer; 0: `CPU_STEPS`, or `GPU_STEPS` on a GPU
     width: int = 3  # of points and lines in pixels
+    fill_background: bool = False  # whether what no polygon, mask or box of an image covers is background
     validation: float = 0.2  # share of the labeled images to validate on
     seed: int = 0
 
@@ -102,7 +103,7 @@ def train(
     if onnx:
         require_onnx()
     out, options = output_folder(out, "training"), options.on(choose_device(device))
-    listed, results = user_folder.survey(images, labels, classes, truth), out / "training"
+    listed, results = user_folder.survey(images, labels, classes, truth, options.fill_background), out / "training"
     with (
         atomic_files.writable(out.parent, "--out"),
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".agmm-") as temporary,
@@ -114,7 +115,7 @@ def train(
         run = describe(data, options)
         results.mkdir(parents=True, exist_ok=True)
         replace_folder(folder, results / "data")
-    for line in (*listed.notes, *summary(data, run)):
+    for line in (*summary(data, run), *(f"note: {note}" for note in listed.notes)):
         loop.LOGGER.info(line)
     # No decoded images are kept, as batches come from files that are small already.
     result = train_run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
@@ -215,43 +216,41 @@ def _write_model(run: Run, data: user_folder.Prepared, result: Result, out: Path
 
 
 def check(
-    images: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None
+    images: str | Path,
+    labels: str | Path,
+    classes: str | Path,
+    truth: str | Path | None = None,
+    fill_background: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Read a folder as `train` would, and return problems and notes.
 
     A problem is a mistake to correct; notes are numbers of images and of labels of each class, and what looks odd.
     """
     try:
-        listed = user_folder.survey(images, labels, classes, truth)
+        listed = user_folder.survey(images, labels, classes, truth, fill_background)
     except ValueError as error:
         return [str(error)], []
-    problems, counts = list(listed.problems), np.zeros((1, VOID + 1), int)
+    counts, cut = np.zeros((1, VOID + 1), int), 0
     for sample in user_folder.render(listed, CPU_SIDE):
         if sample.problem:
-            problems.append(sample.problem)
+            listed.problems.append(sample.problem)
         elif sample.labels is not None:
             counts = np.vstack([counts, np.bincount(sample.labels.ravel(), minlength=VOID + 1)])
-    pixels, images_with = counts.sum(0), (counts > 0).sum(0)
-    if not problems and not pixels[:UNLABELED].any():
-        problems.append(user_folder.NOTHING_LABELED)
+            cut += sample.cut
+    user_folder.judge(listed, counts.sum(0), cut)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
             pictures.read(listed.images[stem], listed.scales)
         except ValueError as error:
-            problems.append(str(error))
-    return problems, [*_notes(listed, pixels, images_with), *listed.notes]
+            listed.problems.append(str(error))
+    return listed.problems, [*_numbers(listed, counts.sum(0), (counts > 0).sum(0)), *listed.notes]
 
 
-def _notes(listed: user_folder.Survey, pixels: np.ndarray, images: np.ndarray) -> Iterator[str]:
+def _numbers(listed: user_folder.Survey, pixels: np.ndarray, images: np.ndarray) -> Iterator[str]:
     labeled = len(listed.labeled)
     yield f"{len(listed.images)} images, {labeled} with labels, {len(listed.truth)} with dense masks"
     for code, name in enumerate(listed.names):
         yield f"  {_count(f'{name} (code {code})', pixels[code], images[code])}"
-    if labeled and listed.masks and not pixels[UNLABELED] and pixels[VOID]:
-        yield (
-            f"no pixel has code {UNLABELED}, many have {VOID}: {VOID} is ignored altogether; if it means that "
-            f"nobody labeled the pixel, write {UNLABELED}, and unlabeled pixels are learned from, too"
-        )
     if labeled < 10:
         yield f"only {labeled} labeled images: validation means little; label more, a few clicks each"
 

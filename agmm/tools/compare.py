@@ -48,7 +48,8 @@ def pairs(
     for cell in tables.TABLES[name].cells(PRESETS[preset]):
         run = cell.run
         if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
-            row = f"{cell.row} ({cell.objective})" if cell.objective else cell.row
+            about = tables.about(cell, preset, "")
+            row = f"{cell.row} ({about})" if about else cell.row
             cells.append(Pair(cell.column, row, replace(run, method=method, options=tuple(options.items())), run))
     return cells
 

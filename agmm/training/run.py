@@ -24,6 +24,7 @@ SCHEMA = 1
 
 Options = tuple[tuple[str, Any], ...]
 Init = Literal["scratch", "tags", "imagenet"]
+STARTS: dict[str, str] = {"tags": "from tag pretraining", "imagenet": "from ImageNet", "scratch": "from scratch"}
 
 _SHARED_WITH_PRETRAINING = (
     *("preset", "dataset", "image_size", "test_images", "network", "normalize", "crop", "augmentation"),

@@ -1,9 +1,12 @@
 """What a user's folders hold: images, labels of any of the formats and dense masks, listed, and matched by name."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from agmm.codes import UNLABELED
 from agmm.data import annotations
@@ -25,12 +28,13 @@ class Survey:
     truth: dict[str, Path] = field(default_factory=dict)  # dense masks
     problems: list[str] = field(default_factory=list)  # a sentence each; nothing is trained as long as there is one
     notes: list[str] = field(default_factory=list)  # sentences about what is odd but no mistake
+    fill_background: bool = False  # whether what no area of an image covers is background
     scales: pictures.Scales = field(default_factory=dict)  # of the images
 
     @property
     def background(self) -> int | None:
-        """The code of the class that is called background, in any case of letters, or None."""
-        return next((code for code, name in enumerate(self.names) if name.lower() == "background"), None)
+        """The code of the class that is called background (or _background_), in any case of letters, or None."""
+        return next((code for code, name in enumerate(self.names) if name.lower().strip("_") == "background"), None)
 
     @property
     def labeled(self) -> list[str]:
@@ -44,14 +48,21 @@ class Survey:
 
 
 def class_names(path: Path) -> tuple[str, ...]:
-    """Read class names from a text file, one a line, the first of code 0; empty lines do not count."""
+    """Read class names from a text file, one a line, the first of code 0.
+
+    Empty lines do not count, nor does `annotations.IGNORE` as the first one, which labelme's lists begin with.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problem = f"cannot be read as class names ({error})"
         raise ValueError(f"{path}: {problem}; write a text file with a name a line") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    names = tuple(annotations.plain(line) for line in lines if line.strip())
+    names = names[names[:1] == (annotations.IGNORE,) :]
+    if annotations.IGNORE in names:
+        raise ValueError(f"{path}: {annotations.IGNORE} is no class and has no code; let it be the first line, or none")
+    alike = Counter("background" if name == "_background_" else name for name in names)
+    twice = [name for name, count in alike.items() if count > 1]
     if twice or not 2 <= len(names) <= UNLABELED:
         what = f"names {twice[0]!r} twice" if twice else f"holds {len(names)} class names"
         raise ValueError(f"{path}: {what}; write 2 to {UNLABELED} different names, one a line")
@@ -76,7 +87,7 @@ def images(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
     return files
 
 
-def left_out(folder: Path, apart: Iterable[Path] = ()) -> Iterator[str]:
+def unread(folder: Path, apart: Iterable[Path] = ()) -> Iterator[str]:
     """Yield a sentence about the files among the images that are neither images nor labels, if there are any."""
     known = (*annotations.SUFFIXES, *annotations.READERS, *NO_IMAGES)
     others = [path for path in matching.below(folder, apart) if path.suffix.lower() not in known]
@@ -97,16 +108,27 @@ def dense_masks(folder: Path, of: Mapping[str, Path], images: Path) -> dict[str,
     return found
 
 
-def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: str | Path | None = None) -> Survey:
+def survey(
+    folder: str | Path,
+    labels: str | Path,
+    classes: str | Path,
+    truth: str | Path | None = None,
+    fill_background: bool = False,
+) -> Survey:
     """List images, labels and dense truth, and read all annotation files.
 
     ``labels`` is a folder of masks (PNG) and annotation files, or one such file. It may be the folder of the images;
-    then PNG files are images. ``classes`` is a file for `class_names`, ``truth`` a folder of dense masks. ValueError if
-    a folder or the class names are missing; all other mistakes are in ``problems``.
+    then PNG files are images. ``classes`` is a file for `class_names`, ``truth`` a folder of dense masks. With
+    ``fill_background`` what no polygon, mask or box covers is background, in images that have one. ValueError if a
+    folder, the class names or the background are missing; all other mistakes are in ``problems``.
     """
     folder, labels = Path(folder), Path(labels)
-    apart = [path for path in (labels, truth) if path and not _same(path, folder)]
-    listed = Survey(class_names(Path(classes)), images(folder, apart))
+    apart = [Path(path) for path in (labels, truth) if path and not _same(path, folder)]
+    listed = Survey(class_names(Path(classes)), images(folder, apart), fill_background=fill_background)
+    if fill_background and listed.background is None:
+        raise ValueError(
+            f"{classes}: names no class background, which --fill-background needs; add it, or leave it out"
+        )
     problems, ids = listed.problems, matching.by_last_part(listed.images)
     if not labels.exists():
         raise ValueError(f"{labels}: no such file or folder of labels; check --labels")
@@ -114,8 +136,11 @@ def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: s
         for path in _files(labels, (".png",), listed.images, folder):
             _add_mask(listed, path, matching.meant(_own_name(path, labels), ids))
     claims: dict[str, Name] = {}
+    left_out: dict[str, list[Path]] = {}
     for path in _files(labels, tuple(annotations.READERS), listed.images, folder):
-        _add_annotations(listed, path, _own_name(path, labels), ids, claims)
+        for annotation in _add_annotations(listed, path, _own_name(path, labels), ids, claims):
+            for what in annotation.notes:
+                left_out.setdefault(what, []).append(path)
     for id in listed.masks.keys() & listed.annotated.keys():
         other = listed.annotated[id][0].file
         problems.append(f"{listed.masks[id]}: its image is also in {other}; keep one of them")
@@ -126,10 +151,12 @@ def survey(folder: str | Path, labels: str | Path, classes: str | Path, truth: s
     tags = listed.annotated.keys() - set(labeled)
     if tags and labeled:
         listed.notes.append(f"{len(tags)} images carry no label on pixels (tags at most) and are not learned from")
+    listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
+    listed.notes += _other_palettes([*listed.masks.values()], 3 * len(listed.names))
     headers = pictures.headers(listed.images.values())
     listed.scales = pictures.scales(headers)
     drawn = {listed.images[id]: listed.annotated.get(id, ()) for id in sorted({*labeled, *listed.truth})}
-    listed.notes += [*left_out(folder, apart), *pictures.notes(headers, listed.scales, drawn)]
+    listed.notes += [*unread(folder, apart), *pictures.notes(headers, listed.scales, drawn)]
     return listed
 
 
@@ -151,13 +178,13 @@ def _add_mask(listed: Survey, path: Path, ids: Sequence[str]) -> None:
 
 def _add_annotations(
     listed: Survey, path: Path, own: Name, ids: Mapping[str, list[str]], claims: dict[str, Name]
-) -> None:
+) -> Iterable[Annotation]:
     """Read a file whose own name is that of a labelme image; ``claims`` are the names that images have had so far."""
     try:
-        content = annotations.read(path, listed.names)
+        content = annotations.read(path, listed.names, listed.problems)
     except (ValueError, OSError) as error:
         listed.problems.append(str(error))
-        return
+        return ()
     for called, annotation in content.items():
         name = own if annotation.beside is not None else matching.name_of(called)
         found = matching.meant(name, ids)
@@ -174,6 +201,7 @@ def _add_annotations(
             listed.annotated.setdefault(found[0], []).append(annotation)
         if problem:
             listed.problems.append(problem)
+    return content.values()
 
 
 def _contradiction(annotation: Annotation, found: Sequence[str], ids: Mapping[str, list[str]]) -> str:
@@ -183,6 +211,22 @@ def _contradiction(annotation: Annotation, found: Sequence[str], ids: Mapping[st
         return ""
     what = f"is named as the image {found[0]!r}, and its imagePath {annotation.beside!r} is another image"
     return f"{annotation.file}: {what}; correct one of them"
+
+
+def _other_palettes(masks: Sequence[Path], length: int) -> Iterator[str]:
+    """Yield a note if two masks show a code, of those within the ``length`` of a palette, in different colors."""
+    first: tuple[Path, bytes] | None = None
+    for path in masks:
+        with contextlib.suppress(Exception), Image.open(path, formats=("PNG",)) as image:  # read again, and refused
+            if image.palette is None:
+                continue
+            colors = bytes(image.palette.palette)[:length]
+            first = first or (path, colors)
+            common = min(len(colors), len(first[1]))
+            if colors[:common] != first[1][:common]:
+                what = f"{path}: its palette has other colors than {first[0]} for the same codes"
+                yield f"{what}; only codes count: see whether both follow the order of the class names"
+                return
 
 
 def _either(ids: Sequence[str]) -> str:

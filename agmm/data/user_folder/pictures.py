@@ -18,6 +18,7 @@ from PIL import Image
 
 from agmm.data import annotations, image_files
 from agmm.data.annotations import Annotation
+from agmm.data.drawing import Shape
 
 PERCENTILES = 0.1, 99.9
 EIGHT_BITS = "8 bits"
@@ -145,28 +146,32 @@ def notes(
 # --- Labels of an image that EXIF turns -------------------------------------------------------------------------------
 
 
-def read_codes(path: Path, image: Header) -> np.ndarray:
-    """Read the codes of a mask, turned as its EXIF says, or with its image if it has the size of the stored pixels."""
+def upright(path: Path, mask: np.ndarray, image: Header) -> np.ndarray:
+    """Turn a mask (H, W) as its own EXIF says, or with its image if it has the size of the stored pixels; check it."""
     own = header(path).orientation
-    codes = image_files.turn(image_files.read_index(path), own)
-    if own == 1 and codes.shape == image.size != image.upright:
-        codes = image_files.turn(codes, image.orientation)
+    turned = image_files.turn(mask, own)
+    if own == 1 and mask.shape == image.size != image.upright:
+        turned = image_files.turn(mask, image.orientation)
     try:
-        image_files.check_size(path, codes.shape, image.upright)
+        image_files.check_size(path, turned.shape, image.upright)
     except ValueError as error:
         raise ValueError(f"{error}{_exif(max(own, image.orientation))}") from None
-    return codes
+    return turned
 
 
-def check_places(annotation: Annotation, image: Header) -> None:
-    """Raise ValueError unless an annotation fits an image as viewers show it.
+def placed(annotation: Annotation, image: Header) -> tuple[list[Shape], int]:
+    """Do what `annotations.placed` does for an image as viewers show it.
 
-    It may state the size of the stored pixels if its shapes fit into none but the turned image.
+    An annotation may state the size of the stored pixels if its shapes fit into none but the turned image.
     """
     free = replace(annotation, size=None)
-    only_turned = annotation.size == image.size != image.upright and not _fits(free, image.size)
+    if annotation.size == image.size != image.upright:
+        try:
+            annotations.placed(free, image.size)
+        except ValueError:
+            annotation = free
     try:
-        annotations.check_places(free if only_turned else annotation, image.upright)
+        return annotations.placed(annotation, image.upright)
     except ValueError as error:
         raise ValueError(f"{error}{_exif(image.orientation)}") from None
 
@@ -175,14 +180,6 @@ def _is_unsure(image: Header, labels: Collection[Annotation]) -> bool:
     """Return whether no size tells if the labels of an image were drawn before or after EXIF turned it."""
     stated = all(annotation.size == image.upright for annotation in labels)
     return image.orientation > 1 and (image.size == image.upright or not stated)
-
-
-def _fits(annotation: Annotation, size: tuple[int, int]) -> bool:
-    try:
-        annotations.check_places(annotation, size)
-    except ValueError:
-        return False
-    return True
 
 
 def _exif(orientation: int) -> str:

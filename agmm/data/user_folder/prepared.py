@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from agmm.codes import VOID
+from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files
+from agmm.data.drawing import AREAS
 from agmm.data.split import OnDemand, Published, Split
 from agmm.data.user_folder.listing import Survey
 from agmm.data.user_folder.pictures import Scales
@@ -48,16 +49,16 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
     ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images to validate on,
-    always the same ones; images with truth and without labels are taken instead if there are any. ValueError if
-    anything is wrong with a file; then the folder is left incomplete.
+    always the same ones; images with truth and without labels are taken instead if there are any. Problems and notes
+    are added to those that are listed. ValueError if there is a problem; then the folder is left incomplete.
     """
     raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
         (folder / part).mkdir(parents=True)
-    problems, pixels, digests, largest = [], {}, {}, 1
+    pixels, cut, digests, largest = {}, 0, {}, 1
     for sample in render(listed, side, width):
         if sample.image is None:
-            problems.append(sample.problem)
+            listed.problems.append(sample.problem)
             continue
         arrays = {"images": sample.image, "labels": sample.labels, "truth": sample.truth}
         for part, array in arrays.items():
@@ -67,8 +68,10 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
         digests[sample.stem] = [*sums, str(sample.image.shape)]
         largest = max(largest, *sample.image.shape[:2])
         if sample.labels is not None:
-            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)[: len(listed.names)]
-    raise_first(problems)
+            pixels[sample.stem], cut = np.bincount(sample.labels.ravel(), minlength=VOID + 1), cut + sample.cut
+    judge(listed, np.sum([np.zeros(VOID + 1, int), *pixels.values()], axis=0), cut)
+    raise_first(listed.problems)
+    pixels = {stem: counts[: len(listed.names)] for stem, counts in pixels.items()}
     classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
     train, aside = _divide(classes, set(listed.truth), validation)
     content: dict[str, Any] = {
@@ -87,6 +90,34 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
     content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
     atomic_files.write_json(folder / "data.json", content)
     return read_prepared(folder)
+
+
+def judge(listed: Survey, pixels: np.ndarray, cut: int) -> None:
+    """Add the problems and notes that all labels together show.
+
+    ``pixels`` are the numbers of pixels of each code 0 … 255 in the labels, ``cut`` those of shapes cut to their image.
+    """
+    classes, masks = pixels[: len(listed.names)], bool(listed.masks) and not pixels[UNLABELED]
+    if cut:
+        listed.notes.append(f"{cut} shapes reached a little outside of their images and were cut")
+    if listed.problems:
+        return
+    if not classes.any():
+        listed.problems.append(NOTHING_LABELED)
+    elif masks and pixels[VOID] and not classes[1:].any():
+        where, second = next(iter(listed.masks.values())).parent, listed.names[1]
+        listed.problems.append(f"{where}: masks hold 0 and {VOID} alone, and {VOID} is ignored; write 1 for {second}")
+    elif masks and pixels[VOID]:
+        listed.notes.append(
+            f"no pixel has code {UNLABELED}, many have {VOID}: {VOID} is ignored altogether; if it means that "
+            f"nobody labeled the pixel, write {UNLABELED}, and unlabeled pixels are learned from, too"
+        )
+    elif masks:
+        what = f"every pixel of every mask has a class; if {listed.names[0]} stands where nobody labeled"
+        listed.notes.append(f"{what}, write {UNLABELED} there")
+    outlined = any(shape.kind in AREAS for id in listed.annotated for shape in listed.shapes(id))
+    if outlined and listed.background is not None and not classes[listed.background]:
+        listed.notes.append("no pixel is background; if all is that no outline covers, say so with --fill-background")
 
 
 def read_prepared(folder: Path) -> Prepared:

@@ -12,10 +12,13 @@ from PIL import Image
 
 import agmm.labels
 from agmm.codes import UNLABELED, VOID
-from agmm.data import annotations
+from agmm.data import annotations, drawing, image_files
+from agmm.data.drawing import Shape
 from agmm.data.user_folder import pictures
 from agmm.data.user_folder.listing import Survey
 from agmm.labels import from_boxes
+
+COLOR_LIST = "labelmap.txt"
 
 
 @dataclass(eq=False)
@@ -27,6 +30,7 @@ class Sample:
     labels: np.ndarray | None = None
     truth: np.ndarray | None = None
     problem: str = ""
+    cut: int = 0  # shapes that reached outside a little
 
 
 def render(listed: Survey, side: int, width: int = 3) -> Iterator[Sample]:
@@ -53,13 +57,43 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def read_mask(path: Path, names: Sequence[str], image: pictures.Header) -> np.ndarray:
-    """Read a mask in the codes of `agmm.labels`, (H, W) uint8; raise ValueError if a code or the size is wrong."""
-    mask = pictures.read_codes(path, image)
+    """Read a mask in the codes of `agmm.labels`, (H, W) uint8; raise ValueError if a code or the size is wrong.
+
+    Codes are the file's values, unless the folder of the mask or the one above it holds a list of colors,
+    ``labelmap.txt``, as CVAT's exports as "Segmentation mask" do: then they are those of the classes of its colors.
+    """
+    for folder in path.parents[:2]:
+        if (folder / COLOR_LIST).is_file():
+            return pictures.upright(path, _read_colors(path, folder / COLOR_LIST, names), image)
+    mask = pictures.upright(path, image_files.read_index(path), image)
     known = {*range(len(names)), UNLABELED, VOID}
     if unknown := [code for code in np.unique(mask).tolist() if code not in known]:
         codes = f"0 … {len(names) - 1} in the order of the class names, {UNLABELED} where nothing is labeled"
         raise ValueError(f"{path}: holds code {unknown[0]}; masks hold {codes}, {VOID} for what is to be ignored")
     return mask
+
+
+def _read_colors(path: Path, colors: Path, names: Sequence[str]) -> np.ndarray:
+    """Read a mask in colors; what the list calls background is ``UNLABELED`` where no class is called so."""
+    classes: dict[tuple[int, ...], str] = {}
+    for number, line in enumerate(annotations.text_of(colors).splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            try:
+                name, color = line.split(":")[:2]
+                red, green, blue = map(int, color.split(","))
+            except ValueError as error:
+                raise ValueError(f"{colors}, line {number}: is not like cat:255,0,0:: (red, green, blue)") from error
+            if classes.setdefault((red, green, blue), name) != name:
+                raise ValueError(f"{colors}, line {number}: a second class of the color {color}; give it another one")
+    image = image_files.read_image(path)
+    found, at = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
+    codes = []
+    for rgb in map(tuple, found.tolist()):
+        if rgb not in classes:
+            raise ValueError(f"{path}: holds the color {rgb}, which {colors} does not list; add it there")
+        background = classes[rgb] == "background" and not {*annotations.BACKGROUND} & {*names}
+        codes.append(UNLABELED if background else annotations.code_of(classes[rgb], names, str(colors)))
+    return np.array(codes, np.uint8)[at].reshape(image.shape[:2])
 
 
 def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
@@ -71,7 +105,7 @@ def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
             mask = read_mask(listed.masks[stem], listed.names, about)
             sample.labels = agmm.labels.resize_labels(mask, small.shape[:2])
         elif stem in listed.annotated:
-            sample.labels = _draw(listed, stem, small, about, width)
+            _draw(listed, sample, about, width)
         if stem in listed.truth:
             truth = read_mask(listed.truth[stem], listed.names, about)
             sample.truth = agmm.labels.resize_labels(truth, small.shape[:2], clicks="nearest")
@@ -80,15 +114,30 @@ def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
         return Sample(stem, problem=str(error))
 
 
-def _draw(listed: Survey, stem: str, image: np.ndarray, about: pictures.Header, width: int) -> np.ndarray:
-    """Draw labels in the size of the shrunken image: clicks, lines and polygons in front of boxes."""
-    for annotation in listed.annotated[stem]:
-        pictures.check_places(annotation, about)
-    shapes, size = listed.shapes(stem), about.upright
-    drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), image.shape[:2])
-    boxes = annotations.boxes(shapes, image.shape[:2], image.shape[1] / size[1])
-    if not boxes.codes:
-        return drawn
-    rng = agmm.labels.generator(0, "own", stem, "grabcut")
-    labels = from_boxes.grabcut(from_boxes.BoxedImage(image, boxes, rng, listed.background))
-    return np.where(drawn == UNLABELED, labels, drawn)
+def _draw(listed: Survey, sample: Sample, about: pictures.Header, width: int) -> None:
+    """Draw labels in the size of the shrunken image: clicks, lines and areas in front of boxes."""
+    assert sample.image is not None
+    shapes: list[Shape] = []
+    for annotation in listed.annotated[sample.stem]:
+        inside, cut = pictures.placed(annotation, about)
+        shapes, sample.cut = shapes + inside, sample.cut + cut
+    size, small, behind = about.upright, sample.image.shape[:2], np.uint8(UNLABELED)
+    drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), small)
+    if boxed := [shape for shape in shapes if shape.kind == "box" and shape.code != VOID]:
+        behind = _segmented(listed, sample, boxed, small[1] / size[1])
+    elif listed.fill_background and any(shape.kind in drawing.AREAS for shape in shapes):
+        behind = np.uint8(listed.background)
+    sample.labels = np.where(drawn == UNLABELED, behind, drawn)
+
+
+def _segmented(listed: Survey, sample: Sample, boxed: list[Shape], scale: float) -> np.ndarray:
+    """Find the objects in boxes, which are given at the image's own size; of a turned box nothing outside of it."""
+    assert sample.image is not None
+    size, rng = sample.image.shape[:2], agmm.labels.generator(0, "own", sample.stem, "grabcut")
+    boxes = annotations.boxes(boxed, size, scale)
+    labels = from_boxes.grabcut(from_boxes.BoxedImage(sample.image, boxes, rng, listed.background))
+    for code in {shape.code for shape in boxed if len(shape.vertices) == 4}:
+        outlines = [scale * drawing.outline(shape) for shape in boxed if shape.code == code]
+        inside = np.any([drawing.fill_polygon(outline, size) for outline in outlines], axis=0)
+        labels[(labels == code) & ~inside] = UNLABELED if listed.background is None else listed.background
+    return labels
