@@ -39,12 +39,20 @@ def folders(root):
     ("case", "wrong", "note"),
     [
         ("14-gray-png-of-4-bits", 0, "class15 (code 15): 384 labeled pixels"),
-        ("32-lab-and-16-bit", 0, "1 images of uint16 x 3, scaled to 8 bits from 241.136 … 3406.86, "),
+        (
+            "32-lab-and-16-bit",
+            0,
+            "1 images, images/twelve.png first, are of uint16 x 3, scaled to 8 bits from 241.136 … 3406.86, ",
+        ),
         ("37-exif-90-square", 280, "a.jpg first, are turned as their EXIF orientation says; no size tells"),
         ("45-broken-exif", 0, "1 images, 1 with labels"),
         ("46-predict-other-endings", 0, "1 files are left out, images/six.HEIC first: images end in .png, "),
         ("53-exif-90-size-of-stored-pixels", 0, "a.jpg first, are turned as their EXIF orientation says; no size"),
-        ("fine/31-kinds-of-images", 0, "two pages.tif holds 2 pages or frames, of which the first is read"),
+        (
+            "fine/31-kinds-of-images",
+            0,
+            "1 images, images/two pages.tif first, hold 2 pages or frames, of which the first is read",
+        ),
     ],
 )
 def test_cases(case, wrong, note):
@@ -177,7 +185,7 @@ def test_deep_images_are_scaled_by_percentiles_of_their_folder(tmp_path, kind):
     np.testing.assert_allclose(found, ranges, rtol=1e-6)
     for sample, wanted in zip(user_folder.render(listed, 99), colors, strict=True):
         np.testing.assert_allclose(sample.image, wanted, atol=0.501)
-    assert any("holds 5 channels, of which the first three are read" in note for note in notes) == (
+    assert any("hold 5 channels, of which the first three are read" in note for note in notes) == (
         kind == "five planes"
     )
     if kind == "RGB PNG":
@@ -190,7 +198,7 @@ def test_a_model_keeps_the_scale_of_its_folder(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(training, "EPOCH_STEPS", 2)
     with caplog.at_level(logging.INFO, "agmm"):
         own.train(*folders(tmp_path), tmp_path / "model", SHORT, device="cpu")
-    assert "3 images of uint16 x 3, scaled to 8 bits from" in caplog.text
+    assert "a.tif first, are of uint16 x 3, scaled to 8 bits from" in caplog.text
     kept = json.loads((tmp_path / "model" / "model.json").read_text())["scales"]
     np.testing.assert_allclose(kept["uint16 x 3"], ranges)
     alone = tmp_path / "alone"

@@ -5,7 +5,6 @@ folder is scaled to 0 … 255 by two percentiles of every channel over all of it
 """
 
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -93,30 +92,29 @@ def rgb(image: np.ndarray, scales: Scales, kind: str = "") -> np.ndarray:
         raise ValueError(f"an image of {kind}, but the model has learned from {known}; give it images of that kind")
     image = image[..., :3]
     if kind != EIGHT_BITS:
-        low, high = np.array(scales[kind]).T
-        share = ((image - low) / np.maximum(high - low, np.finfo(float).tiny)).clip(0, 1)
-        image = np.rint(255 * np.nan_to_num(share)).astype(np.uint8)
+        image = np.dstack([_scaled(image[..., channel], *ends) for channel, ends in enumerate(scales[kind])])
     if image.shape[2] == 2:
         image = np.dstack([image, np.zeros_like(image[..., 0])])
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
+def _scaled(channel: np.ndarray, low: float, high: float) -> np.ndarray:
+    share = np.interp(channel, (low, max(high, np.nextafter(low, np.inf))), (0, 255))
+    return np.rint(np.nan_to_num(share)).astype(np.uint8)
+
+
 def scales(files: Mapping[Path, Header]) -> Scales:
     """Return the `PERCENTILES` of every kind of image in a folder, for each of the first three channels."""
-    found: dict[str, list[np.ndarray]] = {about.kind: [] for about in files.values()}
-    if not found.keys() - {EIGHT_BITS}:
-        return {}
-    most = max(1024, 2**22 // len(files))  # pixels of an image: all of a folder need not fit into memory
+    found: dict[str, list[np.ndarray]] = {kind: [] for kind in sorted({about.kind for about in files.values()})}
+    most = max(1024, 2**22 // (len(files) or 1))  # pixels of an image: all of a folder need not fit into memory
     for path, about in files.items():
         if about.kind != EIGHT_BITS:
             with suppress(ValueError, OSError):  # of a damaged file, which is named where its labels are drawn
                 pixels = _numbers(path, about)[..., :3].reshape(-1, min(about.channels, 3))
                 some = np.random.default_rng(0).integers(len(pixels), size=most)
                 found[about.kind].append(pixels[some] if len(pixels) > most else pixels)
-    return {
-        kind: [_range(channel) for channel in np.concatenate(pixels).T] if pixels else []
-        for kind, pixels in sorted(found.items())
-    }
+    ranges = {kind: [_range(channel) for channel in np.concatenate(all).T] for kind, all in found.items() if all}
+    return {kind: ranges.get(kind, []) for kind in found} if ranges else {}
 
 
 def _range(channel: np.ndarray) -> list[float]:
@@ -131,16 +129,21 @@ def notes(
 
     ``labeled`` are the images with labels, and their annotations, if these are no masks.
     """
-    for note, count in Counter(about.note for about in files.values() if about.note).items():
-        first = next(path for path, about in files.items() if about.note == note)
-        yield f"{first} {note}{f' ({count} images do)' if count > 1 else ''}"
-    for kind, count in Counter(about.kind for about in files.values()).items() if scales else ():
-        values = ", ".join(f"{low:g} … {high:g}" for low, high in scales[kind])
-        yield f"{count} images of {kind}" + f", scaled to 8 bits from {values}" * bool(values)
+    for note in dict.fromkeys(about.note for about in files.values() if about.note):
+        yield f"{_counted(path for path, about in files.items() if about.note == note)}, {note}"
+    for kind, ranges in scales.items():
+        values = ", ".join(f"{low:g} … {high:g}" for low, high in ranges)
+        scaled = f", scaled to 8 bits from {values}" * bool(values)
+        yield f"{_counted(path for path, about in files.items() if about.kind == kind)}, are of {kind}{scaled}"
     unsure = [path for path, drawn in labeled.items() if path in files and _is_unsure(files[path], drawn)]
     if unsure:
-        what = f"{len(unsure)} labeled images, {unsure[0]} first, are turned as their EXIF orientation says"
+        what = f"{_counted(unsure)}, are turned as their EXIF orientation says"
         yield f"{what}; no size tells whether labels were drawn on them as viewers show them, as they must be"
+
+
+def _counted(paths: Iterable[Path]) -> str:
+    first, *others = paths
+    return f"{1 + len(others)} images, {first} first"
 
 
 # --- Labels of an image that EXIF turns -------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ def _note(pages: int, channels: int = 3) -> str:
     parts = [f"{pages} pages or frames, of which the first is read"] * (pages > 1)
     first = "read as red and green" if channels == 2 else "of which the first three are read as red, green and blue"
     parts += [f"{channels} channels, {first}"] * (channels not in (1, 3))
-    return f"holds {' and '.join(parts)}" if parts else ""
+    return f"hold {' and '.join(parts)}" if parts else ""
 
 
 def _is_tiff(path: Path) -> bool:
