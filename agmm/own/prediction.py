@@ -105,10 +105,9 @@ def predict(
         user_pictures.read(path, net.scales)
         if stem in masks:
             user_folder.read_mask(masks[stem], net.names, headers[path])
-    for note in user_pictures.notes(headers, {}, {listed[stem]: () for stem in masks}):
-        loop.LOGGER.info(note)
-    for note in user_folder.unread(images, apart):
-        loop.LOGGER.info(note)
+    drawn = {listed[stem]: () for stem in masks}
+    for note in (*user_pictures.notes(headers, {}, drawn), *user_folder.unread(images, apart)):
+        loop.LOGGER.info(f"note: {note}")
     folders = len({path.parent for path in listed.values()})
     loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")
     confusion = torch.zeros(len(net.names), len(net.names), dtype=torch.int64)
