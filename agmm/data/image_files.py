@@ -4,6 +4,7 @@ Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of on
 (height, width).
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,6 +56,14 @@ def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         raise ValueError(f"{what}, not class codes; save it as a palette or 8-bit gray PNG")
     check_size(path, image.size[::-1], size)
     return np.asarray(image)
+
+
+def palette(path: Path) -> bytes:
+    """Return the colors of a palette PNG, three bytes each; of any other file none."""
+    with contextlib.suppress(ValueError, OSError):
+        colors = _open(path, decode=False, formats=("PNG",)).palette
+        return bytes(colors.palette) if colors else b""
+    return b""
 
 
 def read_index_of(two: Pair) -> np.ndarray:
