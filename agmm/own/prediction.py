@@ -83,14 +83,14 @@ def predict(
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
     ``out`` is a new folder, or that of an earlier call. It receives ``masks/<id>.png`` (palette, index = class) and
-    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors
-    and, if ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per
-    cent, in the images' own size, where there is truth. ValueError with a sentence about the first file that something
-    is wrong with; then nothing is written.
+    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors and, if
+    ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per cent, in the
+    images' own size, where there is truth. ValueError with a sentence about the first file that something is wrong
+    with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
     net, images = load(model, device), Path(images)
-    listed = user_folder.images(images, [out, *([truth] if truth else [])])
+    listed = user_folder.images(images, [out] if truth is None else [out, Path(truth)])
     masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed, images)
     for stem, path in listed.items():  # read all of them before the first mask is written
         size = image_files.read_image(path, upright=True).shape[:2]

@@ -55,17 +55,18 @@ def _id(value: Any) -> str:
 
 
 def _add(annotation: Annotation, item: dict[str, Any], code: int, where: str) -> None:
-    code, order = (VOID, BEHIND) if item.get("iscrowd") else (code, 0)
-    before, segmentation = len(annotation.shapes), item.get("segmentation")
+    crowd = any(fields.number(item.get(name) or 0, where, name) for name in ("iscrowd", "ignore"))
+    code, order = (VOID, BEHIND) if crowd else (code, 0)
+    before, segmentation = len(annotation.shapes), item.get("segmentation") or []
     if isinstance(segmentation, dict):
-        size = fields.size_of(*segmentation.get("size") or (None, None))
+        size = fields.size_of(*segmentation.get("size", (None, None)))
         annotation.size = annotation.size or size
         if size != annotation.size:
             raise ValueError(f"{where}: a run-length code is of size {size}, its image of {annotation.size}")
         annotation.add_mask(code, fields.runs(segmentation.get("counts"), size, where), (0, 0), order)
     else:
         flat = segmentation and not isinstance(segmentation[0], list)
-        for outline in [segmentation] if flat else segmentation or []:
+        for outline in [segmentation] if flat else segmentation:
             if len(outline) in range(1, 5) and len(outline) % 2 == 0:
                 annotation.notes.append("polygons of fewer than three vertices mark nothing")
             elif outline:

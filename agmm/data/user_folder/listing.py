@@ -131,6 +131,7 @@ def survey(
     if not _same(labels, folder):
         listed.masks, others, doubts = _masks(labels, listed.images, folder)
         problems += [f"{path}: no image has this name; add the image or remove the mask" for path in others] + doubts
+        listed.notes += _unread(listed.images, labels, folder)
     _read_annotations(listed, labels, folder)
     for id in listed.masks.keys() & listed.annotated.keys():
         other = listed.annotated[id][0].file
@@ -154,7 +155,8 @@ def _nothing_labeled(listed: Survey, labels: Path) -> str:
 
 
 def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
-    ids, names, left_out = matching.by_end(listed.images), {}, defaultdict(list)
+    ids, left_out = matching.by_end(listed.images), defaultdict(list)
+    names: dict[str, str] = {}
     for path in _files(labels, tuple(annotations.READERS), listed.images, folder):
         try:
             content = annotations.read(path, listed.names, listed.problems)
@@ -172,7 +174,7 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             elif found and other and found[0] not in other:
                 problem = f"is named as {found[0]!r}, and its imagePath is of {other[0]!r}; correct one of them"
             elif found and not matching.agree(before := names.setdefault(found[0], name), name):
-                problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name images by their paths"
+                problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name their folders in --images"
             elif found:  # tools and people may split the work over several files
                 names[found[0]] = max(before, name, key=len)
                 listed.annotated.setdefault(found[0], []).append(annotation)
@@ -181,6 +183,18 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             for what in annotation.notes:
                 left_out[what].append(path)
     listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
+    if several := [id for id, files in listed.annotated.items() if sum(bool(file.shapes) for file in files) > 1]:
+        listed.notes.append(f"{len(several)} images have labels in several files, all are drawn; {several[0]} first")
+
+
+def _unread(of: Mapping[str, Path], labels: Path, images: Path) -> Iterator[str]:
+    """Yield a note about what lies in the folder of labels and is not read."""
+    folders = {labels / part for path in of.values() for part in path.relative_to(images).parents}
+    known = (".png", ".txt", *annotations.READERS)
+    there = (path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith("."))
+    if left := sorted(p for p in there if p not in folders and (p.is_dir() or p.suffix.lower() not in known)):
+        what = f"{len(left)} files or folders of {labels} are not read, {left[0].name} first"
+        yield f"{what}: masks end in .png, and only folders that are called as those of the images are looked into"
 
 
 def _other_palettes(masks: Iterable[Path], length: int) -> Iterator[str]:
