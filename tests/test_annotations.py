@@ -29,6 +29,7 @@ def place(limit):
 
 VERTEX = st.tuples(place(SIZE[1] - 0.01), place(SIZE[0] - 0.01))
 CLICKS = st.lists(st.tuples(VERTEX, st.integers(0, 2)), min_size=1, max_size=20)
+CLICKS = CLICKS.filter(lambda clicks: any(max(vertex) > 1 for vertex, _ in clicks))  # else they might be fractions
 LINES = st.lists(st.tuples(st.lists(VERTEX, min_size=2, max_size=6), st.integers(0, 2)), min_size=1, max_size=4)
 
 
@@ -255,7 +256,7 @@ BAD = {
         "<annotations><image name='a'><cuboid label='cat'/></image></annotations>": "<cuboid> of image a is not read",
         "<annotations><image name='a'><points label='cat' points='1'/></image></annotations>": "no pair of coordinates",
         "<annotations><image name='a'><points label='cow' points='1,2'/></image></annotations>": "the class 'cow'",
-        "<annotations><image name='a'><box label='cat' xtl='1'/></image></annotations>": "has no attribute ytl",
+        "<annotations><image name='a'><box label='cat' xtl='1'/></image></annotations>": "ytl of a <box> is None",
     },
 }
 

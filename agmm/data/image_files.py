@@ -4,6 +4,7 @@ Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of on
 (height, width).
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,14 @@ def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     bits, values = png_header(path)[0], np.asarray(image, np.uint8)
     # Pillow spreads gray of fewer bits over 0 … 255 as for an image, but one bit over 0 and 1.
     return values // (255 // (2**bits - 1)) if image.mode == "L" else values
+
+
+def palette(path: Path) -> bytes:
+    """Return the colors of a palette PNG, three bytes each; of any other file none."""
+    with contextlib.suppress(ValueError, OSError):
+        colors = _open(path, decode=False, formats=("PNG",)).palette
+        return bytes(colors.palette) if colors else b""
+    return b""
 
 
 def read_index_of(two: Pair) -> np.ndarray:

@@ -90,14 +90,14 @@ def predict(
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
     ``out`` is a new folder, or that of an earlier call. It receives ``masks/<id>.png`` (palette, index = class) and
-    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors
-    and, if ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per
-    cent, in the images' own size, where there is truth. ValueError with a sentence about the first file that something
-    is wrong with; then nothing is written.
+    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors and, if
+    ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per cent, in the
+    images' own size, where there is truth. ValueError with a sentence about the first file that something is wrong
+    with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
     net, images = load(model, device), Path(images)
-    apart = [out, *([Path(truth)] if truth else [])]
+    apart = [out] if truth is None else [out, Path(truth)]
     listed = user_folder.images(images, apart)
     masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed, images)
     headers = user_pictures.headers(listed.values())
@@ -106,7 +106,7 @@ def predict(
         if stem in masks:
             user_folder.read_mask(masks[stem], net.names, headers[path])
     drawn = {listed[stem]: () for stem in masks}
-    for note in (*user_pictures.notes(headers, {}, drawn), *user_folder.unread(images, apart)):
+    for note in (*user_pictures.notes(headers, {}, drawn), *user_folder.skipped(images, apart)):
         loop.LOGGER.info(f"note: {note}")
     folders = len({path.parent for path in listed.values()})
     loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")

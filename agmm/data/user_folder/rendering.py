@@ -121,12 +121,12 @@ def _draw(listed: Survey, sample: Sample, about: pictures.Header, width: int) ->
     for annotation in listed.annotated[sample.stem]:
         inside, cut = pictures.placed(annotation, about)
         shapes, sample.cut = shapes + inside, sample.cut + cut
-    size, small, behind = about.upright, sample.image.shape[:2], np.uint8(UNLABELED)
+    size, small, behind = about.upright, sample.image.shape[:2], np.array(UNLABELED, np.uint8)
     drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), small)
     if boxed := [shape for shape in shapes if shape.kind == "box" and shape.code != VOID]:
         behind = _segmented(listed, sample, boxed, small[1] / size[1])
     elif listed.fill_background and any(shape.kind in drawing.AREAS for shape in shapes):
-        behind = np.uint8(listed.background)
+        behind = np.array(listed.background, np.uint8)
     sample.labels = np.where(drawn == UNLABELED, behind, drawn)
 
 
