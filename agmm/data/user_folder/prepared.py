@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agmm.data import image_files
 from agmm.data.drawing import AREAS
 from agmm.data.split import OnDemand, Published, Split
 from agmm.data.user_folder.listing import Survey
+from agmm.data.user_folder.pictures import Scales
 from agmm.data.user_folder.rendering import render
 from agmm.host import atomic_files
 
@@ -41,7 +42,8 @@ class Prepared:
     labeled_pixels: tuple[int, ...]  # per class, of the training images
     labeled_images: tuple[int, ...]
     digest: str  # identity of all images, labels and truth
-    images: dict[str, str]  # sha256 of each image in its working size, by stem
+    images: dict[str, str] = field(default_factory=dict)  # sha256 of each in its working size, by stem
+    scales: Scales = field(default_factory=dict)  # by which images of more than 8 bits became RGB
 
 
 def prepare(
@@ -57,7 +59,7 @@ def prepare(
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
     ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images to validate on,
-    always the same ones, and none whose sha256 an earlier model has ``learned``; images with truth and without labels
+    always the same ones, none that is there twice or whose sha256 an earlier model has ``learned``; images with truth and without labels
     are taken instead if there are any. With ``folds``, at most so many, all labeled images are learned from, and
     ``fold0`` … hold the ``data.json`` of trainings without one part of them each. Problems and notes are added to those
     that are listed. ValueError if there is a problem; then the folder is left incomplete.
@@ -83,7 +85,8 @@ def prepare(
     raise_first(listed.problems)
     pixels = {stem: counts[: len(listed.names)] for stem, counts in pixels.items()}
     classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
-    seen = {stem for stem, sums in digests.items() if sums[0] in learned}
+    copies = Counter(sums[0] for sums in digests.values())
+    seen = {stem for stem, sums in digests.items() if sums[0] in learned or copies[sums[0]] > 1}
     divided = {folder: _divide(classes, set(listed.truth), 0 if folds else validation, seen)}
     labeled = _shuffled(divided[folder][0])
     if folds and len(labeled) < 2:
@@ -103,6 +106,8 @@ def prepare(
             "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
             "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
         }
+        if listed.scales:
+            content["scales"] = listed.scales
         content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
         place.mkdir(exist_ok=True)
         atomic_files.write_json(place / "data.json", content | {"images": {id: d[0] for id, d in digests.items()}})
