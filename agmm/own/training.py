@@ -19,6 +19,7 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import annotations, image_files, user_folder
 from agmm.data.split import Split
 from agmm.data.synthetic.shapes import SHAPES
+from agmm.data.user_folder import pictures
 from agmm.host import atomic_files
 from agmm.labels import generator, simulate
 from agmm.objectives import one_of
@@ -202,6 +203,8 @@ def _write_model(run: Run, data: user_folder.Prepared, result: Result, out: Path
     for name in ("model.safetensors", "log.txt"):
         atomic_files.write(out / name, (folder / name).read_bytes())
     model = {"classes": data.names, "background": data.background, "side": data.side, "run": run.to_dict()}
+    if data.scales:
+        model["scales"] = data.scales
     atomic_files.write_json(out / "model.json", model | {"network": result.details["network"]})
     measured = f"{len(data.validation)} images, {'dense masks' if data.dense else 'labels only'}"
     table = iou_table(data.names, result.iou, measured)
@@ -238,7 +241,7 @@ def check(
     user_folder.judge(listed, counts.sum(0), notes)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
-            image_files.read_image(listed.images[stem])
+            pictures.read(listed.images[stem], listed.scales)
         except ValueError as error:
             listed.problems.append(str(error))
     return listed.problems, [*_numbers(listed, counts.sum(0), (counts > 0).sum(0)), *listed.notes]

@@ -22,7 +22,7 @@ from agmm.data.drawing import Shape
 from agmm.data.image_files import IMAGE_SUFFIXES
 from agmm.labels import Boxes
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (*IMAGE_SUFFIXES, ".jfif", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
 """Endings of image files; a name in an annotation may have one of them or none."""
 OUTSIDE = 0.01  # share of the image's side by which a vertex may lie outside, or two pixels
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from agmm.codes import UNLABELED
 from agmm.data import annotations, image_files
 from agmm.data.annotations import Annotation, Shape
-from agmm.data.user_folder import matching
+from agmm.data.user_folder import matching, pictures
+
+NO_IMAGES = (".txt", ".md", ".db", ".ini")  # endings of files that nobody takes for a picture
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Survey:
     problems: list[str] = field(default_factory=list)  # a sentence each; nothing is trained as long as there is one
     notes: list[str] = field(default_factory=list)  # sentences about what is odd but no mistake
     fill_background: bool = False  # whether what no area of an image covers is background
+    scales: pictures.Scales = field(default_factory=dict)  # of the images
 
     @property
     def background(self) -> int | None:
@@ -79,6 +82,15 @@ def images(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
     if not files:
         raise ValueError(f"{folder}: holds no image; images end in {', '.join(annotations.SUFFIXES)}")
     return files
+
+
+def skipped(folder: Path, apart: Iterable[Path] = ()) -> Iterator[str]:
+    """Yield a sentence about the files among the images that are neither images nor labels, if there are any."""
+    known = (*annotations.SUFFIXES, *annotations.READERS, *NO_IMAGES)
+    others = [path for path in matching.below(folder, apart) if path.suffix.lower() not in known]
+    if others:
+        what = f"{len(others)} files are left out, {others[0]} first"
+        yield f"{what}: images end in {', '.join(annotations.SUFFIXES)}; save pictures of other kinds as PNG or TIFF"
 
 
 def dense_masks(folder: Path, of: Mapping[str, Path], images: Path) -> dict[str, Path]:
@@ -144,6 +156,10 @@ def survey(
     if tags and labeled:
         listed.notes.append(f"{len(tags)} images carry no label on pixels (tags at most) and are not learned from")
     listed.notes += _other_palettes(listed.masks.values(), 3 * len(listed.names))
+    headers = pictures.headers(listed.images.values())
+    listed.scales = pictures.scales(headers)
+    drawn = {listed.images[id]: listed.annotated.get(id, ()) for id in sorted({*labeled, *listed.truth})}
+    listed.notes += [*skipped(folder, apart), *pictures.notes(headers, listed.scales, drawn)]
     return listed
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agmm.data import image_files
 from agmm.data.drawing import AREAS
 from agmm.data.split import OnDemand, Published, Split
 from agmm.data.user_folder.listing import Survey
+from agmm.data.user_folder.pictures import Scales
 from agmm.data.user_folder.rendering import render
 from agmm.host import atomic_files
 
@@ -41,6 +42,7 @@ class Prepared:
     labeled_pixels: tuple[int, ...]  # per class, of the training images
     labeled_images: tuple[int, ...]
     digest: str  # identity of all images, labels and truth
+    scales: Scales = field(default_factory=dict)  # by which images of more than 8 bits became RGB
 
 
 def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
@@ -84,6 +86,8 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
         "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
         "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
     }
+    if listed.scales:
+        content["scales"] = listed.scales
     content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
     atomic_files.write_json(folder / "data.json", content)
     return read_prepared(folder)
