@@ -33,7 +33,7 @@ NOTES = {
     "44": "if background stands where nobody labeled, write 254 there",
     "48": "if all is that no outline covers, say so with --fill-background",
 }
-READ = "02 06 07 08 09 11 18 19 24 27 29 35 49".split()
+READ = ("02", "06", "07", "08", "09", "11", "18", "19", "24", "27", "29", "35", "49")
 CLICKS = ("27", "29", "40")  # which mark few pixels of what is right
 
 
@@ -142,6 +142,11 @@ TRIED = {
         cvat("<mask label='dog' rle='1, 2, 1' left='20' top='12' width='2' height='2'/>"),
         {(12, 20): 254, (12, 21): 2, (13, 20): 2, (13, 21): 254},
         "",
+    ),
+    "an outline that is hidden": (
+        labelme(("dog", "polygon", [[3, 4], [6, 4], [6, 6]]), ("cat", "polygon", SQUARE)),
+        {INSIDE: 1},
+        "1 outlines are hidden",
     ),
     "a line below": (
         cvat("<polyline label='dog' points='3,5;9,5' z_order='-1'/>", f"<polygon {CAT}/>"),

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -230,14 +231,14 @@ def check(
         listed = user_folder.survey(images, labels, classes, truth, fill_background)
     except ValueError as error:
         return [str(error)], []
-    counts, cut = np.zeros((1, VOID + 1), int), 0
+    counts, notes = np.zeros((1, VOID + 1), int), Counter[str]()
     for sample in user_folder.render(listed, CPU_SIDE):
         if sample.problem:
             listed.problems.append(sample.problem)
         elif sample.labels is not None:
             counts = np.vstack([counts, np.bincount(sample.labels.ravel(), minlength=VOID + 1)])
-            cut += sample.cut
-    user_folder.judge(listed, counts.sum(0), cut)
+            notes.update(sample.notes)
+    user_folder.judge(listed, counts.sum(0), notes)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
             pictures.read(listed.images[stem], listed.scales)

@@ -67,8 +67,8 @@ READERS: dict[str, Callable[[Path, Sequence[str], list[str]], Annotations]]
 READERS = {".csv": csv_clicks.read, ".json": _read_json, ".xml": cvat.read}
 
 
-def placed(annotation: Annotation, size: tuple[int, int]) -> tuple[list[Shape], int]:
-    """Return the shapes of an annotation cut to an image of ``size`` (H, W), and how many of them reached outside.
+def placed(annotation: Annotation, size: tuple[int, int], notes: list[str]) -> list[Shape]:
+    """Return the shapes of an annotation cut to an image of ``size`` (H, W), and add to ``notes`` for each that is cut.
 
     ValueError if the annotation is for another size, or a vertex lies outside by more than `OUTSIDE`. Of ellipses and
     turned boxes only the center must lie inside, and nothing is cut.
@@ -76,7 +76,7 @@ def placed(annotation: Annotation, size: tuple[int, int]) -> tuple[list[Shape], 
     if annotation.size not in (None, size):
         stated, true = (f"{width} x {height}" for height, width in (annotation.size or size, size))
         raise ValueError(f"{annotation.file}: is for an image of {stated} pixels, but it has {true}; annotate this one")
-    sides, shapes, cut = np.array(size[::-1]), [], 0
+    sides, shapes = np.array(size[::-1]), []
     for shape in annotation.shapes:
         vertices = np.array(shape.vertices, float).reshape(-1, 2)
         if shape.kind in ("box", "ellipse") and len(vertices) == 4:
@@ -89,9 +89,10 @@ def placed(annotation: Annotation, size: tuple[int, int]) -> tuple[list[Shape], 
             where = f"{annotation.file}: a {shape.kind} at x {x:g}, y {y:g} lies outside the image"
             raise ValueError(f"{where} of {size[1]} x {size[0]} pixels; correct or remove it")
         if (vertices != inside).any() and len(vertices) == len(shape.vertices):
-            shape, cut = replace(shape, vertices=tuple(map(tuple, inside.tolist()))), cut + 1
+            shape = replace(shape, vertices=tuple(map(tuple, inside.tolist())))
+            notes.append("shapes reached a little outside of their images and were cut")
         shapes.append(shape)
-    return shapes, cut
+    return shapes
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:

@@ -190,7 +190,7 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             elif found and other and found[0] not in other:
                 problem = f"is named as {found[0]!r}, and its imagePath is of {other[0]!r}; correct one of them"
             elif found and not matching.agree(before := names.setdefault(found[0], name), name):
-                problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name their folders in --images"
+                problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name their folders, too"
             elif found:  # tools and people may split the work over several files
                 names[found[0]] = max(before, name, key=len)
                 listed.annotated.setdefault(found[0], []).append(annotation)

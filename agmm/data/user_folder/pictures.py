@@ -162,7 +162,7 @@ def upright(path: Path, mask: np.ndarray, image: Header) -> np.ndarray:
     return turned
 
 
-def placed(annotation: Annotation, image: Header) -> tuple[list[Shape], int]:
+def placed(annotation: Annotation, image: Header, notes: list[str]) -> list[Shape]:
     """Do what `annotations.placed` does for an image as viewers show it.
 
     An annotation may state the size of the stored pixels if its shapes fit into none but the turned image.
@@ -170,11 +170,11 @@ def placed(annotation: Annotation, image: Header) -> tuple[list[Shape], int]:
     free = replace(annotation, size=None)
     if annotation.size == image.size != image.upright:
         try:
-            annotations.placed(free, image.size)
+            annotations.placed(free, image.size, [])
         except ValueError:
             annotation = free
     try:
-        return annotations.placed(annotation, image.upright)
+        return annotations.placed(annotation, image.upright, notes)
     except ValueError as error:
         raise ValueError(f"{error}{_exif(image.orientation)}") from None
 
@@ -243,7 +243,7 @@ def _tiff(path: Path, about: Header) -> np.ndarray:
             # Without the package imagecodecs LZW is left to OpenCV, which is wrong about planes, and turns on its own.
             if "imagecodecs" not in str(error) or page.planarconfig != 1:
                 raise
-            numbers = _opencv(path, replace(about, orientation=1)).astype(page.dtype, casting="no")
+            numbers = _opencv(path, replace(about, orientation=1)).astype(page.dtype, casting="equiv")
     if about.kind != EIGHT_BITS and 42113 in page.tags:  # GDAL's number for "no data"
         numbers = np.where(numbers == page.nodata, np.nan, numbers)
     return numbers

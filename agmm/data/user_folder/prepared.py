@@ -55,7 +55,7 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
     raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
         (folder / part).mkdir(parents=True)
-    pixels, cut, digests, largest = {}, 0, {}, 1
+    pixels, notes, digests, largest = {}, Counter[str](), {}, 1
     for sample in render(listed, side, width):
         if sample.image is None:
             listed.problems.append(sample.problem)
@@ -68,8 +68,9 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
         digests[sample.stem] = [*sums, str(sample.image.shape)]
         largest = max(largest, *sample.image.shape[:2])
         if sample.labels is not None:
-            pixels[sample.stem], cut = np.bincount(sample.labels.ravel(), minlength=VOID + 1), cut + sample.cut
-    judge(listed, np.sum([np.zeros(VOID + 1, int), *pixels.values()], axis=0), cut)
+            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)
+            notes.update(sample.notes)
+    judge(listed, np.sum([np.zeros(VOID + 1, int), *pixels.values()], axis=0), notes)
     raise_first(listed.problems)
     pixels = {stem: counts[: len(listed.names)] for stem, counts in pixels.items()}
     classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
@@ -92,14 +93,13 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
     return read_prepared(folder)
 
 
-def judge(listed: Survey, pixels: np.ndarray, cut: int) -> None:
+def judge(listed: Survey, pixels: np.ndarray, notes: Counter[str]) -> None:
     """Add the problems and notes that all labels together show.
 
-    ``pixels`` are the numbers of pixels of each code 0 … 255 in the labels, ``cut`` those of shapes cut to their image.
+    ``pixels`` are the numbers of pixels of each code 0 … 255 in the labels, ``notes`` those of all samples, counted.
     """
     classes, masks = pixels[: len(listed.names)], bool(listed.masks) and not pixels[UNLABELED]
-    if cut:
-        listed.notes.append(f"{cut} shapes reached a little outside of their images and were cut")
+    listed.notes += [f"{count} {what}" for what, count in notes.items()]
     if listed.problems:
         return
     if not classes.any():

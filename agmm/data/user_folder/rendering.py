@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Sample:
     labels: np.ndarray | None = None
     truth: np.ndarray | None = None
     problem: str = ""
-    cut: int = 0  # shapes that reached outside a little
+    notes: list[str] = field(default_factory=list)  # what is odd about single shapes, in the plural
 
 
 def render(listed: Survey, side: int, width: int = 3) -> Iterator[Sample]:
@@ -117,12 +117,15 @@ def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
 def _draw(listed: Survey, sample: Sample, about: pictures.Header, width: int) -> None:
     """Draw labels in the size of the shrunken image: clicks, lines and areas in front of boxes."""
     assert sample.image is not None
-    shapes: list[Shape] = []
-    for annotation in listed.annotated[sample.stem]:
-        inside, cut = pictures.placed(annotation, about)
-        shapes, sample.cut = shapes + inside, sample.cut + cut
-    size, small, behind = about.upright, sample.image.shape[:2], np.array(UNLABELED, np.uint8)
-    drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), small)
+    size = about.upright
+    placed = (pictures.placed(annotation, about, sample.notes) for annotation in listed.annotated[sample.stem])
+    shapes = [shape for inside in placed for shape in inside]
+    drawn = annotations.draw(shapes, size, width)
+    for shape in shapes:
+        if shape.kind in ("polygon", "ellipse", "mask") and (drawn[drawing.area(shape, size)] != shape.code).all():
+            sample.notes.append("outlines are hidden by those in front, or smaller than a pixel")
+    small, behind = sample.image.shape[:2], np.array(UNLABELED, np.uint8)
+    drawn = agmm.labels.resize_labels(drawn, small)
     if boxed := [shape for shape in shapes if shape.kind == "box" and shape.code != VOID]:
         behind = _segmented(listed, sample, boxed, small[1] / size[1])
     elif listed.fill_background and any(shape.kind in drawing.AREAS for shape in shapes):
