@@ -4,7 +4,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,11 +18,10 @@ from agmm.rivals import cams
 from agmm.training.presets import PRESETS
 from agmm.training.run import load_history
 from tests import loops, loops_em
-from tests.helpers import ROOT, one_thread  # noqa: F401
+from tests.helpers import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = [name for name in tables.GROUPS["agmmpp"] if "_figure" in name]
 SIGMA_MIN = 1e-3
 SHORT = {"epochs": 1, "train_images": 32, "test_images": 4, "history_images": 6}
 TAGS = {"high": 0.55, "low": 0.5, "warmup_steps": 0, "reg": 0.0, "photometric": False, "dilations": (1, 2)}
@@ -65,30 +63,6 @@ def problem(one: figures.Trained, index: int) -> SimpleNamespace:
     squeezed = np.einsum("dc,bchw->bdhw", weight, features) + bias[:, None, None]
     labels = weak_labels(one, slice(index, index + 1)).numpy()
     return SimpleNamespace(features=squeezed, labels=labels, num_classes=7)
-
-
-SUPERVISION = {"tags": "image-level", "grabcut": "box", "points": "point", "scribbles": "scribble", "full": "full"}
-DATA = {"voc": "PASCAL VOC 2012", "coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_trainings_are_those_of_the_list(name):
-    """Data, labels, backbone and online EM as the list says of the training, at the papers' scale."""
-    listed = pd.read_csv(ROOT / "agmm/papers/published/training_runs.csv").set_index("run_id")
-    cells = tables.TABLES[name].cells(PRESETS["paper"])
-    assert cells
-    for cell in cells:
-        options = dict(cell.run.label_options)
-        if cell.training_id.startswith("extra:"):
-            assert (cell.method, cell.run.labels) == ("Baseline", "tags")
-            continue
-        line = listed.loc[cell.training_id]
-        assert DATA[cell.run.dataset] == line["dataset"]
-        many = {"clicks": f"{options.get('n')} clicks", "blocks": f"block {100 * options.get('ratio', 0):.0f}%"}
-        assert (SUPERVISION | many)[cell.run.labels] == line["labels"]
-        assert ("ViT" in line["backbone"]) == (cell.run.network == "vit_base")
-        assert {"AGMMpp": "AGMM++", "Baseline": "baseline"}[cell.method] == line["method"]
-        assert dict(cell.run.options).get("oem", True) == ("no OEM" not in line["variant"])
 
 
 def test_a_preset_without_labels_or_network_leaves_rows_out():
