@@ -20,7 +20,7 @@ from agmm.papers.claim import Evidence
 from agmm.papers.spml import claims
 from agmm.rivals.spml.segments import Prototypes
 from agmm.training.presets import PRESETS
-from tests.helpers import one_thread  # noqa: F401
+from tests.helpers import mean_iou, one_thread  # noqa: F401
 
 mpl.use("Agg")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,23 +58,15 @@ def test_the_distance_is_in_proportion_and_at_least_a_pixel() -> None:
 
 
 def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
-    few = replace(trained, test=part(trained.test, 5))
-    pictures = figures.predictions({"SPML": few}, range(5))
+    pictures = figures.predictions({"SPML": trained}, range(len(trained.test)))
     truth, predicted = (np.stack([picture[name] for picture in pictures]) for name in ("truth", "SPML"))
     framed = np.pad(truth, ((0, 0), (1, 1), (1, 1)), mode="edge")
     sides = framed[:, :-2, 1:-1], framed[:, 2:, 1:-1], framed[:, 1:-1, :-2], framed[:, 1:-1, 2:]
     near = np.any([side != truth for side in sides], 0)
-    values = figures.measure_boundaries({"SPML": few}).iloc[0]
-    for column, mask in {"boundary": near, "all": np.ones_like(near)}.items():
-        unions = [((truth == k) | (predicted == k)) & mask for k in range(7)]
-        hits = [((truth == k) & (predicted == k)) & mask for k in range(7)]
-        iou = [100 * hit.sum() / union.sum() for hit, union in zip(hits, unions, strict=True) if union.any()]
-        assert values[column] == pytest.approx(np.mean(iou), abs=0.2)
+    values = figures.measure_boundaries({"SPML": trained}).iloc[0]
+    for column, counted in {"boundary": np.where(near, truth, VOID), "all": truth}.items():
+        assert values[column] == pytest.approx(mean_iou(predicted, counted), abs=0.2)
     assert values["pixels"] == pytest.approx(near.mean())
-
-
-def part(split, count: int):
-    return replace(split, ids=split.ids[:count], images=split.images[:count], truth=split.truth[:count])
 
 
 def test_a_bank_holds_every_segment_once(trained: figures.Trained) -> None:
