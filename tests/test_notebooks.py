@@ -132,7 +132,7 @@ def test_a_notebook_whose_process_dies_is_tried_once_more(tmp_path):
     """As is the one that it takes along; one that dies again is a sentence."""
     kill = "import os, signal, pathlib\nif {}:\n    {}\n    os.kill(os.getppid(), signal.SIGKILL)"
     once = f"pathlib.Path({str(tmp_path / 'once')!r})"
-    sources = {"dies once": kill.format(f"not {once}.exists()", f"{once}.touch()"), "good": "print(x)"}
-    assert dict(notebooks.execute_all(tasks(tmp_path, sources, {}), jobs=2)) == {"dies once": None, "good": None}
-    ended = notebooks.execute_all(tasks(tmp_path, {"dies": kill.format("True", "pass")}, {}), jobs=2)
-    assert dict(ended) == {"dies": "its process died (killed, or out of memory)"}
+    dying = {"dies once": kill.format(f"not {once}.exists()", f"{once}.touch()"), "dies": kill.format("True", "pass")}
+    for (name, source), wrong in zip(dying.items(), (None, "its process died (killed, or out of memory)"), strict=True):
+        ended = notebooks.execute_all(tasks(tmp_path, {name: source, "good": "print(x)"}, {}), jobs=2)
+        assert dict(ended) == {name: wrong, "good": None}
