@@ -13,7 +13,6 @@ from agmm import figures
 from agmm.codes import UNLABELED, VOID
 from agmm.data.split import Split
 from agmm.objectives import AGMMpp
-from agmm.papers import verdicts
 from agmm.papers.agmm.claims import CLICKS, VOC
 from agmm.papers.agmm.tables import LAMBDAS
 from agmm.papers.agmmpp import claims
@@ -63,34 +62,13 @@ def test_voc_by_hand(evidence):
     assert effects(found, "P02") == {"points": 2, "scribbles": 1.5}
     assert effects(found, "P03") == {"points": 1, "scribbles": -0.5}
     assert effects(found, "P04") == {"points - scribbles": 0.5}
-    assert effects(found, "P05") == {
-        "points, ResNet": 2,
-        "scribbles, ResNet": 1,
-        "points, ViT": 1,
-        "scribbles, ViT": -1,
-    }
+    networks = {"points, ResNet": 2, "scribbles, ResNet": 1, "points, ViT": 1, "scribbles, ViT": -1}
+    assert effects(found, "P05") == networks
     assert effects(found, "P06") == {"points": 3, "scribbles": -1}
     against = {"points, against SG": 2, "scribbles, against SG": -1}
     assert effects(found, "P22") == against | {"points, against assignment": 8, "scribbles, against assignment": 2}
     assert set(found["n"]) == {3}
     assert found["verdict"].to_list() == np.where(found["effect"] > 0, GOOD, BAD).tolist()
-
-
-def test_agmm_is_met_with_and_without_its_absent_class_loss(evidence, monkeypatch):
-    without = replace(evidence, absent=False)
-    for one, rows in ((evidence, {"AGMM++": 63.0, "AGMM": 60.0}), (without, {"AGMM": 65.0})):
-        fill_table(one, 10, ["point"], {row: (value,) for row, value in rows.items()})
-    fill_table(evidence, 15, ["point"], {"Baseline": (50.0,)})
-    monkeypatch.setitem(PRESETS, "quick", FULL)
-    monkeypatch.setattr(verdicts, "PAPERS", verdicts.PAPERS[1:2])
-    frame = verdicts.collect("quick", evidence.results).set_index(["claim", "setting", "objective"]).sort_index()
-    found = frame.loc[("P01", "points")]
-    assert found["effect"].round(1).to_dict() == {"released code": 3, "released code without L_absent": -2}
-    assert found["verdict"].to_list() == [GOOD, BAD]
-    summary = verdicts.verdicts(frame.reset_index()).set_index("claim")
-    assert summary.loc["P01", "released code without L_absent"] == BAD
-    # The one that AGMM takes no part in has the same verdict beside both.
-    assert frame.loc[("P28", "points"), "verdict"].to_dict() == {"": GOOD}
 
 
 def test_weight_of_the_mixture(evidence):

@@ -52,9 +52,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("results")
 
 
-def test_the_baseline_written_anew_is_the_baseline(
-    module: str, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_baseline_written_anew_is_the_baseline(module, results, capsys):
     """The same losses make the same bits, under every row's own start."""
     pairs = compare.pairs(f"{module}:Same", FEW, "smoke")
     found = compare.compare(pairs, 2, Where(results), rivals=True, jobs=1, report=lambda line: None)
@@ -77,9 +75,7 @@ def test_rows_of_several_stages_are_another_condition(module: str) -> None:
     assert not any("+MT" in row for row in rows)
 
 
-def test_rows_that_are_not_there_are_not_trained_unless_asked_for(
-    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_are_not_there_are_not_trained_unless_asked_for(module, tmp_path, monkeypatch):
     asked: list[agmm.Run] = []
     monkeypatch.setattr(sweep, "train_all", lambda runs, *_, **__: asked.extend(runs) or {})
     found = compare.compare(compare.pairs(f"{module}:Same", FEW, "smoke"), 1, Where(tmp_path))

@@ -217,21 +217,17 @@ def test_augmentations_that_cannot_be_are_refused(root, tmp_path):
             agmm.run(short(PAPER.at("points"), augmentation=augmentation), results=tmp_path, data_root=root)
 
 
-def test_missing_data_are_said_before_hours_are_spent(tmp_path, capfd):
-    arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path)]
+def test_missing_and_damaged_data_are_named_before_hours_are_spent(tmp_path, capfd):
+    arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path / "results")]
+    rooted = [*arguments, "--data-root", str(tmp_path)]
     assert run_all.main(arguments) == 2
     assert "name it with --data-root" in capfd.readouterr().err
-    assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 2
+    assert run_all.main(rooted) == 2
     assert f"VOC: no folder VOCdevkit/VOC2012 in {tmp_path}" in capfd.readouterr().err
-
-
-def test_damaged_files_are_named_before_hours_are_spent(root, tmp_path, capfd):
-    broken = tmp_path / "voc"
-    layouts.voc(broken)
-    image = broken / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{layouts.TRAIN_AUG[0]}.jpg"
+    layouts.voc(tmp_path / "voc")
+    image = tmp_path / "voc" / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{layouts.TRAIN_AUG[0]}.jpg"
     image.write_bytes(image.read_bytes()[:200])
-    arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path / "r")]
-    assert run_all.main([*arguments, "--data-root", str(tmp_path)]) == 2
+    assert run_all.main(rooted) == 2
     assert str(image) in capfd.readouterr().err
 
 
