@@ -183,7 +183,6 @@ def evidence(tmp_path: Path) -> Evidence:
 
 @pytest.mark.parametrize(("letter", "number"), [("A", 38), ("P", 29), ("S", 21)])
 def test_claims_are_those_of_the_list(letter, number):
-    """Every id that the list assigns to what this version trains, with its place and numbers in the right order."""
     lines = [line.split("|") for line in shared("methods/claims.md").read_text().splitlines()]
     listed = {line[1].strip(): line for line in lines if len(line) > 5 and line[1].strip().startswith(letter)}
     ids = list(dict.fromkeys(claim.id for claim in CLAIMS[letter]))
@@ -234,7 +233,6 @@ def test_claims_of_the_second_paper_take_up_agmm_where_they_name_it(untrained):
 
 @pytest.mark.parametrize("untrained", ["paper"], indirect=True)
 def test_claimed_numbers_are_those_printed_for_the_claim(untrained):
-    """Differences of the tables' cells, setting by setting, are the numbers that the list of claims has in words."""
     checked = set()
     counted = untrained["claim"].isin(["P23", "P24"])  # operations
     frame = untrained[untrained["objective"].isin(["", "released code"]) & ~counted]
@@ -324,10 +322,7 @@ def test_sizes_count_on_the_papers_data_alone(tmp_path, preset, verdict):
 
 
 def test_weak_preset_supports_nothing(tmp_path):
-    """A constant prediction of the most frequent class, 60 % of the pixels, has 30 % mIoU; 40 % is too close to it.
-
-    Clicks belong to other images than points: one may be too hard while the other is not.
-    """
+    """A constant prediction has 30 % mIoU, too close to 40 %; clicks belong to other images than points."""
     complete(tmp_path, QUICK.at("points"), 40.0)
     complete(tmp_path, QUICK.at("clicks20"), 60.0)
     frame = verdicts.collect("quick", tmp_path)

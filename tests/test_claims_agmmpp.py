@@ -83,7 +83,6 @@ def test_weight_of_the_mixture(evidence):
 
 
 def test_steps_of_a_transformer(evidence):
-    """Rows of Table 12, each against the one above."""
     table = {"box": (50, 55, 56, 58, 57), "point": (40, 43, 47, 48, 50), "scribble": (60, 61, 62, 63, 64)}
     rows = ("L_seg", *(f"L_seg {step}" for step in (SELF, WEAK, CON)), "AGMM++")
     fill_table(evidence, 12, table, dict(zip(rows, zip(*table.values(), strict=True), strict=True)))

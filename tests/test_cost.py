@@ -18,8 +18,6 @@ aten = torch.ops.aten
 
 
 class Counted(TorchDispatchMode):
-    """Adds up the operations of tensor functions as they are called."""
-
     operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -38,13 +38,11 @@ def trained(complete) -> figures.Trained:
 
 
 def outputs(trained: figures.Trained, images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and logits of images, by hand."""
     with torch.no_grad():
         return trained.net(torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).float() / 255)
 
 
 def test_predictions_are_those_of_the_result(complete):
-    """Counted anew, they give the confusion matrix that the run reported."""
     (trained, result), confusion = complete, np.zeros((7, 7), int)
     for index, picture in enumerate(figures.predictions({"AGMM": trained}, range(len(trained.test)))):
         assert (picture["image"] == trained.test.images[index]).all()
@@ -148,7 +146,6 @@ def test_projection_is_on_principal_components(states):
 
 
 def test_projected_mixtures_equal_loops(states):
-    """Every Gaussian by loops over images and classes in all dimensions, projected at the end."""
     frame, trained = figures.project(states, images=3, per_class=20), states["b"]
     features, _ = figures.sample_features(trained, 20, 3, trained.data)
     pixels = frame[(frame["method"] == "b") & (frame["kind"] == "pixel")][["x", "y"]]

@@ -94,7 +94,6 @@ def test_weak_labels(trained):
 
 @pytest.mark.parametrize("kind", ["tags", "scribbles"])
 def test_mixtures_equal_loops(trained, kind):
-    """The class with the best score by the definition, among those of the labels."""
     one = trained[kind]
     for index, picture in enumerate(figures.mixtures(one, range(3), "weak labels")):
         assert list(picture) == ["image", "weak labels", "segmentation", "mixture", "truth"]

@@ -36,7 +36,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> figures.Trained:
 
 
 def close(truth: np.ndarray, distance: float) -> np.ndarray:
-    """Every pixel against every other one."""
     places, codes = np.argwhere(np.ones_like(truth)), truth.ravel()
     return ((cdist(places, places) <= distance) & (codes[:, None] != codes)).any(1).reshape(truth.shape)
 
@@ -68,7 +67,6 @@ def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
 
 
 def test_a_bank_holds_every_segment_once(trained: figures.Trained) -> None:
-    """Prototypes, sizes, predicted and true classes of an image, from its pixels."""
     bank = figures.bank(trained, trained.data, 3)
     assert retrieval.clusters(trained.run) == retrieval.clusters(trained.run.teacher) == (8, 8)
     with pytest.raises(ValueError, match="Baseline has no segments; choose a run of SPML or SPMLClassifier"):
@@ -117,7 +115,6 @@ def elsewhere(queries: retrieval.Bank, among: retrieval.Bank) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_neighbors_are_the_nearest_of_other_images(seed: int) -> None:
-    """Sorted by the dot product; within a set and between two."""
     rng = np.random.default_rng(seed)
     train, test = planted(rng, "train", 6, 5), planted(rng, "test", 3, 4)
     for queries in (train, test):

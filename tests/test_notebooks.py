@@ -46,7 +46,6 @@ class TestEveryNotebook:
         assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(path))
 
     def test_parameters_are_used(self, path):
-        """A parameter that is declared and never read would be set in vain."""
         declared = notebooks.parameters(path)
         code = "\n".join(cell.source for cell in code_cells(path) if "parameters" not in cell.metadata.get("tags", []))
         read = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}

@@ -43,14 +43,6 @@ def root(tmp_path_factory):
     return layouts.data_root(tmp_path_factory.mktemp("data"), "voc", "densepose")
 
 
-@pytest.fixture
-def voc(root, tmp_path):
-    folder = tmp_path / "voc"
-    shutil.copytree(root / "voc", folder)
-    write_regions(folder, SIZES["voc"])
-    return folder
-
-
 def short(run: agmm.Run, **changes: object) -> agmm.Run:
     """Two iterations of a run, or of both of its stages, with a small network."""
     embedding = dict(run.network_options).get("embedding")
@@ -150,7 +142,9 @@ def test_wrong_regions_are_named_before_training(root, tmp_path, dataset, capfd)
             read(dataset, tmp_path / "data")
 
 
-def test_a_run_learns_from_published_regions_and_says_so(root, voc, tmp_path):
+def test_a_run_learns_from_published_regions_and_says_so(root, tmp_path):
+    voc = shutil.copytree(root / "voc", tmp_path / "voc")
+    write_regions(voc, SIZES["voc"])
     run = short(PAPER.at("scribbles", "SPML"), history_images=0)
     low_level = []
     for folder, said in ((root / "voc", "felzenszwalb"), (voc, "published (regions/spml)")):
@@ -192,7 +186,6 @@ def test_two_iterations_of_every_kind_of_labels(root, tmp_path, labels):
 
 @pytest.mark.parametrize("labels", ["cam", "boxcam"])
 def test_two_iterations_from_image_tags_and_boxes(root, tmp_path, labels):
-    """All stages: maps of a run on image tags, the embedding, one or two classifiers."""
     plain = PAPER.at(labels, "SPML")
     tested = {"tile": 48, "scales": (0.5, 1.0), "long_side": None} if labels == "cam" else {}
     embedding = short(plain, history_images=0, **tested).with_cams_of(short(PAPER.at("tags"), long_side=None))

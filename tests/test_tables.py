@@ -45,7 +45,6 @@ def find(table: str, row: str, column: str = "point", preset: str = "smoke", **f
 @pytest.mark.parametrize("name", tables.TABLES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_cells_describe_their_runs(name, preset):
-    """Descriptions agree with what the objective really does, and no two cells of a table coincide."""
     made = cells(name, preset)
     assert len({tuple(getattr(cell, field) for field in results.KEY) for cell in made}) == len(made)
     for cell in made:
@@ -109,7 +108,6 @@ def test_from_scratch_only_beside_a_pretrained_start():
 
 @pytest.mark.parametrize("name", ["agmm_table1", "agmm_table2"])
 def test_published_numbers(name):
-    """A printed number stands beside the losses or the method of its line."""
     lines = pd.read_csv(PUBLISHED / f"{name}.csv").set_index(["row", "supervision"])
     for cell in cells(name):
         if cell.published is None:
@@ -124,7 +122,6 @@ def test_published_numbers(name):
 
 @pytest.mark.parametrize(("name", "field"), [("agmm_table3", "sigma"), ("agmm_supp_table1", "lambda")])
 def test_sweeps(tmp_path, name, field):
-    """Every value is trained with what its row says and set beside the number printed for it."""
     printed = pd.read_csv(PUBLISHED / f"{name}.csv", dtype={field: str}).set_index(["supervision", field])["value"]
     option = {"sigma": "sigma", "lambda": "lambda_gmm"}[field]
     values = tables.sweep_values(tables.TABLES[name], "quick", tmp_path)
@@ -235,7 +232,6 @@ def test_camvid_prints_label_coverage(tmp_path):
 
 
 def test_curves_of_the_supplement(tmp_path):
-    """Lead of G at the first and last epoch, and mean curves over seeds, against numbers worked out by hand."""
     cell = find("agmm_supp_figure2", "AGMM", "G")
     for seed, shift in enumerate((0.0, 2.0)):
         run = replace(cell.run, seed=seed)

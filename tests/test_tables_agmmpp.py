@@ -140,7 +140,6 @@ def shown(name: str, preset: str) -> list[tuple[tuple[str, str], tables.Cell]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_numbers(name):
-    """All of a table's, each beside the method, network and post-processing that it was printed for."""
     lines, found = printed(name), shown(name, "paper")
     assert {key for key, _ in found} == set(lines)
     for key, cell in found:
@@ -197,7 +196,6 @@ def test_single_scale_is_never_taken_from_several(tmp_path):
 
 
 def test_columns_of_two_data_sets(tmp_path):
-    """Table 13: a note each, of its own sizes and coverage."""
     clicks, blocks = (find("agmmpp_table13", "L_seg", column, "paper").run for column in ("20 clicks", "block 10%"))
     complete(tmp_path, clicks, 53.0, train_images=2975, test_images=500, coverage=0.5)
     complete(tmp_path, replace(blocks, seed=1), 30.0, train_images=20210, test_images=2000, coverage=0.75)

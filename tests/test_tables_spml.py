@@ -44,7 +44,6 @@ def test_trainings_are_those_of_the_list(name, preset):
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 @pytest.mark.parametrize("name", NAMES)
 def test_published_numbers_are_those_of_the_file(name, preset):
-    """Every number of the authors' own stands beside exactly the cells of its row."""
     frame = pd.read_csv(PUBLISHED / f"{name}.csv")
     own = frame[frame["run_by_authors"].astype(str).str.lower() == "true"]
     if name == "spml_table3":
