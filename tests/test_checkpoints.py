@@ -37,7 +37,6 @@ NAMINGS = {
         *(("pool.conv", "pool.norm"), ("bottleneck.conv", "bottleneck.norm"), ("low_level", "low_level_bn")),
         *(("last_conv1", "last_bn1"), ("last_conv2", "last_bn2"), ("cls_seg", "")),
     ),
-    "deep": tuple((f"seg.head.m{i}.block.conv", f"seg.head.m{i}.block.bn" if i < 9 else "") for i in range(10)),
 }
 Names = Sequence[tuple[str, str]]
 
@@ -77,15 +76,10 @@ def source() -> networks.Segmenter:
     return drawn("resnet50", 21, "voc")
 
 
-@pytest.mark.parametrize(("naming", "prefix"), list(zip(NAMINGS, ("", "backbone.", "module.net.resnet."), strict=True)))
-def test_the_names_in_the_head_do_not_matter(source, naming, prefix):
-    net = assemble(published(source, NAMINGS[naming], prefix))
-    assert same_weights(net.state_dict(), source.state_dict())
-
-
-@given(st.data())
-@settings(max_examples=5, deadline=None)
-def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, data):
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.net.resnet."])
+@given(data=st.data())
+@settings(max_examples=2, deadline=None)
+def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, prefix, data):
     parts = st.text("abcdwx019_", min_size=1, max_size=4).filter(lambda part: part not in ("weight", "bias"))
     modules = st.lists(parts, min_size=1, max_size=3).map(".".join)
     names = data.draw(st.lists(modules, min_size=19, max_size=19, unique=True))
@@ -94,7 +88,7 @@ def test_any_names_in_any_order_that_keeps_units_of_equal_shape(source, data):
         places = sorted(order.index(i) for i in alike)
         for place, i in zip(places, alike, strict=True):
             order[place] = i
-    net = assemble(published(source, list(zip(names[::2], [*names[1::2], ""], strict=True)), order=order))
+    net = assemble(published(source, list(zip(names[::2], [*names[1::2], ""], strict=True)), prefix, order))
     assert same_weights(net.state_dict(), source.state_dict())
 
 

@@ -16,7 +16,6 @@ import run_all
 from agmm import evaluation, figures, networks
 from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files, sets
-from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
@@ -104,12 +103,6 @@ def test_plan_names_every_training_with_time_and_published_number(preset, papers
     assert all("  about " in ours[training] for training in RUNS[papers])
     assert papers != "agmm" or all("(published" in ours[training] for training in RUNS[papers])
     assert all(f"(published {value})" in ours[training] for training, value in PRINTED[papers].items())
-
-
-def test_tables_tell_that_the_published_numbers_are_of_the_same_data(tmp_path):
-    text = tables.markdown(tables.TABLES["agmm_table1"], "paper", tmp_path)
-    assert "for orientation, not for subtraction" not in text
-    assert "Published: PASCAL VOC 2012 val, ResNet-101 with ImageNet weights." in text
 
 
 RIVALS = ("LabelAssignment", "TreeEnergy", "DenseCRFLoss")

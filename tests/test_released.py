@@ -178,15 +178,6 @@ def test_mistakes_are_answered_by_one_sentence(root, small, capsys, tmp_path):
         refused(capsys, "torch sees no GPU", *on_voc, "--device", "cuda")
 
 
-def test_files_that_do_not_fit_are_answered_by_one_sentence(root, capsys):
-    on_voc = ("--dataset", "voc", "--data-root", root)
-    refused(capsys, "none.pth: no such file", root / "none.pth", *on_voc)
-    (root / "x.pth").write_text("<html>")
-    refused(capsys, "x.pth: no checkpoint of torch, or a damaged one", root / "x.pth", *on_voc)
-    torch.save({"weight": torch.ones(3)}, root / "x.pth")
-    refused(capsys, "x.pth: 0 tensors end in layer1.0.conv1.weight", root / "x.pth", *on_voc)
-
-
 def test_damaged_data_are_found_before_anything_is_computed(root, small, capsys, monkeypatch):
     (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{layouts.VOC_VAL[1]}.jpg").write_text("no image")
     monkeypatch.setattr(released, "_confusion", None)

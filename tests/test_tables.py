@@ -224,13 +224,6 @@ def test_committed_reference_stands_beside(tmp_path, monkeypatch):
     assert "| AGMM | released code | 69.6 | 61.5 (1) | 61.0 ± 1.4 (2) | 76.4 |  |  |" in text
 
 
-def test_camvid_prints_label_coverage(tmp_path):
-    complete(tmp_path, find("agmm_table1", "L_seg", preset="camvid").run, 30.0, coverage=0.875)
-    text = tables.markdown(tables.TABLES["agmm_table1"], "camvid", tmp_path)
-    assert "point 87.5 %" in text
-    assert "Embedded data" not in text
-
-
 def test_curves_of_the_supplement(tmp_path):
     cell = find("agmm_supp_figure2", "AGMM", "G")
     for seed, shift in enumerate((0.0, 2.0)):
@@ -263,3 +256,4 @@ def test_captions_say_where_labels_come_from_and_which_differ(tmp_path):
     complete(tmp_path, replace(scribbles, seed=1), 67.0, label_source="simulated from dense masks")
     text = tables.markdown(table, "paper", tmp_path)
     assert "- Labels: point, scribble published: clicks; scribble simulated from dense masks." in text
+    assert "- Published: PASCAL VOC 2012 val, ResNet-101 with ImageNet weights.\n" in text

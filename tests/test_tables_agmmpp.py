@@ -204,6 +204,7 @@ def test_columns_of_two_data_sets(tmp_path):
     assert "- Ours, block 10%: IoU on the test split in per cent, data set `ade20k`, 20210 training and 2000" in text
     assert "| L_seg |  | 53.5 | 53.0 (1) | 30.8 | 30.0 (1) |" in text
     assert "labels name: 20 clicks 50.0 %, block 10% 75.0 %." in text
+    assert "Embedded data" not in text
 
 
 def test_nothing_to_train(tmp_path):
