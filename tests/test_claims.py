@@ -105,6 +105,13 @@ def test_numbers_of_findings():
     assert 0.6 < found.low < 0.7
     assert found.high == 1
     assert rules.trend(np.array([[1, 2, 4, 3], [1, 2, 3, 4], [1, 2, 3, 4]])).high == 1
+    # Effects seed by seed.
+    d, v = a(1, 3, 2), np.array([[1.0, 2, 3], [1, 3, 2], [2, 3, 4]])
+    assert rules.direction(d, 1).each == rules.little(d, d, 1).each == (1, 3, 2)
+    assert rules.equivalence([d / 9, -d], 1).each == (-1, -3, -2)
+    assert rules.optimum(v, 2).each == (1, -1, 1)
+    assert rules.trend(v).each == pytest.approx((1, 0.5, 1))
+    assert rules.ratio(d, d + 1, 1, 1).each == (0.5, 0.75, 2 / 3)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -122,15 +129,6 @@ def test_small_effects_may_need_more_seeds():
     assert math.isnan(few.p)
     assert (few.effect, few.low) == (rules.direction(d, 0.6).effect, rules.direction(d, 0.6).low)
     assert rules.direction(np.append(d, 0.6), 0.6, least=4).verdict == "reproduced"
-
-
-def test_effects_seed_by_seed():
-    d, v = a(1, 3, 2), np.array([[1.0, 2, 3], [1, 3, 2], [2, 3, 4]])
-    assert rules.direction(d, 1).each == rules.little(d, d, 1).each == (1, 3, 2)
-    assert rules.equivalence([d / 9, -d], 1).each == (-1, -3, -2)
-    assert rules.optimum(v, 2).each == (1, -1, 1)
-    assert rules.trend(v).each == pytest.approx((1, 0.5, 1))
-    assert rules.ratio(d, d + 1, 1, 1).each == (0.5, 0.75, 2 / 3)
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12, unique=True))
@@ -439,8 +437,7 @@ def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
 
     def with_parameter(run, num_classes):
         net = build(run, num_classes)
-        if run.method == "AGMM":
-            net.extra = nn.Conv2d(1, 1, 1)
+        net.extra = nn.Conv2d(1, 1, 1) if run.method == "AGMM" else None
         return net
 
     monkeypatch.setattr(weights, "build_network", with_parameter)

@@ -268,7 +268,6 @@ def networks(tmp_path_factory):
 
 
 def test_claims_about_networks(networks, monkeypatch):
-    """One number per seed: what is measured on that seed's network, with the layers that its objective learned."""
     accuracy = {"similar": [9, 9, 9, 9, 9, 1, 9], "dissimilar": [8, 8, 8, 8, 8, 2, math.nan]}
     monkeypatch.setattr(figures, "measure_label_accuracy", lambda runs, images: by_class(accuracy, "accuracy"))
     found = judged(networks, "P25", "P27", "P29")

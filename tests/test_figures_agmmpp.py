@@ -54,7 +54,6 @@ def inputs(images: np.ndarray) -> torch.Tensor:
 
 
 def problem(one: figures.Trained, index: int) -> SimpleNamespace:
-    """Squeezed features and labels of a training image, by hand."""
     objective = getattr(one.objective, "inner", one.objective)
     weight, bias = (p.detach().double().numpy() for p in (objective.squeeze.weight[..., 0, 0], objective.squeeze.bias))
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -65,16 +66,15 @@ def test_protocols_are_those_of_the_papers_and_of_the_released_code():
 
 
 @pytest.mark.parametrize(
-    ("preset", "labels", "method"),
+    "run",
     [
-        *((PAPER, labels, "Baseline") for labels in ("points", "clicks20", "parts_full")),
-        *((PAPER, labels, "SPML") for labels in ("scribbles", "parts")),
-        (OFFICIAL, "clicks20", "Baseline"),
+        *(PAPER.at(labels, "Baseline") for labels in ("points", "clicks20", "parts_full")),
+        *(PAPER.at(labels, "SPML") for labels in ("scribbles", "parts")),
+        OFFICIAL.at("clicks20"),
     ],
 )
-def test_hours_follow_from_operations(preset, labels, method):
+def test_hours_follow_from_operations(run):
     """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
-    run = preset.at(labels, method)
     with torch.device("meta"):
         net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
         with FlopCounterMode(display=False) as counter:
@@ -226,12 +226,7 @@ def test_missing_and_damaged_data_are_named_before_hours_are_spent(tmp_path, cap
 
 @pytest.mark.parametrize(("tile", "tiles"), [(769, 7), (4096, 1), (33, 3851)])
 def test_tiles_predicted_together_are_bounded(monkeypatch, tile, tiles):
-    found = []
-
-    def watched(predict, images, tile, *, batch, **rest):
-        found.append(batch)
-        return images
-
-    monkeypatch.setattr(evaluation.views, "sliding_window", watched)
+    window = Mock(side_effect=lambda predict, images, tile, **rest: images)
+    monkeypatch.setattr(evaluation.views, "sliding_window", window)
     evaluation.predictor(torch.nn.Identity(), evaluation.Protocol(tile=tile))(torch.zeros(1, 3, 40, 60))
-    assert found == [tiles]
+    assert [call.kwargs["batch"] for call in window.call_args_list] == [tiles]

@@ -30,23 +30,19 @@ def rows(**values: list) -> pd.DataFrame:
 
 
 def heights(axis) -> dict[str, list[float]]:
-    """Label -> heights of the bars."""
     bars = [bars for bars in axis.containers if isinstance(bars, mpl.container.BarContainer)]
     return {one.get_label(): [bar.get_height() for bar in one] for one in bars}
 
 
-@pytest.mark.parametrize(
-    ("draw", "columns", "sentence"),
-    [
+def test_nothing_to_draw(tmp_path):
+    for draw, columns, sentence in (
         (figures.draw_training_curves, ["row", "curve"], "no training curves yet; train the runs of"),
         (figures.draw_gains, ["row", "objective"], "no gains yet; train the runs of this figure"),
         (figures.draw_label_quality, ["row", "labels"], "no pseudo labels yet; train the runs of this"),
         (figures.draw_claims, ["claim", "setting", "effect"], "no effects yet; train the runs of some claims"),
-    ],
-)
-def test_nothing_to_draw(draw, columns, sentence, tmp_path):
-    with pytest.raises(ValueError, match=sentence):
-        draw(pd.DataFrame(columns=columns), tmp_path / "figure")
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            draw(pd.DataFrame(columns=columns), tmp_path / "figure")
     assert not list(tmp_path.iterdir())
 
 
@@ -65,7 +61,6 @@ def test_training_curves(tmp_path):
     with Image.open(tmp_path / "figures" / "curves.png") as image:
         assert image.width == round(style.WIDTH * 200)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures" / "curves.csv"), curves)
-
     top, bottom = figure.axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in top.lines}
     assert drawn["Baseline: P"] == [10.0, 20.0, 30.0]

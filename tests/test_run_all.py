@@ -191,7 +191,6 @@ def test_interrupted_resumed_and_cached(tmp_path, capfd):
     assert process.returncode == 130
     assert said.strip() == "run_all.py: interrupted; the same command resumes from the last finished epochs"
     assert kept >= 2
-
     process = start(*args)
     printed, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (0, "")
@@ -202,6 +201,5 @@ def test_interrupted_resumed_and_cached(tmp_path, capfd):
     notebook = nbformat.read(tmp_path / "smoke" / "notebooks" / "agmmpp_table10.ipynb", as_version=4)
     shown = [str(output) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("AGMM++, old L_con" in text for text in shown)
-
     assert run_all.main([*map(str, args), "--dry-run"]) == 0
     assert f"{len(runs)} runs, {len(runs)} cached\n" in capfd.readouterr().out

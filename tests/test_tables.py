@@ -175,14 +175,12 @@ def test_nothing_trained_nothing_printed(tmp_path):
 
 
 def test_aggregation_by_hand(tmp_path):
-    """Seeds 0, 1 and 3 of one cell and one seed of another; an unfinished run counts for nothing."""
     cell = find("agmm_table1", "L_seg + L_self", absent=True)
     values = {0: 50.0, 1: 53.5, 3: 51.25}
     for seed, value in values.items():
         complete(tmp_path, replace(cell.run, seed=seed), value)
     complete(tmp_path, find("agmm_table1", "L_seg", "scribble", init="tags").run, 44.4)
     replace(cell.run, seed=2).folder(tmp_path).mkdir()
-
     frame = tables.collect(tables.TABLES["agmm_table1"], "smoke", tmp_path)
     filled = frame[frame["n_seeds"] > 0].set_index("n_seeds")
     assert sorted(filled.index) == [1, 3]
@@ -192,7 +190,6 @@ def test_aggregation_by_hand(tmp_path):
     assert three["seeds"] == "0 1 3"
     assert three["run_ids"].split() == [replace(cell.run, seed=seed).id for seed in values]
     assert (one["ours_mean"], one["ours_std"]) == pytest.approx((44.4, float("nan")), nan_ok=True)
-
     text = tables.markdown(tables.TABLES["agmm_table1"], "smoke", tmp_path)
     for line in (
         *("| L_seg + L_self | released code | 68.5 | 51.6 ± 1.8 (3) | 75.2 |  |", "seeds found: 0, 1, 3"),
@@ -232,7 +229,6 @@ def test_curves_of_the_supplement(tmp_path):
         complete(tmp_path, run, 50.0, curves={"p_miou": p, "p_restricted_miou": restricted, "g_miou": g})
     baseline = find("agmm_supp_figure2", "Baseline", "P")
     complete(tmp_path, baseline.run, 40.0, curves={"p_miou": [10.0, 25.0], "p_restricted_miou": [20.0, 30.0]})
-
     table = tables.TABLES["agmm_supp_figure2"]
     frame = tables.collect(table, "smoke", tmp_path)
     ours = frame.dropna(subset="ours_mean").set_index(["row", "column"])["ours_mean"].to_dict()
