@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from sklearn.metrics import jaccard_score
 
 import agmm
 from agmm import networks
+from agmm.codes import UNLABELED, VOID
 from agmm.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +83,13 @@ def random_images(*shape: int) -> torch.Tensor:
 def saved_weights(run: agmm.Run, results: Path, name: str = "model") -> dict[str, torch.Tensor]:
     """Return the tensors that a run has saved."""
     return safetensors.torch.load_file(run.folder(results) / f"{name}.safetensors")
+
+
+def mean_iou(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Per cent over the pixels that are not void, of the classes that either shows."""
+    predicted, truth = predicted[truth != VOID], truth[truth != VOID]
+    classes = np.setdiff1d(np.union1d(predicted, truth), [UNLABELED, VOID])
+    return 100 * jaccard_score(truth, predicted, labels=classes, average="macro")
 
 
 def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
