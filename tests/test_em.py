@@ -62,19 +62,6 @@ def test_means_and_distances_equal_loops(problem):
     assert not d[~components.filled].any()
 
 
-def test_one_gradient_for_means_and_distances_equals_two():
-    features, _, labels, _ = random_problem().tensors()
-    components = gmm.components(labels, 5)
-
-    def gradient(means, d):
-        weights = torch.linspace(0.1, 2, d.numel(), dtype=d.dtype).view_as(d)
-        return torch.autograd.grad((weights * d.square()).sum() + means.pow(3).sum(), features)[0]
-
-    means = gmm.component_means(features, labels, components)
-    expected = gradient(means, gmm.distances(features, means, components))
-    close(gradient(*gmm.means_and_distances(features, labels, components)), expected, 1e-12)
-
-
 DISTANCES = ("absolute", "signed", "rms")
 ASSIGNMENTS = ("argmax", "responsibility", "soft")
 
