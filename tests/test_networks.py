@@ -18,10 +18,6 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def conv_bn(in_channels: int, channels: int, kernel: int) -> int:
-    return in_channels * channels * kernel**2 + 2 * channels
-
-
 def sizes_of(modules: dict[str, nn.Module], net: nn.Module, images: Tensor) -> dict[str, list[int]]:
     sizes: dict[str, list[int]] = {}
     for name, module in modules.items():
@@ -31,30 +27,9 @@ def sizes_of(modules: dict[str, nn.Module], net: nn.Module, images: Tensor) -> d
     return sizes
 
 
-@pytest.fixture(scope="module")
-def resnet50() -> networks.Segmenter:
-    return build("resnet50", 21)
-
-
-@pytest.mark.parametrize(("name", "align_corners"), [("small", False), ("resnet50", True)])
-def test_every_interpolation_of_a_network_aligns_corners_alike(
-    name: str, align_corners: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net, used = skeleton(name), []
-    original = F.interpolate
-
-    def recorded(maps: Tensor, **options) -> Tensor:
-        used.append((options["mode"], options["align_corners"]))
-        return original(maps, **options)
-
-    monkeypatch.setattr(F, "interpolate", recorded)
-    net(torch.empty(2, 3, 65, 49, device="meta"))
-    assert used == [("bilinear", align_corners)] * 2
-
-
 @pytest.mark.parametrize("name", ["small", "resnet50"])
 def test_head_equals_its_description(name: str) -> None:
-    """ASPP, fusion in the order [low, ASPP] and classifier, written out with the same weights in eval mode."""
+    """ASPP, fusion in the order [low, ASPP], classifier and enlargement, with the same weights in eval mode."""
     net = build(name)
     head, align = net.head, name != "small"
     low, high = torch.rand(1, net.head.reduce[0].in_channels, 12, 10), torch.rand(1, head.high_channels, 6, 5)
@@ -78,6 +53,9 @@ def test_head_equals_its_description(name: str) -> None:
         torch.testing.assert_close(inner_features, inside, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(features, x, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(logits, F.conv2d(x, head.classifier.weight, head.classifier.bias))
+        _, large, logits, _ = net(random_images(1, 3, 65, 49), inner=True)
+        expected = F.interpolate(logits, size=(65, 49), mode="bilinear", align_corners=align)
+        torch.testing.assert_close(large, expected)
 
 
 def test_biases_may_be_groups_of_their_own() -> None:
@@ -96,19 +74,13 @@ def test_biases_may_be_groups_of_their_own() -> None:
 
 
 def test_pspnet_means_over_parts_of_the_image() -> None:
-    """Against the operations one by one, on a grid that the bins do not divide."""
     head = heads.PyramidHead(4, 3, width=5).eval()
     high = torch.rand(2, 4, 7, 9)
     parts = [high]
     for bin, pool in zip((1, 2, 3, 6), head.pyramid.pools, strict=True):
-        means = torch.zeros(2, 4, bin, bin)
-        for row in range(bin):
-            for column in range(bin):
-                rows = slice(7 * row // bin, -(-7 * (row + 1) // bin))
-                columns = slice(9 * column // bin, -(-9 * (column + 1) // bin))
-                means[:, :, row, column] = high[:, :, rows, columns].mean((2, 3))
-        assert isinstance(pool, torch.nn.Sequential)
-        parts.append(F.interpolate(pool[1](means), size=(7, 9), mode="bilinear", align_corners=False))
+        assert isinstance(pool, nn.Sequential)
+        means = pool[1](F.adaptive_avg_pool2d(high, bin))
+        parts.append(F.interpolate(means, size=(7, 9), mode="bilinear", align_corners=False))
     expected = head.pyramid.fuse(torch.cat(parts, 1))
     features, logits, _ = head(high, high)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
@@ -149,13 +121,7 @@ def test_initialization(name: str) -> None:
 
 def test_small_network_has_half_a_million_parameters() -> None:
     net = build("small")
-    backbone = conv_bn(3, 16, 3) + 2 * conv_bn(16, 16, 3)
-    for before, after in ((16, 32), (32, 64), (64, 128)):
-        backbone += conv_bn(before, after, 3) + conv_bn(after, after, 3) + conv_bn(before, after, 1)
-    head = 2 * conv_bn(128, 64, 1) + 2 * conv_bn(128, 64, 3) + conv_bn(4 * 64, 64, 1) + conv_bn(32, 16, 1)
-    head += conv_bn(16 + 64, 32, 3) + conv_bn(32, 32, 3) + 32 * 7 + 7
-    assert (count(net.backbone), count(net.head)) == (backbone, head)
-    assert round(count(net) / 1e6, 2) == 0.52
+    assert (count(net.backbone), count(net.head)) == (307_536, 214_023)
 
 
 def test_small_network_stages() -> None:
@@ -196,7 +162,8 @@ def test_resnet_dilations(name: str, blocks: tuple, multi_grid: tuple, last: tup
         assert [c.stride for c in convolutions] == [(stride, stride), *[(1, 1)] * (len(stage) - 1)]
 
 
-def test_resnet_equals_torchvision_with_a_deep_stem(resnet50: networks.Segmenter) -> None:
+def test_resnet_equals_torchvision_with_a_deep_stem() -> None:
+    backbone = build("resnet50", 21).backbone
     reference = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True], norm_layer=nn.BatchNorm2d)
     stem: list[nn.Module] = []
     for before, after, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
@@ -206,14 +173,14 @@ def test_resnet_equals_torchvision_with_a_deep_stem(resnet50: networks.Segmenter
     reference.layer1[0].conv1 = nn.Conv2d(128, 64, 1, bias=False)
     reference.layer1[0].downsample[0] = nn.Conv2d(128, 256, 1, bias=False)
     reference.fc = nn.Identity()
-    reference.load_state_dict(resnet50.backbone.state_dict())
+    reference.load_state_dict(backbone.state_dict())
     reference.eval()
     images = random_images(1, 3, 65, 57)
     with torch.no_grad():
         x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
         low = reference.layer1(x)
         high = reference.layer4(reference.layer3(reference.layer2(low)))
-        ours = resnet50.backbone(images)
+        ours = backbone(images)
     torch.testing.assert_close(ours[0], low)
     torch.testing.assert_close(ours[1], high)
 

@@ -11,8 +11,6 @@ from agmm import networks
 from agmm.networks import transformers
 from tests.helpers import build, random_images, skeleton
 
-NAMES = ("small_vit", "vit_base")
-
 
 def of_timm(depth: int = 4, grid: int = 4) -> tuple[nn.Module, transformers.VisionTransformer]:
     """A small transformer of timm, every weight random, and ours with the same weights; patches of 8 pixels."""
@@ -51,18 +49,14 @@ def test_position_embeddings_are_resized_as_timm_does_without_smoothing(size: tu
 
 
 def test_sines_and_cosines_tell_all_cells_apart() -> None:
-    embeddings = skeleton("small_vit").backbone.pos_embed.shape
     positions = build("small_vit").backbone.pos_embed[0]
-    assert positions.shape == embeddings[1:]
     assert torch.equal(positions[0], torch.zeros_like(positions[0]))
     cells = positions[1:].double()
-    torch.testing.assert_close(cells.square().sum(1), torch.full((len(cells),), cells.shape[1] / 2, dtype=torch.double))
     # Of two cells only their offset counts: cos(a - b) summed over the frequencies of both coordinates.
     side, dim = math.isqrt(len(cells)), cells.shape[1]
     angle = torch.tensor([10000 ** (-4 * i / dim) for i in range(dim // 4)], dtype=torch.double)
-    rows = torch.arange(side).repeat_interleave(side)
-    columns = torch.arange(side).repeat(side)
-    offset = sum((((a[:, None] - a)[..., None] * angle).cos().sum(2) for a in (rows, columns)), torch.zeros(()))
+    both = torch.cartesian_prod(torch.arange(side), torch.arange(side)).T
+    offset = sum((((a[:, None] - a)[..., None] * angle).cos().sum(2) for a in both), torch.zeros(()))
     torch.testing.assert_close(cells @ cells.T, offset, atol=1e-4, rtol=1e-4)
     assert (offset - torch.diag(offset.diag())).max() < dim / 2 - 0.1
 
@@ -103,12 +97,7 @@ def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int] | None) 
 
 
 def test_parameters_of_the_small_transformer() -> None:
-    stem = 9 * (3 * 32 + 32 * 64 + 64 * 96) + 2 * (32 + 64 + 96) + 96 * 96 + 96
-    block = 2 * 2 * 96 + 4 * 96 * 96 + 4 * 96 + 4 * 96 * 96 + 3 * 96  # norms, attention, perceptron
-    decoder = 2 * 9 * 96 * 96 + 7 * 96
-    found = sum(p.numel() for p in skeleton("small_vit").parameters())
-    assert found == stem + 96 + 6 * block + 2 * 96 + decoder
-    assert round(found / 1e6, 2) == 0.7
+    assert sum(p.numel() for p in skeleton("small_vit").parameters()) == 699_840
 
 
 @pytest.mark.parametrize("size", [(64, 64), (61, 75), (30, 96)])
@@ -134,15 +123,14 @@ def test_tokens_are_of_the_images_and_of_every_view() -> None:
     views = [random_images(2, 3, 64, 64).flip(3), random_images(5, 3, 24, 24)]
     with torch.no_grad():
         features, _, tokens = net(images, views=views)
-        middle, final, summary = net.backbone(images)
-        assert torch.equal(tokens.final, features)
+        middle, final, _ = net.backbone(images)
         assert torch.equal(tokens.middle, middle)
+        assert torch.equal(tokens.final, features)
         assert torch.equal(final, features)
         assert not torch.allclose(middle, final)
         for found, of in zip(tokens.summaries, (images, *views), strict=True):
             torch.testing.assert_close(found, net.backbone(of)[2])
         assert len(net(images, views=())[2].summaries) == 1
-    torch.testing.assert_close(tokens.summaries[0], summary)
 
 
 def test_decoder_of_the_papers_network() -> None:
