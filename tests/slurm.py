@@ -180,7 +180,6 @@ def table(results: Path) -> Iterator[str]:
 def stopped(results: Path) -> Iterator[str]:
     """Ctrl-C after a few runs: what is complete stays, the queue empties."""
     process = subprocess.Popen(command_line(results, "slurm"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[3/"):
             break

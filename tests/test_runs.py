@@ -88,7 +88,6 @@ def test_a_run_that_stops_early_is_another_run_from_the_same_pretraining() -> No
 def test_runs_that_share_a_pretraining_require_the_same_run() -> None:
     first, second = SMOKE.at("points", seed=1), SMOKE.at("scribbles", "AGMM", seed=2)
     assert first.requires == second.requires == (first.pretraining,)
-    assert first.pretraining is not None
     assert first.pretraining.requires == ()
     assert SMOKE.at("points", init="scratch").requires == ()
 
@@ -261,7 +260,6 @@ def test_lock_of_a_killed_process_blocks_nobody(tmp_path: Path, monkeypatch: pyt
     code += "; input()"
     command = [sys.executable, "-c", code, kind, str(tmp_path / "lock")]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
     holder.stdout.readline()
     lock = getattr(filelock, kind)(tmp_path / "lock")
     with pytest.raises(filelock.Timeout):

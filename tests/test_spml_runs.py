@@ -34,7 +34,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[agmm.Run, Path]:
 
 def test_the_second_classifier_learns_on_frozen_embeddings(trained: tuple[agmm.Run, Path]) -> None:
     run, results = trained
-    assert run.teacher is not None
     assert run.teacher.method == "SPML"
     first, second = saved_weights(run.teacher, results), saved_weights(run, results)
     changed = {name for name in first if not torch.equal(first[name], second[name])}
@@ -54,7 +53,6 @@ def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.R
     """The memory of segments is no part of a checkpoint, and begins anew with each epoch."""
     run, results = trained
     embedding = run.teacher
-    assert embedding is not None
     interrupt(embedding, tmp_path)
     agmm.run(embedding, results=tmp_path)
     assert same_weights(saved_weights(embedding, tmp_path), saved_weights(embedding, results))
@@ -67,7 +65,7 @@ def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:
     named = np.stack([labels.image_classes(mask, 7) for mask in sparse])
     net = networks.build("small", 7, stem=8, feature_channels=8, embedding=4).eval()
     for walk, crf in (("code", ""), ("paper", ""), ("none", "deeplab_64")):
-        objective = SPMLClassifier(7, walk=walk, stride=8, crf=crf)  # type: ignore[arg-type]
+        objective = SPMLClassifier(7, walk=walk, stride=8, crf=crf)
         made = objective.pseudo_labels(FirstStage(net, CPU), split.images, sparse, named)
         assert made.shape == split.truth.shape
         assert (made[0, :5] == VOID).all()
@@ -109,7 +107,7 @@ def test_segments_take_the_class_of_the_nearest_annotated_one(walk: str) -> None
     sparse[0, 3, 3], sparse[0, 3, 20], sparse[0, 20, 3] = 4, 2, 3
     named = np.ones((1, 5), bool)
     images = np.zeros((1, 32, 32, 3), np.uint8)
-    objective = SPMLClassifier(5, walk=walk, stride=2, crf="", first="nearest", clusters=(4, 4), colors=False)  # type: ignore[arg-type]
+    objective = SPMLClassifier(5, walk=walk, stride=2, crf="", first="nearest", clusters=(4, 4), colors=False)
     made = objective.pseudo_labels(FirstStage(Parts(), CPU), images, sparse, named)
     inner = np.zeros((32, 32), bool)
     for rows in (slice(2, 14), slice(18, 30)):
@@ -138,10 +136,8 @@ def test_labels_and_regions_move_together(seed: int, how: str) -> None:
             return augment.dihedral(*tensors, generator)[1]
         return augment.crop_flip(*tensors, 20, generator)[1]
 
-    assert isinstance(codes, np.ndarray)
     found, places = batches._unpacked(moved(codes))
     assert torch.equal(found, moved(sparse).long())
-    assert places is not None
     for image in range(2):
         pairs = set(zip(regions[image].ravel().tolist(), sparse[image].ravel().tolist(), strict=True)) | {(0, VOID)}
         assert set(zip(places[image].flatten().tolist(), found[image].flatten().tolist(), strict=True)) <= pairs

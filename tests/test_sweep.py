@@ -106,7 +106,6 @@ def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):
 def test_training_error_becomes_a_sentence(tmp_path):
     run = replace(PRESETS["camvid"].run, seed=5)
     problem = sweep._train(run, Where(tmp_path, device="cpu"))
-    assert problem is not None
     assert "--data-root" in problem
     assert "Traceback" in (run.folder(tmp_path) / "log.txt").read_text()
 

@@ -68,7 +68,6 @@ def test_training_lowers_the_loss_and_beats_a_constant_prediction(tmp_path: Path
 
 def test_pretraining_is_trained_first_and_shared(tmp_path: Path) -> None:
     run = replace(SMOKE.at("points"), epochs=1)
-    assert run.pretraining is not None
     agmm.run(run, results=tmp_path)
     pretrained = saved_weights(run.pretraining, tmp_path)
     net = weights.build_network(run, 7)
@@ -138,7 +137,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
     def poisoned(self: objectives.AGMM, *args: object, **given: object) -> objectives.Output:
         nonlocal calls
         calls += torch.is_grad_enabled()
-        output = whole(self, *args, **given)  # type: ignore[arg-type]
+        output = whole(self, *args, **given)
         if calls == 5:
             output.loss, output.terms["self"] = output.loss * torch.nan, output.terms["self"] * torch.nan
         return output
@@ -230,7 +229,6 @@ def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFi
     assert cli.main(["run", "O030", *arguments]) == 0
     run = SMOKE.at("clicks20", seed=1)
     result = runs.load_result(run, tmp_path)
-    assert result is not None
     assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
     assert cli.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
     assert cli.main(["run", "O076", *arguments]) == 2
@@ -245,7 +243,6 @@ def test_weights_are_tested_again_without_training(tmp_path: Path, monkeypatch: 
     refined, views = base.tested(crf="deeplab"), base.tested(scales=(1.0, 1.25), flip=True, scale_merge="max")
     first = agmm.run(refined, results=tmp_path)
     trained = runs.load_result(base, tmp_path)
-    assert trained is not None
     monkeypatch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
     second = agmm.run(views, results=tmp_path)
     assert {path.name for path in refined.folder(tmp_path).iterdir()} == {
