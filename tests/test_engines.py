@@ -41,10 +41,6 @@ def fail():
     raise KeyError("gone")
 
 
-def environment():
-    return {name: os.environ.get(name) for name in slurm.ONE_THREAD}
-
-
 def test_runs_land_in_the_same_folders(tmp_path, local):
     """One that requires another one: the bits of the local engine, and nothing left to do for it."""
     lines: list[str] = []
@@ -68,10 +64,6 @@ def test_a_lost_job_is_tried_again_once(tmp_path, local, monkeypatch):
 def test_errors_become_a_sentence(local):
     with pytest.raises(RuntimeError, match=r"^KeyError: 'gone'; its log is .*_0_log\.err$"):
         local.submit(fail).result(60)
-
-
-def test_a_job_has_one_thread(local):
-    assert set(local.submit(environment).result(60).values()) == {"1"}
 
 
 def test_a_restarted_job_calls_again():
@@ -146,4 +138,4 @@ def test_what_slurm_is_asked_for(tmp_path, commands):
     for option in ("time=240", "gpus-per-node=1", "mem=8GB", "exclusive", "requeue", "job-name=agmm", "signal=USR2@90"):
         assert f"#SBATCH --{option}" in asked
     assert "module load x" in asked
-    assert "export OMP_NUM_THREADS=1" in asked
+    assert {f"export {name}=1" for name in slurm.ONE_THREAD} < set(asked)

@@ -39,10 +39,9 @@ def test_image_tags_take_four_trainings_and_boxes_three() -> None:
 
 def test_maps_are_those_of_the_run_on_image_tags_whatever_stage_asks() -> None:
     preset = PRESETS["quick"]
-    expected = preset.at("tags", seed=3)
     for run in (preset.at("cam", seed=3), preset.spml("boxcam", seed=3), preset.spml("cam", seed=3)):
         for stage in (run, run.tested(crf="deeplab_64"), run.second_stage()):
-            assert stage.cams_of.id == expected.id
+            assert stage.cams_of.id == preset.at("tags", seed=3).id
 
 
 def test_runs_on_maps_are_told_apart_by_whose_maps_they_are() -> None:
