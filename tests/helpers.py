@@ -79,12 +79,10 @@ def random_images(*shape: int) -> torch.Tensor:
 
 
 def saved_weights(run: agmm.Run, results: Path, name: str = "model") -> dict[str, torch.Tensor]:
-    """Return the tensors that a run has saved."""
     return safetensors.torch.load_file(run.folder(results) / f"{name}.safetensors")
 
 
 def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    """Return whether two networks are the same to the last bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -119,13 +117,11 @@ def interruption() -> Iterator[None]:
 
 
 def interrupt(run: agmm.Run, results: Path) -> None:
-    """Train a run until it has written its first checkpoint."""
     with interruption():
         agmm.run(run, results=results, device="cpu")
 
 
 def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str = "") -> None:
-    """Train a run by ``torchrun`` with two processes."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start(run, results, data_root, launch)
     _, errors = process.communicate(timeout=900)

@@ -188,7 +188,6 @@ def absent(problem):
 
 
 def terms(problem, variant="official", sigma=None, con_vectors="sum", self_reduction="mean"):
-    """All five terms."""
     official = variant == "official"
     mu, present, g = mixture(problem, variant, sigma)
     return {

@@ -62,7 +62,6 @@ def reestimate(problem, old, members, sigma_min, how="absolute"):
 
 
 def mixture(problem, oem=True, assignment="argmax", keep_labels=True, sigma_min=0.1, how="absolute"):
-    """Means, presence, distances, variances, and every cell's component."""
     old = from_labels(problem, sigma_min, how)
     log_g = exponents(old[2], old[3])
     members = assign(problem, log_g, old[1], "argmax", keep_labels or not oem)

@@ -23,7 +23,6 @@ TAGGED = replace(SMOKE.run, init="tags")
 
 @pytest.fixture
 def local(tmp_path, monkeypatch):
-    """Jobs of submitit on this machine; ended with the test."""
     monkeypatch.setattr(slurm, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(slurm, "GRACE", 0.2)
     cluster = submitit.LocalExecutor(tmp_path / "slurm" / "%j")

@@ -18,15 +18,6 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def sizes_of(modules: dict[str, nn.Module], net: nn.Module, images: Tensor) -> dict[str, list[int]]:
-    sizes: dict[str, list[int]] = {}
-    for name, module in modules.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: sizes.update({name: list(out.shape[1:])}))
-    with torch.no_grad():
-        net(images)
-    return sizes
-
-
 @pytest.mark.parametrize("name", ["small", "resnet50"])
 def test_head_equals_its_description(name: str) -> None:
     """ASPP, fusion in the order [low, ASPP], classifier and enlargement, with the same weights in eval mode."""
@@ -123,18 +114,12 @@ def test_small_network_has_half_a_million_parameters() -> None:
     assert (count(net.backbone), count(net.head)) == (307_536, 214_023)
 
 
-def test_small_network_stages() -> None:
-    net = build("small")
-    stages = dict(net.backbone.named_children())
-    assert sizes_of(stages, net, random_images(1, 3, 64, 48)) == {
-        "stem": [16, 32, 24],
-        "stage1": [16, 32, 24],
-        "stage2": [32, 16, 12],
-        "stage3": [64, 8, 6],
-        "stage4": [128, 8, 6],
-    }
-    dilations = {m.dilation for m in net.backbone.stage4.residual.modules() if isinstance(m, nn.Conv2d)}
-    assert dilations == {(2, 2)}
+def test_small_network_has_strides_4_and_8_and_a_dilated_last_stage() -> None:
+    backbone = build("small").backbone
+    with torch.no_grad():
+        low, high = backbone(random_images(1, 3, 64, 48))
+    assert (low.shape, high.shape) == ((1, 32, 16, 12), (1, 128, 8, 6))
+    assert {m.dilation for m in backbone.stage4.residual.modules() if isinstance(m, nn.Conv2d)} == {(2, 2)}
 
 
 def test_memory_format_does_not_change_the_result() -> None:
@@ -147,18 +132,13 @@ def test_memory_format_does_not_change_the_result() -> None:
     assert features.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet101", (3, 4, 23, 3))])
-@pytest.mark.parametrize(("multi_grid", "last"), [((1, 1, 1), (2, 4, 4)), ((2, 2, 4), (4, 8, 16))])
-def test_resnet_dilations(name: str, blocks: tuple, multi_grid: tuple, last: tuple) -> None:
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+@pytest.mark.parametrize(("multi_grid", "last"), [((1, 1, 1), [2, 4, 4]), ((2, 2, 4), [4, 8, 16])])
+def test_resnet_dilations(name: str, multi_grid: tuple, last: list[int]) -> None:
     backbone = skeleton(name, multi_grid=multi_grid, rates=(12, 24, 36)).backbone
-    stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
-    assert tuple(len(stage) for stage in stages) == blocks
-    expected = ((1,) * blocks[0], (1,) * blocks[1], (1, *(2,) * (blocks[2] - 1)), last)
-    for stage, dilations, stride in zip(stages, expected, (1, 2, 1, 1), strict=True):
-        convolutions = [block.conv2 for block in stage]
-        assert [c.dilation for c in convolutions] == [(d, d) for d in dilations]
-        assert [c.padding for c in convolutions] == [(d, d) for d in dilations]
-        assert [c.stride for c in convolutions] == [(stride, stride), *[(1, 1)] * (len(stage) - 1)]
+    for stage, dilations in ((backbone.layer3, [1, *[2] * (len(backbone.layer3) - 1)]), (backbone.layer4, last)):
+        found = [(block.conv2.dilation, block.conv2.padding, block.conv2.stride) for block in stage]
+        assert found == [((d, d), (d, d), (1, 1)) for d in dilations]
 
 
 def test_resnet_equals_torchvision_with_a_deep_stem() -> None:
@@ -244,22 +224,10 @@ def test_options_may_come_from_json() -> None:
     assert skeleton("resnet50", rates=[6, 12, 18], multi_grid=[1, 1, 1]).feature_channels == 256
 
 
-def test_tag_classifier_pools_by_the_maximum_and_hands_over_its_backbone() -> None:
-    net = build("small")
+def test_tag_classifier_pools_by_the_maximum() -> None:
+    net, images = build("small"), random_images(2, 3, 32, 48)
     tagger = networks.TagClassifier(net, 6).eval()
-    images = random_images(2, 3, 32, 48)
     with torch.no_grad():
         high = net.backbone(images)[1]
         expected = high.flatten(2).max(dim=2).values @ tagger.classifier.weight.T + tagger.classifier.bias
         torch.testing.assert_close(tagger(images), expected)
-    before = net.head.classifier.weight.clone()
-    optimizer = torch.optim.SGD(tagger.parameters(), lr=0.1)
-    F.binary_cross_entropy_with_logits(tagger(images), torch.ones(2, 6)).backward()
-    optimizer.step()
-
-    fresh = networks.build("small", 7).eval()
-    fresh.backbone.load_state_dict(tagger.backbone.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(fresh.backbone(images)[1], tagger.backbone(images)[1])
-        assert not torch.allclose(fresh.backbone(images)[1], high)
-    assert torch.equal(net.head.classifier.weight, before)

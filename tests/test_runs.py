@@ -33,7 +33,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results(trained: Path, tmp_path: Path) -> Path:
-    """A copy of these results for a test."""
     shutil.copytree(trained, tmp_path / "results")
     return tmp_path / "results"
 

@@ -37,7 +37,6 @@ def scene(seed: int, size: tuple[int, int] = (48, 56)) -> tuple[np.ndarray, np.n
 
 
 def blank(size: tuple[int, int], codes: Sequence[int] = (), corners: Sequence = (), **options) -> from_boxes.BoxedImage:
-    """A black image with boxes."""
     boxes = Boxes(size, codes, np.array(corners, int).reshape(-1, 4))
     return from_boxes.BoxedImage(np.zeros((*size, 3), np.uint8), boxes, rng(), **options)
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import random
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -44,21 +45,24 @@ ANY: dict[str, Fault] = {
 }
 
 
-def png(width: int, height: int, depth: int = 8, color: int = 0, rows: bytes | None = None) -> bytes:
-    """A PNG of any declared size and type, with rows that need not fit."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    data = zlib.compress(bytes(100) if rows is None else rows)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def _written(write: Callable[[io.BytesIO], object]) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    write(buffer)
     return buffer.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, depth: int = 8, color: int = 0) -> bytes:
+    """A PNG of any declared size and type, with rows that need not fit."""
+    header, rows = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0), zlib.compress(bytes(100))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+
+
+def saved(image: Image.Image, kind: str = "PNG") -> bytes:
+    return _written(lambda file: image.save(file, kind))
 
 
 def _like(sound: bytes) -> Image.Image:
@@ -104,10 +108,7 @@ LEGAL: dict[str, Fault] = {
 
 def _with_text_bomb(sound: bytes) -> bytes:
     """A text chunk that expands to a hundred megabytes, before the image."""
-    content = b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)
-    kind = b"zTXt"
-    bomb = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    image = saved(_like(sound))
+    bomb, image = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)), saved(_like(sound))
     return image[:33] + bomb + image[33:]
 
 
@@ -120,8 +121,8 @@ def _one_code(sound: bytes, code: int) -> bytes:
 
 
 def _noise(sound: bytes, chance: random.Random) -> Image.Image:
-    width, height = _like(sound).size
-    return Image.frombytes("L", (width, height), chance.randbytes(width * height))
+    size = _like(sound).size
+    return Image.frombytes("L", size, chance.randbytes(size[0] * size[1]))
 
 
 def _edited(edit: Callable[[Any], object]) -> Fault:
@@ -225,9 +226,7 @@ COCO: dict[str, Fault] = {
 
 
 def array(value: object, pickled: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(value), allow_pickle=pickled)
-    return buffer.getvalue()
+    return _written(lambda file: np.save(file, np.asarray(value), allow_pickle=pickled))
 
 
 class Touch:
@@ -270,10 +269,8 @@ CAMS: dict[str, Fault] = {
 }
 
 
-def checkpoint(value: object, **options: bool) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
+def checkpoint(value: object) -> bytes:
+    return _written(lambda file: torch.save(value, file))
 
 
 def _state(value: object) -> Fault:
@@ -328,8 +325,6 @@ def _zipped(name: str, content: bytes = b"x", mode: int = 0) -> Fault:
 
 
 def _tarred(name: str, target: str = "", kind: str = "") -> Fault:
-    import tarfile
-
     def fault(sound: bytes, chance: random.Random) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
