@@ -121,6 +121,13 @@ def interrupt(run: agmm.Run, results: Path) -> None:
         agmm.run(run, results=results, device="cpu")
 
 
+def resumes_to_the_same_bits(run: agmm.Run, whole: Path, broken: Path, names: tuple[str, ...] = ("model",)) -> bool:
+    """Interrupt a run that has been trained in ``whole`` in another folder, finish it there, and compare."""
+    interrupt(run, broken)
+    agmm.run(run, results=broken, device="cpu")
+    return all(same_weights(*(saved_weights(run, where, name) for where in (whole, broken))) for name in names)
+
+
 def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str = "") -> None:
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start(run, results, data_root, launch)

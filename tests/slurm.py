@@ -109,12 +109,11 @@ def cluster(folder: Path) -> Iterator[None]:
         ["slurmd", "-D", "-N", socket.gethostname()],
     )
     with contextlib.ExitStack() as stack:
-        started = []
         for command in commands:
-            started.append(stack.enter_context(daemon(command, folder)))
+            stack.enter_context(daemon(command, folder))
             time.sleep(1)
         if not wait(lambda: "idle" in said("sinfo", "--noheader", "--format=%t"), 30):
-            raise CannotStart(f"no node is idle; {'; '.join(last_words(folder, started))}")
+            raise CannotStart(f"no node is idle; {last_words(folder)}")
         try:
             yield
         finally:
@@ -141,12 +140,12 @@ def configure(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def daemon(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(command: list[str], folder: Path) -> Iterator[None]:
     """A daemon in the foreground, ended with the block."""
     with open(folder / f"{command[0]}.out", "wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
         try:
-            yield process
+            yield
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -155,14 +154,10 @@ def daemon(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]
             process.wait()
 
 
-def last_words(folder: Path, started: list[subprocess.Popen[bytes]]) -> list[str]:
-    """Of every daemon that has ended, or of all."""
-    found = []
-    for name, process in zip(DAEMONS, started, strict=True):
-        lines = (folder / f"{name}.out").read_text().splitlines() or ["nothing"]
-        if process.poll() is not None or all(one.poll() is None for one in started):
-            found.append(f"{name}: {lines[-1]}")
-    return found
+def last_words(folder: Path) -> str:
+    """Of every daemon."""
+    lines = {name: (folder / f"{name}.out").read_text().splitlines() or ["nothing"] for name in DAEMONS}
+    return "; ".join(f"{name}: {said[-1]}" for name, said in lines.items())
 
 
 def table(results: Path) -> Iterator[str]:

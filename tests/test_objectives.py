@@ -16,21 +16,17 @@ from tests import loops
 from tests.helpers import golden
 from tests.loops import Problem, problems, random_problem
 
-GOLDEN = (
-    "agmm_city_points",
-    "agmm_corner_class_in_one_image",
-    "agmm_corner_image_all_padding",
-    "agmm_corner_no_label_in_batch",
-    "agmm_corner_nothing_left_in_one_image",
-    "agmm_corner_one_class_in_batch",
-    "agmm_corner_padding_all_sides",
-    "agmm_corner_single_pixel_per_class",
-    "agmm_small_all_outputs",
-    "agmm_small_signed_far",
-    "agmm_voc_points_b4",
-    "agmm_voc_points_c64",
-    "agmm_voc_scribble_c16",
+CORNER_VECTORS = ("class_in_one_image", "image_all_padding", "no_label_in_batch", "nothing_left_in_one_image")
+CORNER_VECTORS += ("one_class_in_batch", "padding_all_sides", "single_pixel_per_class")
+VECTORS = (
+    "city_points",
+    "small_all_outputs",
+    "small_signed_far",
+    "voc_points_b4",
+    "voc_points_c64",
+    "voc_scribble_c16",
 )
+GOLDEN = [f"agmm_{name}" for name in (*VECTORS, *(f"corner_{corner}" for corner in CORNER_VECTORS))]
 VARIANTS = ("official", "paper")
 TERMS = objectives.TERMS
 

@@ -221,14 +221,6 @@ def test_void_of_a_mask_is_no_label_but_annotated_boxes_do_not_know_it() -> None
     assert set(np.unique(made)) == {0, 2}
 
 
-def test_grabcut_is_far_better_than_boxes_on_the_embedded_data() -> None:
-    split = sets.load("shapes", "train", count=12)
-    found = {form: sets.sparse_labels(split, form, {}, 0) for form in ("boxes", "grabcut")}
-    wrong = {form: (made != split.truth).mean() for form, made in found.items()}
-    assert wrong["grabcut"] < 0.4 * wrong["boxes"]
-    assert sets.label_source(split, "grabcut", {}) == "grabcut from boxes of dense masks"
-
-
 def test_published_boxes_and_maps_are_used_where_a_split_has_them(tmp_path) -> None:
     split = sets.load("shapes", "train", count=2)
     plain = {form: sets.sparse_labels(split, form, {}, 0, tmp_path) for form in ("boxes", "grabcut", "points")}

@@ -19,7 +19,14 @@ from agmm.training import batches, loop, methods, pseudo_labels, train, weights
 from agmm.training import run as runs
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
-from tests.helpers import interrupt, same_weights, saved_weights, start, train_in_two_processes
+from tests.helpers import (
+    interrupt,
+    resumes_to_the_same_bits,
+    same_weights,
+    saved_weights,
+    start,
+    train_in_two_processes,
+)
 
 SMOKE = PRESETS["smoke"]
 SCRATCH = SMOKE.at("points", "AGMM", init="scratch")
@@ -109,16 +116,13 @@ def test_second_stage_of_clicks_learns_classes_that_were_not_clicked(tmp_path: P
 def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, options: dict, term: str) -> None:
     """The layer that only their loss needs is trained and resumed, and gone from the weights."""
     run = replace(SCRATCH, method=method, options=options, epochs=2)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    agmm.run(run, results=whole)
-    history = runs.load_history(run, whole)
+    agmm.run(run, results=tmp_path)
+    history = runs.load_history(run, tmp_path)
     assert {"loss", "seg", term} <= set(history.columns)
     assert np.isfinite(history[term]).all()
     assert history["loss"].iloc[-1] != history["seg"].iloc[-1]
-    assert saved_weights(run, whole).keys() == weights.build_network(run, 7).state_dict().keys()
-    interrupt(run, broken)
-    agmm.run(run, results=broken)
-    assert same_weights(saved_weights(run, whole), saved_weights(run, broken))
+    assert saved_weights(run, tmp_path).keys() == weights.build_network(run, 7).state_dict().keys()
+    assert resumes_to_the_same_bits(run, tmp_path, tmp_path / "broken")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(

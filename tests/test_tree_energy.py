@@ -158,16 +158,11 @@ def golden_inputs(arrays, dtype=torch.float64):
     return logits, images, embedding, torch.tensor(arrays["unlabeled_ROIs"]) > 0
 
 
-def random_inputs(dtype=torch.float64):
-    logits = (4 * random(2, 5, 6, 7, dtype=dtype)).requires_grad_()
-    images, embedding = random(2, 3, 24, 28, seed=1, dtype=dtype), random(2, 4, 6, 7, seed=2, dtype=dtype)
-    return logits, images, random(2, 24, 28, seed=3) < 0.8, embedding.requires_grad_()
-
-
 @pytest.mark.parametrize("high_level", [True, False])
 def test_loss_equals_the_equations(high_level):
-    logits, images, unlabeled, embedding = random_inputs()
-    embedding = embedding if high_level else None
+    (_, _, labels, _), given = batch(torch.float64)
+    logits, images, unlabeled = given["grid_logits"], given["images"], labels == UNLABELED
+    embedding = given["inner_features"] if high_level else None
     p = logits.softmax(1).detach()
     y = p
     guides = [(F.interpolate(images, size=(6, 7), mode="bilinear"), 0.02), (embedding, 1.0)]
