@@ -219,7 +219,7 @@ def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
         runs.load_history(TINY, tmp_path)
 
 
-def test_weights_of_another_run_are_refused(results: Path) -> None:
+def test_weights_of_another_run_are_refused_and_those_that_are_damaged_or_gone(results: Path) -> None:
     """They fit the network, and the table would hold their number."""
     other = replace(TINY, seed=1)
     path = TINY.folder(results) / "model.safetensors"
@@ -228,6 +228,9 @@ def test_weights_of_another_run_are_refused(results: Path) -> None:
         agmm.run(TINY.tested(flip=True), results=results)
     path.write_bytes(path.read_bytes()[:999])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        agmm.run(TINY.tested(flip=True), results=results)
+    path.unlink()
+    with pytest.raises(ValueError, match="model.safetensors is missing, and another run starts from it; delete its"):
         agmm.run(TINY.tested(flip=True), results=results)
 
 

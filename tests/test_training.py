@@ -53,13 +53,17 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert runs.load_history(run, tmp_path / "killed").equals(runs.load_history(run, tmp_path / "whole"))
 
 
-def test_same_seed_repeats_and_another_seed_does_not(tmp_path: Path) -> None:
-    first = agmm.run(SCRATCH, results=tmp_path / "a")
+def test_same_seed_repeats_with_labels_made_again_and_another_seed_does_not(tmp_path: Path) -> None:
+    first = agmm.run(SCRATCH, results=tmp_path)
     assert first.details["label_source"] == "simulated from dense masks and objects"
-    assert agmm.run(SCRATCH, results=tmp_path / "b").confusion == first.confusion
-    assert same_weights(saved_weights(SCRATCH, tmp_path / "a"), saved_weights(SCRATCH, tmp_path / "b"))
-    other = replace(SCRATCH, seed=1)
-    assert agmm.run(other, results=tmp_path / "a").confusion != first.confusion
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (tmp_path / "cache").rename(fresh / "cache")
+    assert agmm.run(SCRATCH, results=fresh).confusion == first.confusion
+    assert same_weights(saved_weights(SCRATCH, tmp_path), saved_weights(SCRATCH, fresh))
+    assert agmm.run(replace(SCRATCH, seed=1), results=tmp_path).confusion != first.confusion
 
 
 @pytest.fixture(scope="module")
@@ -268,14 +272,6 @@ def test_weights_are_tested_again_without_training(dense: Path, monkeypatch: pyt
     assert second.confusion != trained.confusion
 
 
-def test_weights_that_are_gone_cannot_be_tested(tmp_path: Path) -> None:
-    base = replace(SCRATCH, epochs=1)
-    agmm.run(base, results=tmp_path)
-    (base.folder(tmp_path) / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="model.safetensors is missing, and another run starts from it; delete its"):
-        agmm.run(base.tested(crf="deeplab"), results=tmp_path)
-
-
 @pytest.mark.parametrize("damaged", [True, False])
 def test_a_damaged_checkpoint_or_another_run_s_is_refused(tmp_path: Path, damaged: bool) -> None:
     """The other one fits the network, and training would go on from it."""
@@ -287,14 +283,3 @@ def test_a_damaged_checkpoint_or_another_run_s_is_refused(tmp_path: Path, damage
     path.write_bytes(b"not a checkpoint" if damaged else (other.folder(tmp_path) / path.name).read_bytes())
     with pytest.raises(ValueError, match="checkpoint.pt is damaged or of another run; delete it"):
         agmm.run(SCRATCH, results=tmp_path)
-
-
-def test_damaged_cache_of_labels_is_made_again(tmp_path: Path) -> None:
-    agmm.run(SCRATCH, results=tmp_path)
-    for path in (tmp_path / "cache").iterdir():
-        path.write_bytes(path.read_bytes()[:200])
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
-    (tmp_path / "cache").rename(fresh / "cache")
-    agmm.run(SCRATCH, results=fresh)
-    assert same_weights(saved_weights(SCRATCH, tmp_path), saved_weights(SCRATCH, fresh))
