@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -133,6 +134,14 @@ def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str
     process = start(run, results, data_root, launch)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
+
+
+def wait(until: Callable[[], object], seconds: float = 300) -> bool:
+    """Whether something became true in time, by default as much as a loaded machine may take."""
+    deadline = time.monotonic() + seconds
+    while not (found := until()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(found)
 
 
 def tool(module: ModuleType, *words: object) -> int:

@@ -7,7 +7,6 @@ alike. Ctrl-C must leave no job behind.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +25,12 @@ from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
 from agmm.training.where import Where
-from tests.helpers import ROOT
+from tests.faults.common import essence
+from tests.helpers import ROOT, wait
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 TABLE = "agmm_table2"
 LONG = replace(PRESETS["smoke"].run, init="scratch", epochs=60)
-MEASURED = ("seconds", "images_per_second", "peak_memory_mb")
 
 INTERRUPTIONS: dict[str, tuple[str, ...]] = {
     "preempted": ("scontrol", "requeue"),
@@ -235,36 +234,19 @@ def job_of(run: Run, results: Path) -> str:
 
 def alike(runs: list[Run], results: Path) -> Iterator[str]:
     """Which files of the results differ between the engines."""
-    equal = 0
+    different = []
     for run in runs:
-        folders = [run.folder(results / engine) for engine in ("slurm", "local")]
-        try:
-            outcomes = [json.loads((folder / "result.json").read_text()) for folder in folders]
-            weights = [(folder / "model.safetensors").read_bytes() for folder in folders if run.trained is None]
-        except OSError as error:
-            yield f"{run.id}: {error}"
-            continue
-        numbers = [{name: value for name, value in one.items() if name not in MEASURED} for one in outcomes]
-        if numbers[0] != numbers[1] or weights[:1] != weights[1:]:
-            yield f"{run.id}: the engines differ"
-        else:
-            equal += 1
-    print(f"{equal} of {len(runs)} runs are the same by both engines, result and weights", flush=True)
+        for name in ("result.json", "model.safetensors")[: 2 if run.trained is None else 1]:
+            one, other = (essence(run.folder(results / engine) / name) for engine in ("slurm", "local"))
+            if one is None or one != other:
+                different.append(f"{run.id}: {name} is missing or another one by the other engine")
+    print(f"{len(runs)} runs by both engines; {len(different)} of their files differ", flush=True)
+    yield from different
 
 
 def said(*command: str) -> str:
     """What a command prints; nothing where it fails."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def wait(until: Callable[[], bool], seconds: float) -> bool:
-    """Whether something became true in time."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 if __name__ == "__main__":

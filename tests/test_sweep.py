@@ -15,6 +15,7 @@ from filelock import FileLock
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
+from tests.helpers import wait
 from tests.test_tables import complete
 
 SMOKE = PRESETS["smoke"]
@@ -159,18 +160,10 @@ def test_workers_do_not_outlive_their_parent(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     pid = tmp_path / "pid"
-    _wait(lambda: pid.exists() and pid.read_text(), "no training has begun")
+    assert wait(lambda: pid.exists() and pid.read_text()), "no training has begun"
     parent.kill()
     parent.wait()
-    _wait(lambda: not _runs(int(pid.read_text())), "the worker is still there")
-
-
-def _wait(condition, problem):
-    """For as long as a loaded machine may take."""
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, problem
-        time.sleep(0.05)
+    assert wait(lambda: not _runs(int(pid.read_text()))), "the worker is still there"
 
 
 def _runs(pid):

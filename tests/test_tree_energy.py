@@ -135,27 +135,18 @@ def test_the_filter_repeats_itself_and_knows_no_memory_layout():
 @pytest.mark.parametrize("name", LOSSES)
 def test_golden_loss(name, dtype, suffix, tolerance):
     arrays, info = golden(f"tel_loss_{name}")
-    logits, images, embedding, unlabeled = golden_inputs(arrays, dtype)
-    options = info["arguments"]
-    assert (embedding is not None) == options["high_level"]
-    loss = options["weight"] * tree_energy_loss(logits, images, unlabeled, embedding, sigma=options["sigma"])
+    options, learned = info["arguments"], ("preds", "high_feats")
+    leaves = {key: torch.tensor(arrays[key], dtype=dtype, requires_grad=True) for key in learned if key in arrays}
+    assert len(leaves) == 1 + options["high_level"]
+    images, unlabeled = torch.tensor(arrays["low_feats"], dtype=dtype), torch.tensor(arrays["unlabeled_ROIs"]) > 0
+    inputs = leaves["preds"], images, unlabeled, leaves.get("high_feats")
+    loss = options["weight"] * tree_energy_loss(*inputs, sigma=options["sigma"])
     loss.backward()
-    found = {"loss": loss.detach(), "grad_preds": logits.grad}
-    if embedding is not None:
-        found["grad_high_feats"] = embedding.grad
+    found = {"loss": loss.detach()} | {f"grad_{key}": leaf.grad for key, leaf in leaves.items()}
     for key, value in found.items():
         np.testing.assert_allclose(value, arrays[f"{key}_{suffix}"], **tolerance)
         if dtype == torch.float64 and f"exact_{key}" in arrays:
             np.testing.assert_allclose(value, arrays[f"exact_{key}"], **tolerance)
-
-
-def golden_inputs(arrays, dtype=torch.float64):
-    logits = torch.tensor(arrays["preds"], dtype=dtype, requires_grad=True)
-    images = torch.tensor(arrays["low_feats"], dtype=dtype)
-    embedding = None
-    if "high_feats" in arrays:
-        embedding = torch.tensor(arrays["high_feats"], dtype=dtype, requires_grad=True)
-    return logits, images, embedding, torch.tensor(arrays["unlabeled_ROIs"]) > 0
 
 
 @pytest.mark.parametrize("high_level", [True, False])
