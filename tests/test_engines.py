@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import stat
 import sys
 from dataclasses import replace
 
@@ -87,7 +86,7 @@ def commands(tmp_path, monkeypatch):
             path = tmp_path / "bin" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(f"#!/bin/sh\n{script}\n")
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+            path.chmod(0o755)
 
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm.shutil, "which", lambda name: (tmp_path / "bin" / name).exists() or None)

@@ -116,24 +116,6 @@ def test_blocks_do_not_change_differences(per_image, block, monkeypatch):
     close(found(), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_any_memory_layout_gives_the_same_numbers(inputs, dtype):
-    supervision = inputs[2] if dtype == torch.float64 else problem()[2]
-
-    def laid_out(x):
-        yield x.contiguous(memory_format=torch.channels_last)
-        yield x
-        yield x.transpose(2, 3).contiguous().transpose(2, 3)
-        yield torch.cat([x] * 2, 3)[..., : x.shape[3]]
-
-    results = [
-        with_gradients(fast.segmentation_terms, (z.requires_grad_(), s.requires_grad_(), supervision))
-        for z, s in zip(*(laid_out(x.detach().to(dtype)) for x in inputs[:2]), strict=True)
-    ]
-    for result in results[1:]:
-        close(result, results[0])
-
-
 WITHOUT_NUMBA = """
 import sys, warnings
 sys.modules["numba"] = None

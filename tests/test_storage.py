@@ -42,8 +42,8 @@ def test_json_is_readable_or_refused(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = atomic_files.temporary_beside(tmp_path / "a.json").name
     below = tmp_path / "runs" / "abc"
@@ -55,10 +55,8 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
     for path in removed + kept:
         path.touch()
     os.utime(old, (0, 0))
-    try:
+    with alive:  # ends with its input
         assert sorted(atomic_files.tidy(tmp_path)) == sorted(removed)
-    finally:
-        alive.communicate(b"\n")
     assert all(path.exists() for path in kept)
 
 

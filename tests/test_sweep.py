@@ -133,11 +133,9 @@ def test_estimates(tmp_path):
     assert sweep.total(runs[-1:], measured, 2) == 30
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (1500, "25 min"), (9000, "2.5 h")]
-)
-def test_duration(seconds, text):
-    assert sweep.duration(seconds) == text
+def test_duration():
+    found = [sweep.duration(seconds) for seconds in (0.4, 89, 90, 1500, 9000)]
+    assert found == ["0 s", "89 s", "2 min", "25 min", "2.5 h"]
 
 
 def test_set_aside_moves_what_no_other_process_trains(tmp_path):

@@ -37,9 +37,7 @@ ANY: dict[str, Fault] = {
     "noise": lambda sound, chance: chance.randbytes(300),
     "text": lambda sound, chance: b"<html><body>404 not found</body></html>\n",
     "zeros": lambda sound, chance: bytes(len(sound)),
-    "truncated": truncated,
-    "truncated elsewhere": truncated,
-    "truncated once more": truncated,
+    **dict.fromkeys(("truncated", "truncated elsewhere", "truncated once more"), truncated),
     "a zip file": lambda sound, chance: _zip({"a": sound}),
     "a pickle": lambda sound, chance: pickle.dumps({"a": 1}),
 }
