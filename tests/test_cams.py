@@ -12,9 +12,6 @@ from agmm import networks
 from agmm.codes import UNLABELED
 from agmm.rivals import cams
 
-SMALL = (1, 2)
-"""Dilations for small images."""
-
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
@@ -78,7 +75,7 @@ def test_labels_are_monotone_in_their_thresholds(high: float, more: float, low: 
     def labels(high: float, low: float) -> Tensor:
         if not refine:
             return cams.plain_labels(maps, high, low)
-        return cams.refined_labels(maps, tags, images, high, low, dilations=SMALL)
+        return cams.refined_labels(maps, tags, images, high, low, dilations=(1, 2))
 
     found, higher, lower = labels(high, low), labels(high + more, low), labels(high, low / 2)
     foreground = (found > 0) & (found != UNLABELED)

@@ -27,16 +27,12 @@ def test_components_list_the_present_classes_in_order(problem):
     assert components.classes.shape[1] == max(1, *components.per_image)
 
 
-def setting(problem):
-    features, _, labels, _ = problem.tensors()
-    return features, labels, gmm.components(labels, problem.num_classes)
-
-
 @settings(deadline=None, max_examples=30)
 @given(problems())
 def test_em_round_with_one_spread_never_decreases_the_likelihood(problem):
     """With equal spreads, the argmax is the most likely component: E and M step together are a step of k-means."""
-    features, labels, components = setting(problem)
+    features, _, labels, _ = problem.tensors()
+    components = gmm.components(labels, problem.num_classes)
     old = em.from_labels(features, labels, components, 0.5, "rms")
     old = replace(old, variance=torch.ones_like(old.variance))
     members = em.assign(old.log_scores(components), labels, components, keep_labels=False)

@@ -20,18 +20,15 @@ def close(found, expected, tolerance=1e-12):
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
-def problem(batch=3, num_classes=21, slots=4, pixels=700):
+def problem(pixels=700):
     torch.manual_seed(0)
-    labels = torch.randint(num_classes, (batch, pixels))
-    labels[torch.rand(batch, pixels) < 0.7] = UNLABELED
-    labels[torch.rand(batch, pixels) < 0.1] = VOID
-    classes = torch.stack([torch.randperm(num_classes)[:slots] for _ in range(batch)])
-    filled = torch.arange(slots) < torch.tensor([4, 2, 0])[:, None]
-    absent = torch.rand(batch, num_classes) < 0.6
-    given = fast.Supervision(
-        labels, classes, torch.rand(batch, slots) * filled, torch.rand(batch, slots) * filled, True, absent, True
-    )
-    return 3 * torch.randn(batch, num_classes, pixels), torch.rand(batch, slots, pixels), given
+    labels = torch.randint(21, (3, pixels))
+    labels[torch.rand(3, pixels) < 0.7] = UNLABELED
+    labels[torch.rand(3, pixels) < 0.1] = VOID
+    classes = torch.stack([torch.randperm(21)[:4] for _ in range(3)])
+    weights = torch.rand(2, 3, 4) * (torch.arange(4) < torch.tensor([4, 2, 0])[:, None])
+    given = fast.Supervision(labels, classes, *weights, True, torch.rand(3, 21) < 0.6, True)
+    return 3 * torch.randn(3, 21, pixels), torch.rand(3, 4, pixels), given
 
 
 def doubled(given):
@@ -41,8 +38,8 @@ def doubled(given):
 @pytest.fixture
 def inputs():
     """Arguments of `segmentation_terms`, which require gradients where they can."""
-    logits, scores, given = problem()
-    maps = (x.double().unflatten(2, (20, 35)).requires_grad_() for x in (logits, scores))
+    logits, scores, given = problem(pixels=140)
+    maps = (x.double().unflatten(2, (10, 14)).requires_grad_() for x in (logits, scores))
     return *maps, doubled(given)
 
 

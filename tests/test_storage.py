@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import json
 import os
 import subprocess
@@ -60,16 +59,11 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
     assert all(path.exists() for path in kept)
 
 
-def _archive() -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, a=np.ones(3))
-    return buffer.getvalue()
-
-
+ARCHIVE = corpus.archive({"a.npy": corpus.array(np.ones(3))})
 PICKLE = corpus.array(np.array([corpus.Touch()], object), pickled=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"noise" * 9, corpus.declared("(10**15,)"), PICKLE, _archive()])
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"noise" * 9, corpus.declared("(10**15,)"), PICKLE, ARCHIVE])
 def test_a_damaged_array_is_made_again(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cache" / "a.npy"
     path.parent.mkdir()

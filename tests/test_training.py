@@ -244,9 +244,8 @@ def test_weights_are_tested_again_without_training(dense: Path, monkeypatch: pyt
     monkeypatch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
     first, second = (agmm.run(run, results=dense) for run in (refined, views))
     trained = runs.load_result(DENSE, dense)
-    assert {path.name for path in refined.folder(dense).iterdir()} == {
-        *("run.json", "result.json", "environment.json", "log.txt", "lock")
-    }
+    files = {path.name for path in refined.folder(dense).iterdir()}
+    assert files == {"run.json", "result.json", "environment.json", "log.txt", "lock"}
     assert (first.epoch, first.details["tested_run"]) == (trained.epoch, DENSE.id)
     assert first.details["crf"] == {**asdict(PARAMETERS["deeplab"]), "backend": "lattice"}
     assert runs.load_history(refined, dense).equals(runs.load_history(DENSE, dense))

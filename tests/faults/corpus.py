@@ -38,7 +38,7 @@ ANY: dict[str, Fault] = {
     "text": lambda sound, chance: b"<html><body>404 not found</body></html>\n",
     "zeros": lambda sound, chance: bytes(len(sound)),
     **dict.fromkeys(("truncated", "truncated elsewhere", "truncated once more"), truncated),
-    "a zip file": lambda sound, chance: _zip({"a": sound}),
+    "a zip file": lambda sound, chance: archive({"a": sound}),
     "a pickle": lambda sound, chance: pickle.dumps({"a": 1}),
 }
 
@@ -92,7 +92,7 @@ MASKS: dict[str, Fault] = {
     "one pixel": lambda sound, chance: saved(Image.new("L", (1, 1))),
     "an unknown code": lambda sound, chance: saved(Image.new("L", _like(sound).size, 200)),
     "one unknown code in a palette": lambda sound, chance: _one_code(sound, 99),
-    "a JPEG": lambda sound, chance: saved(_noise(sound, chance), "JPEG"),
+    "a JPEG": lambda sound, chance: saved(Image.effect_noise(_like(sound).size, 64), "JPEG"),
 }
 
 LEGAL: dict[str, Fault] = {
@@ -116,11 +116,6 @@ def _one_code(sound: bytes, code: int) -> bytes:
     image = Image.fromarray(index)
     image.putpalette([value % 256 for value in range(768)])
     return saved(image)
-
-
-def _noise(sound: bytes, chance: random.Random) -> Image.Image:
-    size = _like(sound).size
-    return Image.frombytes("L", size, chance.randbytes(size[0] * size[1]))
 
 
 def _edited(edit: Callable[[Any], object]) -> Fault:
@@ -300,26 +295,24 @@ SAFETENSORS: dict[str, Fault] = {
 }
 
 
-_KEYS = ("dtype", "shape", "data_offsets")
-
-
 def _head(tensors: dict[str, tuple[str, list[int], list[int]]]) -> bytes:
-    text = json.dumps({name: dict(zip(_KEYS, fields, strict=True)) for name, fields in tensors.items()}).encode()
+    keys = ("dtype", "shape", "data_offsets")
+    text = json.dumps({name: dict(zip(keys, fields, strict=True)) for name, fields in tensors.items()}).encode()
     return struct.pack("<Q", len(text)) + text
 
 
-def _zip(members: dict[str, bytes], mode: int = 0) -> bytes:
+def archive(members: dict[str, bytes], mode: int = 0) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items():
             info = zipfile.ZipInfo(name)
             info.external_attr = mode << 16
-            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+            file.writestr(info, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
 def _zipped(name: str, content: bytes = b"x", mode: int = 0) -> Fault:
-    return lambda sound, chance: _zip({"leftImg8bit/a": b"x", name: content}, mode)
+    return lambda sound, chance: archive({"leftImg8bit/a": b"x", name: content}, mode)
 
 
 def _tarred(name: str, target: str = "", kind: str = "") -> Fault:
@@ -347,8 +340,8 @@ ARCHIVES: dict[str, Fault] = {
     "zip: backslashes": _zipped("..\\escaped"),
     "zip: a drive": _zipped("C:/escaped"),
     "zip: a link": _zipped("leftImg8bit/link", b"../..", 0o120777),
-    "zip: without the folder": lambda sound, chance: _zip({"other/a": b"x"}),
-    "zip: a file for the folder": lambda sound, chance: _zip({"leftImg8bit": b"x"}),
+    "zip: without the folder": lambda sound, chance: archive({"other/a": b"x"}),
+    "zip: a file for the folder": lambda sound, chance: archive({"leftImg8bit": b"x"}),
     "tar: above": _tarred("../escaped"),
     "tar: a link to above": _tarred("leftImg8bit/link", "../../..", "SYMTYPE"),
     "tar: an absolute link": _tarred("leftImg8bit/link", "/etc", "SYMTYPE"),
