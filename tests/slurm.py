@@ -102,8 +102,9 @@ def cluster(folder: Path) -> Iterator[None]:
         raise CannotStart("slurmd must be started by root")
     configure(folder)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    files = [f"--{kind}-file={folder}/munge.{kind}" for kind in ("key", "log", "pid", "seed")]
     commands = (
-        ["munged", "--foreground", "--force", *(f"--{kind}={folder}/munge.{end}" for kind, end in MUNGE)],
+        ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files],
         ["slurmctld", "-D", "-i"],
         ["slurmd", "-D", "-N", socket.gethostname()],
     )
@@ -119,9 +120,6 @@ def cluster(folder: Path) -> Iterator[None]:
             # Jobs outlive the daemons.
             said("scancel", "--partition=all")
             wait(lambda: not said("squeue", "--noheader"), 30)
-
-
-MUNGE = (("socket", "socket"), ("key-file", "key"), ("log-file", "log"), ("pid-file", "pid"), ("seed-file", "seed"))
 
 
 def configure(folder: Path) -> None:

@@ -11,8 +11,6 @@ from agmm import networks
 from agmm.networks import heads
 from tests.helpers import build, random_images, skeleton
 
-CONVOLUTIONAL = ("small", *networks.DEEP_STEM)
-
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
@@ -86,7 +84,7 @@ def test_a_pyramid_without_embeddings_is_pspnet() -> None:
         networks.build("resnet50", 15, decoder="pyramids")
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", ["small", *networks.DEEP_STEM])
 def test_dropout_only_follows_the_aspp_projection(name: str) -> None:
     dropouts = {key: m.p for key, m in skeleton(name).named_modules() if "Dropout" in type(m).__name__}
     assert dropouts == {"head.project.1": 0.0 if name == "small" else 0.5}

@@ -18,7 +18,6 @@ from agmm.rivals.spml.segments import (
 )
 from tests.helpers import golden
 
-STEPS = ("spml_train_segsort_point", "spml_train_segsort_softmax_scribble", "spml_train_feature_affinity")
 PRECISIONS = (pytest.param("f64", torch.float64, id="float64"), pytest.param("f32", torch.float32, id="float32"))
 precisions = pytest.mark.parametrize(("kind", "dtype"), PRECISIONS)
 
@@ -175,9 +174,9 @@ def step_of(arrays, step, dtype, num_classes):
 
 
 @precisions
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", ["segsort_point", "segsort_softmax_scribble", "feature_affinity"])
 def test_steps_of_a_training(name, kind, dtype):
-    arrays, info = golden(name)
+    arrays, info = golden(f"spml_train_{name}")
     objective, classifier = objective_of(info["arguments"]), classifier_of(arrays, dtype)
     second = "affinity" if objective.lambda_a else "cooccurrence"
     weights = info["arguments"]["weights"]

@@ -249,18 +249,17 @@ def test_terms_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("change", "sentence"),
     [
-        ({"hihg": 0.5}, "option of tags is 'hihg'; known: high, low, background"),
-        ({"high": 0.2}, "thresholds must be ordered 0 <= low <= high <= 1, not 0.25 and 0.2"),
-        ({"scales": ()}, "scales of CAMs are positive numbers, at least one"),
+        ({"label_options": {"hihg": 0.5}}, "option of tags is 'hihg'; known: high, low, background"),
+        ({"label_options": {"high": 0.2}}, "thresholds must be ordered 0 <= low <= high <= 1, not 0.25 and 0.2"),
+        ({"label_options": {"scales": ()}}, "scales of CAMs are positive numbers, at least one"),
+        ({"loss_scope": "effective"}, "choose the loss_scope 'microbatch'"),
     ],
 )
-def test_impossible_options_are_refused_with_the_run(options: dict, sentence: str) -> None:
+def test_impossible_options_are_refused_with_the_run(change: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        replace(RUN, label_options=options)
-    with pytest.raises(ValueError, match="choose the loss_scope 'microbatch'"):
-        replace(RUN, loss_scope="effective")
+        replace(RUN, **change)
 
 
 def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:

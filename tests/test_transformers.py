@@ -155,6 +155,7 @@ def test_gradients_reach_every_parameter_from_the_logits_alone() -> None:
 
 def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way of a download, with timm's random weights in its place."""
+    assert set(transformers.WEIGHTS.values()) <= set(timm.list_pretrained())
     create, asked = timm.create_model, []
 
     def without_download(name: str, pretrained: bool, **options) -> nn.Module:
@@ -173,7 +174,3 @@ def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> 
         features, _, seen = net(images, views=())
     torch.testing.assert_close(features, grid_of(tokens[:, 1:], (14, 14)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(seen.summaries[0], tokens[:, 0], atol=1e-4, rtol=1e-3)
-
-
-def test_tags_of_the_weights_exist() -> None:
-    assert set(transformers.WEIGHTS.values()) <= set(timm.list_pretrained())

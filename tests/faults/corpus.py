@@ -67,6 +67,12 @@ def _like(sound: bytes) -> Image.Image:
     return Image.open(io.BytesIO(sound))
 
 
+def _converted(mode: str) -> Fault:
+    return lambda sound, chance: saved(_like(sound).convert(mode))
+
+
+_MODES = {"palette": "P", "alpha": "RGBA", "gray": "L", "gray and alpha": "LA", "colors": "RGB", "one bit": "1"}
+
 PICTURES: dict[str, Fault] = {
     "no pixels": lambda sound, chance: png(0, 0),
     "no width": lambda sound, chance: png(0, 5),
@@ -84,10 +90,7 @@ PICTURES: dict[str, Fault] = {
 """Refused as images and as masks."""
 
 MASKS: dict[str, Fault] = {
-    "colors": lambda sound, chance: saved(_like(sound).convert("RGB")),
-    "colors and alpha": lambda sound, chance: saved(_like(sound).convert("RGBA")),
-    "gray and alpha": lambda sound, chance: saved(_like(sound).convert("LA")),
-    "one bit": lambda sound, chance: saved(_like(sound).convert("1")),
+    **{name: _converted(mode) for name, mode in _MODES.items() if name not in ("palette", "gray")},
     "another size": lambda sound, chance: saved(Image.new("L", (_like(sound).width + 1, _like(sound).height))),
     "one pixel": lambda sound, chance: saved(Image.new("L", (1, 1))),
     "an unknown code": lambda sound, chance: saved(Image.new("L", _like(sound).size, 200)),
@@ -95,12 +98,7 @@ MASKS: dict[str, Fault] = {
     "a JPEG": lambda sound, chance: saved(Image.effect_noise(_like(sound).size, 64), "JPEG"),
 }
 
-LEGAL: dict[str, Fault] = {
-    "palette": lambda sound, chance: saved(_like(sound).convert("P")),
-    "alpha": lambda sound, chance: saved(_like(sound).convert("RGBA")),
-    "gray": lambda sound, chance: saved(_like(sound).convert("L")),
-    "gray and alpha": lambda sound, chance: saved(_like(sound).convert("LA")),
-}
+LEGAL: dict[str, Fault] = {name: _converted(_MODES[name]) for name in ("palette", "alpha", "gray", "gray and alpha")}
 """Images that are read all the same."""
 
 
