@@ -53,13 +53,20 @@ def one_sentence(kind: type[Exception], match: str) -> Iterator[pytest.Exception
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread for torch: several on small images wait for each other where the cores are busy."""
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Several threads on small images wait for each other where the cores are busy."""
+    with threads(1):
+        yield
 
 
 def build(name: str, num_classes: int = 7, **options: Any) -> networks.Segmenter:

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,25 +23,22 @@ def test_maps_of_several_scales_are_summed_and_normalized() -> None:
 
     class Averages(torch.nn.Module):
         def forward(self, images: Tensor, views: tuple[Tensor, ...]) -> tuple[networks.Tokens]:
-            pooled = torch.nn.functional.avg_pool2d(images, 4)
+            pooled = F.avg_pool2d(images, 4)
             return (networks.Tokens(pooled, pooled.square()),)
 
     net, images, weight = Averages(), _random(2, 3, 16, 24), _random(4, 3, 1, 1, seed=1) - 0.4
     maps, middle = cams.multi_scale(net, images, weight, weight, (1.0, 0.5))
+
+    def cam(view: Tensor, power: int) -> Tensor:
+        tokens = F.avg_pool2d(view, 4) ** power
+        return F.interpolate(torch.einsum("kc,bchw->bkhw", weight[:, :, 0, 0], tokens), (16, 24), mode="bilinear")
+
+    scaled = [F.interpolate(images, scale_factor=scale, mode="bilinear") for scale in (1.0, 0.5)]
     for found, power in ((maps, 1), (middle, 2)):
-        total = torch.zeros(2, 4, 16, 24)
-        for scale in (1.0, 0.5):
-            views = torch.nn.functional.interpolate(images, scale_factor=scale, mode="bilinear")
-            best = []
-            for view, back in ((views, False), (views.flip(-1), True)):
-                tokens = torch.nn.functional.avg_pool2d(view, 4) ** power
-                cam = torch.einsum("kc,bchw->bkhw", weight[:, :, 0, 0], tokens)
-                cam = torch.nn.functional.interpolate(cam, (16, 24), mode="bilinear")
-                best.append(cam.flip(-1) if back else cam)
-            total += torch.stack(best).amax(0).relu()
-        flat = total.flatten(2)
-        low = flat.min(2).values[..., None, None]
-        expected = (total - low) / ((total - low).flatten(2).max(2).values[..., None, None] + 1e-5)
+        both = [torch.maximum(cam(view, power), cam(view.flip(-1), power).flip(-1)) for view in scaled]
+        total = torch.stack(both).relu().sum(0)
+        low = total.amin((2, 3), keepdim=True)
+        expected = (total - low) / ((total - low).amax((2, 3), keepdim=True) + 1e-5)
         torch.testing.assert_close(found, expected)
         assert found.min() >= 0
         assert found.max() < 1

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agmm import fast
 from agmm.codes import UNLABELED, VOID
 from agmm.fast import cpu, plain
+from tests.helpers import threads
 
 
 def close(found, expected, tolerance=1e-12):
@@ -136,11 +137,9 @@ def test_without_numba_the_plain_loops_run_and_one_sentence_says_so():
 
 
 @pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def one_or_two_threads(request):
+    with threads(request.param):
+        yield
 
 
 def channels_last(x):
@@ -160,7 +159,7 @@ def test_which_tensors_are_for_these_loops():
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 20, 300), (2, 1, 1, 5), (1, 2, 33, 1), (5, 3, 256, 40)])
-def test_differences(shape, threads):
+def test_differences(shape, one_or_two_threads):
     batch, slots, channels, pixels = shape
     torch.manual_seed(0)
     features = torch.randn(batch, channels, pixels, dtype=torch.float64).relu()
@@ -177,7 +176,7 @@ def test_differences(shape, threads):
         near(a, b)
 
 
-def test_weighted_sums(threads):
+def test_weighted_sums(one_or_two_threads):
     torch.manual_seed(0)
     features = torch.randn(3, 20, 50)
     weights = torch.rand(3, 4, 50) * (torch.rand(3, 4, 50) < 0.2)
@@ -192,7 +191,7 @@ def test_weighted_sums(threads):
 @pytest.mark.parametrize(
     ("size", "fine"), [((5, 7), (17, 23)), ((81, 81), (321, 321)), ((1, 1), (3, 2)), ((6, 4), (3, 4))]
 )
-def test_interpolation(size, fine, threads):
+def test_interpolation(size, fine, one_or_two_threads):
     torch.manual_seed(0)
     maps, grad = torch.randn(2, 3, *size), torch.randn(2, 3, *fine)
     near(cpu.interpolate(maps, fine, (3, 3)), plain.interpolate(maps.double(), fine, (3, 3)))
@@ -241,7 +240,7 @@ def both(logits, scores, given, upstream=(0.7, 1.3, 0.9, 0.4)):
         {"classes": torch.zeros(3, 0).long(), "self_weight": torch.zeros(3, 0), "spar_weight": torch.zeros(3, 0)},
     ],
 )
-def test_segmentation(change, threads):
+def test_segmentation(change, one_or_two_threads):
     logits, scores, given = problem()
     given = replace(given, **change)
     found, expected = both(channels_last(logits), scores[:, : given.classes.shape[1]], given)
@@ -253,11 +252,10 @@ def test_segmentation(change, threads):
 
 def test_threads_do_not_change_a_bit():
     logits, scores, given = problem()
-    before, results = torch.get_num_threads(), []
+    results = []
     for count in (1, 3):
-        torch.set_num_threads(count)
-        results.append(both(logits, scores, given)[0])
-    torch.set_num_threads(before)
+        with threads(count):
+            results.append(both(logits, scores, given)[0])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

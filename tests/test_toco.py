@@ -1,6 +1,5 @@
 """Learning from image tags: loss terms against loops and properties; what an objective is given; trainings."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,17 +98,13 @@ def test_gated_energy_against_all_pairs() -> None:
     energy = toco.gated_energy(logits, colors, labels, backend="exact", sigma_xy=6)
     (grad,) = torch.autograd.grad(energy, logits)
     p = nn.functional.interpolate(logits.softmax(1), scale_factor=0.5, mode="bilinear")
-    small, value, slope = (255 * colors).round()[..., ::2, ::2], 0.0, torch.zeros_like(p)
-    seen = labels[:, ::2, ::2]
-    s = p.detach() * (seen != VOID)[:, None]
-    for i, y, x in np.ndindex(2, 4, 5):
-        gate = 1.0 if seen[i, y, x] == UNLABELED else max(0.0, 1 - p[i, :, y, x].max().item())
-        filtered = torch.zeros(3, dtype=torch.float64)
-        for v, u in np.ndindex(4, 5):
-            color = (small[i, :, y, x] - small[i, :, v, u]).square().sum() / 15**2
-            filtered += math.exp(-0.5 * (color + ((y - v) ** 2 + (x - u) ** 2) / 3**2)) * s[i, :, v, u]
-        value -= gate * float(s[i, :, y, x] @ filtered) / 2
-        slope[i, :, y, x] = -2 * gate * filtered * (seen[i, y, x] != VOID) / 2
+    small, seen = (255 * colors).round()[..., ::2, ::2].flatten(2).mT, labels[:, ::2, ::2]
+    places = torch.cartesian_prod(torch.arange(4.0), torch.arange(5.0)).double()
+    kernel = (-0.5 * (torch.cdist(small, small) / 15).square() - 0.5 * (torch.cdist(places, places) / 3).square()).exp()
+    valid, gate = (seen != VOID)[:, None], torch.where(seen == UNLABELED, 1, 1 - p.detach().amax(1))[:, None]
+    s = p.detach() * valid
+    filtered = (s.flatten(2) @ kernel).view_as(s)
+    value, slope = -(gate * s * filtered).sum().item() / 2, -gate * filtered * valid
     assert energy.item() == pytest.approx(value, rel=1e-6)
     torch.testing.assert_close(grad, torch.autograd.grad(p, logits, slope)[0], rtol=1e-5, atol=1e-9)
 

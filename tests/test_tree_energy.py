@@ -28,14 +28,6 @@ def random(*shape, seed=0, dtype=torch.float64):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def random_forest(batch, height, width, seed=0):
-    """A forest of random costs and a weight in (0, 1) for each of its edges, 0 for the roots."""
-    forest = spanning_forest(edge_costs(random(batch, 3, height, width, seed=seed)), (height, width))
-    weights = random(batch * height * width, seed=seed + 1)
-    weights[:batch] = 0
-    return forest, weights
-
-
 def tree_edges(forest, batch):
     """Edges (B, n - 1, 2) between the pixels of each image, as sorted pairs in sorted order."""
     child, parent = forest.order[batch:].numpy(), forest.order[forest.parent[batch:]].numpy()
@@ -109,7 +101,9 @@ def test_golden_filter_along_an_embedding(groups, dtype, suffix, tolerance):
 @quick
 def test_filter_equals_the_matrix_of_all_paths(shape, seed):
     batch, channels, height, width = shape
-    forest, weights = random_forest(batch, height, width, seed)
+    forest = spanning_forest(edge_costs(random(batch, 3, height, width, seed=seed)), (height, width))
+    weights = random(batch * height * width, seed=seed + 1)
+    weights[:batch] = 0  # the roots have no edge
     x = random(batch, channels, height, width, seed=seed + 2)
     expected = brute_force(x, forest, weights)
     torch.testing.assert_close(tree_filter(x, weights, forest), expected, rtol=1e-12, atol=1e-12)
