@@ -120,37 +120,27 @@ def test_all_terms_equal_loops(variant, sigma, problem, options):
         np.testing.assert_allclose(scores.detach().numpy(), g, rtol=1e-8, atol=1e-9)
 
 
-def erase(labels):
-    labels[labels < UNLABELED] = UNLABELED
-
-
 def one_class(problem):
     problem.labels[problem.labels < UNLABELED] = 2
     problem.image_classes[:] = np.arange(5) == 2
 
 
-def one_pixel_per_class(problem):
-    erase(problem.labels)
-    problem.labels[:, 3, 5], problem.labels[:, 8, 2], problem.labels[1, 10, 10] = 0, 4, 1
-
-
-def on_the_grid(problem):
-    """Labels in the middle of feature cells, where interpolation changes nothing."""
-    erase(problem.labels)
-    problem.labels[:, 1, 1], problem.labels[:, 7, 4] = 0, 3
+def click(labels, *clicks):
+    """Nothing else is labeled."""
+    labels[labels < UNLABELED] = UNLABELED
+    for y, x, code in clicks:
+        labels[:, y, x] = code
 
 
 CORNERS = {
-    "no label": lambda problem: erase(problem.labels),
+    "no label": lambda problem: click(problem.labels),
     "padding only": lambda problem: problem.labels.fill(VOID),
     "one image of padding": lambda problem: problem.labels[0].fill(VOID),
-    "one image without label": lambda problem: erase(problem.labels[0]),
+    "one image without label": lambda problem: click(problem.labels[0]),
     "one class": one_class,
-    "one pixel per class": one_pixel_per_class,
-    "a grid point labeled": on_the_grid,
-    "everything labeled": lambda problem: np.copyto(
-        problem.labels, np.arange(problem.labels.size).reshape(problem.labels.shape) % 5
-    ),
+    "one pixel per class": lambda problem: click(problem.labels, (3, 5, 0), (8, 2, 4)),
+    "middles of feature cells": lambda problem: click(problem.labels, (1, 1, 0), (7, 4, 3)),  # not interpolated
+    "everything labeled": lambda problem: np.copyto(problem.labels, np.indices(problem.labels.shape).sum(0) % 5),
     "features all equal": lambda problem: problem.features.fill(1.0),
     "features all zero": lambda problem: problem.features.fill(0.0),
     "confident segmentation": lambda problem: np.multiply(problem.logits, 1e4, out=problem.logits),
