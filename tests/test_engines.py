@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+import agmm
 import run_all
 from agmm.training import slurm, sweep
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
+from tests.helpers import threads
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed")
 
@@ -40,13 +42,14 @@ def fail():
 
 
 def test_runs_land_in_the_same_folders(tmp_path, local):
-    """One that requires another one: the bits of the local engine, and nothing left to do for it."""
+    """One that requires another one: the bits of a training in this process."""
     lines: list[str] = []
     assert sweep.train_all([TAGGED], Where(tmp_path / "jobs", device="cpu"), engine=local, report=lines.append) == {}
     assert [line.split("]")[0] for line in lines] == ["[1/2", "[2/2"]
-    assert sweep.train_all([TAGGED], Where(tmp_path / "processes", device="cpu"), jobs=1, report=lines.append) == {}
+    with threads(1):
+        agmm.run(TAGGED, results=tmp_path / "here", device="cpu")
     for run in (TAGGED.pretraining, TAGGED):
-        one, other = (run.folder(tmp_path / name) for name in ("jobs", "processes"))
+        one, other = (run.folder(tmp_path / name) for name in ("jobs", "here"))
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
