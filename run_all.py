@@ -72,9 +72,10 @@ def regenerate(args: argparse.Namespace) -> int:
     announce(args, names, runs, todo, jobs)
     if args.dry_run:
         list_runs(names, args.preset, runs, todo, args.results)
+    check(args, names, seeds, todo)
+    if args.dry_run:
         return 0
     engine = slurm.engine(args.engine, args.results, args.slurm)
-    check(args, names, seeds, todo)
     if args.force:
         moved = sweep.set_aside(runs, args.results)
         say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
@@ -129,8 +130,9 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     for name in names if not args.no_notebooks else ():
         notebooks.check(ROOT / tables.TABLES[name].notebook, parameters(args, seeds))
     try:
-        args.results.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=args.results).close()
+        # Nothing is left behind, as a dry run checks, too.
+        existing = next(folder for folder in (args.results, *args.results.absolute().parents) if folder.exists())
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise ValueError(
             f"cannot write to {args.results} ({error.strerror}); choose another folder with --results"

@@ -10,13 +10,14 @@ from agmm.codes import UNLABELED, VOID
 
 if TYPE_CHECKING:
     from agmm import own
-    from agmm.training.run import Result, Run
+    from agmm.training.result import Result
+    from agmm.training.run import Run
     from agmm.training.train import run
 
 __all__ = ["UNLABELED", "VOID", "Result", "Run", "own", "run"]
 __version__ = "0.1.0"
 
-_HOMES = {"Result": "agmm.training.run", "Run": "agmm.training.run", "run": "agmm.training.train"}
+_HOMES = {"Result": "agmm.training.result", "Run": "agmm.training.run", "run": "agmm.training.train"}
 
 
 def __getattr__(name: str) -> Any:

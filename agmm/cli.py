@@ -61,13 +61,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(program: str, action: Callable[[], int], *, extra: str = "experiments", resumed: str = "") -> int:
-    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C.
+    """Return the exit code of an action; 2 after an error that a user can mend, 130 after Ctrl-C, 141 after a pipe.
 
     The error becomes one sentence on stderr that begins with ``program``; after Ctrl-C it ends with what ``resumed``
     says of the next call. ``extra`` is the extra of the package that brings what is missing.
     """
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"{program}: interrupted{f'; {resumed}' if resumed else ''}", file=sys.stderr)
         return 130
@@ -110,6 +115,8 @@ def _folder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=Path, required=True, metavar="PATH", help=labels)
     add("--classes", type=Path, required=True, metavar="FILE", help="text file with a class name a line")
     add("--truth", type=Path, metavar="DIR", help="folder of dense masks of some images, to validate on")
+    fill = "what no polygon, mask or box covers is background, in images that have one"
+    add("--fill-background", action="store_true", help=fill)
 
 
 def _device(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +126,7 @@ def _device(parser: argparse.ArgumentParser) -> None:
 def _check(args: Arguments) -> int:
     from agmm import own
 
-    problems, notes = own.check(args.images, args.labels, args.classes, args.truth)
+    problems, notes = own.check(args.images, args.labels, args.classes, args.truth, args.fill_background)
     print("\n".join([*notes, *(f"problem: {problem}" for problem in problems)]))
     if problems:
         print(f"{len(problems)} problem{'s' * (len(problems) > 1)} found")
@@ -143,6 +150,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=0, metavar="N", help="optimizer steps (default: 600; 4000 on a GPU)")
     add("--width", type=int, default=3, metavar="N", help="width of clicks and lines in pixels (default: 3)")
     add("--validation", type=float, default=0.2, metavar="X", help="share of images to validate on (default: 0.2)")
+    cross = "cross: on all labeled images, by five further trainings (default: apart, on those left out)"
+    add("--validate", choices=("apart", "cross"), default="apart", help=cross)
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     _device(parser)
     add("--onnx", action="store_true", help="write model.onnx, too, and check it with onnxruntime")
@@ -155,7 +164,7 @@ def _train(args: Arguments) -> int:
     with _progress():
         folders = args.images, args.labels, args.classes, args.out
         result = own.train(*folders, options, truth=args.truth, device=args.device, onnx=args.onnx)
-    print(f"mean IoU {result.miou:.1f} on the validation images; classes in {args.out / 'report.csv'}")
+    print(f"{result.details['figure']}; classes in {args.out / 'report.csv'}")
     print(f"next: agmm predict --model {args.out} --images DIR --out DIR")
     return 0
 
@@ -175,7 +184,8 @@ def _predict(args: Arguments) -> int:
     with _progress():
         table = own.predict(args.model, args.images, args.out, truth=args.truth, device=args.device)
     if table is not None:
-        print(table[["class", "iou"]].to_string(index=False, float_format="%.1f"))
+        for measured, part in table.groupby("measured_on", sort=False):
+            print(measured, part[["class", "iou"]].to_string(index=False, float_format="%.1f"), sep="\n")
     print(f"masks/, overlays/ and their colors, classes.csv, in {args.out}")
     return 0
 

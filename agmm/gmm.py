@@ -60,6 +60,11 @@ class Components:
     num_classes: int
 
     @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return classes, filled and counts."""
+        return self.classes, self.filled, self.counts
+
+    @property
     def present(self) -> Tensor:
         """Whether a class has a component: (B, K) bool."""
         return self.to_classes(self.filled)
@@ -89,14 +94,19 @@ def components(labels: Tensor, num_classes: int) -> Components:
     num_classes : int
         K.
     """
-    counts = fast.census(labels, num_classes)[:, :num_classes]
+    return components_of(fast.census(labels, num_classes))
+
+
+def components_of(pixels: Tensor) -> Components:
+    """`components` from the pixels (B, K + 3) of each code, see `agmm.fast.census`."""
+    counts = pixels[:, :-3]
     present = counts > 0
     per_image = tuple(present.sum(1).tolist())
     slots = max(per_image, default=0) or 1
     # A stable sort on "absent" puts present classes first, in ascending order of their codes.
     classes = (~present).to(torch.uint8).sort(dim=1, stable=True).indices[:, :slots]
     counts = counts.gather(1, classes)
-    return Components(classes, counts > 0, counts, per_image, num_classes)
+    return Components(classes, counts > 0, counts, per_image, present.shape[1])
 
 
 def no_components(labels: Tensor, num_classes: int) -> Components:

@@ -34,8 +34,13 @@ class Counts:
 
 def count(labels: Tensor, num_classes: int) -> Counts:
     """Labeled and valid pixels of (B, H, W) labels, at least 1 each."""
-    pixels = fast.census(labels, num_classes).sum(0)
-    return Counts(pixels[:num_classes].sum().clamp_min(1), (labels.numel() - pixels[num_classes + 1]).clamp_min(1))
+    return counts_of(fast.census(labels, num_classes))
+
+
+def counts_of(pixels: Tensor) -> Counts:
+    """`count` from the pixels (B, K + 3) of each code, see `agmm.fast.census`."""
+    valid = pixels.sum() - pixels[:, -2].sum()
+    return Counts(pixels[:, :-3].sum().clamp_min(1), valid.clamp_min(1))
 
 
 def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tensor:

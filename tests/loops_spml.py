@@ -45,7 +45,7 @@ def problems(draw, most_steps=3):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     batches = []
     for _ in range(draw(st.integers(1, most_steps))):
-        size = draw(st.integers(0, 3))
+        size = draw(st.integers(1, 3))
         labels = np.full((size, h * scale, w * scale), UNLABELED)
         for image in labels:
             share_labeled, share_void = draw(st.sampled_from([(0.3, 0.2), (0.7, 0), (0, 0.3), (0, 1), (1, 0)]))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agmm.codes import UNLABELED, VOID
 from agmm.objectives import AGMMpp, agmmpp
-from agmm.training import methods
+from agmm.training.run import build_objective
 from tests import loops_em
 from tests.loops import problems, random_problem
 
@@ -122,7 +122,7 @@ def test_float32_loops_agree_with_float64():
 def test_only_the_squeeze_is_learned_which_has_a_quarter_of_the_channels_up_to_128():
     assert set(random_objective().state_dict()) == {"squeeze.weight", "squeeze.bias"}
     assert [agmmpp.squeezed(c) for c in (256, 768, 32, 1)] == [64, 128, 8, 1]
-    assert methods.build("AGMMpp", 21, channels=32).squeeze.out_channels == 32
+    assert build_objective("AGMMpp", 21, channels=32).squeeze.out_channels == 32
 
 
 WRONG = {"assignment": "nearest", "distance": "cosine", "seg": "focal", "sigma_min": 0.0, "sigma": -1.0}
@@ -132,4 +132,4 @@ WRONG |= {"channels": 0, "terms": ("seg", "spar"), "lamda_gmm": 1.0}
 @pytest.mark.parametrize("option", WRONG)
 def test_wrong_options_are_refused_by_name(option):
     with pytest.raises(ValueError, match=option):
-        methods.build("AGMMpp", 21, **{option: WRONG[option]})
+        build_objective("AGMMpp", 21, **{option: WRONG[option]})

@@ -19,7 +19,8 @@ from agmm.tools.bench import objective, step
 from agmm.tools.bench.figure import Figure, Setting
 from agmm.training import sweep as trainer
 from agmm.training import timing, train
-from agmm.training.run import Run, load_result
+from agmm.training.result import load_result
+from agmm.training.run import Run
 from agmm.training.timing import FORMS, Shapes, random_labels, random_outputs
 from agmm.training.where import Where
 from tests.helpers import ROOT, one_thread, tool  # noqa: F401

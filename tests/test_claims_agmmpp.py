@@ -22,6 +22,7 @@ from agmm.papers.claim import Entry, Evidence
 from agmm.papers.table import Row, figure_cells
 from agmm.training import loop, weights
 from agmm.training.presets import PRESETS, Kind, Network
+from agmm.training.run import objective_for
 from tests import loops, loops_em
 from tests.test_claims import BAD, GOOD, NOISE, by_class, effects, fill, judged
 from tests.test_tables import complete
@@ -302,7 +303,7 @@ def networks(tmp_path_factory):
             complete(evidence.results, one, 50.0)
             net = weights.build_network(one, 7)
             loop.save_weights(net, one.folder(evidence.results) / "model.safetensors", one.id)
-            objective = weights.build_objective(one, net, 7)
+            objective = objective_for(one, net, 7)
             loop.save_weights(objective, one.folder(evidence.results) / "objective.safetensors", one.id)
     (run,) = evidence.runs([claims.AGMMPP], "scribble")
     complete(evidence.results, run, 50.0)

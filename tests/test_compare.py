@@ -10,10 +10,10 @@ import pytest
 
 import agmm
 from agmm import figures
-from agmm.papers import notebooks
+from agmm.papers import notebooks, tables
 from agmm.tools import compare
-from agmm.training import methods
 from agmm.training.presets import PRESETS
+from agmm.training.run import build_objective
 from agmm.training.where import Where
 from tests.helpers import ROOT, tool
 
@@ -94,9 +94,9 @@ def test_mistakes_are_named(module: str) -> None:
         ("pathlib:Path", "is no data class"),
     ):
         with pytest.raises(ValueError, match=problem):
-            methods.build(method, 2)
+            build_objective(method, 2)
     with pytest.raises(ValueError, match="option of"):
-        methods.build(f"{module}:Same", 2, gamma=1)
+        build_objective(f"{module}:Same", 2, gamma=1)
     with pytest.raises(ValueError, match="agmm_table1"):
         compare.pairs(f"{module}:Same", "agmm_tabel1", "smoke")
 
@@ -128,3 +128,10 @@ def test_notebook(tmp_path: Path) -> None:
     drawn = pd.read_csv(tmp_path / "smoke" / "figures" / "my_method.csv")
     assert (drawn["seeds"] == 2).all()
     assert (tmp_path / "smoke" / "figures" / "my_method.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rows_that_differ_in_their_start_are_told_apart(preset):
+    for table in tables.TABLES:
+        runs = {(pair.column, pair.row, pair.theirs.id) for pair in compare.pairs("AGMM", table, preset)}
+        assert len(runs) == len({run[:2] for run in runs}), table

@@ -15,8 +15,9 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.data.synthetic import shapes
 from agmm.papers import results, tables
-from agmm.training import methods, sweep
+from agmm.training import sweep
 from agmm.training.presets import PRESETS
+from agmm.training.run import build_objective
 from agmm.training.where import Where
 from tests.helpers import ROOT
 
@@ -45,15 +46,15 @@ def test_a_method() -> None:
     """Without a margin it is the baseline; with one it is the loss of logits that were lowered by hand."""
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, UNLABELED, VOID])[torch.randint(5, (2, 4, 5))]
-    batch = torch.zeros(2, 1, 1, 1), logits, labels, torch.ones(2, 3, dtype=torch.bool)
-    plain = methods.build("my_margin:Margin", 3, margin=0.0)(*batch)
-    torch.testing.assert_close(plain.loss, methods.build("Baseline", 3)(*batch).loss, check_dtype=False)
+    batch = torch.zeros(2, 1, 1, 1, dtype=logits.dtype), logits, labels, torch.ones(2, 3, dtype=torch.bool)
+    plain = build_objective("my_margin:Margin", 3, margin=0.0)(*batch)
+    torch.testing.assert_close(plain.loss, build_objective("Baseline", 3)(*batch).loss, check_dtype=False)
     lowered = logits.clone()
     for image, row, column in np.ndindex(2, 4, 5):
         if (label := labels[image, row, column]) < 3:
             lowered[image, label, row, column] -= 1.5
-    expected = methods.build("Baseline", 3)(batch[0], lowered, *batch[2:]).loss
-    found = methods.build("my_margin:Margin", 3, margin=1.5)(*batch)
+    expected = build_objective("Baseline", 3)(batch[0], lowered, *batch[2:]).loss
+    found = build_objective("my_margin:Margin", 3, margin=1.5)(*batch)
     torch.testing.assert_close(found.loss, expected, check_dtype=False)
     assert found.terms.keys() == {"margin"}
 

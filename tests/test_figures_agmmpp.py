@@ -17,7 +17,7 @@ from agmm.figures.trained import weak_labels
 from agmm.papers import tables
 from agmm.rivals import cams
 from agmm.training.presets import PRESETS
-from agmm.training.run import load_history
+from agmm.training.result import load_history
 from tests import loops, loops_em
 from tests.helpers import ROOT, one_thread  # noqa: F401
 

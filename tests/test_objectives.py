@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agmm import gmm, losses, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.objectives import AGMM, Baseline, LabelAssignment
-from agmm.training import methods
+from agmm.training.run import build_objective
 from tests import loops
 from tests.helpers import golden
 from tests.loops import Problem, problems, random_problem
@@ -303,13 +303,13 @@ def test_other_label_codes_are_refused(code):
 )
 def test_unknown_options_are_refused_with_the_known_ones(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        methods.build("AGMM", 5, **options)
+        build_objective("AGMM", 5, **options)
 
 
 def test_build_by_name():
-    assert methods.build("AGMM", 7, variant="paper", sigma=0.5) == AGMM(7, variant="paper", sigma=0.5)
-    assert methods.build("Baseline", 7) == Baseline(7)
+    assert build_objective("AGMM", 7, variant="paper", sigma=0.5) == AGMM(7, variant="paper", sigma=0.5)
+    assert build_objective("Baseline", 7) == Baseline(7)
     with pytest.raises(ValueError, match="method is 'AGNM'; known: Baseline, AGMM, LabelAssignment"):
-        methods.build("AGNM", 7)
+        build_objective("AGNM", 7)
     with pytest.raises(FrozenInstanceError):
         AGMM(7).sigma = 1.0

@@ -15,9 +15,9 @@ from agmm import evaluation, figures, networks
 from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files, sets
 from agmm.papers import tables
-from agmm.training import run as runs
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
+from agmm.training.result import load_history, load_result
 from tests import layouts
 from tests.helpers import train_in_two_processes
 
@@ -84,8 +84,10 @@ PRINTED = {"agmm": {5: 69.6, 44: 73.4}, "agmmpp": {}, "spml": {137: 31.3, 138: 4
 @pytest.mark.parametrize("preset", ["paper", "paper_official"])
 @pytest.mark.parametrize("papers", RUNS)
 def test_plan_names_every_training_with_time_and_published_number(preset, papers, tmp_path, capfd):
-    assert run_all.main(["--preset", preset, "--only", papers, "--dry-run", "--results", str(tmp_path)]) == 0
-    lines = capfd.readouterr().out.splitlines()
+    assert run_all.main(["--preset", preset, "--only", papers, "--dry-run", "--results", str(tmp_path)]) == 2
+    printed = capfd.readouterr()
+    assert "name it with --data-root" in printed.err  # said after the list, as the trainings themselves would
+    lines = printed.out.splitlines()
     assert "estimated, not measured" in lines[1]
     ours = {int(line.split()[0][1:]): line for line in lines if re.match(r"  O\d", line)}
     assert RUNS[papers] <= ours.keys()
@@ -116,7 +118,7 @@ def test_two_iterations_on_every_kind_of_labels(root, tmp_path, labels, method):
     options = {"size_rule": "scaled_sigma"} if method == "DenseCRFLoss" else {}
     run = short(PAPER.at(labels, method, **options))
     result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
-    history = runs.load_history(run, tmp_path)
+    history = load_history(run, tmp_path)
     assert np.isfinite(history.to_numpy()).all()
     assert 0 < history["labeled_pixels"].iloc[0] <= 33 * 33
     test = sets.load(run.dataset, "test", data_root=root)
@@ -132,7 +134,7 @@ def test_a_run_reads_decoded_images_or_files(root, tmp_path):
         results = tmp_path / str(keep)
         agmm.run(run, results=results, data_root=root, device="cpu", keep_decoded=keep)
         assert len(list((results / "cache").glob("decoded-*.bin"))) == keep
-        losses.append(runs.load_history(run, results)["loss"].tolist())
+        losses.append(load_history(run, results)["loss"].tolist())
     assert losses[0] == losses[1]
 
 
@@ -151,7 +153,7 @@ def test_an_iteration_of_the_papers_networks(root, tmp_path, labels, network):
 def test_best_epoch_with_sliding_windows_is_one_of_the_last(root, tmp_path):
     run = short(OFFICIAL.at("clicks20"), epochs=23, history_images=0)
     result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
-    tested = runs.load_history(run, tmp_path)["test_miou"]
+    tested = load_history(run, tmp_path)["test_miou"]
     assert tested.isna().tolist() == [True] * 3 + [False] * 20
     assert result.epoch == int(tested.idxmax()) + 1
 
@@ -199,9 +201,9 @@ def test_two_processes_train_from_disk_as_one_does(root, tmp_path):
     run = short(PAPER.at("points", "AGMM"), batch_size=4, microbatch=2, loss_scope="effective", history_images=4)
     train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
-    result = runs.load_result(run, tmp_path)
+    result = load_result(run, tmp_path)
     assert np.sum(result.confusion) == np.sum(single.confusion)  # each process tests its share
-    ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
+    ours, theirs = load_history(run, tmp_path), load_history(run, tmp_path / "single")
     for term in ("loss", "seg", "self", "spar", "con", "absent", "labeled_pixels"):
         assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
 

@@ -8,8 +8,8 @@ import pytest
 import agmm
 from agmm.codes import VOID
 from agmm.data import sets
-from agmm.training import run as runs
 from agmm.training.presets import PRESETS
+from agmm.training.result import load_history
 from tests import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
@@ -52,7 +52,7 @@ def short(run: agmm.Run, network: str, **changes: object) -> agmm.Run:
 def test_two_iterations_of_every_kind_of_labels_and_network(root, tmp_path, labels, network, method):
     run = short(PAPER.at(labels, method, network=network), network)
     result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
-    history = runs.load_history(run, tmp_path)
+    history = load_history(run, tmp_path)
     assert np.isfinite(history.to_numpy()).all()
     test = sets.load(run.dataset, "test", data_root=root)
     assert np.sum(result.confusion) == sum((mask != VOID).sum() for mask in test.truth)

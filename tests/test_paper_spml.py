@@ -13,9 +13,9 @@ import run_all
 from agmm.codes import VOID
 from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
-from agmm.training import run as runs
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
+from agmm.training.result import load_history, load_result
 from tests import layouts
 from tests.helpers import train_in_two_processes
 
@@ -86,7 +86,7 @@ def test_protocol_is_that_of_the_released_scripts(preset):
 
 def test_weights_are_the_printed_ones_or_those_of_the_scripts():
     def weights(preset: agmm.training.presets.Preset, labels: str) -> list[float]:
-        objective = agmm.training.methods.build("SPML", 21, **dict(preset.at(labels, "SPML").options))
+        objective = agmm.training.run.build_objective("SPML", 21, **dict(preset.at(labels, "SPML").options))
         return [getattr(objective, f"lambda_{name}") for name in "cioa"] + [objective.kappa_o, objective.memory]  # type: ignore[union-attr]
 
     for labels in ("scribbles", "scribbles50"):
@@ -158,7 +158,7 @@ def test_a_run_learns_from_published_regions_and_says_so(root, voc, tmp_path):
     ):
         result = agmm.run(run, results=tmp_path / name, data_root=folder, device="cpu")
         assert result.details["regions"] == said
-    one, other = (runs.load_history(run, tmp_path / name)["low_level"][0] for name in ("substitute", "published"))
+    one, other = (load_history(run, tmp_path / name)["low_level"][0] for name in ("substitute", "published"))
     assert abs(one - other) > 0.01
 
 
@@ -173,7 +173,7 @@ def test_two_iterations_of_every_kind_of_labels(root, tmp_path, labels):
     assert result.details["regions"] == "felzenszwalb"
     first = run.teacher or run
     assert (run.method, first.method) == ("SPML" if "full" in labels else "SPMLClassifier", "SPML")
-    history = runs.load_history(first, tmp_path)
+    history = load_history(first, tmp_path)
     assert np.isfinite(history.to_numpy()).all()
     expected = {"classifier", "annotation"} | (set() if "full" in labels else {"low_level"})
     assert expected <= set(history)
@@ -240,7 +240,7 @@ def test_an_iteration_of_the_papers_networks(root, tmp_path, labels, method):
     run = short(preset, epochs=1, **network, options=options, history_images=1)
     result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
     assert "deep stem, random weights" in result.details["network"]
-    assert np.isfinite(runs.load_history(run, tmp_path)["loss"]).all()
+    assert np.isfinite(load_history(run, tmp_path)["loss"]).all()
 
 
 def test_two_processes_train_both_stages(root, tmp_path):
@@ -248,8 +248,8 @@ def test_two_processes_train_both_stages(root, tmp_path):
     run = short(PAPER.spml("scribbles"), batch_size=4, history_images=0)
     train_in_two_processes(run, tmp_path, root)
     single = agmm.run(run, results=tmp_path / "single", data_root=root, device="cpu")
-    assert np.sum(runs.load_result(run, tmp_path).confusion) == np.sum(single.confusion)
-    ours, theirs = (runs.load_history(run.teacher, folder).iloc[0] for folder in (tmp_path, tmp_path / "single"))
+    assert np.sum(load_result(run, tmp_path).confusion) == np.sum(single.confusion)
+    ours, theirs = (load_history(run.teacher, folder).iloc[0] for folder in (tmp_path, tmp_path / "single"))
     for term in ("low_level", "labeled_pixels"):
         assert ours[term] == pytest.approx(theirs[term], rel=1e-4), term
     # In one process the second microbatch contrasts with the first as it is remembered, the first with itself alone.
@@ -270,6 +270,6 @@ def test_road_scenes_on_a_gpu_have_a_counterpart(tmp_path):
     run = short(preset, long_side=None, image_size=(60, 80), precision="bfloat16")
     result = agmm.run(run, results=tmp_path, data_root=tmp_path / "data", device="cpu")
     assert result.details["regions"] == "felzenszwalb"
-    history = runs.load_history(run.teacher, tmp_path)
+    history = load_history(run.teacher, tmp_path)
     assert {"annotation", "low_level", "cooccurrence"} <= set(history)
     assert np.isfinite(history.to_numpy()).all()

@@ -75,6 +75,30 @@ def test_dry_run_writes_nothing(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_dry_run_refuses_what_a_training_would(tmp_path, capfd):
+    args = ["--only", "agmm_table1", "--results", str(tmp_path), "--dry-run"]
+    assert run_all.main([*args, "--device", "gpu"]) == 2
+    assert run_all.main([*args, "--preset", "camvid", "--data-root", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'}" in capfd.readouterr().err
+
+
+def test_a_reader_of_the_output_may_close_it():
+    process = start("--dry-run")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
+def test_seeds_are_a_number():
+    """Which papermill's parameters are not where they come as text."""
+    for seeds in ("2", 0, 1.5):
+        with pytest.raises(ValueError, match="^seeds is .* -p seeds 3"):
+            tables.needed(["agmm_table1"], "smoke", seeds)
+
+
 def test_list(capfd):
     assert run_all.main(["--list"]) == 0
     printed = capfd.readouterr().out

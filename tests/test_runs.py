@@ -13,9 +13,9 @@ import pytest
 import agmm
 from agmm.host import atomic_files
 from agmm.host.atomic_files import StorageError
-from agmm.training import run as runs
 from agmm.training import sweep, train
 from agmm.training.presets import PRESETS
+from agmm.training.result import check_description, load_history, load_result
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -148,13 +148,13 @@ def test_unknown_field_is_refused() -> None:
 
 def test_a_complete_run_is_loaded_not_trained(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert agmm.run(TINY, results=results) == runs.load_result(TINY, results)
+    assert agmm.run(TINY, results=results) == load_result(TINY, results)
     folder = TINY.folder(results)
     files = {path.name for path in folder.iterdir()}
     assert {"run.json", "history.csv", "result.json", "model.safetensors", "environment.json", "log.txt"} <= files
     assert "checkpoint.pt" not in files
     assert agmm.Run.from_dict(json.loads((folder / "run.json").read_text())) == TINY
-    history = runs.load_history(TINY, results)
+    history = load_history(TINY, results)
     assert list(history["epoch"]) == [1]
     assert {"loss", "seg", "self", "spar", "con", "absent", "p_miou", "p_restricted_miou", "g_miou"} <= set(history)
 
@@ -191,14 +191,14 @@ def test_result_of_something_else_is_refused(results: Path) -> None:
     ):
         path.write_text(edit if isinstance(edit, str) else json.dumps(edit))
         with pytest.raises(ValueError, match=words):
-            runs.load_result(TINY, results)
+            load_result(TINY, results)
         with pytest.raises(ValueError, match="delete the folder"):
             sweep.missing([TINY], results)
 
 
 def test_edited_description_is_refused(tmp_path: Path) -> None:
     path = TINY.folder(tmp_path) / "run.json"
-    runs.check_description(TINY, tmp_path)
+    check_description(TINY, tmp_path)
     path.parent.mkdir(parents=True)
     for edit, words in ((TINY.to_dict() | {"seed": 9}, "describes run"), ({"seed": 0}, "does not describe a run")):
         path.write_text(json.dumps(edit))
@@ -216,7 +216,7 @@ def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
     folder.mkdir(parents=True)
     (folder / "history.csv").write_text(text)
     with pytest.raises(ValueError, match="history.csv is damaged"):
-        runs.load_history(TINY, tmp_path)
+        load_history(TINY, tmp_path)
 
 
 def test_weights_of_another_run_are_refused_and_those_that_are_damaged_or_gone(results: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_second_classifier_is_new_and_learns_on_frozen_embeddings(trained: t
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed
     assert all(name.startswith("head.classifier.") for name in changed)
-    history = [agmm.training.run.load_history(one, results) for one in (run.teacher, run)]
+    history = [agmm.training.result.load_history(one, results) for one in (run.teacher, run)]
     assert {"classifier", "annotation", "low_level", "cooccurrence"} <= set(history[0].columns)
     assert "annotation" not in history[1].columns
     assert len(history[1]) == dict(run.teacher_changes)["epochs"] - 1 == run.epochs

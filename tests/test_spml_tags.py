@@ -66,11 +66,11 @@ def test_image_tags_and_boxes_are_learned_from(trained: tuple[Path, agmm.Run, ag
     for run, drawn in zip(runs, ("cam from", "boxcam from boxes of dense masks and"), strict=True):
         chain = [stage for stage in sweep.distinct([run]) if stage.labels == run.labels]
         source = f"{drawn} class activation maps of run {run.cams_of.id}"
-        assert {agmm.training.run.load_result(stage, results).details["label_source"] for stage in chain} == {source}
+        assert {agmm.training.result.load_result(stage, results).details["label_source"] for stage in chain} == {source}
         first, *others = (saved_weights(stage, results) for stage in chain)
         for weights in others:
             assert all(name.startswith("head.classifier.") for name in first if not first[name].equal(weights[name]))
-    tags, boxes = (agmm.training.run.load_result(run, results).details for run in runs)
+    tags, boxes = (agmm.training.result.load_result(run, results).details for run in runs)
     assert tags["labeled_share"] == 1
     assert boxes["labeled_share"] < 1
 

@@ -8,8 +8,8 @@ import pytest
 
 from agmm.papers import results, tables
 from agmm.papers.table import SINGLE_SCALE
-from agmm.training import methods
 from agmm.training.presets import PRESETS
+from agmm.training.run import build_objective
 from tests.test_tables import PUBLISHED, complete, find
 
 PRINTED = tuple(name for name in tables.TABLES if re.fullmatch(r"agmm(pp)?_(supp_)?table\d+", name))
@@ -75,7 +75,7 @@ def check(run, line: "pd.Series") -> None:
     assert (run.teacher is not None) == ("(MT)" in line["variant"])
     assert first.method == METHODS.get(line["method"], line["method"])
     if first.method == "AGMMpp":
-        objective = methods.build("AGMMpp", 2, **dict(first.options))
+        objective = build_objective("AGMMpp", 2, **dict(first.options))
         weight = re.fullmatch(r"lambda_G ([\d.]+)", line["variant"])
         terms, oem = VARIANTS["full method" if weight else line["variant"]]
         assert (set(objective.terms), objective.oem) == (terms, oem)

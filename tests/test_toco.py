@@ -14,9 +14,9 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.rivals import toco
 from agmm.training import batches, loop, measure, pseudo_labels, train
-from agmm.training import run as runs
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
+from agmm.training.result import load_history
 from tests.helpers import resumes_to_the_same_bits, saved_weights, train_in_two_processes
 
 CPU = torch.device("cpu")
@@ -276,7 +276,7 @@ def test_tags_are_given_to_every_source_of_batches(monkeypatch: pytest.MonkeyPat
 
 def test_a_training_from_tags_records_its_seeds_and_keeps_its_heads(tmp_path: Path) -> None:
     result = agmm.run(RUN, results=tmp_path, device="cpu")
-    history = runs.load_history(RUN, tmp_path)
+    history = load_history(RUN, tmp_path)
     columns = {"cls", "seg", "self", "spar", "con", "absent", "reg"}
     columns |= {"cam_miou", "p_miou", "p_restricted_miou", "g_miou"}
     assert columns <= set(history.columns)
@@ -311,7 +311,7 @@ def test_two_processes_of_torchrun_learn_from_tags(tmp_path: Path) -> None:
     run = replace(RUN, method="TreeEnergy", options=(), microbatch=8, epochs=1)
     train_in_two_processes(run, tmp_path)
     agmm.run(run, results=tmp_path / "single", device="cpu")
-    ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
+    ours, theirs = load_history(run, tmp_path), load_history(run, tmp_path / "single")
     assert ours["cls"].iloc[0] == pytest.approx(theirs["cls"].iloc[0], rel=1e-4)
     assert ours["seg"].iloc[0] > 0
 
@@ -325,7 +325,7 @@ def test_second_stage_learns_predictions_among_the_tags(tmp_path: Path, monkeypa
     monkeypatch.setattr(train, "_source", lambda *given: seen.append(source_of(*given)) or seen[-1])
     result = agmm.run(second, results=tmp_path, device="cpu")
     assert "cam_miou" not in result.details
-    assert runs.load_history(second, tmp_path)["p_restricted_miou"].iloc[-1] > 0
+    assert load_history(second, tmp_path)["p_restricted_miou"].iloc[-1] > 0
     dense, tags = seen[-1].labels, seen[-1].image_classes
     assert (dense < 7).all()
     for label, shown in zip(dense, tags, strict=True):

@@ -15,9 +15,10 @@ import agmm
 from agmm import cli, evaluation, objectives
 from agmm.data import sets
 from agmm.evaluation.crf import PARAMETERS, mean_field
-from agmm.training import batches, loop, methods, pseudo_labels, train, weights
-from agmm.training import run as runs
+from agmm.training import batches, loop, pseudo_labels, train, weights
 from agmm.training.presets import PRESETS
+from agmm.training.result import load_history, load_result
+from agmm.training.run import build_objective
 from agmm.training.where import Where
 from tests.helpers import (
     interrupt,
@@ -50,7 +51,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     whole = agmm.run(run, results=tmp_path / "whole")
     assert same_weights(saved_weights(run, tmp_path / "whole"), saved_weights(run, tmp_path / "killed"))
     assert resumed.confusion == whole.confusion
-    assert runs.load_history(run, tmp_path / "killed").equals(runs.load_history(run, tmp_path / "whole"))
+    assert load_history(run, tmp_path / "killed").equals(load_history(run, tmp_path / "whole"))
 
 
 def test_same_seed_repeats_with_labels_made_again_and_another_seed_does_not(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_lowers_the_loss_and_beats_a_constant_prediction(dense: Path) -> None:
-    history, confusion = runs.load_history(DENSE, dense), runs.load_result(DENSE, dense).confusion
+    history, confusion = load_history(DENSE, dense), load_result(DENSE, dense).confusion
     assert history["loss"].iloc[-1] < 0.7 * history["loss"].iloc[0]
     assert history["p_miou"].iloc[-1] > 100 * np.sum(confusion[0]) / np.sum(confusion) / 7
 
@@ -121,7 +122,7 @@ def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, opt
     """The layer that only their loss needs is trained and resumed, and gone from the weights."""
     run = replace(SCRATCH, method=method, options=options, epochs=2)
     agmm.run(run, results=tmp_path)
-    history = runs.load_history(run, tmp_path)
+    history = load_history(run, tmp_path)
     assert {"loss", "seg", term} <= set(history.columns)
     assert np.isfinite(history[term]).all()
     assert history["loss"].iloc[-1] != history["seg"].iloc[-1]
@@ -161,8 +162,8 @@ def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(tmp_path: Path
     stopped = replace(whole, stop_after=2)
     agmm.run(whole, results=tmp_path)
     result = agmm.run(stopped, results=tmp_path)
-    history = runs.load_history(stopped, tmp_path)
-    assert history.equals(runs.load_history(whole, tmp_path)[:2])
+    history = load_history(stopped, tmp_path)
+    assert history.equals(load_history(whole, tmp_path)[:2])
     assert result.epoch == (2 if selection == "last" else int(history["test_miou"].idxmax()) + 1)
     assert selection == "last" or result.miou == pytest.approx(history["test_miou"].max(), abs=1e-9)
     log = (stopped.folder(tmp_path) / "log.txt").read_text()
@@ -202,7 +203,7 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
         torch.from_numpy(sparse),
         torch.from_numpy(np.stack([agmm.labels.image_classes(label, 7) for label in sparse])),
     )
-    objective = methods.build("AGMM", 7, **dict(run.options))
+    objective = build_objective("AGMM", 7, **dict(run.options))
 
     def total(run: agmm.Run) -> torch.Tensor:
         (step,) = batches.InMemory(run, *tensors).epoch(0)
@@ -221,7 +222,7 @@ def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
     train_in_two_processes(run, tmp_path)
     agmm.run(run, results=tmp_path / "single")
     # Each process normalizes its own microbatches, as one process does one after the other.
-    ours, theirs = runs.load_history(run, tmp_path), runs.load_history(run, tmp_path / "single")
+    ours, theirs = load_history(run, tmp_path), load_history(run, tmp_path / "single")
     for term in ("loss", "seg", "self", "spar", "con", "absent"):
         assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
 
@@ -230,7 +231,7 @@ def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFi
     arguments = ["--preset", "smoke", "--seed", "1", "--results", str(tmp_path)]
     assert cli.main(["run", "O030", *arguments]) == 0
     run = SMOKE.at("clicks20", seed=1)
-    result = runs.load_result(run, tmp_path)
+    result = load_result(run, tmp_path)
     assert capfd.readouterr().out == f"O030: {result.miou:.2f}, in {run.folder(tmp_path)}\n"
     assert cli.find(replace(run, seed=0).id, "smoke") == replace(run, seed=0)
     assert cli.main(["run", "O076", *arguments]) == 2
@@ -243,12 +244,12 @@ def test_weights_are_tested_again_without_training(dense: Path, monkeypatch: pyt
     refined, views = DENSE.tested(crf="deeplab"), DENSE.tested(scales=(1.0, 1.25), flip=True, scale_merge="max")
     monkeypatch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
     first, second = (agmm.run(run, results=dense) for run in (refined, views))
-    trained = runs.load_result(DENSE, dense)
+    trained = load_result(DENSE, dense)
     files = {path.name for path in refined.folder(dense).iterdir()}
     assert files == {"run.json", "result.json", "environment.json", "log.txt", "lock"}
     assert (first.epoch, first.details["tested_run"]) == (trained.epoch, DENSE.id)
     assert first.details["crf"] == {**asdict(PARAMETERS["deeplab"]), "backend": "lattice"}
-    assert runs.load_history(refined, dense).equals(runs.load_history(DENSE, dense))
+    assert load_history(refined, dense).equals(load_history(DENSE, dense))
 
     test = sets.load("shapes", "test", count=DENSE.test_images)
     net = weights.build_network(DENSE, 7)

@@ -16,9 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from agmm.figures.style import MARKERS, WIDTH, panels, require, save
-
-STARTS = {"tags": "from tag pretraining", "imagenet": "from ImageNet", "scratch": "from scratch"}
-
+from agmm.training.run import STARTS
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data.split import Arrays, Split
 from agmm.figures.style import panels, require, save
 from agmm.figures.trained import Trained, load_training_data, mixture_of, outputs, tensor, weak_labels
-from agmm.training.run import Run, load_history
+from agmm.training.result import load_history
+from agmm.training.run import Run
 
 SUBSETS = ("similar", "all", "dissimilar")
 

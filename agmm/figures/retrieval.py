@@ -20,8 +20,7 @@ from agmm.figures.trained import Trained, forward
 from agmm.rivals.spml import SPML
 from agmm.rivals.spml.retrieval import majority, nearest
 from agmm.rivals.spml.segments import Prototypes, Segments, cut
-from agmm.training import methods
-from agmm.training.run import Run
+from agmm.training.run import Run, build_objective
 
 COUNT = 20  # neighbors of a segment (SPML, Sec. 3.4)
 FINER = 2  # clusters along each side per one in training: on VOC 12 and 6
@@ -55,7 +54,7 @@ class Cutout(NamedTuple):
 def clusters(run: Run) -> tuple[int, int]:
     """Return the clusters along each side of an image when segments are looked for."""
     embedding = run.teacher or run
-    objective = methods.build(embedding.method, 2, **dict(embedding.options))
+    objective = build_objective(embedding.method, 2, **dict(embedding.options))
     if not isinstance(objective, SPML):
         raise ValueError(f"{run.method} has no segments; choose a run of SPML or SPMLClassifier")
     rows, columns = objective.clusters

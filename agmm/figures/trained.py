@@ -12,8 +12,8 @@ from agmm import evaluation, gmm, networks, objectives
 from agmm.data import sets
 from agmm.data.split import Arrays, Split
 from agmm.rivals import toco
-from agmm.training import methods, pseudo_labels, train, weights
-from agmm.training.run import Run
+from agmm.training import pseudo_labels, train, weights
+from agmm.training.run import AnyObjective, Run
 from agmm.training.where import at
 
 BATCH = 25
@@ -28,7 +28,7 @@ class Trained:
     data: Split
     test: Split
     sparse: Arrays  # sparse labels (H, W) of ``data``; all ``UNLABELED`` where only tags are known
-    objective: methods.Trained
+    objective: AnyObjective
     """With its trained weights, on the network's device; it makes the mixture, and pseudo labels from image tags."""
 
     @property

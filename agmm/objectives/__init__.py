@@ -7,4 +7,5 @@ parameters are frozen data classes, so their fields describe them completely; `A
 
 from agmm.objectives.agmm import AGMM, TERMS, Baseline, LabelAssignment, Variant
 from agmm.objectives.agmmpp import AGMMpp
-from agmm.objectives.common import Objective, Output, batch_loss, check_labels, full_precision, one_of
+from agmm.objectives.checks import NotFinite
+from agmm.objectives.common import Objective, Output, batch_loss, full_precision, one_of

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agmm import em, fast, gmm, losses
+from agmm.objectives.checks import check_layer
 from agmm.objectives.common import Objective, Output, batch_loss, one_of
 
 TERMS = ("seg", "self", "weak", "con", "con_old", "absent")
@@ -149,6 +150,7 @@ class AGMMpp(Objective, nn.Module):
         """
         if self.stop_gradient:
             features = features.detach()
+        check_layer("features", features, self.squeeze)
         squeezed = self.squeeze(features)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.oem):
             old = self._spread(em.from_labels(squeezed, labels, components, self.sigma_min, self.distance))

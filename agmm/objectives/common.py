@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agmm import fast, gmm, losses
-from agmm.codes import UNLABELED, VOID
+from agmm.objectives import checks
 
 
 @dataclass
@@ -99,12 +99,13 @@ def batch_loss(compute: Callable[..., Output]) -> Callable[..., Output]:
         Input of the network's classifier.
     logits : Tensor (B, K, H, W)
         Class scores before softmax, at label resolution.
-    labels : Tensor (B, H, W) int64
+    labels : Tensor (B, H, W), integers
         Sparse labels: 0 … K-1, ``UNLABELED`` or ``VOID``.
-    image_classes : Tensor (B, K) bool
+    image_classes : Tensor (B, K), bool or 0 and 1, optional
         Classes annotated anywhere in the uncropped image. They serve two purposes: all others are absent from the
         image, so that the absent-class loss pushes them down, and their probabilities P count as 0 in the spread of
-        Eq. 5.
+        Eq. 5. By default those in ``labels``; where these are crops, a class that is labeled outside of the crop
+        only would count as absent, so pass the whole image's.
     counts : Counts, optional
         Divisors of the means; those of this batch by default.
     **others
@@ -117,7 +118,8 @@ def batch_loss(compute: Callable[..., Output]) -> Callable[..., Output]:
     Raises
     ------
     ValueError
-        If a label is no known code; on a CPU only, see `check_labels`.
+        If the tensors do not belong together, naming the first one that does not fit; on a CPU also if a label is no
+        known code, or if features or logits are no numbers (`NotFinite`).
     """
 
     @wraps(compute)
@@ -126,31 +128,26 @@ def batch_loss(compute: Callable[..., Output]) -> Callable[..., Output]:
         features: Tensor,
         logits: Tensor,
         labels: Tensor,
-        image_classes: Tensor,
+        image_classes: Tensor | None = None,
         counts: losses.Counts | None = None,
         **others: Any,
     ) -> Output:
-        check_labels(labels, self.num_classes)
+        checks.check_tensors(self.num_classes, features, logits, labels, image_classes)
+        checks.check_others(logits, counts, others)
+        labels, on_cpu = labels.long(), logits.device.type == "cpu"
+        if on_cpu:
+            checks.check_values(features.detach(), logits.detach(), image_classes)
+        pixels = fast.census(labels, self.num_classes)
+        image_classes = pixels[:, : self.num_classes] > 0 if image_classes is None else image_classes.bool()
+        if on_cpu:
+            checks.check_codes(labels, pixels, others.get("components"))
         with torch.autocast(logits.device.type, enabled=False):
             features, logits = full_precision(features), full_precision(logits)
             others = {name: full_precision(x) if isinstance(x, Tensor) else x for name, x in others.items()}
-            counts = counts or losses.count(labels, self.num_classes)
+            counts = counts or losses.counts_of(pixels)
             return compute(self, features, logits, labels, image_classes, counts, **others)
 
     return call
-
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse label codes other than 0 … K-1, 254 and 255; CPU tensors only, as a look at a GPU's would stall it."""
-    if labels.device.type != "cpu" or not labels.numel():
-        return
-    if fast.census(labels, num_classes)[:, -1].any():
-        wrong = (labels < 0) | ((labels >= num_classes) & (labels < UNLABELED)) | (labels > VOID)
-        code = int(labels[wrong][0])
-        raise ValueError(
-            f"label code {code} is neither a class (0 … {num_classes - 1}), UNLABELED ({UNLABELED}) nor VOID ({VOID}); "
-            "translate the label files' codes when reading them"
-        )
 
 
 def full_precision(x: Tensor) -> Tensor:

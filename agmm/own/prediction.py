@@ -1,12 +1,13 @@
 """Prediction: masks of a folder of images by a trained model, pictures of them, and the model as an ONNX file."""
 
+import hashlib
 import importlib.util
 import io
 import json
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor, nn
 
 from agmm import evaluation, networks
+from agmm.codes import UNLABELED
 from agmm.data import image_files, user_folder
+from agmm.data.split import Split
+from agmm.data.user_folder import pictures as user_pictures
 from agmm.host import atomic_files
 from agmm.training import loop, weights
 from agmm.training.batches import normalization
@@ -39,6 +44,8 @@ class Model:
     side: int  # longest side of its training images, to which larger images are shrunk
     normalization: evaluation.Normalization | None  # of the network's input
     device: torch.device
+    learned: frozenset[str] = frozenset()  # sha256 of each image that it was trained on, in the working size
+    scales: user_pictures.Scales = field(default_factory=dict)  # of images of more than 8 bits
 
 
 def load(model: str | Path, device: str = "auto") -> Model:
@@ -55,18 +62,23 @@ def load(model: str | Path, device: str = "auto") -> Model:
     except Exception as error:  # damaged JSON, weights of another network and all that safetensors may find
         raise ValueError(f"{folder}: the model cannot be read ({error}); train it again") from error
     net.to(where).eval()
-    return Model(net, names, content["background"], content["side"], normalization(run), where)
+    about: dict[str, Any] = {"scales": content.get("scales", {}), "learned": frozenset(content.get("images", ()))}
+    return Model(net, names, content["background"], content["side"], normalization(run), where, **about)
 
 
 @torch.no_grad()
 def probabilities(model: Model, image: np.ndarray) -> Tensor:
-    """Return the probabilities (1, K, h, w) of an (H, W, 3) uint8 image, in its working size."""
+    """Return the probabilities (1, K, h, w) of an image in its working size.
+
+    The image is (H, W, 3) uint8 or, for a model of images of more than 8 bits, an array of a file's numbers.
+    """
+    image = image if image.dtype == np.uint8 else user_pictures.rgb(image, model.scales)
     small = torch.from_numpy(user_folder.shrink(image, model.side).copy())[None].to(model.device)
     return model.net(evaluation.to_input(small, model.normalization))[1].float().softmax(dim=1)
 
 
 def mask(model: Model, image: np.ndarray) -> np.ndarray:
-    """Return the predicted classes (H, W) uint8 of an (H, W, 3) uint8 image, in the image's own size."""
+    """Return the predicted classes (H, W) uint8 of an image for `probabilities`, in the image's own size."""
     maps, size = probabilities(model, image), image.shape[:2]
     best = torch.full((1, 1, *size), -1.0, device=maps.device)
     classes = torch.zeros((1, 1, *size), dtype=torch.uint8, device=maps.device)
@@ -82,46 +94,90 @@ def predict(
 ) -> pd.DataFrame | None:
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
-    ``out`` is a new folder, or that of an earlier call. It receives ``masks/<name>.png`` (palette, index = class),
-    ``overlays/<name>.jpg``, classes.csv with the colors and, if ``truth`` is a folder of dense masks of some of the
-    images, report.csv. Return the IoU per class in per cent, in the images' own size, where there is truth. ValueError
-    with a sentence about the first file that something is wrong with; then nothing is written.
+    ``out`` is a new folder, or that of an earlier call. It receives ``masks/<id>.png`` (palette, index = class) and
+    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors and, if
+    ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per cent, in the
+    images' own size, where there is truth. ValueError with a sentence about the first file that something is wrong
+    with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
-    net, listed = load(model, device), user_folder.images(Path(images))
-    masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed)
+    net, images = load(model, device), Path(images)
+    apart = [out] if truth is None else [out, Path(truth)]
+    listed = user_folder.images(images, apart)
+    masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed, images)
+    headers = user_pictures.headers(listed.values())
     for stem, path in listed.items():  # read all of them before the first mask is written
-        size = image_files.read_image(path, upright=True).shape[:2]
+        user_pictures.read(path, net.scales)
         if stem in masks:
-            user_folder.read_mask(masks[stem], net.names, size)
-    loop.LOGGER.info(f"{len(listed)} images to predict")
-    confusion = torch.zeros(len(net.names), len(net.names), dtype=torch.int64)
+            user_folder.read_mask(masks[stem], net.names, headers[path])
+    drawn = {listed[stem]: () for stem in masks}
+    for note in (*user_pictures.notes(headers, {}, drawn), *user_folder.skipped(images, apart)):
+        loop.LOGGER.info(f"note: {note}")
+    folders = len({path.parent for path in listed.values()})
+    loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")
+    # Of images that were not learned from, and of those that were.
+    confusion, counts = torch.zeros(2, len(net.names), len(net.names), dtype=torch.int64), [0, 0]
     colors = palette(len(net.names), net.background)
     with atomic_files.writable(out / "masks", "--out"), atomic_files.writable(out / "overlays", "--out"):
         atomic_files.write_text(out / "classes.csv", legend(net.names, colors).to_csv(index=False))
         for stem, path in listed.items():
-            image = image_files.read_image(path, upright=True)
+            image = user_pictures.read(path, net.scales)
             classes = mask(net, image)
+            for part in ("masks", "overlays"):  # which mirror the folders in the folder of images
+                (out / part / stem).parent.mkdir(parents=True, exist_ok=True)
             atomic_files.write(out / "masks" / f"{stem}.png", png(classes, colors))
             laid = overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
             if stem in masks:
-                true = torch.tensor(user_folder.read_mask(masks[stem], net.names, classes.shape))
-                confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
+                true = torch.tensor(user_folder.read_mask(masks[stem], net.names, headers[path]))
+                small = user_folder.shrink(image, net.side)
+                learned = hashlib.sha256(small.tobytes()).hexdigest() in net.learned
+                confusion[int(learned)] += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
+                counts[learned] += 1
         if truth is None:
             return None
-        iou = (100 * evaluation.iou(confusion)).tolist()
-        table = iou_table(net.names, iou, f"{len(masks)} images, dense masks")
+        words = "dense masks", "dense masks; learned from, so this says nothing about others"
+        table = pd.concat(
+            iou_table(net.names, (100 * evaluation.iou(part)).tolist(), f"{count} images, {text}")
+            for part, count, text in zip(confusion, counts, words, strict=True)
+            if count
+        )
         atomic_files.write_text(out / "report.csv", table.to_csv(index=False))
     return table
+
+
+def labels_right(tests: Sequence[tuple[Model, Split]], names: Sequence[str], what: str) -> tuple[pd.DataFrame, str]:
+    """Return how many labels models get right of images that they have not learned from: by class, and as a sentence.
+
+    A label is a click, line or area of one class, right where most of its pixels are predicted to be of the class.
+    """
+    counts = np.zeros((len(names) + 1, 2), int)  # labels that are right, and all; the last row for all classes
+    for model, test in tests:
+        for image, labels in zip(test.images, test.truth, strict=True):
+            predicted = mask(model, image)
+            for code in np.unique(labels[labels < UNLABELED]):
+                spots, count = ndimage.label(labels == code, np.ones((3, 3)))
+                right = ndimage.mean(predicted == code, spots, range(1, count + 1)) > 0.5
+                counts[code] += right.sum(), count
+    counts[-1] = counts.sum(0)
+    images, shares = sum(len(test) for _, test in tests), 100 * counts[:, 0] / np.maximum(counts[:, 1], 1)
+    measured = f"{images} images, {what} only"
+    table = pd.DataFrame({"class": [*names, "all"], "right": shares, what: counts[:, 1], "measured_on": measured})
+    table.loc[counts[:, 1] == 0, "right"] = np.nan
+    if not images:
+        return table, "no figure, as all labeled images were learned from; label more, or use --validate cross"
+    return table, f"{shares[-1]:.0f} % of {counts[-1, 1]} {what} right ({images} images; {what}, not outlines)"
 
 
 def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[dict[str, np.ndarray]]:
     """Return the first images of a folder with the masks that `predict` wrote to ``predicted``, for a gallery."""
     masks = Path(predicted) / "masks"
-    first = list(user_folder.images(Path(images)).items())[:count]
-    read, read_mask = image_files.read_image, image_files.read_index
-    return [{"image": read(path, upright=True), "prediction": read_mask(masks / f"{stem}.png")} for stem, path in first]
+    files, read = user_folder.images(Path(images)), image_files.read_index
+    scales = user_pictures.scales(user_pictures.headers(files.values()))
+    return [
+        {"image": user_pictures.read(path, scales), "prediction": read(masks / f"{stem}.png")}
+        for stem, path in list(files.items())[:count]
+    ]
 
 
 def output_folder(out: str | Path, mark: str) -> Path:

@@ -18,9 +18,9 @@ from agmm.papers.results import complete_result, complete_seeds, read
 from agmm.papers.rules import Finding, Numbers
 from agmm.papers.table import Cell
 from agmm.papers.tables import TABLES
-from agmm.training import methods
 from agmm.training.presets import Preset
-from agmm.training.run import Run, load_history
+from agmm.training.result import load_history
+from agmm.training.run import Run, build_objective
 
 Columns = Mapping[str, str]
 """Setting of a claim, as printed -> column of the tables."""
@@ -149,7 +149,7 @@ class Evidence:
 
 def _weights(run: Run) -> tuple[str, ...]:
     """Return the files without which a run's network cannot be measured."""
-    learns = run.from_tags or isinstance(methods.build(run.method, 2, **dict(run.options)), nn.Module)
+    learns = run.from_tags or isinstance(build_objective(run.method, 2, **dict(run.options)), nn.Module)
     return ("model.safetensors", "objective.safetensors") if learns else ("model.safetensors",)
 
 

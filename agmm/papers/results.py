@@ -10,7 +10,8 @@ import pandas as pd
 from agmm.data import sets
 from agmm.papers.table import CLASS_IOU, SINGLE_SCALE, TRAINING, Cell, Table
 from agmm.training.presets import PRESETS
-from agmm.training.run import Result, Run, load_history, load_result
+from agmm.training.result import Result, load_history, load_result
+from agmm.training.run import Run
 
 SEEDS = range(32)
 """Seeds that are looked for; every complete one counts."""

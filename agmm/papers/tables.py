@@ -21,7 +21,7 @@ from agmm.papers.spml import tables as spml
 from agmm.papers.table import QUOTED, SINGLE_SCALE, TRAINING, Cell, Table
 from agmm.training import sweep
 from agmm.training.presets import PRESETS, Preset
-from agmm.training.run import Run
+from agmm.training.run import STARTS, Run
 from agmm.training.where import at
 
 _PAPERS = {
@@ -58,6 +58,8 @@ def _trained_cells(names: Iterable[str], preset: str) -> Iterator[tuple[Cell, Ru
 
 def needed(names: Iterable[str], preset: str, seeds: int) -> list[Run]:
     """Return the distinct runs of some tables for the seeds 0 … ``seeds`` - 1, what others start from first."""
+    if not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds is {seeds!r}; it must be a whole number from 1 (papermill: -p seeds 3; -r gives text)")
     runs = [run for cell, own in _trained_cells(names, preset) for run in (own, cell.full) if run is not None]
     return sweep.distinct([replace(run, seed=seed) for run in runs for seed in range(seeds)])
 
@@ -175,8 +177,8 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
 
 def about(cell: Cell, preset: str, note: str) -> str:
     """Return the words beside a row's name: objective, start where that is not the usual one, note."""
-    scratch = "from scratch" if cell.init == "scratch" != PRESETS[preset].inits[0] else ""
-    return ", ".join(part for part in (cell.objective, scratch, note) if part)
+    start = STARTS[cell.init] if cell.init not in ("", PRESETS[preset].inits[0]) else ""
+    return ", ".join(part for part in (cell.objective, start, note) if part)
 
 
 def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from agmm.data import sets
 from agmm.papers import tables
-from agmm.training import methods, sweep
-from agmm.training.run import Result, Run
+from agmm.training import sweep
+from agmm.training.result import Result
+from agmm.training.run import Run, is_own
 
 FILES = ("run.json", "result.json", "history.csv", "environment.json", "log.txt")
 _ID = re.compile(r"[0-9a-f]{10}")
@@ -84,7 +85,7 @@ def _parsed(path: Path, make: Any, problems: list[str]) -> Any:
 def _described(plain: Any) -> Run | str:
     """Return the run, or a few words about one of a user's method: to build that would import the user's code."""
     method, teacher = (str(_mapping(plain).get(name, "")) for name in ("method", "teacher_method"))
-    if methods.is_own(method) or methods.is_own(teacher):
+    if is_own(method) or is_own(teacher):
         of = f" of {teacher}" if teacher else ""
         return f"{method}{of}, {plain.get('labels')} of {plain.get('dataset')}, seed {plain.get('seed')}"
     return Run.from_dict(plain)

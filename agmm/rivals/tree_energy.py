@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from agmm import losses
 from agmm.codes import UNLABELED
 from agmm.objectives import Objective, Output, batch_loss
+from agmm.objectives.checks import check_layer
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class TreeEnergy(Objective, nn.Module):
         super().__init__()
         if not self.sigma > 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}")
-        self.embed: nn.Module | None = None
+        self.embed: nn.Sequential | None = None
         if self.high_level:
             convolution = nn.Conv2d(self.in_channels, self.in_channels, 1, bias=False)
             self.embed = nn.Sequential(convolution, nn.BatchNorm2d(self.in_channels), nn.ReLU())
@@ -172,7 +173,10 @@ class TreeEnergy(Objective, nn.Module):
         in the official code, the embedding is made.
         """
         seg = losses.partial_cross_entropy(logits, labels, counts)
-        embedding = self.embed(inner_features) if self.embed is not None else None
+        embedding = None
+        if self.embed is not None:
+            check_layer("inner_features", inner_features, self.embed[0])
+            embedding = self.embed(inner_features)
         tree = tree_energy_loss(grid_logits, images, labels == UNLABELED, embedding, sigma=self.sigma)
         return Output(seg + self.weight * tree, {"seg": seg, "tree": tree})
 

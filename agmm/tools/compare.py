@@ -17,7 +17,8 @@ from scipy import stats
 from agmm.papers import rules, tables
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
-from agmm.training.run import Run, load_result
+from agmm.training.result import load_result
+from agmm.training.run import Run
 from agmm.training.where import Where, at
 
 COLUMNS = ["column", "row", "ours", "theirs", "difference", "low", "high", "seeds", "seeds_needed"]
@@ -39,7 +40,7 @@ def pairs(
     """Set a method beside the rows of a table; those that take several stages, or are quoted, are left out.
 
     Network, start, data, labels, schedule and test are those of the row. The method, which takes the options, is a
-    user's objective, ``"module:Name"``, or one of `agmm.training.methods.METHODS`.
+    user's objective, ``"module:Name"``, or one of `agmm.training.run.METHODS`.
     """
     tables.preset(preset)
     (name,) = tables.select([table])
@@ -47,7 +48,8 @@ def pairs(
     for cell in tables.TABLES[name].cells(PRESETS[preset]):
         run = cell.run
         if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
-            row = f"{cell.row} ({cell.objective})" if cell.objective else cell.row
+            about = tables.about(cell, preset, "")
+            row = f"{cell.row} ({about})" if about else cell.row
             cells.append(Pair(cell.column, row, replace(run, method=method, options=tuple(options.items())), run))
     return cells
 

@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Weights that a training leaves, and its scores and details as `agmm.training.run.Result` has them."""
+    """Weights that a training leaves, and its scores and details as `agmm.training.result.Result` has them."""
 
     net: nn.Module
     progress: Progress
@@ -96,7 +96,10 @@ def fit(
             for i, micro in enumerate(batch):
                 micro.step = progress.epoch * steps + step
                 with _accumulating(module, i < len(batch) - 1):
-                    output = loss(module, micro)
+                    try:
+                        output = loss(module, micro)
+                    except objectives.NotFinite as error:
+                        raise _diverged(run, folder, progress.epoch, step, str(error)) from error
                     (output.loss / len(batch)).backward()
                 labeled = (micro.labels < UNLABELED).sum() / len(micro.labels)
                 for name, value in ({"loss": output.loss, "labeled_pixels": labeled} | output.terms).items():
@@ -208,14 +211,15 @@ def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextMa
 
 def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, step: int) -> None:
     """Raise `TrainingDiverged` if the loss is not a number."""
-    if math.isfinite(sums["loss"].item()):
-        return
-    wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
-    raise TrainingDiverged(
-        f"the loss of run {run.id} is not a number (terms: {', '.join(wrong)}) at epoch {epoch + 1}, step {step + 1}; "
-        f"{f'the checkpoint of epoch {epoch} is kept in {folder}' if epoch else 'no epoch was finished'}; "
-        f"try a learning rate below {run.lr}"
-    )
+    if not math.isfinite(sums["loss"].item()):
+        wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
+        raise _diverged(run, folder, epoch, step, f"the loss is not a number (terms: {', '.join(wrong)})")
+
+
+def _diverged(run: Run, folder: Path, epoch: int, step: int, problem: str) -> TrainingDiverged:
+    kept = f"the checkpoint of epoch {epoch} is kept in {folder}" if epoch else "no epoch was finished"
+    remedy = f"try a learning rate below {run.lr}"
+    return TrainingDiverged(f"{problem} in run {run.id} at epoch {epoch + 1}, step {step + 1}; {kept}; {remedy}")
 
 
 def rank_and_world() -> tuple[int, int]:

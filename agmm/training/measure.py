@@ -18,9 +18,9 @@ from agmm.data.split import Split
 from agmm.evaluation import crf, read_ahead
 from agmm.host import machine
 from agmm.rivals import cams, spml, toco
-from agmm.training import loop, methods
+from agmm.training import loop
 from agmm.training.batches import normalization
-from agmm.training.run import Run
+from agmm.training.run import AnyObjective, Run
 from agmm.training.where import Context
 
 MOST_IMAGES = 50
@@ -74,7 +74,7 @@ def confusion(net: nn.Module, split: Split, run: Run, device: torch.device, *, s
 
 
 @torch.no_grad()
-def training_curves(net: nn.Module, objective: methods.Trained, context: Context) -> dict[str, float]:
+def training_curves(net: nn.Module, objective: AnyObjective, context: Context) -> dict[str, float]:
     """Return the mIoU on training images of P, of P restricted to the image classes, and of G (supplement, Fig. 2).
 
     Whole images without augmentation, measured against the dense truth, which serves nothing else. G chooses among an
@@ -140,7 +140,7 @@ def _shared(
         yield [read_ahead.to_device(tensor, device) for tensor in batch]
 
 
-def details(context: Context, net: networks.Segmenter, objective: methods.Trained) -> dict[str, Any]:
+def details(context: Context, net: networks.Segmenter, objective: AnyObjective) -> dict[str, Any]:
     """Return the provenance of network and labels, and what labels and CAMs are worth on a large set's first images."""
     run, data, counted = context.run, context.data, slice(COUNTED_IMAGES)
     amount = labels.coverage(context.sparse[counted], data.truth[counted], data.num_classes)

@@ -19,9 +19,9 @@ from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.rivals import spml, toco
-from agmm.training import loop, measure, methods, weights
+from agmm.training import loop, measure, weights
 from agmm.training.batches import ONE_BY_ONE, normalization
-from agmm.training.run import Run
+from agmm.training.run import Run, build_objective
 from agmm.training.where import Context, Where
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def _image_tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
 def pseudo_labels(net: nn.Module, teacher: Run, context: Context) -> Arrays:
     """Return what the first stage's ``net`` predicts when tested, within an image's classes or tags if so asked."""
     run, data = context.run, context.data
-    objective = methods.build(run.method, data.num_classes, **dict(run.options))
+    objective = build_objective(run.method, data.num_classes, **dict(run.options))
     if isinstance(objective, spml.SPMLClassifier):
         return _spml_labels(net, objective, teacher, context)
     test, size = measure.protocol(teacher, data), measure.images_at_a_time(data)

@@ -1,26 +1,30 @@
-"""One training: its immutable description, its identity, its folder, and the result found there."""
+"""One training: its immutable description, its identity and folder, and the objective that it asks for."""
 
 import hashlib
-import io
+import importlib
+import inspect
 import json
-import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
+from torch import nn
 
-from agmm import networks, objectives
+from agmm import networks
 from agmm.evaluation import crf
+from agmm.objectives import AGMM, AGMMpp, Baseline, LabelAssignment, Objective, one_of
 from agmm.rivals import toco
-from agmm.training import methods
+from agmm.rivals.crf_loss import DenseCRFLoss
+from agmm.rivals.spml import SPML, SPMLClassifier
+from agmm.rivals.tree_energy import TreeEnergy
 
 SCHEMA = 1
 """Raised when a fix changes what a run computes; part of every run's identity."""
 
 Options = tuple[tuple[str, Any], ...]
 Init = Literal["scratch", "tags", "imagenet"]
+STARTS: dict[str, str] = {"tags": "from tag pretraining", "imagenet": "from ImageNet", "scratch": "from scratch"}
 
 _SHARED_WITH_PRETRAINING = (
     *("preset", "dataset", "image_size", "test_images", "network", "normalize", "crop", "augmentation"),
@@ -41,7 +45,7 @@ class Run:
     `agmm.data.user_folder`)."""
     method: str = "Baseline"
     options: Options = ()
-    """Objective and its options (see `agmm.training.methods.build`), which may be a user's; ``"ImageTags"`` trains a
+    """Objective and its options (see `build_objective`), which may be a user's; ``"ImageTags"`` trains a
     backbone on image tags."""
     labels: str = "points"
     label_options: Options = ()
@@ -133,10 +137,10 @@ class Run:
             raise ValueError(
                 f"stop_after {self.stop_after} is not between 1 and {self.epochs - 1}; leave it out to train all epochs"
             )
-        objectives.one_of("scale_merge", self.scale_merge, ("mean", "max"))
-        objectives.one_of("crf", self.crf, ("", *crf.PARAMETERS))
+        one_of("scale_merge", self.scale_merge, ("mean", "max"))
+        one_of("crf", self.crf, ("", *crf.PARAMETERS))
         if self.method != "ImageTags":
-            methods.build(self.method, 2, **dict(self.options))
+            build_objective(self.method, 2, **dict(self.options))
             if self.labels == "tags":
                 toco.options(**dict(self.label_options))
         if self.from_tags and self.loss_scope != "microbatch":
@@ -152,10 +156,10 @@ class Run:
         described: dict[str, Any] = {"preset": self.preset, "dataset": self.dataset, "schema": self.schema}
         described |= {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if self.method != "ImageTags":
-            objective = asdict(methods.build(self.method, 2, **dict(self.options)))
-            default = asdict(methods.build(self.method, 2))
+            objective = asdict(build_objective(self.method, 2, **dict(self.options)))
+            default = asdict(build_objective(self.method, 2))
             described["options"] = {name: value for name, value in objective.items() if value != default[name]}
-            described |= {"source": methods.source(self.method)} if methods.is_own(self.method) else {}
+            described |= {"source": source_digest(self.method)} if is_own(self.method) else {}
         described |= {"cams": self.cams_of.id} if self.cams_of is not None else {}
         described.pop("cam_changes", None)
         if self.teacher is not None:
@@ -304,80 +308,71 @@ def _hashable(value: Any) -> Any:
     return tuple(_hashable(one) for one in value) if isinstance(value, list | tuple) else value
 
 
-@dataclass(frozen=True)
-class Result:
-    """Report of a complete run (``result.json``)."""
+METHODS = {
+    one.__name__: one
+    for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss, SPML, SPMLClassifier)
+}
+LabelObjective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss | SPML | SPMLClassifier
+AnyObjective = LabelObjective | toco.FromTags
+"""Objectives on a run's labels, or on pseudo labels from image tags."""
 
-    run_id: str
-    miou: float
-    """Mean IoU on the test split in per cent; for ``"ImageTags"`` the share of correct tags in per cent."""
-    iou: list[float | None]
-    """Per class in per cent; None where the class never occurs."""
-    confusion: list[list[int]]
-    """(K, K), truth by prediction."""
-    epoch: int
-    """Epoch of the reported model, from 1."""
-    seconds: float
-    """Wall time of training and evaluation, earlier attempts at the same run included; of a mere test its own."""
-    images_per_second: float
-    """Training throughput without evaluation; images tested per second where nothing is trained."""
-    peak_memory_mb: float
-    """Memory of the process (CPU), or of the device's allocations (GPU)."""
-    details: dict[str, Any]
-    """Provenance of the network and its weights, coverage of the labels, device."""
+FROM_DATA = ("num_classes", "in_channels")
+"""Fields of objectives that data set and network decide, not a run."""
 
 
-def load_result(run: Run, results: str | Path = "results") -> Result | None:
-    """Return the result of a complete run, None of others; ValueError where the file is damaged or another run's."""
-    path = run.folder(results) / "result.json"
+def build_objective(method: str, num_classes: int, **options: Any) -> LabelObjective:
+    """Return an objective by name; unknown names and options are refused with the list of known ones.
+
+    A user's objective is ``"module:Name"``: a data class in an importable module, whose first field is ``num_classes``
+    and whose other fields are its options. It is called as `agmm.objectives.AGMM` is and returns an
+    `agmm.objectives.Output`; what it needs besides it says as an `agmm.objectives.Objective` does.
+    """
+    if is_own(method):
+        kind = _own(method)
+        if not issubclass(kind, Objective):
+            # Whatever it does not say about itself is as in an objective that needs nothing in particular.
+            kind = type(kind.__name__, (kind, Objective), {})
+    else:
+        one_of("method", method, tuple(METHODS))
+        kind = METHODS[method]
+    known = tuple(f.name for f in fields(kind) if f.name not in FROM_DATA)
+    for name in options:
+        one_of(f"option of {method}", name, known)
+    return kind(num_classes, **options)
+
+
+def objective_for(run: Run, net: networks.Segmenter, num_classes: int) -> AnyObjective:
+    """Return the objective of a run with the layers that it needs on a network, and those that learn image tags."""
+    objective = build_objective(run.method, num_classes, **dict(run.options))
+    if isinstance(objective, nn.Module):
+        objective = replace(objective, in_channels=net.feature_channels)
+    if not run.from_tags:
+        return objective
+    options, transformer = toco.options(**dict(run.label_options)), networks.has_class_tokens(net)
+    return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
+
+
+def is_own(method: str) -> bool:
+    """Return whether a method is a user's."""
+    return ":" in method
+
+
+def source_digest(method: str) -> str:
+    """Return ten hexadecimal digits of the file that a user's method is in: part of the identity of its runs."""
+    file = inspect.getsourcefile(_own(method))
+    assert file is not None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:10]
+
+
+def _own(method: str) -> Any:
+    """Return the data class of a user's method."""
+    module, _, name = method.partition(":")
     try:
-        plain = json.loads(path.read_text())
-        result = Result(**plain)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, TypeError, RecursionError) as error:
-        problem = str(error).replace("Result.__init__() got an unexpected keyword argument", "unknown field")
-        problem = problem.replace("Result.__init__() missing", "it lacks")
-        raise ValueError(f"{path} is damaged ({problem}); delete the folder to train the run again") from error
-    wrong = [name for name, types in _RESULT_TYPES.items() if not isinstance(plain[name], types)]
-    if wrong or not math.isfinite(result.miou):
-        raise ValueError(f"{path} is damaged (see {[*wrong, 'miou'][0]}); delete the folder to train the run again")
-    if result.run_id != run.id:
-        raise ValueError(f"{path} is of run {result.run_id}, not of {run.id}; delete the folder to train the run again")
-    return result
-
-
-_RESULT_TYPES: dict[str, type | tuple[type, ...]] = {"run_id": str, "iou": list, "confusion": list, "epoch": int}
-_RESULT_TYPES |= dict.fromkeys(("miou", "seconds", "images_per_second", "peak_memory_mb"), (int, float))
-_RESULT_TYPES |= {"details": dict}
-
-
-def check_description(run: Run, results: str | Path = "results") -> None:
-    """Raise ValueError where a run's ``run.json`` was edited: it would describe another run than the result's."""
-    path, problem = run.folder(results) / "run.json", ""
-    try:
-        described = Run.from_dict(json.loads(path.read_text())).id
-        if described != run.id:
-            problem = f"describes run {described}, not {run.id}"
-    except FileNotFoundError:
-        return
-    except Exception as error:  # any field may hold anything
-        problem = f"does not describe a run ({error})"
-    if problem:
-        raise ValueError(f"{path} {problem}; delete that file, the result stays what it is")
-
-
-def load_history(run: Run, results: str | Path = "results") -> pd.DataFrame:
-    """Return the training curves, a row per epoch; for a run that tests another one's weights, those of that one."""
-    run = run.trained or run
-    path = run.folder(results) / "history.csv"
-    try:
-        text = path.read_text(encoding="utf-8")
-        history = pd.read_csv(io.StringIO(text))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete the folder to train the run again") from error
-    epochs = list(history.get("epoch", ()))
-    whole = text.endswith("\n") and bool(epochs) and epochs == list(range(1, len(epochs) + 1))
-    if not whole or history.select_dtypes("number").shape != history.shape:
-        raise ValueError(f"{path} is damaged (no row of numbers per epoch); delete the folder to train the run again")
-    return history
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        remedy = "write module:Name and start where the module can be found, or put its folder on PYTHONPATH"
+        raise ValueError(f"the method {method!r} cannot be imported ({error}); {remedy}") from error
+    if not isinstance(kind, type) or not is_dataclass(kind) or "num_classes" not in {f.name for f in fields(kind)}:
+        problem = "is no data class with a field num_classes"
+        raise ValueError(f"the method {method!r} {problem}; see agmm.objectives.Baseline")
+    return kind

@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from agmm.host import atomic_files, machine
 from agmm.training import loop, slurm, train
 from agmm.training.presets import PRESETS
-from agmm.training.run import Run, check_description, load_result
+from agmm.training.result import check_description, load_result
+from agmm.training.run import Run
 from agmm.training.where import Where
 
 Report = Callable[[str], object]

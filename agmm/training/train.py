@@ -23,9 +23,10 @@ from agmm.evaluation import crf
 from agmm.host import atomic_files, machine
 from agmm.objectives.common import Batch
 from agmm.rivals import spml, toco
-from agmm.training import batches, loop, measure, methods, pseudo_labels, weights
+from agmm.training import batches, loop, measure, pseudo_labels, weights
 from agmm.training.batches import normalization
-from agmm.training.run import Result, Run, load_result
+from agmm.training.result import Result, load_result
+from agmm.training.run import AnyObjective, Run, objective_for
 from agmm.training.where import Context, Where, at
 
 LATE_EPOCHS = 20
@@ -151,13 +152,15 @@ def _train_segmenter(context: Context) -> loop.Outcome:
     return loop.Outcome(net, progress, len(data), _scores(confusion), details)
 
 
-def _start(context: Context) -> tuple[networks.Segmenter, methods.Trained]:
+def _start(context: Context) -> tuple[networks.Segmenter, AnyObjective]:
     """Return the network as a training begins, and its objective, both on the device."""
     run, results, num_classes = context.run, context.where.results, context.data.num_classes
     net = weights.build_network(run, num_classes)
     if run.pretraining is not None:
         loop.load_weights(net.backbone, weights.weights(run.pretraining, results), run.pretraining.id)
-    objective = weights.build_objective(run, net, num_classes)
+    if start := dict(run.label_options).get("start"):
+        loop.load_weights(net, weights.own_start(results, start))
+    objective = objective_for(run, net, num_classes)
     if objective.trains_classifier_only and run.teacher is not None:
         weights.start_from(net, run.teacher, results)
     if isinstance(objective, nn.Module):
@@ -169,7 +172,7 @@ def _start(context: Context) -> tuple[networks.Segmenter, methods.Trained]:
     return net, objective
 
 
-def _source(context: Context, objective: methods.Trained) -> batches.InMemory | batches.OneByOne:
+def _source(context: Context, objective: AnyObjective) -> batches.InMemory | batches.OneByOne:
     """Return images with the labels that a run learns from: its sparse ones, or what its first stage predicts."""
     run, where, data, device = context.run, context.where, context.data, context.device
     objectives.one_of("augmentation", run.augmentation, batches.ALL_AT_ONCE + batches.ONE_BY_ONE)
@@ -195,7 +198,7 @@ def _source(context: Context, objective: methods.Trained) -> batches.InMemory | 
 
 
 def _loss(
-    run: Run, objective: methods.Trained, device: torch.device, module: nn.Module, batch: Batch
+    run: Run, objective: AnyObjective, device: torch.device, module: nn.Module, batch: Batch
 ) -> objectives.Output:
     """Return the objective of one microbatch, given what it needs besides features and logits."""
     if isinstance(objective, toco.FromTags):
@@ -258,7 +261,9 @@ def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome)
     progress = outcome.progress
     if loop.is_main():
         loop.save_weights(outcome.net, run.folder(where.results) / "model.safetensors", run.id)
-    _log_end(run, where, device, f"done: {outcome.scores['miou']:.2f} on the test split")
+    # The validation of a user's images may be a few clicks, see `agmm.own`.
+    figure = "" if run.dataset == "own" else f": {outcome.scores['miou']:.2f} on the test split"
+    _log_end(run, where, device, f"done{figure}")
     images = progress.epoch * (outcome.images // run.batch_size * run.batch_size)
     return Result(
         **outcome.scores,

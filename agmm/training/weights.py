@@ -1,6 +1,5 @@
-"""Network and objective of a run, new or with the weights of the complete run."""
+"""Network of a run, new or with the weights of the complete run; weights as files."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import safetensors
@@ -10,9 +9,7 @@ from torch import nn
 
 from agmm import networks
 from agmm.host import atomic_files
-from agmm.rivals import toco
-from agmm.training import methods
-from agmm.training.run import Run
+from agmm.training.run import AnyObjective, Run, objective_for
 
 
 def build_network(run: Run, num_classes: int) -> networks.Segmenter:
@@ -20,17 +17,6 @@ def build_network(run: Run, num_classes: int) -> networks.Segmenter:
     torch.manual_seed(run.seed)
     init = "imagenet" if run.init == "imagenet" else "scratch"
     return networks.build(run.network, num_classes, init=init, **dict(run.network_options))
-
-
-def build_objective(run: Run, net: networks.Segmenter, num_classes: int) -> methods.Trained:
-    """Return the objective of a run with the layers that it needs on a network, and those that learn image tags."""
-    objective = methods.build(run.method, num_classes, **dict(run.options))
-    if isinstance(objective, nn.Module):
-        objective = replace(objective, in_channels=net.feature_channels)
-    if not run.from_tags:
-        return objective
-    options, transformer = toco.options(**dict(run.label_options)), networks.has_class_tokens(net)
-    return toco.FromTags(objective, num_classes, options, net.token_channels, transformer)
 
 
 def start_from(net: networks.Segmenter, trained: Run, results: Path) -> None:
@@ -49,10 +35,10 @@ def load_network(run: Run, results: Path, num_classes: int, device: torch.device
     return net.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> methods.Trained:
+def load_objective(run: Run, results: Path, num_classes: int, device: torch.device) -> AnyObjective:
     """Return the objective of a complete run, with the parameters that it had at the end of the training."""
     run = run.trained or run
-    objective = build_objective(run, build_network(run, num_classes), num_classes)
+    objective = objective_for(run, build_network(run, num_classes), num_classes)
     if isinstance(objective, nn.Module):
         load_weights(objective, weights(run, results, "objective.safetensors"), run.id)
         objective.to(device).eval()
@@ -67,17 +53,25 @@ def weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
     return path
 
 
+def own_start(results: Path, sha256: str) -> Path:
+    """Return the file of the weights that a training on a user's images begins with."""
+    return results / f"start-{sha256[:10]}.safetensors"
+
+
 def save_weights(net: nn.Module, path: Path, run_id: str) -> None:
     """Write a state dict as safetensors, with the identity of its run."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     atomic_files.write(path, safetensors.torch.save(state, {"run": run_id}))
 
 
-def load_weights(net: nn.Module, path: Path, run_id: str) -> None:
-    """Read what `save_weights` has written; raise ValueError if it is damaged, or of another run or network."""
+def load_weights(net: nn.Module, path: Path, run_id: str = "") -> None:
+    """Read what `save_weights` has written; raise ValueError if it is damaged, or of another run or network.
+
+    Without ``run_id`` it may be of any run.
+    """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            owner = (file.metadata() or {}).get("run", run_id)  # older files do not say
+            owner = (file.metadata() or {}).get("run", run_id) if run_id else ""  # older files do not say
         state = safetensors.torch.load_file(path)
         if owner == run_id:
             net.load_state_dict(state)

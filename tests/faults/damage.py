@@ -12,6 +12,7 @@ from typing import Any
 from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training import sweep
+from agmm.training.result import load_history
 from agmm.training.where import Where
 from tests.faults.common import PER_RUN, TABLE, Tally, again, complaint, different, essence
 from tests.faults.corpus import ANY, Fault, Touch, checkpoint
@@ -125,7 +126,7 @@ def _curves(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterat
         before = essence(path)
         damage(path, chance)
         try:
-            runs.load_history(needed[-1], results)
+            load_history(needed[-1], results)
             problem = None if essence(path) == before else "read as if nothing had happened"
         except ValueError as error:
             problem = complaint(str(error), path)

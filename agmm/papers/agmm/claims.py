@@ -17,8 +17,8 @@ from agmm.papers import claim, rules
 from agmm.papers.agmm.tables import LAMBDAS, SIGMAS
 from agmm.papers.claim import Entry, Evidence
 from agmm.papers.rules import Finding, Numbers
-from agmm.training import methods, weights
-from agmm.training.run import Run
+from agmm.training import weights
+from agmm.training.run import Run, build_objective
 
 VOC = {"points": "point", "scribbles": "scribble"}
 CLICKS = {name: name for name in ("20 clicks", "50 clicks", "100 clicks")}
@@ -204,7 +204,7 @@ def _same_outputs(run: Run, kept: networks.Segmenter, plain: networks.Segmenter)
     labels[:, 0, 0] = 0
     features, logits = kept(images)
     image_classes = torch.arange(num_classes).expand(2, -1) == 0
-    objective: Any = methods.build(run.method, num_classes, **dict(run.options))
+    objective: Any = build_objective(run.method, num_classes, **dict(run.options))
     objective(features, logits, labels, image_classes)
     plain.load_state_dict(kept.state_dict())
     return torch.equal(plain(images)[1], logits)

@@ -83,6 +83,8 @@ class SPML(Objective):
         over-segmentation, ``images`` (B, 3, H, W) are needed with ``colors`` only. For the others see `batch_loss`;
         ``counts`` divide the classifier's mean, the relations are means over the pixels given here.
         """
+        if self.colors and images is None:
+            raise ValueError("images is missing; the clusters of SPML with colors need it")
         grid = (features.shape[-2], features.shape[-1])
         codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
         colors = grid_colors(images, grid) if self.colors and images is not None else None
