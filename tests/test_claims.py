@@ -23,7 +23,7 @@ from agmm.papers.agmm import claims as paper
 from agmm.papers.agmmpp import claims as agmmpp
 from agmm.papers.claim import Entry, Evidence, claims_of
 from agmm.papers.spml import claims as spml
-from agmm.training import loop, methods, weights
+from agmm.training import loop, weights
 from agmm.training.presets import PRESETS
 from tests.helpers import shared
 from tests.test_tables import complete
@@ -443,5 +443,5 @@ def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "build_network", with_parameter)
     assert paper.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"
     monkeypatch.undo()
-    monkeypatch.setattr(methods, "build", lambda *_, **__: lambda features, logits, *rest: logits.add_(1))
+    monkeypatch.setattr(paper, "build_objective", lambda *_, **__: lambda features, logits, *rest: logits.add_(1))
     assert paper.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"

@@ -260,8 +260,8 @@ CAMS: dict[str, Fault] = {
 }
 
 
-def checkpoint(value: object) -> bytes:
-    return _written(lambda file: torch.save(value, file))
+def checkpoint(value: object, **options: bool) -> bytes:
+    return _written(lambda file: torch.save(value, file, **options))
 
 
 def _state(value: object) -> Fault:
