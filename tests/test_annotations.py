@@ -205,7 +205,7 @@ BAD = {
         "<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>": "declares a document type or entities",
         "<annotation/>": "begins with <annotation>, not <annotations>",
         "<annotations><track/></annotations>": "holds tracks of a video",
-        "<annotations><image/></annotations>": "a <image> has no attribute name",
+        "<annotations><image/></annotations>": "an entry {} has no name",
         "<annotations><image name='a'><cuboid label='cat'/></image></annotations>": "<cuboid> of image a is not read",
         "<annotations><image name='a'><points label='cat' points='1'/></image></annotations>": "no pair of coordinates",
         "<annotations><image name='a'><points label='cow' points='1,2'/></image></annotations>": "the class 'cow'",

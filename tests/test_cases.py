@@ -175,7 +175,7 @@ TRIED = {
     "a color that is not listed": (
         {"labelmap.txt": "cat:9,0,0::", "a.png": png(CODES)},
         {},
-        "holds the color (0, 0, 0)",
+        "holds the color #000000",
     ),
     "two palettes": (
         {"a.png": png(CODES, palette=b"\0\0\0\xff\0\0"), "b.png": png(CODES, palette=b"\0\0\0\0\xff\0")},

@@ -25,7 +25,7 @@ def read(path: Path, names: Sequence[str], faults: list[str]) -> Annotations:
         raise ValueError(f"{path}: holds tracks of a video; export it as 'CVAT for images'")
     found: Annotations = {}
     for image in root.iter("image"):
-        name = fields.attribute(image, "name", path)
+        name = fields.field_of(image.attrib, "name", path)
         if name in found:
             raise ValueError(f"{path}: holds the image {name!r} twice, as of two tasks; export the tasks one by one")
         found[name] = Annotation(path, size=fields.size_of(image.get("height"), image.get("width")))
@@ -33,7 +33,7 @@ def read(path: Path, names: Sequence[str], faults: list[str]) -> Annotations:
         for item in image:
             if item.tag not in KINDS:
                 raise ValueError(f"{path}: a <{item.tag}> of image {name} is not read; use {', '.join(KINDS)}")
-            _add(found[name], item, fields.code_of(fields.attribute(item, "label", path), names, where), where)
+            _add(found[name], item, fields.code_of(fields.field_of(item.attrib, "label", path), names, where), where)
     return found
 
 

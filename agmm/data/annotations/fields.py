@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
@@ -128,7 +127,7 @@ def size_of(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def field_of(item: dict[str, Any], name: str, path: Path) -> Any:
-    """Return a field of a JSON object, which must have it."""
+    """Return a field of a JSON object, or an attribute of an XML element, which must have it."""
     if name not in item:
         raise ValueError(f"{path}: an entry {str(item)[:60]} has no {name}; export it again")
     return item[name]
@@ -140,14 +139,6 @@ def listed(content: dict[str, Any], name: str, path: Path, of: type = dict) -> l
     if not isinstance(values, list) or not all(isinstance(value, of) for value in values):
         raise ValueError(f"{path}: {name} must be a list of {'objects' if of is dict else 'pairs'}; export it again")
     return values
-
-
-def attribute(item: ElementTree.Element, name: str, path: Path) -> str:
-    """Return an attribute of an XML element, which must have it."""
-    value = item.get(name)
-    if value is None:
-        raise ValueError(f"{path}: a <{item.tag}> has no attribute {name}; export it again")
-    return value
 
 
 def text_of(path: Path) -> str:

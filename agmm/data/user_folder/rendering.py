@@ -1,6 +1,7 @@
 """Training labels of a user's images, from masks, or drawn from what annotators left."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from agmm.data.user_folder.listing import Survey
 from agmm.labels import from_boxes
 
 COLOR_LIST = "labelmap.txt"
+_RGB = np.array([65536, 256, 1])
 
 
 @dataclass(eq=False)
@@ -59,10 +61,10 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 def read_mask(path: Path, names: Sequence[str], image: pictures.Header) -> np.ndarray:
     """Read a mask in the codes of `agmm.labels`, (H, W) uint8; raise ValueError if a code or the size is wrong.
 
-    Codes are the file's values, unless the folder of the mask or the one above it holds a list of colors,
-    ``labelmap.txt``, as CVAT's exports as "Segmentation mask" do: then they are those of the classes of its colors.
+    Codes are the file's values, unless a list of colors, ``labelmap.txt``, lies beside the mask or beside a folder
+    ``SegmentationClass`` that holds it, as in CVAT's exports as "Segmentation mask": then they are the colors' classes.
     """
-    for folder in path.parents[:2]:
+    for folder in (path.parent, *(above.parent for above in path.parents if above.name == "SegmentationClass")):
         if (folder / COLOR_LIST).is_file():
             return pictures.upright(path, _read_colors(path, folder / COLOR_LIST, names), image)
     mask = pictures.upright(path, image_files.read_index(path), image)
@@ -75,25 +77,22 @@ def read_mask(path: Path, names: Sequence[str], image: pictures.Header) -> np.nd
 
 def _read_colors(path: Path, colors: Path, names: Sequence[str]) -> np.ndarray:
     """Read a mask in colors; what the list calls background is ``UNLABELED`` where no class is called so."""
-    classes: dict[tuple[int, ...], str] = {}
+    classes: dict[int, str] = {}
     for number, line in enumerate(annotations.text_of(colors).splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
-            try:
-                name, color = line.split(":")[:2]
-                red, green, blue = map(int, color.split(","))
-            except ValueError as error:
-                raise ValueError(f"{colors}, line {number}: is not like cat:255,0,0:: (red, green, blue)") from error
-            if classes.setdefault((red, green, blue), name) != name:
-                raise ValueError(f"{colors}, line {number}: a second class of the color {color}; give it another one")
-    image = image_files.read_image(path)
-    found, at = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
-    codes = []
-    for rgb in map(tuple, found.tolist()):
-        if rgb not in classes:
-            raise ValueError(f"{path}: holds the color {rgb}, which {colors} does not list; add it there")
-        background = classes[rgb] == "background" and not {*annotations.BACKGROUND} & {*names}
-        codes.append(UNLABELED if background else annotations.code_of(classes[rgb], names, str(colors)))
-    return np.array(codes, np.uint8)[at].reshape(image.shape[:2])
+            if not (told := re.match(r"([^:]+):(\d+),(\d+),(\d+)", line)):
+                raise ValueError(f"{colors}, line {number}: is not like cat:255,0,0:: (red, green, blue); correct it")
+            if classes.setdefault(int(np.dot([*map(int, told.groups()[1:])], _RGB)), told[1]) != told[1]:
+                raise ValueError(f"{colors}, line {number}: a second class of one color; give it another one")
+    packed = image_files.read_image(path) @ _RGB
+    mask = np.full(packed.shape, -1, np.int16)
+    for color, name in classes.items():
+        if (pixels := packed == color).any():
+            unlabeled = name == "background" and not {*annotations.BACKGROUND} & {*names}
+            mask[pixels] = UNLABELED if unlabeled else annotations.code_of(name, names, str(colors))
+    if (others := packed[mask < 0]).size:
+        raise ValueError(f"{path}: holds the color #{others[0]:06x}, which {colors} does not list; add it there")
+    return mask.astype(np.uint8)
 
 
 def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
