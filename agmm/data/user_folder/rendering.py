@@ -117,14 +117,13 @@ def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
 def _draw(listed: Survey, sample: Sample, about: pictures.Header, width: int) -> None:
     """Draw labels in the size of the shrunken image: clicks, lines and areas in front of boxes."""
     assert sample.image is not None
-    size = about.upright
+    size, small, behind = about.upright, sample.image.shape[:2], np.array(UNLABELED, np.uint8)
     placed = (pictures.placed(annotation, about, sample.notes) for annotation in listed.annotated[sample.stem])
     shapes = [shape for inside in placed for shape in inside]
     drawn = annotations.draw(shapes, size, width)
     for shape in shapes:
         if shape.kind in ("polygon", "ellipse", "mask") and (drawn[drawing.area(shape, size)] != shape.code).all():
             sample.notes.append("outlines are hidden by those in front, or smaller than a pixel")
-    small, behind = sample.image.shape[:2], np.array(UNLABELED, np.uint8)
     drawn = agmm.labels.resize_labels(drawn, small)
     if boxed := [shape for shape in shapes if shape.kind == "box" and shape.code != VOID]:
         behind = _segmented(listed, sample, boxed, small[1] / size[1])
