@@ -17,8 +17,7 @@ from agmm.training.presets import PRESETS
 from agmm.training.where import Where
 from tests.helpers import ROOT, tool
 
-FEW = "agmm_figure2"
-"""A figure of the baseline and AGMM."""
+FEW = "agmm_figure2"  # the baseline and AGMM
 
 SAME = """
 from dataclasses import dataclass
