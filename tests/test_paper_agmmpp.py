@@ -16,6 +16,7 @@ NETWORKS = {
     "vit": {"network": "small_vit", "network_options": ()},
 }
 BOTH = ("points", "scribbles", "boxes", "tags", "full", "coco_tags")
+RESNET = ("clicks20", "clicks_full", "blocks10", "blocks50", "blocks_full")
 SOURCES = {"points": "published: What's the Point", "boxes": "grabcut from published boxes"}
 SOURCES |= dict.fromkeys(("tags", "coco_tags"), "tags")
 SOURCES |= dict.fromkeys(("full", "clicks_full", "blocks_full"), "dense masks")
@@ -40,10 +41,7 @@ def short(run: agmm.Run, network: str, **changes: object) -> agmm.Run:
     ("labels", "network", "method"),
     [
         *((labels, network, "AGMMpp") for labels in BOTH for network in NETWORKS),
-        *(
-            (labels, "resnet", "AGMMpp")
-            for labels in ("clicks20", "clicks_full", "blocks10", "blocks50", "blocks_full")
-        ),
+        *((labels, "resnet", "AGMMpp") for labels in RESNET),
         *((labels, "vit", "Baseline") for labels in BOTH),
         *((labels, "resnet", "Baseline") for labels in ("tags", "clicks_full", "blocks50")),
     ],
