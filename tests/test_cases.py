@@ -72,6 +72,13 @@ def test_no_wrong_label_in_silence(tmp_path, case):
         assert compared(folder, tmp_path, fill_background=True)[2:] == ({"a": 0}, {"a": 0})
 
 
+def test_dense_masks_of_0_and_255(tmp_path):
+    (folder,) = CASES.glob("12-*")
+    (tmp_path / "x.csv").write_text("image,x,y,class\na,9,9,cat")
+    problems, _ = own.check(folder / "right", tmp_path / "x.csv", folder / "names.txt", truth=folder / "labels")
+    assert any(PROBLEMS["12"] in line for line in problems)
+
+
 # --- More of the same kinds -------------------------------------------------------------------------------------------
 
 NAMES = ("background", "cat", "dog")
