@@ -110,7 +110,7 @@ def _folder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     labels = (
         "folder of PNG masks (code of the class, 254 where nothing is labeled, 255 to ignore) or of annotation files "
-        "(CSV of clicks with image, x, y, class; labelme or COCO JSON; CVAT XML), or one such file"
+        "(CSV of clicks with image, x, y, class; labelme or COCO JSON; CVAT XML; class __ignore__: to ignore), or one of them"
     )
     add("--labels", type=Path, required=True, metavar="PATH", help=labels)
     add("--classes", type=Path, required=True, metavar="FILE", help="text file with a class name a line")
@@ -150,6 +150,8 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=0, metavar="N", help="optimizer steps (default: 600; 4000 on a GPU)")
     add("--width", type=int, default=3, metavar="N", help="width of clicks and lines in pixels (default: 3)")
     add("--validation", type=float, default=0.2, metavar="X", help="share of images to validate on (default: 0.2)")
+    cross = "cross: on all labeled images, by five further trainings (default: apart, on those left out)"
+    add("--validate", choices=("apart", "cross"), default="apart", help=cross)
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     _device(parser)
     add("--onnx", action="store_true", help="write model.onnx, too, and check it with onnxruntime")
@@ -162,7 +164,7 @@ def _train(args: Arguments) -> int:
     with _progress():
         folders = args.images, args.labels, args.classes, args.out
         result = own.train(*folders, options, truth=args.truth, device=args.device, onnx=args.onnx)
-    print(f"mean IoU {result.miou:.1f} on the validation images; classes in {args.out / 'report.csv'}")
+    print(f"{result.details['figure']}; classes in {args.out / 'report.csv'}")
     print(f"next: agmm predict --model {args.out} --images DIR --out DIR")
     return 0
 
@@ -182,7 +184,8 @@ def _predict(args: Arguments) -> int:
     with _progress():
         table = own.predict(args.model, args.images, args.out, truth=args.truth, device=args.device)
     if table is not None:
-        print(table[["class", "iou"]].to_string(index=False, float_format="%.1f"))
+        for measured, part in table.groupby("measured_on", sort=False):
+            print(measured, part[["class", "iou"]].to_string(index=False, float_format="%.1f"), sep="\n")
     print(f"masks/, overlays/ and their colors, classes.csv, in {args.out}")
     return 0
 

@@ -45,12 +45,13 @@ def voc_masks(name: str) -> tuple[np.ndarray, np.ndarray]:
     return classes, objects
 
 
-def save_index(path: Path, index: np.ndarray, palette: bool = False) -> None:
+def save_index(path: Path, index: np.ndarray, palette: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(index, np.uint8))
     if palette:
         image.putpalette(colors(256, 0).tobytes())
     image.save(path)
+    return path
 
 
 def save_noise(path: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
@@ -139,8 +140,7 @@ def write_cityscapes(root: Path, scale: int = 1) -> dict[str, np.ndarray]:
     return written
 
 
-COCO_MISSING = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in COCO_MISSING)
+COCO_CATEGORIES = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 COCO_IMAGES = {"train": (9, 25, 30, 34, 36), "val": (42, 73, 74)}  # the last of each has no annotation
 
 
@@ -187,13 +187,14 @@ def coco(root: Path, masks: bool = True) -> dict[str, np.ndarray]:
 DENSEPOSE_IMAGES = {"train": (36, 49), "val": (192, 241, 257)}
 
 
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's run lengths of a mask, column by column; the first is outside."""
+    return np.diff(np.flatnonzero(np.diff(mask.T.ravel(), prepend=False)), prepend=0, append=mask.size).tolist()
+
+
 def compress(mask: np.ndarray) -> str:
     """COCO's compressed run-length code of a mask."""
-    changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
-    runs = np.diff(changes, prepend=0, append=mask.size).tolist()
-    if changes[-1] == mask.size:
-        runs.pop()  # it ends inside
-    text = ""
+    runs, text = run_lengths(mask), ""
     for i, run in enumerate(runs):
         number, more = run - (runs[i - 2] if i > 2 else 0), True
         while more:

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
+from agmm import evaluation
 from agmm.codes import UNLABELED, VOID
 from agmm.data import augment
 
@@ -82,13 +84,6 @@ def test_crop_and_flip_are_drawn_per_image_and_reach_everything():
     assert corners == {(y, x) for y in (1, 2) for x in (1, 2, 3)}
 
 
-def halves(height, width):
-    """An image that is dark above and bright below, labeled 1 and 2 throughout."""
-    image = np.full((height, width, 3), 40, np.uint8)
-    image[height // 2 :] = 220
-    return image, np.where(image[..., 0] < 128, 1, 2).astype(np.uint8)
-
-
 @given(st.integers(0, 10**6), st.integers(8, 70), st.integers(8, 70), st.integers(4, 90))
 @settings(max_examples=80, deadline=None)
 def test_official_equals_pillow_step_by_step(seed, height, width, crop):
@@ -128,15 +123,13 @@ def test_nearest_loses_single_pixel_labels_and_move_keeps_them():
 
 
 def test_color_changes_leave_geometry_and_labels_alone():
-    source = np.random.default_rng(0)
-    image = source.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-    labels = source.integers(0, 5, (20, 20), dtype=np.uint8)
+    image, labels = (part[0].numpy() for part in coded(1, 20, 20))
     unchanged = gray = 0
     for seed in range(200):
-        plain, moved, _ = augment.official(image, labels, 16, np.random.default_rng(seed), color=False)
-        colored, same, _ = augment.official(image, labels, 16, np.random.default_rng(seed), color=True)
-        assert colored.shape == plain.shape
-        assert colored.dtype == np.uint8
+        (plain, moved, _), (colored, same, _) = (
+            augment.official(image, labels, 16, np.random.default_rng(seed), color=color) for color in (False, True)
+        )
+        assert (colored.shape, colored.dtype) == (plain.shape, np.uint8)
         np.testing.assert_array_equal(moved, same)
         unchanged += np.array_equal(plain, colored)
         gray += bool((colored == colored[..., :1]).all())
@@ -161,8 +154,9 @@ def test_color_changes_are_torchvisions(name, amount):
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
 def test_spml_scale_and_padding(shape, classifier, most):
     """A crop larger than every enlargement shows the whole image in a corner, and beyond it the mean color."""
-    image, labels = halves(*shape)
-    rng = np.random.default_rng(0)
+    image = np.full((*shape, 3), 40, np.uint8)
+    image[shape[0] // 2 :] = 220
+    labels, rng = image[..., 0] // 200, np.random.default_rng(0)
     scales, mirrored = [], 0
     for _ in range(200):
         drawn = replace(augment.draw_spml(shape, 90, rng, classifier), changes=())
@@ -183,8 +177,6 @@ def test_spml_scale_and_padding(shape, classifier, most):
 
 
 def test_mean_color_is_next_to_nothing_after_normalization():
-    from agmm import evaluation
-
     color = np.array([[augment.MEAN_COLOR]], np.uint8)
     assert evaluation.to_input(color, evaluation.IMAGENET).abs().max() < 0.01
 
@@ -203,26 +195,12 @@ def test_only_images_of_the_classifier_become_gray_or_blurred():
     assert np.mean(widths) == pytest.approx(2.55, abs=0.3)
 
 
-def _by_loops(image, width):
-    """Each pixel by itself: weights exp(-r^2 / width^2) of the 5 x 5 around it, whose sum is 1."""
-    height, wide = image.shape[:2]
-    blurred = np.zeros(image.shape)
-    for y in range(height):
-        for x in range(wide):
-            total, weights = np.zeros(3), 0.0
-            for dy in range(-2, 3):
-                for dx in range(-2, 3):
-                    weight = np.exp(-(dy * dy + dx * dx) / width**2)
-                    total += weight * image[min(max(y + dy, 0), height - 1), min(max(x + dx, 0), wide - 1)]
-                    weights += weight
-            blurred[y, x] = total / weights
-    return blurred
-
-
 @pytest.mark.parametrize("width", [0.1, 0.7, 2.3, 5.0])
-def test_blur_of_spml_against_loops(width):
+def test_blur_of_spml_weights_5_by_5_neighbors(width):
+    """By exp(-r^2 / width^2), with a sum of 1."""
     image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    expected = _by_loops(image, width)
+    weights = np.exp(-np.square(np.mgrid[-2:3, -2:3]).sum(axis=0) / width**2)[..., None]
+    expected = ndimage.correlate(image.astype(float), weights / weights.sum(), mode="nearest")
     found = np.asarray(augment.COLOR_CHANGES["kernel_blur"](Image.fromarray(image), width))
     assert np.abs(found - expected).max() <= 0.5 + 1e-4
     if width > 1:

@@ -1,11 +1,15 @@
+"""Evaluation: the metric, views and tiles as the original code has them, and whole data sets."""
+
 import threading
 from collections.abc import Callable
 from dataclasses import astuple, replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn import metrics
 from torch import Tensor, nn
 
 from agmm import evaluation
@@ -31,16 +35,16 @@ def tiny_network(arrays: dict[str, np.ndarray], dtype: torch.dtype = torch.float
     return predict
 
 
+def shapes(predict: Mock) -> list[tuple[int, ...]]:
+    """Shapes of what a recorded network was asked to predict."""
+    return [tuple(call.args[0].shape) for call in predict.call_args_list]
+
+
 class Thirds(nn.Module):
     """(features, logits) that depend on one pixel's color only: exact under crops, tiles and flips."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[int, ...]] = []
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         assert not self.training
-        self.calls.append(tuple(images.shape))
         return images, 9 * images
 
 
@@ -51,15 +55,8 @@ def random_split(sizes: list[tuple[int, int]], seed: int = 0) -> tuple[list[np.n
     return images, truths
 
 
-def confusion_by_loop(predictions: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    counts = np.zeros((num_classes, num_classes), int)
-    for p, t in zip(predictions.ravel(), truth.ravel(), strict=True):
-        if t < num_classes:
-            counts[t, p] += 1
-    return counts
-
-
-# --- confusion matrix and IoU
+def counted(predictions: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return metrics.confusion_matrix(truth[truth < 3], predictions[truth < 3], labels=range(3))
 
 
 @pytest.mark.parametrize(("data", "num_classes"), [("voc", 21), ("city", 19)])
@@ -73,11 +70,9 @@ def test_metric_equals_the_official_one(data: str, num_classes: int) -> None:
         np.testing.assert_array_equal(confusion, expected)
     np.testing.assert_allclose(evaluation.iou(confusion), arrays[f"{data}_iou"], rtol=1e-12)
     assert evaluation.mean_iou(confusion) == pytest.approx(100 * arrays[f"{data}_miou"], rel=1e-12)
-
     with_unlabeled = torch.tensor(arrays[f"{data}_gt_withK"])
-    np.testing.assert_array_equal(
-        evaluation.confusion_matrix(predictions, with_unlabeled, num_classes), arrays[f"{data}_hist_withK"]
-    )
+    confusion = evaluation.confusion_matrix(predictions, with_unlabeled, num_classes)
+    np.testing.assert_array_equal(confusion, arrays[f"{data}_hist_withK"])
 
 
 @pytest.mark.parametrize("wrong", [-1, 3, VOID])
@@ -85,8 +80,8 @@ def test_prediction_that_is_no_class_is_refused_where_it_counts(wrong: int) -> N
     predictions = torch.tensor([[0, wrong]])
     with pytest.raises(ValueError, match=r"predictions must lie in 0 … 2"):
         evaluation.confusion_matrix(predictions, torch.tensor([[0, 1]]), 3)
-    counted = evaluation.confusion_matrix(predictions, torch.tensor([[0, VOID]]), 3)
-    assert counted.sum() == counted[0, 0] == 1
+    confusion = evaluation.confusion_matrix(predictions, torch.tensor([[0, VOID]]), 3)
+    assert confusion.sum() == confusion[0, 0] == 1
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -96,23 +91,14 @@ def test_best_class_is_the_first_of_the_largest(memory_format: torch.memory_form
     np.testing.assert_array_equal(best, maps.numpy().argmax(axis=1))
 
 
-# --- multi-scale
-
-
 @pytest.mark.parametrize("case", ["eval_ms_test_voc", "eval_ms_test_odd"])
 def test_multi_scale_equals_the_official_one(case: str) -> None:
     arrays, info = golden(case)
     assert list(evaluation.SCALES) == info["arguments"]["scales"]
-    predict = tiny_network(arrays)
+    predict = Mock(side_effect=tiny_network(arrays))
     image = torch.tensor(arrays["image"]).double()
-    sizes = []
-
-    def recorded(images: Tensor) -> Tensor:
-        sizes.append(list(images.shape[-2:]))
-        return predict(images)
-
-    probabilities = evaluation.multi_scale(recorded, image)
-    assert sizes == info["arguments"]["scaled_sizes"]
+    probabilities = evaluation.multi_scale(predict, image)
+    assert [list(shape[-2:]) for shape in shapes(predict)] == info["arguments"]["scaled_sizes"]
     np.testing.assert_allclose(probabilities, arrays["ms_f64"], **EXACT)
     np.testing.assert_array_equal(probabilities.argmax(dim=1), arrays["argmax"])
     single = evaluation.multi_scale(predict, image, (1.0,), flip=False)
@@ -175,20 +161,11 @@ def test_largest_logits_of_the_scales_equal_a_loop(flip: bool) -> None:
 
 def test_views_that_are_predicted_together_are_bounded_in_pixels() -> None:
     arrays, _ = golden("eval_ms_test_odd")
-    predict = tiny_network(arrays)
+    predict = Mock(side_effect=tiny_network(arrays))
     images = torch.rand(5, 3, 20, 17, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    shapes = []
-
-    def recorded(views: Tensor) -> Tensor:
-        shapes.append(tuple(views.shape))
-        return predict(views)
-
-    result = evaluation.multi_scale(recorded, images, (0.5, 1.0, 2.0), pixels=4 * 20 * 17)
-    assert shapes == [(10, 3, 10, 8), (4, 3, 20, 17), (4, 3, 20, 17), (2, 3, 20, 17), *[(2, 3, 40, 34)] * 5]
+    result = evaluation.multi_scale(predict, images, (0.5, 1.0, 2.0), pixels=4 * 20 * 17)
+    assert shapes(predict) == [(10, 3, 10, 8), (4, 3, 20, 17), (4, 3, 20, 17), (2, 3, 20, 17), *[(2, 3, 40, 34)] * 5]
     np.testing.assert_allclose(result, evaluation.multi_scale(predict, images, (0.5, 1.0, 2.0)), **EXACT)
-
-
-# --- sliding window
 
 
 def test_tiles_lie_where_the_official_ones_lie() -> None:
@@ -219,14 +196,9 @@ def test_sliding_window_equals_the_official_one(case: str, batch: int) -> None:
 def test_squares_show_the_whole_image_above_left(shape: tuple[int, int]) -> None:
     """What a network would see, and the way back: the nearest of the pixels predicted."""
     images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)) + 0.1
-    seen = []
-
-    def predict(squares: Tensor) -> Tensor:
-        seen.append(squares)
-        return torch.arange(24.0 * 24).view(1, 1, 24, 24).repeat(2, 3, 1, 1)
-
+    predict = Mock(return_value=torch.arange(24.0 * 24).view(1, 1, 24, 24).repeat(2, 3, 1, 1))
     found = evaluation.in_square(predict, images, 24)
-    (squares,) = seen
+    ((squares,), _) = predict.call_args
     assert squares.shape == (2, 3, 24, 24)
     height, width = (int((squares[0, 0] > 0).any(axis).sum()) for axis in (1, 0))
     assert max(height, width) == 24
@@ -234,10 +206,8 @@ def test_squares_show_the_whole_image_above_left(shape: tuple[int, int]) -> None
     assert (squares[..., height:, :] == 0).all()
     assert (squares[..., width:] == 0).all()
     torch.testing.assert_close(squares[..., :height, :width].mean(), images.mean(), rtol=0.05, atol=0)
-    for row in range(shape[0]):
-        for column in range(shape[1]):
-            place = 24 * (row * height // shape[0]) + column * width // shape[1]
-            assert (found[:, :, row, column] == place).all()
+    rows, columns = (torch.arange(side) * seen // side for side, seen in zip(shape, (height, width), strict=True))
+    assert (found == 24 * rows[:, None] + columns).all()
 
 
 def test_squares_are_what_a_test_predicts() -> None:
@@ -259,17 +229,11 @@ def test_squares_are_what_a_test_predicts() -> None:
 
 def test_tiles_of_several_images_fill_a_batch() -> None:
     arrays, _ = golden("eval_slide_voc")
-    predict = tiny_network(arrays)
+    predict = Mock(side_effect=tiny_network(arrays))
     images = torch.rand(3, 3, 16, 22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sizes = []
-
-    def recorded(tiles: Tensor) -> Tensor:
-        sizes.append(len(tiles))
-        return predict(tiles)
-
-    together = evaluation.sliding_window(recorded, images, 13, batch=4)
+    together = evaluation.sliding_window(predict, images, 13, batch=4)
     number = 3 * len(evaluation.tile_positions(16, 22, 13))
-    assert sizes == [4] * (number // 4) + [number % 4] * (number % 4 > 0)
+    assert [shape[0] for shape in shapes(predict)] == [4] * (number // 4) + [number % 4] * (number % 4 > 0)
     for image, probabilities in zip(images, together, strict=True):
         np.testing.assert_allclose(probabilities, evaluation.sliding_window(predict, image[None], 13)[0], **EXACT)
 
@@ -289,9 +253,6 @@ def test_small_image_is_padded_right_and_below_unlike_the_official_defect(name: 
     np.testing.assert_allclose(result, expected[..., :height, :width], **EXACT)
     official = torch.tensor(arrays[f"{name}_probs_f64"])
     assert not torch.allclose(evaluation.sliding_window(predict, image, tile, double_softmax=True), official)
-
-
-# --- whole data sets
 
 
 @pytest.mark.parametrize("mode", ["original", "center_crop", "sliding_window"])
@@ -327,12 +288,10 @@ def test_refined_evaluation_equals_mean_field_by_hand(monkeypatch: pytest.Monkey
     for image, truth in zip(images, truths, strict=True):
         rgb = evaluation.center_crop(torch.from_numpy(image).movedim(-1, 0)[None], 8)
         target = evaluation.center_crop(torch.from_numpy(truth), 8)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalization.mean, normalization.std))
-        inputs = (rgb / 255 - mean) / std
-        probabilities = (9 * inputs).softmax(1)
+        probabilities = (9 * evaluation.normalize(rgb / 255, normalization)).softmax(1)
         refined = crf.mean_field(probabilities, rgb, parameters, "lattice").argmax(1)[0]
         changed += int((refined != probabilities.argmax(1)[0]).sum())
-        expected += confusion_by_loop(refined.numpy(), target.numpy(), 3)
+        expected += counted(refined.numpy(), target.numpy())
     np.testing.assert_array_equal(found, expected)
     assert changed > 0
 
@@ -344,9 +303,9 @@ GRAY = evaluation.Normalization((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     "protocol", [Protocol(), Protocol(flip=True), Protocol(tile=5), Protocol(GRAY, flip=True, tile=5)]
 )
 @pytest.mark.parametrize("batch_size", [1, 2, 10])
-def test_evaluate_equals_a_loop_over_images_of_any_size(protocol: Protocol, batch_size: int) -> None:
+def test_evaluate_counts_images_of_any_size(protocol: Protocol, batch_size: int) -> None:
     images, truths = random_split([(6, 8), (7, 5), (6, 8), (6, 8), (4, 4), (7, 5)])
-    expected = sum(confusion_by_loop(i.argmax(axis=2), t, 3) for i, t in zip(images, truths, strict=True))
+    expected = sum(counted(i.argmax(axis=2), t) for i, t in zip(images, truths, strict=True))
     net = Thirds().train()
     confusion = evaluation.evaluate(net, images, truths, 3, protocol, batch_size=batch_size, device="cpu")
     assert net.training
@@ -372,9 +331,6 @@ def test_evaluate_reads_ahead_and_counts_the_same(monkeypatch: pytest.MonkeyPatc
         assert (threading.main_thread() in threads) == (readers == 0)
 
 
-# --- network input
-
-
 def test_input_is_scaled_and_normalized_per_channel() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
@@ -389,9 +345,6 @@ def test_input_is_scaled_and_normalized_per_channel() -> None:
     for inputs, normalization in ((plain[0], None), (normalized, evaluation.IMAGENET)):
         colors = evaluation.denormalize(inputs, normalization)
         assert torch.equal((255 * colors).round(), plain[0].mul(255).round())
-
-
-# --- refusals
 
 
 @pytest.mark.parametrize(

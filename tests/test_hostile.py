@@ -15,6 +15,7 @@ from agmm.tools import author_checkpoints
 from agmm.training import loop
 from agmm.training.presets import PRESETS
 from tests.faults import corpus
+from tests.helpers import one_sentence
 
 CHANCE = random.Random(0)
 
@@ -62,10 +63,9 @@ def test_class_activation_maps_run_no_code(tmp_path, fault):
 def test_images_that_declare_too_much_or_want_other_programs(tmp_path, fault):
     sound = corpus.saved(Image.new("L", (8, 8)))
     (tmp_path / "a.png").write_bytes(corpus.PICTURES[fault](sound, CHANCE))
-    for read in (image_files.read_image, lambda path: image_files.read_mask(path, {0: 0}), image_files.read_index):
-        with pytest.raises(ValueError, match="a.png") as error:
+    for read in (image_files.read_image, image_files.read_index):
+        with one_sentence(ValueError, "a.png"):
             read(Path("a.png"))
-        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("fault", ["billion laughs", "an external entity", "an external document type", "nested"])
@@ -75,15 +75,6 @@ def test_xml_declares_and_fetches_nothing(tmp_path, fault):
     for read in (label_files.read_boxes, label_files.read_scribbles):
         with pytest.raises(ValueError, match="a.xml"):
             read("a.xml", ["cat", "dog"])
-
-
-@pytest.mark.parametrize("click", [{"x": 10**400, "y": 0, "cls": 1}, {"x": float("nan"), "y": 0, "cls": 1}])
-def test_clicks_outside_all_numbers(tmp_path, click):
-    import json
-
-    (tmp_path / "a.json").write_text(json.dumps({"image": [click]}))
-    with pytest.raises(ValueError, match="a.json, image image: a click"):
-        label_files.read_clicks("a.json")
 
 
 @pytest.mark.parametrize("corner", [np.nan, np.inf])

@@ -16,6 +16,7 @@ from tests.helpers import one_sentence, tool
 
 
 def test_polygons_hold_the_pixels_whose_centers_they_surround():
+    """By the even-odd rule, cut to the image."""
     rng = np.random.default_rng(0)
     for _ in range(60):
         shape = tuple(rng.integers(3, 30, 2).tolist())
@@ -24,6 +25,8 @@ def test_polygons_hold_the_pixels_whose_centers_they_surround():
         expected = np.zeros(shape, bool)
         expected[rows, columns] = True
         np.testing.assert_array_equal(fill_polygon(vertices, shape), expected)
+    for degenerate in ([(3, 3), (8, 8)], [(3, 3)], np.zeros((0, 2))):
+        assert not fill_polygon(np.array(degenerate, float), (10, 10)).any()
 
 
 def test_polygons_side_by_side_share_no_pixel_and_leave_no_gap():
@@ -36,16 +39,6 @@ def test_polygons_side_by_side_share_no_pixel_and_leave_no_gap():
         assert (np.sum([fill_polygon(one, (10, 10)) for one in triangles], axis=0) == 1).all()
 
 
-def test_polygons_are_even_odd_and_cut_to_the_image():
-    star = np.array([(5, 0), (8, 10), (0, 4), (10, 4), (2, 10)], float)
-    inside = fill_polygon(star, (10, 10))
-    assert not inside[5, 5]
-    assert inside[2, 5]
-    assert fill_polygon(np.array([(-5, -5), (99, -5), (99, 99), (-5, 99)], float), (7, 9)).all()
-    for degenerate in ([(3, 3), (8, 8)], [(3, 3)], np.zeros((0, 2))):
-        assert not fill_polygon(np.array(degenerate, float), (10, 10)).any()
-
-
 def test_run_length_codes_are_those_of_cocos_own_tool():
     """Codes made with pycocotools 2.0; and random ones, compressed by the tests."""
     boxes = np.zeros((6, 8), bool)
@@ -55,9 +48,7 @@ def test_run_length_codes_are_those_of_cocos_own_tool():
     for text, mask in (("5172L0000000ON3", boxes), ("k77e04M2N2O0O2O0O2O000000000001N101N101N2N3LQ:", disc)):
         assert layouts.compress(mask) == text
         np.testing.assert_array_equal(masks.decode_runs(text, mask.shape), mask)
-        changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
-        runs = np.diff(changes, prepend=0, append=mask.size).tolist()
-        np.testing.assert_array_equal(masks.decode_runs(runs, mask.shape), mask)
+        np.testing.assert_array_equal(masks.decode_runs(layouts.run_lengths(mask), mask.shape), mask)
     with pytest.raises(ValueError, match=r"has 47 pixels, its image of \(6, 8\) has 48"):
         masks.decode_runs([40, 7], (6, 8))
     rng = np.random.default_rng(0)
@@ -98,7 +89,7 @@ def person(box, parts):
 
 
 def test_parts_are_brought_to_the_box_by_nearest_neighbor():
-    """Every pixel by itself: the mask's pixel under its center, in the rounded box cut to the image."""
+    """Every pixel gets that of the mask under its center, in the rounded box cut to the image."""
     rng = np.random.default_rng(1)
     for _ in range(10):
         codes = rng.integers(0, 15, (256, 256))
@@ -107,15 +98,12 @@ def test_parts_are_brought_to_the_box_by_nearest_neighbor():
         parts = {code: codes == code for code in range(1, 15)}
         mask, people = masks.part_mask((50, 60), [person([left, top, width, height], parts)])
         rows, columns = (
-            (max(round(start), 0), min(round(start + length), side))
+            range(max(round(start), 0), min(round(start + length), side))
             for start, length, side in ((top, height, 50), (left, width, 60))
         )
+        y, x = ([int(Fraction(2 * i + 1, 2 * len(side)) * 256) for i in range(len(side))] for side in (rows, columns))
         expected = np.zeros((50, 60), int)
-        for row in range(*rows):
-            for column in range(*columns):
-                y = int(Fraction(2 * (row - rows[0]) + 1, 2 * (rows[1] - rows[0])) * 256)
-                x = int(Fraction(2 * (column - columns[0]) + 1, 2 * (columns[1] - columns[0])) * 256)
-                expected[row, column] = codes[y, x]
+        expected[np.ix_(rows, columns)] = codes[np.ix_(y, x)]
         np.testing.assert_array_equal(mask, expected)
         np.testing.assert_array_equal(people, expected > 0)
 

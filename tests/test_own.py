@@ -1,6 +1,7 @@
 """Images of one's own: from folders to masks by the command line, and one sentence for whatever is wrong."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,15 +9,18 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import agmm
 from agmm import cli, evaluation, networks, own
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets, user_folder
+from agmm.data.split import Split
 from agmm.data.synthetic import shapes
 from agmm.own import prediction, training
-from agmm.papers import notebooks
-from tests.helpers import ROOT, interruption
+from agmm.training import loop
+from tests.helpers import ROOT, interruption, one_sentence, run_notebook, same_weights
+from tests.layouts import save_index
 from tests.test_annotations import image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
@@ -26,12 +30,10 @@ NAMES = ("background", "cat", "dog")
 def user(tmp_path):
     """Six images of three sizes with two clicks each, as a CSV file, and dense truth of the last two."""
     for number in range(6):
-        image_file(tmp_path / "images", f"im{number}", size=(40 + 8 * (number % 3), 48))
-    (tmp_path / "truth").mkdir()
-    for stem in ("im4", "im5"):
-        size = Image.open(tmp_path / "images" / f"{stem}.png").size
-        truth = np.random.default_rng(0).integers(0, 3, size[::-1], np.uint8)
-        Image.fromarray(truth).save(tmp_path / "truth" / f"{stem}.png")
+        size = 40 + 8 * (number % 3), 48
+        image_file(tmp_path / "images", f"im{number}", size)
+        if number > 3:
+            save_index(tmp_path / "truth" / f"im{number}.png", np.random.default_rng(0).integers(0, 3, size))
     clicks = {f"im{number}": [((5, 5), 0), ((20 + number, 30), 1 + number % 2)] for number in range(6)}
     write("csv", tmp_path / "labels", clicks, NAMES)
     names_file(tmp_path, NAMES)
@@ -81,20 +83,81 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     legend = pd.read_csv(predicted / "classes.csv")
     assert legend["class"].tolist() == list(NAMES)
     assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
+    (validated,) = user_folder.read_prepared(out / "training" / "data").validation
     cats, said = (
-        np.concatenate([np.asarray(Image.open(user / part / f"{stem}.png")).ravel() == 1 for stem in ("im4", "im5")])
-        for part in ("truth", "predicted/masks")
+        np.asarray(Image.open(user / part / f"{validated}.png")) == 1 for part in ("truth", "predicted/masks")
     )
     iou = pd.read_csv(predicted / "report.csv")["iou"]
     assert iou[1] == pytest.approx(100 * (cats & said).sum() / (cats | said).sum())
 
 
-def test_the_same_call_loads_and_other_labels_train_anew(user, short):
+def test_the_same_call_loads_and_further_labels_continue(user, short, caplog, monkeypatch):
+    caplog.set_level("INFO", "agmm")
+    begins, fit = [], loop.fit
+
+    def recorded(run, net, *others):
+        begins.append({name: value.clone() for name, value in net.state_dict().items()})
+        return fit(run, net, *others)
+
+    monkeypatch.setattr(loop, "fit", recorded)
     first, again = (own.train(*folders(user), user / "model", SHORT, device="cpu") for _ in range(2))
     assert (again.run_id, again.seconds) == (first.run_id, first.seconds)
+    start = load_file(user / "model" / "model.safetensors")
     with open(user / "labels" / "clicks.csv", "a") as file:
         file.write("dog,9,9,im0.png\n")
-    assert own.train(*folders(user), user / "model", SHORT, device="cpu").run_id != first.run_id
+    second = own.train(*folders(user), user / "model", SHORT, device="cpu")
+    assert "going on from the weights of the earlier training" in caplog.text
+    assert second.run_id not in (first.run_id, own.train(*folders(user), user / "new", SHORT, device="cpu").run_id)
+    assert own.train(*folders(user), user / "model", SHORT, device="cpu").run_id == second.run_id
+    assert [same_weights(begin, start) for begin in begins] == [False, True, False]
+    learned = {name: set(json.loads((user / name / "model.json").read_text())["images"]) for name in ("model", "new")}
+    assert learned["model"] >= learned["new"]
+
+
+def test_cross_validation_measures_every_label_by_a_model_that_has_not_seen_its_image(user, short):
+    options = replace(SHORT, validate="cross")
+    result = own.train(*folders(user), user / "model", options, device="cpu")
+    table = pd.read_csv(user / "model" / "report.csv")
+    assert table["clicks"].tolist() == [6, 3, 3, 12]
+    assert re.fullmatch(r"\d+ % of 12 clicks right \(6 images; clicks, not outlines\)", result.details["figure"])
+    folds = sorted((user / "model" / "training" / "data").glob("fold*"))
+    left_out = []
+    for data in map(user_folder.read_prepared, folds):
+        assert not set(data.validation) & set(data.train)
+        assert len(data.validation) + len(data.train) == 6
+        left_out += data.validation
+    assert (len(folds), sorted(left_out)) == (5, [f"im{number}" for number in range(6)])
+    with one_sentence(ValueError, "--validate cross"):
+        own.train(*folders(user), user / "other", options, truth=user / "truth", device="cpu")
+
+
+def test_labels_are_right_where_most_of_their_pixels_are(monkeypatch):
+    truth = np.full((2, 9, 9), UNLABELED, np.uint8)
+    truth[0, :2, :2], truth[0, 5:8, 5:8], truth[1, 4], truth[1, :3, :3] = 0, 1, 1, VOID
+    said = np.zeros((9, 9), np.uint8)
+    said[5:7, 5:8] = said[4, :4] = 1  # 6 of 9 pixels of the one, 4 of 9 of the other
+    monkeypatch.setattr(prediction, "mask", lambda model, image: said)
+    split = Split("own", ("a", "b", "c"), ("x", "y"), np.zeros((2, 9, 9, 3), np.uint8), truth, None)
+    table, figure = prediction.labels_right([(None, split)], split.class_names, "labels")
+    np.testing.assert_array_equal(table["right"], [100, 50, np.nan, 200 / 3])
+    assert figure == "67 % of 3 labels right (2 images; labels, not outlines)"
+
+
+def test_no_figure_from_images_that_were_learned_from(user, short, capsys):
+    (user / "labels" / "clicks.csv").write_text("image,x,y,class\nim0.png,5,5,cat\nim0.png,30,20,dog\n")
+    assert train(user) == 0
+    assert capsys.readouterr().out.startswith("no figure, as all labeled images were learned from")
+
+
+def test_truth_of_images_that_were_learned_from_is_told_apart(user, short):
+    own.train(*folders(user), user / "model", SHORT, device="cpu")
+    learned = set(json.loads((user / "model" / "training" / "data" / "data.json").read_text())["train"])
+    for number in range(4):
+        save_index(user / "truth" / f"im{number}.png", np.zeros((40 + 8 * (number % 3), 48)))
+    table = own.predict(user / "model", user / "images", user / "out", truth=user / "truth", device="cpu")
+    numbers = [int(text.split()[0]) for text in table["measured_on"].unique()]
+    assert numbers == [6 - len(learned), len(learned)]
+    assert "learned from" in table["measured_on"].iloc[-1]
 
 
 def test_check_counts_labels_and_lists_all_problems(user, capsys):
@@ -112,23 +175,17 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert "2 problems found" in said
 
 
-def spoil_mask(user, mask):
-    (user / "labels" / "clicks.csv").unlink()
-    Image.fromarray(mask).save(user / "labels" / "im0.png")
-
-
-def spoil_tags(user):
-    (user / "labels" / "clicks.csv").unlink()
-    tag = "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
-    (user / "labels" / "a.xml").write_text(tag)
+TAG = "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
 
 
 def text(name, content):
     return lambda user: (user / name).write_text(content)
 
 
-def masked(value, shape=(40, 48)):
-    return lambda user: spoil_mask(user, np.full(shape, value, np.uint8))
+def masked(user, mask):
+    """A mask of an image in place of all clicks."""
+    (user / "labels" / "clicks.csv").unlink()
+    save_index(user / "labels" / "im0.png", mask)
 
 
 def cut(user):
@@ -141,19 +198,13 @@ SPOILED = {
     "no image": (text("images/im1.png", "x"), "im1.png: cannot be decoded"),
     "truncated image": (cut, "im1.png: cannot be decoded"),
     "two images": (lambda u: image_file(u / "images", "im1", suffix=".jpg"), "im1.png: a second image beside im1.jpg"),
-    "missing image": (
-        lambda u: (u / "images/im1.png").unlink(),
-        "clicks.csv: labels the image 'im1.png', which",
-    ),
+    "missing image": (lambda u: (u / "images/im1.png").unlink(), "clicks.csv: labels the image 'im1.png', which"),
     "no labels": (lambda u: (u / "labels/clicks.csv").unlink(), "labels: labels no image of the folder"),
-    "mask's size": (masked(0, (5, 6)), "im0.png is for 6 x 5 pixels, its image has"),
-    "mask's code": (masked(3), "im0.png: holds code 3; masks hold 0 … 2"),
-    "mask's colors": (masked(0, (40, 48, 3)), "im0.png holds colors"),
-    "empty masks": (masked(254), "no image has a labeled pixel"),
-    "labeled twice": (
-        lambda u: Image.fromarray(np.zeros((40, 48), np.uint8)).save(u / "labels" / "im0.png"),
-        "im0.png: its image is also in",
-    ),
+    "mask's size": (lambda u: masked(u, np.zeros((5, 6))), "im0.png is for 6 x 5 pixels, its image has"),
+    "mask's code": (lambda u: masked(u, np.full((40, 48), 3)), "im0.png: holds code 3; masks hold 0 … 2"),
+    "mask's colors": (lambda u: masked(u, np.zeros((40, 48, 3))), "im0.png holds colors"),
+    "empty masks": (lambda u: masked(u, np.full((40, 48), UNLABELED)), "no image has a labeled pixel"),
+    "labeled twice": (lambda u: save_index(u / "labels/im0.png", np.zeros((40, 48))), "im0.png: its image is also in"),
     "names": (text("names.txt", "cat\ncat\n"), "names.txt: names 'cat' twice; write 2 to 254"),
     "one name": (text("names.txt", "cat\n"), "names.txt: holds 1 class names"),
     "unknown class": (text("names.txt", "cat\ndog"), "the class 'background' is not among"),
@@ -166,7 +217,10 @@ SPOILED = {
         "is for an image of 8 x 7 pixels, but it has 48 x 40",
     ),
     "truncated XML": (text("labels/a.xml", "<annotations>"), "a.xml is not valid UTF-8 XML"),
-    "tags": (spoil_tags, "holds nothing but tags of whole images"),
+    "tags": (
+        lambda u: (u / "labels/clicks.csv").rename(u / "labels/a.xml").write_text(TAG),
+        "holds nothing but tags of whole images",
+    ),
 }
 
 
@@ -248,8 +302,8 @@ def test_validation_images_are_the_same_and_never_the_last_of_a_class(user):
 
 
 def test_images_with_nothing_but_truth_are_validated_on(user):
-    text = (user / "labels" / "clicks.csv").read_text().splitlines()
-    (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im5" not in line))
+    clicks = {f"im{number}": [((5, 5), 0), ((20, 30), 1 + number % 2)] for number in range(5)}
+    write("csv", user / "labels", clicks, NAMES)
     about = prepare(user, truth=user / "truth", side=64)
     assert about.validation == ("im5",)
     assert about.dense
@@ -261,8 +315,7 @@ def test_images_with_nothing_but_truth_are_validated_on(user):
 def test_a_single_image_is_measured_on_itself(user):
     for number in range(1, 6):
         (user / "images" / f"im{number}.png").unlink()
-    text = (user / "labels" / "clicks.csv").read_text().splitlines()
-    (user / "labels" / "clicks.csv").write_text("\n".join(line for line in text if "im0" in line or "image" in line))
+    write("csv", user / "labels", {"im0": [((5, 5), 0), ((20, 30), 1)]}, NAMES)
     about = prepare(user)
     assert about.validation == ("im0",) == tuple(about.train)
     assert any("the training images themselves" in line for line in own.summary(about, describe(about)))
@@ -303,10 +356,9 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
 
 def test_photographs_are_turned_as_viewers_show_them(tmp_path):
     (tmp_path / "images").mkdir()
-    pixels = np.zeros((20, 30, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise
-    Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", exif=exif)
+    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
     write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
     found = user_folder.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
     (sample,) = user_folder.render(found, 64, width=1)
@@ -326,19 +378,21 @@ def test_labelme_files_beside_their_images(tmp_path):
 def test_masks_that_ignore_all_but_the_labels_are_noted(user):
     mask = np.full((40, 48), VOID, np.uint8)
     mask[5, 5], mask[7, 7] = 0, 1
-    spoil_mask(user, mask)
+    masked(user, mask)
     problems, notes = own.check(*folders(user))
     assert not problems
-    assert any("write 254" in note for note in notes)
-    assert any("dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in note for note in notes)
+    assert "write 254" in "\n".join(notes)
+    assert "dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in "\n".join(notes)
 
 
-def test_complete_labels_bring_the_mixture_and_the_absent_class_loss(user):
+def test_the_run_that_options_describe(user):
     about = prepare(user)
     assert describe(about).method == "Baseline"
-    run = describe(about, complete=True)
+    run = describe(about, complete=True, steps=100)
     assert run.method == "AGMM"
     assert "absent" in dict(run.options)["terms"]
+    assert run.epochs * run.train_images >= 100 * run.batch_size
+    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     run = describe(about, method="AGMM")
     assert dict(run.options)["terms"] == ("seg", "self", "spar", "con")
 
@@ -386,9 +440,8 @@ def test_onnx_without_its_packages(monkeypatch, user, capsys):
 
 
 def test_the_notebook_runs_as_it_is(tmp_path):
-    path = ROOT / "notebooks" / "explore" / "own_images.ipynb"
-    values = {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
-    notebooks.execute(path, tmp_path / "out.ipynb", values)
+    given = {"out": str(tmp_path / "own"), "steps": 2, "side": 32, "device": "cpu"}
+    run_notebook(ROOT / "notebooks" / "explore" / "own_images.ipynb", given)
     report = pd.read_csv(tmp_path / "own" / "predicted" / "report.csv")
     assert report["class"].tolist() == [*shapes.CLASS_NAMES, "mean"]
 
@@ -420,9 +473,3 @@ def test_the_large_network_without_its_weights(user, monkeypatch):
     for init in ("auto", "imagenet"):
         run = describe(about, network="resnet50", init=init)
         assert (run.init, run.lr, run.head_factor) == ("imagenet", 0.004, 10)
-
-
-def test_described_run_is_json(user):
-    run = describe(prepare(user), steps=100)
-    assert agmm.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
-    assert run.epochs * run.train_images >= 100 * run.batch_size

@@ -33,7 +33,6 @@ def scene(seed, size=(24, 30)):
 
 def by_definition(mask, instances, std, high, low, background=0):
     """Heat of every point at every pixel; of several points that label a pixel the nearest, of these the first."""
-    height, width = mask.shape
     points = []
     for number in sorted(set(instances.ravel().tolist()) - {0, VOID}):
         rows, columns = np.nonzero(instances == number)
@@ -44,19 +43,16 @@ def by_definition(mask, instances, std, high, low, background=0):
             middle = min(own, key=lambda p: ((p[0] - mean[0]) ** 2 + (p[1] - mean[1]) ** 2, p))
             points.append((middle, code, std * size))
     result = np.full(mask.shape, UNLABELED if background is None else background, int)
-    for y in range(height):
-        for x in range(width):
-            heats = [
-                (math.exp(-((y - py) ** 2 + (x - px) ** 2) / (2 * s**2)), (y - py) ** 2 + (x - px) ** 2, code)
-                for (py, px), code, s in points
-            ]
-            if mask[y, x] == VOID:
-                result[y, x] = VOID
-            elif any(heat >= high - 1e-9 for heat, _, _ in heats):
-                result[y, x] = min((d, i) for i, (heat, d, _) in enumerate(heats) if heat >= high - 1e-9)[1]
-                result[y, x] = heats[result[y, x]][2]
-            elif any(heat >= low for heat, _, _ in heats):
-                result[y, x] = UNLABELED
+    for y, x in np.ndindex(mask.shape):
+        distances = [((y - py) ** 2 + (x - px) ** 2, number) for number, ((py, px), _, _) in enumerate(points)]
+        heats = [math.exp(-d / (2 * points[number][2] ** 2)) for d, number in distances]
+        labeling = [place for place, heat in zip(distances, heats, strict=True) if heat >= high - 1e-9]
+        if mask[y, x] == VOID:
+            result[y, x] = VOID
+        elif labeling:
+            result[y, x] = points[min(labeling)[1]][1]
+        elif any(heat >= low for heat in heats):
+            result[y, x] = UNLABELED
     return result
 
 

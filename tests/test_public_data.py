@@ -1,6 +1,7 @@
 """Public data sets by name: which images and masks are read, published labels, what is said of missing files."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from agmm.data import sets
 from agmm.data.public import coco
 from agmm.data.public.scenes import CAMVID
 from tests import layouts
+from tests.helpers import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
@@ -78,28 +80,21 @@ def test_names_and_published_numbers():
 
 @every
 def test_images_and_masks(name, tmp_path):
-    truth = WRITERS[name](tmp_path / name)
+    truth, about = WRITERS[name](tmp_path / name), sets.PUBLIC[name]
     for split, ids in zip(("train", "test"), IDS[name], strict=True):
-        data = sets.load(name, split, data_root=tmp_path)
+        part = {"train": "train", "test": "val"}[split]
+        message = rf"{about.title} {part} in .* has {len(ids)} images, not {about.counts[part]}"
+        with pytest.warns(UserWarning, match=message):
+            data = sets.load(name, split, data_root=tmp_path)
         assert (data.dataset, data.ids, data.class_names) == (name, ids, sets.class_names(name))
-        assert data.background == sets.PUBLIC[name].background
-        assert data.published == ()
-        pairs = sets.PUBLIC[name].pairs(tmp_path / name, {"train": "train", "test": "val"}[split])
+        assert (data.background, data.published) == (about.background, ())
+        pairs = about.pairs(tmp_path / name, part)
         for (path, _), image_id, image, mask in zip(pairs, data.ids, data.images, data.truth, strict=True):
             np.testing.assert_array_equal(mask, truth[image_id])
             assert path.name.startswith(image_id)
             np.testing.assert_array_equal(image, np.asarray(Image.open(path).convert("RGB")))
             assert mask.dtype == image.dtype == np.uint8
     assert sets.check(name, tmp_path) == []
-
-
-@every
-def test_other_numbers_of_images_warn(name, tmp_path):
-    WRITERS[name](tmp_path)
-    data = sets.PUBLIC[name]
-    message = rf"{data.title} val in .* has {len(IDS[name][1])} images, not {data.counts['val']}"
-    with pytest.warns(UserWarning, match=message):
-        data.load(tmp_path, "val")
 
 
 @every
@@ -190,34 +185,22 @@ def test_published_blocks_are_taken_for_their_ratio(tmp_path):
         sets.load("ade20k", "train", data_root=tmp_path)
 
 
-def test_published_clicks_and_blocks_are_taken_for_their_options(tmp_path):
+def test_published_clicks_are_taken_for_their_number(tmp_path):
+    """Their files may lie in folders of cities."""
     layouts.write_cityscapes(tmp_path)
-    names = IDS["cityscapes"][0]
     for n in (20, 100):
-        for name in names:
+        for name in IDS["cityscapes"][0]:
             clicks = np.full((32, 64), 19)
             clicks[0, : n // 10], clicks[-1] = 18, 255
-            folder = tmp_path / "clicks" / "agmm_cityscapes" / str(n)
+            folder = tmp_path / "clicks" / "agmm_cityscapes" / str(n) / (name.split("_")[0] if n == 20 else "")
             layouts.save_index(folder / f"{name}_gtFine_labelTrainIds.png", clicks)
-    for name in names:
-        blocks = np.zeros((32, 64))
-        blocks[3:9, 4:9], blocks[10:12], blocks[20] = 7, 33, 30
-        folder = tmp_path / "blocks" / "tel_cityscapes" / "block20" / name.split("_")[0]
-        layouts.save_index(folder / f"{name}_gtFine_labelIds.png", blocks)
     train = sets.load("cityscapes", "train", data_root=tmp_path)
     for n in (20, 100):
         assert sets.label_source(train, "clicks", {"n": n}) == f"published: {n} clicks published by the authors of AGMM"
         for sparse in sets.weak_labels(train, "clicks", {"n": n}, 0):
             assert (sparse[0] == 18).sum() == (sparse < UNLABELED).sum() == n // 10
             assert (sparse == VOID).sum() == 64
-    expected = np.full((32, 64), UNLABELED)
-    expected[3:9, 4:9], expected[10:12] = 0, 18
-    for sparse in sets.weak_labels(train, "blocks", {"ratio": 0.2}, 0):
-        np.testing.assert_array_equal(sparse, expected)
-    for form, options in (("clicks", {"n": 50}), ("blocks", {"ratio": 0.1}), ("blocks", {})):
-        assert sets.label_source(train, form, options) == "simulated from dense masks"
-    assert sets.check("cityscapes", tmp_path) == []
-
+    assert sets.label_source(train, "clicks", {"n": 50}) == "simulated from dense masks"
     folder = tmp_path / "clicks" / "agmm_cityscapes" / "100"
     layouts.save_index(folder / "ulm_000001_000019_color.png", np.full((32, 64), 19))
     with pytest.raises(ValueError, match="labels of the same image as ulm_000001_000019_color.png; keep one of them"):
@@ -299,3 +282,99 @@ def test_missing_masks_are_made_by_a_command(name, folder, tmp_path):
 def test_camvid_may_have_a_test_split(tmp_path):
     layouts.camvid(tmp_path, ("test",))
     assert CAMVID.load(tmp_path, "test").ids == ("a", "bb")
+
+
+def test_simulated_clicks_are_counted_and_nested(tmp_path):
+    layouts.write_cityscapes(tmp_path)
+    train = sets.load("cityscapes", "train", data_root=tmp_path)
+    clicked = [np.array(list(sets.labels_on_demand(train, "clicks", {"n": n}, 0))) < UNLABELED for n in (20, 50, 100)]
+    assert [one.sum(axis=(1, 2)).tolist() for one in clicked] == [[20, 20], [50, 50], [100, 100]]
+    assert all(more[fewer].all() for fewer, more in pairwise(clicked))
+
+
+# --- CamVid, which is read at once ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    layouts.camvid(tmp_path, ("val",))
+    return tmp_path
+
+
+def test_other_endings_are_images_and_other_files_are_none(camvid):
+    (camvid / "val" / "a.png").rename(camvid / "val" / "a.JPG")
+    (camvid / "val" / ".hidden.png").write_bytes(b"")
+    (camvid / "val" / "Thumbs.db").write_bytes(b"")
+    assert CAMVID.load(camvid, "val").ids == ("a", "bb")
+    layouts.save_index(camvid / "val" / "a.png", np.zeros((8, 12, 3)))
+    with pytest.raises(ValueError, match="a.png: a second image beside a.JPG"):
+        CAMVID.load(camvid, "val")
+
+
+def test_resizing(camvid):
+    split, whole = CAMVID.load(camvid, "val", size=(4, 6)), CAMVID.load(camvid, "val")
+    assert split.images.shape == (2, 4, 6, 3)
+    expected = Image.fromarray(whole.images[0]).resize((6, 4), Image.BILINEAR)
+    np.testing.assert_array_equal(split.images[0], np.asarray(expected))
+    np.testing.assert_array_equal(split.truth, whole.truth[:, 1::2, 1::2])
+    for folder, shape in (("val", (9, 9, 3)), ("valannot", (9, 9))):
+        layouts.save_index(camvid / folder / "bb.png", np.zeros(shape))
+    with pytest.raises(ValueError, match="bb.png: not of the first image's size"):
+        CAMVID.load(camvid, "val")
+    assert CAMVID.load(camvid, "val", size=(4, 4)).images.shape == (2, 4, 4, 3)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("val/a.png", cut, "cannot be decoded"),
+        ("valannot/a.png", cut, "cannot be decoded"),
+        ("val/a.png", lambda path: Image.fromarray(np.zeros((8, 12), np.uint16)).save(path), "16-bit"),
+        ("valannot/a.png", lambda path: layouts.save_index(path, np.full((8, 12), 200)), "code 200"),
+        ("valannot/a.png", lambda path: layouts.save_index(path, np.zeros((8, 13))), "is for 13 x 8 pixels, its"),
+    ],
+)
+def test_bad_files_are_named(camvid, file, spoil, message):
+    spoil(camvid / file)
+    (problem,) = CAMVID.check(camvid, ("val",))
+    assert str(camvid / file) in problem
+    assert message in problem
+    assert "\n" not in problem
+    with pytest.raises(ValueError, match="CamVid val in .*: 1 problem found") as error:
+        CAMVID.load(camvid, "val")
+    assert problem in str(error.value)
+
+
+def test_the_first_bad_files_and_their_number_are_told(tmp_path):
+    for i in range(7):
+        layouts.save_index(tmp_path / "val" / f"frame{i}.png", np.zeros((8, 12, 3)))
+        layouts.save_index(tmp_path / "valannot" / f"frame{i}.png", np.full((8, 12), 200 + i))
+    with pytest.raises(ValueError, match="7 problems found") as error:
+        CAMVID.load(tmp_path, "val")
+    lines = str(error.value).splitlines()
+    assert [f"frame{i}.png" in lines[1 + i] for i in range(5)] == [True] * 5
+    assert lines[6:] == ["  and 2 more"]
+
+
+@pytest.mark.parametrize("call", [lambda root: CAMVID.load(root, "train"), CAMVID.check])
+def test_missing_and_empty_folders_name_the_layout(tmp_path, call):
+    for name in ("train", "trainannot", ""):
+        message = f"no folder .*{name}" if name else "no images of train"
+        with pytest.raises(FileNotFoundError, match=f"CamVid: {message}; .* must hold train/, trainannot/"):
+            call(tmp_path)
+        (tmp_path / name).mkdir(exist_ok=True)
+
+
+def test_real_data():
+    root = shared("data/camvid")
+    assert len(CAMVID.pairs(root, "train")) == 367
+    loaded = CAMVID.load(root, "val")
+    assert loaded.images.shape == (101, 360, 480, 3)
+    assert set(np.unique(loaded.truth)) == {*range(11), VOID}
+    # Sky is bright and above, road below: a wrong class table or a wrong pairing would not show this.
+    assert loaded.images[loaded.truth == 0].mean() > 1.5 * loaded.images[loaded.truth != 0].mean()
+    assert np.bincount(loaded.truth[:, -60:].ravel(), minlength=256)[:11].argmax() == 3

@@ -8,7 +8,6 @@ import pytest
 
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.split import Split
 from agmm.data.synthetic import streets
 from tests import layouts
 
@@ -21,9 +20,6 @@ def coco(tmp_path):
     return sets.load("coco", "train", data_root=tmp_path / "data")
 
 
-# --- Image tags -------------------------------------------------------------------------------------------------------
-
-
 def test_tags_are_the_classes_of_the_masks_and_background(coco, tmp_path):
     tags = sets.image_tags(coco)
     assert (tags.shape, tags.dtype) == ((4, 81), bool)
@@ -33,14 +29,6 @@ def test_tags_are_the_classes_of_the_masks_and_background(coco, tmp_path):
     stuff = sets.load("ade20k", "train", data_root=tmp_path / "ade")
     for row, mask in zip(sets.image_tags(stuff), stuff.truth, strict=True):
         assert set(np.flatnonzero(row)) == set(np.unique(mask)) - {VOID}
-
-
-def test_tags_of_classes_that_cover_enough():
-    mask = np.ones((10, 10), np.uint8)
-    mask[0, :2], mask[1, 0] = 2, 3
-    split = Split("own", ("background", "a", "b", "c"), ("x",), np.zeros((1, 10, 10, 3), np.uint8), mask[None], 0)
-    for share, expected in ((0.0, [0, 1, 2, 3]), (0.02, [0, 1, 2]), (0.5, [0, 1])):
-        assert np.flatnonzero(sets.image_tags(split, share)[0]).tolist() == expected
 
 
 def test_tags_of_data_on_disk_are_kept(coco, tmp_path):
@@ -59,12 +47,9 @@ def test_tags_of_data_on_disk_are_kept(coco, tmp_path):
     assert sets.image_tags(other, cache=kept).shape == (2, 81)
 
 
-# --- Blocks -----------------------------------------------------------------------------------------------------------
-
-
 @cache
 def embedded(dataset):
-    return sets.load(dataset, "train", count=80)
+    return sets.load(dataset, "train", count=40)
 
 
 @pytest.mark.parametrize("dataset", ["shapes", "streets"])
@@ -75,11 +60,8 @@ def test_blocks_label_their_share_of_the_whole(dataset, ratio, tmp_path):
     assert abs((sparse < UNLABELED).mean() - ratio) < 0.005
     assert (sparse == split.truth)[sparse < UNLABELED].all()
     (scale,) = map(np.load, tmp_path.glob(f"blocks-{dataset}-*.npy"))
-    plain = sets.sparse_labels(split, "blocks", {"ratio": ratio, "scale": 1.0}, 0)
     if dataset == "streets" and ratio < 0.5:
-        assert scale > 1.05
-        assert (plain < UNLABELED).mean() < ratio - 0.005, "small components stay without"
-    np.testing.assert_array_equal(sets.sparse_labels(split, "blocks", {"ratio": ratio}, 1), sparse)
+        assert scale > 1.05, "small components stay without"
 
 
 def test_blocks_of_data_on_disk_label_their_share(tmp_path):

@@ -1,5 +1,6 @@
 """Prediction: masks of a folder of images by a trained model, pictures of them, and the model as an ONNX file."""
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -15,10 +16,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor, nn
 
 from agmm import evaluation, networks
+from agmm.codes import UNLABELED
 from agmm.data import image_files, user_folder
+from agmm.data.split import Split
 from agmm.data.user_folder import pictures as user_pictures
 from agmm.host import atomic_files
 from agmm.training import loop, weights
@@ -40,6 +44,7 @@ class Model:
     side: int  # longest side of its training images, to which larger images are shrunk
     normalization: evaluation.Normalization | None  # of the network's input
     device: torch.device
+    learned: frozenset[str] = frozenset()  # sha256 of each image that it was trained on, in the working size
     scales: user_pictures.Scales = field(default_factory=dict)  # of images of more than 8 bits
 
 
@@ -57,8 +62,8 @@ def load(model: str | Path, device: str = "auto") -> Model:
     except Exception as error:  # damaged JSON, weights of another network and all that safetensors may find
         raise ValueError(f"{folder}: the model cannot be read ({error}); train it again") from error
     net.to(where).eval()
-    scales = content.get("scales", {})
-    return Model(net, names, content["background"], content["side"], normalization(run), where, scales)
+    about: dict[str, Any] = {"scales": content.get("scales", {}), "learned": frozenset(content.get("images", ()))}
+    return Model(net, names, content["background"], content["side"], normalization(run), where, **about)
 
 
 @torch.no_grad()
@@ -110,7 +115,8 @@ def predict(
         loop.LOGGER.info(f"note: {note}")
     folders = len({path.parent for path in listed.values()})
     loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")
-    confusion = torch.zeros(len(net.names), len(net.names), dtype=torch.int64)
+    # Of images that were not learned from, and of those that were.
+    confusion, counts = torch.zeros(2, len(net.names), len(net.names), dtype=torch.int64), [0, 0]
     colors = palette(len(net.names), net.background)
     with atomic_files.writable(out / "masks", "--out"), atomic_files.writable(out / "overlays", "--out"):
         atomic_files.write_text(out / "classes.csv", legend(net.names, colors).to_csv(index=False))
@@ -124,13 +130,43 @@ def predict(
             atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
             if stem in masks:
                 true = torch.tensor(user_folder.read_mask(masks[stem], net.names, headers[path]))
-                confusion += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
+                small = user_folder.shrink(image, net.side)
+                learned = hashlib.sha256(small.tobytes()).hexdigest() in net.learned
+                confusion[int(learned)] += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
+                counts[learned] += 1
         if truth is None:
             return None
-        iou = (100 * evaluation.iou(confusion)).tolist()
-        table = iou_table(net.names, iou, f"{len(masks)} images, dense masks")
+        words = "dense masks", "dense masks; learned from, so this says nothing about others"
+        table = pd.concat(
+            iou_table(net.names, (100 * evaluation.iou(part)).tolist(), f"{count} images, {text}")
+            for part, count, text in zip(confusion, counts, words, strict=True)
+            if count
+        )
         atomic_files.write_text(out / "report.csv", table.to_csv(index=False))
     return table
+
+
+def labels_right(tests: Sequence[tuple[Model, Split]], names: Sequence[str], what: str) -> tuple[pd.DataFrame, str]:
+    """Return how many labels models get right of images that they have not learned from: by class, and as a sentence.
+
+    A label is a click, line or area of one class, right where most of its pixels are predicted to be of the class.
+    """
+    counts = np.zeros((len(names) + 1, 2), int)  # labels that are right, and all; the last row for all classes
+    for model, test in tests:
+        for image, labels in zip(test.images, test.truth, strict=True):
+            predicted = mask(model, image)
+            for code in np.unique(labels[labels < UNLABELED]):
+                spots, count = ndimage.label(labels == code, np.ones((3, 3)))
+                right = ndimage.mean(predicted == code, spots, range(1, count + 1)) > 0.5
+                counts[code] += right.sum(), count
+    counts[-1] = counts.sum(0)
+    images, shares = sum(len(test) for _, test in tests), 100 * counts[:, 0] / np.maximum(counts[:, 1], 1)
+    measured = f"{images} images, {what} only"
+    table = pd.DataFrame({"class": [*names, "all"], "right": shares, what: counts[:, 1], "measured_on": measured})
+    table.loc[counts[:, 1] == 0, "right"] = np.nan
+    if not images:
+        return table, "no figure, as all labeled images were learned from; label more, or use --validate cross"
+    return table, f"{shares[-1]:.0f} % of {counts[-1, 1]} {what} right ({images} images; {what}, not outlines)"
 
 
 def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[dict[str, np.ndarray]]:

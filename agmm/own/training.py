@@ -1,6 +1,8 @@
 """Training on a folder of images with sparse labels (`agmm.data.user_folder`), a check of one, and one to try both."""
 
 import csv
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -8,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +25,8 @@ from agmm.data.user_folder import pictures
 from agmm.host import atomic_files
 from agmm.labels import generator, simulate
 from agmm.objectives import one_of
-from agmm.own.prediction import export_onnx, iou_table, load, output_folder, require_onnx
-from agmm.training import loop
+from agmm.own.prediction import Model, export_onnx, iou_table, labels_right, load, output_folder, require_onnx
+from agmm.training import loop, weights
 from agmm.training.batches import normalization
 from agmm.training.result import Result
 from agmm.training.run import Run
@@ -33,6 +36,7 @@ from agmm.training.train import run as train_run
 CPU_STEPS, GPU_STEPS = 600, 4000
 CPU_SIDE, GPU_SIDE = 256, 512
 """Steps and longest side of images by default: some minutes on a CPU, less than an hour on a GPU."""
+FOLDS = 5  # further trainings of cross-validation
 EPOCH_STEPS = 25  # fewest steps of an epoch, however few images there are: a checkpoint is written after each
 
 
@@ -54,12 +58,16 @@ class Options:
     width: int = 3  # of points and lines in pixels
     fill_background: bool = False  # whether what no polygon, mask or box of an image covers is background
     validation: float = 0.2  # share of the labeled images to validate on
+    validate: str = "apart"
+    """``"apart"``: on images that are not learned from. ``"cross"``: on all labeled images, each by one of `FOLDS`
+    further trainings, which have not learned from it; the model itself learns from all."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("method", self.method, ("auto", "AGMM", "Baseline"))
         one_of("network", self.network, ("auto", "small", "resnet50"))
         one_of("init", self.init, ("auto", "imagenet", "scratch"))
+        one_of("validate", self.validate, ("apart", "cross"))
         if min(self.side, self.steps, self.width - 1) < 0 or not 0 <= self.validation < 1:
             raise ValueError("side, steps and width must be positive, and validation a share from 0 to below 1")
 
@@ -97,12 +105,18 @@ def train(
     log.txt, and ``training`` with the images in their working size and the run; with ``onnx`` also model.onnx, checked
     with onnxruntime. ``device`` is ``"auto"``, ``"cpu"``, ``"cuda"`` …
 
-    Return the result, with the IoU of the validation images in their working size. ValueError with a sentence about the
-    first file that something is wrong with; then nothing is written.
+    Where the labels are others than those of an earlier call with this ``out``, the training begins with its weights.
+
+    Return the result; the entry ``figure`` of its details says how good the model is, and on what that was measured in
+    the images' working size. ValueError with a sentence about the first file that something is wrong with; then
+    nothing is written.
     """
     if onnx:
         require_onnx()
+    if options.validate == "cross" and truth is not None:
+        raise ValueError("--validate cross is for labels alone; with --truth its dense masks are validated on")
     out, options = output_folder(out, "training"), options.on(choose_device(device))
+    earlier = _earlier(out)
     listed, results = user_folder.survey(images, labels, classes, truth, options.fill_background), out / "training"
     with (
         atomic_files.writable(out.parent, "--out"),
@@ -110,20 +124,68 @@ def train(
     ):
         folder = Path(temporary) / "data"
         data = user_folder.prepare(
-            listed, folder, side=options.side, width=options.width, validation=options.validation
+            listed,
+            folder,
+            side=options.side,
+            width=options.width,
+            validation=options.validation,
+            folds=FOLDS if options.validate == "cross" else 0,
+            learned=earlier.get("images", ()),
         )
-        run = describe(data, options)
         results.mkdir(parents=True, exist_ok=True)
+        run, start = _begin(describe(data, options), data, earlier, out)
         replace_folder(folder, results / "data")
-    for line in (*summary(data, run), *(f"note: {note}" for note in listed.notes)):
+    for line in (*summary(data, run), *(f"note: {note}" for note in listed.notes), start):
         loop.LOGGER.info(line)
     # No decoded images are kept, as batches come from files that are small already.
-    result = train_run(run, results=results, data_root=results / "data", device=device, keep_decoded=False)
+    place: dict[str, Any] = {"results": results, "device": device, "keep_decoded": False}
+    tests = [(run, results / "data")]
+    if options.validate == "cross":
+        folds = sorted((results / "data").glob("fold*"))
+        tests = [(describe(user_folder.read_prepared(fold), options), fold) for fold in folds]
+        for number, (one, fold) in enumerate(tests, start=1):
+            loop.LOGGER.info(f"cross-validation: training {number} of {len(tests)}, and then that of the model")
+            train_run(one, data_root=fold, **place)
+    result = train_run(run, data_root=results / "data", **place)
     with atomic_files.writable(out, "--out"):
-        _write_model(run, data, result, out)
+        points = all(shape.kind == "point" for id in listed.annotated for shape in listed.shapes(id))
+        what = "clicks" if points and not listed.masks else "labels"
+        figure = _write_model(run, data, result, out, [_tested(*test, results) for test in tests], what)
         if onnx:
             export_onnx(load(out, device="cpu").net, normalization(run), out / "model.onnx")
-    return result
+    return replace(result, details=result.details | {"figure": figure})
+
+
+def _earlier(out: Path) -> dict[str, Any]:
+    """Return the model.json of an earlier training in a folder, empty without one."""
+    path = out / "model.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to train from the start") from error
+
+
+def _begin(run: Run, data: user_folder.Prepared, earlier: dict[str, Any], out: Path) -> tuple[Run, str]:
+    """Return the run with the weights that it begins with, those of the earlier training where its labels were others.
+
+    They are copied to the results, and a sentence says where the training begins.
+    """
+    if not earlier:
+        return run, "starting from the beginning"
+    before = Run.from_dict(earlier["run"])
+    kept = replace(before, label_options=tuple(pair for pair in before.label_options if pair[0] != "start"))
+    if kept == run:
+        return before, "these images and labels have been trained on"
+    if dict(kept.label_options) == dict(run.label_options):
+        return run, "starting from the beginning, as the options are others than before"
+    same = (before.network, before.network_options) == (run.network, run.network_options)
+    if not same or tuple(earlier["classes"]) != data.names:
+        return run, "starting from the beginning, as the network or the classes are others than before"
+    content = (out / "model.safetensors").read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    atomic_files.write(weights.own_start(out / "training", sha256), content)
+    options = tuple({**dict(run.label_options), "start": sha256}.items())
+    return replace(run, label_options=options), f"going on from the weights of the earlier training in {out}"
 
 
 def replace_folder(new: Path, old: Path) -> None:
@@ -197,19 +259,42 @@ def _count(name: str, pixels: int, images: int) -> str:
     return f"{name}: {pixels} labeled pixels in {images} images{'' if pixels else ': it will never be predicted'}"
 
 
-def _write_model(run: Run, data: user_folder.Prepared, result: Result, out: Path) -> None:
+def _tested(run: Run, folder: Path, results: Path) -> tuple[Model, Split | None]:
+    """Return the model of a complete run, and the images with labels that it has not learned from, if there are any."""
+    data = user_folder.read_prepared(folder)
+    net = weights.load_network(run, results, len(data.names), torch.device("cpu"))
+    model = Model(net, data.names, data.background, data.side, normalization(run), torch.device("cpu"))
+    return model, None if set(data.validation) <= set(data.train) else user_folder.load(folder, "test")
+
+
+def _write_model(
+    run: Run,
+    data: user_folder.Prepared,
+    result: Result,
+    out: Path,
+    tests: list[tuple[Model, Split | None]],
+    what: str,
+) -> str:
+    """Write the model and its report; return the figure of the models that were tested, and what it was measured on."""
     folder = run.folder(out / "training")
     for name in ("model.safetensors", "log.txt"):
         atomic_files.write(out / name, (folder / name).read_bytes())
-    model = {"classes": data.names, "background": data.background, "side": data.side, "run": run.to_dict()}
-    if data.scales:
-        model["scales"] = data.scales
-    atomic_files.write_json(out / "model.json", model | {"network": result.details["network"]})
-    measured = f"{len(data.validation)} images, {'dense masks' if data.dense else 'labels only'}"
-    table = iou_table(data.names, result.iou, measured)
+    learned = {data.images[stem] for stem in data.train}
+    if "start" in dict(run.label_options):
+        learned |= {*_earlier(out).get("images", ())}
+    model: dict[str, Any] = {"classes": data.names, "background": data.background, "side": data.side}
+    model |= {"run": run.to_dict(), "network": result.details["network"], "images": sorted(learned)}
+    model |= {"scales": data.scales} if data.scales else {}
+    atomic_files.write_json(out / "model.json", model)
+    if data.dense:
+        measured = f"{len(data.validation)} images, dense masks"
+        table, figure = iou_table(data.names, result.iou, measured), f"mean IoU {result.miou:.1f} ({measured})"
+    else:
+        table, figure = labels_right([(one, test) for one, test in tests if test is not None], data.names, what)
     table.insert(2, "labeled_pixels", [*data.labeled_pixels, sum(data.labeled_pixels)])
     table.insert(3, "labeled_images", [*data.labeled_images, len(data.train)])
     atomic_files.write_text(out / "report.csv", table.to_csv(index=False))
+    return figure
 
 
 # --- Check ------------------------------------------------------------------------------------------------------------

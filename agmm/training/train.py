@@ -158,6 +158,8 @@ def _start(context: Context) -> tuple[networks.Segmenter, AnyObjective]:
     net = weights.build_network(run, num_classes)
     if run.pretraining is not None:
         loop.load_weights(net.backbone, weights.weights(run.pretraining, results), run.pretraining.id)
+    if start := dict(run.label_options).get("start"):
+        loop.load_weights(net, weights.own_start(results, start))
     objective = objective_for(run, net, num_classes)
     if objective.trains_classifier_only and run.teacher is not None:
         weights.start_from(net, run.teacher, results)
@@ -259,7 +261,9 @@ def _finish(run: Run, where: Where, device: torch.device, outcome: loop.Outcome)
     progress = outcome.progress
     if loop.is_main():
         loop.save_weights(outcome.net, run.folder(where.results) / "model.safetensors", run.id)
-    _log_end(run, where, device, f"done: {outcome.scores['miou']:.2f} on the test split")
+    # The validation of a user's images may be a few clicks, see `agmm.own`.
+    figure = "" if run.dataset == "own" else f": {outcome.scores['miou']:.2f} on the test split"
+    _log_end(run, where, device, f"done{figure}")
     images = progress.epoch * (outcome.images // run.batch_size * run.batch_size)
     return Result(
         **outcome.scores,

@@ -53,17 +53,25 @@ def weights(run: Run, results: Path, name: str = "model.safetensors") -> Path:
     return path
 
 
+def own_start(results: Path, sha256: str) -> Path:
+    """Return the file of the weights that a training on a user's images begins with."""
+    return results / f"start-{sha256[:10]}.safetensors"
+
+
 def save_weights(net: nn.Module, path: Path, run_id: str) -> None:
     """Write a state dict as safetensors, with the identity of its run."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     atomic_files.write(path, safetensors.torch.save(state, {"run": run_id}))
 
 
-def load_weights(net: nn.Module, path: Path, run_id: str) -> None:
-    """Read what `save_weights` has written; raise ValueError if it is damaged, or of another run or network."""
+def load_weights(net: nn.Module, path: Path, run_id: str = "") -> None:
+    """Read what `save_weights` has written; raise ValueError if it is damaged, or of another run or network.
+
+    Without ``run_id`` it may be of any run.
+    """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            owner = (file.metadata() or {}).get("run", run_id)  # older files do not say
+            owner = (file.metadata() or {}).get("run", run_id) if run_id else ""  # older files do not say
         state = safetensors.torch.load_file(path)
         if owner == run_id:
             net.load_state_dict(state)

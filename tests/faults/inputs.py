@@ -100,6 +100,7 @@ def _files(folder: Path) -> set[Path]:
 def doors() -> Iterator[Door]:
     pictures = corpus.ANY | corpus.PICTURES
     masks = pictures | corpus.MASKS
+    lists = {"noise": corpus.ANY["noise"], "UTF-16": corpus.JSON["UTF-16"]}
     wild = {f"random bytes {i}": corpus.overwritten for i in range(12)}
     camvid = _table("camvid", "agmm_table1")
     yield Door("CamVid image", _camvid, "train/a.png", pictures, camvid)
@@ -110,7 +111,7 @@ def doors() -> Iterator[Door]:
     yield Door("VOC image", _voc, f"{folder}/JPEGImages/{name}.jpg", pictures, tables_of_voc)
     yield Door("VOC mask", _voc, f"{folder}/SegmentationClass/{name}.png", masks, tables_of_voc)
     yield Door("SBD mask", _voc, f"benchmark_RELEASE/dataset/cls/{layouts.SBD_TRAIN[2]}.mat", corpus.ANY, tables_of_voc)
-    yield Door("VOC list", _voc, f"{folder}/ImageSets/Segmentation/val.txt", _LISTS, tables_of_voc)
+    yield Door("VOC list", _voc, f"{folder}/ImageSets/Segmentation/val.txt", lists, tables_of_voc)
     yield Door(
         "VOC boxes", _voc, f"{folder}/Annotations/{name}.xml", corpus.ANY | corpus.XML | corpus.BOXES, tables_of_voc
     )
@@ -131,12 +132,6 @@ def doors() -> Iterator[Door]:
     weights = corpus.ANY | corpus.SAFETENSORS
     yield Door("weights", _checkpoint, "a.safetensors", weights, _released("a.safetensors"), provable=False)
     yield Door("class activation maps", _cams, "a.npy", corpus.ANY | corpus.CAMS, _read_cams)
-
-
-_LISTS: dict[str, corpus.Fault] = {
-    "noise": corpus.ANY["noise"],
-    "UTF-16": lambda sound, _: sound.decode().encode("utf-16"),
-}
 
 
 def _table(preset: str, table: str) -> Call:

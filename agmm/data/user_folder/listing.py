@@ -208,7 +208,8 @@ def _unread(of: Mapping[str, Path], labels: Path, images: Path) -> Iterator[str]
     folders = {labels / part for path in of.values() for part in path.relative_to(images).parents}
     known = (".png", ".txt", *annotations.READERS)
     there = (path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith("."))
-    if left := sorted(p for p in there if p not in folders and (p.is_dir() or p.suffix.lower() not in known)):
+    others = (path for path in there if path not in folders and not _same(path, images))
+    if left := sorted(path for path in others if path.is_dir() or path.suffix.lower() not in known):
         what = f"{len(left)} files or folders of {labels} are not read, {left[0].name} first"
         yield f"{what}: masks end in .png, and only folders that are called as those of the images are looked into"
 

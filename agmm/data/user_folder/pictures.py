@@ -225,35 +225,33 @@ def _tiff_header(page: tifffile.TiffPage, pages: int) -> Header:
 def _numbers(path: Path, about: Header) -> np.ndarray:
     """Decode the first page, upright, (H, W, C) numbers without opacity, NaN where the file says that it has none."""
     with image_files.guarded(path, _REMEDY):
-        if not _is_tiff(path):
-            numbers = image_files.turn(_opencv(path), about.orientation)
-        else:
-            with tifffile.TiffFile(path) as tiff:
-                numbers = _tiff_numbers(path, tiff.pages.first, about)
-        numbers = numbers[..., : about.channels]
+        decode = _tiff if _is_tiff(path) else _opencv
+        numbers = decode(path, about)[..., : about.channels]
         if numbers.shape != (*about.upright, about.channels):
             raise ValueError(f"holds {numbers.shape} numbers")
         return numbers
 
 
-def _tiff_numbers(path: Path, page: tifffile.TiffPage, about: Header) -> np.ndarray:
-    try:
-        numbers = page.asarray()
-        numbers = np.moveaxis(numbers, page.axes.index("S"), -1) if "S" in page.axes else numbers[..., None]
-        numbers = image_files.turn(numbers, about.orientation)
-    except (KeyError, ValueError) as error:
-        # Without the package imagecodecs LZW is left to OpenCV, which is wrong about planes, and turns on its own.
-        if "imagecodecs" not in str(error) or page.planarconfig != 1 or _opencv(path).dtype != page.dtype:
-            raise
-        numbers = _opencv(path)
+def _tiff(path: Path, about: Header) -> np.ndarray:
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        try:
+            numbers = page.asarray()
+            numbers = np.moveaxis(numbers, page.axes.index("S"), -1) if "S" in page.axes else numbers[..., None]
+            numbers = image_files.turn(numbers, about.orientation)
+        except (KeyError, ValueError) as error:
+            # Without the package imagecodecs LZW is left to OpenCV, which is wrong about planes, and turns on its own.
+            if "imagecodecs" not in str(error) or page.planarconfig != 1:
+                raise
+            numbers = _opencv(path, replace(about, orientation=1)).astype(page.dtype, casting="equiv")
     if about.kind != EIGHT_BITS and 42113 in page.tags:  # GDAL's number for "no data"
         numbers = np.where(numbers == page.nodata, np.nan, numbers)
     return numbers
 
 
-def _opencv(path: Path) -> np.ndarray:
-    """Decode a file as OpenCV does, (H, W, C), in the order red, green, blue, opacity."""
+def _opencv(path: Path, about: Header) -> np.ndarray:
     numbers = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if numbers is None:
         raise ValueError("OpenCV reads no image")
-    return numbers[..., None] if numbers.ndim == 2 else numbers[..., [2, 1, 0, 3][: numbers.shape[2]]]
+    numbers = numbers[..., None] if numbers.ndim == 2 else numbers[..., [2, 1, 0, 3][: numbers.shape[2]]]
+    return image_files.turn(numbers, about.orientation)

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,26 @@ class Prepared:
     labeled_pixels: tuple[int, ...]  # per class, of the training images
     labeled_images: tuple[int, ...]
     digest: str  # identity of all images, labels and truth
+    images: dict[str, str] = field(default_factory=dict)  # sha256 of each in its working size, by stem
     scales: Scales = field(default_factory=dict)  # by which images of more than 8 bits became RGB
 
 
-def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validation: float = 0.2) -> Prepared:
+def prepare(
+    listed: Survey,
+    folder: Path,
+    *,
+    side: int,
+    width: int = 3,
+    validation: float = 0.2,
+    folds: int = 0,
+    learned: Collection[str] = (),
+) -> Prepared:
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
     ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images to validate on,
-    always the same ones; images with truth and without labels are taken instead if there are any. Problems and notes
+    always the same ones, none that is there twice or whose sha256 an earlier model has ``learned``; images with truth
+    and without labels are taken instead if there are any. With ``folds``, at most so many, all labeled images are
+    learned from, and ``fold0`` … hold the ``data.json`` of trainings without one part of them each. Problems and notes
     are added to those that are listed. ValueError if there is a problem; then the folder is left incomplete.
     """
     raise_first(listed.problems)
@@ -117,22 +129,32 @@ def prepare(listed: Survey, folder: Path, *, side: int, width: int = 3, validati
     raise_first(listed.problems)
     pixels = {stem: counts[: len(listed.names)] for stem, counts in tally.labels.items()}
     classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
-    train, aside = _divide(classes, set(listed.truth), validation)
-    content: dict[str, Any] = {
-        "names": listed.names,
-        "background": listed.background,
-        "side": largest,
-        "width": width,
-        "train": {stem: classes[stem] for stem in train},
-        "validation": aside,
-        "dense": bool(listed.truth),
-        "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
-        "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
-    }
-    if listed.scales:
-        content["scales"] = listed.scales
-    content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
-    atomic_files.write_json(folder / "data.json", content)
+    copies = Counter(sums[0] for sums in digests.values())
+    seen = {stem for stem, sums in digests.items() if sums[0] in learned or copies[sums[0]] > 1}
+    divided = {folder: _divide(classes, set(listed.truth), 0 if folds else validation, seen)}
+    labeled = _shuffled(divided[folder][0])
+    if folds and len(labeled) < 2:
+        raise ValueError("one labeled image cannot be validated on and learned from; label another one")
+    folds = min(folds, len(labeled))
+    for i in range(folds):
+        divided[folder / f"fold{i}"] = sorted(set(labeled) - set(labeled[i::folds])), sorted(labeled[i::folds])
+    for place, (train, aside) in divided.items():
+        content: dict[str, Any] = {
+            "names": listed.names,
+            "background": listed.background,
+            "side": largest,
+            "width": width,
+            "train": {stem: classes[stem] for stem in train},
+            "validation": aside,
+            "dense": bool(listed.truth),
+            "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
+            "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
+        }
+        if listed.scales:
+            content["scales"] = listed.scales
+        content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
+        place.mkdir(exist_ok=True)
+        atomic_files.write_json(place / "data.json", content | {"images": {id: d[0] for id, d in digests.items()}})
     return read_prepared(folder)
 
 
@@ -150,7 +172,14 @@ def raise_first(problems: Sequence[str]) -> None:
         raise ValueError(problems[0] + more)
 
 
-def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tuple[list[str], list[str]]:
+def _shuffled(stems: Iterable[str]) -> list[str]:
+    """Return stems in an order that leaves each where it is when others are added."""
+    return sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())
+
+
+def _divide(
+    classes: dict[str, list[int]], truth: set[str], share: float, seen: set[str]
+) -> tuple[list[str], list[str]]:
     """Return stems to train and to validate on; where there is truth, only images with it are validated on."""
     labeled = sorted(stem for stem, codes in classes.items() if codes)
     if not labeled:
@@ -160,13 +189,13 @@ def _divide(classes: dict[str, list[int]], truth: set[str], share: float) -> tup
     left = Counter(code for stem in labeled for code in classes[stem])
     aside: list[str] = []
     wanted = max(1, round(share * len(labeled))) if share else 0
-    # Sorted by a hash, an image stays where it is when others are added; a class keeps its last training image.
-    for stem in sorted(labeled, key=lambda stem: hashlib.sha256(stem.encode()).digest()):
+    for stem in _shuffled(set(labeled) - seen):
+        # A class keeps its last training image.
         spare = all(left[code] > 1 for code in classes[stem]) and len(aside) < len(labeled) - 1
         if len(aside) < wanted and spare and (not truth or stem in truth):
             aside.append(stem)
             left.subtract(classes[stem])
-    # Without a spare image those that are learned from are measured: better than nothing, and reported as such.
+    # Without a spare image those that are learned from are measured, and no figure is given.
     measured = sorted(aside) or [stem for stem in labeled if not truth or stem in truth]
     return [stem for stem in labeled if stem not in aside], measured
 
@@ -177,17 +206,17 @@ def load(root: Path, split: str, count: int | None = None) -> Split:
     Truth are dense masks for "test" where there are some, else labels. ``count`` is the number of training images in an
     epoch: they come several times, those with rare classes more often (`repeated`).
     """
-    data = read_prepared(root)
+    data, files = read_prepared(root), root if (root / "images").is_dir() else root.parent
     stems = list(data.train) if split == "train" else list(data.validation)
     if split == "train" and count is not None:
         stems = repeated(data, count)
-    labels = [root / "labels" / f"{stem}.png" for stem in stems]
-    truth = [root / "truth" / f"{stem}.png" for stem in stems] if data.dense and split == "test" else labels
+    labels = [files / "labels" / f"{stem}.png" for stem in stems]
+    truth = [files / "truth" / f"{stem}.png" for stem in stems] if data.dense and split == "test" else labels
     return Split(
         "own",
         data.names,
         tuple(stems),
-        OnDemand(image_files.read_image, [root / "images" / f"{stem}.png" for stem in stems]),
+        OnDemand(image_files.read_image, [files / "images" / f"{stem}.png" for stem in stems]),
         OnDemand(image_files.read_index, truth),
         data.background,
         published=(Published("own", "own", "labels of the user's folder", OnDemand(image_files.read_index, labels)),),
