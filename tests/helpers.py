@@ -138,7 +138,7 @@ def interrupt(run: agmm.Run, results: Path) -> None:
         agmm.run(run, results=results, device="cpu")
 
 
-def resumes_to_the_same_bits(run: agmm.Run, whole: Path, broken: Path, names: tuple[str, ...] = ("model",)) -> bool:
+def resumes_to_same_bits(run: agmm.Run, whole: Path, broken: Path, names: tuple[str, ...] = ("model",)) -> bool:
     """Interrupt a run that has been trained in ``whole`` in another folder, finish it there, and compare."""
     interrupt(run, broken)
     agmm.run(run, results=broken, device="cpu")

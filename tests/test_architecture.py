@@ -69,8 +69,8 @@ def test_files_are_few_and_short():
 
 def test_the_mathematics_is_importable_alone():
     code = "import sys; from agmm import objectives; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    loaded = set(modules.split())
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(ended.stdout.split())
     assert len([name for name in loaded if name.split(".")[0] == "agmm"]) <= 14
     machinery = {"pandas", "skimage", "matplotlib", "PIL", "cv2", "sklearn", "timm", "filelock", "numba"}
     assert not machinery & loaded

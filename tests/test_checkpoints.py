@@ -1,7 +1,6 @@
 """Checkpoints whose names we do not know: filled exactly, or refused in one sentence."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -37,14 +36,13 @@ NAMINGS = {
         *(("last_conv1", "last_bn1"), ("last_conv2", "last_bn2"), ("cls_seg", "")),
     ),
 }
-Names = Sequence[tuple[str, str]]
 
 
 def assemble(state: dict[str, Tensor]) -> networks.Segmenter:
     return author_checkpoints.assemble(state, "voc", "x.pth")
 
 
-def published(net: networks.Segmenter, names: Names, prefix: str = "backbone.", order=range(10)) -> dict[str, Tensor]:
+def published(net: networks.Segmenter, names, prefix: str = "backbone.", order=range(10)) -> dict[str, Tensor]:
     """The network's tensors with other names for the head: of the units in our order, and as they are to follow."""
     state = {prefix + name: value for name, value in net.backbone.state_dict().items()}
     head = net.head.state_dict()
@@ -136,11 +134,8 @@ def test_half_precision_is_widened(source):
 
 def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
     """DataParallel's prefix, a dictionary around, a leftover classifier, no counters, a score of numpy's."""
-    state = OrderedDict(
-        (f"module.{name}", value)
-        for name, value in published(source, NAMINGS["sequential"]).items()
-        if not name.endswith("num_batches_tracked")
-    )
+    named = published(source, NAMINGS["sequential"]).items()
+    state = OrderedDict((f"module.{name}", v) for name, v in named if not name.endswith("num_batches_tracked"))
     state["module.backbone.fc.weight"], state["module.backbone.fc.bias"] = torch.ones(3, 2048), torch.ones(3)
     path = tmp_path / "point_67.80.pth"
     torch.save({"model": state, "epoch": 79, "best": np.float64(67.8), "optimizer": {"state": {}}}, path)
@@ -153,9 +148,9 @@ def test_a_file_as_trainings_write_it_gives_the_same_bits(source, tmp_path):
 
 
 def test_weights_of_our_own_runs_are_loaded_by_name(source, tmp_path):
-    path = tmp_path / "model.safetensors"
-    loop.save_weights(source, path, "abc")
-    assert same_weights(author_checkpoints.load(path, "voc").state_dict(), source.state_dict())
+    loop.save_weights(source, tmp_path / "model.safetensors", "abc")
+    net = author_checkpoints.load(tmp_path / "model.safetensors", "voc")
+    assert same_weights(net.state_dict(), source.state_dict())
 
 
 def test_files_with_code_are_refused_by_what_they_call(tmp_path):
@@ -201,10 +196,6 @@ def state() -> dict[str, Tensor]:
     return published(skeleton("resnet50", 21), NAMINGS["sequential"])
 
 
-def empty(*shape: int) -> Tensor:
-    return torch.empty(shape, device="meta")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -233,18 +224,15 @@ def empty(*shape: int) -> Tensor:
     ],
 )
 def test_tensors_that_do_not_fit(state, changes, message):
-    """Tensors that are missing, too many, or of another shape."""
     lost = [name for name, shape in changes.items() if shape is None]
-    changed = {name: empty(*shape) for name, shape in changes.items() if shape is not None}
+    changed = {name: torch.empty(shape, device="meta") for name, shape in changes.items() if shape is not None}
     refused({name: value for name, value in (state | changed).items() if name not in lost}, message)
 
 
-@pytest.mark.parametrize(
-    ("unit", "kind"), [(2, "3x3, 2048 -> 256"), (POOLING, "1x1, 2048 -> 256"), (9, "1x1, 256 -> 21")]
-)
-def test_missing_units(state, unit, kind):
-    lost = tuple(f"{module}." for module in NAMINGS["sequential"][unit] if module)
-    refused({k: v for k, v in state.items() if not k.startswith(lost)}, f"the head lacks: convolution {kind}")
+def test_missing_units(state):
+    for unit, kind in ((2, "3x3, 2048 -> 256"), (POOLING, "1x1, 2048 -> 256"), (9, "1x1, 256 -> 21")):
+        lost = tuple(f"{module}." for module in NAMINGS["sequential"][unit] if module)
+        refused({k: v for k, v in state.items() if not k.startswith(lost)}, f"the head lacks: convolution {kind}")
 
 
 def test_classifiers_of_other_data_sets():
@@ -265,5 +253,5 @@ def test_other_backbones(state):
 def test_our_own_files_need_our_own_names(state):
     ours = skeleton("resnet50", 21).state_dict()
     refused(state, "there is no tensor head.branches.0.0.weight; expected are the names that a run", ours=True)
-    refused(ours | {"more": empty(2)}, "no place for more; expected are the names", ours=True)
-    refused(ours | {"head.classifier.bias": empty(19)}, "head.classifier.bias is 19, not 21", ours=True)
+    refused(ours | {"more": torch.empty(2)}, "no place for more; expected are the names", ours=True)
+    refused(ours | {"head.classifier.bias": torch.empty(19)}, "head.classifier.bias is 19, not 21", ours=True)

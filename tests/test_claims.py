@@ -54,8 +54,7 @@ def test_direction_is_the_one_sample_t_test(differences, claimed):
 
 
 NOISY = np.array([[0.0], [0.01], [-0.01]])
-LARGE, SMALL = a(8, 9, 7), a(0.1, -0.1, 0.1, -0.1)
-NEAR = a(0.1, 0.0, -0.1)
+LARGE, SMALL, NEAR = a(8, 9, 7), a(0.1, -0.1, 0.1, -0.1), a(0.1, 0.0, -0.1)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +154,8 @@ def fill(evidence: Evidence, rows: Mapping[Entry, Mapping[str, float]], seeds: S
 
 
 def judged(evidence: Evidence, *ids: str) -> pd.DataFrame:
-    found = {
-        (claim.id, setting): asdict(finding)
-        for claim in (claim for claims in CLAIMS.values() for claim in claims)
-        if claim.id in ids
-        for setting, finding in claim.judge(evidence).items()
-    }
+    chosen = [claim for claims in CLAIMS.values() for claim in claims if claim.id in ids]
+    found = {(claim.id, name): asdict(one) for claim in chosen for name, one in claim.judge(evidence).items()}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -287,9 +282,8 @@ def test_differences_are_paired_over_seeds(evidence, tmp_path):
     assert frame.loc[("A01", "released code without L_absent", "points"), "verdict"] == OPEN
     summary = verdicts.verdicts(frame.reset_index()).set_index("claim")
     assert summary.loc[["A01", "A02"], "released code"].to_list() == [GOOD, OPEN]
-    assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == {
-        f"{name}.{ending}" for name in ("claims", "claims_agmmpp") for ending in ("csv", "pdf", "png")
-    }
+    drawn = {f"{name}.{ending}" for name in ("claims", "claims_agmmpp") for ending in ("csv", "pdf", "png")}
+    assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == drawn
     text = path.read_text()
     assert "not evidence for the papers" in text
     assert not re.search(r"\b(nan|inf)\b", text)
@@ -334,10 +328,9 @@ def test_weak_preset_supports_nothing(tmp_path):
 
 def test_scribbles_against_points_per_class(evidence):
     """Of two classes one is always better with points, as its mean over seeds says; the others are the same."""
+    runs = [run for column in ("point", "scribble") for run in evidence.runs([paper.AGMM], column)]
     for seed in range(3):
-        points, scribbles = (
-            replace(run, seed=seed) for column in ("point", "scribble") for run in evidence.runs([paper.AGMM], column)
-        )
+        points, scribbles = (replace(run, seed=seed) for run in runs)
         complete(evidence.results, points, 50.0, iou=(50.0, 60.0, 1, 1, 1, 1, None))
         complete(evidence.results, scribbles, 55.0, iou=(60.0, 59.0 + seed, 2, 2, 2, 1, 1))
     found = judged(evidence, "A37").squeeze()

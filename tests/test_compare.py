@@ -18,8 +18,7 @@ from agmm.training.run import build_objective
 from agmm.training.where import Where
 from tests.helpers import ROOT, tool
 
-FEW = "agmm_figure2"
-"""A figure of the baseline and AGMM."""
+FEW = "agmm_figure2"  # the baseline and AGMM
 
 SAME = """
 from dataclasses import dataclass

@@ -13,7 +13,6 @@ def test_the_notebook_shows_both_formulations_alike():
     plt.close("all")
     run_notebook(ROOT / "notebooks/explore/from_paper_to_code.ipynb", {"size": 32})
     assert len(plt.get_fignums()) == 8
-    plt.close("all")
 
 
 def test_the_example_is_clicked_and_its_segmentation_has_learned_the_clicks():

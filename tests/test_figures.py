@@ -21,13 +21,11 @@ from tests.helpers import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMOKE = PRESETS["smoke"]
-
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory) -> tuple[figures.Trained, agmm.Result]:
     results = tmp_path_factory.mktemp("results")
-    run = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=1)
+    run = replace(PRESETS["smoke"].at("points", "AGMM", init="scratch"), epochs=1)
     result = agmm.run(run, results=results)
     return figures.load(run, results), result
 
@@ -53,7 +51,6 @@ def test_predictions_are_those_of_the_result(complete):
 
 
 def test_similarity_equals_a_loop_over_pixels(trained):
-    """Every class, image and pixel on its own; distances and spreads by the definition on all classes."""
     images = 3
     values = figures.measure_similarity({"AGMM": trained}, images).set_index(["class", "subset"])
     pixels = {key: [] for key in values.index}

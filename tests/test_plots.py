@@ -98,9 +98,8 @@ def test_classes_draws_the_released_code(tmp_path):
 def test_gains_draws_a_panel_per_start(tmp_path):
     frame = rows(init=["tags", "scratch"], column=["point", "scribble"], row=["+ both"], objective=["any"], seed=[0, 1])
     figure = figures.draw_gains(frame.assign(gain=5.0 + frame["seed"]), tmp_path / "gains")
-    assert [axis.get_title() for axis in figure.axes] == [
-        f"{column}, from {start}" for start in ("tag pretraining", "scratch") for column in ("point", "scribble")
-    ]
+    starts, columns = ("tag pretraining", "scratch"), ("point", "scribble")
+    assert [axis.get_title() for axis in figure.axes] == [f"{c}, from {start}" for start in starts for c in columns]
     for axis in figure.axes:
         assert [bar.get_width() for bar in axis.patches] == [5.5]
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]

@@ -20,10 +20,7 @@ from agmm.papers import notebooks, tables
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT
-from tests.test_tables import complete
-
-PATIENCE = 900
-"""Seconds after which a command that does not end is broken, on however slow a machine."""
+from tests.test_tables import complete, find
 
 
 def start(*args: object) -> subprocess.Popen[str]:
@@ -167,8 +164,7 @@ def test_table_without_runs_is_no_failure_but_a_failed_report_is(capfd, tmp_path
 
 def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
     """The table is written with a blank; its notebook, which would try the run again, is not executed."""
-    cells = tables.TABLES["agmm_table2"].cells(PRESETS["smoke"])
-    lost = next(cell.run for cell in cells if cell.row == "AGMM (SG)")
+    lost = find("agmm_table2", "AGMM (SG)", absent=False).run
 
     def train_all(runs, *args, **options):
         for run in runs:
@@ -211,20 +207,19 @@ def test_interrupted_resumed_and_cached(tmp_path, capfd):
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("[2/"))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE)
+    _, said = process.communicate(timeout=900)
     kept = len(list(tmp_path.glob("smoke/runs/*/result.json")))
     assert process.returncode == 130
     assert said.strip() == "run_all.py: interrupted; the same command resumes from the last finished epochs"
     assert kept >= 2
     process = start(*args)
-    printed, said = process.communicate(timeout=PATIENCE)
+    printed, said = process.communicate(timeout=900)
     assert (process.returncode, said) == (0, "")
     assert f"{len(runs)} runs, {kept} cached" in printed
     assert str(tmp_path / "smoke" / "tables" / "agmmpp_table10.md") in printed
     frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmmpp_table10.csv", keep_default_na=False)
     assert (frame["n_seeds"] == 1).all()
     notebook = nbformat.read(tmp_path / "smoke" / "notebooks" / "agmmpp_table10.ipynb", as_version=4)
-    shown = [str(output) for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("AGMM++, old L_con" in text for text in shown)
+    assert "AGMM++, old L_con" in str([cell.get("outputs") for cell in notebook.cells])
     assert run_all.main([*map(str, args), "--dry-run"]) == 0
     assert f"{len(runs)} runs, {len(runs)} cached\n" in capfd.readouterr().out

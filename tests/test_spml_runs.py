@@ -18,7 +18,7 @@ from agmm.networks import heads
 from agmm.rivals.spml import FirstStage, SPMLClassifier
 from agmm.training import batches, sweep
 from agmm.training.presets import PRESETS
-from tests.helpers import resumes_to_the_same_bits, saved_weights, skeleton
+from tests.helpers import resumes_to_same_bits, saved_weights, skeleton
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -47,7 +47,7 @@ def test_the_second_classifier_is_new_and_learns_on_frozen_embeddings(trained: t
 def test_resumed_after_an_epoch_it_ends_with_the_same_bits(trained: tuple[agmm.Run, Path], tmp_path: Path) -> None:
     """The memory of segments is no part of a checkpoint, and begins anew with each epoch."""
     run, results = trained
-    assert resumes_to_the_same_bits(run.teacher, results, tmp_path)
+    assert resumes_to_same_bits(run.teacher, results, tmp_path)
 
 
 def test_pseudo_labels_are_of_the_classes_that_an_image_has() -> None:

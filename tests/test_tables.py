@@ -3,7 +3,6 @@
 import json
 import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -18,9 +17,7 @@ from tests.helpers import ROOT, shared
 PUBLISHED = ROOT / "agmm" / "papers" / "published"
 
 
-def complete(
-    results, run: Run, miou: float, *, iou: Sequence[float | None] = (50.0, 50.0), curves=None, **details: object
-) -> None:
+def complete(results, run: Run, miou: float, *, iou=(50.0, 50.0), curves=None, **details: object) -> None:
     """A result written by hand, and a history of two epochs."""
     folder = run.folder(results)
     folder.mkdir(parents=True)
@@ -80,7 +77,6 @@ def test_rivals_and_the_default():
 
 
 def test_states_on_the_way_of_one_training():
-    """First, middle and last epoch of AGMM; of two epochs there is no middle."""
     states = cells("agmm_figure4")
     stops = [(cell.row, cell.run.stop_after) for cell in states]
     assert stops == [("epoch 1", 1), ("epoch 7", 7), ("epoch 14", None)]

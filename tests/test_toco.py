@@ -17,7 +17,7 @@ from agmm.training import batches, loop, measure, pseudo_labels, train
 from agmm.training import weights as models
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history
-from tests.helpers import resumes_to_the_same_bits, saved_weights, train_in_two_processes
+from tests.helpers import resumes_to_same_bits, saved_weights, train_in_two_processes
 
 CPU = torch.device("cpu")
 SMOKE = PRESETS["smoke"]
@@ -297,7 +297,7 @@ def test_a_training_from_tags_resumes_to_the_same_bits(tmp_path: Path) -> None:
     options = OPTIONS | {"photometric": True, "warmup_steps": 3}
     run = replace(RUN, method="TreeEnergy", options=(), label_options=options)
     agmm.run(run, results=tmp_path / "whole", device="cpu")
-    assert resumes_to_the_same_bits(run, tmp_path / "whole", tmp_path / "broken", ("model", "objective"))
+    assert resumes_to_same_bits(run, tmp_path / "whole", tmp_path / "broken", ("model", "objective"))
     objective, kept = (
         models.load_objective(run, tmp_path / "whole", 7, CPU),
         saved_weights(run, tmp_path / "whole", "objective"),

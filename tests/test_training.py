@@ -20,14 +20,7 @@ from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from agmm.training.run import build_objective
 from agmm.training.where import Where
-from tests.helpers import (
-    interrupt,
-    resumes_to_the_same_bits,
-    same_weights,
-    saved_weights,
-    start,
-    train_in_two_processes,
-)
+from tests.helpers import interrupt, resumes_to_same_bits, same_weights, saved_weights, start, train_in_two_processes
 
 SMOKE = PRESETS["smoke"]
 SCRATCH = SMOKE.at("points", "AGMM", init="scratch")
@@ -127,7 +120,7 @@ def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, opt
     assert np.isfinite(history[term]).all()
     assert history["loss"].iloc[-1] != history["seg"].iloc[-1]
     assert saved_weights(run, tmp_path).keys() == weights.build_network(run, 7).state_dict().keys()
-    assert resumes_to_the_same_bits(run, tmp_path, tmp_path / "broken")
+    assert resumes_to_same_bits(run, tmp_path, tmp_path / "broken")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(

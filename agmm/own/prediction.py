@@ -60,7 +60,7 @@ def load(model: str | Path, device: str = "auto") -> Model:
         name = Path(error.filename).name
         raise ValueError(f"{folder}: no trained model, {name} is missing; check --model") from error
     except Exception as error:  # damaged JSON, weights of another network and all that safetensors may find
-        raise ValueError(f"{folder}: the model cannot be read ({error}); train it again") from error
+        raise ValueError(f"{folder / 'model.json'}: the model cannot be read ({error}); train it again") from error
     net.to(where).eval()
     about: dict[str, Any] = {"scales": content.get("scales", {}), "learned": frozenset(content.get("images", ()))}
     return Model(net, names, content["background"], content["side"], normalization(run), where, **about)

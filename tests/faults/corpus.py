@@ -2,8 +2,10 @@
 
 import io
 import json
+import math
 import pickle
 import random
+import re
 import struct
 import tarfile
 import tempfile
@@ -12,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -125,6 +128,44 @@ def _edited(edit: Callable[[Any], object]) -> Fault:
     return fault
 
 
+def _nodes(plain: Any) -> list[tuple[Any, Any]]:
+    """Every place of a JSON value: what holds it, and its key there."""
+    pairs = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    return [place for key, value in pairs for place in ((plain, key), *_nodes(value))]
+
+
+ODD = (None, -1, 1e308, 10**30, math.nan, "", "x", "\n", [], {}, [[]], True, 0.5, "254")
+
+
+def changed_json(sound: bytes, chance: random.Random) -> bytes:
+    """One value, anywhere, is another one, or missing."""
+    plain = json.loads(sound)
+    holder, key = chance.choice(_nodes(plain))
+    if chance.random() < 0.2:
+        del holder[key]
+    else:
+        holder[key] = chance.choice(ODD)
+    return json.dumps(plain).encode()
+
+
+def changed_xml(sound: bytes, chance: random.Random) -> bytes:
+    """One attribute is another one, or missing."""
+    root = ElementTree.fromstring(sound)
+    element = chance.choice([one for one in root.iter() if one.attrib])
+    name = chance.choice(sorted(element.attrib))
+    del element.attrib[name]
+    if chance.random() < 0.8:
+        element.set(name, str(chance.choice(ODD)).replace("\n", ";"))
+    return ElementTree.tostring(root)
+
+
+def changed_text(sound: bytes, chance: random.Random) -> bytes:
+    """One word is another one."""
+    words = re.split(r"(\W+)", sound.decode())
+    words[2 * chance.randrange((len(words) + 1) // 2)] = str(chance.choice(ODD))
+    return "".join(words).encode()
+
+
 JSON: dict[str, Fault] = {
     "nested without end": lambda sound, chance: b"[" * 100_000,
     "a list": lambda sound, chance: b"[1, 2]",
@@ -169,15 +210,17 @@ _LAUGHS = (
 _FETCH = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>'
 
 XML: dict[str, Fault] = {
-    "billion laughs": lambda sound, chance: _LAUGHS.encode() + sound.replace(b"</annotation>", b"&l9;</annotation>"),
-    "an external entity": lambda sound, chance: _FETCH.encode() + sound.replace(b"</annotation>", b"&x;</annotation>"),
+    "billion laughs": lambda sound, chance: _LAUGHS.encode() + sound.replace(b"</annotation", b"&l9;</annotation"),
+    "an external entity": lambda sound, chance: _FETCH.encode() + sound.replace(b"</annotation", b"&x;</annotation"),
     "an external document type": lambda sound, chance: b'<!DOCTYPE a SYSTEM "http://127.0.0.1:9/a.dtd">' + sound,
-    "an undeclared entity": lambda sound, chance: sound.replace(b"</annotation>", b"&who;</annotation>"),
+    "an undeclared entity": lambda sound, chance: sound.replace(b"</annotation", b"&who;</annotation"),
     "nested without end": lambda sound, chance: b"<a>" * 100_000,
     "nested": lambda sound, chance: b"<a>" * 100_000 + b"</a>" * 100_000,
     "UTF-16": lambda sound, chance: sound.decode().encode("utf-16"),
-    "not UTF-8": lambda sound, chance: sound.replace(b"</annotation>", b"\xff</annotation>"),
+    "not UTF-8": lambda sound, chance: sound.replace(b"</annotation", b"\xff</annotation"),
     "another root": lambda sound, chance: b"<svg/>",
+}
+SIZES: dict[str, Fault] = {
     "no size": lambda sound, chance: sound.replace(b"size>", b"extent>"),
     **{f"width {value.decode()}": _between(b"<width>", value) for value in (b"wide", b"nan", b"1e300", b"9")},
 }

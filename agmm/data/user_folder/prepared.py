@@ -128,34 +128,47 @@ def prepare(
     tally.judge(listed)
     raise_first(listed.problems)
     pixels = {stem: counts[: len(listed.names)] for stem, counts in tally.labels.items()}
-    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
-    copies = Counter(sums[0] for sums in digests.values())
-    seen = {stem for stem, sums in digests.items() if sums[0] in learned or copies[sums[0]] > 1}
-    divided = {folder: _divide(classes, set(listed.truth), 0 if folds else validation, seen)}
-    labeled = _shuffled(divided[folder][0])
-    if folds and len(labeled) < 2:
-        raise ValueError("one labeled image cannot be validated on and learned from; label another one")
-    folds = min(folds, len(labeled))
-    for i in range(folds):
-        divided[folder / f"fold{i}"] = sorted(set(labeled) - set(labeled[i::folds])), sorted(labeled[i::folds])
-    for place, (train, aside) in divided.items():
-        content: dict[str, Any] = {
-            "names": listed.names,
-            "background": listed.background,
-            "side": largest,
-            "width": width,
-            "train": {stem: classes[stem] for stem in train},
-            "validation": aside,
-            "dense": bool(listed.truth),
-            "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
-            "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
-        }
-        if listed.scales:
-            content["scales"] = listed.scales
+    images = {stem: sums[0] for stem, sums in digests.items()}
+    for place, (train, aside) in _divisions(listed, pixels, images, 0 if folds else validation, folds, learned).items():
+        content = _description(listed, pixels, train, aside) | {"side": largest, "width": width}
         content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
-        place.mkdir(exist_ok=True)
-        atomic_files.write_json(place / "data.json", content | {"images": {id: d[0] for id, d in digests.items()}})
+        (folder / place).mkdir(exist_ok=True)
+        atomic_files.write_json(folder / place / "data.json", content | {"images": images})
     return read_prepared(folder)
+
+
+def _divisions(
+    listed: Survey,
+    pixels: dict[str, np.ndarray],
+    images: dict[str, str],
+    share: float,
+    folds: int,
+    learned: Collection[str],
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the stems to train and to validate on: of the folder itself, and of each fold by its name."""
+    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
+    copies = Counter(images.values())
+    seen = {stem for stem, sha256 in images.items() if sha256 in learned or copies[sha256] > 1}
+    divisions = {".": _divide(classes, set(listed.truth), share, seen)}
+    labeled = divisions["."][0]
+    different = sorted({images[stem] for stem in labeled})  # copies of an image belong to one fold
+    if folds and len(different) < 2:
+        raise ValueError("one labeled image cannot be validated on and learned from; label another one")
+    folds = min(folds, len(different))
+    for i in range(folds):
+        left_out = [stem for stem in labeled if images[stem] in different[i::folds]]
+        divisions[f"fold{i}"] = [stem for stem in labeled if stem not in left_out], left_out
+    return divisions
+
+
+def _description(listed: Survey, pixels: dict[str, np.ndarray], train: list[str], aside: list[str]) -> dict[str, Any]:
+    """Return the fields of `Prepared` that follow from what is trained on."""
+    content: dict[str, Any] = {"names": listed.names, "background": listed.background, "validation": aside}
+    content["train"] = {stem: np.flatnonzero(pixels[stem]).tolist() for stem in train}
+    content["dense"] = bool(listed.truth)
+    content["labeled_pixels"] = np.sum([pixels[stem] for stem in train], axis=0).tolist()
+    content["labeled_images"] = np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist()
+    return content | ({"scales": listed.scales} if listed.scales else {})
 
 
 def read_prepared(folder: Path) -> Prepared:
