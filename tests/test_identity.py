@@ -47,10 +47,12 @@ def test_names(text, id):
         ("ham1/b.png", ""),
         ("c.png", "cam1/c"),
         ("cam1/a", "cam1/a"),
+        ("x/d.jpg", "x/d.jpg"),
+        ("e/f", "p/e/f"),
     ],
 )
 def test_what_a_name_may_mean(text, found):
-    ids = matching.by_end(["a", "cam1/b", "cam2/b", "cam1/a", "cam1/c"])
+    ids = matching.by_end(["a", "cam1/b", "cam2/b", "cam1/a", "cam1/c", "x/d.jpg", "p/e/f", "f"])
     assert matching.meant(text, ids) == found.split()
 
 

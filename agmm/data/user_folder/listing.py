@@ -199,7 +199,8 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             for what in annotation.notes:
                 left_out[what].append(path)
     listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
-    if several := [id for id, files in listed.annotated.items() if len({file.file for file in files if file.shapes}) > 1]:
+    sources = {id: {one.file for one in labels_of if one.shapes} for id, labels_of in listed.annotated.items()}
+    if several := [id for id, files in sources.items() if len(files) > 1]:
         listed.notes.append(f"{len(several)} images have labels in several files, all are drawn; {several[0]} first")
 
 
@@ -208,7 +209,8 @@ def _unread(of: Mapping[str, Path], labels: Path, images: Path) -> Iterator[str]
     folders = {labels / part for path in of.values() for part in path.relative_to(images).parents}
     known = (".png", ".txt", *annotations.READERS)
     there = (path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith("."))
-    if left := sorted(p for p in there if p not in folders and (p.is_dir() or p.suffix.lower() not in known)):
+    others = (path for path in there if path not in folders and not _same(path, images))
+    if left := sorted(path for path in others if path.is_dir() or path.suffix.lower() not in known):
         what = f"{len(left)} files or folders of {labels} are not read, {left[0].name} first"
         yield f"{what}: masks end in .png, and only folders that are called as those of the images are looked into"
 
