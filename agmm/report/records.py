@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,15 +142,14 @@ def _short(commit: str) -> str:
 # --- What they cost ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Cost:
+class Cost(NamedTuple):
     """Hours of the runs behind a table, those that they start from included."""
 
     name: str
     title: str
-    ids: set[str] = field(default_factory=set)
-    cpu: float = 0.0
-    gpu: float = 0.0
+    ids: set[str]
+    cpu: float
+    gpu: float
 
 
 class Costs(NamedTuple):
@@ -178,11 +177,9 @@ def _closure(ids: Iterable[str], records: dict[str, Record]) -> set[str]:
 
 
 def _cost(name: str, title: str, ids: set[str], records: dict[str, Record]) -> Cost:
-    cost = Cost(name, title, ids)
-    for record in (records[one] for one in sorted(ids)):
-        hours = _seconds(record) / 3600
-        cost.cpu, cost.gpu = (cost.cpu, cost.gpu + hours) if record.on_gpu else (cost.cpu + hours, cost.gpu)
-    return cost
+    runs = [records[one] for one in sorted(ids)]
+    cpu, gpu = (sum(_seconds(run) / 3600 for run in runs if run.on_gpu == on_gpu) for on_gpu in (False, True))
+    return Cost(name, title, ids, cpu, gpu)
 
 
 def _seconds(record: Record) -> float:
