@@ -97,12 +97,12 @@ def panels(
         there = tuple(one for one in ids if one in records and "history.csv" in records[one].files)
         if there and there not in means:
             try:
-                curves = [_history(folder / "runs" / one / "history.csv") for one in there]
+                seeds = [_history(folder / "runs" / one / "history.csv") for one in there]
             except ValueError as error:
                 problems[str(error)] = None
                 continue
-            if shortest := min(curve.shape[1] for curve in curves):
-                means[there] = f"{row}, {column}", np.mean([curve[:, :shortest] for curve in curves], axis=0)
+            if shortest := min(curves.shape[1] for curves in seeds):
+                means[there] = f"{row}, {column}", np.mean([curves[:, :shortest] for curves in seeds], axis=0)
     if not means:
         return [], list(problems)
     values = np.concatenate([curves.ravel() for _, curves in means.values()])

@@ -5,20 +5,8 @@ from functools import partial
 from typing import Any
 
 from agmm.data import sets
-from agmm.papers.table import (
-    CLASS_IOU,
-    Cell,
-    Column,
-    Row,
-    cells,
-    figure,
-    figure_cells,
-    lines,
-    protocol,
-    published,
-    quoted,
-    table,
-)
+from agmm.papers import table
+from agmm.papers.table import CLASS_IOU, Cell, Column, Row, cells, figure_cells, lines, protocol, published, quoted
 from agmm.training.presets import Preset
 
 VOC = (Column("point", "points"), Column("scribble", "scribbles"))
@@ -39,8 +27,6 @@ ABLATION: dict[str, tuple[tuple[str, ...], str, tuple[str, str]]] = {
 _FULL = "L_seg + L_self + L_spar + L_con"
 _TERMS = ABLATION[_FULL][0]
 _WITH_ABSENT = (*_TERMS, "absent")
-AS_RELEASED: dict[str, Any] = {"variant": "official", "terms": _WITH_ABSENT}
-WITHOUT_ABSENT: dict[str, Any] = {"variant": "official", "terms": _TERMS}
 _STOPPED = {"stop_gradient": True}
 WITHOUT = "extra:without the absent-class loss"
 _PRINTED = "extra:equations as printed"
@@ -253,7 +239,7 @@ def _ids(first: int) -> tuple[str, str, str]:
 
 
 PAPER = "AGMM (CVPR 2023)"
-_voc = partial(table, paper=PAPER)
+_voc = partial(table.table, paper=PAPER)
 _cityscapes = partial(_voc, data="Cityscapes", published_on="Cityscapes val, ResNet-50 with ImageNet weights")
 _absent = _voc(absent, "Not in the paper: mixture against absent-class loss")
 TABLES = (
@@ -289,7 +275,7 @@ def figure4(preset: Preset) -> tuple[Cell, ...]:
     return (*made, replace(cell, row=f"epoch {epochs}"))
 
 
-_figure = partial(figure, paper=PAPER)
+_figure = partial(table.figure, paper=PAPER)
 FIGURES = (
     # The paper does not say which network Fig. 2b shows.
     _figure("agmm_figure2", "Fig. 2b: similar and dissimilar pixels", _BASELINE, _AGMM),

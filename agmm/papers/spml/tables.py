@@ -8,20 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from agmm.data.synthetic import people
-from agmm.papers.table import (
-    CLASS_IOU,
-    WVF,
-    Cell,
-    Column,
-    Row,
-    cells,
-    figure,
-    lines,
-    lines_of_others,
-    published,
-    quoted,
-    table,
-)
+from agmm.papers import table
+from agmm.papers.table import CLASS_IOU, WVF, Cell, Column, Row, cells, lines, lines_of_others, published, quoted
 from agmm.training.presets import Preset
 
 SCRIBBLES = Column("scribbles", "scribbles", {})
@@ -259,7 +247,7 @@ def figure6(preset: Preset) -> tuple[Cell, ...]:
 
 
 PAPER = "SPML (ICLR 2021)"
-_voc = partial(table, paper=PAPER)
+_voc = partial(table.table, paper=PAPER)
 _parts = partial(_voc, data="DensePose", published_on="DensePose-COCO minival2014, PSPNet with ImageNet weights")
 TABLES = (
     _voc(table2, "Table 2: image tags and boxes"),
@@ -275,6 +263,6 @@ _RELATIONS, _WHOLE = [("scribbles", row) for row in RELATIONS], _spml("SPML", ("
 FIGURES = (
     _voc(figure6, "Fig. 6 and 8: predictions from several kinds of labels"),
     # The paper names the labels of neither figure; Table 6 has scribbles.
-    figure("spml_figure7", "Fig. 7 and 9: one more relation at a time", *_RELATIONS, paper=PAPER),
-    figure("spml_figure10", "Fig. 10: segments that are nearest to others", ("scribbles", _WHOLE), paper=PAPER),
+    table.figure("spml_figure7", "Fig. 7 and 9: one more relation at a time", *_RELATIONS, paper=PAPER),
+    table.figure("spml_figure10", "Fig. 10: segments that are nearest to others", ("scribbles", _WHOLE), paper=PAPER),
 )
