@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from sklearn.metrics import jaccard_score
 
 import agmm
 from agmm import networks
+from agmm.codes import UNLABELED, VOID
 from agmm.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,13 +55,20 @@ def one_sentence(kind: type[Exception], match: str) -> Iterator[pytest.Exception
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread for torch: several on small images wait for each other where the cores are busy."""
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Several threads on small images wait for each other where the cores are busy."""
+    with threads(1):
+        yield
 
 
 def build(name: str, num_classes: int = 7, **options: Any) -> networks.Segmenter:
@@ -79,12 +89,17 @@ def random_images(*shape: int) -> torch.Tensor:
 
 
 def saved_weights(run: agmm.Run, results: Path, name: str = "model") -> dict[str, torch.Tensor]:
-    """Return the tensors that a run has saved."""
     return safetensors.torch.load_file(run.folder(results) / f"{name}.safetensors")
 
 
+def mean_iou(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Per cent over the pixels that are not void, of the classes that either shows."""
+    predicted, truth = predicted[truth != VOID], truth[truth != VOID]
+    classes = np.setdiff1d(np.union1d(predicted, truth), [UNLABELED, VOID])
+    return 100 * jaccard_score(truth, predicted, labels=classes, average="macro")
+
+
 def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    """Return whether two networks are the same to the last bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -119,17 +134,30 @@ def interruption() -> Iterator[None]:
 
 
 def interrupt(run: agmm.Run, results: Path) -> None:
-    """Train a run until it has written its first checkpoint."""
     with interruption():
         agmm.run(run, results=results, device="cpu")
 
 
+def resumes_to_same_bits(run: agmm.Run, whole: Path, broken: Path, names: tuple[str, ...] = ("model",)) -> bool:
+    """Interrupt a run that has been trained in ``whole`` in another folder, finish it there, and compare."""
+    interrupt(run, broken)
+    agmm.run(run, results=broken, device="cpu")
+    return all(same_weights(*(saved_weights(run, where, name) for where in (whole, broken))) for name in names)
+
+
 def train_in_two_processes(run: "agmm.Run", results: Path, data_root: Path | str = "") -> None:
-    """Train a run by ``torchrun`` with two processes."""
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = start(run, results, data_root, launch)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
+
+
+def wait(until: Callable[[], object], seconds: float = 300) -> bool:
+    """Whether something became true in time, by default as much as a loaded machine may take."""
+    deadline = time.monotonic() + seconds
+    while not (found := until()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(found)
 
 
 def run_notebook(path: Path, given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""AGMM in plain loops over images, classes and pixels, with numpy in float64: what the fast code is checked against.
+"""AGMM over all classes and pixels, with numpy in float64: what the fast code is checked against.
 
 Inputs are numpy arrays in the shapes of `agmm.objectives`. `problems` draws small random ones for hypothesis.
 """
@@ -6,6 +6,7 @@ Inputs are numpy arrays in the shapes of `agmm.objectives`. `problems` draws sma
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.special
 import torch
 from hypothesis import strategies as st
 
@@ -72,61 +73,52 @@ def resize(x, size):
 
 
 def _axis(new, old):
-    matrix = np.zeros((new, old))
-    for i in range(new):
-        position = max((i + 0.5) * old / new - 0.5, 0)
-        low = min(int(position), old - 1)
-        matrix[i, low] += 1 - (position - low)
-        matrix[i, min(low + 1, old - 1)] += position - low
-    return matrix
+    position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(1 - np.abs(position[:, None] - np.arange(old)), 0)
 
 
 def softmax(z):
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+    return scipy.special.softmax(z, axis=1)
+
+
+def one_hot(labels, k):
+    """Pixels of every class: (B, K, H, W)."""
+    return labels[:, None] == np.arange(k)[:, None, None]
 
 
 def means(features, labels, k):
-    out, present = np.zeros((len(features), k, features.shape[1])), np.zeros((len(features), k), dtype=bool)
-    for b, image in enumerate(labels):
-        fine = resize(features[b], image.shape)
-        for y, x in np.argwhere(image < k):
-            out[b, image[y, x]] += fine[:, y, x]
-            present[b, image[y, x]] = True
-        for code in range(k):
-            out[b, code] /= (image == code).sum() + EPS
-    return out, present
+    """Of the labeled pixels of every class, and whether there are any."""
+    masks = one_hot(labels, k)
+    sums = np.einsum("bkhw,bchw->bkc", masks, resize(features, labels.shape[1:]))
+    return sums / (masks.sum((2, 3))[:, :, None] + EPS), masks.any((2, 3))
 
 
-def distances(features, mu, present):
-    out = np.zeros((*mu.shape[:2], *features.shape[2:]))
-    for b, code in np.argwhere(present):
-        for y, x in np.ndindex(*features.shape[2:]):
-            out[b, code, y, x] = np.abs(features[b, :, y, x] - mu[b, code]).mean()
-    return out
+def distances(features, mu, present, how="absolute"):
+    difference = features[:, None] - mu[..., None, None]
+    if how == "absolute":
+        d = np.abs(difference).mean(2)
+    else:
+        d = difference.mean(2) if how == "signed" else np.sqrt((difference**2).mean(2))
+    return d * present[:, :, None, None]
 
 
 def validity(labels, grid):
-    return resize((labels != VOID).astype(float), grid)
+    return resize((labels != VOID).astype(float), grid)[:, None]
 
 
 def spreads(d, problem, present, sigma):
     """Standard deviation of every present (image, class); 0 elsewhere."""
-    out = np.zeros(present.shape)
-    grid = d.shape[2:]
+    grid, squares = d.shape[2:], d**2
+    valid = validity(problem.labels, grid)
+    if sigma == "code_b":
+        count = valid.sum((2, 3))
+        return np.sqrt(squares.sum((2, 3)) / np.where(count > 0, count, 1) + EPS) * (count > 0) * present
+    unlabeled = resize((problem.labels == UNLABELED).astype(float), grid)[:, None]
     q = resize(softmax(problem.logits) * problem.image_classes[:, :, None, None], grid)
-    unlabeled, valid = resize((problem.labels == UNLABELED).astype(float), grid), validity(problem.labels, grid)
-    for b, code in np.argwhere(present):
-        squares = d[b, code] ** 2
-        if sigma == "adaptive":
-            weight = unlabeled[b] * q[b, code]
-            out[b, code] = np.sqrt((weight * squares).sum() / (weight.sum() + EPS)) if weight.sum() >= 1e-3 else 1
-        elif sigma == "code_a":
-            weight = valid[b] * q[b, code]
-            out[b, code] = np.sqrt((weight * squares).sum() / (weight.sum() + EPS))
-        else:
-            out[b, code] = np.sqrt(squares.sum() / valid[b].sum() + EPS) if valid[b].sum() > 0 else 0
-    return out
+    weight = q * (unlabeled if sigma == "adaptive" else valid)
+    mass = weight.sum((2, 3))
+    out = np.sqrt((weight * squares).sum((2, 3)) / (mass + EPS))
+    return np.where((sigma == "adaptive") & (mass < 1e-3), 1, out) * present
 
 
 def mixture(problem, variant="official", sigma=None):
@@ -134,7 +126,7 @@ def mixture(problem, variant="official", sigma=None):
     mu, present = means(problem.features, problem.labels, problem.num_classes)
     d = distances(problem.features, mu, present)
     if variant == "official" or sigma in ("code_a", "code_b"):
-        d = d * validity(problem.labels, d.shape[2:])[:, None]
+        d = d * validity(problem.labels, d.shape[2:])
     if sigma is None and variant == "paper":
         sigma = "adaptive"
     if sigma is None:
@@ -151,31 +143,26 @@ def _cross_entropy(target, score):
 
 
 def seg(problem):
-    p = softmax(problem.logits)
-    losses = [-np.log(p[b, problem.labels[b, y, x], y, x]) for b, y, x in np.argwhere(problem.labels < UNLABELED)]
-    return np.sum(losses) / max(len(losses), 1)
+    hit = one_hot(problem.labels, problem.num_classes)
+    return -np.log(softmax(problem.logits)[hit]).sum() / max(hit.sum(), 1)
+
+
+def _share(present):
+    """1 / (number of present classes) for each of them, 0 for the others."""
+    return (present / (present.sum(1, keepdims=True) + EPS))[:, :, None, None]
 
 
 def self_(problem, present, g, factor=0.5, reduction="mean"):
-    p, total = softmax(problem.logits), 0.0
-    for b, y, x in np.argwhere(problem.labels != VOID):
-        divisor = present[b].sum() + EPS if reduction == "mean" else 1
-        for code in np.flatnonzero(present[b]):
-            total += factor * _cross_entropy(g[b, code, y, x], p[b, code, y, x]) / divisor
-    return total / max((problem.labels != VOID).sum(), 1)
+    weight = _share(present) if reduction == "mean" else present[:, :, None, None]
+    valid = (problem.labels != VOID)[:, None]
+    return factor * (weight * valid * _cross_entropy(g, softmax(problem.logits))).sum() / max(valid.sum(), 1)
 
 
 def spar(problem, present, g, negatives=True):
-    total = 0.0
-    labeled = np.argwhere(problem.labels < UNLABELED)
-    for b, y, x in labeled:
-        truth = problem.labels[b, y, x]
-        if not negatives:
-            total -= np.log(g[b, truth, y, x] + EPS)
-            continue
-        for code in np.flatnonzero(present[b]):
-            total += 0.5 * _cross_entropy(float(code == truth), g[b, code, y, x]) / (present[b].sum() + EPS)
-    return total / max(len(labeled), 1)
+    hit = one_hot(problem.labels, problem.num_classes)
+    labeled = hit.any(1, keepdims=True)
+    losses = 0.5 * _share(present) * _cross_entropy(1.0 * hit, g) * labeled if negatives else -np.log(g + EPS) * hit
+    return losses.sum() / max(labeled.sum(), 1)
 
 
 def _pairs(vectors):
@@ -183,35 +170,24 @@ def _pairs(vectors):
 
 
 def con_batch(mu, present, vectors="sum"):
-    found = []
-    for code in range(present.shape[1]):
-        n = present[:, code].sum()
-        if n:
-            total = sum(mu[b, code] for b in np.flatnonzero(present[:, code]))
-            found.append(total * n / (n + EPS) if vectors == "sum" else total / (n + EPS))
-    pairs = _pairs(found)
+    n = present.sum(0)[:, None]
+    total = (mu * present[:, :, None]).sum(0) / (n + EPS) * (n if vectors == "sum" else 1)
+    pairs = _pairs(total[present.any(0)])
     return sum(pairs) / (len(pairs) + EPS)
 
 
 def con_image(mu, present):
-    values = []
-    for b in range(len(mu)):
-        k = present[b].sum()
-        if k:
-            values.append(2 / (k * (k + 1)) * sum(_pairs(mu[b, present[b]])))
-    return np.mean(values) if values else 0.0
+    images = [(m[p], p.sum()) for m, p in zip(mu, present, strict=True) if p.any()]
+    return np.mean([2 / (k * (k + 1)) * sum(_pairs(vectors)) for vectors, k in images]) if images else 0.0
 
 
 def absent(problem):
-    p, total = softmax(problem.logits), 0.0
-    valid = np.argwhere(problem.labels != VOID)
-    for b, y, x in valid:
-        total -= np.log(1 - p[b, ~problem.image_classes[b], y, x] + EPS).sum()
-    return total / max(len(valid), 1)
+    valid = (problem.labels != VOID)[:, None]
+    losses = -np.log(1 - softmax(problem.logits) + EPS) * ~problem.image_classes[:, :, None, None]
+    return (losses * valid).sum() / max(valid.sum(), 1)
 
 
 def terms(problem, variant="official", sigma=None, con_vectors="sum", self_reduction="mean"):
-    """All five terms."""
     official = variant == "official"
     mu, present, g = mixture(problem, variant, sigma)
     return {
@@ -227,12 +203,8 @@ def assign(problem):
     """Eq. 13: hard labels of unlabeled pixels."""
     mu, present = means(problem.features, problem.labels, problem.num_classes)
     d = distances(problem.features, mu, present)
-    sigma, d = spreads(d, problem, present, "adaptive"), resize(d, problem.labels.shape[1:])
-    out = np.full(problem.labels.shape, VOID)
-    for b, y, x in np.argwhere(problem.labels == UNLABELED):
-        codes = np.flatnonzero(present[b])
-        for code in codes:
-            others = codes[codes != code]
-            if d[b, code, y, x] < sigma[b, code] and (d[b, others, y, x] > sigma[b, others]).all():
-                out[b, y, x] = code
-    return out
+    sigma = spreads(d, problem, present, "adaptive")[:, :, None, None]
+    d, shown = resize(d, problem.labels.shape[1:]), present[:, :, None, None]
+    alone = (shown & (d <= sigma)).sum(1) == 1  # inside one class, on the edge of none
+    own = shown & (d < sigma)
+    return np.where(alone & own.any(1) & (problem.labels == UNLABELED), own.argmax(1), VOID)

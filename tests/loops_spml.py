@@ -1,8 +1,7 @@
 """SPML in plain loops over images, pixels and segments, in float64: what the fast code is checked against."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ class Batch:
         return features, torch.tensor(self.labels), torch.tensor(self.regions), torch.tensor(self.tags)
 
 
-@dataclass
+@dataclass(eq=False)
 class Segment:
     """``pixels`` are (embedding, located) pairs."""
 
@@ -32,15 +31,10 @@ class Segment:
     label: int
     region: int
     tags: np.ndarray
-    pixels: list = field(default_factory=list)
+    pixels: list
 
-    @cached_property
-    def prototype(self):
-        return unit(sum(e for e, _ in self.pixels))
-
-    @cached_property
-    def located(self):
-        return unit(sum(a for _, a in self.pixels))
+    def prototype(self, located=False):
+        return unit(sum(pixel[located] for pixel in self.pixels))
 
 
 @st.composite
@@ -90,17 +84,16 @@ def grid_cluster(y, x, size, clusters):
 
 def kmeans(vectors, first, number, iterations):
     """Clusters of the vectors; ``first`` are those at the beginning."""
-    clusters = list(first)
-    for _ in range(iterations if vectors else 0):
-        members = [[v for v, c in zip(vectors, clusters, strict=True) if c == n] for n in range(number)]
-        centers = [unit(sum(own, np.zeros_like(vectors[0]))) for own in members]
-        clusters = [int(np.argmax([center @ v for center in centers])) for v in vectors]
+    vectors, clusters = np.array(vectors), np.array(first)
+    for _ in range(iterations if len(vectors) else 0):
+        centers = np.array([unit(vectors[clusters == n].sum(0)) for n in range(number)])
+        clusters = (centers @ vectors.T).argmax(0)
     return clusters
 
 
 def cut(batch, clusters, iterations):
-    """Segments of a batch, and of every pixel that is not padding (image, label, segment, embedding, located)."""
-    segments, pixels = [], []
+    """Segments of a batch, without padding."""
+    segments = []
     for b, features in enumerate(batch.features):
         size = features.shape[1:]
         labels, regions = nearest(batch.labels[b], size), nearest(batch.regions[b], size)
@@ -110,91 +103,65 @@ def cut(batch, clusters, iterations):
         located = [unit(np.append(e, [sides[0][y], sides[1][x]])) for e, (y, x) in zip(vectors, kept, strict=True)]
         first = [grid_cluster(y, x, size, clusters) for y, x in kept]
         found = kmeans(located, first, clusters[0] * clusters[1], iterations)
-        keys = [(cluster, labels[p], regions[p]) for cluster, p in zip(found, kept, strict=True)]
-        numbers = {key: len(segments) + i for i, key in enumerate(sorted(set(keys)))}
-        segments += [Segment(b, key[1], key[2], batch.tags[b]) for key in numbers]
-        for key, e, a in zip(keys, vectors, located, strict=True):
-            segments[numbers[key]].pixels.append((e, a))
-            pixels.append((b, key[1], numbers[key], e, a))
-    return segments, pixels
+        together = {}
+        for cluster, place, *pixel in zip(found, kept, vectors, located, strict=True):
+            together.setdefault((cluster, labels[place], regions[place]), []).append(pixel)
+        segments += [Segment(b, label, region, batch.tags[b], own) for (_, label, region), own in together.items()]
+    return segments
 
 
-def pixel_loss(vector, own, positive, prototypes, kappa):
-    """Of one pixel; every segment that is not positive is negative."""
-    similarity = np.exp(kappa * (np.array(prototypes) @ vector))
-    others = [t for t in range(len(prototypes)) if positive(t) and t != own]
-    attraction = sum(similarity[t] for t in others or [own])
-    repulsion = sum(similarity[t] for t in range(len(prototypes)) if not positive(t))
-    return -np.log(attraction / (attraction + repulsion))
-
-
-def low_level(segments, pixels, kappa, located):
-    images = []
-    for image in sorted({pixel[0] for pixel in pixels}):
-        there = [t for t, segment in enumerate(segments) if segment.image == image]
-        prototypes = [segments[t].located if located else segments[t].prototype for t in there]
-        losses = []
-        for b, _, own, e, a in pixels:
-            if b == image:
-                region = segments[own].region
-                same = [segments[t].region == region for t in there]
-                losses.append(pixel_loss(a if located else e, there.index(own), same.__getitem__, prototypes, kappa))
-        images.append(np.mean(losses))
-    return np.mean(images) if images else 0.0
-
-
-def annotation(segments, pixels, memory, k, kappa):
-    known = [t for t, segment in enumerate(segments) if segment.label < k]
-    searched = [segments[t] for t in known] + [segment for segment in memory if segment.label < k]
-    prototypes = [segment.prototype for segment in searched]
-    losses = [
-        pixel_loss(e, known.index(own), lambda t, label=label: searched[t].label == label, prototypes, kappa)
-        for _, label, own, e, _ in pixels
-        if label < k
-    ]
+def contrast(segments, searched, positive, kappa, located=False):
+    """Mean over the segments' pixels; every searched segment that is not positive to a pixel's own is negative."""
+    prototypes, losses = np.array([segment.prototype(located) for segment in searched]), []
+    for own in segments:
+        itself = np.array([segment is own for segment in searched])
+        attracts = np.array([bool(positive(own, segment)) for segment in searched])
+        others = attracts & ~itself
+        for pixel in own.pixels:
+            similarity = np.exp(kappa * prototypes @ pixel[located])
+            attraction = similarity[others if others.any() else itself].sum()
+            losses.append(-np.log(attraction / (attraction + similarity[~attracts].sum())))
     return np.mean(losses) if losses else 0.0
 
 
-def cooccurrence(segments, pixels, memory, kappa, background):
-    searched = segments + memory
-    prototypes = [segment.prototype for segment in searched]
-
-    def foreground(tags):
-        return set(np.flatnonzero(tags)) - {background}
-
-    losses = [
-        pixel_loss(
-            e, own, lambda t, own=own: foreground(searched[t].tags) & foreground(segments[own].tags), prototypes, kappa
-        )
-        for _, _, own, e, _ in pixels
-        if foreground(segments[own].tags)
-    ]
+def low_level(segments, kappa, located):
+    images = [[one for one in segments if one.image == image] for image in {segment.image for segment in segments}]
+    losses = [contrast(there, there, lambda a, b: a.region == b.region, kappa, located) for there in images]
     return np.mean(losses) if losses else 0.0
 
 
-def affinity(segments, pixels, k, kappa, threshold):
-    prototypes, classes = [segment.prototype for segment in segments], []
+def annotation(segments, memory, k, kappa):
+    known, remembered = ([one for one in part if one.label < k] for part in (segments, memory))
+    return contrast(known, known + remembered, lambda a, b: a.label == b.label, kappa)
+
+
+def cooccurrence(segments, memory, kappa, background):
+    def foreground(segment):
+        return set(np.flatnonzero(segment.tags)) - {background}
+
+    searching = [segment for segment in segments if foreground(segment)]
+    return contrast(searching, segments + memory, lambda a, b: foreground(a) & foreground(b), kappa)
+
+
+def affinity(segments, k, kappa, threshold):
+    classes = {}
     for segment in segments:
         near = [
-            (segment.located @ other.located, other.label)
+            (segment.prototype(True) @ other.prototype(True), other.label)
             for other in segments
             if other.image == segment.image and other.label < k
         ]
         best = max(near, default=(-np.inf, None))
-        classes.append({best[1]} if best[0] >= threshold else set(range(k)))
-    losses = [
-        pixel_loss(e, own, lambda t, own=own: classes[own] & classes[t], prototypes, kappa)
-        for _, _, own, e, _ in pixels
-    ]
-    return np.mean(losses) if losses else 0.0
+        classes[segment] = {best[1]} if best[0] >= threshold else set(range(k))
+    return contrast(segments, segments, lambda a, b: classes[a] & classes[b], kappa)
 
 
 def terms(batch, memory, k, settings):
     """The four relations, and the segments to remember; ``memory`` are those remembered."""
-    segments, pixels = cut(batch, settings["clusters"], settings["iterations"])
+    segments = cut(batch, settings["clusters"], settings["iterations"])
     return {
-        "low_level": low_level(segments, pixels, settings["kappa_i"], settings["located"]),
-        "annotation": annotation(segments, pixels, memory, k, settings["kappa_c"]),
-        "cooccurrence": cooccurrence(segments, pixels, memory, settings["kappa_o"], settings["background"]),
-        "affinity": affinity(segments, pixels, k, settings["kappa_a"], settings["threshold"]),
+        "low_level": low_level(segments, settings["kappa_i"], settings["located"]),
+        "annotation": annotation(segments, memory, k, settings["kappa_c"]),
+        "cooccurrence": cooccurrence(segments, memory, settings["kappa_o"], settings["background"]),
+        "affinity": affinity(segments, k, settings["kappa_a"], settings["threshold"]),
     }, segments

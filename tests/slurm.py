@@ -7,7 +7,6 @@ alike. Ctrl-C must leave no job behind.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +25,12 @@ from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
 from agmm.training.where import Where
-from tests.helpers import ROOT
+from tests.faults.common import essence
+from tests.helpers import ROOT, wait
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 TABLE = "agmm_table2"
 LONG = replace(PRESETS["smoke"].run, init="scratch", epochs=60)
-MEASURED = ("seconds", "images_per_second", "peak_memory_mb")
 
 INTERRUPTIONS: dict[str, tuple[str, ...]] = {
     "preempted": ("scontrol", "requeue"),
@@ -103,27 +102,24 @@ def cluster(folder: Path) -> Iterator[None]:
         raise CannotStart("slurmd must be started by root")
     configure(folder)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    files = [f"--{kind}-file={folder}/munge.{kind}" for kind in ("key", "log", "pid", "seed")]
     commands = (
-        ["munged", "--foreground", "--force", *(f"--{kind}={folder}/munge.{end}" for kind, end in MUNGE)],
+        ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files],
         ["slurmctld", "-D", "-i"],
         ["slurmd", "-D", "-N", socket.gethostname()],
     )
     with contextlib.ExitStack() as stack:
-        started = []
         for command in commands:
-            started.append(stack.enter_context(daemon(command, folder)))
+            stack.enter_context(daemon(command, folder))
             time.sleep(1)
         if not wait(lambda: "idle" in said("sinfo", "--noheader", "--format=%t"), 30):
-            raise CannotStart(f"no node is idle; {'; '.join(last_words(folder, started))}")
+            raise CannotStart(f"no node is idle; {last_words(folder)}")
         try:
             yield
         finally:
             # Jobs outlive the daemons.
             said("scancel", "--partition=all")
             wait(lambda: not said("squeue", "--noheader"), 30)
-
-
-MUNGE = (("socket", "socket"), ("key-file", "key"), ("log-file", "log"), ("pid-file", "pid"), ("seed-file", "seed"))
 
 
 def configure(folder: Path) -> None:
@@ -141,12 +137,12 @@ def configure(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def daemon(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(command: list[str], folder: Path) -> Iterator[None]:
     """A daemon in the foreground, ended with the block."""
     with open(folder / f"{command[0]}.out", "wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
         try:
-            yield process
+            yield
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -155,14 +151,10 @@ def daemon(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]
             process.wait()
 
 
-def last_words(folder: Path, started: list[subprocess.Popen[bytes]]) -> list[str]:
-    """Of every daemon that has ended, or of all."""
-    found = []
-    for name, process in zip(DAEMONS, started, strict=True):
-        lines = (folder / f"{name}.out").read_text().splitlines() or ["nothing"]
-        if process.poll() is not None or all(one.poll() is None for one in started):
-            found.append(f"{name}: {lines[-1]}")
-    return found
+def last_words(folder: Path) -> str:
+    """Of every daemon."""
+    lines = {name: (folder / f"{name}.out").read_text().splitlines() or ["nothing"] for name in DAEMONS}
+    return "; ".join(f"{name}: {said[-1]}" for name, said in lines.items())
 
 
 def table(results: Path) -> Iterator[str]:
@@ -180,7 +172,6 @@ def table(results: Path) -> Iterator[str]:
 def stopped(results: Path) -> Iterator[str]:
     """Ctrl-C after a few runs: what is complete stays, the queue empties."""
     process = subprocess.Popen(command_line(results, "slurm"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[3/"):
             break
@@ -241,36 +232,19 @@ def job_of(run: Run, results: Path) -> str:
 
 def alike(runs: list[Run], results: Path) -> Iterator[str]:
     """Which files of the results differ between the engines."""
-    equal = 0
+    different = []
     for run in runs:
-        folders = [run.folder(results / engine) for engine in ("slurm", "local")]
-        try:
-            outcomes = [json.loads((folder / "result.json").read_text()) for folder in folders]
-            weights = [(folder / "model.safetensors").read_bytes() for folder in folders if run.trained is None]
-        except OSError as error:
-            yield f"{run.id}: {error}"
-            continue
-        numbers = [{name: value for name, value in one.items() if name not in MEASURED} for one in outcomes]
-        if numbers[0] != numbers[1] or weights[:1] != weights[1:]:
-            yield f"{run.id}: the engines differ"
-        else:
-            equal += 1
-    print(f"{equal} of {len(runs)} runs are the same by both engines, result and weights", flush=True)
+        for name in ("result.json", "model.safetensors")[: 2 if run.trained is None else 1]:
+            one, other = (essence(run.folder(results / engine) / name) for engine in ("slurm", "local"))
+            if one is None or one != other:
+                different.append(f"{run.id}: {name} is missing or another one by the other engine")
+    print(f"{len(runs)} runs by both engines; {len(different)} of their files differ", flush=True)
+    yield from different
 
 
 def said(*command: str) -> str:
     """What a command prints; nothing where it fails."""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def wait(until: Callable[[], bool], seconds: float) -> bool:
-    """Whether something became true in time."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 if __name__ == "__main__":

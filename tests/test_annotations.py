@@ -22,12 +22,13 @@ SIZE = (20, 30)
 
 VERTEX = st.tuples(*(st.integers(0, 100 * side - 1).map(lambda number: number / 100) for side in SIZE[::-1]))
 CLICKS = st.lists(st.tuples(VERTEX, st.integers(0, 2)), min_size=1, max_size=20)
+CLICKS = CLICKS.filter(lambda clicks: any(max(vertex) > 1 for vertex, _ in clicks))  # else they might be fractions
 LINES = st.lists(st.tuples(st.lists(VERTEX, min_size=2, max_size=6), st.integers(0, 2)), min_size=1, max_size=4)
 
 
 def image_file(folder, stem="a", size=SIZE, suffix=".png"):
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(stem)).integers(0, 256, (*size, 3), np.uint8)
+    pixels = np.random.default_rng([*stem.encode()]).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(folder / f"{stem}{suffix}")
     return folder / f"{stem}{suffix}"
 
@@ -204,11 +205,11 @@ BAD = {
         "<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>": "declares a document type or entities",
         "<annotation/>": "begins with <annotation>, not <annotations>",
         "<annotations><track/></annotations>": "holds tracks of a video",
-        "<annotations><image/></annotations>": "a <image> has no attribute name",
+        "<annotations><image/></annotations>": "an entry {} has no name",
         "<annotations><image name='a'><cuboid label='cat'/></image></annotations>": "<cuboid> of image a is not read",
         "<annotations><image name='a'><points label='cat' points='1'/></image></annotations>": "no pair of coordinates",
         "<annotations><image name='a'><points label='cow' points='1,2'/></image></annotations>": "the class 'cow'",
-        "<annotations><image name='a'><box label='cat' xtl='1'/></image></annotations>": "has no attribute ytl",
+        "<annotations><image name='a'><box label='cat' xtl='1'/></image></annotations>": "ytl of a <box> is None",
     },
 }
 

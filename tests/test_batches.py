@@ -37,33 +37,21 @@ def _same(a: Batch, b: Batch) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("images", "labels", "image_classes"))
 
 
-def test_an_epoch_repeats_and_another_differs() -> None:
-    first, again, other = _steps(), _steps(), _steps(epoch=1)
-    assert [len(step) for step in first] == [3, 3]  # 15 images are two batches of 6
-    pairs = [(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True)]
-    assert all(_same(a, b) for a, b in pairs)
-    assert not any(_same(a, b) for one, two in zip(first, other, strict=True) for a, b in zip(one, two, strict=True))
-
-
 def test_images_are_augmented_and_normalized_one_by_one() -> None:
     """Image 3 wherever it turns up: its own random numbers, the classes of the whole image, ImageNet's statistics."""
-    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))[:12].tolist()
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))[:12].tolist()  # two batches of 6
     flat = [(batch, i) for step in _steps() for batch in step for i in range(len(batch.images))]
     for index, (batch, i) in zip(order, flat, strict=True):
-        image, sparse, _ = augment.official(
-            IMAGES[index], SPARSE[index], 24, np.random.default_rng((0, 0, index)), False
-        )
+        drawn = np.random.default_rng((0, 0, index))
+        image, sparse, _ = augment.official(IMAGES[index], SPARSE[index], 24, drawn, False)
         mean, std = np.array(evaluation.IMAGENET.mean), np.array(evaluation.IMAGENET.std)
         expected = ((image / 255 - mean) / std).transpose(2, 0, 1)
         np.testing.assert_allclose(batch.images[i].numpy(), expected, atol=1e-5)
         np.testing.assert_array_equal(batch.labels[i].numpy(), sparse)
         np.testing.assert_array_equal(batch.image_classes[i].numpy(), np.isin(np.arange(K), SPARSE[index]))
     assert flat[0][0].labels.dtype == torch.int64
-    assert any((batch.image_classes[i] != _present(batch.labels[i])).any() for batch, i in flat)
-
-
-def _present(label: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(labels.image_classes(label.numpy().astype(np.uint8), K))
+    inside = [np.isin(np.arange(K), batch.labels[i]) for batch, i in flat]
+    assert any((batch.image_classes[i].numpy() != here).any() for (batch, i), here in zip(flat, inside, strict=True))
 
 
 @pytest.mark.parametrize("decoded", [False, True])
@@ -80,9 +68,10 @@ def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch, tmp_pat
     expected = _steps()
     monkeypatch.setattr(read_ahead, "readers", lambda device: 2)
     source = OneByOne(RUN, images, OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
-    for epoch in (1, 0):  # the processes stay from epoch to epoch
-        found = list(source.epoch(epoch))
-    assert all(_same(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True))
+    other, found = list(source.epoch(1)), list(source.epoch(0))  # the processes stay from epoch to epoch
+    for steps, same in ((found, True), (other, False)):
+        pairs = [pair for two in zip(steps, expected, strict=True) for pair in zip(*two, strict=True)]
+        assert [_same(a, b) for a, b in pairs] == [same] * 6
 
 
 @pytest.mark.parametrize("augmentation", ["official", "dihedral"])
@@ -134,7 +123,6 @@ def test_means_extend_over_the_effective_batch() -> None:
     for step in _steps(replace(RUN, loss_scope="effective")):
         label = torch.cat([batch.labels for batch in step])
         for batch in step:
-            assert batch.counts is not None
             assert batch.counts.labeled.item() == pytest.approx((label < K).sum().item() / 3)
             assert batch.counts.valid.item() == pytest.approx((label != VOID).sum().item() / 3)
     assert all(batch.counts is None for step in _steps() for batch in step)
@@ -149,15 +137,6 @@ def test_steps_are_refused_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> No
         batches.steps(RUN, 13)
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    def read(index: int) -> np.ndarray:
-        raise ValueError(f"{tmp_path / 'broken.png'} cannot be read")
-
-    source = OneByOne(RUN, OnDemand(read, range(15)), SPARSE, K, CPU)
-    with pytest.raises(ValueError, match="broken.png cannot be read"):
-        next(source.epoch(0))
-
-
 def test_batches_ahead_are_the_same_batches() -> None:
     """On a CPU untouched; on a GPU with the components of their labels."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -170,7 +149,6 @@ def test_batches_ahead_are_the_same_batches() -> None:
         for a, b in zip(one, two, strict=True):
             assert _same(a, replace(b, components=None))
             if device.type == "cuda":
-                assert b.components is not None
                 assert torch.equal(b.components.present, gmm.components(a.labels, K).present)
 
 
@@ -178,7 +156,5 @@ def test_all_tensors_of_a_batch_are_found() -> None:
     (step,) = list(_steps(replace(RUN, loss_scope="effective")))[:1]
     part = replace(step[0], components=gmm.components(step[0].labels, K))
     found = {id(tensor) for tensor in batches._tensors(part)}
-    assert part.counts is not None
-    assert part.components is not None
     known = (part.images, part.labels, part.image_classes, part.counts.labeled, part.counts.valid)
     assert found == {id(t) for t in (*known, part.components.classes, part.components.filled, part.components.counts)}

@@ -25,6 +25,7 @@ from agmm.training.timing import FORMS, Shapes, random_labels, random_outputs
 from agmm.training.where import Where
 from tests.helpers import ROOT, one_thread, tool  # noqa: F401
 
+COMMITTED = pd.read_csv(ROOT / "results/reference/bench/cpu.csv")
 QUICKLY = Setting(repeats=1, small=True)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +44,7 @@ def test_targets_and_table(tmp_path, monkeypatch, capsys):
     third = [Figure("3", 1.0, "s", "baseline", 1.0, 1.0)]
     monkeypatch.setattr(bench, "GROUPS", {"branch": lambda how: first, "step": lambda how: third})
     table = bench.measure(QUICKLY)
-    assert list(table) == list(pd.read_csv(ROOT / "results/reference/bench/cpu.csv"))
+    assert list(table) == list(COMMITTED)
     text = capsys.readouterr().out
     assert "target <= 3: met" in text
     assert "target >= 5: missed" in text
@@ -70,7 +71,11 @@ def test_notebook(tmp_path):
 def test_command(tmp_path):
     options = ("--device", "cpu", "--small", "--repeats", 1)
     assert tool(bench, "step", *options, "--csv", tmp_path / "cpu.csv") == 0
-    assert set(pd.read_csv(tmp_path / "cpu.csv")["group"]) == {"step"}
+    steps = pd.read_csv(tmp_path / "cpu.csv")
+    assert set(steps["group"]) == {"step"}
+    assert steps["precision"].tolist() == 3 * ["float32"] + 3 * ["bfloat16"]
+    assert steps["case"].str.split(",").str[0].tolist() == 2 * ["AGMM", "AGMM++", "baseline"]
+    assert (steps["ratio"] > 0).all()
     assert tool(bench, *options, "--profile", tmp_path / "profile.txt") == 0
     text = (tmp_path / "profile.txt").read_text()
     assert text.startswith("Three steps of AGMM, quick, small network, float32")
@@ -96,32 +101,17 @@ def test_floors_count_features_and_logits_three_times(monkeypatch):
         figure = figures[case]
         assert figure.against_value == pytest.approx(12 * (features + logits) / 1e9)
         assert figure.ratio == pytest.approx(figure.value / figure.against_value)
-    committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv").query("group == 'branch'")
-    assert set(committed["case"]) <= set(figures)
+    assert set(COMMITTED.query("group == 'branch'")["case"]) <= set(figures)
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Skip the fresh processes, which only serve the honesty of the memory figures."""
+def test_dense_and_fast_agree(monkeypatch):
+    # Fresh processes only serve the honesty of the memory figures.
     monkeypatch.setattr(objective, "in_new_process", lambda function, *arguments: function(*arguments))
-
-
-def test_dense_and_fast_agree(in_this_process):
-    figures = list(objective.dense(QUICKLY))
+    figures, right = list(objective.dense(QUICKLY)), objective.dense_agmm
     assert [figure.unit for figure in figures] == ["s", "GB", "relative"] * 3
     assert all(figure.value < 1e-5 and figure.met == "yes" for figure in figures[2::3])
-    committed = pd.read_csv(ROOT / "results/reference/bench/cpu.csv").query("group == 'dense'")
-    assert [figure.case for figure in figures] == committed["case"].tolist()
-
-
-def test_disagreement_is_an_error(in_this_process, monkeypatch):
-    right = objective.dense_agmm
-
-    def wrong(*arguments, **options):
-        loss, terms = right(*arguments, **options)
-        return 1.001 * loss, terms
-
-    monkeypatch.setattr(objective, "dense_agmm", wrong)
+    assert [figure.case for figure in figures] == COMMITTED.query("group == 'dense'")["case"].tolist()
+    monkeypatch.setattr(objective, "dense_agmm", lambda *given, **how: (1.001 * right(*given, **how)[0], {}))
     with pytest.raises(RuntimeError, match="differs from its dense formulation"):
         list(objective.dense(QUICKLY))
 
@@ -155,13 +145,6 @@ def test_random_labels_have_the_classes_and_the_form_asked_for(form):
     assert low <= pixels.min() <= pixels.max() <= high
     for label, classes in zip(labels, image_classes, strict=True):
         assert classes[label[label != UNLABELED].unique()].all()
-
-
-def test_steps_of_all_methods_are_compared():
-    figures = list(step.steps(QUICKLY))
-    assert [figure.precision for figure in figures] == 3 * ["float32"] + 3 * ["bfloat16"]
-    assert [figure.case.split(",")[0] for figure in figures] == 2 * ["AGMM", "AGMM++", "baseline"]
-    assert all(figure.ratio > 0 for figure in figures)
 
 
 def test_figures_of_spml():
@@ -211,12 +194,13 @@ def test_figures_of_every_test_procedure():
 
 
 def test_a_difference_of_predictions_is_reported(monkeypatch):
+    original = evaluation.predictor
+
     def predictor(net, protocol):
         """The worst class instead of the best one where views are predicted one at a time."""
         right = original(net, protocol)
         return right if protocol.pixels > 1 else lambda inputs: -right(inputs)
 
-    original = evaluation.predictor
     monkeypatch.setattr(evaluation, "predictor", predictor)
     monkeypatch.setattr(measured, "SMALL", measured.SMALL[:1])
     *_, difference = measured.evaluation(QUICKLY)
@@ -228,57 +212,45 @@ def test_forward_passes_repeat_what_a_test_does():
     case = replace(measured.SMALL[2], images=2)
     images, truths = measured.data(case)
     net = measured.network(case, images[:1], "cpu")
-    calls: list[tuple[int, ...]] = []
-    net.register_forward_pre_hook(lambda module, arguments: calls.append(tuple(arguments[0].shape)))
+    shapes: list[tuple[int, ...]] = []
+    net.register_forward_pre_hook(lambda module, arguments: shapes.append(tuple(arguments[0].shape)))
 
     def evaluate() -> object:
         return evaluation.evaluate(net, images, truths, case.num_classes, case.protocol, batch_size=2, device="cpu")
 
     with torch.no_grad():
-        passes = measured.forward_passes(net, evaluate)
-        during, calls[:] = list(calls), []
-        passes()
-    assert calls == during
+        measured.forward_passes(net, evaluate)()
+    assert shapes[: len(shapes) // 2] == shapes[len(shapes) // 2 :]
     tiles = 2 * len(evaluation.tile_positions(case.height, case.width, case.protocol.tile))
-    assert sum(shape[0] for shape in calls) == tiles
+    assert sum(shape[0] for shape in shapes) == 2 * tiles
 
 
 def test_the_same_runs_are_trained_each_way(monkeypatch):
-    calls: list[tuple[int, set[int]]] = []
-    made: list[int] = []
+    calls: list[tuple[int, set[int], int]] = []
 
     def train_all(runs: list[Run], where: Where, *, jobs: int, **options: Any) -> dict[str, str]:
         before = set(where.cache.iterdir())
         if not calls:
             train.run(runs[0], results=where.results, device=where.device)
             assert load_result(runs[0], where.results) is not None
-        made.append(len(set(where.cache.iterdir()) - before))
-        calls.append((jobs, {run.threads for run in runs}))
+        calls.append((jobs, {run.threads for run in runs}, len(set(where.cache.iterdir()) - before)))
         return {}
 
     monkeypatch.setattr(trainer, "train_all", train_all)
     figures = list(step.trainings(QUICKLY))
-    assert calls == [(1, {1}), (2, {1}), (1, {2})]
-    assert made == [0, 0, 0]
+    assert calls == [(1, {1}, 0), (2, {1}, 0), (1, {2}, 0)], "what they share is made before"
     assert [figure.against for figure in figures] == ["one process", "one thread", "two threads"]
     assert all(figure.value > 0 and figure.ratio > 0 and not figure.met for figure in figures)
     assert figures[0].ratio == pytest.approx(figures[0].value / figures[0].against_value)
 
 
-@pytest.fixture
-def unprepared(monkeypatch):
+def test_a_target_needs_two_cores_and_a_figure_complete_trainings(monkeypatch):
     monkeypatch.setattr(step, "prepare", lambda runs, cache: cache.mkdir())
-
-
-def test_a_target_needs_two_cores(unprepared, monkeypatch):
     monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {})
     for cores in (1, 2):
         monkeypatch.setattr(trainer, "default_jobs", lambda device, cores=cores: cores)
         targets = [figure.target for figure in step.trainings(Setting(repeats=1))]
         assert targets == ["", "", ">= 1" if cores > 1 else ""]
-
-
-def test_a_failed_training_is_no_figure(unprepared, monkeypatch):
     monkeypatch.setattr(trainer, "train_all", lambda *arguments, **options: {"a1": "Baseline: disk on fire"})
     with pytest.raises(RuntimeError, match="disk on fire"):
         next(step.trainings(QUICKLY))

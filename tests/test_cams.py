@@ -1,10 +1,10 @@
-"""Class activation maps and pseudo labels: definitions by loops, properties, and that a network is left as it was."""
+"""Class activation maps and pseudo labels: definitions, properties, and that a network is left as it was."""
 
-import math
+from itertools import product
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from agmm import networks
 from agmm.codes import UNLABELED
 from agmm.rivals import cams
-
-SMALL = (1, 2)
-"""Dilations for small images."""
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -26,26 +23,22 @@ def test_maps_of_several_scales_are_summed_and_normalized() -> None:
 
     class Averages(torch.nn.Module):
         def forward(self, images: Tensor, views: tuple[Tensor, ...]) -> tuple[networks.Tokens]:
-            pooled = torch.nn.functional.avg_pool2d(images, 4)
+            pooled = F.avg_pool2d(images, 4)
             return (networks.Tokens(pooled, pooled.square()),)
 
     net, images, weight = Averages(), _random(2, 3, 16, 24), _random(4, 3, 1, 1, seed=1) - 0.4
     maps, middle = cams.multi_scale(net, images, weight, weight, (1.0, 0.5))
-    assert middle is not None
+
+    def cam(view: Tensor, power: int) -> Tensor:
+        tokens = F.avg_pool2d(view, 4) ** power
+        return F.interpolate(torch.einsum("kc,bchw->bkhw", weight[:, :, 0, 0], tokens), (16, 24), mode="bilinear")
+
+    scaled = [F.interpolate(images, scale_factor=scale, mode="bilinear") for scale in (1.0, 0.5)]
     for found, power in ((maps, 1), (middle, 2)):
-        total = torch.zeros(2, 4, 16, 24)
-        for scale in (1.0, 0.5):
-            views = torch.nn.functional.interpolate(images, scale_factor=scale, mode="bilinear")
-            best = []
-            for view, back in ((views, False), (views.flip(-1), True)):
-                tokens = torch.nn.functional.avg_pool2d(view, 4) ** power
-                cam = torch.einsum("kc,bchw->bkhw", weight[:, :, 0, 0], tokens)
-                cam = torch.nn.functional.interpolate(cam, (16, 24), mode="bilinear")
-                best.append(cam.flip(-1) if back else cam)
-            total += torch.stack(best).amax(0).relu()
-        flat = total.flatten(2)
-        low = flat.min(2).values[..., None, None]
-        expected = (total - low) / ((total - low).flatten(2).max(2).values[..., None, None] + 1e-5)
+        both = [torch.maximum(cam(view, power), cam(view.flip(-1), power).flip(-1)) for view in scaled]
+        total = torch.stack(both).relu().sum(0)
+        low = total.amin((2, 3), keepdim=True)
+        expected = (total - low) / ((total - low).amax((2, 3), keepdim=True) + 1e-5)
         torch.testing.assert_close(found, expected)
         assert found.min() >= 0
         assert found.max() < 1
@@ -71,13 +64,7 @@ def test_plain_labels_by_definition() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    high=st.floats(0.4, 0.8),
-    more=st.floats(0, 0.19),
-    low=st.floats(0.05, 0.39),
-    refine=st.booleans(),
-    seed=st.integers(0, 9),
-)
+@given(st.floats(0.4, 0.8), st.floats(0, 0.19), st.floats(0.05, 0.39), st.booleans(), st.integers(0, 9))
 def test_labels_are_monotone_in_their_thresholds(high: float, more: float, low: float, refine: bool, seed: int) -> None:
     """A higher ``high`` adds no foreground, a lower ``low`` no background; each label is one of an image's classes."""
     tags = torch.tensor([[True, False, True], [False, True, False]])
@@ -86,7 +73,7 @@ def test_labels_are_monotone_in_their_thresholds(high: float, more: float, low: 
     def labels(high: float, low: float) -> Tensor:
         if not refine:
             return cams.plain_labels(maps, high, low)
-        return cams.refined_labels(maps, tags, images, high, low, dilations=SMALL)
+        return cams.refined_labels(maps, tags, images, high, low, dilations=(1, 2))
 
     found, higher, lower = labels(high, low), labels(high + more, low), labels(high, low / 2)
     foreground = (found > 0) & (found != UNLABELED)
@@ -107,35 +94,24 @@ def test_refined_labels_without_averaging_are_the_plain_ones(monkeypatch: pytest
     assert (found[2] == 0).all(), "an image without tags is background"
 
 
-def _refined_by_loops(image: Tensor, masks: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
-    """One image (3, h, w) and its masks (n, h, w), pixel by pixel, neighbor by neighbor."""
-    _, height, width = image.shape
-    offsets = [(d * y, d * x) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
-    distances = [math.hypot(*offset) for offset in offsets]
-    spread = float(np.std(distances, ddof=1)) + 1e-8
-    place = torch.tensor([-((d / spread / 0.3) ** 2) for d in distances]).softmax(0)
-
-    def neighbors(y: int, x: int) -> list[tuple[int, int]]:
-        return [(min(max(y + a, 0), height - 1), min(max(x + b, 0), width - 1)) for a, b in offsets]
-
-    weights = {}
-    for y, x in np.ndindex(height, width):
-        around = torch.stack([image[:, a, b] for a, b in neighbors(y, x)])
-        std = around.std(0) + 1e-8
-        color = torch.stack([-(((value - image[:, y, x]).abs() / std / 0.3) ** 2).mean() for value in around])
-        weights[y, x] = color.softmax(0) + 0.01 * place
+def _refined(image: Tensor, masks: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
+    """One image (3, h, w) and its masks (n, h, w), by the places of every pixel's neighbors."""
+    offsets = torch.tensor([(d * y, d * x) for d in dilations for y, x in product((-1, 0, 1), repeat=2) if y or x])
+    height, width = image.shape[1:]
+    rows = (torch.arange(height)[:, None] + offsets[:, 0, None, None]).clip(0, height - 1)
+    columns = (torch.arange(width) + offsets[:, 1, None, None]).clip(0, width - 1)
+    distance, around = offsets.float().norm(dim=1), image[:, rows, columns]
+    place = -((distance / (distance.std() + 1e-8) / 0.3) ** 2)
+    color = -(((around - image[:, None]) / (around.std(1, keepdim=True) + 1e-8) / 0.3) ** 2).mean(0)
+    weights = color.softmax(0) + 0.01 * place.softmax(0)[:, None, None]
     for _ in range(iterations):
-        following = torch.zeros_like(masks)
-        for y, x in np.ndindex(height, width):
-            for w, (a, b) in zip(weights[y, x], neighbors(y, x), strict=True):
-                following[:, y, x] += w * masks[:, a, b]
-        masks = following
+        masks = (weights * masks[:, rows, columns]).sum(1)
     return masks
 
 
-def test_refinement_equals_loops() -> None:
+def test_refinement_averages_over_neighbors_of_similar_color() -> None:
     images, masks = _random(2, 3, 6, 5), _random(2, 3, 6, 5, seed=1)
     images[0, 1, :3] = 0.5  # neighborhoods of one value, whose spread is 0
     found = cams.refine(images, masks, (1, 2, 8), iterations=2)
     for image, mask, result in zip(images, masks, found, strict=True):
-        torch.testing.assert_close(result, _refined_by_loops(image, mask, (1, 2, 8), 2), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(result, _refined(image, mask, (1, 2, 8), 2), rtol=1e-4, atol=1e-6)

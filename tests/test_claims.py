@@ -17,12 +17,13 @@ from sklearn.metrics import silhouette_score
 from torch import nn
 
 from agmm import figures
+from agmm.networks import macs
 from agmm.papers import rules, tables, verdicts
 from agmm.papers.agmm import claims as paper
 from agmm.papers.agmmpp import claims as agmmpp
-from agmm.papers.claim import Entry, Evidence
+from agmm.papers.claim import Entry, Evidence, claims_of
 from agmm.papers.spml import claims as spml
-from agmm.training import loop, methods, weights
+from agmm.training import loop, weights
 from agmm.training.presets import PRESETS
 from tests.helpers import shared
 from tests.test_tables import complete
@@ -53,8 +54,7 @@ def test_direction_is_the_one_sample_t_test(differences, claimed):
 
 
 NOISY = np.array([[0.0], [0.01], [-0.01]])
-LARGE, SMALL = a(8, 9, 7), a(0.1, -0.1, 0.1, -0.1)
-NEAR = a(0.1, 0.0, -0.1)
+LARGE, SMALL, NEAR = a(8, 9, 7), a(0.1, -0.1, 0.1, -0.1), a(0.1, 0.0, -0.1)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,13 @@ def test_numbers_of_findings():
     assert 0.6 < found.low < 0.7
     assert found.high == 1
     assert rules.trend(np.array([[1, 2, 4, 3], [1, 2, 3, 4], [1, 2, 3, 4]])).high == 1
+    # Effects seed by seed.
+    d, v = a(1, 3, 2), np.array([[1.0, 2, 3], [1, 3, 2], [2, 3, 4]])
+    assert rules.direction(d, 1).each == rules.little(d, d, 1).each == (1, 3, 2)
+    assert rules.equivalence([d / 9, -d], 1).each == (-1, -3, -2)
+    assert rules.optimum(v, 2).each == (1, -1, 1)
+    assert rules.trend(v).each == pytest.approx((1, 0.5, 1))
+    assert rules.ratio(d, d + 1, 1, 1).each == (0.5, 0.75, 2 / 3)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -121,15 +128,6 @@ def test_small_effects_may_need_more_seeds():
     assert math.isnan(few.p)
     assert (few.effect, few.low) == (rules.direction(d, 0.6).effect, rules.direction(d, 0.6).low)
     assert rules.direction(np.append(d, 0.6), 0.6, least=4).verdict == "reproduced"
-
-
-def test_effects_seed_by_seed():
-    d, v = a(1, 3, 2), np.array([[1.0, 2, 3], [1, 3, 2], [2, 3, 4]])
-    assert rules.direction(d, 1).each == rules.little(d, d, 1).each == (1, 3, 2)
-    assert rules.equivalence([d / 9, -d], 1).each == (-1, -3, -2)
-    assert rules.optimum(v, 2).each == (1, -1, 1)
-    assert rules.trend(v).each == pytest.approx((1, 0.5, 1))
-    assert rules.ratio(d, d + 1, 1, 1).each == (0.5, 0.75, 2 / 3)
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=12, unique=True))
@@ -156,12 +154,8 @@ def fill(evidence: Evidence, rows: Mapping[Entry, Mapping[str, float]], seeds: S
 
 
 def judged(evidence: Evidence, *ids: str) -> pd.DataFrame:
-    found = {
-        (claim.id, setting): asdict(finding)
-        for claim in (claim for claims in CLAIMS.values() for claim in claims)
-        if claim.id in ids
-        for setting, finding in claim.judge(evidence).items()
-    }
+    chosen = [claim for claims in CLAIMS.values() for claim in claims if claim.id in ids]
+    found = {(claim.id, name): asdict(one) for claim in chosen for name, one in claim.judge(evidence).items()}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -182,7 +176,6 @@ def evidence(tmp_path: Path) -> Evidence:
 
 @pytest.mark.parametrize(("letter", "number"), [("A", 38), ("P", 29), ("S", 21)])
 def test_claims_are_those_of_the_list(letter, number):
-    """Every id that the list assigns to what this version trains, with its place and numbers in the right order."""
     lines = [line.split("|") for line in shared("methods/claims.md").read_text().splitlines()]
     listed = {line[1].strip(): line for line in lines if len(line) > 5 and line[1].strip().startswith(letter)}
     ids = list(dict.fromkeys(claim.id for claim in CLAIMS[letter]))
@@ -233,7 +226,6 @@ def test_claims_of_the_second_paper_take_up_agmm_where_they_name_it(untrained):
 
 @pytest.mark.parametrize("untrained", ["paper"], indirect=True)
 def test_claimed_numbers_are_those_printed_for_the_claim(untrained):
-    """Differences of the tables' cells, setting by setting, are the numbers that the list of claims has in words."""
     checked = set()
     counted = untrained["claim"].isin(["P23", "P24"])  # operations
     frame = untrained[untrained["objective"].isin(["", "released code"]) & ~counted]
@@ -268,18 +260,9 @@ def test_runs_outside_the_cells_are_those_of_the_tables(evidence, monkeypatch):
     assert all(run.teacher_method == "AGMM" and "absent" not in dict(run.teacher_options)["terms"] for run in strangers)
 
 
-def test_a_second_stage_is_that_of_the_table(evidence):
-    for table, row, column in (("agmm_table2", "agmm_table1", "point"), ("agmm_table5", "agmm_table5", "20 clicks")):
-        label = "AGMM (+MT)" if table == row else "L_seg + L_self + L_spar + L_con + MT"
-        (ours,) = evidence.runs([Entry(table, "AGMM", second_stage=True)], column)
-        assert [ours.id] == [run.id for run in evidence.runs([Entry(row, label)], column)]
-
-
-def test_a_claim_without_table_and_judge_is_refused(monkeypatch):
-    from agmm.papers import claim
-
+def test_a_claim_without_table_and_judge_is_refused():
     with pytest.raises(KeyError, match="A06"):
-        claim.claims_of("agmm", {})
+        claims_of("agmm", {})
 
 
 def test_differences_are_paired_over_seeds(evidence, tmp_path):
@@ -299,9 +282,8 @@ def test_differences_are_paired_over_seeds(evidence, tmp_path):
     assert frame.loc[("A01", "released code without L_absent", "points"), "verdict"] == OPEN
     summary = verdicts.verdicts(frame.reset_index()).set_index("claim")
     assert summary.loc[["A01", "A02"], "released code"].to_list() == [GOOD, OPEN]
-    assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == {
-        f"{name}.{ending}" for name in ("claims", "claims_agmmpp") for ending in ("csv", "pdf", "png")
-    }
+    drawn = {f"{name}.{ending}" for name in ("claims", "claims_agmmpp") for ending in ("csv", "pdf", "png")}
+    assert {path.name for path in (tmp_path / "quick" / "figures").iterdir()} == drawn
     text = path.read_text()
     assert "not evidence for the papers" in text
     assert not re.search(r"\b(nan|inf)\b", text)
@@ -332,10 +314,7 @@ def test_sizes_count_on_the_papers_data_alone(tmp_path, preset, verdict):
 
 
 def test_weak_preset_supports_nothing(tmp_path):
-    """A constant prediction of the most frequent class, 60 % of the pixels, has 30 % mIoU; 40 % is too close to it.
-
-    Clicks belong to other images than points: one may be too hard while the other is not.
-    """
+    """A constant prediction has 30 % mIoU, too close to 40 %; clicks belong to other images than points."""
     complete(tmp_path, QUICK.at("points"), 40.0)
     complete(tmp_path, QUICK.at("clicks20"), 60.0)
     frame = verdicts.collect("quick", tmp_path)
@@ -349,10 +328,9 @@ def test_weak_preset_supports_nothing(tmp_path):
 
 def test_scribbles_against_points_per_class(evidence):
     """Of two classes one is always better with points, as its mean over seeds says; the others are the same."""
+    runs = [run for column in ("point", "scribble") for run in evidence.runs([paper.AGMM], column)]
     for seed in range(3):
-        points, scribbles = (
-            replace(run, seed=seed) for column in ("point", "scribble") for run in evidence.runs([paper.AGMM], column)
-        )
+        points, scribbles = (replace(run, seed=seed) for run in runs)
         complete(evidence.results, points, 50.0, iou=(50.0, 60.0, 1, 1, 1, 1, None))
         complete(evidence.results, scribbles, 55.0, iou=(60.0, 59.0 + seed, 2, 2, 2, 1, 1))
     found = judged(evidence, "A37").squeeze()
@@ -391,8 +369,7 @@ def networks(tmp_path):
     for run in evidence.runs(ROWS, "point"):
         for one in (replace(run, seed=seed) for seed in range(3)):
             net = weights.build_network(one, 7)
-            with torch.no_grad():
-                net.head.classifier.weight.add_(torch.randn(net.head.classifier.weight.shape))
+            torch.nn.init.normal_(net.head.classifier.weight)
             loop.save_weights(net, one.folder(tmp_path) / "model.safetensors", one.id)
     return evidence
 
@@ -440,22 +417,11 @@ def test_similar_pixels_by_hand(networks, monkeypatch):
     assert (found.effect, found.verdict, found.n) == (pytest.approx(5 / 6), "reproduced", 3)
 
 
-def test_inference_costs_are_those_counted_by_hand(tmp_path):
-    """Convolutions are all that multiplies; each output value takes a product per weight of its kernel."""
+def test_inference_costs_are_those_of_the_network(tmp_path):
     (found,) = paper.inference_costs_nothing(Evidence(SMOKE, tmp_path, absent=True)).values()
-    net, products = weights.build_network(replace(SMOKE.at("points"), init="scratch"), 7).eval(), 0
-
-    def count(layer, inputs, output):
-        nonlocal products
-        products += output.numel() * layer.weight[0].numel()
-
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        net(torch.rand(1, 3, 64, 64))
+    net = weights.build_network(replace(SMOKE.at("points"), init="scratch"), 7)
+    parameters, products = sum(p.numel() for p in net.parameters()), macs.network_macs(net, 64)
     assert (found.verdict, found.effect, found.unit) == ("reproduced", 1, "ratio")
-    parameters = sum(p.numel() for p in net.parameters())
     assert found.note == f"{parameters:,} parameters, {products / 1e6:,.1f} M multiply-accumulates at 64 × 64"
 
 
@@ -464,12 +430,11 @@ def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
 
     def with_parameter(run, num_classes):
         net = build(run, num_classes)
-        if run.method == "AGMM":
-            net.extra = nn.Conv2d(1, 1, 1)
+        net.extra = nn.Conv2d(1, 1, 1) if run.method == "AGMM" else None
         return net
 
     monkeypatch.setattr(weights, "build_network", with_parameter)
     assert paper.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"
     monkeypatch.undo()
-    monkeypatch.setattr(methods, "build", lambda *_, **__: lambda features, logits, *rest: logits.add_(1))
+    monkeypatch.setattr(paper, "build_objective", lambda *_, **__: lambda features, logits, *rest: logits.add_(1))
     assert paper.inference_costs_nothing(evidence)["multiply-accumulates"].verdict == "not reproduced"

@@ -21,13 +21,12 @@ from agmm.training.run import build_objective
 from agmm.training.where import Where
 from tests.helpers import ROOT
 
-FOUND = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-EXAMPLES = dict(FOUND)
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", TEXT, re.DOTALL))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The examples as modules that can be imported."""
     for name, code in EXAMPLES.items():
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
@@ -41,7 +40,6 @@ def test_there_are_three_of_few_lines() -> None:
     assert all(len(code.strip().splitlines()) < 40 for code in EXAMPLES.values())
 
 
-@pytest.mark.usefixtures("modules")
 def test_a_method() -> None:
     """Without a margin it is the baseline; with one it is the loss of logits that were lowered by hand."""
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
@@ -59,7 +57,6 @@ def test_a_method() -> None:
     assert found.terms.keys() == {"margin"}
 
 
-@pytest.mark.usefixtures("modules")
 def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import leaves  # type: ignore[import-not-found]
 
@@ -84,7 +81,6 @@ def test_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sets.load("leaves", "train", data_root=tmp_path)
 
 
-@pytest.mark.usefixtures("modules")
 def test_a_table(tmp_path: Path) -> None:
     import margin_table  # type: ignore[import-not-found]
 

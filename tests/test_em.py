@@ -1,20 +1,14 @@
-"""Mixtures of labels and of an EM round, beside loops."""
+"""Components of labels, and properties of an EM round; `tests.test_agmmpp` has its numbers beside loops."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from agmm import em, gmm
 from agmm.codes import UNLABELED
-from tests import loops, loops_em
 from tests.loops import problems, random_problem
-
-
-def close(found, expected, tolerance=1e-9):
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=tolerance, atol=tolerance)
 
 
 @settings(deadline=None, max_examples=40)
@@ -33,90 +27,12 @@ def test_components_list_the_present_classes_in_order(problem):
     assert components.classes.shape[1] == max(1, *components.per_image)
 
 
-@settings(deadline=None, max_examples=25)
-@given(problems())
-def test_to_classes_and_from_classes_are_inverse_on_filled_slots(problem):
-    components = gmm.components(torch.tensor(problem.labels), problem.num_classes)
-    slots = torch.rand(*components.classes.shape, 2) * components.filled[..., None]
-    spread = components.to_classes(slots)
-    assert spread.shape == (len(problem.labels), problem.num_classes, 2)
-    assert torch.equal(components.from_classes(spread), slots)
-    assert not spread[~components.present].any()
-
-
-@settings(deadline=None, max_examples=60)
-@given(problems())
-def test_means_and_distances_equal_loops(problem):
-    features, _, labels, _ = problem.tensors()
-    expected, present = loops.means(problem.features, problem.labels, problem.num_classes)
-    means, found_present = gmm.class_means(features, labels, problem.num_classes)
-    close(means, expected)
-    np.testing.assert_array_equal(found_present, present)
-
-    d_expected = loops.distances(problem.features, expected, present)
-    components = gmm.components(labels, problem.num_classes)
-    means, d = gmm.means_and_distances(features, labels, components)
-    close(components.to_classes(means), expected)
-    close(components.to_classes(d), d_expected)
-    close(components.to_classes(gmm.distances(features, means, components)), d_expected)
-    assert not d[~components.filled].any()
-
-
-def test_one_gradient_for_means_and_distances_equals_two():
-    features, _, labels, _ = random_problem().tensors()
-    components = gmm.components(labels, 5)
-
-    def gradient(means, d):
-        weights = torch.linspace(0.1, 2, d.numel(), dtype=d.dtype).view_as(d)
-        return torch.autograd.grad((weights * d.square()).sum() + means.pow(3).sum(), features)[0]
-
-    means = gmm.component_means(features, labels, components)
-    expected = gradient(means, gmm.distances(features, means, components))
-    close(gradient(*gmm.means_and_distances(features, labels, components)), expected, 1e-12)
-
-
-DISTANCES = ("absolute", "signed", "rms")
-ASSIGNMENTS = ("argmax", "responsibility", "soft")
-
-
-def setting(problem):
-    features, _, labels, _ = problem.tensors()
-    return features, labels, gmm.components(labels, problem.num_classes)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    problems(), st.sampled_from(ASSIGNMENTS), st.booleans(), st.sampled_from(DISTANCES), st.sampled_from([0.01, 0.1])
-)
-def test_mixture_of_the_labels_and_em_round_equal_loops(problem, assignment, keep_labels, distance, sigma_min):
-    assume(not loops_em.undecided(problem, sigma_min, distance))
-    features, labels, components = setting(problem)
-    old = em.from_labels(features, labels, components, sigma_min, distance)
-    members = em.assign(old.log_scores(components), labels, components, assignment, keep_labels)
-    new = em.reestimate(features, old, members, components, sigma_min, distance)
-    expected = loops_em.from_labels(problem, sigma_min, distance)
-
-    def equal(mixture, means, d, variance):
-        close(components.to_classes(mixture.means), means, 1e-6)
-        close(components.to_classes(mixture.d), d, 1e-6)
-        # The loops divide by a count, ours by the count + 1e-6.
-        close(components.to_classes(mixture.variance), variance, 1e-5)
-        close(components.to_classes(mixture.scores(components)), loops_em.scores(d, variance, present), 1e-4)
-
-    means, present, d, variance = expected
-    equal(old, means, d, variance)
-    log_g = loops_em.exponents(d, variance)
-    close(components.to_classes(members), loops_em.assign(problem, log_g, present, assignment, keep_labels), 1e-4)
-    members = components.to_classes(members).numpy()
-    means, _, d, variance = loops_em.reestimate(problem, expected, members, sigma_min, distance)
-    equal(new, means, d, variance)
-
-
 @settings(deadline=None, max_examples=30)
 @given(problems())
 def test_em_round_with_one_spread_never_decreases_the_likelihood(problem):
     """With equal spreads, the argmax is the most likely component: E and M step together are a step of k-means."""
-    features, labels, components = setting(problem)
+    features, _, labels, _ = problem.tensors()
+    components = gmm.components(labels, problem.num_classes)
     old = em.from_labels(features, labels, components, 0.5, "rms")
     old = replace(old, variance=torch.ones_like(old.variance))
     members = em.assign(old.log_scores(components), labels, components, keep_labels=False)

@@ -4,16 +4,17 @@ import multiprocessing
 import os
 import pickle
 import signal
-import stat
 import sys
 from dataclasses import replace
 
 import pytest
 
+import agmm
 import run_all
 from agmm.training import slurm, sweep
 from agmm.training.presets import PRESETS
 from agmm.training.where import Where
+from tests.helpers import threads
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed")
 
@@ -23,7 +24,6 @@ TAGGED = replace(SMOKE.run, init="tags")
 
 @pytest.fixture
 def local(tmp_path, monkeypatch):
-    """Jobs of submitit on this machine; ended with the test."""
     monkeypatch.setattr(slurm, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(slurm, "GRACE", 0.2)
     cluster = submitit.LocalExecutor(tmp_path / "slurm" / "%j")
@@ -41,18 +41,15 @@ def fail():
     raise KeyError("gone")
 
 
-def environment():
-    return {name: os.environ.get(name) for name in slurm.ONE_THREAD}
-
-
 def test_runs_land_in_the_same_folders(tmp_path, local):
-    """One that requires another one: the bits of the local engine, and nothing left to do for it."""
+    """One that requires another one: the bits of a training in this process."""
     lines: list[str] = []
     assert sweep.train_all([TAGGED], Where(tmp_path / "jobs", device="cpu"), engine=local, report=lines.append) == {}
     assert [line.split("]")[0] for line in lines] == ["[1/2", "[2/2"]
-    assert sweep.train_all([TAGGED], Where(tmp_path / "processes", device="cpu"), jobs=1, report=lines.append) == {}
+    with threads(1):
+        agmm.run(TAGGED, results=tmp_path / "here", device="cpu")
     for run in (TAGGED.pretraining, TAGGED):
-        one, other = (run.folder(tmp_path / name) for name in ("jobs", "processes"))
+        one, other = (run.folder(tmp_path / name) for name in ("jobs", "here"))
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
@@ -68,10 +65,6 @@ def test_a_lost_job_is_tried_again_once(tmp_path, local, monkeypatch):
 def test_errors_become_a_sentence(local):
     with pytest.raises(RuntimeError, match=r"^KeyError: 'gone'; its log is .*_0_log\.err$"):
         local.submit(fail).result(60)
-
-
-def test_a_job_has_one_thread(local):
-    assert set(local.submit(environment).result(60).values()) == {"1"}
 
 
 def test_a_restarted_job_calls_again():
@@ -96,7 +89,7 @@ def commands(tmp_path, monkeypatch):
             path = tmp_path / "bin" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(f"#!/bin/sh\n{script}\n")
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+            path.chmod(0o755)
 
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm.shutil, "which", lambda name: (tmp_path / "bin" / name).exists() or None)
@@ -146,4 +139,4 @@ def test_what_slurm_is_asked_for(tmp_path, commands):
     for option in ("time=240", "gpus-per-node=1", "mem=8GB", "exclusive", "requeue", "job-name=agmm", "signal=USR2@90"):
         assert f"#SBATCH --{option}" in asked
     assert "module load x" in asked
-    assert "export OMP_NUM_THREADS=1" in asked
+    assert {f"export {name}=1" for name in slurm.ONE_THREAD} < set(asked)

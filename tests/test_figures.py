@@ -21,13 +21,11 @@ from tests.helpers import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMOKE = PRESETS["smoke"]
-
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory) -> tuple[figures.Trained, agmm.Result]:
     results = tmp_path_factory.mktemp("results")
-    run = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=1)
+    run = replace(PRESETS["smoke"].at("points", "AGMM", init="scratch"), epochs=1)
     result = agmm.run(run, results=results)
     return figures.load(run, results), result
 
@@ -38,13 +36,11 @@ def trained(complete) -> figures.Trained:
 
 
 def outputs(trained: figures.Trained, images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and logits of images, by hand."""
     with torch.no_grad():
         return trained.net(torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).float() / 255)
 
 
 def test_predictions_are_those_of_the_result(complete):
-    """Counted anew, they give the confusion matrix that the run reported."""
     (trained, result), confusion = complete, np.zeros((7, 7), int)
     for index, picture in enumerate(figures.predictions({"AGMM": trained}, range(len(trained.test)))):
         assert (picture["image"] == trained.test.images[index]).all()
@@ -55,10 +51,9 @@ def test_predictions_are_those_of_the_result(complete):
 
 
 def test_similarity_equals_a_loop_over_pixels(trained):
-    """Every class, image and pixel on its own; distances and spreads by the definition on all classes."""
     images = 3
     values = figures.measure_similarity({"AGMM": trained}, images).set_index(["class", "subset"])
-    counts = {key: [0, 0, 0] for key in values.index}
+    pixels = {key: [] for key in values.index}
     for index in range(images):
         label = torch.from_numpy(trained.sparse[index : index + 1]).long()
         features, logits = outputs(trained, trained.data.images[index : index + 1])
@@ -69,13 +64,13 @@ def test_similarity_equals_a_loop_over_pixels(trained):
             k = int(components.classes[0, slot])
             for y, x in np.argwhere(trained.sparse[index] == UNLABELED):
                 close = "similar" if d[0, slot, y, x] < sigma[0, slot] else "dissimilar"
-                hit, true = int(predicted[y, x]) == k, int(trained.data.truth[index][y, x]) == k
+                hit_and_true = int(predicted[y, x]) == k, int(trained.data.truth[index][y, x]) == k
                 for subset in (close, "all"):
-                    count = counts[trained.data.class_names[k], subset]
-                    count[:] = count[0] + (hit and true), count[1] + (hit or true), count[2] + 1
-    for key, (hits, union, size) in counts.items():
-        assert values.loc[key, "pixels"] == size
-        expected = 100 * hits / union if union else np.nan
+                    pixels[trained.data.class_names[k], subset].append(hit_and_true)
+    for key, found in pixels.items():
+        assert values.loc[key, "pixels"] == len(found)
+        both, either = sum(map(all, found)), sum(map(any, found))
+        expected = 100 * both / either if either else np.nan
         assert values.loc[key, "iou"] == pytest.approx(expected, nan_ok=True)
 
 
@@ -148,12 +143,11 @@ def test_projection_is_on_principal_components(states):
 
 
 def test_projected_mixtures_equal_loops(states):
-    """Every Gaussian by loops over images, classes and pixels in all dimensions, projected at the end."""
     frame, trained = figures.project(states, images=3, per_class=20), states["b"]
     features, _ = figures.sample_features(trained, 20, 3, trained.data)
     pixels = frame[(frame["method"] == "b") & (frame["kind"] == "pixel")][["x", "y"]]
     axes = np.linalg.lstsq(features - features.mean(0), pixels, rcond=None)[0]
-    rows, masses = [], []
+    rows = []
     for index in range(3):
         f, logits = (one.double().numpy() for one in outputs(trained, trained.data.images[index : index + 1]))
         label = trained.sparse[index][None]
@@ -161,25 +155,20 @@ def test_projected_mixtures_equal_loops(states):
         probability = loops.resize(loops.softmax(logits)[0], f.shape[2:])
         free = loops.resize((label[0] == UNLABELED).astype(float), f.shape[2:])
         for k in np.flatnonzero(present[0]):
-            spread, mass = np.zeros((2, 2)), 0.0
-            for y, x in np.ndindex(*f.shape[2:]):
-                away = (f[0, :, y, x] - mu[0, k]) @ axes
-                spread += probability[k, y, x] * free[y, x] * np.outer(away, away)
-                mass += probability[k, y, x] * free[y, x]
+            weight = probability[k] * free
+            away = np.einsum("cyx,cd->yxd", f[0] - mu[0, k][:, None, None], axes)
+            spread = np.einsum("yx,yxi,yxj->ij", weight, away, away) / weight.sum()
             mean = (mu[0, k] - features.mean(0)) @ axes
-            rows.append([trained.data.class_names[k], *mean, *(spread / mass)[[0, 0, 1], [0, 1, 1]]])
-            masses.append(mass)
+            rows.append([trained.data.class_names[k], *mean, *spread[[0, 0, 1], [0, 1, 1]], weight.sum()])
     numbers = ["x", "y", "xx", "xy", "yy"]
-    expected = pd.DataFrame(rows, columns=["class", *numbers])
+    expected = pd.DataFrame(rows, columns=["class", *numbers, "mass"])
     found = frame[(frame["method"] == "b") & (frame["kind"] == "mean")]
     assert list(found["class"]) == list(expected["class"])
     np.testing.assert_allclose(found[numbers], expected[numbers], rtol=2e-3, atol=1e-4)
     pooled = frame[(frame["method"] == "b") & (frame["kind"] == "component")].set_index("class")
     for name, part in expected.groupby("class"):
-        weights = np.array(masses)[part.index]
-        assert pooled.loc[name, ["x", "y"]].to_list() == pytest.approx(part[["x", "y"]].mean().to_list(), rel=2e-3)
-        spread = np.average(part[["xx", "xy", "yy"]], axis=0, weights=weights)
-        assert pooled.loc[name, ["xx", "xy", "yy"]].to_list() == pytest.approx(spread, rel=2e-3, abs=1e-4)
+        mean, spread = part[["x", "y"]].mean(), np.average(part[["xx", "xy", "yy"]], axis=0, weights=part["mass"])
+        np.testing.assert_allclose(pooled.loc[name, numbers].astype(float), [*mean, *spread], rtol=2e-3, atol=1e-4)
 
 
 def test_mixture_chooses_among_labeled_classes(trained):

@@ -4,10 +4,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import agmm
 from agmm import figures
@@ -19,11 +17,10 @@ from agmm.rivals import cams
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history
 from tests import loops, loops_em
-from tests.helpers import ROOT, one_thread  # noqa: F401
+from tests.helpers import mean_iou, one_thread, same_weights, saved_weights  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = [name for name in tables.GROUPS["agmmpp"] if "_figure" in name]
 SIGMA_MIN = 1e-3
 SHORT = {"epochs": 1, "train_images": 32, "test_images": 4, "history_images": 6}
 TAGS = {"high": 0.55, "low": 0.5, "warmup_steps": 0, "reg": 0.0, "photometric": False, "dilations": (1, 2)}
@@ -57,7 +54,6 @@ def inputs(images: np.ndarray) -> torch.Tensor:
 
 
 def problem(one: figures.Trained, index: int) -> SimpleNamespace:
-    """Squeezed features and labels of a training image, by hand."""
     objective = getattr(one.objective, "inner", one.objective)
     weight, bias = (p.detach().double().numpy() for p in (objective.squeeze.weight[..., 0, 0], objective.squeeze.bias))
     with torch.no_grad():
@@ -65,30 +61,6 @@ def problem(one: figures.Trained, index: int) -> SimpleNamespace:
     squeezed = np.einsum("dc,bchw->bdhw", weight, features) + bias[:, None, None]
     labels = weak_labels(one, slice(index, index + 1)).numpy()
     return SimpleNamespace(features=squeezed, labels=labels, num_classes=7)
-
-
-SUPERVISION = {"tags": "image-level", "grabcut": "box", "points": "point", "scribbles": "scribble", "full": "full"}
-DATA = {"voc": "PASCAL VOC 2012", "coco": "COCO", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_trainings_are_those_of_the_list(name):
-    """Data, labels, backbone and online EM as the list says of the training, at the papers' scale."""
-    listed = pd.read_csv(ROOT / "agmm/papers/published/training_runs.csv").set_index("run_id")
-    cells = tables.TABLES[name].cells(PRESETS["paper"])
-    assert cells
-    for cell in cells:
-        options = dict(cell.run.label_options)
-        if cell.training_id.startswith("extra:"):
-            assert (cell.method, cell.run.labels) == ("Baseline", "tags")
-            continue
-        line = listed.loc[cell.training_id]
-        assert DATA[cell.run.dataset] == line["dataset"]
-        many = {"clicks": f"{options.get('n')} clicks", "blocks": f"block {100 * options.get('ratio', 0):.0f}%"}
-        assert (SUPERVISION | many)[cell.run.labels] == line["labels"]
-        assert ("ViT" in line["backbone"]) == (cell.run.network == "vit_base")
-        assert {"AGMMpp": "AGMM++", "Baseline": "baseline"}[cell.method] == line["method"]
-        assert dict(cell.run.options).get("oem", True) == ("no OEM" not in line["variant"])
 
 
 def test_a_preset_without_labels_or_network_leaves_rows_out():
@@ -103,10 +75,7 @@ def test_a_preset_without_labels_or_network_leaves_rows_out():
 
 def test_the_squeeze_is_the_one_that_was_trained(trained, results):
     for one in trained.values():
-        saved = load_file(one.run.folder(results) / "objective.safetensors")
-        assert {name: value.tolist() for name, value in one.objective.state_dict().items()} == {
-            name: value.tolist() for name, value in saved.items()
-        }
+        assert same_weights(one.objective.state_dict(), saved_weights(one.run, results, "objective"))
 
 
 def test_weak_labels(trained):
@@ -124,7 +93,6 @@ def test_weak_labels(trained):
 
 @pytest.mark.parametrize("kind", ["tags", "scribbles"])
 def test_mixtures_equal_loops(trained, kind):
-    """The class with the best score by the definition, among those of the labels."""
     one = trained[kind]
     for index, picture in enumerate(figures.mixtures(one, range(3), "weak labels")):
         assert list(picture) == ["image", "weak labels", "segmentation", "mixture", "truth"]
@@ -164,7 +132,7 @@ def test_label_accuracy_equals_a_loop_over_pixels(trained):
     truth[:, :9] = VOID
     one = replace(one, data=replace(one.data, truth=truth))
     values = figures.measure_label_accuracy({"tags": one}, images).set_index(["class", "subset"])
-    counts = {key: [0, 0] for key in values.index}
+    right = {key: [] for key in values.index}
     for index in range(images):
         given = problem(one, index)
         _, _, d, variance = loops_em.from_labels(given, SIGMA_MIN)
@@ -173,26 +141,14 @@ def test_label_accuracy_equals_a_loop_over_pixels(trained):
             k = given.labels[0, y, x]
             close = "similar" if fine[0, k, y, x] < variance[0, k] ** 0.5 else "dissimilar"
             for subset in (close, "all"):
-                count = counts[one.data.class_names[k], subset]
-                count[:] = count[0] + int(truth[index, y, x] == k), count[1] + 1
-    assert {subset for (_, subset), (_, pixels) in counts.items() if pixels > 50} == set(figures.SUBSETS)
-    for key, (right, pixels) in counts.items():
+                right[one.data.class_names[k], subset].append(truth[index, y, x] == k)
+    assert {subset for (_, subset), pixels in right.items() if len(pixels) > 50} == set(figures.SUBSETS)
+    for key, pixels in right.items():
         # A pixel as far away as the spread may fall on either side.
-        assert values.loc[key, "pixels"] == pytest.approx(pixels, abs=3)
-        if values.loc[key, "pixels"] == pixels:
-            accuracy = 100 * right / pixels if pixels else np.nan
+        assert values.loc[key, "pixels"] == pytest.approx(len(pixels), abs=3)
+        if values.loc[key, "pixels"] == len(pixels):
+            accuracy = 100 * np.mean(pixels) if pixels else np.nan
             assert values.loc[key, "accuracy"] == pytest.approx(accuracy, nan_ok=True)
-
-
-def miou(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """By sets of pixels; classes that neither shows are left out."""
-    seen = truth != VOID
-    values = []
-    for k in range(7):
-        a, b = (predicted == k) & seen, (truth == k) & seen
-        if (a | b).any():
-            values.append(100 * (a & b).sum() / (a | b).sum())
-    return float(np.mean(values))
 
 
 def test_mean_iou_of_partial_labels(trained):
@@ -200,7 +156,7 @@ def test_mean_iou_of_partial_labels(trained):
     data, rng = trained["scribbles"].data, np.random.default_rng(0)
     truth = np.where(rng.random((5, 64, 64)) < 0.1, VOID, data.truth[:5]).astype(np.uint8)
     sparse = rng.choice([0, 1, 4, UNLABELED, VOID], (5, 64, 64)).astype(np.uint8)
-    assert partial_miou(sparse, replace(data, truth=truth)) == pytest.approx(miou(sparse, truth))
+    assert partial_miou(sparse, replace(data, truth=truth)) == pytest.approx(mean_iou(sparse, truth))
     assert partial_miou(truth, replace(data, truth=truth)) == 100
 
 
@@ -213,8 +169,8 @@ def test_label_quality(runs, trained, results):
         pictures = figures.mixtures(one, range(6))
         masks = {name: np.stack([picture[name] for picture in pictures]) for name in pictures[0]}
         for name, column in {"mixture": "mixture G", "segmentation": "segmentation P"}.items():
-            assert found[kind, column] == pytest.approx(miou(masks[name], masks["truth"]), abs=0.2)
+            assert found[kind, column] == pytest.approx(mean_iou(masks[name], masks["truth"]), abs=0.2)
     last = load_history(runs["tags"], results).iloc[-1]
     assert found["tags", "weak labels"] == last["cam_miou"]
     one = trained["scribbles"]
-    assert found["scribbles", "weak labels"] == pytest.approx(miou(one.sparse[:6], one.data.truth[:6]))
+    assert found["scribbles", "weak labels"] == pytest.approx(mean_iou(one.sparse[:6], one.data.truth[:6]))

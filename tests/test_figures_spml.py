@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
 import agmm
 from agmm import figures
@@ -20,7 +21,7 @@ from agmm.papers.claim import Evidence
 from agmm.papers.spml import claims
 from agmm.rivals.spml.segments import Prototypes
 from agmm.training.presets import PRESETS
-from tests.helpers import one_thread  # noqa: F401
+from tests.helpers import mean_iou, one_thread  # noqa: F401
 
 mpl.use("Agg")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,12 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> figures.Trained:
 
 
 def close(truth: np.ndarray, distance: float) -> np.ndarray:
-    """Pixel by pixel, against every other pixel."""
-    found = np.zeros(truth.shape, bool)
-    pixels = list(np.ndindex(truth.shape))
-    for p in pixels:
-        found[p] = any(truth[q] != truth[p] and math.dist(p, q) <= distance for q in pixels)
-    return found
+    places, codes = np.argwhere(np.ones_like(truth)), truth.ravel()
+    return ((cdist(places, places) <= distance) & (codes[:, None] != codes)).any(1).reshape(truth.shape)
 
 
 @pytest.mark.parametrize("distance", [1.0, 1.9, 2.5, 5.0])
@@ -58,27 +55,18 @@ def test_the_distance_is_in_proportion_and_at_least_a_pixel() -> None:
 
 
 def test_boundary_quality_by_sets_of_pixels(trained: figures.Trained) -> None:
-    few = replace(trained, test=part(trained.test, 5))
-    pictures = figures.predictions({"SPML": few}, range(5))
+    pictures = figures.predictions({"SPML": trained}, range(len(trained.test)))
     truth, predicted = (np.stack([picture[name] for picture in pictures]) for name in ("truth", "SPML"))
     framed = np.pad(truth, ((0, 0), (1, 1), (1, 1)), mode="edge")
     sides = framed[:, :-2, 1:-1], framed[:, 2:, 1:-1], framed[:, 1:-1, :-2], framed[:, 1:-1, 2:]
     near = np.any([side != truth for side in sides], 0)
-    values = figures.measure_boundaries({"SPML": few}).iloc[0]
-    for column, mask in {"boundary": near, "all": np.ones_like(near)}.items():
-        unions = [((truth == k) | (predicted == k)) & mask for k in range(7)]
-        hits = [((truth == k) & (predicted == k)) & mask for k in range(7)]
-        iou = [100 * hit.sum() / union.sum() for hit, union in zip(hits, unions, strict=True) if union.any()]
-        assert values[column] == pytest.approx(np.mean(iou), abs=0.2)
+    values = figures.measure_boundaries({"SPML": trained}).iloc[0]
+    for column, counted in {"boundary": np.where(near, truth, VOID), "all": truth}.items():
+        assert values[column] == pytest.approx(mean_iou(predicted, counted), abs=0.2)
     assert values["pixels"] == pytest.approx(near.mean())
 
 
-def part(split, count: int):
-    return replace(split, ids=split.ids[:count], images=split.images[:count], truth=split.truth[:count])
-
-
 def test_a_bank_holds_every_segment_once(trained: figures.Trained) -> None:
-    """Prototypes, sizes, predicted and true classes of an image, from its pixels."""
     bank = figures.bank(trained, trained.data, 3)
     assert retrieval.clusters(trained.run) == retrieval.clusters(trained.run.teacher) == (8, 8)
     with pytest.raises(ValueError, match="Baseline has no segments; choose a run of SPML or SPMLClassifier"):
@@ -99,9 +87,7 @@ def test_a_bank_holds_every_segment_once(trained: figures.Trained) -> None:
         for number, segment in enumerate(here.nonzero()[:, 0].tolist()):
             inside = own == number
             total = units[:, inside].sum(1)
-            torch.testing.assert_close(
-                bank.prototypes.vectors[segment].double(), total / total.norm(), atol=1e-4, rtol=0
-            )
+            np.testing.assert_allclose(bank.prototypes.vectors[segment], total / total.norm(), rtol=0, atol=1e-4)
             counts = np.bincount(logits.argmax(1)[0][inside], minlength=7)
             assert counts[bank.prototypes.labels[segment]] == counts.max()
             assert bank.prototypes.tags[segment].tolist() == shown
@@ -121,50 +107,38 @@ def planted(rng: np.random.Generator, name: str, images: int, segments: int) -> 
     return retrieval.Bank(split, prototypes, torch.ones(number, dtype=torch.int64))
 
 
-def own_image(queries: retrieval.Bank, among: retrieval.Bank, query: int, other: int) -> bool:
-    images = queries.prototypes.images[query], among.prototypes.images[other]
-    return queries.split.ids[images[0]] == among.split.ids[images[1]]
+def elsewhere(queries: retrieval.Bank, among: retrieval.Bank) -> np.ndarray:
+    """Whether two prototypes are of different images."""
+    images = [np.array(bank.split.ids)[bank.prototypes.images] for bank in (queries, among)]
+    return images[0][:, None] != images[1]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_neighbors_are_the_nearest_of_other_images(seed: int) -> None:
-    """Sorted by the dot product, one query after the other; within a set and between two."""
     rng = np.random.default_rng(seed)
     train, test = planted(rng, "train", 6, 5), planted(rng, "test", 3, 4)
     for queries in (train, test):
         chosen = torch.from_numpy(rng.permutation(len(queries.sizes))[:7])
-        found = retrieval.neighbors(queries, train, chosen, 4)
-        for query, neighbors in zip(chosen.tolist(), found.tolist(), strict=True):
-            others = [one for one in range(len(train.sizes)) if not own_image(queries, train, query, one)]
-            cosine = lambda one, q=queries, i=query: float(q.prototypes.vectors[i] @ train.prototypes.vectors[one])  # noqa: E731
-            assert neighbors == sorted(others, key=cosine, reverse=True)[:4]
+        cosines = np.where(elsewhere(queries, train), queries.prototypes.vectors @ train.prototypes.vectors.T, -2)
+        expected = (-cosines).argsort(1)[chosen, :4]
+        assert retrieval.neighbors(queries, train, chosen, 4).tolist() == expected.tolist()
     with pytest.raises(ValueError, match="fewer than"):
         retrieval.neighbors(train, train, torch.tensor([0]), 26)
-
-
-def jaccard(a: set, b: set) -> float:
-    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shared_classes_by_sets(seed: int) -> None:
     rng = np.random.default_rng(seed)
     train, test = planted(rng, "train", 6, 5), planted(rng, "test", 3, 4)
-    classes = lambda bank, one: {k for k, shown in enumerate(bank.prototypes.tags[one]) if shown}  # noqa: E731
+    sets = lambda bank: [{*np.flatnonzero(tags)} for tags in bank.prototypes.tags]  # noqa: E731
     for queries in (train, test):
         found = figures.measure_context(queries, train, 4)
-        nearest = retrieval.neighbors(queries, train, torch.arange(len(queries.sizes)), 4)
-        for query, line in found.iterrows():
-            own = classes(queries, query)
-            near = [jaccard(own, classes(train, one)) for one in nearest[query].tolist()]
-            assert line["nearest"] == pytest.approx(np.mean(near))
-            alike = [
-                jaccard(own, classes(train, one))
-                for one in range(len(train.sizes))
-                if train.prototypes.labels[one] == queries.prototypes.labels[query]
-                and not own_image(queries, train, query, one)
-            ]
-            assert line["chance"] == pytest.approx(np.mean(alike) if alike else np.nan, nan_ok=True)
+        shared = np.array([[len(a & b) / len(a | b) if a | b else 1 for b in sets(train)] for a in sets(queries)])
+        nearest = retrieval.neighbors(queries, train, torch.arange(len(queries.sizes)), 4).numpy()
+        np.testing.assert_allclose(found["nearest"], np.take_along_axis(shared, nearest, 1).mean(1))
+        same = (queries.prototypes.labels[:, None] == train.prototypes.labels).numpy() & elsewhere(queries, train)
+        chance = [line[own].mean() if own.any() else np.nan for line, own in zip(shared, same, strict=True)]
+        np.testing.assert_allclose(found["chance"], chance)
 
 
 def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
@@ -193,12 +167,10 @@ def test_retrieved_segments(trained: figures.Trained, tmp_path) -> None:
 
 def test_one_more_relation_at_a_time() -> None:
     """The trainings of Table 6 with these weights, none but those."""
-    rows = tables.runs("spml_figure7", "quick")
-    table = tables.runs("spml_table6", "quick")
-    weights = {"C": (0, 0), "C + I": (0.1, 0), "C + I + O": (0.1, 0.5)}
-    assert {row: run.id for row, run in rows.items()} == {
-        row: table[f"λ_I = {i:g}, λ_O = {o:g}, λ_A = 0"].id for row, (i, o) in weights.items()
-    }
+    rows, table = tables.runs("spml_figure7", "quick"), tables.runs("spml_table6", "quick")
+    weights = {"C": "λ_I = 0, λ_O = 0", "C + I": "λ_I = 0.1, λ_O = 0", "C + I + O": "λ_I = 0.1, λ_O = 0.5"}
+    expected = {row: table[f"{weight}, λ_A = 0"].id for row, weight in weights.items()}
+    assert {row: run.id for row, run in rows.items()} == expected
 
 
 def test_panels() -> None:
@@ -206,12 +178,8 @@ def test_panels() -> None:
     found = tables.panels("spml_figure6", "quick")
     guessed = ["cross-entropy", "SPML", "full supervision"]
     drawn = ["DenseCRF loss", *guessed[1:]]
-    assert {label: list(rows) for label, rows in found.items()} == {
-        "image tags": guessed,
-        "boxes": guessed,
-        "scribbles": drawn,
-        "points on parts": drawn,
-    }
+    expected = {"image tags": guessed, "boxes": guessed, "scribbles": drawn, "points on parts": drawn}
+    assert {label: list(rows) for label, rows in found.items()} == expected
     for rows in found.values():
         assert len({run.dataset for run in rows.values()}) == 1
         assert rows["full supervision"].labels == "full"

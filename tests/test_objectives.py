@@ -1,10 +1,12 @@
 from dataclasses import FrozenInstanceError, replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agmm import gmm, losses, objectives
 from agmm.codes import UNLABELED, VOID
@@ -14,21 +16,17 @@ from tests import loops
 from tests.helpers import golden
 from tests.loops import Problem, problems, random_problem
 
-GOLDEN = (
-    "agmm_city_points",
-    "agmm_corner_class_in_one_image",
-    "agmm_corner_image_all_padding",
-    "agmm_corner_no_label_in_batch",
-    "agmm_corner_nothing_left_in_one_image",
-    "agmm_corner_one_class_in_batch",
-    "agmm_corner_padding_all_sides",
-    "agmm_corner_single_pixel_per_class",
-    "agmm_small_all_outputs",
-    "agmm_small_signed_far",
-    "agmm_voc_points_b4",
-    "agmm_voc_points_c64",
-    "agmm_voc_scribble_c16",
+CORNER_VECTORS = ("class_in_one_image", "image_all_padding", "no_label_in_batch", "nothing_left_in_one_image")
+CORNER_VECTORS += ("one_class_in_batch", "padding_all_sides", "single_pixel_per_class")
+VECTORS = (
+    "city_points",
+    "small_all_outputs",
+    "small_signed_far",
+    "voc_points_b4",
+    "voc_points_c64",
+    "voc_scribble_c16",
 )
+GOLDEN = [f"agmm_{name}" for name in (*VECTORS, *(f"corner_{corner}" for corner in CORNER_VECTORS))]
 VARIANTS = ("official", "paper")
 TERMS = objectives.TERMS
 
@@ -107,30 +105,19 @@ def test_golden_vectors_of_the_commented_out_spreads(name, letter, sigma, detach
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("sigma", [None, 0.4, "adaptive", "code_a", "code_b"])
 @settings(deadline=None, max_examples=15)
-@given(problem=problems())
-def test_all_terms_equal_loops(variant, sigma, problem):
-    features, logits, labels, image_classes = problem.tensors()
-    objective = AGMM(problem.num_classes, variant=variant, sigma=sigma, terms=TERMS)
-    output = objective(features, logits, labels, image_classes)
-    expected = loops.terms(problem, variant, sigma)
+@given(problem=problems(), options=st.sampled_from([{}, {"con_vectors": "mean"}, {"self_reduction": "sum"}]))
+def test_all_terms_equal_loops(variant, sigma, problem, options):
+    inputs = problem.tensors()
+    output = AGMM(problem.num_classes, variant, sigma, terms=TERMS, lambda_gmm=0.25, **options)(*inputs)
+    expected = loops.terms(problem, variant, sigma, **options)
     for name in TERMS:
         np.testing.assert_allclose(output.terms[name].item(), expected[name], rtol=1e-8, atol=1e-9, err_msg=name)
-    np.testing.assert_allclose(output.loss.item(), sum(expected.values()), rtol=1e-8, atol=1e-9)
+    weighted = sum(value * (1 if name == "seg" else 0.25) for name, value in expected.items())
+    np.testing.assert_allclose(output.loss.item(), weighted, rtol=1e-8, atol=1e-9)
     _, _, g = loops.mixture(problem, variant, sigma)
-    np.testing.assert_allclose(output.scores.detach().numpy(), g, rtol=1e-8, atol=1e-9)
-
-
-@pytest.mark.parametrize("options", [{"con_vectors": "mean"}, {"self_reduction": "sum"}])
-def test_options_of_the_terms_equal_loops(options):
-    problem = random_problem()
-    output = AGMM(5, **options)(*problem.tensors())
-    expected = loops.terms(problem, **options)
-    for name in TERMS:
-        assert output.terms[name].item() == pytest.approx(expected[name], rel=1e-9)
-
-
-def erase(labels):
-    labels[labels < UNLABELED] = UNLABELED
+    without_mixture = AGMM(problem.num_classes, variant, sigma, terms=("seg",))(*inputs)
+    for scores in (output.scores, without_mixture.scores):
+        np.testing.assert_allclose(scores.detach().numpy(), g, rtol=1e-8, atol=1e-9)
 
 
 def one_class(problem):
@@ -138,28 +125,22 @@ def one_class(problem):
     problem.image_classes[:] = np.arange(5) == 2
 
 
-def one_pixel_per_class(problem):
-    erase(problem.labels)
-    problem.labels[:, 3, 5], problem.labels[:, 8, 2], problem.labels[1, 10, 10] = 0, 4, 1
-
-
-def on_the_grid(problem):
-    """Labels in the middle of feature cells, where interpolation changes nothing."""
-    erase(problem.labels)
-    problem.labels[:, 1, 1], problem.labels[:, 7, 4] = 0, 3
+def click(labels, *clicks):
+    """Nothing else is labeled."""
+    labels[labels < UNLABELED] = UNLABELED
+    for y, x, code in clicks:
+        labels[:, y, x] = code
 
 
 CORNERS = {
-    "no label": lambda problem: erase(problem.labels),
+    "no label": lambda problem: click(problem.labels),
     "padding only": lambda problem: problem.labels.fill(VOID),
     "one image of padding": lambda problem: problem.labels[0].fill(VOID),
-    "one image without label": lambda problem: erase(problem.labels[0]),
+    "one image without label": lambda problem: click(problem.labels[0]),
     "one class": one_class,
-    "one pixel per class": one_pixel_per_class,
-    "a grid point labeled": on_the_grid,
-    "everything labeled": lambda problem: np.copyto(
-        problem.labels, np.arange(problem.labels.size).reshape(problem.labels.shape) % 5
-    ),
+    "one pixel per class": lambda problem: click(problem.labels, (3, 5, 0), (8, 2, 4)),
+    "middles of feature cells": lambda problem: click(problem.labels, (1, 1, 0), (7, 4, 3)),  # not interpolated
+    "everything labeled": lambda problem: np.copyto(problem.labels, np.indices(problem.labels.shape).sum(0) % 5),
     "features all equal": lambda problem: problem.features.fill(1.0),
     "features all zero": lambda problem: problem.features.fill(0.0),
     "confident segmentation": lambda problem: np.multiply(problem.logits, 1e4, out=problem.logits),
@@ -172,38 +153,25 @@ def corner(name):
     return problem
 
 
+SIGMAS = (None, 0.5, "adaptive", "code_a", "code_b")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("sigma", [None, 0.5, "adaptive", "code_a", "code_b"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_corner_cases_are_finite(variant, sigma, dtype):
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(AGMM(5, *form, terms=TERMS) for form in product(VARIANTS, SIGMAS, (True, False))),
+        LabelAssignment(5, absent=True),
+    ],
+)
+def test_corner_cases_are_finite(objective, dtype):
     for name in CORNERS:
-        for detach in (True, False):
-            features, logits, labels, image_classes = corner(name).tensors(dtype)
-            objective = AGMM(5, variant=variant, sigma=sigma, detach_sigma=detach, terms=TERMS)
-            output = objective(features, logits, labels, image_classes)
-            assert output.loss.isfinite(), name
-            assert output.scores.isfinite().all(), name
-            for gradient in torch.autograd.grad(output.loss, (features, logits)):
-                assert gradient.isfinite().all(), name
-
-
-def test_corner_cases_of_label_assignment_are_finite():
-    for name in CORNERS:
-        features, logits, labels, image_classes = corner(name).tensors(torch.float32)
-        output = LabelAssignment(5, absent=True)(features, logits, labels, image_classes)
+        inputs = corner(name).tensors(dtype)
+        output = objective(*inputs)
         assert output.loss.isfinite(), name
-        assert torch.autograd.grad(output.loss, logits)[0].isfinite().all(), name
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ["no label", "padding only"])
-def test_without_labels_all_but_the_absent_classes_is_silent(name, variant):
-    features, logits, labels, image_classes = corner(name).tensors()
-    terms = AGMM(5, variant=variant, terms=TERMS)(features, logits, labels, image_classes).terms
-    assert all(terms[term].item() == 0 for term in TERMS[:4])
-    assert terms["absent"].item() == pytest.approx(loops.absent(corner(name)))
-    for gradient in torch.autograd.grad(terms["self"] + terms["spar"] + terms["con"], (features, logits)):
-        assert not gradient.any()
+        assert not objective.has_mixture or output.scores.isfinite().all(), name
+        gradients = torch.autograd.grad(output.loss, inputs[:2], allow_unused=not objective.has_mixture)
+        assert all(gradient is None or gradient.isfinite().all() for gradient in gradients), name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -218,21 +186,6 @@ def test_stop_gradient_teaches_the_segmentation_only(variant):
     assert through_features is None
     expected = torch.autograd.grad(full.terms["self"], logits, retain_graph=True)[0]
     torch.testing.assert_close(through_logits, expected)
-    assert torch.autograd.grad(full.terms["self"], features)[0].any()
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("terms", [("seg",), ("absent",), ("con",), ("spar", "seg"), ("self", "absent"), TERMS])
-def test_output_holds_exactly_the_requested_terms(variant, terms):
-    inputs = random_problem().tensors()
-    everything = AGMM(5, variant=variant, terms=TERMS)(*inputs)
-    output = AGMM(5, variant=variant, terms=terms, lambda_gmm=0.25)(*inputs)
-    assert set(output.terms) == set(terms)
-    for name in terms:
-        torch.testing.assert_close(output.terms[name], everything.terms[name])
-    weighted = sum(value * (1 if name == "seg" else 0.25) for name, value in output.terms.items())
-    torch.testing.assert_close(output.loss, weighted)
-    torch.testing.assert_close(output.scores, everything.scores)
 
 
 def test_default_terms():
@@ -243,10 +196,8 @@ def test_default_terms():
 
 
 def test_baseline_is_partial_cross_entropy_alone():
-    problem = random_problem()
-    output = Baseline(5)(*problem.tensors())
-    assert output.loss.item() == pytest.approx(loops.seg(problem))
-    _, logits, labels, _ = problem.tensors()
+    _, logits, labels, _ = inputs = random_problem().tensors()
+    output = Baseline(5)(*inputs)
     ignored = labels.where(labels < UNLABELED, -100)
     assert output.loss.item() == pytest.approx(F.cross_entropy(logits, ignored, ignore_index=-100).item())
     assert list(output.terms) == ["seg"]
@@ -275,53 +226,42 @@ def test_a_pixel_on_the_edge_of_another_class_is_not_assigned():
     assert found.tolist() == [[[VOID, VOID, VOID, 0, VOID]]]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_sigma_is_detached_unless_asked(variant):
-    features, logits, labels, image_classes = random_problem().tensors()
-    gradients = []
-    for detach in (True, False):
-        objective = AGMM(5, variant=variant, sigma="adaptive", detach_sigma=detach, terms=("spar",))
-        loss = objective(features, logits, labels, image_classes).loss
-        gradients.append(torch.autograd.grad(loss, (features, logits), allow_unused=True))
-    assert gradients[0][1] is None
-    assert gradients[1][1].any()
-    assert not torch.allclose(gradients[0][0], gradients[1][0])
+ADDITIVE = ("seg", "self", "spar", "absent")
 
 
-def test_counts_of_a_larger_batch_replace_those_of_the_microbatch():
-    problem = random_problem()
-    counts = losses.Counts(torch.tensor(50.0), torch.tensor(2000.0))
-    own, other = AGMM(5)(*problem.tensors()), AGMM(5)(*problem.tensors(), counts=counts)
-    here = losses.count(torch.tensor(problem.labels), 5)
-    for name in TERMS:
-        factor = {"con": 1, "seg": here.labeled / 50, "spar": here.labeled / 50}.get(name, here.valid / 2000)
-        torch.testing.assert_close(other.terms[name], own.terms[name] * factor)
-    seg = Baseline(5)(*problem.tensors(), counts=counts).loss
-    torch.testing.assert_close(seg, own.terms["seg"] * here.labeled / 50)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_microbatches_with_shared_counts_add_up(variant):
+@pytest.mark.parametrize(
+    "objective", [Baseline(5), *(AGMM(5, variant=variant, terms=ADDITIVE) for variant in VARIANTS)]
+)
+def test_microbatches_with_shared_counts_add_up(objective):
     inputs = random_problem().tensors()
-    objective = AGMM(5, variant=variant, terms=("seg", "self", "spar", "absent"))
     counts = losses.count(inputs[2], 5)
     micro = [objective(*(x[i : i + 1] for x in inputs), counts).terms for i in range(3)]
     for name, value in objective(*inputs).terms.items():
         torch.testing.assert_close(sum(terms[name] for terms in micro), value)
 
 
+LAYOUTS = (
+    lambda x: x,
+    lambda x: x.contiguous(memory_format=torch.channels_last),
+    lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    lambda x: torch.cat([x] * 2, 3)[..., : x.shape[3]],
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_differentiating_twice_and_another_memory_layout_give_the_same(variant):
-    features, logits, labels, image_classes = random_problem().tensors()
-    others = (x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for x in (features, logits))
+def test_differentiating_twice_and_other_memory_layouts_give_the_same(variant, dtype):
+    *maps, labels, image_classes = random_problem().tensors(dtype)
     results = []
-    for f, z in ((features, logits), tuple(others)):
-        output = AGMM(5, variant=variant, terms=TERMS)(f, z, labels, image_classes)
-        first = torch.autograd.grad(output.loss, (f, z), retain_graph=True)
-        second = torch.autograd.grad(output.loss, (f, z))
+    for laid_out in LAYOUTS:
+        inputs = [laid_out(x.detach()).requires_grad_() for x in maps]
+        output = AGMM(5, variant=variant, terms=TERMS)(*inputs, labels, image_classes)
+        first = torch.autograd.grad(output.loss, inputs, retain_graph=True)
+        second = torch.autograd.grad(output.loss, inputs)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         results.append((output.loss, output.scores, *first))
-    torch.testing.assert_close(results[1], results[0])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
 
 
 @pytest.mark.parametrize("objective", [Baseline(5), AGMM(5), AGMM(5, variant="paper"), LabelAssignment(5)])

@@ -1,6 +1,7 @@
 """Images of one's own: from folders to masks by the command line, and one sentence for whatever is wrong."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,14 +9,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import agmm
 from agmm import cli, evaluation, networks, own
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets, user_folder
+from agmm.data.split import Split
 from agmm.data.synthetic import shapes
 from agmm.own import prediction, training
-from tests.helpers import ROOT, interruption, run_notebook
+from agmm.training import loop
+from tests.helpers import ROOT, interruption, one_sentence, run_notebook, same_weights
 from tests.layouts import save_index
 from tests.test_annotations import image_file, names_file, write
 
@@ -79,20 +83,81 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     legend = pd.read_csv(predicted / "classes.csv")
     assert legend["class"].tolist() == list(NAMES)
     assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
+    (validated,) = user_folder.read_prepared(out / "training" / "data").validation
     cats, said = (
-        np.concatenate([np.asarray(Image.open(user / part / f"{stem}.png")).ravel() == 1 for stem in ("im4", "im5")])
-        for part in ("truth", "predicted/masks")
+        np.asarray(Image.open(user / part / f"{validated}.png")) == 1 for part in ("truth", "predicted/masks")
     )
     iou = pd.read_csv(predicted / "report.csv")["iou"]
     assert iou[1] == pytest.approx(100 * (cats & said).sum() / (cats | said).sum())
 
 
-def test_the_same_call_loads_and_other_labels_train_anew(user, short):
+def test_the_same_call_loads_and_further_labels_continue(user, short, caplog, monkeypatch):
+    caplog.set_level("INFO", "agmm")
+    begins, fit = [], loop.fit
+
+    def recorded(run, net, *others):
+        begins.append({name: value.clone() for name, value in net.state_dict().items()})
+        return fit(run, net, *others)
+
+    monkeypatch.setattr(loop, "fit", recorded)
     first, again = (own.train(*folders(user), user / "model", SHORT, device="cpu") for _ in range(2))
     assert (again.run_id, again.seconds) == (first.run_id, first.seconds)
+    start = load_file(user / "model" / "model.safetensors")
     with open(user / "labels" / "clicks.csv", "a") as file:
         file.write("dog,9,9,im0.png\n")
-    assert own.train(*folders(user), user / "model", SHORT, device="cpu").run_id != first.run_id
+    second = own.train(*folders(user), user / "model", SHORT, device="cpu")
+    assert "going on from the weights of the earlier training" in caplog.text
+    assert second.run_id not in (first.run_id, own.train(*folders(user), user / "new", SHORT, device="cpu").run_id)
+    assert own.train(*folders(user), user / "model", SHORT, device="cpu").run_id == second.run_id
+    assert [same_weights(begin, start) for begin in begins] == [False, True, False]
+    learned = {name: set(json.loads((user / name / "model.json").read_text())["images"]) for name in ("model", "new")}
+    assert learned["model"] >= learned["new"]
+
+
+def test_cross_validation_measures_every_label_by_a_model_that_has_not_seen_its_image(user, short):
+    options = replace(SHORT, validate="cross")
+    result = own.train(*folders(user), user / "model", options, device="cpu")
+    table = pd.read_csv(user / "model" / "report.csv")
+    assert table["clicks"].tolist() == [6, 3, 3, 12]
+    assert re.fullmatch(r"\d+ % of 12 clicks right \(6 images; clicks, not outlines\)", result.details["figure"])
+    folds = sorted((user / "model" / "training" / "data").glob("fold*"))
+    left_out = []
+    for data in map(user_folder.read_prepared, folds):
+        assert not set(data.validation) & set(data.train)
+        assert len(data.validation) + len(data.train) == 6
+        left_out += data.validation
+    assert (len(folds), sorted(left_out)) == (5, [f"im{number}" for number in range(6)])
+    with one_sentence(ValueError, "--validate cross"):
+        own.train(*folders(user), user / "other", options, truth=user / "truth", device="cpu")
+
+
+def test_labels_are_right_where_most_of_their_pixels_are(monkeypatch):
+    truth = np.full((2, 9, 9), UNLABELED, np.uint8)
+    truth[0, :2, :2], truth[0, 5:8, 5:8], truth[1, 4], truth[1, :3, :3] = 0, 1, 1, VOID
+    said = np.zeros((9, 9), np.uint8)
+    said[5:7, 5:8] = said[4, :4] = 1  # 6 of 9 pixels of the one, 4 of 9 of the other
+    monkeypatch.setattr(prediction, "mask", lambda model, image: said)
+    split = Split("own", ("a", "b", "c"), ("x", "y"), np.zeros((2, 9, 9, 3), np.uint8), truth, None)
+    table, figure = prediction.labels_right([(None, split)], split.class_names, "labels")
+    np.testing.assert_array_equal(table["right"], [100, 50, np.nan, 200 / 3])
+    assert figure == "67 % of 3 labels right (2 images; labels, not outlines)"
+
+
+def test_no_figure_from_images_that_were_learned_from(user, short, capsys):
+    (user / "labels" / "clicks.csv").write_text("image,x,y,class\nim0.png,5,5,cat\nim0.png,30,20,dog\n")
+    assert train(user) == 0
+    assert capsys.readouterr().out.startswith("no figure, as all labeled images were learned from")
+
+
+def test_truth_of_images_that_were_learned_from_is_told_apart(user, short):
+    own.train(*folders(user), user / "model", SHORT, device="cpu")
+    learned = set(json.loads((user / "model" / "training" / "data" / "data.json").read_text())["train"])
+    for number in range(4):
+        save_index(user / "truth" / f"im{number}.png", np.zeros((40 + 8 * (number % 3), 48)))
+    table = own.predict(user / "model", user / "images", user / "out", truth=user / "truth", device="cpu")
+    numbers = [int(text.split()[0]) for text in table["measured_on"].unique()]
+    assert numbers == [6 - len(learned), len(learned)]
+    assert "learned from" in table["measured_on"].iloc[-1]
 
 
 def test_check_counts_labels_and_lists_all_problems(user, capsys):

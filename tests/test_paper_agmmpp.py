@@ -2,15 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 import agmm
-from agmm.codes import VOID
-from agmm.data import sets
 from agmm.training.presets import PRESETS
-from agmm.training.result import load_history
 from tests import layouts
+from tests.test_paper import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER = PRESETS["paper"]
@@ -51,20 +48,15 @@ def short(run: agmm.Run, network: str, **changes: object) -> agmm.Run:
 )
 def test_two_iterations_of_every_kind_of_labels_and_network(root, tmp_path, labels, network, method):
     run = short(PAPER.at(labels, method, network=network), network)
-    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
-    history = load_history(run, tmp_path)
-    assert np.isfinite(history.to_numpy()).all()
-    test = sets.load(run.dataset, "test", data_root=root)
-    assert np.sum(result.confusion) == sum((mask != VOID).sum() for mask in test.truth)
+    result, history = trained(run, tmp_path, root)
     assert SOURCES.get(labels, "simulated") in result.details["label_source"]
     if method == "AGMMpp":
         assert (history[["self", "weak"]].iloc[-1] > 0).all()
         assert {"g_miou", "con"} <= set(history)
 
 
-@pytest.mark.parametrize("labels", ["points", "tags"])
-def test_an_iteration_of_the_papers_transformer(root, tmp_path, labels):
-    preset = PAPER.at(labels, "AGMMpp", network="vit")
+def test_an_iteration_of_the_papers_transformer(root, tmp_path):
+    preset = PAPER.at("tags", "AGMMpp", network="vit")
     assert preset.network == "vit_base"
     run = short(preset, "vit", crop=48, epochs=1, scales=(1.0,), flip=False)
     result = agmm.run(replace(run, network="vit_base"), results=tmp_path, data_root=root, device="cpu")

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 
 import agmm
 import run_all
 from agmm.codes import VOID
 from agmm.data import image_files, sets
 from agmm.data import regions as oversegmentation
+from agmm.papers.agmm.tables import SCALED
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from tests import layouts
-from tests.helpers import train_in_two_processes
+from tests.helpers import saved_weights, train_in_two_processes
+from tests.test_paper import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 PAPER, OFFICIAL = PRESETS["paper"], PRESETS["paper_official"]
@@ -40,14 +41,6 @@ def write_regions(root: Path, names: dict[str, tuple[int, int]], below: str = ""
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return layouts.data_root(tmp_path_factory.mktemp("data"), "voc", "densepose")
-
-
-@pytest.fixture
-def voc(root, tmp_path):
-    folder = tmp_path / "voc"
-    shutil.copytree(root / "voc", folder)
-    write_regions(folder, SIZES["voc"])
-    return folder
 
 
 def short(run: agmm.Run, **changes: object) -> agmm.Run:
@@ -89,14 +82,13 @@ def test_weights_are_the_printed_ones_or_those_of_the_scripts():
         objective = agmm.training.run.build_objective("SPML", 21, **dict(preset.at(labels, "SPML").options))
         return [getattr(objective, f"lambda_{name}") for name in "cioa"] + [objective.kappa_o, objective.memory]  # type: ignore[union-attr]
 
-    for labels in ("scribbles", "scribbles50"):
-        assert weights(PAPER, labels) == weights(OFFICIAL, labels) == [1.0, 0.1, 0.5, 0.0, 12, 2]
-    for labels in ("points", "scribbles0"):
-        assert weights(PAPER, labels) == [1.0, 1.0, 1.0, 0.0, 8, 2]
-        assert weights(OFFICIAL, labels) == [0.1, 0.1, 0.1, 0.0, 8, 2]
-    for labels in ("boxes", "boxcam", "cam"):
-        assert weights(PAPER, labels) == [1.0, 0.3, 1.0, 0.0, 8, 2]
-        assert weights(OFFICIAL, labels) == [0.3, 0.1, 0.3, 0.0, 8, 2]
+    scribbles, spots, guesses = [1.0, 0.1, 0.5, 0.0, 12, 2], [1.0, 1.0, 1.0, 0.0, 8, 2], [1.0, 0.3, 1.0, 0.0, 8, 2]
+    scripts, guessed = [0.1, 0.1, 0.1, 0.0, 8, 2], [0.3, 0.1, 0.3, 0.0, 8, 2]
+    printed = dict.fromkeys(("scribbles", "scribbles50"), (scribbles, scribbles))
+    printed |= dict.fromkeys(("points", "scribbles0"), (spots, scripts))
+    printed |= dict.fromkeys(("boxes", "boxcam", "cam"), (guesses, guessed))
+    for labels, expected in printed.items():
+        assert (weights(PAPER, labels), weights(OFFICIAL, labels)) == expected
     for preset, affinity, memory in ((PAPER, 0.5, 2), (OFFICIAL, 0.0, 0)):
         assert weights(preset, "parts")[:4] == [1.0, 0.1, 0.0, affinity]
         assert weights(preset, "parts")[5] == memory
@@ -150,26 +142,29 @@ def test_wrong_regions_are_named_before_training(root, tmp_path, dataset, capfd)
             read(dataset, tmp_path / "data")
 
 
-def test_a_run_learns_from_published_regions_and_says_so(root, voc, tmp_path):
+def test_a_run_learns_from_published_regions_and_says_so(root, tmp_path):
+    voc = shutil.copytree(root / "voc", tmp_path / "voc")
+    write_regions(voc, SIZES["voc"])
     run = short(PAPER.at("scribbles", "SPML"), history_images=0)
-    for name, folder, said in (
-        ("substitute", root / "voc", "felzenszwalb"),
-        ("published", voc, "published (regions/spml)"),
-    ):
-        result = agmm.run(run, results=tmp_path / name, data_root=folder, device="cpu")
+    low_level = []
+    for folder, said in ((root / "voc", "felzenszwalb"), (voc, "published (regions/spml)")):
+        result = agmm.run(run, results=tmp_path / said, data_root=folder, device="cpu")
         assert result.details["regions"] == said
-    one, other = (load_history(run, tmp_path / name)["low_level"][0] for name in ("substitute", "published"))
-    assert abs(one - other) > 0.01
+        low_level.append(load_history(run, tmp_path / said)["low_level"][0])
+    assert abs(np.subtract(*low_level)) > 0.01
 
 
-@pytest.mark.parametrize(
-    "labels", ["points", "scribbles", "scribbles0", "full", "parts", "parts_full"], ids=lambda labels: labels
-)
+def pseudo_labels(run: agmm.Run, results: Path, root: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The labels that a second stage has learned from, beside the true ones."""
+    data, folder = sets.load(run.dataset, "train", data_root=root), run.folder(results) / "pseudo_labels"
+    pairs = zip(data.ids, data.truth, strict=True)
+    return [(image_files.read_index(folder / f"{name}.png", mask.shape), mask) for name, mask in pairs]
+
+
+@pytest.mark.parametrize("labels", ["points", "scribbles", "scribbles0", "full", "parts", "parts_full"])
 def test_two_iterations_of_every_kind_of_labels(root, tmp_path, labels):
     run = short(PAPER.spml(labels))
-    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
-    test = sets.load(run.dataset, "test", data_root=root)
-    assert np.sum(result.confusion) == sum((mask != VOID).sum() for mask in test.truth)
+    result, _ = trained(run, tmp_path, root)
     assert result.details["regions"] == "felzenszwalb"
     first = run.teacher or run
     assert (run.method, first.method) == ("SPML" if "full" in labels else "SPMLClassifier", "SPML")
@@ -181,19 +176,16 @@ def test_two_iterations_of_every_kind_of_labels(root, tmp_path, labels):
     assert ("affinity" in history) == (labels == "parts")
     if run is first:
         return
-    data = sets.load(run.dataset, "train", data_root=root)
-    for name, mask in zip(data.ids, data.truth, strict=True):
-        pseudo = image_files.read_index(run.folder(tmp_path) / "pseudo_labels" / f"{name}.png", mask.shape)
-        assert set(np.unique(pseudo)) <= {*range(data.num_classes), VOID}
-    weights = [safetensors.torch.load_file(r.folder(tmp_path) / "model.safetensors") for r in (first, run)]
-    changed = {name for name in weights[0] if not weights[0][name].equal(weights[1][name])}
+    for pseudo, _ in pseudo_labels(run, tmp_path, root):
+        assert set(np.unique(pseudo)) <= {*range(len(result.iou)), VOID}
+    before, after = saved_weights(first, tmp_path), saved_weights(run, tmp_path)
+    changed = {name for name in before if not before[name].equal(after[name])}
     assert changed
     assert all(name.startswith("head.classifier.") for name in changed)
 
 
 @pytest.mark.parametrize("labels", ["cam", "boxcam"])
 def test_two_iterations_from_image_tags_and_boxes(root, tmp_path, labels):
-    """All stages: maps of a run on image tags, the embedding, one or two classifiers."""
     plain = PAPER.at(labels, "SPML")
     tested = {"tile": 48, "scales": (0.5, 1.0), "long_side": None} if labels == "cam" else {}
     embedding = short(plain, history_images=0, **tested).with_cams_of(short(PAPER.at("tags"), long_side=None))
@@ -207,10 +199,8 @@ def test_two_iterations_from_image_tags_and_boxes(root, tmp_path, labels):
     result = agmm.run(last, results=tmp_path, data_root=root, device="cpu")
     assert f"class activation maps of run {last.cams_of.id}" in result.details["label_source"]
     assert result.details["regions"] == "felzenszwalb"
-    data = sets.load("voc", "train", data_root=root)
-    assert {path.stem for path in (last.cams_of.folder(tmp_path) / "cams").iterdir()} == set(data.ids)
-    for name, mask in zip(data.ids, data.truth, strict=True):
-        pseudo = image_files.read_index(last.folder(tmp_path) / "pseudo_labels" / f"{name}.png", mask.shape)
+    assert {path.stem for path in (last.cams_of.folder(tmp_path) / "cams").iterdir()} == set(layouts.TRAIN_AUG)
+    for pseudo, mask in pseudo_labels(last, tmp_path, root):
         assert set(np.unique(pseudo)) <= {0, *np.unique(mask), VOID}
 
 
@@ -230,17 +220,11 @@ def test_a_second_test_refines_with_a_crf_in_squares(root, tmp_path):
     assert np.sum(again.confusion) == np.sum(plain.confusion)
 
 
-@pytest.mark.parametrize(
-    ("labels", "method"), [("parts", "SPML"), ("parts", "DenseCRFLoss"), ("parts_full", "Baseline")]
-)
-def test_an_iteration_of_the_papers_networks(root, tmp_path, labels, method):
-    preset = PAPER.at(labels, method)
+@pytest.mark.parametrize("preset", [PAPER.at("parts", "SPML"), PAPER.at("parts", "DenseCRFLoss", **SCALED)])
+def test_an_iteration_of_the_papers_networks(root, tmp_path, preset):
     network = {"network": "resnet50", "network_options": preset.network_options}
-    options = (("size_rule", "scaled_sigma"),) if method == "DenseCRFLoss" else preset.options
-    run = short(preset, epochs=1, **network, options=options, history_images=1)
-    result = agmm.run(run, results=tmp_path, data_root=root, device="cpu")
+    result, _ = trained(short(preset, epochs=1, **network, history_images=1), tmp_path, root)
     assert "deep stem, random weights" in result.details["network"]
-    assert np.isfinite(load_history(run, tmp_path)["loss"]).all()
 
 
 def test_two_processes_train_both_stages(root, tmp_path):
@@ -258,13 +242,7 @@ def test_two_processes_train_both_stages(root, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:CamVid")
 def test_road_scenes_on_a_gpu_have_a_counterpart(tmp_path):
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for number in range(count):
-            mask = rng.integers(0, 12, (6, 8)).repeat(10, 0).repeat(10, 1)
-            layouts.save_index(tmp_path / "data" / f"{split}annot" / f"{number}.png", mask)
-            image = (20 * mask[..., None] + rng.integers(0, 9, (*mask.shape, 3))).astype(np.uint8)
-            layouts.save_index(tmp_path / "data" / split / f"{number}.png", image)
+    layouts.camvid(tmp_path / "data")
     preset = PRESETS["camvid_r50"].spml("points")
     assert (preset.network, dict(preset.network_options)) == ("resnet50", {"embedding": 64})
     run = short(preset, long_side=None, image_size=(60, 80), precision="bfloat16")

@@ -24,47 +24,43 @@ def texts(things) -> list[str]:
     return [thing.get_text() for thing in things]
 
 
+def rows(**values: list) -> pd.DataFrame:
+    """All combinations of values of columns, the last ones changing fastest."""
+    return pd.MultiIndex.from_product(values.values(), names=values).to_frame(index=False)
+
+
 def heights(axis) -> dict[str, list[float]]:
-    """Label -> heights of the bars."""
     bars = [bars for bars in axis.containers if isinstance(bars, mpl.container.BarContainer)]
     return {one.get_label(): [bar.get_height() for bar in one] for one in bars}
 
 
-@pytest.mark.parametrize(
-    ("draw", "columns", "sentence"),
-    [
+def test_nothing_to_draw(tmp_path):
+    for draw, columns, sentence in (
         (figures.draw_training_curves, ["row", "curve"], "no training curves yet; train the runs of"),
         (figures.draw_gains, ["row", "objective"], "no gains yet; train the runs of this figure"),
         (figures.draw_label_quality, ["row", "labels"], "no pseudo labels yet; train the runs of this"),
         (figures.draw_claims, ["claim", "setting", "effect"], "no effects yet; train the runs of some claims"),
-    ],
-)
-def test_nothing_to_draw(draw, columns, sentence, tmp_path):
-    with pytest.raises(ValueError, match=sentence):
-        draw(pd.DataFrame(columns=columns), tmp_path / "figure")
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            draw(pd.DataFrame(columns=columns), tmp_path / "figure")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def curves():
+def test_training_curves(tmp_path):
     values = {
         ("Baseline", "P"): [10.0, 20.0, 30.0],
         ("AGMM", "P"): [20.0, 40.0, 50.0],
         ("AGMM", "P among labeled classes"): [30.0, 45.0, 52.0],
         ("AGMM", "G"): [40.0, 48.0, 51.0],
     }
-    rows = [[*key, epoch, 2, mean, 1.0] for key, means in values.items() for epoch, mean in enumerate(means, 1)]
-    return pd.DataFrame(rows, columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
-
-
-def test_training_curves(curves, tmp_path):
+    lines = [[*key, epoch, 2, mean, 1.0] for key, means in values.items() for epoch, mean in enumerate(means, 1)]
+    curves = pd.DataFrame(lines, columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
     figure = figures.draw_training_curves(curves, tmp_path / "figures" / "curves")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"curves.pdf", "curves.png", "curves.csv"}
     assert (tmp_path / "figures" / "curves.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(tmp_path / "figures" / "curves.png") as image:
         assert image.width == round(style.WIDTH * 200)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures" / "curves.csv"), curves)
-
     top, bottom = figure.axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in top.lines}
     assert drawn["Baseline: P"] == [10.0, 20.0, 30.0]
@@ -78,72 +74,35 @@ def test_training_curves(curves, tmp_path):
 
 def test_sweep(tmp_path):
     lines = [("a", 0.1, 50.0, 69.0), ("a", 1.0, 60.0, 69.5), ("a", None, 55.0, 69.6), ("b", 0.1, None, 69.0)]
-    rows = [
-        [column, objective, "σ by Eq. 5" if value is None else f"σ = {value}", value, 2, mean, 1.0, published]
-        for column in ("point", "scribble")
-        for objective, value, mean, published in lines
-    ]
-    names = ["column", "objective", "row", "value", "n_seeds", "mean", "std", "published"]
-    figure = figures.draw_sweep(pd.DataFrame(rows, columns=names), "σ", tmp_path / "sweep")
-    for axis in figure.axes:
+    frame = pd.DataFrame(lines, columns=["objective", "value", "mean", "published"]).assign(std=1.0)
+    frame["row"] = ["σ by Eq. 5" if pd.isna(value) else f"σ = {value}" for value in frame["value"]]
+    both = pd.concat([frame.assign(column="point"), frame.assign(column="scribble")])
+    for axis in figures.draw_sweep(both, "σ", tmp_path / "sweep").axes:
         drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
         assert drawn.pop("a, σ by Eq. 5")[1] == [55.0, 55.0]
         assert drawn == {"a": ([0.1, 1.0], [50.0, 60.0]), "published (VOC)": ([0.1, 1.0], [69.0, 69.5])}
-
-
-def test_sweep_of_one_nameless_objective(tmp_path):
-    values = {"column": "point", "objective": "", "row": "x", "value": [0.1, 1.0], "mean": [50.0, 60.0], "std": 1.0}
-    figure = figures.draw_sweep(pd.DataFrame(values | {"published": 70.0}), "λ_G", tmp_path / "sweep")
+    nameless = frame[:2].assign(objective="", column="point")
+    figure = figures.draw_sweep(nameless, "λ_G", tmp_path / "sweep")
     assert texts(figure.legends[0].get_texts()) == ["ours", "published (VOC)"]
 
 
 def test_classes_draws_the_released_code(tmp_path):
-    rows = [
-        [row, column, absent, value + 10 * (column == "scribble"), 1.0]
-        for column in ("point", "scribble")
-        for row, value in (("disk", 50.0), ("mIoU", 60.0))
-        for absent in (True, False)
-    ]
-    frame = pd.DataFrame(rows, columns=["row", "column", "absent", "ours_mean", "ours_std"])
-    (axis,) = figures.draw_classes(frame, tmp_path / "classes").axes
+    frame = rows(row=["disk", "mIoU"], column=["point", "scribble"], absent=[True, False])
+    frame["ours_mean"] = 50.0 + 10 * (frame["row"] == "mIoU") + 10 * (frame["column"] == "scribble")
+    (axis,) = figures.draw_classes(frame.assign(ours_std=1.0), tmp_path / "classes").axes
     assert heights(axis) == {"point": [50.0, 60.0], "scribble": [60.0, 70.0]}
     with pytest.raises(ValueError, match="no results yet"):
-        figures.draw_classes(frame.assign(ours_mean=float("nan")), tmp_path / "none")
+        figures.draw_classes(frame.assign(ours_mean=float("nan"), ours_std=1.0), tmp_path / "none")
 
 
 def test_gains_draws_a_panel_per_start(tmp_path):
-    rows = [
-        [column, init, "+ both", "released code", seed, 5.0 + seed]
-        for column in ("point", "scribble")
-        for init in ("tags", "scratch")
-        for seed in (0, 1)
-    ]
-    frame = pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "gain"])
-    figure = figures.draw_gains(frame, tmp_path / "gains")
-    assert [axis.get_title() for axis in figure.axes] == [
-        f"{column}, from {start}" for start in ("tag pretraining", "scratch") for column in ("point", "scribble")
-    ]
+    frame = rows(init=["tags", "scratch"], column=["point", "scribble"], row=["+ both"], objective=["any"], seed=[0, 1])
+    figure = figures.draw_gains(frame.assign(gain=5.0 + frame["seed"]), tmp_path / "gains")
+    starts, columns = ("tag pretraining", "scratch"), ("point", "scribble")
+    assert [axis.get_title() for axis in figure.axes] == [f"{c}, from {start}" for start in starts for c in columns]
     for axis in figure.axes:
         assert [bar.get_width() for bar in axis.patches] == [5.5]
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
-
-
-@pytest.fixture
-def judged():
-    """Two claims in points, one of them with two settings; a correlation; one that nothing is known of."""
-    nan = float("nan")
-    rows = [
-        ["A01", "points", 5.0, 4.0, 6.0, "reproduced", "+4.5 +5.5", 10.4, "mIoU"],
-        ["A02", "points", -3.0, -4.0, -2.0, "not reproduced", "", nan, "mIoU"],
-        ["A02", "scribbles", 0.5, -9.0, 9.5, "inconclusive", "", nan, "mIoU"],
-        ["A03", "points", 0.9, 0.8, 1.0, "reproduced", "", nan, "rank correlation"],
-        ["A04", "points", nan, nan, nan, "inconclusive", "", nan, "mIoU"],
-    ]
-    names = ["claim", "setting", "effect", "low", "high", "verdict", "each", "claimed", "unit"]
-    frame = pd.DataFrame(rows, columns=names).assign(n_seeds=3, sentence="L_self helps")
-    other = frame.assign(objective="released code without L_absent", effect=frame["effect"] + 1)
-    other.loc[0, ["effect", "low", "high"]] = nan
-    return pd.concat([frame.assign(objective="released code"), other], ignore_index=True)
 
 
 def markers(axis):
@@ -152,7 +111,21 @@ def markers(axis):
     return [(line.get_xdata()[0], line.get_ydata()[0], line.get_marker(), line.get_color()) for line in lines]
 
 
-def test_claims(judged, tmp_path):
+def test_claims(tmp_path):
+    """Two claims in points, one of them with two settings; a correlation; one that nothing is known of."""
+    nan = float("nan")
+    lines = [
+        ["A01", "points", 5.0, 4.0, 6.0, "reproduced", "+4.5 +5.5", 10.4, "mIoU"],
+        ["A02", "points", -3.0, -4.0, -2.0, "not reproduced", "", nan, "mIoU"],
+        ["A02", "scribbles", 0.5, -9.0, 9.5, "inconclusive", "", nan, "mIoU"],
+        ["A03", "points", 0.9, 0.8, 1.0, "reproduced", "", nan, "rank correlation"],
+        ["A04", "points", nan, nan, nan, "inconclusive", "", nan, "mIoU"],
+    ]
+    names = ["claim", "setting", "effect", "low", "high", "verdict", "each", "claimed", "unit"]
+    frame = pd.DataFrame(lines, columns=names).assign(n_seeds=3, sentence="L_self helps")
+    other = frame.assign(objective="released code without L_absent", effect=frame["effect"] + 1)
+    other.loc[0, ["effect", "low", "high"]] = nan
+    judged = pd.concat([frame.assign(objective="released code"), other], ignore_index=True)
     figure = figures.draw_claims(judged, tmp_path / "claims")
     points, without, others, _ = figure.axes
     assert markers(points) == [(5, 0, "o", "C0"), (-3, 1, "X", "C3"), (0.5, 2, "s", "0.55")]
@@ -168,25 +141,19 @@ def test_claims(judged, tmp_path):
     assert "points (rank correlation)" in names
     assert texts(figure.texts) == ["Left out, as there are no numbers for them yet: A04."]
     assert set(pd.read_csv(tmp_path / "claims.csv")["claim"]) == {"A01", "A02", "A03"}
-
-
-def test_intervals_of_two_seeds_do_not_stretch_the_axis(judged, tmp_path):
+    # Intervals of two seeds do not stretch the axis.
     judged.loc[2, ["low", "high", "n_seeds"]] = [-900, 900, 2]
-    figure = figures.draw_claims(judged, tmp_path / "claims")
-    assert -20 < figure.axes[0].get_xlim()[0] < figure.axes[0].get_xlim()[1] < 20
+    axis, *_ = figures.draw_claims(judged, tmp_path / "claims").axes
+    assert -20 < axis.get_xlim()[0] < axis.get_xlim()[1] < 20
 
 
 def test_ellipses_are_one_standard_deviation_wide(tmp_path):
     """Every point of an ellipse has Mahalanobis distance 1 from its center."""
     spreads = {"disk": [[4.0, 1.5], [1.5, 1.0]], "star": [[0.5, -0.6], [-0.6, 2.0]]}
-    rows = [
-        [f"epoch {epoch}", kind, name, 2.0 + k, -1.0, s[0][0], s[0][1], s[1][1], 0.5, 0.25]
-        for epoch in (1, 2)
-        for k, (name, s) in enumerate(spreads.items())
-        for kind in ("pixel", "mean", "component")
-    ]
-    names = ["method", "kind", "class", "x", "y", "xx", "xy", "yy", "explained", "silhouette"]
-    figure = figures.draw_projection(pd.DataFrame(rows, columns=names), tmp_path / "projection")
+    classes = [[name, 2.0 + k, -1.0, s[0][0], s[0][1], s[1][1]] for k, (name, s) in enumerate(spreads.items())]
+    frame = rows(method=["epoch 1", "epoch 2"], kind=["pixel", "mean", "component"], **{"class": list(spreads)})
+    frame = frame.merge(pd.DataFrame(classes, columns=["class", "x", "y", "xx", "xy", "yy"]))
+    figure = figures.draw_projection(frame.assign(explained=0.5, silhouette=0.25), tmp_path / "projection")
     for axis in figure.axes:
         assert axis.get_title().endswith("silhouette 0.25, 50 % of variance")
         for k, (patch, spread) in enumerate(zip(axis.patches, spreads.values(), strict=True)):
@@ -207,12 +174,8 @@ def test_no_two_classes_look_alike(tmp_path):
 
 def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
     subsets = {"similar": [90.0, 80.0], "all": [85.0, 70.0], "dissimilar": [60.0, 50.0]}
-    rows = [
-        ["tags", name, subset, values[k]]
-        for k, name in enumerate(("disk", "star"))
-        for subset, values in subsets.items()
-    ]
-    frame = pd.DataFrame(rows, columns=["method", "class", "subset", "accuracy"])
+    frame = rows(**{"class": ["disk", "star"]}, subset=list(subsets), method=["tags"])
+    frame["accuracy"] = np.transpose(list(subsets.values())).ravel()
     (axis,) = figures.draw_similarity(frame, tmp_path / "accuracy", "accuracy").axes
     assert heights(axis) == {"d < σ": subsets["similar"], "d > σ": subsets["dissimilar"]}
     assert list(axis.lines[0].get_ydata()) == subsets["all"]
@@ -223,21 +186,18 @@ def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
 
 
 def test_label_quality_draws_means_and_seeds(tmp_path):
-    labels = ["weak labels", "mixture G", "segmentation P"]
-    rows = [
-        [row, name, seed, 10.0 * k + 2 * seed + 40 * (row == "boxes")]
-        for row in ("points", "boxes")
-        for k, name in enumerate(labels, 1)
-        for seed in (0, 1)
-    ]
-    values = pd.DataFrame(rows, columns=["row", "labels", "seed", "miou"])
+    names = ["weak labels", "mixture G", "segmentation P"]
+    values = rows(row=["points", "boxes"], labels=names, seed=[0, 1])
+    values["miou"] = (
+        2.0 * values["seed"] + 40 * (values["row"] == "boxes") + 10 * values["labels"].map(names.index) + 10
+    )
     (axis,) = figures.draw_label_quality(values, tmp_path / "quality").axes
     assert texts(axis.get_xticklabels()) == ["points", "boxes"]
     drawn = [[bar.get_height() for bar in bars] for bars in axis.containers]
     assert drawn == [[11.0, 51.0], [21.0, 61.0], [31.0, 71.0]]
     dots = sorted(y for part in axis.collections for y in part.get_offsets()[:, 1])
     assert dots == sorted(values["miou"])
-    assert texts(axis.get_legend().get_texts()) == labels
+    assert texts(axis.get_legend().get_texts()) == names
 
 
 def test_gallery_shows_the_image_where_labels_say_nothing(tmp_path):

@@ -5,20 +5,14 @@ import json
 import multiprocessing
 import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import filelock
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import agmm
 from agmm.host import atomic_files
 from agmm.host.atomic_files import StorageError
-from agmm.training import run as runs
 from agmm.training import sweep, train
 from agmm.training.presets import PRESETS
 from agmm.training.result import check_description, load_history, load_result
@@ -39,19 +33,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results(trained: Path, tmp_path: Path) -> Path:
-    """A copy of these results for a test."""
     shutil.copytree(trained, tmp_path / "results")
     return tmp_path / "results"
 
 
-def test_identity_survives_json() -> None:
-    run = SMOKE.at("points", "AGMM", terms=("seg", "self"), sigma=0.5)
+POINTS = SMOKE.at("points", "AGMM", seed=1, terms=("seg", "self"), sigma=0.5)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        POINTS,
+        replace(POINTS, stop_after=1),
+        POINTS.second_stage(),
+        POINTS.second_stage().tested(crf="deeplab", scales=(1.0, 1.25, 1.5), flip=True),
+        SMOKE.spml("cam"),
+    ],
+)
+def test_identity_survives_json_and_pickle(run: agmm.Run) -> None:
     again = agmm.Run.from_dict(json.loads(json.dumps(run.to_dict())))
     assert again == run
     assert hash(again) == hash(run)
-    assert again.id == run.id
-    assert pickle.loads(pickle.dumps(run)).id == run.id
-    assert replace(run, seed=1).id != run.id  # which is kept with the run, but not handed on to its variants
+    assert again.id == pickle.loads(pickle.dumps(run)).id == run.id
+    assert replace(run, seed=2).id != run.id  # which is kept with the run, but not handed on to its variants
 
 
 def test_identity_does_not_depend_on_spelling_out_a_default() -> None:
@@ -59,14 +63,10 @@ def test_identity_does_not_depend_on_spelling_out_a_default() -> None:
     assert SMOKE.at("points", "AGMM").id != SMOKE.at("points", "AGMM", lambda_gmm=0.5).id
 
 
-@given(
-    field=st.sampled_from(["seed", "epochs", "lr", "batch_size", "init", "labels", "schema", "pretrain_epochs"]),
-    delta=st.integers(1, 5),
-)
-def test_every_field_changes_the_identity(field: str, delta: int) -> None:
-    changes = {"init": "scratch", "labels": "full", "batch_size": 16 * (1 + delta), "lr": 0.002 * (1 + delta)}
-    value = changes.get(field, getattr(SMOKE.run, field) + delta if field not in changes else None)
-    assert replace(SMOKE.run, **{field: value}).id != SMOKE.run.id
+def test_every_field_changes_the_identity() -> None:
+    changes = {"seed": 1, "epochs": 9, "lr": 0.004, "batch_size": 32, "init": "scratch", "labels": "full"}
+    for field, value in {**changes, "schema": 99, "pretrain_epochs": 9}.items():
+        assert replace(SMOKE.run, **{field: value}).id != SMOKE.run.id, field
 
 
 def test_committed_runs_keep_their_identity() -> None:
@@ -83,13 +83,11 @@ def test_a_run_that_stops_early_is_another_run_from_the_same_pretraining() -> No
     assert stopped.id != whole.id
     assert (stopped.last_epoch, whole.last_epoch) == (1, whole.epochs)
     assert stopped.pretraining == whole.pretraining
-    assert agmm.Run.from_dict(json.loads(json.dumps(stopped.to_dict()))) == stopped
 
 
 def test_runs_that_share_a_pretraining_require_the_same_run() -> None:
     first, second = SMOKE.at("points", seed=1), SMOKE.at("scribbles", "AGMM", seed=2)
     assert first.requires == second.requires == (first.pretraining,)
-    assert first.pretraining is not None
     assert first.pretraining.requires == ()
     assert SMOKE.at("points", init="scratch").requires == ()
 
@@ -103,7 +101,6 @@ def test_a_run_tested_again_requires_the_one_that_it_tests() -> None:
         assert run.trained == base
         assert run.requires == (base,)
         assert (run.pretraining, run.teacher) == (base.pretraining, base.teacher)
-        assert runs.Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
         assert replace(run, seed=2).trained == replace(base, seed=2)
         with pytest.raises(ValueError, match="call trained.second_stage"):
             run.second_stage()
@@ -122,7 +119,6 @@ def test_second_stage_requires_its_teacher_and_shares_its_pretraining() -> None:
     assert (second.method, second.options, second.seed) == ("Baseline", (), 1)
     assert second.teacher == teacher
     assert second.requires == (teacher.pretraining, teacher)
-    assert runs.Run.from_dict(json.loads(json.dumps(second.to_dict()))) == second
     others = [SMOKE.at("points", seed=1), SMOKE.at("points", "AGMM", seed=1).second_stage(), teacher]
     assert len({second.id, *(run.id for run in others)}) == 4
 
@@ -223,7 +219,7 @@ def test_damaged_history_is_named(tmp_path: Path, text: str) -> None:
         load_history(TINY, tmp_path)
 
 
-def test_weights_of_another_run_are_refused(results: Path) -> None:
+def test_weights_of_another_run_are_refused_and_those_that_are_damaged_or_gone(results: Path) -> None:
     """They fit the network, and the table would hold their number."""
     other = replace(TINY, seed=1)
     path = TINY.folder(results) / "model.safetensors"
@@ -232,6 +228,9 @@ def test_weights_of_another_run_are_refused(results: Path) -> None:
         agmm.run(TINY.tested(flip=True), results=results)
     path.write_bytes(path.read_bytes()[:999])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        agmm.run(TINY.tested(flip=True), results=results)
+    path.unlink()
+    with pytest.raises(ValueError, match="model.safetensors is missing, and another run starts from it; delete its"):
         agmm.run(TINY.tested(flip=True), results=results)
 
 
@@ -253,24 +252,6 @@ def test_leftovers_of_a_kill_are_removed(results: Path) -> None:
     atomic_files.temporary_beside(folder / "result.json").touch()
     sweep.tidy([TINY], results)
     assert not [path for path in folder.iterdir() if path.name.startswith(".") or path.name == "checkpoint.pt"]
-
-
-@pytest.mark.parametrize("kind", ["FileLock", "SoftFileLock"])
-def test_lock_of_a_killed_process_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Neither that of the operating system nor the file that stands in for it where there is none."""
-    code = "import sys, filelock; lock = getattr(filelock, sys.argv[1])(sys.argv[2]); lock.acquire(); print(flush=True)"
-    code += "; input()"
-    command = [sys.executable, "-c", code, kind, str(tmp_path / "lock")]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    lock = getattr(filelock, kind)(tmp_path / "lock")
-    with pytest.raises(filelock.Timeout):
-        lock.acquire(timeout=0)
-    holder.kill()
-    holder.communicate()
-    with lock.acquire(timeout=120):
-        pass
 
 
 def test_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from agmm.rivals.spml import SPML, classifier, relations, retrieval
 from tests import loops_spml as loops
 
 RELATIONS = ("annotation", "low_level", "cooccurrence", "affinity")
-quick = settings(deadline=None, max_examples=25)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -22,49 +21,32 @@ def call(objective, features, labels, regions, tags):
     return objective(features, logits, labels, tags, regions=regions)
 
 
-def example(images=2, seed=0, dtype=torch.float64):
-    """Tensors of `example_batch`."""
-    return example_batch(images, seed).tensors(dtype)
-
-
-def example_batch(images=2, seed=0):
-    """Annotated, unlabeled and void pixels, four regions; images share class 0, and no other with their neighbors."""
+def example(seed=0):
+    """Annotated, unlabeled and void pixels, four regions; both images show class 0, and no other one together."""
     rng = np.random.default_rng(seed)
-    labels = np.full((images, 8, 9), UNLABELED)
+    labels = np.full((2, 8, 9), UNLABELED)
     chance = rng.random(labels.shape)
     labels[chance < 0.3] = rng.integers(4, size=labels.shape)[chance < 0.3]
     labels[chance > 0.9] = VOID
-    tags = np.eye(4, dtype=bool)[[1 + image % 3 for image in range(images)]]
-    tags[:, 0] = True
-    return loops.Batch(rng.normal(size=(images, 5, 8, 9)), labels, rng.integers(4, size=labels.shape), tags)
+    tags = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], bool)
+    return loops.Batch(rng.normal(size=(2, 5, 8, 9)), labels, rng.integers(4, size=labels.shape), tags).tensors()
 
 
-@quick
+@settings(deadline=None, max_examples=40)
 @given(loops.problems())
-def test_small_problems_equal_loops(problem):
-    equals_loops(*problem)
-
-
-@pytest.mark.parametrize(
-    ("background", "threshold", "located"), [(0, 0.5, True), (None, 0.7, False), (3, -1.0, True), (0, 0.95, True)]
-)
-def test_larger_problems_equal_loops(background, threshold, located):
-    options = {"kappa_c": 6.0, "kappa_i": 16.0, "kappa_o": 12.0, "kappa_a": 10.0, "clusters": (2, 2), "iterations": 3}
-    options |= {"memory": 1, "background": background, "threshold": threshold, "located": located}
-    equals_loops(4, options, [example_batch(n, n) for n in (1, 2, 3)])
-
-
-def equals_loops(k, options, batches):
-    """Compare the terms of consecutive batches."""
-    objective = SPML(k, lambda_a=0.3, **options)
+def test_terms_of_consecutive_batches_equal_loops(problem):
+    k, options, batches = problem
+    objective = SPML(k, lambda_c=0.7, lambda_i=0.3, lambda_o=0.2, lambda_a=0.1, **options)
     remembered = []
     for step in batches:
         memory = [segment for segments in remembered[: options["memory"]] for segment in segments]
         expected, segments = loops.terms(step, memory, k, options)
-        features, labels, regions, tags = step.tensors()
-        output = call(objective, features, labels, regions, tags)
+        features, *rest = step.tensors()
+        output = call(objective, features, *rest)
         for name in RELATIONS:
             assert output.terms[name].item() == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+        weights = {"classifier": 0.7, "annotation": 0.7, "low_level": 0.3, "cooccurrence": 0.2, "affinity": 0.1}
+        assert output.loss.item() == pytest.approx(sum(w * output.terms[n].item() for n, w in weights.items()))
         assert torch.autograd.grad(output.loss, features)[0].isfinite().all()
         remembered.insert(0, segments)
 
@@ -152,14 +134,8 @@ def test_the_classifier_leaves_detached_embeddings_alone():
     assert embedding is None
 
 
-def test_terms_are_weighted():
-    batch = example()
-    objective = SPML(4, lambda_c=0.7, lambda_i=0.3, lambda_o=0.2, lambda_a=0.1)
-    output = call(objective, *batch)
-    weights = {"classifier": 0.7, "annotation": 0.7, "low_level": 0.3, "cooccurrence": 0.2, "affinity": 0.1}
-    assert output.terms.keys() == weights.keys()
-    assert output.loss.item() == pytest.approx(sum(w * output.terms[n].item() for n, w in weights.items()))
-    assert call(SPML(4, lambda_i=0, lambda_o=0), *batch).terms.keys() == {"classifier", "annotation"}
+def test_terms_without_weight_are_left_out():
+    assert call(SPML(4, lambda_i=0, lambda_o=0), *example()).terms.keys() == {"classifier", "annotation"}
 
 
 def test_wrong_options_are_refused():
@@ -172,15 +148,11 @@ def test_wrong_options_are_refused():
             SPML(4, **options)
 
 
-def test_paper_and_code_walk_differ_in_power_and_steps():
+def test_the_walk_of_the_paper_has_normalized_affinities_and_fewer_steps():
     affinities = classifier.affinity([random(6, 2, 3)]).numpy()
-    for how, steps in (("code", 64), ("paper", 6)):
-        base = affinities if how == "code" else affinities / affinities.sum(0)
-        step = base**20 / (base**20).sum(0)
-        expected = np.eye(6)
-        for _ in range(steps):
-            expected = expected @ step
-        np.testing.assert_allclose(classifier.transitions(torch.tensor(affinities), walk=how), expected, rtol=1e-9)
+    base = (affinities / affinities.sum(0)) ** 20
+    expected = np.linalg.matrix_power(base / base.sum(0), 6)
+    np.testing.assert_allclose(classifier.transitions(torch.tensor(affinities), walk="paper"), expected, rtol=1e-9)
 
 
 def test_retrieval_finds_the_largest_dot_products():

@@ -29,18 +29,13 @@ def batch(step: int) -> dict[str, torch.Tensor]:
     return {"features": features, "logits": logits, "labels": labels, "image_classes": classes, "regions": regions}
 
 
-def objective() -> SPML:
-    return SPML(CLASSES, lambda_a=0.7, clusters=(2, 2), threshold=0.5)
-
-
 def learned(parts: list[dict[str, torch.Tensor]]) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, Prototypes]]:
     """Terms, gradients and what is remembered after each of several steps."""
-    spml, found = objective(), []
+    spml, found = SPML(CLASSES, lambda_a=0.7, clusters=(2, 2), threshold=0.5), []
     for part in parts:
         features = part["features"].requires_grad_()
         out = spml(**part)
         out.loss.backward()
-        assert features.grad is not None
         terms = {"loss": out.loss.detach()} | {name: term.detach() for name, term in out.terms.items()}
         found.append((terms, features.grad, spml.remembered[0]))
     return found
@@ -63,13 +58,13 @@ def process(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple]]:  # type: ignore[type-arg]
+def processes(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple]]:
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(process, (str(folder),), nprocs=WORLD)
     return [torch.load(Path(folder) / str(rank)) for rank in range(WORLD)]
 
 
-def test_two_processes_contrast_as_one_does(processes: list[list[tuple]]) -> None:  # type: ignore[type-arg]
+def test_two_processes_contrast_as_one_does(processes: list[list[tuple]]) -> None:
     whole = learned([batch(step) for step in range(STEPS)])
     for step, (terms, gradient, known) in enumerate(whole):
         both = [found[step] for found in processes]
@@ -80,23 +75,12 @@ def test_two_processes_contrast_as_one_does(processes: list[list[tuple]]) -> Non
             # The images of this process come first; all have their own numbers.
             assert images.unique().tolist() == list(range(IMAGES))
             turned = (known.images - rank * IMAGES // WORLD) % IMAGES
-            assert sorted(zip(images.tolist(), labels.tolist(), strict=True)) == sorted(
-                zip(turned.tolist(), known.labels.tolist(), strict=True)
-            )
+            found, expected = torch.stack([images, labels], 1).tolist(), torch.stack([turned, known.labels], 1).tolist()
+            assert sorted(found) == sorted(expected)
             assert images.tolist() == sorted(images.tolist())
 
 
-def test_alone_a_process_contrasts_with_less(processes: list[list[tuple]]) -> None:  # type: ignore[type-arg]
-    """What the test above could not tell if nothing were exchanged."""
-    (terms, gradient, _), *_ = learned([share(0, 0)])
-    shared_terms, shared_gradient, *_ = processes[0][0]
-    for name in ("annotation", "cooccurrence", "affinity"):
-        assert abs(terms[name] - shared_terms[name]) > 1e-3, name
-    torch.testing.assert_close(terms["low_level"], shared_terms["low_level"])
-    assert (gradient - shared_gradient).abs().max() > 1e-4
-
-
-def test_a_process_without_annotation_takes_part(processes: list[list[tuple]]) -> None:  # type: ignore[type-arg]
+def test_a_process_without_annotation_takes_part(processes: list[list[tuple]]) -> None:
     terms = [found[STEPS][0] for found in processes]
     assert terms[0]["annotation"] > 0
     assert terms[1]["annotation"] == 0

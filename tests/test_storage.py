@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,19 +16,12 @@ from agmm.host import atomic_files
 from tests.faults import corpus
 
 
-def _full_disk(_: int) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     atomic_files.write_text(tmp_path / "kept.txt", "before")
-    monkeypatch.setattr(atomic_files.os, "fsync", _full_disk)
-    with (
-        pytest.raises(
-            atomic_files.StorageError, match=f"cannot write to {tmp_path}: the disk is full; free some space"
-        ),
-        atomic_files.writable(tmp_path),
-    ):
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
+    sentence = f"cannot write to {tmp_path}: the disk is full; free some space"
+    with pytest.raises(atomic_files.StorageError, match=sentence), atomic_files.writable(tmp_path):
         atomic_files.write_text(tmp_path / "kept.txt", "after")
     assert (tmp_path / "kept.txt").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
@@ -47,8 +41,8 @@ def test_json_is_readable_or_refused(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = atomic_files.temporary_beside(tmp_path / "a.json").name
     below = tmp_path / "runs" / "abc"
@@ -60,27 +54,20 @@ def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path: P
     for path in removed + kept:
         path.touch()
     os.utime(old, (0, 0))
-    try:
+    with alive:  # ends with its input
         assert sorted(atomic_files.tidy(tmp_path)) == sorted(removed)
-    finally:
-        alive.communicate(b"\n")
     assert all(path.exists() for path in kept)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x93NUMPY", b"noise" * 9, corpus.declared("(10**15,)"), "pickle", "archive"]
-)
-def test_a_damaged_array_is_made_again(tmp_path: Path, content: bytes | str) -> None:
+ARCHIVE = corpus.archive({"a.npy": corpus.array(np.ones(3))})
+PICKLE = corpus.array(np.array([corpus.Touch()], object), pickled=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"noise" * 9, corpus.declared("(10**15,)"), PICKLE, ARCHIVE])
+def test_a_damaged_array_is_made_again(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cache" / "a.npy"
     path.parent.mkdir()
-    if content == "archive":
-        with open(path, "wb") as file:
-            np.savez(file, a=np.ones(3))
-    elif content == "pickle":
-        path.write_bytes(corpus.array(np.array([corpus.Touch()], object), pickled=True))
-    else:
-        assert isinstance(content, bytes)
-        path.write_bytes(content)
+    path.write_bytes(content)
     for _ in range(2):
         assert atomic_files.kept_array(path, lambda: np.arange(3)).tolist() == [0, 1, 2]
     assert not Path(corpus.Touch.path).exists()

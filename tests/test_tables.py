@@ -3,7 +3,6 @@
 import json
 import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -11,17 +10,14 @@ import pytest
 
 from agmm import Result, Run
 from agmm.papers import results, tables
-from agmm.papers import table as cells
+from agmm.papers.table import describe, protocol
 from agmm.training.presets import PRESETS
 from tests.helpers import ROOT, shared
 
 PUBLISHED = ROOT / "agmm" / "papers" / "published"
-ABLATION = ("agmm_table1", "agmm_table2")
 
 
-def complete(
-    results, run: Run, miou: float, *, iou: Sequence[float | None] = (50.0, 50.0), curves=None, **details: object
-) -> None:
+def complete(results, run: Run, miou: float, *, iou=(50.0, 50.0), curves=None, **details: object) -> None:
     """A result written by hand, and a history of two epochs."""
     folder = run.folder(results)
     folder.mkdir(parents=True)
@@ -33,26 +29,23 @@ def complete(
     pd.DataFrame({"epoch": (1, 2)} | curves).to_csv(folder / "history.csv", index=False)
 
 
+def cells(name: str, preset: str = "quick") -> tuple[tables.Cell, ...]:
+    return tables.TABLES[name].cells(PRESETS[preset])
+
+
 def find(table: str, row: str, column: str = "point", preset: str = "smoke", **fields: object) -> tables.Cell:
-    cells = [
-        cell
-        for cell in tables.TABLES[table].cells(PRESETS[preset])
-        if (cell.row, cell.column) == (row, column) and all(getattr(cell, k) == v for k, v in fields.items())
-    ]
-    assert len(cells) == 1
-    return cells[0]
+    wanted = {"row": row, "column": column} | fields
+    (cell,) = (one for one in cells(table, preset) if all(getattr(one, k) == v for k, v in wanted.items()))
+    return cell
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_cells_describe_their_runs(name, preset):
-    """Descriptions agree with what the objective really does, and no two cells of a table coincide."""
-    cells = tables.TABLES[name].cells(PRESETS[preset])
-    keys = [tuple(getattr(cell, field) for field in results.KEY) for cell in cells]
-    assert len(set(keys)) == len(keys)
-    for cell in cells:
-        assert cell.training_id.startswith("extra:") or re.fullmatch(r"O\d{3}|quoted", cell.training_id)
-        assert cell.training_id != "extra:"
+    made = cells(name, preset)
+    assert len({tuple(getattr(cell, field) for field in results.KEY) for cell in made}) == len(made)
+    for cell in made:
+        assert re.fullmatch(r"O\d{3}|quoted|extra:.+", cell.training_id)
         if cell.run is None:
             continue
         assert (cell.run.seed, cell.run.preset, cell.run.labels) == (0, preset, cell.labels)
@@ -84,66 +77,54 @@ def test_rivals_and_the_default():
 
 
 def test_states_on_the_way_of_one_training():
-    """First, middle and last epoch of AGMM; of two epochs there is no middle."""
-    cells = {preset: tables.TABLES["agmm_figure4"].cells(PRESETS[preset]) for preset in ("quick", "smoke")}
-    stops = [(cell.row, cell.run.stop_after) for cell in cells["quick"]]
+    states = cells("agmm_figure4")
+    stops = [(cell.row, cell.run.stop_after) for cell in states]
     assert stops == [("epoch 1", 1), ("epoch 7", 7), ("epoch 14", None)]
-    assert [cell.row for cell in cells["smoke"]] == ["epoch 1", "epoch 2"]
+    assert [cell.row for cell in cells("agmm_figure4", "smoke")] == ["epoch 1", "epoch 2"]
     fields = {"preset": "quick", "absent": True, "variant": "official", "init": "tags"}
     whole = find("agmm_table1", "L_seg + L_self + L_spar + L_con", **fields).run
-    assert {replace(cell.run, stop_after=None).id for cell in cells["quick"]} == {whole.id}
-    assert [cell.protocol for cell in cells["quick"]][1:] == ["epoch 7 of 14, single scale", "last epoch, single scale"]
+    assert {replace(cell.run, stop_after=None).id for cell in states} == {whole.id}
+    assert [cell.protocol for cell in states][1:] == ["epoch 7 of 14, single scale", "last epoch, single scale"]
 
 
 def test_protocol_names_whatever_is_done_at_test_time():
     trained = PRESETS["quick"].at("boxes").second_stage()
     run = trained.tested(scales=(1.0, 1.25), flip=True, scale_merge="max", crf="deeplab")
     views = "scales 1, 1.25, flip, largest logits of the scales, DenseCRF (deeplab)"
-    assert cells.describe(run) == cells.describe(trained) | {"protocol": f"second stage, last epoch, {views}"}
-    assert cells.protocol(trained.tested(crf="deeplab_64")) == "last epoch, single scale, DenseCRF (deeplab_64)"
+    assert describe(run) == describe(trained) | {"protocol": f"second stage, last epoch, {views}"}
+    assert protocol(trained.tested(crf="deeplab_64")) == "last epoch, single scale, DenseCRF (deeplab_64)"
 
 
 def test_from_scratch_only_beside_a_pretrained_start():
     for preset, count in {"smoke": 8, "quick": 8, "camvid": 0}.items():
-        cells = tables.TABLES["agmm_table1"].cells(PRESETS[preset])
-        assert sum(cell.training_id == "extra:from scratch" for cell in cells) == count
-    assert {cell.init for cell in cells} == {"scratch"}
+        scratch = [cell for cell in cells("agmm_table1", preset) if cell.training_id == "extra:from scratch"]
+        assert len(scratch) == count
+    assert {cell.init for cell in cells("agmm_table1", "camvid")} == {"scratch"}
 
 
-@pytest.mark.parametrize("name", ABLATION)
+@pytest.mark.parametrize("name", ["agmm_table1", "agmm_table2"])
 def test_published_numbers(name):
-    """Each printed row once per objective, its values read independently of the code under test."""
-    printed = pd.read_csv(PUBLISHED / f"{name}.csv")
-    values = printed.set_index(["row", "supervision"])["value"]
-    for cell in tables.TABLES[name].cells(PRESETS["quick"]):
+    lines = pd.read_csv(PUBLISHED / f"{name}.csv").set_index(["row", "supervision"])
+    for cell in cells(name):
         if cell.published is None:
             assert cell.published_source == ""
             continue
-        row = int(re.search(r"row (\d+)", cell.published_source)[1])
-        assert cell.published == values[row, cell.column]
-        if name == "agmm_table1":
-            line = printed[printed["row"] == row].iloc[0]
-            marks = [term for term in ("self", "spar", "con") if line[f"l_{term}"]]
-            assert [term for term in ("self", "spar", "con") if f"L_{term}" in cell.row] == marks
-            assert ("MT" in cell.row) == line["mt"]
-        else:
-            assert cell.row == printed.loc[printed["row"] == row, "method"].iloc[0]
+        line = lines.loc[int(re.search(r"row (\d+)", cell.published_source)[1]), cell.column]
+        assert cell.published == line["value"]
+        marks = {"L_seg": "l_seg", "L_self": "l_self", "L_spar": "l_spar", "L_con": "l_con", "MT": "mt"}
+        losses = " + ".join(term for term, field in marks.items() if line.get(field))
+        assert cell.row == (losses if name == "agmm_table1" else line["method"])
 
 
 @pytest.mark.parametrize(("name", "field"), [("agmm_table3", "sigma"), ("agmm_supp_table1", "lambda")])
 def test_sweeps(tmp_path, name, field):
-    """Every value is trained with what its row says and set beside the number printed for it."""
     printed = pd.read_csv(PUBLISHED / f"{name}.csv", dtype={field: str}).set_index(["supervision", field])["value"]
     option = {"sigma": "sigma", "lambda": "lambda_gmm"}[field]
     values = tables.sweep_values(tables.TABLES[name], "quick", tmp_path)
-    cells = tables.TABLES[name].cells(PRESETS["quick"])
-    for cell, (_, line) in zip(cells, values.iterrows(), strict=True):
-        if pd.isna(line["value"]):
-            assert option not in dict(cell.run.options)
-            assert line["published"] == printed[cell.column, "Eq. (5)"]
-        else:
-            assert dict(cell.run.options)[option] == line["value"]
-            assert line["published"] == printed[cell.column, str(line["value"])]
+    for cell, (_, line) in zip(cells(name), values.iterrows(), strict=True):
+        value = None if pd.isna(line["value"]) else line["value"]
+        assert dict(cell.run.options).get(option) == value
+        assert line["published"] == printed[cell.column, str(value or "Eq. (5)")]
     assert set(values["value"].dropna()) | {-1.0} >= {float(v) for v in printed.index.levels[1] if v != "Eq. (5)"}
 
 
@@ -160,9 +141,8 @@ def test_needed_runs_are_distinct_and_ordered():
     assert runs[0].method == "ImageTags"
     pretrained = [(run.dataset, run.network) for run in runs if run.method == "ImageTags"]
     assert sorted(pretrained) == sorted({(run.dataset, run.network) for run in runs if run.init == "tags"})
-    for name in tables.TABLES:
-        for cell in tables.TABLES[name].cells(PRESETS["quick"]):
-            assert cell.run is None or {cell.run.id, replace(cell.run, seed=1).id} <= set(ids)
+    for cell in (cell for name in tables.TABLES for cell in cells(name)):
+        assert cell.run is None or {cell.run.id, replace(cell.run, seed=1).id} <= set(ids)
     trained = [run for run in runs if run.method != "ImageTags"]
     assert sorted(run.seed for run in trained) == [0] * (len(trained) // 2) + [1] * (len(trained) // 2)
 
@@ -184,23 +164,19 @@ def test_nothing_trained_nothing_printed(tmp_path):
         assert (frame["table"] == name).all()
         assert (frame["n_seeds"] == 0).all()
         assert frame[["ours_mean", "ours_std"]].isna().all(axis=None)
-        text = tables.markdown(table, "quick", tmp_path)
+        text = tables.markdown(table, "quick", tmp_path, frame)
         assert "nan" not in text.lower()
-        own = [cell for cell in table.cells(PRESETS["quick"]) if cell.run is not None]
-        assert ("seeds found: none" if own else "Nothing of this table can be trained") in text
-        assert tables.curves(table, "quick", tmp_path).empty
+        assert ("seeds found: none" if any(frame["protocol"]) else "Nothing of this table can be trained") in text
+    assert tables.curves(tables.TABLES["agmm_supp_figure2"], "quick", tmp_path).empty
 
 
 def test_aggregation_by_hand(tmp_path):
-    """Seeds 0, 1 and 3 of one cell and one seed of another; an unfinished run counts for nothing."""
     cell = find("agmm_table1", "L_seg + L_self", absent=True)
     values = {0: 50.0, 1: 53.5, 3: 51.25}
     for seed, value in values.items():
         complete(tmp_path, replace(cell.run, seed=seed), value)
-    alone = find("agmm_table1", "L_seg", "scribble", init="tags")
-    complete(tmp_path, alone.run, 44.4)
+    complete(tmp_path, find("agmm_table1", "L_seg", "scribble", init="tags").run, 44.4)
     replace(cell.run, seed=2).folder(tmp_path).mkdir()
-
     frame = tables.collect(tables.TABLES["agmm_table1"], "smoke", tmp_path)
     filled = frame[frame["n_seeds"] > 0].set_index("n_seeds")
     assert sorted(filled.index) == [1, 3]
@@ -210,7 +186,6 @@ def test_aggregation_by_hand(tmp_path):
     assert three["seeds"] == "0 1 3"
     assert three["run_ids"].split() == [replace(cell.run, seed=seed).id for seed in values]
     assert (one["ours_mean"], one["ours_std"]) == pytest.approx((44.4, float("nan")), nan_ok=True)
-
     text = tables.markdown(tables.TABLES["agmm_table1"], "smoke", tmp_path)
     for line in (
         *("| L_seg + L_self | released code | 68.5 | 51.6 ± 1.8 (3) | 75.2 |  |", "seeds found: 0, 1, 3"),
@@ -220,8 +195,7 @@ def test_aggregation_by_hand(tmp_path):
 
 
 def test_written_files_hold_the_same_numbers(tmp_path):
-    cell = find("agmm_table2", "Label Assignment", absent=False)
-    complete(tmp_path, cell.run, 100 / 3)
+    complete(tmp_path, find("agmm_table2", "Label Assignment", absent=False).run, 100 / 3)
     table = tables.TABLES["agmm_table2"]
     csv, markdown = tables.write(table, "smoke", tmp_path)
     assert csv == tmp_path / "smoke" / "tables" / "agmm_table2.csv"
@@ -234,28 +208,16 @@ def test_written_files_hold_the_same_numbers(tmp_path):
 def test_committed_reference_stands_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "REFERENCE", tmp_path / "reference")
     table = tables.TABLES["agmm_table2"]
-    cell = find("agmm_table2", "AGMM", absent=True)
-    other = tmp_path / "other"
+    run = find("agmm_table2", "AGMM", absent=True).run
     for seed, value in enumerate((60.0, 62.0)):
-        complete(other, replace(cell.run, seed=seed), value)
-    tables.write(table, "smoke", other)
-    (tmp_path / "reference" / "smoke").mkdir(parents=True)
-    (other / "smoke" / "tables").rename(tmp_path / "reference" / "smoke" / "tables")
-    complete(tmp_path, cell.run, 61.5)
+        complete(tmp_path / "reference", replace(run, seed=seed), value)
+    tables.write(table, "smoke", tmp_path / "reference")
+    complete(tmp_path, run, 61.5)
     text = tables.markdown(table, "smoke", tmp_path)
     assert "| AGMM | released code | 69.6 | 61.5 (1) | 61.0 ± 1.4 (2) | 76.4 |  |  |" in text
 
 
-def test_camvid_prints_label_coverage(tmp_path):
-    cell = find("agmm_table1", "L_seg", preset="camvid")
-    complete(tmp_path, cell.run, 30.0, coverage=0.875)
-    text = tables.markdown(tables.TABLES["agmm_table1"], "camvid", tmp_path)
-    assert "point 87.5 %" in text
-    assert "Embedded data" not in text
-
-
 def test_curves_of_the_supplement(tmp_path):
-    """Lead of G at the first and last epoch, and mean curves over seeds, against numbers worked out by hand."""
     cell = find("agmm_supp_figure2", "AGMM", "G")
     for seed, shift in enumerate((0.0, 2.0)):
         run = replace(cell.run, seed=seed)
@@ -263,7 +225,6 @@ def test_curves_of_the_supplement(tmp_path):
         complete(tmp_path, run, 50.0, curves={"p_miou": p, "p_restricted_miou": restricted, "g_miou": g})
     baseline = find("agmm_supp_figure2", "Baseline", "P")
     complete(tmp_path, baseline.run, 40.0, curves={"p_miou": [10.0, 25.0], "p_restricted_miou": [20.0, 30.0]})
-
     table = tables.TABLES["agmm_supp_figure2"]
     frame = tables.collect(table, "smoke", tmp_path)
     ours = frame.dropna(subset="ours_mean").set_index(["row", "column"])["ours_mean"].to_dict()
@@ -287,3 +248,4 @@ def test_captions_say_where_labels_come_from_and_which_differ(tmp_path):
     complete(tmp_path, replace(scribbles, seed=1), 67.0, label_source="simulated from dense masks")
     text = tables.markdown(table, "paper", tmp_path)
     assert "- Labels: point, scribble published: clicks; scribble simulated from dense masks." in text
+    assert "- Published: PASCAL VOC 2012 val, ResNet-101 with ImageNet weights.\n" in text

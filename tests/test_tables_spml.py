@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from agmm.papers import results, tables
-from agmm.training.presets import PRESETS
-from tests.test_tables import PUBLISHED, complete
+from tests.test_tables import PUBLISHED, cells, complete
 
 NAMES = [name for name in tables.GROUPS["spml"] if "_table" in name]
 LABELS = {
@@ -18,10 +17,6 @@ LABELS = {
     "full": ("full", {}),
 }
 METHODS = {"SegSort": "SPML", "Softmax": "Baseline", "Tang 2018b": "DenseCRFLoss", "baseline": "Baseline"}
-
-
-def cells(name: str, preset: str = "quick") -> tuple[tables.Cell, ...]:
-    return tables.TABLES[name].cells(PRESETS[preset])
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper", "paper_official"])
@@ -49,7 +44,6 @@ def test_trainings_are_those_of_the_list(name, preset):
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 @pytest.mark.parametrize("name", NAMES)
 def test_published_numbers_are_those_of_the_file(name, preset):
-    """Every number of the authors' own stands beside exactly the cells of its row."""
     frame = pd.read_csv(PUBLISHED / f"{name}.csv")
     own = frame[frame["run_by_authors"].astype(str).str.lower() == "true"]
     if name == "spml_table3":
@@ -75,6 +69,5 @@ def test_a_share_is_that_of_the_same_seed(tmp_path):
 
 
 def test_full_supervision_is_trained_with_the_table():
-    needed = {run.id for run in tables.needed(["spml_table4"], "quick", 1)}
-    for cell in cells("spml_table4"):
-        assert {run.id for run in (cell.run, cell.full) if run} <= needed
+    runs = [run for cell in cells("spml_table4") for run in (cell.run, cell.full) if run]
+    assert {run.id for run in runs} <= {run.id for run in tables.needed(["spml_table4"], "quick", 1)}

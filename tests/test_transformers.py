@@ -11,8 +11,6 @@ from agmm import networks
 from agmm.networks import transformers
 from tests.helpers import build, random_images, skeleton
 
-NAMES = ("small_vit", "vit_base")
-
 
 def of_timm(depth: int = 4, grid: int = 4) -> tuple[nn.Module, transformers.VisionTransformer]:
     """A small transformer of timm, every weight random, and ours with the same weights; patches of 8 pixels."""
@@ -51,18 +49,14 @@ def test_position_embeddings_are_resized_as_timm_does_without_smoothing(size: tu
 
 
 def test_sines_and_cosines_tell_all_cells_apart() -> None:
-    embeddings = skeleton("small_vit").backbone.pos_embed.shape
     positions = build("small_vit").backbone.pos_embed[0]
-    assert positions.shape == embeddings[1:]
     assert torch.equal(positions[0], torch.zeros_like(positions[0]))
     cells = positions[1:].double()
-    torch.testing.assert_close(cells.square().sum(1), torch.full((len(cells),), cells.shape[1] / 2, dtype=torch.double))
     # Of two cells only their offset counts: cos(a - b) summed over the frequencies of both coordinates.
     side, dim = math.isqrt(len(cells)), cells.shape[1]
     angle = torch.tensor([10000 ** (-4 * i / dim) for i in range(dim // 4)], dtype=torch.double)
-    rows = torch.arange(side).repeat_interleave(side)
-    columns = torch.arange(side).repeat(side)
-    offset = sum((((a[:, None] - a)[..., None] * angle).cos().sum(2) for a in (rows, columns)), torch.zeros(()))
+    both = torch.cartesian_prod(torch.arange(side), torch.arange(side)).T
+    offset = sum((((a[:, None] - a)[..., None] * angle).cos().sum(2) for a in both), torch.zeros(()))
     torch.testing.assert_close(cells @ cells.T, offset, atol=1e-4, rtol=1e-4)
     assert (offset - torch.diag(offset.diag())).max() < dim / 2 - 0.1
 
@@ -86,10 +80,11 @@ def test_an_image_does_not_see_its_batch(training: bool) -> None:
     assert not [m for m in skeleton("vit_base").modules() if isinstance(m, nn.Dropout | nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize(("name", "size", "grid"), [("small_vit", (64, 64), None), ("vit_base", (448, 224), (28, 14))])
-def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "size", "grid"), [("small_vit", (64, 64), (8, 8)), ("vit_base", (448, 224), (28, 14))]
+)
+def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int]) -> None:
     net = skeleton(name)
-    grid = grid or (64 // net.backbone.patch,) * 2
     images, views = torch.empty(2, 3, *size, device="meta"), [torch.empty(16, 3, 96, 96, device="meta")]
     features, logits, grid_logits, inner_features, tokens = net(images, inner=True, views=views)
     dim = 768 if name == "vit_base" else net.feature_channels
@@ -103,12 +98,7 @@ def test_shapes(name: str, size: tuple[int, int], grid: tuple[int, int] | None) 
 
 
 def test_parameters_of_the_small_transformer() -> None:
-    stem = 9 * (3 * 32 + 32 * 64 + 64 * 96) + 2 * (32 + 64 + 96) + 96 * 96 + 96
-    block = 2 * 2 * 96 + 4 * 96 * 96 + 4 * 96 + 4 * 96 * 96 + 3 * 96  # norms, attention, perceptron
-    decoder = 2 * 9 * 96 * 96 + 7 * 96
-    found = sum(p.numel() for p in skeleton("small_vit").parameters())
-    assert found == stem + 96 + 6 * block + 2 * 96 + decoder
-    assert round(found / 1e6, 2) == 0.7
+    assert sum(p.numel() for p in skeleton("small_vit").parameters()) == 699_840
 
 
 @pytest.mark.parametrize("size", [(64, 64), (61, 75), (30, 96)])
@@ -134,15 +124,14 @@ def test_tokens_are_of_the_images_and_of_every_view() -> None:
     views = [random_images(2, 3, 64, 64).flip(3), random_images(5, 3, 24, 24)]
     with torch.no_grad():
         features, _, tokens = net(images, views=views)
-        middle, final, summary = net.backbone(images)
-        assert torch.equal(tokens.final, features)
+        middle, final, _ = net.backbone(images)
         assert torch.equal(tokens.middle, middle)
+        assert torch.equal(tokens.final, features)
         assert torch.equal(final, features)
         assert not torch.allclose(middle, final)
         for found, of in zip(tokens.summaries, (images, *views), strict=True):
             torch.testing.assert_close(found, net.backbone(of)[2])
         assert len(net(images, views=())[2].summaries) == 1
-    torch.testing.assert_close(tokens.summaries[0], summary)
 
 
 def test_decoder_of_the_papers_network() -> None:
@@ -167,6 +156,7 @@ def test_gradients_reach_every_parameter_from_the_logits_alone() -> None:
 
 def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way of a download, with timm's random weights in its place."""
+    assert set(transformers.WEIGHTS.values()) <= set(timm.list_pretrained())
     create, asked = timm.create_model, []
 
     def without_download(name: str, pretrained: bool, **options) -> nn.Module:
@@ -179,22 +169,9 @@ def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> 
     ((name, pretrained, theirs),) = asked
     assert (name, pretrained) == ("deit_base_patch16_224.fb_in1k", True)
     assert net.provenance == "ViT-B/16, timm deit_base_patch16_224.fb_in1k"
+    assert skeleton("vit_base").provenance == "ViT-B/16, random weights"
     with torch.no_grad():
         tokens = theirs.forward_features(images)
         features, _, seen = net(images, views=())
     torch.testing.assert_close(features, grid_of(tokens[:, 1:], (14, 14)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(seen.summaries[0], tokens[:, 0], atol=1e-4, rtol=1e-3)
-
-
-def test_tags_of_the_weights_exist() -> None:
-    assert set(transformers.WEIGHTS.values()) <= set(timm.list_pretrained())
-
-
-def test_the_papers_backbone_has_the_shapes_of_timms_weights() -> None:
-    with torch.device("meta"):
-        theirs = timm.create_model(transformers.WEIGHTS["deit"].split(".")[0], num_classes=0)
-    expected = {name: tensor.shape for name, tensor in transformers.renamed(theirs.state_dict()).items()}
-    net = skeleton("vit_base")
-    assert {name: tensor.shape for name, tensor in net.backbone.state_dict().items()} == expected
-    assert net.provenance == "ViT-B/16, random weights"
-    assert all(block.heads == 12 for block in net.backbone.blocks)

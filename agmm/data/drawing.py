@@ -27,8 +27,8 @@ class Shape:
     kind: Kind
     code: int  # class, 0 … K-1, or `VOID`
     vertices: tuple[tuple[float, float], ...] = ()
-    """x and y of each. A box has two opposite corners, or all four if it is turned; an ellipse its center and the ends
-    of two half axes; a mask its upper left corner; a tag (the class is somewhere in the image) none."""
+    """x and y of each. A box has two opposite corners, or all four if it is turned; an ellipse has the four of its box,
+    a mask its upper left one; a tag (the class is somewhere in the image) none."""
     order: int = 0  # shapes of a higher one lie in front
     pixels: np.ndarray | None = field(default=None, compare=False)  # of a mask, (h, w) bool
 
@@ -75,9 +75,8 @@ def outline(shape: Shape) -> np.ndarray:
     """Return the corners (N, 2) of a polygon, box or ellipse, x and y; an ellipse has one every two degrees."""
     vertices = np.array(shape.vertices, float)
     if shape.kind == "ellipse":
-        turns = np.radians(np.arange(0, 360, 2))[:, None]
-        center, first, second = vertices
-        return center + np.cos(turns) * (first - center) + np.sin(turns) * (second - center)
+        turns, (corner, second, _, last) = np.radians(np.arange(0, 360, 2))[:, None], vertices
+        return vertices.mean(axis=0) + np.cos(turns) * (second - corner) / 2 + np.sin(turns) * (last - corner) / 2
     if shape.kind == "box" and len(vertices) == 2:
         return vertices[[[0, 0], [1, 0], [1, 1], [0, 1]], [0, 1]]
     return vertices

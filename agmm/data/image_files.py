@@ -4,25 +4,28 @@ Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of on
 (height, width).
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, PngImagePlugin
 
 from agmm.codes import VOID
 from agmm.host import atomic_files
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
 """Formats that are decoded, whatever a file is called: among Pillow's others some start programs."""
 
 # Pillow refuses what declares twice as many pixels; until there it is a large image, and no line on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # on odd EXIF data
 
 Pair = tuple[Path, Path]  # files of an image and of its mask
 
@@ -34,9 +37,35 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
     more than 8 bits per channel are refused.
     """
     image = _open(path)
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F")) or (image.format == "PNG" and png_header(path)[0] > 8):
         raise ValueError(f"{path}: a 16-bit or floating-point image; save it with 8 bits per channel")
-    return np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
+    with guarded(path):
+        return turn(np.asarray(image.convert("RGB")), orientation(image) if upright else 1)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how the pixels of an image are to be turned, 1 (not at all) … 8, as its EXIF data say."""
+    if isinstance(image, PngImagePlugin.PngImageFile):  # which Pillow would decode, as EXIF data may come last
+        content = Path(str(image.filename)).read_bytes()
+        if not any(mark in content for mark in (b"eXIf", b"Raw profile type", b"com.adobe.xmp")):
+            return 1
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an (H, W, …) array as an orientation of EXIF says."""
+    if orientation > 4:
+        array = array.swapaxes(0, 1)
+    vertical = -1 if orientation in (3, 4, 7, 8) else 1
+    horizontal = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(array[::vertical, ::horizontal])
+
+
+def png_header(path: Path) -> tuple[int, int]:
+    """Return the bits per channel and the color type of a PNG file."""
+    with open(path, "rb") as file:
+        return tuple(file.read(26)[24:])  # type: ignore[return-value]
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -46,15 +75,27 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_index(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read the values, never the colors, of an 8-bit gray or palette PNG, (H, W) uint8; refuse all other files."""
+    """Read the values, never the colors, of a gray or palette PNG of up to 8 bits, (H, W) uint8; refuse other files."""
     image = _open(path, formats=("PNG",))
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path} has more than 8 bits per pixel (mode {image.mode}); save class codes as an 8-bit PNG")
-    if image.mode not in ("L", "P"):
+    if image.mode == "LA" and image.getextrema()[1] == (255, 255):
+        image = image.getchannel("L")  # gray, and opaque everywhere
+    if image.mode not in ("1", "L", "P"):
         what = f"{path} holds colors (mode {image.mode})"
         raise ValueError(f"{what}, not class codes; save it as a palette or 8-bit gray PNG")
     check_size(path, image.size[::-1], size)
-    return np.asarray(image)
+    bits, values = png_header(path)[0], np.asarray(image, np.uint8)
+    # Pillow spreads gray of fewer bits over 0 … 255 as for an image, but one bit over 0 and 1.
+    return values // (255 // (2**bits - 1)) if image.mode == "L" else values
+
+
+def palette(path: Path) -> bytes:
+    """Return the colors of a palette PNG, three bytes each; of any other file none."""
+    with contextlib.suppress(ValueError, OSError):
+        colors = _open(path, decode=False, formats=("PNG",)).palette
+        return bytes(colors.palette) if colors else b""
+    return b""
 
 
 def read_index_of(two: Pair) -> np.ndarray:
@@ -184,16 +225,21 @@ def check_size(path: Path, size: Sequence[int], image_size: Sequence[int] | None
         )
 
 
-def _open(path: Path, decode: bool = True, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """Open an image; Pillow's many ways to fail become one sentence."""
+@contextmanager
+def guarded(path: Path, remedy: str = "replace the file") -> Iterator[None]:
+    """Make one sentence of the many ways in which libraries fail to read an image."""
     try:
-        with Image.open(existing(path), formats=formats) as image:
-            if decode:
-                image.load()
-            return image
+        yield
     except FileNotFoundError:
         raise
     except PermissionError as error:
         raise ValueError(f"{path}: not readable; change its permissions") from error
     except Exception as error:  # a damaged file may fail anywhere in the decoder, a bomb before it
-        raise ValueError(f"{path}: cannot be decoded ({atomic_files.one_line(error)}); replace the file") from error
+        raise ValueError(f"{path}: cannot be decoded ({atomic_files.one_line(error)}); {remedy}") from error
+
+
+def _open(path: Path, decode: bool = True, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    with guarded(path), Image.open(existing(path), formats=formats) as image:
+        if decode:
+            image.load()
+        return image

@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from agmm import evaluation, networks
 from agmm.codes import UNLABELED
 from agmm.data import image_files, user_folder
 from agmm.data.split import Split
+from agmm.data.user_folder import pictures as user_pictures
 from agmm.host import atomic_files
 from agmm.training import loop, weights
 from agmm.training.batches import normalization
@@ -44,6 +45,7 @@ class Model:
     normalization: evaluation.Normalization | None  # of the network's input
     device: torch.device
     learned: frozenset[str] = frozenset()  # sha256 of each image that it was trained on, in the working size
+    scales: user_pictures.Scales = field(default_factory=dict)  # of images of more than 8 bits
 
 
 def load(model: str | Path, device: str = "auto") -> Model:
@@ -58,21 +60,25 @@ def load(model: str | Path, device: str = "auto") -> Model:
         name = Path(error.filename).name
         raise ValueError(f"{folder}: no trained model, {name} is missing; check --model") from error
     except Exception as error:  # damaged JSON, weights of another network and all that safetensors may find
-        raise ValueError(f"{folder}: the model cannot be read ({error}); train it again") from error
+        raise ValueError(f"{folder / 'model.json'}: the model cannot be read ({error}); train it again") from error
     net.to(where).eval()
-    learned = frozenset(content.get("images", ()))
-    return Model(net, names, content["background"], content["side"], normalization(run), where, learned)
+    about: dict[str, Any] = {"scales": content.get("scales", {}), "learned": frozenset(content.get("images", ()))}
+    return Model(net, names, content["background"], content["side"], normalization(run), where, **about)
 
 
 @torch.no_grad()
 def probabilities(model: Model, image: np.ndarray) -> Tensor:
-    """Return the probabilities (1, K, h, w) of an (H, W, 3) uint8 image, in its working size."""
+    """Return the probabilities (1, K, h, w) of an image in its working size.
+
+    The image is (H, W, 3) uint8 or, for a model of images of more than 8 bits, an array of a file's numbers.
+    """
+    image = image if image.dtype == np.uint8 else user_pictures.rgb(image, model.scales)
     small = torch.from_numpy(user_folder.shrink(image, model.side).copy())[None].to(model.device)
     return model.net(evaluation.to_input(small, model.normalization))[1].float().softmax(dim=1)
 
 
 def mask(model: Model, image: np.ndarray) -> np.ndarray:
-    """Return the predicted classes (H, W) uint8 of an (H, W, 3) uint8 image, in the image's own size."""
+    """Return the predicted classes (H, W) uint8 of an image for `probabilities`, in the image's own size."""
     maps, size = probabilities(model, image), image.shape[:2]
     best = torch.full((1, 1, *size), -1.0, device=maps.device)
     classes = torch.zeros((1, 1, *size), dtype=torch.uint8, device=maps.device)
@@ -89,19 +95,24 @@ def predict(
     """Predict masks of a folder of images by the model in the folder that `train` wrote.
 
     ``out`` is a new folder, or that of an earlier call. It receives ``masks/<id>.png`` (palette, index = class) and
-    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors
-    and, if ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per
-    cent, in the images' own size, where there is truth. ValueError with a sentence about the first file that something
-    is wrong with; then nothing is written.
+    ``overlays/<id>.jpg`` for every image (`agmm.data.user_folder.images`), classes.csv with the colors and, if
+    ``truth`` is a folder of dense masks of some of the images, report.csv. Return the IoU per class in per cent, in the
+    images' own size, where there is truth. ValueError with a sentence about the first file that something is wrong
+    with; then nothing is written.
     """
     out = output_folder(out, "classes.csv")
     net, images = load(model, device), Path(images)
-    listed = user_folder.images(images, [out, *([truth] if truth else [])])
+    apart = [out] if truth is None else [out, Path(truth)]
+    listed = user_folder.images(images, apart)
     masks = {} if truth is None else user_folder.dense_masks(Path(truth), listed, images)
+    headers = user_pictures.headers(listed.values())
     for stem, path in listed.items():  # read all of them before the first mask is written
-        size = image_files.read_image(path, upright=True).shape[:2]
+        user_pictures.read(path, net.scales)
         if stem in masks:
-            user_folder.read_mask(masks[stem], net.names, size)
+            user_folder.read_mask(masks[stem], net.names, headers[path])
+    drawn = {listed[stem]: () for stem in masks}
+    for note in (*user_pictures.notes(headers, {}, drawn), *user_folder.skipped(images, apart)):
+        loop.LOGGER.info(f"note: {note}")
     folders = len({path.parent for path in listed.values()})
     loop.LOGGER.info(f"{len(listed)} images to predict{f', in {folders} folders' if folders > 1 else ''}")
     # Of images that were not learned from, and of those that were.
@@ -110,7 +121,7 @@ def predict(
     with atomic_files.writable(out / "masks", "--out"), atomic_files.writable(out / "overlays", "--out"):
         atomic_files.write_text(out / "classes.csv", legend(net.names, colors).to_csv(index=False))
         for stem, path in listed.items():
-            image = image_files.read_image(path, upright=True)
+            image = user_pictures.read(path, net.scales)
             classes = mask(net, image)
             for part in ("masks", "overlays"):  # which mirror the folders in the folder of images
                 (out / part / stem).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +129,7 @@ def predict(
             laid = overlay(image, classes, colors, net.background)
             atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
             if stem in masks:
-                true = torch.tensor(user_folder.read_mask(masks[stem], net.names, classes.shape))
+                true = torch.tensor(user_folder.read_mask(masks[stem], net.names, headers[path]))
                 small = user_folder.shrink(image, net.side)
                 learned = hashlib.sha256(small.tobytes()).hexdigest() in net.learned
                 confusion[int(learned)] += evaluation.confusion_matrix(torch.from_numpy(classes), true, len(net.names))
@@ -161,9 +172,12 @@ def labels_right(tests: Sequence[tuple[Model, Split]], names: Sequence[str], wha
 def pictures(images: str | Path, predicted: str | Path, count: int = 4) -> list[dict[str, np.ndarray]]:
     """Return the first images of a folder with the masks that `predict` wrote to ``predicted``, for a gallery."""
     masks = Path(predicted) / "masks"
-    first = list(user_folder.images(Path(images)).items())[:count]
-    read, read_mask = image_files.read_image, image_files.read_index
-    return [{"image": read(path, upright=True), "prediction": read_mask(masks / f"{stem}.png")} for stem, path in first]
+    files, read = user_folder.images(Path(images)), image_files.read_index
+    scales = user_pictures.scales(user_pictures.headers(files.values()))
+    return [
+        {"image": user_pictures.read(path, scales), "prediction": read(masks / f"{stem}.png")}
+        for stem, path in list(files.items())[:count]
+    ]
 
 
 def output_folder(out: str | Path, mark: str) -> Path:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import annotations, image_files, user_folder
 from agmm.data.split import Split
 from agmm.data.synthetic.shapes import SHAPES
+from agmm.data.user_folder import pictures
 from agmm.host import atomic_files
 from agmm.labels import generator, simulate
 from agmm.objectives import one_of
@@ -278,14 +280,12 @@ def _write_model(
     folder = run.folder(out / "training")
     for name in ("model.safetensors", "log.txt"):
         atomic_files.write(out / name, (folder / name).read_bytes())
-    learned = [data.images[stem] for stem in data.train]
-    model: dict[str, Any] = {
-        "classes": data.names,
-        "background": data.background,
-        "side": data.side,
-        "run": run.to_dict(),
-    }
-    model |= {"network": result.details["network"], "images": learned}
+    learned = {data.images[stem] for stem in data.train}
+    if "start" in dict(run.label_options):
+        learned |= {*_earlier(out).get("images", ())}
+    model: dict[str, Any] = {"classes": data.names, "background": data.background, "side": data.side}
+    model |= {"run": run.to_dict(), "network": result.details["network"], "images": sorted(learned)}
+    model |= {"scales": data.scales} if data.scales else {}
     atomic_files.write_json(out / "model.json", model)
     if data.dense:
         measured = f"{len(data.validation)} images, dense masks"
@@ -316,17 +316,17 @@ def check(
         listed = user_folder.survey(images, labels, classes, truth, fill_background)
     except ValueError as error:
         return [str(error)], []
-    counts, cut = np.zeros((1, VOID + 1), int), 0
+    counts, notes = np.zeros((1, VOID + 1), int), Counter[str]()
     for sample in user_folder.render(listed, CPU_SIDE):
         if sample.problem:
             listed.problems.append(sample.problem)
         elif sample.labels is not None:
             counts = np.vstack([counts, np.bincount(sample.labels.ravel(), minlength=VOID + 1)])
-            cut += sample.cut
-    user_folder.judge(listed, counts.sum(0), cut)
+            notes.update(sample.notes)
+    user_folder.judge(listed, counts.sum(0), notes)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
-            image_files.read_image(listed.images[stem])
+            pictures.read(listed.images[stem], listed.scales)
         except ValueError as error:
             listed.problems.append(str(error))
     return listed.problems, [*_numbers(listed, counts.sum(0), (counts > 0).sum(0)), *listed.notes]

@@ -29,28 +29,27 @@ class Tally:
     """Faults and survived ones by kind, and what went wrong."""
 
     def __init__(self) -> None:
-        self.faults: Counter[str] = Counter()
-        self.lost: list[tuple[str, str]] = []
+        self.faults: list[tuple[str, str | None]] = []
 
     def add(self, kind: str, problem: str | None) -> None:
         """Book one fault; ``problem`` is None where it was survived."""
-        self.faults[kind] += 1
-        self.lost += [(kind, problem)] if problem is not None else []
+        self.faults.append((kind, problem))
 
     @property
     def total(self) -> int:
-        return self.faults.total()
+        return len(self.faults)
 
     @property
     def survived(self) -> int:
-        return self.total - len(self.lost)
+        return sum(problem is None for _, problem in self.faults)
 
     def show(self) -> None:
-        lost = Counter(kind for kind, _ in self.lost)
-        for kind, count in self.faults.items():
-            print(f"  {kind}: {count} faults, {count - lost[kind]} survived")
-        for kind, problem in self.lost:
-            print(f"  HARM {kind}: {problem}")
+        survived = Counter(kind for kind, problem in self.faults if problem is None)
+        for kind, count in Counter(kind for kind, _ in self.faults).items():
+            print(f"  {kind}: {count} faults, {survived[kind]} survived")
+        for kind, problem in self.faults:
+            if problem is not None:
+                print(f"  HARM {kind}: {problem}")
         sys.stdout.flush()
 
 

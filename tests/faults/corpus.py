@@ -2,15 +2,19 @@
 
 import io
 import json
+import math
 import pickle
 import random
+import re
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -36,34 +40,41 @@ ANY: dict[str, Fault] = {
     "noise": lambda sound, chance: chance.randbytes(300),
     "text": lambda sound, chance: b"<html><body>404 not found</body></html>\n",
     "zeros": lambda sound, chance: bytes(len(sound)),
-    "truncated": truncated,
-    "truncated elsewhere": truncated,
-    "truncated once more": truncated,
-    "a zip file": lambda sound, chance: _zip({"a": sound}),
+    **dict.fromkeys(("truncated", "truncated elsewhere", "truncated once more"), truncated),
+    "a zip file": lambda sound, chance: archive({"a": sound}),
     "a pickle": lambda sound, chance: pickle.dumps({"a": 1}),
 }
 
 
-def png(width: int, height: int, depth: int = 8, color: int = 0, rows: bytes | None = None) -> bytes:
-    """A PNG of any declared size and type, with rows that need not fit."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    data = zlib.compress(bytes(100) if rows is None else rows)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def _written(write: Callable[[io.BytesIO], object]) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    write(buffer)
     return buffer.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, depth: int = 8, color: int = 0) -> bytes:
+    """A PNG of any declared size and type, with rows that need not fit."""
+    header, rows = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0), zlib.compress(bytes(100))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+
+
+def saved(image: Image.Image, kind: str = "PNG") -> bytes:
+    return _written(lambda file: image.save(file, kind))
 
 
 def _like(sound: bytes) -> Image.Image:
     return Image.open(io.BytesIO(sound))
 
+
+def _converted(mode: str) -> Fault:
+    return lambda sound, chance: saved(_like(sound).convert(mode))
+
+
+_MODES = {"palette": "P", "alpha": "RGBA", "gray": "L", "gray and alpha": "LA", "colors": "RGB", "one bit": "1"}
 
 PICTURES: dict[str, Fault] = {
     "no pixels": lambda sound, chance: png(0, 0),
@@ -82,32 +93,21 @@ PICTURES: dict[str, Fault] = {
 """Refused as images and as masks."""
 
 MASKS: dict[str, Fault] = {
-    "colors": lambda sound, chance: saved(_like(sound).convert("RGB")),
-    "colors and alpha": lambda sound, chance: saved(_like(sound).convert("RGBA")),
-    "gray and alpha": lambda sound, chance: saved(_like(sound).convert("LA")),
-    "one bit": lambda sound, chance: saved(_like(sound).convert("1")),
+    **{name: _converted(mode) for name, mode in _MODES.items() if name not in ("palette", "gray")},
     "another size": lambda sound, chance: saved(Image.new("L", (_like(sound).width + 1, _like(sound).height))),
     "one pixel": lambda sound, chance: saved(Image.new("L", (1, 1))),
     "an unknown code": lambda sound, chance: saved(Image.new("L", _like(sound).size, 200)),
     "one unknown code in a palette": lambda sound, chance: _one_code(sound, 99),
-    "a JPEG": lambda sound, chance: saved(_noise(sound, chance), "JPEG"),
+    "a JPEG": lambda sound, chance: saved(Image.effect_noise(_like(sound).size, 64), "JPEG"),
 }
 
-LEGAL: dict[str, Fault] = {
-    "palette": lambda sound, chance: saved(_like(sound).convert("P")),
-    "alpha": lambda sound, chance: saved(_like(sound).convert("RGBA")),
-    "gray": lambda sound, chance: saved(_like(sound).convert("L")),
-    "gray and alpha": lambda sound, chance: saved(_like(sound).convert("LA")),
-}
+LEGAL: dict[str, Fault] = {name: _converted(_MODES[name]) for name in ("palette", "alpha", "gray", "gray and alpha")}
 """Images that are read all the same."""
 
 
 def _with_text_bomb(sound: bytes) -> bytes:
     """A text chunk that expands to a hundred megabytes, before the image."""
-    content = b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)
-    kind = b"zTXt"
-    bomb = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    image = saved(_like(sound))
+    bomb, image = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)), saved(_like(sound))
     return image[:33] + bomb + image[33:]
 
 
@@ -119,11 +119,6 @@ def _one_code(sound: bytes, code: int) -> bytes:
     return saved(image)
 
 
-def _noise(sound: bytes, chance: random.Random) -> Image.Image:
-    width, height = _like(sound).size
-    return Image.frombytes("L", (width, height), chance.randbytes(width * height))
-
-
 def _edited(edit: Callable[[Any], object]) -> Fault:
     def fault(sound: bytes, chance: random.Random) -> bytes:
         plain = json.loads(sound)
@@ -131,6 +126,44 @@ def _edited(edit: Callable[[Any], object]) -> Fault:
         return json.dumps(plain).encode()
 
     return fault
+
+
+def _nodes(plain: Any) -> list[tuple[Any, Any]]:
+    """Every place of a JSON value: what holds it, and its key there."""
+    pairs = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    return [place for key, value in pairs for place in ((plain, key), *_nodes(value))]
+
+
+ODD = (None, -1, 1e308, 10**30, math.nan, "", "x", "\n", [], {}, [[]], True, 0.5, "254")
+
+
+def changed_json(sound: bytes, chance: random.Random) -> bytes:
+    """One value, anywhere, is another one, or missing."""
+    plain = json.loads(sound)
+    holder, key = chance.choice(_nodes(plain))
+    if chance.random() < 0.2:
+        del holder[key]
+    else:
+        holder[key] = chance.choice(ODD)
+    return json.dumps(plain).encode()
+
+
+def changed_xml(sound: bytes, chance: random.Random) -> bytes:
+    """One attribute is another one, or missing."""
+    root = ElementTree.fromstring(sound)
+    element = chance.choice([one for one in root.iter() if one.attrib])
+    name = chance.choice(sorted(element.attrib))
+    del element.attrib[name]
+    if chance.random() < 0.8:
+        element.set(name, str(chance.choice(ODD)).replace("\n", ";"))
+    return ElementTree.tostring(root)
+
+
+def changed_text(sound: bytes, chance: random.Random) -> bytes:
+    """One word is another one."""
+    words = re.split(r"(\W+)", sound.decode())
+    words[2 * chance.randrange((len(words) + 1) // 2)] = str(chance.choice(ODD))
+    return "".join(words).encode()
 
 
 JSON: dict[str, Fault] = {
@@ -177,15 +210,17 @@ _LAUGHS = (
 _FETCH = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]>'
 
 XML: dict[str, Fault] = {
-    "billion laughs": lambda sound, chance: _LAUGHS.encode() + sound.replace(b"</annotation>", b"&l9;</annotation>"),
-    "an external entity": lambda sound, chance: _FETCH.encode() + sound.replace(b"</annotation>", b"&x;</annotation>"),
+    "billion laughs": lambda sound, chance: _LAUGHS.encode() + sound.replace(b"</annotation", b"&l9;</annotation"),
+    "an external entity": lambda sound, chance: _FETCH.encode() + sound.replace(b"</annotation", b"&x;</annotation"),
     "an external document type": lambda sound, chance: b'<!DOCTYPE a SYSTEM "http://127.0.0.1:9/a.dtd">' + sound,
-    "an undeclared entity": lambda sound, chance: sound.replace(b"</annotation>", b"&who;</annotation>"),
+    "an undeclared entity": lambda sound, chance: sound.replace(b"</annotation", b"&who;</annotation"),
     "nested without end": lambda sound, chance: b"<a>" * 100_000,
     "nested": lambda sound, chance: b"<a>" * 100_000 + b"</a>" * 100_000,
     "UTF-16": lambda sound, chance: sound.decode().encode("utf-16"),
-    "not UTF-8": lambda sound, chance: sound.replace(b"</annotation>", b"\xff</annotation>"),
+    "not UTF-8": lambda sound, chance: sound.replace(b"</annotation", b"\xff</annotation"),
     "another root": lambda sound, chance: b"<svg/>",
+}
+SIZES: dict[str, Fault] = {
     "no size": lambda sound, chance: sound.replace(b"size>", b"extent>"),
     **{f"width {value.decode()}": _between(b"<width>", value) for value in (b"wide", b"nan", b"1e300", b"9")},
 }
@@ -225,9 +260,7 @@ COCO: dict[str, Fault] = {
 
 
 def array(value: object, pickled: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(value), allow_pickle=pickled)
-    return buffer.getvalue()
+    return _written(lambda file: np.save(file, np.asarray(value), allow_pickle=pickled))
 
 
 class Touch:
@@ -271,9 +304,7 @@ CAMS: dict[str, Fault] = {
 
 
 def checkpoint(value: object, **options: bool) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
+    return _written(lambda file: torch.save(value, file, **options))
 
 
 def _state(value: object) -> Fault:
@@ -305,31 +336,27 @@ SAFETENSORS: dict[str, Fault] = {
 }
 
 
-_KEYS = ("dtype", "shape", "data_offsets")
-
-
 def _head(tensors: dict[str, tuple[str, list[int], list[int]]]) -> bytes:
-    text = json.dumps({name: dict(zip(_KEYS, fields, strict=True)) for name, fields in tensors.items()}).encode()
+    keys = ("dtype", "shape", "data_offsets")
+    text = json.dumps({name: dict(zip(keys, fields, strict=True)) for name, fields in tensors.items()}).encode()
     return struct.pack("<Q", len(text)) + text
 
 
-def _zip(members: dict[str, bytes], mode: int = 0) -> bytes:
+def archive(members: dict[str, bytes], mode: int = 0) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items():
             info = zipfile.ZipInfo(name)
             info.external_attr = mode << 16
-            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+            file.writestr(info, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
 def _zipped(name: str, content: bytes = b"x", mode: int = 0) -> Fault:
-    return lambda sound, chance: _zip({"leftImg8bit/a": b"x", name: content}, mode)
+    return lambda sound, chance: archive({"leftImg8bit/a": b"x", name: content}, mode)
 
 
 def _tarred(name: str, target: str = "", kind: str = "") -> Fault:
-    import tarfile
-
     def fault(sound: bytes, chance: random.Random) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -354,8 +381,8 @@ ARCHIVES: dict[str, Fault] = {
     "zip: backslashes": _zipped("..\\escaped"),
     "zip: a drive": _zipped("C:/escaped"),
     "zip: a link": _zipped("leftImg8bit/link", b"../..", 0o120777),
-    "zip: without the folder": lambda sound, chance: _zip({"other/a": b"x"}),
-    "zip: a file for the folder": lambda sound, chance: _zip({"leftImg8bit": b"x"}),
+    "zip: without the folder": lambda sound, chance: archive({"other/a": b"x"}),
+    "zip: a file for the folder": lambda sound, chance: archive({"leftImg8bit": b"x"}),
     "tar: above": _tarred("../escaped"),
     "tar: a link to above": _tarred("leftImg8bit/link", "../../..", "SYMTYPE"),
     "tar: an absolute link": _tarred("leftImg8bit/link", "/etc", "SYMTYPE"),

@@ -9,31 +9,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agmm.papers import tables
 from agmm.training import run as runs
 from agmm.training import sweep
 from agmm.training.result import load_history
 from agmm.training.where import Where
-from tests.faults.common import TABLE, Tally, again, complaint, different, essence
-from tests.faults.corpus import Touch
+from tests.faults.common import PER_RUN, TABLE, Tally, again, complaint, different, essence
+from tests.faults.corpus import ANY, Fault, Touch, checkpoint
 from tests.helpers import interrupt
 
 Damage = Callable[[Path, random.Random], object]
 
 
-def truncate(path: Path, chance: random.Random) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: chance.randrange(1, len(content))])
+def spoiled(fault: Fault) -> Damage:
+    return lambda path, chance: path.write_bytes(fault(path.read_bytes(), chance))
 
 
-def empty(path: Path, chance: random.Random) -> None:
-    path.write_bytes(b"")
-
-
-def noise(path: Path, chance: random.Random) -> None:
-    path.write_bytes(chance.randbytes(max(1, path.stat().st_size)))
+def copied(source: Path) -> Damage:
+    return lambda path, _: shutil.copy(source, path)
 
 
 def flip(path: Path, chance: random.Random) -> None:
@@ -48,7 +41,8 @@ def hostile(path: Path, chance: random.Random) -> None:
     path.write_bytes(pickle.dumps(Touch(path.with_name("touched"))))
 
 
-BYTES: tuple[Damage, ...] = (truncate, truncate, truncate, empty, noise, hostile)
+_BYTES = ("truncated", "truncated elsewhere", "truncated once more", "empty", "noise")
+BYTES: dict[str, Damage] = {name: spoiled(ANY[name]) for name in _BYTES} | {"hostile": hostile}
 EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "an unknown field": lambda plain: plain | {"loss": 0.5},
     "a missing field": lambda plain: dict(list(plain.items())[1:]),
@@ -86,10 +80,10 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
         tally.add(kind, problem)
 
 
-def _copy(work: Path) -> Path:
+def _copy(work: Path, source: str = "whole") -> Path:
     results = work / "damaged"
     shutil.rmtree(results, ignore_errors=True)
-    shutil.copytree(work / "whole", results)
+    shutil.copytree(work / source, results)
     return results
 
 
@@ -99,9 +93,7 @@ def _hidden(results: Path) -> str | None:
 
 def _complete(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """result.json and run.json of complete runs, through the command."""
-    edits: list[tuple[str, str, Damage]] = [
-        (name, damage.__name__, damage) for name in ("result.json", "run.json") for damage in BYTES
-    ]
+    edits = [(name, *damage) for name in ("result.json", "run.json") for damage in BYTES.items()]
     for name, table in (("result.json", RESULT_EDITS), ("run.json", RUN_EDITS)):
         edits += [(name, what, lambda path, _, edit=edit: _edit(path, edit)) for what, edit in table.items()]
         edits.append((name, "of another run", lambda path, _: shutil.copy(_other(path), path)))
@@ -128,7 +120,7 @@ def _edit(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 def _curves(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """history.csv, which figures and some tables read."""
-    for damage in (truncate, truncate, empty, noise, hostile, lambda path, _: path.write_text("epoch\na\n")):
+    for damage in (*BYTES.values(), lambda path, _: path.write_text("epoch\na\n")):
         results = _copy(work)
         path = needed[-1].folder(results) / "history.csv"
         before = essence(path)
@@ -144,8 +136,8 @@ def _curves(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterat
 def _weights(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """The weights that another run starts from."""
     last = needed[-1]
-    swap: Damage = lambda path, _: shutil.copy(last.folder(work / "whole") / path.name, path)  # noqa: E731
-    for damage in (*BYTES, flip, flip, swap, lambda path, _: path.unlink()):
+    swap = copied(last.folder(work / "whole") / "model.safetensors")
+    for damage in (*BYTES.values(), flip, flip, swap, lambda path, _: path.unlink()):
         results = _copy(work)
         shutil.rmtree(last.folder(results))
         path = last.pretraining.folder(results) / "model.safetensors"
@@ -160,12 +152,10 @@ def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> I
     for one in (last, other):
         shutil.copytree(last.pretraining.folder(work / "whole"), last.pretraining.folder(begun), dirs_exist_ok=True)
         interrupt(one, begun)
-    swap: Damage = lambda path, _: shutil.copy(other.folder(begun) / path.name, path)  # noqa: E731
-    alien: Damage = lambda path, _: torch.save({"net": {}, "history": 3}, path)  # noqa: E731
-    for damage in (*BYTES, swap, alien, lambda path, _: torch.save([1], path), lambda path, _: None):
-        results = work / "damaged"
-        shutil.rmtree(results, ignore_errors=True)
-        shutil.copytree(begun, results)
+    swap, as_it_is = copied(other.folder(begun) / "checkpoint.pt"), spoiled(lambda sound, _: sound)
+    aliens = [spoiled(lambda *_, alien=alien: checkpoint(alien)) for alien in ({"net": {}, "history": 3}, [1])]
+    for damage in (*BYTES.values(), swap, *aliens, as_it_is):
+        results = _copy(work, "begun")
         path = last.folder(results) / "checkpoint.pt"
         damage(path, chance)
         yield "checkpoint.pt damaged", _trained(results, work, last, path)
@@ -173,15 +163,13 @@ def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> I
 
 def _caches(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
     """Generated data and simulated labels."""
-    names = sorted(path.name for path in (work / "whole" / "cache").iterdir() if path.suffix != ".lock")
+    files = sorted(path for path in (work / "whole" / "cache").iterdir() if path.suffix != ".lock")
     last = needed[-1]
-    for name in names:
-        other = names[names.index(name) - 1]
-        swap: Damage = lambda path, _, other=other: shutil.copy(path.with_name(other), path)  # noqa: E731
-        for damage in (*BYTES, flip, swap):
+    for file, other in zip(files, [files[-1], *files], strict=False):
+        for damage in (*BYTES.values(), flip, copied(other)):
             results = _copy(work)
             shutil.rmtree(last.folder(results))
-            path = results / "cache" / name
+            path = results / "cache" / file.name
             damage(path, chance)
             yield "cache damaged", _trained(results, work, last, path)
 
@@ -191,7 +179,7 @@ def _trained(results: Path, work: Path, one: runs.Run, path: Path) -> str | None
     said = sweep._train(one, Where(results, device="cpu"))
     if said is not None:
         return complaint(said, path) or _hidden(results)
-    for name in ("model.safetensors", "result.json", "history.csv"):
+    for name in PER_RUN:
         if essence(one.folder(results) / name) != essence(one.folder(work / "whole") / name):
             return f"{name} is another one after damage to {path.name}"
     return _hidden(results)

@@ -4,7 +4,6 @@ import argparse
 import shutil
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from tests.faults.common import Tally, different, finish, output, start
@@ -18,7 +17,9 @@ Case = Callable[[Path, Path], str]
 
 def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
     """Each case on a small file system in memory of its own; nothing where mounting is refused."""
-    cases: dict[str, Case] = {f"disk full {where}": partial(_full, free) for where, free in FREE.items()}
+    cases: dict[str, Case] = {
+        f"disk full {where}": lambda results, whole, free=free: _leave(results, free) for where, free in FREE.items()
+    }
     cases |= {"disk full at the tables": _full_at_tables}
     cases |= {"disk read-only, empty": _read_only_empty, "disk read-only, some runs": _read_only_begun}
     for kind, prepare in cases.items():
@@ -65,10 +66,6 @@ def _leave(disk: Path, kilobytes: int) -> str:
     """Shrink the file system to what it holds and so many kilobytes."""
     _remount(disk, f"size={max(shutil.disk_usage(disk).used // 1024 + kilobytes, 4)}k")
     return "the disk is full"
-
-
-def _full(free: int, results: Path, whole: Path) -> str:
-    return _leave(results, free)
 
 
 def _full_at_tables(results: Path, whole: Path) -> str:

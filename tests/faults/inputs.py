@@ -4,8 +4,12 @@ A reader joins by a `Door`: what its sound tree looks like, which file is spoile
 """
 
 import argparse
+import contextlib
+import io
 import random
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +20,17 @@ from unittest import mock
 import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 
 import run_all
-from agmm import cli
+from agmm import cli, own
 from agmm.data.public import label_files
+from agmm.own import training as own_training
 from agmm.training import sweep
 from tests import layouts
 from tests.faults import corpus
 from tests.faults.common import Tally, complaint, in_process
+from tests.helpers import ROOT
 
 Call = Callable[[Path, Path], tuple[int, str]]
 """Folder of the inputs and folder of the outputs to exit code and complaints."""
@@ -63,7 +70,19 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
             code, problem = _try(door, sound, work, spoil, chance)
             refused += code == 2
             tally.add(door.name, problem and f"{fault}: {problem}")
+    wrong_calls(tally)
     print(f"  {refused} malformed inputs were refused, {tally.total - refused} were read all the same", flush=True)
+
+
+def wrong_calls(tally: Tally, count: int = 500) -> None:
+    """Call losses with tensors that do not belong together, in a process that one of them might end."""
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.wrong_calls", "0", str(count)], capture_output=True, text=True, cwd=ROOT
+    )
+    wrong = [line for line in process.stdout.splitlines() if not line.startswith("seed")]
+    wrong += [f"exit code {process.returncode}: {process.stderr[-300:]}"] if process.returncode else []
+    for number in range(count):
+        tally.add("loss", wrong[number] if number < len(wrong) else None)
 
 
 def _try(door: Door, sound: Path, work: Path, spoil: corpus.Fault, chance: random.Random) -> tuple[int, str | None]:
@@ -100,6 +119,7 @@ def _files(folder: Path) -> set[Path]:
 def doors() -> Iterator[Door]:
     pictures = corpus.ANY | corpus.PICTURES
     masks = pictures | corpus.MASKS
+    lists = {"noise": corpus.ANY["noise"], "UTF-16": corpus.JSON["UTF-16"]}
     wild = {f"random bytes {i}": corpus.overwritten for i in range(12)}
     camvid = _table("camvid", "agmm_table1")
     yield Door("CamVid image", _camvid, "train/a.png", pictures, camvid)
@@ -110,13 +130,17 @@ def doors() -> Iterator[Door]:
     yield Door("VOC image", _voc, f"{folder}/JPEGImages/{name}.jpg", pictures, tables_of_voc)
     yield Door("VOC mask", _voc, f"{folder}/SegmentationClass/{name}.png", masks, tables_of_voc)
     yield Door("SBD mask", _voc, f"benchmark_RELEASE/dataset/cls/{layouts.SBD_TRAIN[2]}.mat", corpus.ANY, tables_of_voc)
-    yield Door("VOC list", _voc, f"{folder}/ImageSets/Segmentation/val.txt", _LISTS, tables_of_voc)
+    yield Door("VOC list", _voc, f"{folder}/ImageSets/Segmentation/val.txt", lists, tables_of_voc)
     yield Door(
-        "VOC boxes", _voc, f"{folder}/Annotations/{name}.xml", corpus.ANY | corpus.XML | corpus.BOXES, tables_of_voc
+        "VOC boxes",
+        _voc,
+        f"{folder}/Annotations/{name}.xml",
+        corpus.ANY | corpus.XML | corpus.SIZES | corpus.BOXES,
+        tables_of_voc,
     )
     clicks = corpus.ANY | corpus.JSON | corpus.CLICKS
     yield Door("clicks", _voc, "voc_whats_the_point.json", clicks, tables_of_voc)
-    scribbles = corpus.ANY | corpus.XML | corpus.SCRIBBLES
+    scribbles = corpus.ANY | corpus.XML | corpus.SIZES | corpus.SCRIBBLES
     yield Door("scribbles", _voc, f"scribbles/scribblesup/{name}.xml", scribbles, tables_of_voc)
     yield Door("published points", _voc, f"points/agmm_voc/{name}.png", masks, tables_of_voc)
     json_faults = corpus.ANY | corpus.JSON
@@ -130,13 +154,78 @@ def doors() -> Iterator[Door]:
     yield Door("checkpoint", _checkpoint, "a.pth", corpus.ANY | corpus.CHECKPOINTS, _released("a.pth"), provable=False)
     weights = corpus.ANY | corpus.SAFETENSORS
     yield Door("weights", _checkpoint, "a.safetensors", weights, _released("a.safetensors"), provable=False)
+    yield from _own_doors(pictures, masks)
     yield Door("class activation maps", _cams, "a.npy", corpus.ANY | corpus.CAMS, _read_cams)
 
 
-_LISTS: dict[str, corpus.Fault] = {
-    "noise": corpus.ANY["noise"],
-    "UTF-16": lambda sound, _: sound.decode().encode("utf-16"),
-}
+def _own_doors(pictures: Mapping[str, corpus.Fault], masks: Mapping[str, corpus.Fault]) -> Iterator[Door]:
+    """Images of one's own, with labels in all formats: what a reader refuses, and what may be read all the same."""
+    # What these doors read and those of data sets do not.
+    pictures = {name: fault for name, fault in pictures.items() if name != "16 bits"}
+    masks = {name: fault for name, fault in masks.items() if name not in ("gray and alpha", "one bit")}
+    texts = {"noise": corpus.ANY["noise"], "UTF-16": corpus.JSON["UTF-16"]}
+    formats: dict[str, tuple[str, Mapping[str, corpus.Fault], corpus.Fault]] = {
+        "24-labelme-circle-and-mask": ("labels/a.json", corpus.ANY | corpus.JSON, corpus.changed_json),
+        "18-coco-run-lengths": ("labels/instances.json", corpus.ANY | corpus.JSON, corpus.changed_json),
+        "09-coco-keypoints-all-zero": ("labels/person_keypoints.json", {}, corpus.changed_json),
+        "11-cvat-z-order": ("labels/annotations.xml", corpus.ANY | corpus.XML, corpus.changed_xml),
+        "29-csv-empty-rows": ("labels/clicks.csv", texts, corpus.changed_text),
+        "49-colored-masks-of-cvat": ("labels/labelmap.txt", texts, corpus.changed_text),
+    }
+    for case, (file, faults, change) in formats.items():
+        make, changes = partial(_case, case), {f"change {i}": change for i in range(40)}
+        yield Door(f"check {case[3:]}", make, file, faults, _check)
+        yield Door(f"check {case[3:]}, nearly legal", make, file, changes, _check, readable=True)
+        yield Door(f"train {case[3:]}", make, file, faults, _train)
+        yield Door(f"train {case[3:]}, nearly legal", make, file, changes, _train, readable=True)
+    for name, call in (("check", _check), ("train", _train)):
+        yield Door(f"{name} image", partial(_case, "29-csv-empty-rows"), "images/a.png", pictures, call)
+        yield Door(f"{name} mask", partial(_case, "44-scribble-masks-with-0-for-nothing"), "labels/a.png", masks, call)
+    yield Door("class names", partial(_case, "29-csv-empty-rows"), "names.txt", texts, _check)
+    yield Door("predict image", _model, "images/a.png", pictures, _predict)
+    yield Door("predict with a model", _model, "model/model.json", corpus.ANY | corpus.JSON, _predict)
+    yield Door("predict with weights", _model, "model/model.safetensors", corpus.ANY | corpus.SAFETENSORS, _predict)
+
+
+FOLDERS = ("--images", "{root}/images", "--labels", "{root}/labels", "--classes", "{root}/names.txt")
+
+
+def _check(root: Path, out: Path) -> tuple[int, str]:
+    """The first problem; `agmm check` prints all of them among its notes."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = cli.main(["check", *(word.format(root=root) for word in FOLDERS)])
+    problems = [line for line in said.getvalue().splitlines() if line.startswith("problem: ")]
+    return code, next(iter(problems), "")
+
+
+def _train(root: Path, out: Path) -> tuple[int, str]:
+    """All that comes before the training itself."""
+    with mock.patch.object(own_training, "train_run", side_effect=SystemExit(0)):
+        code, said = _agmm("train", *FOLDERS, "--out", str(out / "model"), "--device", "cpu")(root, out)
+    return code, said if code else ""
+
+
+def _predict(root: Path, out: Path) -> tuple[int, str]:
+    options = ("--model", "{root}/model", "--images", "{root}/images", "--device", "cpu")
+    code, said = _agmm("predict", *options, "--out", str(out))(root, out)
+    return code, said if code else ""
+
+
+def _case(name: str, root: Path) -> None:
+    """A folder of the tests' cases; images that it lacks are gray."""
+    shutil.copytree(ROOT / "tests" / "cases" / name, root, dirs_exist_ok=True)
+    (root / "images").mkdir(exist_ok=True)
+    for mask in sorted((root / "right").iterdir()):
+        if not list((root / "images").glob(f"{mask.stem}.*")):
+            Image.new("RGB", Image.open(mask).size, "gray").save(root / "images" / f"{mask.stem}.png")
+
+
+def _model(root: Path) -> None:
+    _case("29-csv-empty-rows", root)
+    shutil.rmtree(root / "model", ignore_errors=True)
+    with mock.patch.object(own_training, "EPOCH_STEPS", 1):
+        own.train(root / "images", root / "labels", root / "names.txt", root / "model", own.Options(steps=1, side=32))
 
 
 def _table(preset: str, table: str) -> Call:

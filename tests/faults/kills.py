@@ -13,6 +13,7 @@ from pathlib import Path
 import safetensors
 
 from tests.faults.common import Tally, different, finish, output, start
+from tests.helpers import wait
 
 PHASES = ("start-up", "checkpoint write", "training", "result write", "worker", "table write", "notebook")
 """In the order in which one results folder meets them; the worker's death is followed by that of all."""
@@ -106,9 +107,7 @@ def _kill_worker(process: "subprocess.Popen[bytes]", results: Path) -> None:
     workers = [pid for pid in _session(process.pid) if b"spawn_main" in _command(pid)]
     if workers:
         os.kill(workers[-1], signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while "once more" not in output(results, "out").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait(lambda: "once more" in output(results, "out").read_text(), 20)
 
 
 def _session(leader: int) -> list[int]:
@@ -132,11 +131,8 @@ def _command(pid: int) -> bytes:
 
 def _await_session(leader: int) -> None:
     """No process outlives the command."""
-    deadline = time.monotonic() + 30
-    while left := _session(leader):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the processes {left} have outlived the killed command")
-        time.sleep(0.01)
+    if not wait(lambda: not _session(leader), 30):
+        raise RuntimeError(f"the processes {_session(leader)} have outlived the killed command")
 
 
 def _temporaries(results: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from agmm.data.drawing import Shape
 from agmm.data.image_files import IMAGE_SUFFIXES
 from agmm.labels import Boxes
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (*IMAGE_SUFFIXES, ".jfif", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
 """Endings of image files; a name in an annotation may have one of them or none."""
 OUTSIDE = 0.01  # share of the image's side by which a vertex may lie outside, or two pixels
 
@@ -67,8 +67,8 @@ READERS: dict[str, Callable[[Path, Sequence[str], list[str]], Annotations]]
 READERS = {".csv": csv_clicks.read, ".json": _read_json, ".xml": cvat.read}
 
 
-def placed(annotation: Annotation, size: tuple[int, int]) -> tuple[list[Shape], int]:
-    """Return the shapes of an annotation cut to an image of ``size`` (H, W), and how many of them reached outside.
+def placed(annotation: Annotation, size: tuple[int, int], notes: list[str]) -> list[Shape]:
+    """Return the shapes of an annotation cut to an image of ``size`` (H, W), and add to ``notes`` for each that is cut.
 
     ValueError if the annotation is for another size, or a vertex lies outside by more than `OUTSIDE`. Of ellipses and
     turned boxes only the center must lie inside, and nothing is cut.
@@ -76,28 +76,23 @@ def placed(annotation: Annotation, size: tuple[int, int]) -> tuple[list[Shape], 
     if annotation.size not in (None, size):
         stated, true = (f"{width} x {height}" for height, width in (annotation.size or size, size))
         raise ValueError(f"{annotation.file}: is for an image of {stated} pixels, but it has {true}; annotate this one")
-    sides, shapes, cut = np.array(size[::-1]), [], 0
+    sides, shapes = np.array(size[::-1]), []
     for shape in annotation.shapes:
-        extent = _extent(shape)
-        inside = np.clip(extent, 0, sides)
-        if (far := abs(extent - inside) > np.maximum(2, OUTSIDE * sides)).any():
-            x, y = extent[far.any(1).argmax()]
+        vertices = np.array(shape.vertices, float).reshape(-1, 2)
+        if shape.kind in ("box", "ellipse") and len(vertices) == 4:
+            vertices = vertices.mean(axis=0, keepdims=True)
+        elif shape.pixels is not None:
+            vertices = np.vstack([vertices, vertices + shape.pixels.shape[::-1]])
+        inside = np.clip(vertices, 0, sides)
+        if (far := abs(vertices - inside) > np.maximum(2, OUTSIDE * sides)).any():
+            x, y = vertices[far.any(1).argmax()]
             where = f"{annotation.file}: a {shape.kind} at x {x:g}, y {y:g} lies outside the image"
             raise ValueError(f"{where} of {size[1]} x {size[0]} pixels; correct or remove it")
-        if (extent != inside).any() and len(extent) == len(shape.vertices):
-            shape, cut = replace(shape, vertices=tuple(map(tuple, inside.tolist()))), cut + 1
+        if (vertices != inside).any() and len(vertices) == len(shape.vertices):
+            shape = replace(shape, vertices=tuple(map(tuple, inside.tolist())))
+            notes.append("shapes reached a little outside of their images and were cut")
         shapes.append(shape)
-    return shapes, cut
-
-
-def _extent(shape: Shape) -> np.ndarray:
-    """Return what of a shape must lie inside its image, x and y (N, 2)."""
-    vertices = np.array(shape.vertices, float).reshape(-1, 2)
-    if shape.pixels is not None:
-        return np.vstack([vertices, vertices + shape.pixels.shape[::-1]])
-    if shape.kind == "box" and len(vertices) == 4:
-        return vertices.mean(axis=0, keepdims=True)
-    return vertices[:1] if shape.kind == "ellipse" else vertices
+    return shapes
 
 
 def draw(shapes: Iterable[Shape], size: tuple[int, int], width: int = 3) -> np.ndarray:

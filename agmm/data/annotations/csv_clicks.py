@@ -17,11 +17,12 @@ def read(path: Path, names: Sequence[str], faults: list[str]) -> Annotations:
     which Excel understands, says by what. Rows without any entry do not count. Of every faulty line a sentence goes to
     ``faults``.
     """
-    first, _, rest = (text := text_of(path)).partition("\n")
-    separator = first.strip()[4:] if first.lower().startswith("sep=") else ""
-    header = rest.partition("\n")[0] if separator else first
-    separator = separator or max(",;\t", key=header.count)
-    rows = csv.DictReader(io.StringIO(text if header is first else rest), delimiter=separator[0])
+    text = text_of(path)
+    told = text[:4].lower() == "sep=" and text[4:5] in {*",;\t|"}
+    lines = io.StringIO(text.partition("\n")[2] if told else text)
+    header = lines.getvalue().partition("\n")[0]
+    separator = text[4] if told else max(",;\t", key=header.count)
+    rows = csv.DictReader(lines, delimiter=separator)
     rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
     if missing := [name for name in COLUMNS if name not in rows.fieldnames]:
         raise ValueError(f"{path}: has no column {', '.join(missing)}; its first line must name {', '.join(COLUMNS)}")
@@ -29,7 +30,7 @@ def read(path: Path, names: Sequence[str], faults: list[str]) -> Annotations:
     for row in rows:
         if not any(value.strip() if isinstance(value, str) else value for value in row.values()):
             continue
-        where = f"{path}, line {rows.line_num + (header is not first)}"
+        where = f"{path}, line {rows.line_num + told}"
         try:
             if any(row[name] is None for name in COLUMNS):
                 raise ValueError(f"{where}: has fewer fields than the first line has columns; complete it")

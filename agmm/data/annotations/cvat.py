@@ -1,21 +1,11 @@
 """CVAT's XML, as it exports "CVAT for images"."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from agmm.data.annotations.fields import (
-    Annotation,
-    Annotations,
-    Vertices,
-    attribute,
-    code_of,
-    number,
-    pair,
-    runs,
-    size_of,
-)
+from agmm.data.annotations import fields
+from agmm.data.annotations.fields import Annotation, Annotations, Vertices
 from agmm.data.drawing import Kind
 from agmm.data.public import label_files
 
@@ -35,45 +25,46 @@ def read(path: Path, names: Sequence[str], faults: list[str]) -> Annotations:
         raise ValueError(f"{path}: holds tracks of a video; export it as 'CVAT for images'")
     found: Annotations = {}
     for image in root.iter("image"):
-        name = attribute(image, "name", path)
+        name = fields.field_of(image.attrib, "name", path)
         if name in found:
             raise ValueError(f"{path}: holds the image {name!r} twice, as of two tasks; export the tasks one by one")
-        found[name] = Annotation(path, size=size_of(image.get("height"), image.get("width")))
+        found[name] = Annotation(path, size=fields.size_of(image.get("height"), image.get("width")))
         where = f"{path}, image {name}"
         for item in image:
             if item.tag not in KINDS:
                 raise ValueError(f"{path}: a <{item.tag}> of image {name} is not read; use {', '.join(KINDS)}")
-            _add(found[name], item, code_of(attribute(item, "label", path), names, where), path, where)
+            _add(found[name], item, fields.code_of(fields.field_of(item.attrib, "label", path), names, where), where)
     return found
 
 
-def _add(annotation: Annotation, item: ElementTree.Element, code: int, path: Path, where: str) -> None:
-    order = int(number(item.get("z_order", 0), where, "z_order"))
-    numbers = [number(item.get(name, 0), where, name) for name in ("left", "top", "width", "height", "rotation")]
+def _add(annotation: Annotation, item: ElementTree.Element, code: int, where: str) -> None:
+    order, kind = int(_number(item, "z_order", where, 0)), KINDS[item.tag]
     if item.tag == "mask":
-        counts = [int(number(run, where, "a run")) for run in attribute(item, "rle", path).split(",") if run.strip()]
-        pixels = runs(counts, size_of(numbers[3], numbers[2]), where, by_rows=True)
-        annotation.add_mask(code, pixels, (numbers[0], numbers[1]), order)
+        left, top, width, height = (_number(item, name, where) for name in ("left", "top", "width", "height"))
+        counts = [int(run) if run.strip().isdecimal() else -1 for run in (item.get("rle") or "").split(",")]
+        pixels = fields.runs(counts, fields.size_of(height, width), where, by_rows=True)
+        annotation.add_mask(code, pixels, (left, top), order)
     elif item.tag in ("points", "skeleton"):
         for points in item.iter("points"):
             if "1" in (points.get("outside"), points.get("occluded")):
                 annotation.notes.append("hidden points mark nothing")
             else:
-                annotation.add("point", code, _vertices(points, path), where, order)
+                annotation.add(kind, code, _vertices(points, where), where, order)
     else:
-        rotation = numbers[4] if item.tag == "box" else 0
-        annotation.add(KINDS[item.tag], code, _vertices(item, path), where, order, rotation)
+        annotation.add(kind, code, _vertices(item, where), where, order, _number(item, "rotation", where, 0))
 
 
-def _vertices(item: ElementTree.Element, path: Path) -> Vertices:
+def _vertices(item: ElementTree.Element, where: str) -> Vertices:
     if item.tag == "tag":
         return []
     if item.tag == "box":
-        corners = (("xtl", "ytl"), ("xbr", "ybr"))
-        return [pair([attribute(item, side, path) for side in sides], str(path)) for sides in corners]
+        left, top, right, bottom = (_number(item, name, where) for name in ("xtl", "ytl", "xbr", "ybr"))
+        return [(left, top), (right, bottom)]
     if item.tag == "ellipse":
-        x, y, *radii = (number(attribute(item, name, path), str(path), name) for name in ("cx", "cy", "rx", "ry"))
-        turn = math.radians(number(item.get("rotation", 0), str(path), "rotation"))
-        cosine, sine = math.cos(turn), math.sin(turn)
-        return [(x, y), (x + radii[0] * cosine, y + radii[0] * sine), (x - radii[1] * sine, y + radii[1] * cosine)]
-    return [pair(vertex.split(","), str(path)) for vertex in attribute(item, "points", path).split(";")]
+        x, y, wide, high = (_number(item, name, where) for name in ("cx", "cy", "rx", "ry"))
+        return [(x - wide, y - high), (x + wide, y + high)]
+    return [fields.pair(vertex.split(","), where) for vertex in (item.get("points") or "").split(";")]
+
+
+def _number(item: ElementTree.Element, name: str, where: str, default: float | None = None) -> float:
+    return fields.number(item.get(name, default), where, f"{name} of a <{item.tag}>")

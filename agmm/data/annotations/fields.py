@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
 from agmm.codes import VOID
-from agmm.data.drawing import Kind, Shape
+from agmm.data.drawing import AREAS, Kind, Shape
 from agmm.data.public.masks import decode_runs
 
 IGNORE = "__ignore__"
@@ -20,7 +19,7 @@ IGNORE = "__ignore__"
 BACKGROUND = ("background", "_background_")  # the second is labelme's
 Vertices = list[tuple[float, float]]
 
-_FEWEST = {"point": 1, "line": 2, "polygon": 3, "box": 2, "tag": 0, "ellipse": 3}
+_FEWEST = {"point": 1, "line": 2, "polygon": 3, "box": 2, "tag": 0, "ellipse": 2}
 _LARGEST = 2**27  # pixels of a mask, as many as of an image that Pillow opens
 
 
@@ -34,19 +33,21 @@ class Annotation:
     beside: str | None = None  # of a file named as its image, as labelme's are: the image that it names besides
     notes: list[str] = field(default_factory=list)  # what has been left out, in the plural
 
-    def add(self, kind: Kind, code: int, vertices: Vertices, where: str, order: int = 0, rotation: float = 0) -> None:
-        """Add a shape, a point for each vertex, and a box turned clockwise about its center by degrees.
+    def add(self, kind: Kind, code: int, vertices: Vertices, where: str, order: int = 0, turn: float = 0) -> None:
+        """Add a shape, a point for each vertex; a box or ellipse turned clockwise about its center by degrees.
 
-        ValueError if it has too few vertices; a box without area is not added but noted.
+        Two opposite corners of an ellipse's box are given. ValueError if there are too few vertices; an outline without
+        area is not added but noted.
         """
         if len(vertices) < _FEWEST[kind] or (kind == "box" and len(vertices) not in (2, 4)):
             raise ValueError(f"{where}: a {kind} has {len(vertices)} vertices; it needs {_FEWEST[kind]}")
-        if kind == "box" and not np.ptp(vertices, axis=0).all():
-            self.notes.append("boxes without area mark nothing")
+        if kind in AREAS and not np.ptp(vertices, axis=0).all():
+            self.notes.append("outlines without area mark nothing")
         elif kind == "point":
             self.shapes += [Shape(kind, code, (vertex,), order) for vertex in vertices]
         else:
-            self.shapes.append(Shape(kind, code, tuple(_turned(vertices, rotation) if rotation else vertices), order))
+            vertices = _turned(vertices, turn) if kind == "ellipse" or (kind == "box" and turn) else vertices
+            self.shapes.append(Shape(kind, code, tuple(vertices), order))
 
     def add_mask(self, code: int, pixels: np.ndarray, corner: tuple[float, float], order: int = 0) -> None:
         """Add a mask, (h, w) bool, whose upper left pixel lies at ``corner`` (x, y), without its empty margins."""
@@ -126,7 +127,7 @@ def size_of(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def field_of(item: dict[str, Any], name: str, path: Path) -> Any:
-    """Return a field of a JSON object, which must have it."""
+    """Return a field of a JSON object, or an attribute of an XML element, which must have it."""
     if name not in item:
         raise ValueError(f"{path}: an entry {str(item)[:60]} has no {name}; export it again")
     return item[name]
@@ -138,14 +139,6 @@ def listed(content: dict[str, Any], name: str, path: Path, of: type = dict) -> l
     if not isinstance(values, list) or not all(isinstance(value, of) for value in values):
         raise ValueError(f"{path}: {name} must be a list of {'objects' if of is dict else 'pairs'}; export it again")
     return values
-
-
-def attribute(item: ElementTree.Element, name: str, path: Path) -> str:
-    """Return an attribute of an XML element, which must have it."""
-    value = item.get(name)
-    if value is None:
-        raise ValueError(f"{path}: a <{item.tag}> has no attribute {name}; export it again")
-    return value
 
 
 def text_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read(path: Path, content: dict[str, Any], names: Sequence[str]) -> Annotatio
         if kind == "mask":
             annotation.add_mask(code, _pixels(item.get("mask"), path), vertices[0])
         else:
-            vertices = _axes(vertices, path) if kind == "circle" else vertices
+            vertices = _box_of(vertices, path) if kind == "circle" else vertices
             annotation.add(KINDS[kind], code, vertices, str(path))
     for flag in [name for name, is_set in (content.get("flags") or {}).items() if is_set]:
         if flag in names:
@@ -43,12 +44,11 @@ def read(path: Path, content: dict[str, Any], names: Sequence[str]) -> Annotatio
     return {path.stem: annotation}
 
 
-def _axes(circle: Vertices, path: Path) -> Vertices:
+def _box_of(circle: Vertices, path: Path) -> Vertices:
     if len(circle) != 2:
         raise ValueError(f"{path}: a circle has {len(circle)} points; it needs its center and one on it")
-    (x, y), on_it = circle
-    radius = float(np.hypot(on_it[0] - x, on_it[1] - y))
-    return [(x, y), (x + radius, y), (x, y + radius)]
+    (x, y), radius = circle[0], math.dist(*circle)
+    return [(x - radius, y - radius), (x + radius, y + radius)]
 
 
 def _pixels(png: Any, path: Path) -> np.ndarray:

@@ -1,18 +1,17 @@
 """What a user's folders hold: images, labels of any of the formats and dense masks, listed, and matched by name."""
 
-import contextlib
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from agmm.codes import UNLABELED
-from agmm.data import annotations
+from agmm.data import annotations, image_files
 from agmm.data.annotations import Annotation, Shape
-from agmm.data.user_folder import matching
-from agmm.data.user_folder.matching import Name
+from agmm.data.user_folder import matching, pictures
+
+NO_IMAGES = (".txt", ".md", ".db", ".ini")  # endings of files that nobody takes for a picture
 
 
 @dataclass
@@ -27,6 +26,7 @@ class Survey:
     problems: list[str] = field(default_factory=list)  # a sentence each; nothing is trained as long as there is one
     notes: list[str] = field(default_factory=list)  # sentences about what is odd but no mistake
     fill_background: bool = False  # whether what no area of an image covers is background
+    scales: pictures.Scales = field(default_factory=dict)  # of the images
 
     @property
     def background(self) -> int | None:
@@ -76,7 +76,7 @@ def images(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in matching.below(folder, apart):
         if path.suffix.lower() in annotations.SUFFIXES:
-            other = files.setdefault(matching.name_of(path.relative_to(folder)).id, path)
+            other = files.setdefault(matching.id_of(path.relative_to(folder)), path)
             if other != path:
                 raise ValueError(f"{path}: a second image beside {other.name}; rename or remove one of them")
     if not files:
@@ -84,16 +84,38 @@ def images(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
     return files
 
 
+def skipped(folder: Path, apart: Iterable[Path] = ()) -> Iterator[str]:
+    """Yield a sentence about the files among the images that are neither images nor labels, if there are any."""
+    known = (*annotations.SUFFIXES, *annotations.READERS, *NO_IMAGES)
+    others = [path for path in matching.below(folder, apart) if path.suffix.lower() not in known]
+    if others:
+        what = f"{len(others)} files are left out, {others[0]} first"
+        yield f"{what}: images end in {', '.join(annotations.SUFFIXES)}; save pictures of other kinds as PNG or TIFF"
+
+
 def dense_masks(folder: Path, of: Mapping[str, Path], images: Path) -> dict[str, Path]:
-    """Return the PNG masks in a folder of the images that `images` found in another one, by id; ValueError if none."""
-    found, ids = {}, matching.by_last_part(of)
-    for path in _files(folder, (".png",), of, images) if folder.is_dir() else ():
-        for id in matching.meant(_own_name(path, folder), ids):
-            if found.setdefault(id, path) != path:
-                raise ValueError(f"{path}: a second mask of the image {of[id]} beside {found[id]}; remove one of them")
-    if not found:
+    """Return the PNG masks in a folder of the images ``of`` another one, by id; raise ValueError if there is none."""
+    masks, _, problems = _masks(folder, of, images)
+    if problems:
+        raise ValueError(problems[0])
+    if not masks:
         raise ValueError(f"{folder}: no folder with a PNG mask named as an image; check --truth")
-    return found
+    return masks
+
+
+def _masks(folder: Path, of: Mapping[str, Path], images: Path) -> tuple[dict[str, Path], list[Path], list[str]]:
+    """Return masks by id, those of no image, and sentences about those that may be of two or are not the only one."""
+    masks: dict[str, Path] = {}
+    ids, others, problems = matching.by_end(of), [], []
+    for path in _files(folder, (".png",), of, images):
+        found = matching.meant(_own_name(path, folder), ids)
+        if not found:
+            others.append(path)
+        elif len(found) > 1:
+            problems.append(f"{path}: may be the mask of {' or '.join(found)}; put it into a folder of the same name")
+        elif (other := masks.setdefault(found[0], path)) != path:
+            problems.append(f"{path}: a second mask of the image {found[0]!r} beside {other}; remove one of them")
+    return masks, others, problems
 
 
 def survey(
@@ -114,21 +136,15 @@ def survey(
     apart = [Path(path) for path in (labels, truth) if path and not _same(path, folder)]
     listed = Survey(class_names(Path(classes)), images(folder, apart), fill_background=fill_background)
     if fill_background and listed.background is None:
-        raise ValueError(
-            f"{classes}: names no class background, which --fill-background needs; add it, or leave it out"
-        )
-    problems, ids = listed.problems, matching.by_last_part(listed.images)
+        raise ValueError(f"{classes}: names no class background, which --fill-background needs; add it there")
+    problems = listed.problems
     if not labels.exists():
         raise ValueError(f"{labels}: no such file or folder of labels; check --labels")
     if not _same(labels, folder):
-        for path in _files(labels, (".png",), listed.images, folder):
-            _add_mask(listed, path, matching.meant(_own_name(path, labels), ids))
-    claims: dict[str, Name] = {}
-    left_out: dict[str, list[Path]] = {}
-    for path in _files(labels, tuple(annotations.READERS), listed.images, folder):
-        for annotation in _add_annotations(listed, path, _own_name(path, labels), ids, claims):
-            for what in annotation.notes:
-                left_out.setdefault(what, []).append(path)
+        listed.masks, others, doubts = _masks(labels, listed.images, folder)
+        problems += [f"{path}: no image has this name; add the image or remove the mask" for path in others] + doubts
+        listed.notes += _unread(listed.images, labels, folder)
+    _read_annotations(listed, labels, folder)
     for id in listed.masks.keys() & listed.annotated.keys():
         other = listed.annotated[id][0].file
         problems.append(f"{listed.masks[id]}: its image is also in {other}; keep one of them")
@@ -139,8 +155,11 @@ def survey(
     tags = listed.annotated.keys() - set(labeled)
     if tags and labeled:
         listed.notes.append(f"{len(tags)} images carry no label on pixels (tags at most) and are not learned from")
-    listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
-    listed.notes += _other_palettes([*listed.masks.values()], 3 * len(listed.names))
+    listed.notes += _other_palettes(listed.masks.values(), 3 * len(listed.names))
+    headers = pictures.headers(listed.images.values())
+    listed.scales = pictures.scales(headers)
+    drawn = {listed.images[id]: listed.annotated.get(id, ()) for id in sorted({*labeled, *listed.truth})}
+    listed.notes += [*skipped(folder, apart), *pictures.notes(headers, listed.scales, drawn)]
     return listed
 
 
@@ -151,79 +170,68 @@ def _nothing_labeled(listed: Survey, labels: Path) -> str:
     return f"{labels}: labels no image of the folder; files end in {kinds} and name images as they are called"
 
 
-def _add_mask(listed: Survey, path: Path, ids: Sequence[str]) -> None:
-    if not ids:
-        listed.problems.append(f"{path}: no image has this name; add the image or remove the mask")
-    elif len(ids) > 1:
-        listed.problems.append(f"{path}: may be the mask of {_either(ids)}; put it into a folder of the image's name")
-    elif (other := listed.masks.setdefault(ids[0], path)) != path:
-        listed.problems.append(f"{path}: a second mask of the image {ids[0]!r} beside {other}; remove one of them")
+def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
+    ids, left_out = matching.by_end(listed.images), defaultdict(list)
+    names: dict[str, str] = {}
+    for path in _files(labels, tuple(annotations.READERS), listed.images, folder):
+        try:
+            content = annotations.read(path, listed.names, listed.problems)
+        except (ValueError, OSError) as error:
+            listed.problems.append(str(error))
+            continue
+        for called, annotation in content.items():
+            name = matching.plain(called if annotation.beside is None else _own_name(path, labels))
+            found, other = (matching.meant(text, ids) for text in (name, annotation.beside or ""))
+            problem = ""
+            if len(found) > 1:
+                problem = f"labels {name!r}, which may be {' or '.join(found)}; write its path below --images"
+            elif not found and annotation.shapes:
+                problem = f"labels the image {name!r}, which is not in the folder of images; add it"
+            elif found and other and found[0] not in other:
+                problem = f"is named as {found[0]!r}, and its imagePath is of {other[0]!r}; correct one of them"
+            elif found and not matching.agree(before := names.setdefault(found[0], name), name):
+                problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name their folders, too"
+            elif found:  # tools and people may split the work over several files
+                names[found[0]] = max(before, name, key=len)
+                listed.annotated.setdefault(found[0], []).append(annotation)
+            if problem:
+                listed.problems.append(f"{path}: {problem}")
+            for what in annotation.notes:
+                left_out[what].append(path)
+    listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
+    if several := [id for id, files in listed.annotated.items() if sum(bool(file.shapes) for file in files) > 1]:
+        listed.notes.append(f"{len(several)} images have labels in several files, all are drawn; {several[0]} first")
 
 
-def _add_annotations(
-    listed: Survey, path: Path, own: Name, ids: Mapping[str, list[str]], claims: dict[str, Name]
-) -> Iterable[Annotation]:
-    """Read a file whose own name is that of a labelme image; ``claims`` are the names that images have had so far."""
-    try:
-        content = annotations.read(path, listed.names, listed.problems)
-    except (ValueError, OSError) as error:
-        listed.problems.append(str(error))
-        return ()
-    for called, annotation in content.items():
-        name = own if annotation.beside is not None else matching.name_of(called)
-        found = matching.meant(name, ids)
-        problem = _contradiction(annotation, found, ids)
-        if len(found) > 1:
-            problem = f"{path}: labels {called!r}, which may be {_either(found)}; write its path below --images"
-        elif not found and annotation.shapes:
-            problem = f"{path}: labels the image {called!r}, which is not in the folder of images; add it"
-        elif found and not matching.agree(claimed := claims.setdefault(found[0], name), name):
-            both = f"{claimed.id + claimed.ending!r} and {called!r}"
-            problem = f"{path}: {both} would both be the image {listed.images[found[0]]}; name images by their paths"
-        elif found:  # tools and people may split the work over several files
-            claims[found[0]] = matching.united(claimed, name)
-            listed.annotated.setdefault(found[0], []).append(annotation)
-        if problem:
-            listed.problems.append(problem)
-    return content.values()
+def _unread(of: Mapping[str, Path], labels: Path, images: Path) -> Iterator[str]:
+    """Yield a note about what lies in the folder of labels and is not read."""
+    folders = {labels / part for path in of.values() for part in path.relative_to(images).parents}
+    known = (".png", ".txt", *annotations.READERS)
+    there = (path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith("."))
+    if left := sorted(p for p in there if p not in folders and (p.is_dir() or p.suffix.lower() not in known)):
+        what = f"{len(left)} files or folders of {labels} are not read, {left[0].name} first"
+        yield f"{what}: masks end in .png, and only folders that are called as those of the images are looked into"
 
 
-def _contradiction(annotation: Annotation, found: Sequence[str], ids: Mapping[str, list[str]]) -> str:
-    """Return what is wrong with the image that a labelme file names beside its own name, or an empty text."""
-    other = matching.meant(matching.name_of(annotation.beside or ""), ids)
-    if not found or not other or set(found) & set(other):
-        return ""
-    what = f"is named as the image {found[0]!r}, and its imagePath {annotation.beside!r} is another image"
-    return f"{annotation.file}: {what}; correct one of them"
-
-
-def _other_palettes(masks: Sequence[Path], length: int) -> Iterator[str]:
-    """Yield a note if two masks show a code, of those within the ``length`` of a palette, in different colors."""
+def _other_palettes(masks: Iterable[Path], length: int) -> Iterator[str]:
+    """Yield a note if two masks have other colors among the first ``length`` bytes of their palettes."""
     first: tuple[Path, bytes] | None = None
     for path in masks:
-        with contextlib.suppress(Exception), Image.open(path, formats=("PNG",)) as image:  # read again, and refused
-            if image.palette is None:
-                continue
-            colors = bytes(image.palette.palette)[:length]
-            first = first or (path, colors)
-            common = min(len(colors), len(first[1]))
-            if colors[:common] != first[1][:common]:
-                what = f"{path}: its palette has other colors than {first[0]} for the same codes"
-                yield f"{what}; only codes count: see whether both follow the order of the class names"
-                return
-
-
-def _either(ids: Sequence[str]) -> str:
-    return " or ".join(map(repr, ids[:3])) + (" …" if len(ids) > 3 else "")
+        colors = image_files.palette(path)[:length]
+        first = first or ((path, colors) if colors else None)
+        if first and not (colors.startswith(first[1]) or first[1].startswith(colors)):
+            what = f"{path}: its palette has other colors than {first[0]} for the same codes"
+            yield f"{what}; only codes count: see whether both follow the order of the class names"
+            return
 
 
 def _same(path: str | Path, folder: Path) -> bool:
     return Path(path).exists() and folder.exists() and folder.samefile(path)
 
 
-def _own_name(path: Path, folder: Path) -> Name:
-    """Return the name that a mask or labelme file has in its folder."""
-    return matching.name_of(path.with_suffix("").name if path == folder else path.relative_to(folder).with_suffix(""))
+def _own_name(path: Path, folder: Path) -> Path:
+    """Return what a mask or labelme file is called in its folder, or alone."""
+    return Path(path.stem) if path == folder else path.relative_to(folder).with_suffix("")
 
 
 def _files(folder: Path, suffixes: Sequence[str], of: Mapping[str, Path], images: Path) -> Iterator[Path]:
@@ -232,7 +240,7 @@ def _files(folder: Path, suffixes: Sequence[str], of: Mapping[str, Path], images
     ``of`` are images in the folder ``images``. Of a file yield that file, if it has one of the endings.
     """
     folders = sorted({Path(), *(path.parent.relative_to(images) for path in of.values())})
-    inner = [folder / where for where in folders if (folder / where).is_dir()]
-    for path in [folder] if folder.is_file() else (path for where in inner for path in sorted(where.iterdir())):
+    inner = [sorted((folder / where).iterdir()) for where in folders if (folder / where).is_dir()]
+    for path in [folder] if folder.is_file() else itertools.chain(*inner):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             yield path

@@ -2,9 +2,7 @@
 
 import os
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from agmm.data.annotations import SUFFIXES
@@ -13,66 +11,48 @@ WRITTEN = ("classes.csv", "training/data/data.json")
 """What a folder that `predict` or `train` has written holds: its images are none of the user's."""
 
 
-@dataclass(frozen=True)
-class Name:
-    """A path of an image, or the end of one."""
-
-    parts: tuple[str, ...]  # folders, and the file's name without ending, in Unicode's composed form (NFC)
-    ending: str = ""  # of an image, in lower case; any other one is part of the name
-
-    @property
-    def id(self) -> str:
-        """The path without ending, which is what an image is called."""
-        return "/".join(self.parts)
+def plain(path: str | Path) -> str:
+    """Return a path as any system writes it with slashes, in Unicode's composed form (NFC), without dots in front."""
+    parts = unicodedata.normalize("NFC", str(path)).strip().replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
-def name_of(path: str | Path) -> Name:
-    """Read a name with folders of any system in front, and with or without the ending of an image."""
-    text = unicodedata.normalize("NFC", str(path)).strip().replace("\\", "/")
-    parts = [part for part in text.split("/") if part not in ("", ".", "..")] or [""]
-    ending = PurePosixPath(parts[-1]).suffix
-    if ending.lower() not in SUFFIXES:
-        ending = ""
-    return Name((*parts[:-1], parts[-1].removesuffix(ending)), ending.lower())
+def id_of(path: str | Path) -> str:
+    """Return what an image is called: its path without ending; an ending of no image is part of the name."""
+    ending = PurePosixPath(plain(path)).suffix
+    return plain(path).removesuffix(ending) if ending.lower() in SUFFIXES else plain(path)
 
 
-def agree(one: Name, other: Name) -> bool:
-    """Return whether two names may be those of one image: one is the end of the other, and no endings differ."""
-    length = min(len(one.parts), len(other.parts))
-    same = one.parts[-length:] == other.parts[-length:]
-    return same and (one.ending == other.ending or not (one.ending and other.ending))
+def agree(one: str, other: str) -> bool:
+    """Return whether two `plain` paths may be of one image: one is the end of the other, and no endings differ."""
+    endings = {path[len(id_of(path)) :].lower() for path in (one, other)} - {""}
+    short, long = sorted((id_of(one), id_of(other)), key=len)
+    return len(endings) < 2 and f"/{long}".endswith(f"/{short}")
 
 
-def united(one: Name, other: Name) -> Name:
-    """Return all that two names which `agree` say."""
-    return Name(max(one.parts, other.parts, key=len), one.ending or other.ending)
-
-
-def by_last_part(ids: Iterable[str]) -> dict[str, list[str]]:
-    """Return the ids of images by their last part, as `meant` needs them."""
-    found = defaultdict(list)
+def by_end(ids: Iterable[str]) -> dict[str, list[str]]:
+    """Return ids by each of their ends, as `meant` needs them."""
+    found: dict[str, list[str]] = {}
     for id in ids:
-        found[id.rpartition("/")[2]].append(id)
+        parts = id.split("/")
+        for start in range(len(parts)):
+            found.setdefault("/".join(parts[start:]), []).append(id)
     return found
 
 
-def meant(name: Name, ids: Mapping[str, list[str]]) -> list[str]:
-    """Return which of the ids (`by_last_part`) a name may mean: itself, else those that end like it furthest."""
-    parts = {id: tuple(id.split("/")) for id in ids.get(name.parts[-1], ())}
-    if name.id in parts:
-        return [name.id]
-    common = {id: min(len(of), len(name.parts)) for id, of in parts.items() if agree(Name(of), name)}
-    return [id for id, length in common.items() if length == max(common.values())]
+def meant(path: str | Path, ids: Mapping[str, list[str]]) -> list[str]:
+    """Return which ids (`by_end`) a path may mean: itself, else all that end like it, else the longest end of it."""
+    whole = id_of(path)
+    alike, parts = ids.get(whole, []), whole.split("/")
+    ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    return [whole] if whole in alike else alike or next(([end] for end in ends if end in ids.get(end, ())), [])
 
 
 def below(folder: Path, apart: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield the files of a folder and of the folders in it, sorted, without hidden ones and those set ``apart``."""
     left_out = {path.resolve() for path in apart}
     for where, folders, files in os.walk(folder):
-        inner = (Path(where, name) for name in folders if not name.startswith((".", "__MACOSX")))
-        folders[:] = sorted(path.name for path in inner if path.resolve() not in left_out and not _is_written(path))
+        inner = [Path(where, name) for name in sorted(folders) if not name.startswith((".", "__MACOSX"))]
+        written = {path for path in inner for name in WRITTEN if (path / name).exists()}
+        folders[:] = [path.name for path in inner if path.resolve() not in left_out and path not in written]
         yield from (Path(where, name) for name in sorted(files) if not name.startswith("."))
-
-
-def _is_written(folder: Path) -> bool:
-    return any((folder / name).exists() for name in WRITTEN)

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agmm.data import image_files
 from agmm.data.drawing import AREAS
 from agmm.data.split import OnDemand, Published, Split
 from agmm.data.user_folder.listing import Survey
+from agmm.data.user_folder.pictures import Scales
 from agmm.data.user_folder.rendering import render
 from agmm.host import atomic_files
 
@@ -41,7 +42,8 @@ class Prepared:
     labeled_pixels: tuple[int, ...]  # per class, of the training images
     labeled_images: tuple[int, ...]
     digest: str  # identity of all images, labels and truth
-    images: dict[str, str]  # sha256 of each image in its working size, by stem
+    images: dict[str, str] = field(default_factory=dict)  # sha256 of each in its working size, by stem
+    scales: Scales = field(default_factory=dict)  # by which images of more than 8 bits became RGB
 
 
 def prepare(
@@ -57,15 +59,15 @@ def prepare(
     """Write images, labels and truth in their working size, and ``data.json``, to a folder that does not exist yet.
 
     ``side`` and ``width`` are those of `render`. ``validation`` is the share of the labeled images to validate on,
-    always the same ones, and none whose sha256 an earlier model has ``learned``; images with truth and without labels
-    are taken instead if there are any. With ``folds``, at most so many, all labeled images are learned from, and
-    ``fold0`` … hold the ``data.json`` of trainings without one part of them each. Problems and notes are added to those
-    that are listed. ValueError if there is a problem; then the folder is left incomplete.
+    always the same ones, none that is there twice or whose sha256 an earlier model has ``learned``; images with truth
+    and without labels are taken instead if there are any. With ``folds``, at most so many, all labeled images are
+    learned from, and ``fold0`` … hold the ``data.json`` of trainings without one part of them each. Problems and notes
+    are added to those that are listed. ValueError if there is a problem; then the folder is left incomplete.
     """
     raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
         (folder / part).mkdir(parents=True)
-    pixels, cut, digests, largest = {}, 0, {}, 1
+    pixels, notes, digests, largest = {}, Counter[str](), {}, 1
     for sample in render(listed, side, width):
         if sample.image is None:
             listed.problems.append(sample.problem)
@@ -78,12 +80,14 @@ def prepare(
         digests[sample.stem] = [*sums, str(sample.image.shape)]
         largest = max(largest, *sample.image.shape[:2])
         if sample.labels is not None:
-            pixels[sample.stem], cut = np.bincount(sample.labels.ravel(), minlength=VOID + 1), cut + sample.cut
-    judge(listed, np.sum([np.zeros(VOID + 1, int), *pixels.values()], axis=0), cut)
+            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)
+            notes.update(sample.notes)
+    judge(listed, np.sum([np.zeros(VOID + 1, int), *pixels.values()], axis=0), notes)
     raise_first(listed.problems)
     pixels = {stem: counts[: len(listed.names)] for stem, counts in pixels.items()}
     classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
-    seen = {stem for stem, sums in digests.items() if sums[0] in learned}
+    copies = Counter(sums[0] for sums in digests.values())
+    seen = {stem for stem, sums in digests.items() if sums[0] in learned or copies[sums[0]] > 1}
     divided = {folder: _divide(classes, set(listed.truth), 0 if folds else validation, seen)}
     labeled = _shuffled(divided[folder][0])
     if folds and len(labeled) < 2:
@@ -103,20 +107,21 @@ def prepare(
             "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
             "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
         }
+        if listed.scales:
+            content["scales"] = listed.scales
         content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
         place.mkdir(exist_ok=True)
         atomic_files.write_json(place / "data.json", content | {"images": {id: d[0] for id, d in digests.items()}})
     return read_prepared(folder)
 
 
-def judge(listed: Survey, pixels: np.ndarray, cut: int) -> None:
+def judge(listed: Survey, pixels: np.ndarray, notes: Counter[str]) -> None:
     """Add the problems and notes that all labels together show.
 
-    ``pixels`` are the numbers of pixels of each code 0 … 255 in the labels, ``cut`` those of shapes cut to their image.
+    ``pixels`` are the numbers of pixels of each code 0 … 255 in the labels, ``notes`` those of all samples, counted.
     """
     classes, masks = pixels[: len(listed.names)], bool(listed.masks) and not pixels[UNLABELED]
-    if cut:
-        listed.notes.append(f"{cut} shapes reached a little outside of their images and were cut")
+    listed.notes += [f"{count} {what}" for what, count in notes.items()]
     if listed.problems:
         return
     if not classes.any():

@@ -1,9 +1,10 @@
 """Training labels of a user's images, from masks, or drawn from what annotators left."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import agmm.labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import annotations, drawing, image_files
 from agmm.data.drawing import Shape
+from agmm.data.user_folder import pictures
 from agmm.data.user_folder.listing import Survey
 from agmm.labels import from_boxes
 
 COLOR_LIST = "labelmap.txt"
+_RGB = np.array([65536, 256, 1])
 
 
 @dataclass(eq=False)
@@ -29,7 +32,7 @@ class Sample:
     labels: np.ndarray | None = None
     truth: np.ndarray | None = None
     problem: str = ""
-    cut: int = 0  # shapes that reached outside a little
+    notes: list[str] = field(default_factory=list)  # what is odd about single shapes, in the plural
 
 
 def render(listed: Survey, side: int, width: int = 3) -> Iterator[Sample]:
@@ -55,16 +58,16 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
-def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, names: Sequence[str], image: pictures.Header) -> np.ndarray:
     """Read a mask in the codes of `agmm.labels`, (H, W) uint8; raise ValueError if a code or the size is wrong.
 
-    Codes are the file's values, unless the folder of the mask or the one above it holds a list of colors,
-    ``labelmap.txt``, as CVAT's exports as "Segmentation mask" do: then they are those of the classes of its colors.
+    Codes are the file's values, unless a list of colors, ``labelmap.txt``, lies beside the mask or beside a folder
+    ``SegmentationClass`` that holds it, as in CVAT's exports as "Segmentation mask": then they are the colors' classes.
     """
-    for folder in path.parents[:2]:
+    for folder in (path.parent, *(above.parent for above in path.parents if above.name == "SegmentationClass")):
         if (folder / COLOR_LIST).is_file():
-            return _read_colors(path, folder / COLOR_LIST, names, size)
-    mask = image_files.read_index(path, size)
+            return pictures.upright(path, _read_colors(path, folder / COLOR_LIST, names), image)
+    mask = pictures.upright(path, image_files.read_index(path), image)
     known = {*range(len(names)), UNLABELED, VOID}
     if unknown := [code for code in np.unique(mask).tolist() if code not in known]:
         codes = f"0 … {len(names) - 1} in the order of the class names, {UNLABELED} where nothing is labeled"
@@ -72,61 +75,59 @@ def read_mask(path: Path, names: Sequence[str], size: tuple[int, int]) -> np.nda
     return mask
 
 
-def _read_colors(path: Path, colors: Path, names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+def _read_colors(path: Path, colors: Path, names: Sequence[str]) -> np.ndarray:
     """Read a mask in colors; what the list calls background is ``UNLABELED`` where no class is called so."""
-    classes: dict[tuple[int, ...], str] = {}
+    classes: dict[int, str] = {}
     for number, line in enumerate(annotations.text_of(colors).splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
-            try:
-                name, color = line.split(":")[:2]
-                red, green, blue = map(int, color.split(","))
-            except ValueError as error:
-                raise ValueError(f"{colors}, line {number}: is not like cat:255,0,0:: (red, green, blue)") from error
-            if classes.setdefault((red, green, blue), name) != name:
-                raise ValueError(f"{colors}, line {number}: a second class of the color {color}; give it another one")
-    image = image_files.read_image(path)
-    image_files.check_size(path, image.shape[:2], size)
-    found, at = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
-    codes = []
-    for rgb in map(tuple, found.tolist()):
-        if rgb not in classes:
-            raise ValueError(f"{path}: holds the color {rgb}, which {colors} does not list; add it there")
-        background = classes[rgb] == "background" and not {*annotations.BACKGROUND} & {*names}
-        codes.append(UNLABELED if background else annotations.code_of(classes[rgb], names, str(colors)))
-    return np.array(codes, np.uint8)[at].reshape(size)
+            if not (told := re.match(r"([^:]+):(\d+),(\d+),(\d+)", line)):
+                raise ValueError(f"{colors}, line {number}: is not like cat:255,0,0:: (red, green, blue); correct it")
+            if classes.setdefault(int(np.dot([*map(int, told.groups()[1:])], _RGB)), told[1]) != told[1]:
+                raise ValueError(f"{colors}, line {number}: a second class of one color; give it another one")
+    packed = image_files.read_image(path) @ _RGB
+    mask = np.full(packed.shape, -1, np.int16)
+    for color, name in classes.items():
+        if (pixels := packed == color).any():
+            unlabeled = name == "background" and not {*annotations.BACKGROUND} & {*names}
+            mask[pixels] = UNLABELED if unlabeled else annotations.code_of(name, names, str(colors))
+    if (others := packed[mask < 0]).size:
+        raise ValueError(f"{path}: holds the color #{others[0]:06x}, which {colors} does not list; add it there")
+    return mask.astype(np.uint8)
 
 
 def _sample(listed: Survey, side: int, width: int, stem: str) -> Sample:
     try:
-        image = image_files.read_image(listed.images[stem], upright=True)
-        size, small = image.shape[:2], shrink(image, side)
+        about = pictures.header(listed.images[stem])
+        small = shrink(pictures.read(listed.images[stem], listed.scales), side)
         sample = Sample(stem, small)
         if stem in listed.masks:
-            mask = read_mask(listed.masks[stem], listed.names, size)
+            mask = read_mask(listed.masks[stem], listed.names, about)
             sample.labels = agmm.labels.resize_labels(mask, small.shape[:2])
         elif stem in listed.annotated:
-            _draw(listed, sample, size, width)
+            _draw(listed, sample, about, width)
         if stem in listed.truth:
-            truth = read_mask(listed.truth[stem], listed.names, size)
+            truth = read_mask(listed.truth[stem], listed.names, about)
             sample.truth = agmm.labels.resize_labels(truth, small.shape[:2], clicks="nearest")
         return sample
     except (ValueError, OSError) as error:
         return Sample(stem, problem=str(error))
 
 
-def _draw(listed: Survey, sample: Sample, size: tuple[int, int], width: int) -> None:
-    """Draw labels of an image of ``size`` in that of the shrunken one: clicks, lines and areas in front of boxes."""
+def _draw(listed: Survey, sample: Sample, about: pictures.Header, width: int) -> None:
+    """Draw labels in the size of the shrunken image: clicks, lines and areas in front of boxes."""
     assert sample.image is not None
-    shapes: list[Shape] = []
-    for annotation in listed.annotated[sample.stem]:
-        inside, cut = annotations.placed(annotation, size)
-        shapes, sample.cut = shapes + inside, sample.cut + cut
-    small, behind = sample.image.shape[:2], np.uint8(UNLABELED)
-    drawn = agmm.labels.resize_labels(annotations.draw(shapes, size, width), small)
+    size, small, behind = about.upright, sample.image.shape[:2], np.array(UNLABELED, np.uint8)
+    placed = (pictures.placed(annotation, about, sample.notes) for annotation in listed.annotated[sample.stem])
+    shapes = [shape for inside in placed for shape in inside]
+    drawn = annotations.draw(shapes, size, width)
+    for shape in shapes:
+        if shape.kind in ("polygon", "ellipse", "mask") and (drawn[drawing.area(shape, size)] != shape.code).all():
+            sample.notes.append("outlines are hidden by those in front, or smaller than a pixel")
+    drawn = agmm.labels.resize_labels(drawn, small)
     if boxed := [shape for shape in shapes if shape.kind == "box" and shape.code != VOID]:
         behind = _segmented(listed, sample, boxed, small[1] / size[1])
     elif listed.fill_background and any(shape.kind in drawing.AREAS for shape in shapes):
-        behind = np.uint8(listed.background)
+        behind = np.array(listed.background, np.uint8)
     sample.labels = np.where(drawn == UNLABELED, behind, drawn)
 
 
