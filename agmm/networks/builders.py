@@ -144,9 +144,8 @@ def _resnet_backbone(name: str, pretrained: bool) -> tuple[Any, str]:
     """A ResNet with deep stem at output stride 8, and where its weights come from."""
     tag = DEEP_STEM[name]
     # Zero-initialized residual branches are timm's default, not the papers'.
-    backbone = _from_timm(
-        tag, pretrained, features_only=True, output_stride=8, out_indices=(1, 4), zero_init_last=False
-    )
+    options = {"features_only": True, "output_stride": 8, "out_indices": (1, 4), "zero_init_last": False}
+    backbone = _from_timm(tag, pretrained, **options)
     return backbone, f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
 
 

@@ -22,8 +22,7 @@ from agmm.training.presets import Preset
 from agmm.training.result import load_history
 from agmm.training.run import Run, build_objective
 
-Columns = Mapping[str, str]
-"""Setting of a claim, as printed -> column of the tables."""
+Columns = Mapping[str, str]  # setting of a claim, as printed -> column of the tables
 
 
 class Entry(NamedTuple):
@@ -41,15 +40,12 @@ class Claim:
     id: str
     where: str  # table or figure
     sentence: str
-    published: str
-    """The numbers behind it, in the order of the settings."""
+    published: str  # the numbers behind it, in the order of the settings
     judge: "Judge"
     labels: str = "points"  # a kind on the data set
     network: str = "resnet"
-    fact: bool = False
-    """True or false whatever the baseline is worth."""
-    agmm: bool = True
-    """Whether AGMM takes part, which is judged with and without its absent-class loss."""
+    fact: bool = False  # true or false whatever the baseline is worth
+    agmm: bool = True  # whether AGMM takes part, which is judged with and without its absent-class loss
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,7 @@ class Evidence:
 
     preset: Preset
     results: Path
-    absent: bool
-    """Whether AGMM is the released code as it is, with its absent-class loss, or without that loss."""
+    absent: bool  # whether AGMM is the released code as it is, with its absent-class loss, or without that loss
     data_root: Path | None = None
     """Folder of the data set, for what is measured on trained networks; the embedded ones need none."""
 

@@ -20,8 +20,7 @@ Numbers = NDArray[np.float64]
 
 MIN_SEEDS = 3
 LEVEL = 0.95
-SMALLEST_ERROR = 0.05
-"""Standard error in points where all seeds agree to the last digit: what a printed decimal hides."""
+SMALLEST_ERROR = 0.05  # standard error in points where all seeds agree to the last digit: what a printed decimal hides
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,11 @@ class Finding:
     effect: float = math.nan
     low: float = math.nan
     high: float = math.nan
-    p: float = math.nan
-    """One-sided p value of "the effect is not positive", for rules of direction; else NaN."""
+    p: float = math.nan  # one-sided p value of "the effect is not positive", for rules of direction; else NaN
     note: str = ""
-    unit: Unit = "mIoU"
-    """Unit of effect and interval; ``"mIoU"`` stands for points of mIoU."""
-    claimed: float = math.nan
-    """What the paper prints for the effect; NaN where it prints no number."""
-    each: tuple[float, ...] = ()
-    """The effect seed by seed."""
+    unit: Unit = "mIoU"  # unit of effect and interval; ``"mIoU"`` stands for points of mIoU
+    claimed: float = math.nan  # what the paper prints for the effect; NaN where it prints no number
+    each: tuple[float, ...] = ()  # the effect seed by seed
 
 
 def verdict(holds: bool, fails: bool) -> Verdict:

@@ -39,7 +39,8 @@ def render(preset: str, results: str | Path = "results", *, embed: bool = True) 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": sweep.duration, "counted": _counted}
+    environment.filters["duration"] = sweep.duration
+    environment.filters["counted"] = lambda number, thing="run": f"{number} {thing}" + ("" if number == 1 else "s")
     return environment.get_template("report.html").render(collect(preset, results, embed))
 
 
@@ -97,10 +98,6 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "problems": list(dict.fromkeys(problems)),
         "embed": embed,
     }
-
-
-def _counted(number: int, thing: str = "run") -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

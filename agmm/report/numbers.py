@@ -175,10 +175,8 @@ class Judged(NamedTuple):
 
     title: str
     objectives: list[str]
-    sentences: list[dict[Any, Any]]
-    """Claims with their verdicts under every form of AGMM, or the same one twice."""
-    counts: dict[str, int]
-    """Verdict -> number of claims with it, as AGMM is released."""
+    sentences: list[dict[Any, Any]]  # claims with their verdicts under every form of AGMM, or the same one twice
+    counts: dict[str, int]  # verdict -> number of claims with it, as AGMM is released
     numbers: dict[str, list[dict[Any, Any]]]
     """Verdict -> claim by claim and setting by setting, with effects as printed."""
 

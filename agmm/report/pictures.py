@@ -15,8 +15,7 @@ from agmm.report.records import Record
 
 ELSEWHERE = {"agmm_supp_figure5": "agmm_supp_figure6"}
 """Figure -> the table whose notebook draws it, where its name does not begin with that table's."""
-SHAPE, EDGE = (160, 90), 6
-"""Width and height of a panel of curves, and the margin inside."""
+SHAPE, EDGE = (160, 90), 6  # width and height of a panel of curves, and the margin inside
 
 
 class Picture(NamedTuple):

@@ -28,24 +28,16 @@ class Record:
     run: Run | None
     result: Result | None
     environment: dict[str, Any]
-    ended: str
-    """Time of the last line of the log; empty where there is no log."""
+    ended: str  # time of the last line of the log; empty where there is no log
     files: tuple[str, ...]
     problems: tuple[str, ...] = ()
-    command: str = ""
-    """What trains it; empty where no table of this version has it."""
-    own: str = ""
-    """In a few words, where the method is a user's; the run itself is missing then."""
+    command: str = ""  # what trains it; empty where no table of this version has it
+    own: str = ""  # in a few words, where the method is a user's; the run itself is missing then
 
     @property
     def described(self) -> str:
         """The run in a few words."""
         return sweep.describe(self.run) if self.run else self.own or "unreadable description"
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it was trained on a GPU, as far as it says."""
-        return not str(self.environment.get("device", "CPU")).startswith("CPU")
 
 
 def read(preset: str, results: str | Path) -> dict[str, Record]:
@@ -177,9 +169,11 @@ def _closure(ids: Iterable[str], records: dict[str, Record]) -> set[str]:
 
 
 def _cost(name: str, title: str, ids: set[str], records: dict[str, Record]) -> Cost:
-    runs = [records[one] for one in sorted(ids)]
-    cpu, gpu = (sum(_seconds(run) / 3600 for run in runs if run.on_gpu == on_gpu) for on_gpu in (False, True))
-    return Cost(name, title, ids, cpu, gpu)
+    hours = {True: 0.0, False: 0.0}
+    for record in (records[one] for one in sorted(ids)):
+        on_cpu = str(record.environment.get("device", "CPU")).startswith("CPU")
+        hours[on_cpu] += _seconds(record) / 3600
+    return Cost(name, title, ids, cpu=hours[True], gpu=hours[False])
 
 
 def _seconds(record: Record) -> float:

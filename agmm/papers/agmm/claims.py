@@ -88,8 +88,7 @@ def crf_helps_little(evidence: Evidence) -> dict[str, Finding]:
     return findings
 
 
-PER_CLASS, IMAGES = 2000, 1000
-"""Test pixels of a class, and test images, whose features are compared at most."""
+PER_CLASS, IMAGES = 2000, 1000  # test pixels of a class, and test images, whose features are compared at most
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:

@@ -11,9 +11,8 @@ from agmm.training.presets import Preset
 
 VOC = (Column("point", "points"), Column("scribble", "scribbles"))
 CLICKS = tuple(Column(f"{n} clicks", f"clicks{n}", {"clicks": str(n)}) for n in (20, 50, 100))
-SIGMAS = (0.1, 0.5, 0.8, 1.0, 1.5)
-LAMBDAS = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)
-"""Fixed spreads of Table 3, and weights of the mixture's losses."""
+SIGMAS = (0.1, 0.5, 0.8, 1.0, 1.5)  # fixed spreads of Table 3
+LAMBDAS = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)  # weights of the mixture's losses
 
 SCALED, NARROW = {"size_rule": "scaled_sigma"}, {"sigma": 0.002}
 """Options of the DenseCRF loss and of TEL on Cityscapes and ADE20K; those of TEL are its release's."""
@@ -184,11 +183,8 @@ def _per_class(
     for cell in cells(preset, table, rows, columns):
         for name in (*sets.class_names(cell.dataset), "mIoU"):
             metric, line = (name, "mean") if name == "mIoU" else (CLASS_IOU + name, name.replace(" ", "_"))
-            value, source = None, ""
-            if cell.dataset == dataset:
-                value, source = published(table, **{"class": line}, **printed[cell.column])
-            one = replace(cell, row=name, metric=metric, published=value, published_source=source)
-            made.setdefault(name, []).append(one)
+            number = published(table, **{"class": line}, **printed[cell.column]) if cell.dataset == dataset else {}
+            made.setdefault(name, []).append(replace(cell, row=name, metric=metric, **number))
     return tuple(cell for of_class in made.values() for cell in of_class)
 
 

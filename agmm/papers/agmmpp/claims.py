@@ -22,8 +22,7 @@ from agmm.training import timing
 from agmm.training.presets import Preset
 from agmm.training.timing import QUICK, Objective, Shapes, training_step
 
-IMAGES = 200
-"""Training images that are measured at most."""
+IMAGES = 200  # training images that are measured at most
 
 AGMMPP = Entry("agmmpp_table10", "AGMM++")
 _AGMM, _OLD = AGMMPP._replace(row="AGMM"), AGMMPP._replace(row="AGMM++, old L_con")

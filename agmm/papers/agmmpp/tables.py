@@ -188,7 +188,7 @@ def table9(preset: Preset) -> tuple[Cell, ...]:
     """Quality of pseudo labels from image tags, on training images."""
     printed = {line["method"]: line for line in lines("agmmpp_table9") if line["method"] in ("ToCo", "AGMM++")}
     ours = [
-        replace(cell, column="image-level", published=float(line["value"]), published_source=table.source(line))
+        replace(cell, column="image-level", **table.of_line(line))
         for cell in table8(preset)
         if cell.column == PSEUDO and (line := printed.get(cell.row))
     ]

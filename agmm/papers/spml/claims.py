@@ -72,8 +72,7 @@ def full_is_best(evidence: Evidence) -> dict[str, Finding]:
     return {"full - scribbles": rules.direction(evidence.lead(*full, *scribbles), 1.2)}
 
 
-IMAGES = 200
-"""Images of a split whose segments are queries at most."""
+IMAGES = 200  # images of a split whose segments are queries at most
 
 
 def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:

@@ -3,7 +3,7 @@
 "WvF" is the share of full supervision's mIoU that weak labels reach, of the same pipeline and test.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -78,8 +78,8 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
     right = []
     for cell in table7(preset):
         if cell.row == "SPML" and cell.column in shares:
-            value, source = published("spml_table3", panel="right", scribble_length=shares[cell.column])
-            right.append(replace(cell, published=value, published_source=source))
+            number = published("spml_table3", panel="right", scribble_length=shares[cell.column])
+            right.append(replace(cell, **number))
     return (*left, *right)
 
 
@@ -103,18 +103,13 @@ def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str
             for length, kind in lengths.items():
                 row = replace(full, ids=(trainings[length] if ours else _DENSECRF,), method=method)
                 column = Column(f"scribbles {length}", kind, {"scribble_length": length}, in_paper=ours)
+                where = printed | {"metric": WVF, "scribble_length": length}
+                number = next((line["value"] for line in lines(table) if ours and where.items() <= line.items()), None)
+                share = {"metric": WVF, "published": float(number) if number else None}
                 for cell in cells(preset, table, (row,), (column,)):
-                    line = printed | {"metric": WVF, "scribble_length": length}
-                    made += [cell, *_share(table, cell, whole, line if ours else {})]
+                    shares = [replace(cell, column=f"{cell.column}, {WVF}", full=one.run, **share) for one in whole]
+                    made += [cell, *shares]
     return (*_quoted(table, made), *made)
-
-
-def _share(table: str, cell: Cell, whole: Iterable[Cell], where: dict[str, str]) -> Iterator[Cell]:
-    """Yield the cell as a share of full supervision, beside the published number of a line, if there is one."""
-    printed = [line for line in lines(table) if where and all(line.get(key) == value for key, value in where.items())]
-    for full in whole:
-        number = float(printed[0]["value"]) if printed else None
-        yield replace(cell, column=f"{cell.column}, {WVF}", metric=WVF, full=full.run, published=number)
 
 
 def table6(preset: Preset) -> tuple[Cell, ...]:
@@ -180,8 +175,7 @@ def _of_class(cell: Cell, name: str, method: str) -> Cell:
     """Return the cell of one class, or of the mean over all."""
     metric = cell.metric if name == "mean" else CLASS_IOU + name
     where = {"method": method, "class": name.replace(" ", "_"), "metric": metric.split(":")[0]}
-    value, source = published("spml_table10", **where)
-    return replace(cell, column=name, metric=metric, published=value, published_source=source)
+    return replace(cell, column=name, metric=metric, **published("spml_table10", **where))
 
 
 def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:

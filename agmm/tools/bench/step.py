@@ -25,8 +25,7 @@ from torch import Tensor
 from agmm import networks, objectives
 from agmm.data import sets
 from agmm.rivals.spml import SPML, segments
-from agmm.tools.bench.figure import Figure, Setting, compared, hardware
-from agmm.tools.bench.objective import CITYSCAPES, VOC
+from agmm.tools.bench.objective import CITYSCAPES, VOC, Figure, Setting, compared, hardware
 from agmm.training import sweep, timing
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
