@@ -103,12 +103,11 @@ def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str
             for length, kind in lengths.items():
                 row = replace(full, ids=(trainings[length] if ours else _DENSECRF,), method=method)
                 column = Column(f"scribbles {length}", kind, {"scribble_length": length}, in_paper=ours)
-                where = printed | {"metric": WVF, "scribble_length": length}
-                number = next((line["value"] for line in lines(table) if ours and where.items() <= line.items()), None)
-                share = {"metric": WVF, "published": float(number) if number else None}
+                fields = printed | {"metric": WVF, "scribble_length": length}
+                share = [float(line["value"]) for line in lines(table) if ours and fields.items() <= line.items()]
                 for cell in cells(preset, table, (row,), (column,)):
-                    shares = [replace(cell, column=f"{cell.column}, {WVF}", full=one.run, **share) for one in whole]
-                    made += [cell, *shares]
+                    kept = replace(cell, column=f"{cell.column}, {WVF}", metric=WVF, published=next(iter(share), None))
+                    made += [cell, *(replace(kept, full=one.run) for one in whole)]
     return (*_quoted(table, made), *made)
 
 
