@@ -14,7 +14,7 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import augment
 from agmm.data import regions as oversegmentation
 from agmm.data.synthetic import shapes
-from agmm.networks import heads
+from agmm.networks import segmenter
 from agmm.rivals.spml import FirstStage, SPMLClassifier
 from agmm.training import batches, sweep
 from agmm.training.presets import PRESETS
@@ -169,7 +169,7 @@ def test_the_classifier_gives_the_embedding_no_gradient() -> None:
 
 
 def test_summed_aspp_is_the_sum_of_its_branches() -> None:
-    decoder, high = heads.SummedASPP(4, 3, (1, 2)), torch.rand(1, 4, 8, 8)
+    decoder, high = segmenter.SummedASPP(4, 3, (1, 2)), torch.rand(1, 4, 8, 8)
     total = sum(branch(high) for branch in decoder.branches)
     expected = torch.nn.functional.interpolate(total, (16, 16), mode="bilinear", align_corners=False)
     torch.testing.assert_close(decoder(high, high), expected)

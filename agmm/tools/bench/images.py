@@ -24,17 +24,15 @@ from agmm.data import disk_cache, image_files, sets
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.data.synthetic import recipe
 from agmm.evaluation import read_ahead
-from agmm.tools.bench.figure import Figure, Setting, compared
+from agmm.tools.bench.objective import Figure, Setting, compared
 from agmm.training import batches, timing
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
 from agmm.training.timing import Shapes, training_step
 
-TOGETHER = 50
-"""Images that are predicted together."""
+TOGETHER = 50  # images that are predicted together
 
-TIES = 100.0
-"""Pixels in a million whose two best classes are so close that float32 may decide either way."""
+TIES = 100.0  # pixels in a million whose two best classes are so close that float32 may decide either way
 
 
 @dataclass(frozen=True)
