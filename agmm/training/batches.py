@@ -19,7 +19,7 @@ from agmm import evaluation, gmm, losses
 from agmm.codes import VOID
 from agmm.data import augment
 from agmm.data.split import Arrays
-from agmm.evaluation import read_ahead
+from agmm.evaluation import predict
 from agmm.objectives.common import Batch
 from agmm.training.loop import mix, over_processes, rank_and_world
 from agmm.training.run import Run
@@ -135,7 +135,7 @@ class OneByOne:
     ) -> None:
         self.run, self.device, self.table = run, device, _table(mirrored, device)
         self.order = _Microbatches(run, len(images))
-        workers = read_ahead.readers(device)
+        workers = predict.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             _Augmented(run, images, labels, num_classes, image_classes),
             batch_sampler=self.order,

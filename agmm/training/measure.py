@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from agmm import evaluation, gmm, labels, networks
 from agmm.data import regions, sets
 from agmm.data.split import Split
-from agmm.evaluation import crf, read_ahead
+from agmm.evaluation import crf, predict
 from agmm.host import machine
 from agmm.rivals import cams, spml, toco
 from agmm.training import loop
@@ -136,8 +136,8 @@ def _shared(
     loop.agree(net)
     rank, world = loop.rank_and_world()
     aligned = [array[slice(rank, count, world)] for array in arrays]
-    for batch in read_ahead.batches(*aligned, batch_size=images_at_a_time(split), readers=read_ahead.readers(device)):
-        yield [read_ahead.to_device(tensor, device) for tensor in batch]
+    for batch in predict.batches(*aligned, batch_size=images_at_a_time(split), readers=predict.readers(device)):
+        yield [predict.to_device(tensor, device) for tensor in batch]
 
 
 def details(context: Context, net: networks.Segmenter, objective: AnyObjective) -> dict[str, Any]:

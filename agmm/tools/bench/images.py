@@ -23,7 +23,7 @@ from agmm import networks, objectives
 from agmm.data import disk_cache, image_files, sets
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.data.synthetic import recipe
-from agmm.evaluation import read_ahead
+from agmm.evaluation import predict
 from agmm.tools.bench.figure import Figure, Setting, compared
 from agmm.training import batches, timing
 from agmm.training.presets import PRESETS
@@ -92,7 +92,7 @@ def _reading(source: Source, run: Run, folder: Path, setting: Setting) -> Iterat
     slow = setting.device == "cpu" and not setting.small
     seconds = timing.in_turn(functions, setting.device, 1 if slow else setting.repeats)
     against = f"training step, {run.network}", [run.microbatch / value for value in seconds.pop("network")]
-    workers = read_ahead.readers(device)
+    workers = predict.readers(device)
     readers = f"{workers} workers" if workers else "1 process"
     for name, values in seconds.items():
         title, rates = f"{source.title} at {run.crop}, {readers}, {name}", [images / value for value in values]
