@@ -167,6 +167,19 @@ def spherical_kmeans(
     return clusters
 
 
+def image_clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Cluster embeddings (C, H, W) by direction and place: (H, W), and prototypes (M, C), 0 of an empty cluster.
+
+    K-means begins with a grid of M = rows * columns cells.
+    """
+    size = (embeddings.shape[-2], embeddings.shape[-1])
+    number, vectors = grid[0] * grid[1], F.normalize(embeddings, dim=0)
+    first = grid_clusters(size, grid).flatten().to(embeddings.device)
+    seen = with_location(vectors[None]).flatten(2).mT
+    own = spherical_kmeans(seen, first[None], number)[0]
+    return own.view(size), directions(vectors.flatten(1).T, own, number)
+
+
 def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
     """Return the segments of every process and their possible classes (M, K) bool, those of this process first.
 
