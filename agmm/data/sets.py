@@ -1,4 +1,4 @@
-"""Data sets by name, their sparse labels and their image tags."""
+"""Data sets by name, their sparse labels, their image tags and their over-segmentations."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import numpy as np
 
 from agmm import labels
 from agmm.data import disk_cache, user_folder
+from agmm.data.public import MOST_REGIONS, REGIONS, DataSet
 from agmm.data.public.coco import COCO, DENSEPOSE
-from agmm.data.public.dataset import DataSet
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
 from agmm.data.public.voc import VOC
 from agmm.data.split import Arrays, OnDemand, Published, Split
+from agmm.data.synthetic import Recipe
 from agmm.data.synthetic.people import PEOPLE
-from agmm.data.synthetic.recipe import Recipe
 from agmm.data.synthetic.shapes import CROWDS, SHAPES
 from agmm.data.synthetic.streets import STREETS
 from agmm.host import atomic_files
@@ -270,3 +270,80 @@ def _inputs(split: Split, form: str) -> dict[str, str]:
     if form in from_boxes.NEED_CAMS and split.cams is not None:
         inputs["cams"] = split.cams_from or "cams"
     return inputs
+
+
+# --- Over-segmentations -----------------------------------------------------------------------------------------------
+# Regions of one color, along whose borders SPML expects those of objects.
+
+FELZENSZWALB: dict[str, dict[str, Any]] = {
+    "felzenszwalb": {"scale": 200, "sigma": 0.8, "min_size": 150},
+    "felzenszwalb_small": {"scale": 100, "sigma": 0.5, "min_size": 10},
+    "felzenszwalb_medium": {"scale": 100, "sigma": 0.5, "min_size": 20},
+}
+"""Parameters of Felzenszwalb and Huttenlocher, IJCV 2004, by name: for images of about 500, 64 and 240 pixels."""
+
+REGIONS_FOLDER = f"{REGIONS.form}/{REGIONS.name}"  # of published ones, below the root of a data set
+
+
+def oversegment(image: np.ndarray, method: str) -> np.ndarray:
+    """Cut an (H, W, 3) uint8 image into regions, (H, W) uint8, coarser until they are fewer than `MOST_REGIONS`.
+
+    This is the substitute (ours) for the published regions of SPML, which need a trained edge detector.
+    """
+    from skimage.segmentation import felzenszwalb  # here, as it takes a second, and published regions need it not
+
+    parameters = dict(FELZENSZWALB[method])
+    while (regions := felzenszwalb(image.astype(np.float64) / 255, **parameters)).max() >= MOST_REGIONS:
+        parameters["scale"] *= 1.5
+    return regions.astype(np.uint8)
+
+
+def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
+    """Return the regions of every image of a split, (H, W) uint8 each, in memory or on demand as its images are.
+
+    ``method`` is one of `FELZENSZWALB`; ``"published"`` for those that came as files; or ``"auto"`` (`chosen_regions`).
+    ``cache`` is a folder in which they are kept: one file for a split in memory, else a PNG per image.
+    """
+    method = chosen_regions(split, method)
+    if method == "published" and split.regions is not None:
+        return split.regions
+    if isinstance(split.images, OnDemand):
+        folder = None if cache is None else cache / f"regions-{split.dataset}-{method}"
+        return OnDemand(partial(_regions_of, split, method, folder), range(len(split)))
+    digest = atomic_files.digest([split.dataset, split.ids, split.images[0].shape, FELZENSZWALB[method]])
+    file = None if cache is None else cache / f"regions-{split.dataset}-{method}-{digest}.npy"
+    return disk_cache.array(file, lambda: np.stack([oversegment(image, method) for image in split.images]))
+
+
+def chosen_regions(split: Split, method: str) -> str:
+    """Return what `regions` are: ``"auto"`` are the published ones of a split where it has them, else our substitute.
+
+    ValueError if the method is unknown, or published regions are insisted on and there are none.
+    """
+    known = (*FELZENSZWALB, "published", "auto")
+    if method not in known:
+        raise ValueError(f"regions are {method!r}; known: {', '.join(known)}")
+    if method == "published" and split.regions is None:
+        raise ValueError(
+            f"published regions of {split.dataset} are asked for, and there is no folder {REGIONS_FOLDER} below its "
+            f"data root; put a PNG per training image there or ask for regions='auto'"
+        )
+    if method == "auto":
+        return "felzenszwalb" if split.regions is None else "published"
+    return method
+
+
+def with_regions(labels: Arrays, regions: Arrays) -> Arrays:
+    """Return labels and regions in one map, so that both move together: label + 256 region, int32."""
+    if isinstance(labels, np.ndarray) and isinstance(regions, np.ndarray):
+        return labels + 256 * regions.astype(np.int32)
+    return OnDemand(partial(_with_regions, labels, regions), range(len(labels)))
+
+
+def _with_regions(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
+    return labels[index] + 256 * regions[index].astype(np.int32)
+
+
+def _regions_of(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
+    path = None if folder is None else folder / f"{split.ids[index]}.png"
+    return disk_cache.index(path, lambda: oversegment(split.images[index], method))

@@ -85,7 +85,7 @@ def steps(run: Run, images: int) -> int:
 class InMemory:
     """A training split on its device, which is augmented an effective batch at a time.
 
-    Images are (N, H, W, 3) uint8, labels (N, H, W) uint8 or those of `agmm.data.regions.with_regions`, image classes
+    Images are (N, H, W, 3) uint8, labels (N, H, W) uint8 or those of `agmm.data.sets.with_regions`, image classes
     (N, K) bool; for ``mirrored`` see `agmm.data.split.Split`, here for the K classes.
     """
 
@@ -186,7 +186,7 @@ def _counts(run: Run, step: list[Batch]) -> losses.Counts:
 
 
 def _unpacked(codes: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return labels, and the regions that `agmm.data.regions.with_regions` has put beside them, if it has."""
+    """Return labels, and the regions that `agmm.data.sets.with_regions` has put beside them, if it has."""
     if codes.dtype == torch.uint8:
         return codes.long(), None
     return (codes & 255).long(), (codes >> 8).long()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from agmm import evaluation, gmm, labels, networks
-from agmm.data import regions, sets
+from agmm.data import sets
 from agmm.data.split import Split
 from agmm.evaluation import crf, predict
 from agmm.host import machine
@@ -176,5 +176,5 @@ def _regions(run: Run, data: Split) -> dict[str, str]:
         embedding = embedding.teacher
     if embedding is None or embedding.method != "SPML":
         return {}
-    method = regions.chosen(data, dict(embedding.options).get("regions", spml.SPML.regions))
-    return {"regions": f"published ({regions.FOLDER})" if method == "published" else method}
+    method = sets.chosen_regions(data, dict(embedding.options).get("regions", spml.SPML.regions))
+    return {"regions": f"published ({sets.REGIONS_FOLDER})" if method == "published" else method}

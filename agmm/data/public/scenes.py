@@ -15,7 +15,7 @@ archive extracts. Blocks that the authors of the tree energy loss published are 
 from pathlib import Path
 
 from agmm.data.image_files import Pair
-from agmm.data.public.dataset import DataSet, Source, codes, in_folders, png, tel_blocks
+from agmm.data.public import DataSet, Source, codes, in_folders, png, tel_blocks
 
 _CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"),

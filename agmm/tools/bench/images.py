@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from agmm import evaluation as testing
 from agmm import networks, objectives
-from agmm.data import disk_cache, image_files, sets
+from agmm.data import disk_cache, image_files, sets, synthetic
 from agmm.data.split import Arrays, OnDemand, Split
-from agmm.data.synthetic import recipe
 from agmm.evaluation import predict
 from agmm.tools.bench.figure import Figure, Setting, compared
 from agmm.training import batches, timing
@@ -101,7 +100,7 @@ def _reading(source: Source, run: Run, folder: Path, setting: Setting) -> Iterat
 
 def _photographs(source: Source, folder: Path) -> OnDemand[np.ndarray]:
     """Return photographs in files."""
-    paths, arrays = [folder / f"{i:06}{source.suffix}" for i in range(source.files)], recipe.photographs("left")
+    paths, arrays = [folder / f"{i:06}{source.suffix}" for i in range(source.files)], synthetic.photographs("left")
     for i, path in enumerate(paths):
         photograph = Image.fromarray(arrays[i % len(arrays)])
         photograph.resize(source.size[::-1], Image.Resampling.BICUBIC).save(path, quality=95)
