@@ -96,38 +96,32 @@ def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) 
     ``cache`` the tags of data on disk are kept, as reading all masks takes minutes.
     """
 
-    def tags_of(index: int) -> np.ndarray:
-        return labels.image_tags(split.truth[index], split.num_classes, min_share)
-
     def all_tags() -> np.ndarray:
+        def of_image(index: int) -> np.ndarray:
+            return labels.image_tags(split.truth[index], split.num_classes, min_share)
+
         with ThreadPoolExecutor() as threads:
-            tags = np.stack(list(threads.map(tags_of, range(len(split)))))
+            tags = np.stack(list(threads.map(of_image, range(len(split)))))
         if split.background is not None:
             tags[:, split.background] = True
         return tags
 
     digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
-    in_memory = not isinstance(split.truth, OnDemand)
-    file = None if cache is None or in_memory else cache / f"tags-{split.dataset}-{digest}.npy"
-    return disk_cache.array(file, all_tags)
+    on_disk = isinstance(split.truth, OnDemand)
+    return disk_cache.array(cache if on_disk else None, f"tags-{split.dataset}-{digest}.npy", all_tags)
 
 
 # --- Sparse labels ----------------------------------------------------------------------------------------------------
 
 
 def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """Return the weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`)."""
+    """Return weak labels in memory (`sparse_labels`) or on demand (`labels_on_demand`); tags label no pixel."""
     if form == "tags":
-        return unlabeled(split)
+        if isinstance(split.truth, np.ndarray):
+            return np.full_like(split.truth, labels.UNLABELED)
+        return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
     read = labels_on_demand if isinstance(split.images, OnDemand) else sparse_labels
     return read(split, form, options, seed, cache)
-
-
-def unlabeled(split: Split) -> Arrays:
-    """Return maps without any label, for images of which only the tags are known (`image_tags`)."""
-    if isinstance(split.truth, np.ndarray):
-        return np.full_like(split.truth, labels.UNLABELED)
-    return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
 
 
 def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
@@ -151,7 +145,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     def simulated() -> np.ndarray:
         return np.stack([_simulate(split, form, options, seed, None, i) for i in range(len(split))])
 
-    return disk_cache.array(None if cache is None else cache / name, simulated)
+    return disk_cache.array(cache, name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
@@ -240,11 +234,11 @@ def _simulation_options(split: Split, form: str, options: dict[str, Any], cache:
     size = None if on_disk else split.truth[0].shape
     # Kept, because components of large masks take a second an image.
     digest = atomic_files.digest([split.dataset, ratio, size, [split.ids[i] for i in chosen], LABELS_VERSION])
-    scale = disk_cache.array(
-        None if cache is None else cache / f"blocks-{split.dataset}-{digest}.npy",
-        lambda: np.array(labels.block_scale((split.truth[i] for i in chosen), ratio)),
-    )
-    return options | {"scale": float(scale)}
+
+    def scale() -> np.ndarray:
+        return np.array(labels.block_scale((split.truth[i] for i in chosen), ratio))
+
+    return options | {"scale": float(disk_cache.array(cache, f"blocks-{split.dataset}-{digest}.npy", scale))}
 
 
 def _simulate(
@@ -259,7 +253,7 @@ def _simulate(
             return from_boxes.simulate(form, split.images[index], mask, rng, **given)
         return labels.simulate(form, mask, rng, **given)
 
-    return disk_cache.index(None if folder is None else folder / f"{split.ids[index]}.png", simulated)
+    return disk_cache.index(folder, f"{split.ids[index]}.png", simulated)
 
 
 def _inputs(split: Split, form: str) -> dict[str, str]:
@@ -311,8 +305,8 @@ def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
         folder = None if cache is None else cache / f"regions-{split.dataset}-{method}"
         return OnDemand(partial(_regions_of, split, method, folder), range(len(split)))
     digest = atomic_files.digest([split.dataset, split.ids, split.images[0].shape, FELZENSZWALB[method]])
-    file = None if cache is None else cache / f"regions-{split.dataset}-{method}-{digest}.npy"
-    return disk_cache.array(file, lambda: np.stack([oversegment(image, method) for image in split.images]))
+    name = f"regions-{split.dataset}-{method}-{digest}.npy"
+    return disk_cache.array(cache, name, lambda: np.stack([oversegment(image, method) for image in split.images]))
 
 
 def chosen_regions(split: Split, method: str) -> str:
@@ -345,5 +339,4 @@ def _with_regions(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
 
 
 def _regions_of(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
-    path = None if folder is None else folder / f"{split.ids[index]}.png"
-    return disk_cache.index(path, lambda: oversegment(split.images[index], method))
+    return disk_cache.index(folder, f"{split.ids[index]}.png", lambda: oversegment(split.images[index], method))

@@ -20,9 +20,7 @@ from agmm.evaluation.views import PIXELS, Merge, Predict
 from agmm.host import machine
 
 COPIES = 64  # histograms among which a GPU's additions are spread: additions to one address wait for each other
-
 CRF_PIXELS = 1 << 18  # pixels of images that are refined together: one of VOC, or many small ones
-
 MOST_READERS = 16
 
 

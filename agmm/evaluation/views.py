@@ -9,14 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-
-PIXELS = 1 << 22
-"""Pixels of views or tiles that go through a network together: bounds the memory of their probabilities."""
-
+PIXELS = 1 << 22  # of views or tiles that go through a network together: bounds the memory of their probabilities
 Predict = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> probabilities (B, K, H, W)
-
-Merge = Literal["mean", "max"]
-"""How views become one: the mean of their probabilities, or ToCo's rule on logits (`multi_scale`)."""
+Merge = Literal["mean", "max"]  # views become the mean of their probabilities, or ToCo's maximum of logits
 
 
 def multi_scale(

@@ -102,7 +102,7 @@ class InMemory:
         """Yield the microbatches of every step; each process draws the whole effective batch and keeps its share."""
         run, generator = self.run, torch.Generator().manual_seed(mix(self.run.seed, epoch))
         rank, world = rank_and_world()
-        table = _table(self.mirrored, self.images.device)
+        table = None if self.mirrored is None else augment.mirror_table(self.mirrored, self.images.device)
         for index in _effective_batches(run, len(self), generator):
             index = index.to(self.images.device)
             images, labels = self.images[index], self.labels[index]
@@ -133,7 +133,8 @@ class OneByOne:
         image_classes: np.ndarray | None = None,
         mirrored: tuple[int, ...] | None = None,
     ) -> None:
-        self.run, self.device, self.table = run, device, _table(mirrored, device)
+        self.run, self.device = run, device
+        self.table = None if mirrored is None else augment.mirror_table(mirrored, device)
         self.order = _Microbatches(run, len(images))
         workers = predict.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
@@ -190,10 +191,6 @@ def _unpacked(codes: Tensor) -> tuple[Tensor, Tensor | None]:
     if codes.dtype == torch.uint8:
         return codes.long(), None
     return (codes & 255).long(), (codes >> 8).long()
-
-
-def _table(mirrored: tuple[int, ...] | None, device: torch.device) -> Tensor | None:
-    return None if mirrored is None else augment.mirror_table(mirrored, device)
 
 
 @dataclass(eq=False)

@@ -23,11 +23,8 @@ from agmm.training.batches import normalization
 from agmm.training.run import AnyObjective, Run
 from agmm.training.where import Context
 
-MOST_IMAGES = 50
-"""Images that are predicted together, if all of them have no more than `evaluation.PIXELS`."""
-
-COUNTED_IMAGES = 1000
-"""Images on which the coverage of the labels is counted, and the quality of CAMs."""
+MOST_IMAGES = 50  # images that are predicted together, if all of them have no more than `evaluation.PIXELS`
+COUNTED_IMAGES = 1000  # images on which the coverage of the labels is counted, and the quality of CAMs
 
 
 def autocast(run: Run, device: torch.device) -> torch.autocast:

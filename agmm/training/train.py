@@ -29,8 +29,7 @@ from agmm.training.result import Result, load_result
 from agmm.training.run import AnyObjective, Run, objective_for
 from agmm.training.where import Context, Where, at
 
-LATE_EPOCHS = 20
-"""With sliding windows, only so many last epochs can be the best: AGMM's code tests earlier ones by a center crop."""
+LATE_EPOCHS = 20  # that can be the best with sliding windows; AGMM's code tests earlier ones by a center crop
 
 
 def run(

@@ -22,17 +22,13 @@ _CAMVID_CLASSES = (
 )
 
 
-def _camvid_pairs(root: Path, split: str) -> list[Pair]:
-    return in_folders(root / split, root / f"{split}annot")
-
-
 CAMVID = DataSet(
     name="camvid",
     title="CamVid",
     class_names=_CAMVID_CLASSES,
     codes=codes(range(11), void=[11]),
     counts={"train": 367, "val": 101, "test": 233},
-    pairs=_camvid_pairs,
+    pairs=lambda root, split: in_folders(root / split, root / f"{split}annot"),
     how_to_get=(
         "{root} must hold train/, trainannot/, val/ and valannot/ with PNG or JPEG images and 8-bit PNG masks of the "
         "same names"

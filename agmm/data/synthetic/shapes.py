@@ -58,7 +58,9 @@ def _layout(
             half = synthetic.uniform(rng, *half_sides)
             # Shapes may touch the border but hardly leave the image: about 1.35 objects find a place.
             x, y = (synthetic.uniform(rng, 0.88 * half, 1 - 0.88 * half) for _ in range(2))
-            mask = _MASKS[k](*synthetic.local_grid(size, x, y, half, half, synthetic.uniform(rng, 0, 2 * math.pi)))
+            mask = _MASKS[CLASS_NAMES[k]](
+                *synthetic.local_grid(size, x, y, half, half, synthetic.uniform(rng, 0, 2 * math.pi))
+            )
             if (mask & taken).sum() <= _MAX_OVERLAP * mask.sum():
                 placed.append((k, mask))
                 taken |= mask
@@ -83,29 +85,7 @@ def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
         x, y, color = rng.random(), rng.random(), rng.random(3)
         half_axes = synthetic.uniform(rng, 0.05, 0.2), synthetic.uniform(rng, 0.05, 0.2)
         u, v = synthetic.local_grid(len(canvas), x, y, *half_axes, synthetic.uniform(rng, 0, math.pi))
-        canvas[_disk(u, v)] = color
-
-
-def _disk(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u * u + v * v <= 1
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) <= 0.8
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return (v >= -0.5) & (math.sqrt(3) * np.abs(u) + v <= 1)
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    radius = u * u + v * v
-    return (radius <= 1) & (radius >= 0.55**2)
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = np.abs(u), np.abs(v)
-    return (np.maximum(u, v) <= 1) & (np.minimum(u, v) <= 0.3)
+        canvas[_MASKS["disk"](u, v)] = color
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -115,5 +95,11 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sum(inner, axis=0) >= 4
 
 
-_MASKS: dict[int, Callable[[np.ndarray, np.ndarray], np.ndarray]]
-_MASKS = {1: _disk, 2: _square, 3: _triangle, 4: _ring, 5: _cross, 6: _star}
+_MASKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disk": lambda u, v: u * u + v * v <= 1,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) <= 0.8,
+    "triangle": lambda u, v: (v >= -0.5) & (math.sqrt(3) * np.abs(u) + v <= 1),
+    "ring": lambda u, v: (u * u + v * v <= 1) & (u * u + v * v >= 0.55**2),
+    "cross": lambda u, v: (np.maximum(np.abs(u), np.abs(v)) <= 1) & (np.minimum(np.abs(u), np.abs(v)) <= 0.3),
+    "star": _star,
+}

@@ -21,14 +21,9 @@ Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
 """Name, function from an index to labels, and number of images -> the labels of all, in memory or on disk."""
 
 LEAST = 0.15  # share of votes below which the largest of a class does not count as all (released code)
-
 Walk = Literal["code", "paper"]
-
-STEPS: dict[Walk, int] = {"code": 64, "paper": 6}
-"""Steps of the whole walk. The released code squares the matrix six times."""
-
-GAMMA, BETA = 5.0, 20.0
-"""Sharpness of affinities, and the power that they are raised to."""
+STEPS: dict[Walk, int] = {"code": 64, "paper": 6}  # of the whole walk; the released code squares the matrix six times
+GAMMA, BETA = 5.0, 20.0  # sharpness of affinities, and the power that they are raised to
 
 
 @dataclass(frozen=True)

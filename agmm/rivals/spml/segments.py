@@ -191,7 +191,9 @@ def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Protot
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own, classes
     rank = dist.get_rank()
-    lengths = _lengths(own.labels)
+    counts = [torch.zeros(1, dtype=torch.int64, device=own.labels.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(own.labels)], device=own.labels.device))
+    lengths = [int(count) for count in counts]
 
     def own_first(rows: Tensor) -> Tensor:
         parts = rows.split(lengths)
@@ -222,13 +224,6 @@ class _Gather(torch.autograd.Function):
         total = slope[0].contiguous()
         dist.all_reduce(total)
         return total.split(ctx.lengths)[dist.get_rank()], None
-
-
-def _lengths(rows: Tensor) -> list[int]:
-    """Number of rows in every process."""
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    return [int(count) for count in counts]
 
 
 def _gather_rows(rows: Tensor, lengths: list[int]) -> Tensor:
