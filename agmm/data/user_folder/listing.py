@@ -206,10 +206,11 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
 def _unread(of: Mapping[str, Path], labels: Path, images: Path) -> Iterator[str]:
     """Yield a note about what lies in the folder of labels and is not read."""
     folders = {labels / part for path in of.values() for part in path.relative_to(images).parents}
-    known = (".png", ".txt", *annotations.READERS)
-    there = (path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith("."))
-    others = (path for path in there if path not in folders and not _same(path, images))
-    if left := sorted(path for path in others if path.is_dir() or path.suffix.lower() not in known):
+    known = (".png", *annotations.READERS)
+    there = [path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith(".")]
+    left = [path for path in sorted(there) if path not in folders and not _same(path, images)]
+    # Other texts are names of classes or colors, but beside an image they are labels of other tools.
+    if left := [p for p in left if p.suffix.lower() not in known and (p.suffix != ".txt" or p.stem in of)]:
         what = f"{len(left)} files or folders of {labels} are not read, {left[0].name} first"
         yield f"{what}: masks end in .png, and only folders that are called as those of the images are looked into"
 
