@@ -183,15 +183,15 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             name = matching.plain(called if annotation.beside is None else _own_name(path, labels))
             found, other = (matching.meant(text, ids) for text in (name, annotation.beside or ""))
             problem = ""
-            if len(found) > 1:
+            if len(found) > 1 and annotation.shapes:
                 problem = f"labels {name!r}, which may be {' or '.join(found)}; write its path below --images"
             elif not found and annotation.shapes:
                 problem = f"labels the image {name!r}, which is not in the folder of images; add it"
-            elif found and other and found[0] not in other:
+            elif len(found) == 1 and other and found[0] not in other:
                 problem = f"is named as {found[0]!r}, and its imagePath is of {other[0]!r}; correct one of them"
-            elif found and not matching.agree(before := names.setdefault(found[0], name), name):
+            elif len(found) == 1 and not matching.agree(before := names.setdefault(found[0], name), name):
                 problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name their folders, too"
-            elif found:  # tools and people may split the work over several files
+            elif len(found) == 1:  # tools and people may split the work over several files
                 names[found[0]] = max(before, name, key=len)
                 listed.annotated.setdefault(found[0], []).append(annotation)
             if problem:
