@@ -16,7 +16,7 @@ from agmm.rivals.spml.segments import directions, grid_clusters, spherical_kmean
 from agmm.tools import bench
 from agmm.tools.bench import images as measured
 from agmm.tools.bench import objective, step
-from agmm.tools.bench.figure import Figure, Setting
+from agmm.tools.bench.objective import Figure, Setting
 from agmm.training import sweep as trainer
 from agmm.training import timing, train
 from agmm.training.result import load_result

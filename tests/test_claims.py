@@ -17,7 +17,7 @@ from sklearn.metrics import silhouette_score
 from torch import nn
 
 from agmm import figures
-from agmm.networks import macs
+from agmm.networks import network_macs
 from agmm.papers import rules, tables, verdicts
 from agmm.papers.agmm import claims as paper
 from agmm.papers.agmmpp import claims as agmmpp
@@ -420,7 +420,7 @@ def test_similar_pixels_by_hand(networks, monkeypatch):
 def test_inference_costs_are_those_of_the_network(tmp_path):
     (found,) = paper.inference_costs_nothing(Evidence(SMOKE, tmp_path, absent=True)).values()
     net = weights.build_network(replace(SMOKE.at("points"), init="scratch"), 7)
-    parameters, products = sum(p.numel() for p in net.parameters()), macs.network_macs(net, 64)
+    parameters, products = sum(p.numel() for p in net.parameters()), network_macs(net, 64)
     assert (found.verdict, found.effect, found.unit) == ("reproduced", 1, "ratio")
     assert found.note == f"{parameters:,} parameters, {products / 1e6:,.1f} M multiply-accumulates at 64 × 64"
 

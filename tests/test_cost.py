@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agmm import networks
-from agmm.networks import macs
 from agmm.papers.agmmpp import claims
 from agmm.training.presets import PRESETS
 
@@ -63,7 +62,7 @@ def test_branch_equals_a_count_of_its_operations(squeezed: int | None, em: bool)
     with Counted() as counted:
         branch(features, 3, (9, 13), squeeze, em)
     method = "AGMMpp" if squeezed else "AGMM"
-    steps = macs.branch_macs(method, 12, (3, 4), (9, 13), squeezed=squeezed, classes=3, em=em)
+    steps = networks.branch_macs(method, 12, (3, 4), (9, 13), squeezed=squeezed, classes=3, em=em)
     assert sum(steps.values()) == counted.operations
     assert all(isinstance(count, int) for count in steps.values())
 
@@ -71,9 +70,9 @@ def test_branch_equals_a_count_of_its_operations(squeezed: int | None, em: bool)
 def test_a_branch_needs_its_channels() -> None:
     for method, squeezed in (("AGMM", 128), ("AGMMpp", None)):
         with pytest.raises(ValueError, match="squeezed is the number of channels C' of AGMMpp"):
-            macs.branch_macs(method, 768, (28, 28), (448, 448), squeezed=squeezed)
+            networks.branch_macs(method, 768, (28, 28), (448, 448), squeezed=squeezed)
     with pytest.raises(ValueError, match="method is 'Baseline'; the methods with a mixture branch are AGMM and AGMMpp"):
-        macs.branch_macs("Baseline", 768, (28, 28), (448, 448))
+        networks.branch_macs("Baseline", 768, (28, 28), (448, 448))
 
 
 def test_vit_base_is_the_table_s_baseline() -> None:
@@ -85,14 +84,14 @@ def test_vit_base_is_the_table_s_baseline() -> None:
     attention = 12 * 2 * tokens**2 * 768
     embedding = patches * 768 * 3 * 16**2
     decoder = patches * 512 * (9 * 768 + 9 * 512 + 21)
-    assert macs.network_macs(net, 448) == linear + attention + embedding + decoder
+    assert networks.network_macs(net, 448) == linear + attention + embedding + decoder
     classifiers = 2 * patches * 768 * 20
-    assert round((macs.network_macs(net, (448, 448)) + classifiers) / 1e9, 1) == 83.2
+    assert round((networks.network_macs(net, (448, 448)) + classifiers) / 1e9, 1) == 83.2
 
 
 def test_network_is_left_as_it_is() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)).train()
-    assert macs.network_macs(net, (32, 48)) == 16 * 24 * 8 * 27
+    assert networks.network_macs(net, (32, 48)) == 16 * 24 * 8 * 27
     assert net.training
     assert net[0].weight.device.type == "cpu"
 

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from agmm import networks
-from agmm.networks import heads
+from agmm.networks import segmenter
 from tests.helpers import build, random_images, skeleton
 
 
@@ -63,7 +63,7 @@ def test_biases_may_be_groups_of_their_own() -> None:
 
 
 def test_pspnet_means_over_parts_of_the_image() -> None:
-    head = heads.PyramidHead(4, 3, width=5).eval()
+    head = segmenter.PyramidHead(4, 3, width=5).eval()
     high = torch.rand(2, 4, 7, 9)
     parts = [high]
     for bin, pool in zip((1, 2, 3, 6), head.pyramid.pools, strict=True):

@@ -16,7 +16,6 @@ from agmm.figures.numbers import (
     draw_sweep,
     draw_training_curves,
 )
-from agmm.figures.pictures import compare_mixtures, draw_gallery, mixtures, predictions
 from agmm.figures.pixels import (
     SUBSETS,
     draw_label_quality,
@@ -28,4 +27,4 @@ from agmm.figures.pixels import (
 )
 from agmm.figures.playground import Click, central_clicks, click_mixture, click_widget, draw_clicks, mixture_of_clicks
 from agmm.figures.retrieval import bank, draw_retrieval, measure_context, retrieve
-from agmm.figures.trained import Trained, load
+from agmm.figures.trained import Trained, compare_mixtures, draw_gallery, load, mixtures, predictions

@@ -182,8 +182,7 @@ def draw_speed(table: pd.DataFrame, stem: Path) -> Figure:
 
 VERDICTS = {"reproduced": ("C0", "o"), "not reproduced": ("C3", "X"), "inconclusive": ("0.55", "s")}
 """Verdict -> color and marker, so that neither is needed to tell them apart."""
-ROW, TEXT = 0.12, 5.8
-"""Height of a row in inches, size of its text in points."""
+ROW, TEXT = 0.12, 5.8  # height of a row in inches, size of its text in points
 LEFT, MARGIN, ABOVE, AXIS = 3.15, 0.06, 0.36, 0.38
 """Width of the names and the margin before them, height of the legend with titles and of a panel's axis, in inches."""
 

@@ -222,15 +222,8 @@ def full(scene: Scene) -> np.ndarray:
     return scene.mask.copy()
 
 
-FORMS: dict[str, Callable[..., np.ndarray]] = {
-    "points": points,
-    "clicks": clicks,
-    "scribbles": scribbles,
-    "blocks": blocks,
-    "boxes": boxes,
-    "part_points": part_points,
-    "full": full,
-}
+_ALL: tuple[Callable[..., np.ndarray], ...] = (points, clicks, scribbles, blocks, boxes, part_points, full)
+FORMS = {form.__name__: form for form in _ALL}
 
 
 def block_scale(masks: Iterable[np.ndarray], ratio: float) -> float:

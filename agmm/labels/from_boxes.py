@@ -124,14 +124,8 @@ def cam(scene: BoxedImage, *, exponent: float = 6.0) -> np.ndarray:
     return np.where(best == 0, geometry.backdrop(scene.size, scene.background), best)
 
 
-FORMS: dict[str, Callable[..., np.ndarray]] = {
-    "grabcut": grabcut,
-    "boxcam": boxcam,
-    "grabcut_cam": grabcut_cam,
-    "cam": cam,
-}
-"""Forms that need the image, not only the mask."""
-
+_ALL: tuple[Callable[..., np.ndarray], ...] = (grabcut, boxcam, grabcut_cam, cam)
+FORMS = {form.__name__: form for form in _ALL}  # those that need the image, not only the mask
 NEED_CAMS = ("boxcam", "grabcut_cam", "cam")
 
 

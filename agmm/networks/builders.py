@@ -1,12 +1,13 @@
-"""Networks by name: their options, backbones with weights from timm, and the heads that fit."""
+"""Networks by name: options, backbones with weights from timm and heads that fit; and the operations that they take."""
 
-from typing import Any
+import copy
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
-from agmm.networks import transformers
-from agmm.networks.heads import DeepLabEmbedding, DeepLabHead, EmbeddingHead, PyramidHead, PyramidPooling, SummedASPP
-from agmm.networks.segmenter import Segmenter, SmallBackbone
+from agmm.networks import segmenter, transformers
+from agmm.networks.segmenter import DeepLabHead, EmbeddingHead, PyramidHead, Segmenter, SmallBackbone
 
 DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
 NAMES = ("small", *DEEP_STEM, "small_vit", "vit_base")
@@ -95,7 +96,7 @@ def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -
     provenance = f"small network, stem {stem}, {feature_channels} features"
     if not embedding:
         return Segmenter(backbone, decoder, f"{provenance}, random weights")
-    head = EmbeddingHead(DeepLabEmbedding(decoder), 8 * stem, embedding, num_classes)
+    head = EmbeddingHead(segmenter.DeepLabEmbedding(decoder), 8 * stem, embedding, num_classes)
     return Segmenter(backbone, head, f"{provenance}, {embedding}-d embeddings, random weights")
 
 
@@ -134,8 +135,8 @@ def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: in
                 module.requires_grad_(False)
     if not embedding:
         return Segmenter(backbone, PyramidHead(channels, num_classes), f"{weights}, pyramid pooling")
-    embed = PyramidPooling(channels, embedding) if decoder == "pyramid" else SummedASPP(channels, embedding)
-    head = EmbeddingHead(embed, channels, embedding, num_classes)
+    decode = segmenter.PyramidPooling if decoder == "pyramid" else segmenter.SummedASPP
+    head = EmbeddingHead(decode(channels, embedding), channels, embedding, num_classes)
     return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
 
 
@@ -143,9 +144,8 @@ def _resnet_backbone(name: str, pretrained: bool) -> tuple[Any, str]:
     """A ResNet with deep stem at output stride 8, and where its weights come from."""
     tag = DEEP_STEM[name]
     # Zero-initialized residual branches are timm's default, not the papers'.
-    backbone = _from_timm(
-        tag, pretrained, features_only=True, output_stride=8, out_indices=(1, 4), zero_init_last=False
-    )
+    options = {"features_only": True, "output_stride": 8, "out_indices": (1, 4), "zero_init_last": False}
+    backbone = _from_timm(tag, pretrained, **options)
     return backbone, f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
 
 
@@ -173,3 +173,69 @@ def _from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
             f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
             "or choose init='scratch'"
         ) from error
+
+
+# --- Multiply-accumulates (MACs) --------------------------------------------------------------------------------------
+# What Table 11 of AGMM++ calls FLOPs are MACs: those of ViT-B/16 with its decoder at 448 x 448 are its 83.2 G.
+
+INTERPOLATION = 4  # multiply-accumulates of one bilinearly interpolated value: it has four neighbors
+
+
+def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:
+    """Count the multiply-accumulates of one image of a size: half of the floating-point operations of PyTorch's count.
+
+    Those are of convolutions and matrix products, the two of attention among them; biases, norms, activations, softmax
+    and interpolations are left out. The network takes (1, 3, H, W) images and is left as it is, whatever its weights.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # here, as it loads Triton
+
+    height, width = (size, size) if isinstance(size, int) else size
+    shapes_only = copy.deepcopy(net).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shapes_only(torch.empty(1, 3, height, width, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def branch_macs(
+    method: Literal["AGMM", "AGMMpp"],
+    channels: int,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    squeezed: int | None = None,
+    classes: int = 3,
+    em: bool = True,
+) -> dict[str, int]:
+    """Count the operations of the mixture, which works in training alone, for an image: step by step up to its scores.
+
+    Convolutions, matrix products and interpolations count in multiply-accumulates, every elementwise multiplication,
+    division, addition or subtraction as one operation, sums included. Absolute values, exponentials, comparisons, masks
+    made of labels, and the losses, which read G and P without channels, are not counted. The class means are those of
+    the official code: of features upsampled to the labels, at many times the cost of `agmm.gmm`.
+
+    AGMM works on the features as they are. AGMM++ works on ``squeezed`` channels C', estimates spreads from labeled
+    pixels, and with ``em`` (online EM) repeats assignment, means, spreads, distances and scores once, on the grid of
+    the features. ``channels`` is C of the features, ``grid`` (h, w) theirs and ``size`` (H, W) that of the labels.
+    ``classes`` is the number of Gaussians of the image: its present classes, or K where all are computed.
+    """
+    if method not in ("AGMM", "AGMMpp"):
+        raise ValueError(f"method is {method!r}; the methods with a mixture branch are AGMM and AGMMpp")
+    if (squeezed is None) != (method == "AGMM"):
+        raise ValueError("squeezed is the number of channels C' of AGMMpp: give it there, and leave it out for AGMM")
+    cells, pixels, width = grid[0] * grid[1], size[0] * size[1], squeezed or channels
+    difference = 2 * classes * width * cells + classes * cells  # subtract, add up over the channels, divide
+    bells = 2 * classes * cells  # square, and damp by validity (AGMM) or divide by the variance (AGMM++)
+    steps = {
+        "squeeze": channels * width * cells if squeezed else 0,
+        "upsample features": INTERPOLATION * width * pixels,
+        "means": classes * width * pixels + classes * width,
+        "distances": difference,
+        "scores": bells,
+        "upsample scores": INTERPOLATION * classes * pixels,
+    }
+    if method == "AGMMpp":
+        spread = 3 * classes * cells + classes  # square, mask, add up, divide
+        steps["spreads"] = spread
+        if em:
+            steps["em"] = classes * width * cells + classes * width + difference + spread + bells
+    return steps

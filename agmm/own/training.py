@@ -137,6 +137,8 @@ def train(
         replace_folder(folder, results / "data")
     for line in (*summary(data, run), *(f"note: {note}" for note in listed.notes), start):
         loop.LOGGER.info(line)
+    if not data.dense and options.validate == "apart" and len(data.validation) < len(data.train):
+        loop.LOGGER.info(f"--validate cross would measure on all labeled images, by {FOLDS} further trainings")
     # No decoded images are kept, as batches come from files that are small already.
     place: dict[str, Any] = {"results": results, "device": device, "keep_decoded": False}
     tests = [(run, results / "data")]

@@ -22,8 +22,7 @@ from agmm.training.presets import Preset
 from agmm.training.result import load_history
 from agmm.training.run import Run, build_objective
 
-Columns = Mapping[str, str]
-"""Setting of a claim, as printed -> column of the tables."""
+Columns = Mapping[str, str]  # setting of a claim, as printed -> column of the tables
 
 
 class Entry(NamedTuple):
@@ -41,15 +40,12 @@ class Claim:
     id: str
     where: str  # table or figure
     sentence: str
-    published: str
-    """The numbers behind it, in the order of the settings."""
+    published: str  # the numbers behind it, in the order of the settings
     judge: "Judge"
     labels: str = "points"  # a kind on the data set
     network: str = "resnet"
-    fact: bool = False
-    """True or false whatever the baseline is worth."""
-    agmm: bool = True
-    """Whether AGMM takes part, which is judged with and without its absent-class loss."""
+    fact: bool = False  # true or false whatever the baseline is worth
+    agmm: bool = True  # whether AGMM takes part, which is judged with and without its absent-class loss
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,7 @@ class Evidence:
 
     preset: Preset
     results: Path
-    absent: bool
-    """Whether AGMM is the released code as it is, with its absent-class loss, or without that loss."""
+    absent: bool  # whether AGMM is the released code as it is, with its absent-class loss, or without that loss
     data_root: Path | None = None
     """Folder of the data set, for what is measured on trained networks; the embedded ones need none."""
 
@@ -156,6 +151,7 @@ def _weights(run: Run) -> tuple[str, ...]:
 # --- Comparisons ------------------------------------------------------------------------------------------------------
 
 Judge = Callable[[Evidence], dict[str, Finding]]
+Rule = Callable[[Numbers], Finding]
 
 
 def better(
@@ -201,7 +197,7 @@ def together(*judges: Judge) -> Judge:
     return lambda evidence: {name: found for judge in judges for name, found in judge(evidence).items()}
 
 
-def compare(rows: Sequence[Entry], columns: Columns, rule: Callable[[Numbers], Finding]) -> Judge:
+def compare(rows: Sequence[Entry], columns: Columns, rule: Rule) -> Judge:
     """Judge the values of several rows together, (seeds, rows), column by column."""
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
@@ -211,7 +207,7 @@ def compare(rows: Sequence[Entry], columns: Columns, rule: Callable[[Numbers], F
     return judge
 
 
-def across(rows: Sequence[Entry], columns: Iterable[str], rule: Callable[[Numbers], Finding], setting: str) -> Judge:
+def across(rows: Sequence[Entry], columns: Iterable[str], rule: Rule, setting: str) -> Judge:
     """Judge the values of several rows in several columns together, (seeds, rows, columns), if the preset has all."""
 
     def judge(evidence: Evidence) -> dict[str, Finding]:
@@ -277,19 +273,17 @@ def _comparison(line: dict[str, str]) -> Judge:
 # --- Networks ---------------------------------------------------------------------------------------------------------
 
 
-def measured(
-    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., tuple[float, ...]], count: int = 1
-) -> tuple[Numbers, str]:
-    """Return numbers measured on the networks of some runs, (seeds, count), and why there are none, if so."""
-    if why := evidence.no_networks(*runs):
-        return np.zeros((0, count)), why
-    return np.array([measure(*trained) for trained in evidence.networks(*runs)]), ""
-
-
 def of_networks(
-    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., float], rule: Callable[[Numbers], Finding]
-) -> Finding:
-    """Judge a number that is measured on the networks of some runs, once per seed; NaN where there is nothing to."""
-    values, why = measured(evidence, runs, lambda *trained: (measure(*trained),))
-    finding = rule(values[~np.isnan(values)])
-    return replace(finding, note=why) if why else finding
+    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., Sequence[Any]], judged: Mapping[str, Rule]
+) -> dict[str, Finding]:
+    """Judge what is measured on the networks of some runs, once per seed: by a rule for each number, or row of numbers.
+
+    What is NaN is left out, as there was nothing to measure. Where there are no networks a note says why.
+    """
+    why = evidence.no_networks(*runs)
+    measured = [] if why else [measure(*trained) for trained in evidence.networks(*runs)]
+    findings = {}
+    for place, (setting, rule) in enumerate(judged.items()):
+        finding = rule(np.array([one[place] for one in measured if not np.isnan(one[place]).any()], dtype=float))
+        findings[setting] = replace(finding, note=why or finding.note)
+    return findings

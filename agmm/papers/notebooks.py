@@ -13,8 +13,7 @@ import nbformat
 
 from agmm.host import atomic_files, machine
 
-Task = tuple[Path, Path, dict[str, Any]]
-"""A notebook, where its executed copy goes, and its parameters."""
+Task = tuple[Path, Path, dict[str, Any]]  # a notebook, where its executed copy goes, and its parameters
 
 
 def parameters(path: Path) -> dict[str, Any]:

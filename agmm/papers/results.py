@@ -13,8 +13,7 @@ from agmm.training.presets import PRESETS
 from agmm.training.result import Result, load_history, load_result
 from agmm.training.run import Run
 
-SEEDS = range(32)
-"""Seeds that are looked for; every complete one counts."""
+SEEDS = range(32)  # seeds that are looked for; every complete one counts
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / "results"

@@ -20,8 +20,7 @@ Numbers = NDArray[np.float64]
 
 MIN_SEEDS = 3
 LEVEL = 0.95
-SMALLEST_ERROR = 0.05
-"""Standard error in points where all seeds agree to the last digit: what a printed decimal hides."""
+SMALLEST_ERROR = 0.05  # standard error in points where all seeds agree to the last digit: what a printed decimal hides
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,21 @@ class Finding:
     effect: float = math.nan
     low: float = math.nan
     high: float = math.nan
-    p: float = math.nan
-    """One-sided p value of "the effect is not positive", for rules of direction; else NaN."""
+    p: float = math.nan  # one-sided p value of "the effect is not positive", for rules of direction; else NaN
     note: str = ""
-    unit: Unit = "mIoU"
-    """Unit of effect and interval; ``"mIoU"`` stands for points of mIoU."""
-    claimed: float = math.nan
-    """What the paper prints for the effect; NaN where it prints no number."""
-    each: tuple[float, ...] = ()
-    """The effect seed by seed."""
+    unit: Unit = "mIoU"  # unit of effect and interval; ``"mIoU"`` stands for points of mIoU
+    claimed: float = math.nan  # what the paper prints for the effect; NaN where it prints no number
+    each: tuple[float, ...] = ()  # the effect seed by seed
+
+
+def verdict(holds: bool, fails: bool) -> Verdict:
+    """Return the verdict on what holds, fails, or does neither."""
+    return "reproduced" if holds else "not reproduced" if fails else "inconclusive"
+
+
+def fact(holds: bool, value: float, claimed: float, *, n: int = 0, unit: Unit = "ratio", note: str = "") -> Finding:
+    """Return the finding on a number without an interval."""
+    return Finding(verdict(holds, not holds), n, value, value, value, unit=unit, claimed=claimed, note=note)
 
 
 def interval(differences: Numbers, smallest: float = SMALLEST_ERROR) -> tuple[float, float, float]:
@@ -69,9 +74,8 @@ def direction(
         few = "too few seeds" if least == MIN_SEEDS else f"fewer than {least} seeds"
         return replace(finding, note=few if n else "no seeds")
     negligible = claimed >= 1 and -claimed / 4 < low and high < claimed / 4
-    verdict: Verdict = "reproduced" if low > 0 else "not reproduced" if high < 0 or negligible else "inconclusive"
     p = float(stats.t.sf(mean / _error(differences), n - 1))
-    return replace(finding, verdict=verdict, p=p)
+    return replace(finding, verdict=verdict(low > 0, high < 0 or negligible), p=p)
 
 
 def size(differences: Numbers, claimed: float) -> Finding:
@@ -92,9 +96,8 @@ def equivalence(differences: Sequence[Numbers], margin: float) -> Finding:
     mean, low, high = intervals[largest]
     inside = all(-margin < low and high < margin for _, low, high in intervals)
     outside = any(low > margin or high < -margin for _, low, high in intervals)
-    verdict: Verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
     each = tuple(differences[largest].tolist())
-    return Finding(verdict, n, mean, low, high, note=f"margin {margin:.1f}", each=each)
+    return Finding(verdict(inside, outside), n, mean, low, high, note=f"margin {margin:.1f}", each=each)
 
 
 def little(differences: Numbers, other: Numbers, claimed: float) -> Finding:
@@ -108,8 +111,7 @@ def little(differences: Numbers, other: Numbers, claimed: float) -> Finding:
         return finding
     whole = float(other.mean())
     inside = finding.low > -1 and finding.high < whole / 2
-    verdict: Verdict = "reproduced" if inside else "not reproduced" if finding.effect >= whole else "inconclusive"
-    return replace(finding, verdict=verdict, note=f"beside {whole:+.1f}")
+    return replace(finding, verdict=verdict(inside, finding.effect >= whole), note=f"beside {whole:+.1f}")
 
 
 def optimum(values: Numbers, best: int) -> Finding:
@@ -119,13 +121,9 @@ def optimum(values: Numbers, best: int) -> Finding:
     rivals = np.delete(values, best, 1) - values[:, [best]]
     leads = [interval(one) for one in rivals.T]
     mean, low, high = max(leads)
-    if any(low > 0.3 for _, low, _ in leads):
-        verdict: Verdict = "not reproduced"
-    else:
-        beaten = any(low > 0 for _, low, _ in leads) or mean > 0.3
-        verdict = "inconclusive" if beaten else "reproduced"
+    unbeaten = mean <= 0.3 and all(low <= 0 for _, low, _ in leads)
     each = tuple((-rivals[:, leads.index((mean, low, high))]).tolist())
-    return Finding(verdict, len(values), -mean, -high, -low, each=each)
+    return Finding(verdict(unbeaten, any(low > 0.3 for _, low, _ in leads)), len(values), -mean, -high, -low, each=each)
 
 
 def trend(values: Numbers) -> Finding:
@@ -136,8 +134,8 @@ def trend(values: Numbers) -> Finding:
     rho = np.array([stats.spearmanr(order, one).statistic if np.ptp(one) else 0.0 for one in values])
     mean, low, high = _within(rho, -1, 1)
     risen = bool((rho > 0).all()) and mean >= 0.8
-    verdict: Verdict = "reproduced" if risen else "not reproduced" if mean <= 0 else "inconclusive"
-    return Finding(verdict, len(values), mean, low, high, unit="rank correlation", each=tuple(rho.tolist()))
+    found = verdict(risen, mean <= 0)
+    return Finding(found, len(values), mean, low, high, unit="rank correlation", each=tuple(rho.tolist()))
 
 
 def ratio(numerator: Numbers, denominator: Numbers, published: float, tolerance: float) -> Finding:
@@ -148,28 +146,24 @@ def ratio(numerator: Numbers, denominator: Numbers, published: float, tolerance:
     chosen = np.random.default_rng(0).integers(n, size=(10_000, n))
     low, high = np.quantile(numerator[chosen].mean(1) / denominator[chosen].mean(1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     agrees = low <= published + tolerance and high >= published - tolerance
-    verdict: Verdict = "reproduced" if agrees else "not reproduced"
-    effect, each = float(numerator.mean() / denominator.mean()), tuple((numerator / denominator).tolist())
-    return Finding(verdict, n, effect, float(low), float(high), unit="ratio", claimed=published, each=each)
+    finding = fact(agrees, float(numerator.mean() / denominator.mean()), published, n=n)
+    return replace(finding, low=float(low), high=float(high), each=tuple((numerator / denominator).tolist()))
 
 
-def share(successes: Numbers, enough: float, too_few: float) -> Finding:
+def share(successes: Numbers, enough: float = 0.8, too_few: float = 0.5) -> Finding:
     """Judge whether a property holds for ``enough`` of its cases in every seed; ``too_few`` on average refute it."""
     n = len(successes)
     if n < MIN_SEEDS:
         return Finding("inconclusive", n, note="too few seeds", unit="share")
     mean, low, high = _within(successes, 0, 1)
-    good = bool((successes >= enough).all())
-    verdict: Verdict = "reproduced" if good else "not reproduced" if mean < too_few else "inconclusive"
-    return Finding(verdict, n, mean, low, high, unit="share", each=tuple(successes.tolist()))
+    found = verdict(bool((successes >= enough).all()), mean < too_few)
+    return Finding(found, n, mean, low, high, unit="share", each=tuple(successes.tolist()))
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict on a claim with several settings: all must hold, and one failure fails it."""
     different = set(verdicts)
-    if "not reproduced" in different:
-        return "not reproduced"
-    return "reproduced" if different == {"reproduced"} else "inconclusive"
+    return verdict(different == {"reproduced"}, "not reproduced" in different)
 
 
 def holm(p: Sequence[float]) -> list[bool]:

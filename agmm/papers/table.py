@@ -10,17 +10,13 @@ from typing import Any, NamedTuple
 from agmm.training.presets import Preset
 from agmm.training.run import Init, Run
 
-QUOTED = "quoted"
-"""Training id of numbers that the authors of a paper took from others."""
+QUOTED = "quoted"  # training id of numbers that the authors of a paper took from others
 
-CLASS_IOU = "IoU: "
-"""Prefix of the metric of one class."""
+CLASS_IOU = "IoU: "  # prefix of the metric of one class
 SINGLE_SCALE = "mIoU, single scale"
 """Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
-WVF = "WvF"
-"""Metric of SPML: mIoU as a share of that of full supervision, in per cent."""
-TRAINING = "training mIoU: "
-"""Prefix of the metrics of training curves, mIoU on training images."""
+WVF = "WvF"  # metric of SPML: mIoU as a share of that of full supervision, in per cent
+TRAINING = "training mIoU: "  # prefix of the metrics of training curves, mIoU on training images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +27,7 @@ class Cell:
     column: str
     training_id: str
     """Run of ``published/training_runs.csv`` that this is (``"O012"``), ``"extra:<reason>"``, or `QUOTED`."""
-    run: Run | None
-    """With seed 0; None where the number is quoted."""
+    run: Run | None  # with seed 0; None where the number is quoted
     method: str
     variant: str = ""  # of methods that have variants
     absent: bool = False
@@ -41,15 +36,11 @@ class Cell:
     labels: str
     protocol: str = ""
     metric: str = "mIoU"  # see `agmm.papers.results.read`
-    full: Run | None = None
-    """Run that is 100 % of the metric `WVF`, with seed 0."""
+    full: Run | None = None  # run that is 100 % of the metric `WVF`, with seed 0
     value: float | None = None
-    published: float | None = None
-    """As printed, in per cent, on the paper's data set."""
-    published_source: str = ""
-    """Table, row, data set and backbone."""
-    note: str = ""
-    """Remark on the row beside its objective, such as where a quoted number comes from."""
+    published: float | None = None  # as printed, in per cent, on the paper's data set
+    published_source: str = ""  # table, row, data set and backbone
+    note: str = ""  # remark on the row beside its objective, such as where a quoted number comes from
 
     @property
     def trained_run(self) -> Run:
@@ -73,8 +64,7 @@ class Column(NamedTuple):
 
     label: str
     labels: str
-    printed: dict[str, str] | None = None
-    """Default: the label is the kind of supervision."""
+    printed: dict[str, str] | None = None  # default: the label is the kind of supervision
     in_paper: bool = True
 
 
@@ -90,8 +80,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     """Fields that single the row out in the published file; empty where the paper has no such row."""
-    value: float | None = None
-    """Value of the hyperparameter that the table's rows vary."""
+    value: float | None = None  # value of the hyperparameter that the table's rows vary
     init: Init | None = None
     network: str = "resnet"
     second_stage: bool = False  # trained on predictions of another run
@@ -108,10 +97,8 @@ class Table:
     title: str
     paper: str
     notebook: str  # path from the repository's root
-    cells: Callable[[Preset], tuple[Cell, ...]]
-    """Cells of a preset, in the order in which the rows are printed."""
-    data: str = "VOC"
-    """Data set of the published numbers in a word, below with split and network."""
+    cells: Callable[[Preset], tuple[Cell, ...]]  # cells of a preset, in the order in which the rows are printed
+    data: str = "VOC"  # data set of the published numbers in a word, below with split and network
     published_on: str = "PASCAL VOC 2012 val, ResNet-101 with ImageNet weights"
 
 
@@ -140,12 +127,10 @@ def cells(preset: Preset, table: str, rows: Iterable[Row], columns: Sequence[Col
             run = _run(row, column.labels, preset) if training_id else None
             if run is None:
                 continue
-            value, source = None, ""
+            about = describe(run) | {"note": row.note, "value": row.value}
             if row.printed and column.in_paper:
-                value, source = published(table, **column.printed or {"supervision": column.label}, **row.printed)
-            about = describe(run) | {"note": row.note, "published": value, "published_source": source}
-            names: dict[str, Any] = {"row": row.label, "column": column.label, "training_id": training_id}
-            made.append(Cell(run=run, value=row.value, **names, **about))
+                about |= published(table, **column.printed or {"supervision": column.label}, **row.printed)
+            made.append(Cell(row=row.label, column=column.label, training_id=training_id, run=run, **about))
     return tuple(made)
 
 
@@ -215,22 +200,23 @@ def protocol(run: Run) -> str:
 # --- Published numbers ------------------------------------------------------------------------------------------------
 
 
-def published(table: str, **where: str) -> tuple[float, str]:
-    """Return a number printed in a paper, with its source.
+def published(table: str, **where: str) -> dict[str, Any]:
+    """Return a number printed in a paper and its source, as fields of a `Cell`.
 
     The fields, such as ``row="3", supervision="point"``, single out one line of a file in ``published/``: KeyError if
     they fit none or several.
     """
-    fitting = [line for line in lines(table) if all(line[name] == value for name, value in where.items())]
+    fitting = [line for line in lines(table) if where.items() <= line.items()]
     if len(fitting) != 1:
         raise KeyError(f"{table} prints {len(fitting)} numbers for {where}")
-    (line,) = fitting
-    return float(line["value"]), source(line)
+    return of_line(fitting[0])
 
 
-def source(line: dict[str, str]) -> str:
-    """Return where a published number stands: table, row, data set and backbone."""
-    return f"{line['paper']} {line['table']}, row {line['row']} ({line['dataset']} {line['split']}, {line['backbone']})"
+def of_line(line: dict[str, str]) -> dict[str, Any]:
+    """Return number and source of a published line, as fields of a `Cell`: table, row, data set and backbone."""
+    where = f"{line['paper']} {line['table']}, row {line['row']}"
+    source = f"{where} ({line['dataset']} {line['split']}, {line['backbone']})"
+    return {"published": float(line["value"]), "published_source": source}
 
 
 @cache
@@ -243,7 +229,7 @@ def lines(name: str) -> tuple[dict[str, str], ...]:
 def lines_of_others(table: str, cells: Iterable[Cell]) -> list[dict[str, str]]:
     """Return the lines of a published table that stand beside none of these cells, at this preset at least."""
     shown = {cell.published_source for cell in cells}
-    return [line for line in lines(table) if source(line) not in shown]
+    return [line for line in lines(table) if of_line(line)["published_source"] not in shown]
 
 
 _EXTRAS = {"extra_data": "extra data", "mt": "multi-stage", "crf": "DenseCRF", "ms_test": "several scales"}

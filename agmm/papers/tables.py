@@ -126,8 +126,7 @@ def _known(kind: str, name: str, known: tuple[str, ...]) -> None:
 
 # --- As printed -------------------------------------------------------------------------------------------------------
 
-REFERENCE = RESULTS / "reference"
-"""Committed results; the column is left out where there are none."""
+REFERENCE = RESULTS / "reference"  # committed results; the column is left out where there are none
 
 
 def write(table: Table, preset: str, results: str | Path = "results") -> tuple[Path, Path]:

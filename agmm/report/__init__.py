@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from agmm.data import sets
 from agmm.host import atomic_files
 from agmm.papers import tables
-from agmm.report import judged, numbers, pictures, records
+from agmm.report import numbers, pictures, records
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 
@@ -39,7 +39,8 @@ def render(preset: str, results: str | Path = "results", *, embed: bool = True) 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"duration": sweep.duration, "counted": _counted}
+    environment.filters["duration"] = sweep.duration
+    environment.filters["counted"] = lambda number, thing="run": f"{number} {thing}" + ("" if number == 1 else "s")
     return environment.get_template("report.html").render(collect(preset, results, embed))
 
 
@@ -61,7 +62,7 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
             curves[name], damaged = pictures.panels(view.runs, found, folder) if view else ([], [])
             problems += damaged
     try:
-        papers = judged.read(folder)
+        papers = numbers.claims(folder)
     except ValueError as error:
         papers = []
         problems.append(str(error))
@@ -73,15 +74,15 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "groups": {PAPERS[group]: [tables.TABLES[name] for name in names] for group, names in tables.GROUPS.items()},
         "views": views,
         "sentences": {name: numbers.sentence(table) for name, table in tables.TABLES.items()},
-        "trainable": {name: _trainable(table, preset) for name, table in tables.TABLES.items()},
+        "trainable": {name for name in tables.TABLES if tables.runs(name, preset)},
         "executed": {name for name in tables.TABLES if (folder / "notebooks" / f"{name}.ipynb").exists()},
         "shown": {name for name, view in views.items() if view and view.ids},
         "curves_of": curves,
         "shape": pictures.SHAPE,
         "figures": shown,
         "claims": papers,
-        "marks": judged.MARKS,
-        "numbered": {verdict: number for number, verdict in enumerate(judged.MARKS, 1)},
+        "marks": numbers.MARKS,
+        "numbered": {verdict: number for number, verdict in enumerate(numbers.MARKS, 1)},
         "records": found,
         "complete": complete,
         "unfinished": [record for record in found.values() if record.result is None],
@@ -97,14 +98,6 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "problems": list(dict.fromkeys(problems)),
         "embed": embed,
     }
-
-
-def _counted(number: int, thing: str = "run") -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
-
-
-def _trainable(table: tables.Table, preset: str) -> bool:
-    return any(cell.run is not None for cell in table.cells(PRESETS[preset]))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

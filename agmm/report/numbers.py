@@ -1,4 +1,4 @@
-"""A table of the page: what its CSV file says, ours beside published, with differences in words, numbers and tones."""
+"""The numbers of the page, as their CSV files have them: tables, ours beside published, and claims with verdicts."""
 
 import csv
 import math
@@ -8,6 +8,9 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from agmm.papers import verdicts
 from agmm.papers.results import COLUMNS, KEY
 from agmm.papers.tables import Cell, Table, about
 from agmm.training.presets import PRESETS
@@ -159,3 +162,50 @@ def _notes(path: Path) -> list[str]:
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line.removeprefix("- ").replace("`", "") for line in lines if line.startswith("- ")]
+
+
+# --- Claims -----------------------------------------------------------------------------------------------------------
+
+MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
+"""Verdict -> its sign, so that no color is needed, in the order of the page."""
+
+
+class Judged(NamedTuple):
+    """The claims of a paper."""
+
+    title: str
+    objectives: list[str]
+    sentences: list[dict[Any, Any]]  # claims with their verdicts under every form of AGMM, or the same one twice
+    counts: dict[str, int]  # verdict -> number of claims with it, as AGMM is released
+    numbers: dict[str, list[dict[Any, Any]]]
+    """Verdict -> claim by claim and setting by setting, with effects as printed."""
+
+
+def claims(folder: Path) -> list[Judged]:
+    """Return papers with their claims as ``claims.csv`` has them, none without it; ValueError if it is damaged."""
+    path = folder / "claims.csv"
+    if not path.exists():
+        return []
+    try:
+        text = pd.read_csv(path, dtype=str, keep_default_na=False)[verdicts.COLUMNS]
+        numeric = ["n_seeds", "effect", "low", "high", "p", "claimed"]
+        frame = text.assign(**{name: pd.to_numeric(text[name].replace("", math.nan)) for name in numeric})
+        return [_judged(str(title), part) for title, part in frame.groupby("paper", sort=False)]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"claims.csv is damaged ({type(error).__name__}: {error})") from error
+
+
+def _judged(title: str, frame: pd.DataFrame) -> Judged:
+    if unknown := set(frame["verdict"]) - set(MARKS):
+        raise ValueError(f"there is no verdict {unknown.pop()!r}")
+    combined = verdicts.verdicts(frame)
+    names = [name for name in verdicts.OBJECTIVES.values() if name in combined]
+    sentences = [row | {"verdicts": [row[name] for name in names]} for row in combined.to_dict("records")]
+    rows = frame.assign(effect=[verdicts.effect(line) for _, line in frame.iterrows()]).to_dict("records")
+    return Judged(
+        title,
+        names if (frame["objective"] != "").any() else [],
+        sentences,
+        {verdict: sum(row["verdicts"][0] == verdict for row in sentences) for verdict in MARKS},
+        {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in MARKS},
+    )

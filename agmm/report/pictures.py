@@ -3,11 +3,11 @@
 import base64
 import csv
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import numpy as np
 from PIL import Image
 
 from agmm.papers import tables, verdicts
@@ -15,8 +15,7 @@ from agmm.report.records import Record
 
 ELSEWHERE = {"agmm_supp_figure5": "agmm_supp_figure6"}
 """Figure -> the table whose notebook draws it, where its name does not begin with that table's."""
-SHAPE, EDGE = (160, 90), 6
-"""Width and height of a panel of curves, and the margin inside."""
+SHAPE, EDGE = (160, 90), 6  # width and height of a panel of curves, and the margin inside
 
 
 class Picture(NamedTuple):
@@ -92,56 +91,43 @@ def panels(
     damaged history.
     """
     problems: dict[str, None] = {}
-    means: dict[tuple[str, ...], tuple[str, dict[str, list[float]]]] = {}
+    means: dict[tuple[str, ...], tuple[str, np.ndarray]] = {}
     for (row, column), ids in runs.items():
         there = tuple(one for one in ids if one in records and "history.csv" in records[one].files)
         if there and there not in means:
             try:
-                curves = [_history(folder / "runs" / one / "history.csv") for one in there]
+                seeds = [_history(folder / "runs" / one / "history.csv") for one in there]
             except ValueError as error:
                 problems[str(error)] = None
                 continue
-            if all(curve is not None for curve in curves):
-                means[there] = f"{row}, {column}", _mean([curve for curve in curves if curve])
-    values = [value for _, curve in means.values() for line in curve.values() for value in line]
-    if not values:
+            if shortest := min(curves.shape[1] for curves in seeds):
+                means[there] = f"{row}, {column}", np.mean([curves[:, :shortest] for curves in seeds], axis=0)
+    if not means:
         return [], list(problems)
-    low, high = 10 * math.floor(min(values) / 10), max(10 * math.ceil(max(values) / 10), 10)
-    return [_panel(title, curve, low, high) for title, curve in means.values()], list(problems)
+    values = np.concatenate([curves.ravel() for _, curves in means.values()])
+    low, high = 10 * math.floor(values.min() / 10), max(10 * math.ceil(values.max() / 10), 10)
+    made = []
+    for title, curves in means.values():
+        ends = {name: (curve[0], curve[-1]) for name, curve in zip("pg", curves, strict=True)}
+        p, g = (_points(curve, low, high) for curve in curves)
+        made.append(Panel(title, p, g, ends, curves.shape[1], low, high))
+    return made, list(problems)
 
 
-def _history(path: Path) -> dict[str, list[float]] | None:
-    """Return P and G epoch by epoch; None where the run measured only one of them."""
+def _history(path: Path) -> np.ndarray:
+    """Return P and G (2, epochs); no epochs where the run measured only one of them."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [line for line in csv.DictReader(file) if line.get("p_miou") and line.get("g_miou")]
-        curves = {name: [float(line[f"{name}_miou"]) for line in rows] for name in ("p", "g")}
-        if not all(math.isfinite(value) for line in curves.values() for value in line):
+            rows = [(line.get("p_miou"), line.get("g_miou")) for line in csv.DictReader(file)]
+        curves = np.array([row for row in rows if all(row)], float).reshape(-1, 2).T
+        if not np.isfinite(curves).all():
             raise ValueError("a number that is not finite")
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"runs/{path.parent.name}/{path.name} is damaged ({type(error).__name__}: {error})") from error
-    return curves if rows else None
+    return curves
 
 
-def _mean(curves: list[dict[str, list[float]]]) -> dict[str, list[float]]:
-    return {
-        name: [sum(values) / len(values) for values in zip(*(curve[name] for curve in curves), strict=False)]
-        for name in ("p", "g")
-    }
-
-
-def _panel(title: str, curve: dict[str, list[float]], low: float, high: float) -> Panel:
-    ends = {name: (line[0], line[-1]) for name, line in curve.items()}
-    return Panel(
-        title, _points(curve["p"], low, high), _points(curve["g"], low, high), ends, len(curve["p"]), low, high
-    )
-
-
-def _points(line: Iterable[float], low: float, high: float) -> str:
-    values = list(line)
-    width, height = SHAPE[0] - 2 * EDGE, SHAPE[1] - 2 * EDGE
-    step = width / max(len(values) - 1, 1)
-    return " ".join(
-        f"{EDGE + step * i:.1f},{EDGE + height * (high - value) / (high - low or 1):.1f}"
-        for i, value in enumerate(values)
-    )
+def _points(curve: np.ndarray, low: float, high: float) -> str:
+    x = np.linspace(EDGE, SHAPE[0] - EDGE, len(curve))
+    y = EDGE + (SHAPE[1] - 2 * EDGE) * (high - curve) / (high - low or 1)
+    return " ".join(f"{left:.1f},{top:.1f}" for left, top in zip(x, y, strict=True))

@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,24 +28,16 @@ class Record:
     run: Run | None
     result: Result | None
     environment: dict[str, Any]
-    ended: str
-    """Time of the last line of the log; empty where there is no log."""
+    ended: str  # time of the last line of the log; empty where there is no log
     files: tuple[str, ...]
     problems: tuple[str, ...] = ()
-    command: str = ""
-    """What trains it; empty where no table of this version has it."""
-    own: str = ""
-    """In a few words, where the method is a user's; the run itself is missing then."""
+    command: str = ""  # what trains it; empty where no table of this version has it
+    own: str = ""  # in a few words, where the method is a user's; the run itself is missing then
 
     @property
     def described(self) -> str:
         """The run in a few words."""
         return sweep.describe(self.run) if self.run else self.own or "unreadable description"
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it was trained on a GPU, as far as it says."""
-        return not str(self.environment.get("device", "CPU")).startswith("CPU")
 
 
 def read(preset: str, results: str | Path) -> dict[str, Record]:
@@ -142,15 +134,14 @@ def _short(commit: str) -> str:
 # --- What they cost ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Cost:
+class Cost(NamedTuple):
     """Hours of the runs behind a table, those that they start from included."""
 
     name: str
     title: str
-    ids: set[str] = field(default_factory=set)
-    cpu: float = 0.0
-    gpu: float = 0.0
+    ids: set[str]
+    cpu: float
+    gpu: float
 
 
 class Costs(NamedTuple):
@@ -178,11 +169,11 @@ def _closure(ids: Iterable[str], records: dict[str, Record]) -> set[str]:
 
 
 def _cost(name: str, title: str, ids: set[str], records: dict[str, Record]) -> Cost:
-    cost = Cost(name, title, ids)
+    hours = {True: 0.0, False: 0.0}
     for record in (records[one] for one in sorted(ids)):
-        hours = _seconds(record) / 3600
-        cost.cpu, cost.gpu = (cost.cpu, cost.gpu + hours) if record.on_gpu else (cost.cpu + hours, cost.gpu)
-    return cost
+        on_cpu = str(record.environment.get("device", "CPU")).startswith("CPU")
+        hours[on_cpu] += _seconds(record) / 3600
+    return Cost(name, title, ids, cpu=hours[True], gpu=hours[False])
 
 
 def _seconds(record: Record) -> float:

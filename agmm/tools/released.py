@@ -32,8 +32,7 @@ from agmm.papers import table
 from agmm.tools import author_checkpoints
 from agmm.training.train import choose_device
 
-TILE = 721
-"""Crop and tile of the released Cityscapes configuration; the paper says 769."""
+TILE = 721  # crop and tile of the released Cityscapes configuration; the paper says 769
 
 PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}
 """Tables of numbers that the paper prints for every class."""

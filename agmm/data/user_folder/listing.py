@@ -199,7 +199,8 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             for what in annotation.notes:
                 left_out[what].append(path)
     listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
-    if several := [id for id, files in listed.annotated.items() if sum(bool(file.shapes) for file in files) > 1]:
+    sources = {id: {one.file for one in labels_of if one.shapes} for id, labels_of in listed.annotated.items()}
+    if several := [id for id, files in sources.items() if len(files) > 1]:
         listed.notes.append(f"{len(several)} images have labels in several files, all are drawn; {several[0]} first")
 
 

@@ -12,7 +12,6 @@ from agmm import figures, networks
 from agmm.codes import UNLABELED
 from agmm.data import sets
 from agmm.figures import Trained
-from agmm.networks import macs
 from agmm.papers import claim, rules
 from agmm.papers.agmm.tables import LAMBDAS, SIGMAS
 from agmm.papers.claim import Entry, Evidence
@@ -62,15 +61,6 @@ def hardly_matters(values: Numbers) -> Finding:
     return rules.equivalence(differences, max(1.0, 0.15 * gain))
 
 
-def every_weight_helps(evidence: Evidence) -> dict[str, Finding]:
-    """Judge each weight of the mixture against the baseline."""
-    findings: dict[str, Finding] = {}
-    for setting, column in VOC.items():
-        for entry in _WEIGHTS:
-            findings |= claim.better(entry, BASELINE, {f"{setting}, {entry.row}": column})(evidence)
-    return findings
-
-
 def scribbles_beat_points_per_class(evidence: Evidence) -> dict[str, Finding]:
     """Judge the share of the classes whose mean IoU over seeds is higher with scribbles."""
     means = [evidence.cells([Entry("agmm_supp_table3", "mIoU")], column) for column in VOC.values()]
@@ -83,7 +73,7 @@ def scribbles_beat_points_per_class(evidence: Evidence) -> dict[str, Finding]:
     rows = [Entry("agmm_supp_table3", name) for name in classes]
     points, scribbles = (evidence.values(*evidence.cells(rows, column)) for column in VOC.values())
     share = float(np.mean(scribbles.mean(0) > points.mean(0)))
-    verdict: rules.Verdict = "reproduced" if share >= 0.8 else "not reproduced" if share < 0.5 else "inconclusive"
+    verdict = rules.verdict(share >= 0.8, share < 0.5)
     return {"scribbles - points": Finding(verdict, n, share, share, share, unit="share", claimed=1)}
 
 
@@ -98,43 +88,44 @@ def crf_helps_little(evidence: Evidence) -> dict[str, Finding]:
     return findings
 
 
-PER_CLASS, IMAGES = 2000, 1000
-"""Test pixels of a class, and test images, whose features are compared at most."""
+PER_CLASS, IMAGES = 2000, 1000  # test pixels of a class, and test images, whose features are compared at most
 
 
 def similar_pixels_are_better(evidence: Evidence) -> dict[str, Finding]:
     """Judge the share of the classes whose IoU is higher close to labeled pixels; the paper names no network."""
 
-    def share(trained: Trained) -> float:
+    def share(trained: Trained) -> tuple[float]:
         return share_of_similar(figures.measure_similarity({"": trained}), "iou")
 
-    findings, rule = {}, partial(rules.share, enough=0.8, too_few=0.5)
+    findings: dict[str, Finding] = {}
     for name, entry in {"baseline": BASELINE, "AGMM": AGMM}.items():
-        findings[f"points, {name}"] = claim.of_networks(evidence, evidence.runs([entry], "point"), share, rule)
+        runs = evidence.runs([entry], "point")
+        findings |= claim.of_networks(evidence, runs, share, {f"points, {name}": rules.share})
     return findings
 
 
-def share_of_similar(measured: pd.DataFrame, values: str) -> float:
+def share_of_similar(measured: pd.DataFrame, values: str) -> tuple[float]:
     """Return the share of the classes with higher values among similar than dissimilar pixels, of those with both."""
     both = measured.pivot(index="class", columns="subset", values=values)[["similar", "dissimilar"]].dropna()
-    return float((both["similar"] > both["dissimilar"]).mean())
+    return (float((both["similar"] > both["dissimilar"]).mean()),)
 
 
 def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
     """Judge the mean silhouette of the features of test pixels, AGMM minus its rivals."""
-    rivals = {"baseline": BASELINE, "SG": Entry("agmm_table2", "AGMM (SG)")}
-    runs = {name: evidence.runs((AGMM, rival), "point") for name, rival in rivals.items()}
-    return {f"points, against {name}": silhouettes(evidence, *pair) for name, pair in runs.items()}
+    ours, baseline, stopped = evidence.runs((AGMM, BASELINE, Entry("agmm_table2", "AGMM (SG)")), "point")
+    findings = silhouettes(evidence, "points, against baseline", ours, baseline)
+    return findings | silhouettes(evidence, "points, against SG", ours, stopped)
 
 
-def silhouettes(evidence: Evidence, ours: Run, theirs: Run) -> Finding:
+def silhouettes(evidence: Evidence, setting: str, ours: Run, theirs: Run) -> dict[str, Finding]:
     """Judge whether the mean silhouette of the features of test pixels is larger in one network than in another."""
 
-    def lead(*trained: Trained) -> float:
+    def lead(*trained: Trained) -> tuple[float]:
         a, b = (figures.silhouette(*figures.sample_features(one, PER_CLASS, IMAGES)) for one in trained)
-        return a - b
+        return (a - b,)
 
-    return claim.of_networks(evidence, (ours, theirs), lead, partial(rules.direction, unit="silhouette"))
+    rule = partial(rules.direction, unit="silhouette")
+    return claim.of_networks(evidence, (ours, theirs), lead, {setting: rule})
 
 
 def _gap(evidence: Evidence, entry: Entry, against: str) -> Numbers:
@@ -175,7 +166,7 @@ def above_baseline_while_training(evidence: Evidence) -> dict[str, Finding]:
     curves = evidence.curves("p_miou", *evidence.runs((AGMM, BASELINE), "point"))
     later = curves[..., _tenth(curves) :]
     above = np.array([np.mean(ours > theirs) for ours, theirs in later])
-    return {"points": rules.share(above, 0.9, 0.5)}
+    return {"points": rules.share(above, 0.9)}
 
 
 def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
@@ -186,13 +177,11 @@ def inference_costs_nothing(evidence: Evidence) -> dict[str, Finding]:
     plain = weights.build_network(replace(baseline, seed=1), num_classes).eval()
     shapes, plain_shapes = ({name: v.shape for name, v in net.state_dict().items()} for net in (kept, plain))
     height, width = ours.image_size or (ours.crop or 64,) * 2
-    count, plain_count = (macs.network_macs(net, (height, width)) for net in (kept, plain))
+    count, plain_count = (networks.network_macs(net, (height, width)) for net in (kept, plain))
     same = shapes == plain_shapes and count == plain_count and _same_outputs(ours, kept, plain)
     parameters = sum(p.numel() for p in kept.parameters())
     note = f"{parameters:,} parameters, {count / 1e6:,.1f} M multiply-accumulates at {height} × {width}"
-    verdict: rules.Verdict = "reproduced" if same else "not reproduced"
-    ratio = count / plain_count
-    return {"multiply-accumulates": Finding(verdict, 0, ratio, ratio, ratio, note=note, unit="ratio", claimed=1)}
+    return {"multiply-accumulates": rules.fact(same, count / plain_count, 1, note=note)}
 
 
 @torch.no_grad()
@@ -211,6 +200,7 @@ def _same_outputs(run: Run, kept: networks.Segmenter, plain: networks.Segmenter)
 
 
 _POINTS_MORE = partial(claim.helps_first_more, claimed=4.3)
+_EVERY_WEIGHT = [claim.better(w, BASELINE, {f"{form}, {w.row}": VOC[form]}) for form in VOC for w in _WEIGHTS]
 _rising = partial(claim.across, columns=CLICKS.values(), rule=claim.rising)
 CLAIMS = claim.claims_of(
     "agmm",
@@ -222,7 +212,7 @@ CLAIMS = claim.claims_of(
         "A17": claim.compare(_SPREADS, VOC, partial(rules.optimum, best=0)),
         "A18": claim.compare(_WEIGHTS, VOC, partial(rules.optimum, best=LAMBDAS.index(1.0))),
         "A19": claim.compare(_RISING_WEIGHTS, VOC, rules.trend),
-        "A20": every_weight_helps,
+        "A20": claim.together(*_EVERY_WEIGHT),
         "A25": crf_helps_little,
         "A27": claim.together(_rising([_BASELINE_CLICKS], setting="baseline"), _rising([_AGMM_CLICKS], setting="AGMM")),
         "A28": claim.across((_AGMM_CLICKS, _BASELINE_CLICKS), CLICKS.values(), claim.gain_shrinks, "100 to 20 clicks"),

@@ -5,27 +5,14 @@ from functools import partial
 from typing import Any
 
 from agmm.data import sets
-from agmm.papers.table import (
-    CLASS_IOU,
-    Cell,
-    Column,
-    Row,
-    cells,
-    figure,
-    figure_cells,
-    lines,
-    protocol,
-    published,
-    quoted,
-    table,
-)
+from agmm.papers import table
+from agmm.papers.table import CLASS_IOU, Cell, Column, Row, cells, figure_cells, lines, protocol, published, quoted
 from agmm.training.presets import Preset
 
 VOC = (Column("point", "points"), Column("scribble", "scribbles"))
 CLICKS = tuple(Column(f"{n} clicks", f"clicks{n}", {"clicks": str(n)}) for n in (20, 50, 100))
-SIGMAS = (0.1, 0.5, 0.8, 1.0, 1.5)
-LAMBDAS = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)
-"""Fixed spreads of Table 3, and weights of the mixture's losses."""
+SIGMAS = (0.1, 0.5, 0.8, 1.0, 1.5)  # fixed spreads of Table 3
+LAMBDAS = (0.1, 0.2, 0.5, 0.8, 1.0, 1.5)  # weights of the mixture's losses
 
 SCALED, NARROW = {"size_rule": "scaled_sigma"}, {"sigma": 0.002}
 """Options of the DenseCRF loss and of TEL on Cityscapes and ADE20K; those of TEL are its release's."""
@@ -39,8 +26,6 @@ ABLATION: dict[str, tuple[tuple[str, ...], str, tuple[str, str]]] = {
 _FULL = "L_seg + L_self + L_spar + L_con"
 _TERMS = ABLATION[_FULL][0]
 _WITH_ABSENT = (*_TERMS, "absent")
-AS_RELEASED: dict[str, Any] = {"variant": "official", "terms": _WITH_ABSENT}
-WITHOUT_ABSENT: dict[str, Any] = {"variant": "official", "terms": _TERMS}
 _STOPPED = {"stop_gradient": True}
 WITHOUT = "extra:without the absent-class loss"
 _PRINTED = "extra:equations as printed"
@@ -198,11 +183,8 @@ def _per_class(
     for cell in cells(preset, table, rows, columns):
         for name in (*sets.class_names(cell.dataset), "mIoU"):
             metric, line = (name, "mean") if name == "mIoU" else (CLASS_IOU + name, name.replace(" ", "_"))
-            value, source = None, ""
-            if cell.dataset == dataset:
-                value, source = published(table, **{"class": line}, **printed[cell.column])
-            one = replace(cell, row=name, metric=metric, published=value, published_source=source)
-            made.setdefault(name, []).append(one)
+            number = published(table, **{"class": line}, **printed[cell.column]) if cell.dataset == dataset else {}
+            made.setdefault(name, []).append(replace(cell, row=name, metric=metric, **number))
     return tuple(cell for of_class in made.values() for cell in of_class)
 
 
@@ -253,7 +235,7 @@ def _ids(first: int) -> tuple[str, str, str]:
 
 
 PAPER = "AGMM (CVPR 2023)"
-_voc = partial(table, paper=PAPER)
+_voc = partial(table.table, paper=PAPER)
 _cityscapes = partial(_voc, data="Cityscapes", published_on="Cityscapes val, ResNet-50 with ImageNet weights")
 _absent = _voc(absent, "Not in the paper: mixture against absent-class loss")
 TABLES = (
@@ -289,7 +271,7 @@ def figure4(preset: Preset) -> tuple[Cell, ...]:
     return (*made, replace(cell, row=f"epoch {epochs}"))
 
 
-_figure = partial(figure, paper=PAPER)
+_figure = partial(table.figure, paper=PAPER)
 FIGURES = (
     # The paper does not say which network Fig. 2b shows.
     _figure("agmm_figure2", "Fig. 2b: similar and dissimilar pixels", _BASELINE, _AGMM),

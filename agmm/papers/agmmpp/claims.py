@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from agmm import em, evaluation, fast, figures, gmm, networks, objectives
 from agmm.figures.trained import Trained, mixture_of, outputs, tensor, weak_labels
-from agmm.networks import macs
 from agmm.objectives.agmmpp import squeezed
 from agmm.papers import claim, rules
 from agmm.papers.agmm.claims import CLICKS, VOC, gap_narrows, mixture_leads_early, share_of_similar, silhouettes
@@ -24,8 +22,7 @@ from agmm.training import timing
 from agmm.training.presets import Preset
 from agmm.training.timing import QUICK, Objective, Shapes, training_step
 
-IMAGES = 200
-"""Training images that are measured at most."""
+IMAGES = 200  # training images that are measured at most
 
 AGMMPP = Entry("agmmpp_table10", "AGMM++")
 _AGMM, _OLD = AGMMPP._replace(row="AGMM"), AGMMPP._replace(row="AGMM++, old L_con")
@@ -74,16 +71,16 @@ def operations() -> pd.DataFrame:
 
     Three of VOC's 21 classes have a Gaussian. The published baseline is matched by multiply-accumulates, not by twice
     as many operations, and with two further classifiers of image tags. How the elementwise work of the mixtures is
-    counted the paper does not say (our rule: `agmm.networks.macs.branch_macs`).
+    counted the paper does not say (our rule: `agmm.networks.branch_macs`).
     """
     with torch.device("meta"):
         net = networks.build("vit_base", 21)
     channels, cells = net.feature_channels, PRINTED_SIDE // 16
     tag_classifiers = 2 * channels * (21 - 1) * cells**2
-    alone = macs.network_macs(net, PRINTED_SIDE) + tag_classifiers
+    alone = networks.network_macs(net, PRINTED_SIDE) + tag_classifiers
     grid, size = (cells, cells), (PRINTED_SIDE, PRINTED_SIDE)
-    agmm = macs.branch_macs("AGMM", channels, grid, size, classes=3)
-    agmmpp = macs.branch_macs("AGMMpp", channels, grid, size, squeezed=squeezed(channels), classes=3)
+    agmm = networks.branch_macs("AGMM", channels, grid, size, classes=3)
+    agmmpp = networks.branch_macs("AGMMpp", channels, grid, size, squeezed=squeezed(channels), classes=3)
     branches = {"Baseline": 0, "AGMM": sum(agmm.values()), "AGMM++": sum(agmmpp.values())}
     printed = {line["method"]: float(line["value"]) for line in lines("agmmpp_table11") if line["metric"] == "GFLOPs"}
     rows = [
@@ -152,19 +149,18 @@ def cheaper_than_agmm(evidence: Evidence) -> dict[str, Finding]:
 
 def _fact(holds: bool, ratio: float, published: float) -> Finding:
     """Return a finding about the operations of the paper's transformer, which depend on no weights."""
-    verdict: rules.Verdict = "reproduced" if holds else "not reproduced"
-    ratio, note = float(ratio), f"multiply-accumulates of ViT-B/16 at {PRINTED_SIDE} pixels"
-    return Finding(verdict, 0, ratio, ratio, ratio, note=note, unit="ratio", claimed=published)
+    note = f"multiply-accumulates of ViT-B/16 at {PRINTED_SIDE} pixels"
+    return rules.fact(holds, float(ratio), published, note=note)
 
 
 def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
     """Judge the share of the classes whose pseudo labels are more accurate close to the class's mean than far away."""
 
-    def share(trained: Trained) -> float:
+    def share(trained: Trained) -> tuple[float]:
         return share_of_similar(figures.measure_label_accuracy({"": trained}, IMAGES), "accuracy")
 
-    runs, rule = evidence.runs([_FROM_TAGS], SEGMENTATION), partial(rules.share, enough=0.8, too_few=0.5)
-    return {"tags": claim.of_networks(evidence, runs, share, rule)} if runs else {}
+    runs = evidence.runs([_FROM_TAGS], SEGMENTATION)
+    return claim.of_networks(evidence, runs, share, {"tags": rules.share}) if runs else {}
 
 
 @torch.no_grad()
@@ -207,9 +203,9 @@ def em_estimates_better(evidence: Evidence) -> dict[str, Finding]:
     findings: dict[str, Finding] = {}
     for setting, column in VOC.items():
         if runs := evidence.runs([AGMMPP], column):
-            values, why = claim.measured(evidence, runs, measure, 2)
-            judged = {"means": rules.direction(values[:, 0], unit="share"), "mIoU of G": rules.direction(values[:, 1])}
-            findings |= {f"{setting}, {name}": replace(one, note=why or one.note) for name, one in judged.items()}
+            judged: dict[str, claim.Rule] = {f"{setting}, means": partial(rules.direction, unit="share")}
+            judged[f"{setting}, mIoU of G"] = rules.direction
+            findings |= claim.of_networks(evidence, runs, measure, judged)
     return findings
 
 
@@ -224,8 +220,8 @@ def features_are_more_discriminative(evidence: Evidence) -> dict[str, Finding]:
     runs = evidence.runs((_FROM_TAGS, _WITHOUT_EM, _TOCO), SEGMENTATION)
     if not runs:
         return {}
-    against_none, against_toco = silhouettes(evidence, *runs[:2]), silhouettes(evidence, *runs[1:])
-    return {"EM against none": against_none, "no EM against ToCo": against_toco}
+    findings = silhouettes(evidence, "EM against none", *runs[:2])
+    return findings | silhouettes(evidence, "no EM against ToCo", *runs[1:])
 
 
 _SHARES = [f"block {share}%" for share in (10, 20, 50)]

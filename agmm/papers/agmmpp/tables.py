@@ -11,22 +11,9 @@ from itertools import product
 from typing import Any
 
 from agmm.objectives.agmmpp import squeezed
+from agmm.papers import table
 from agmm.papers.agmm.tables import CLICKS, LAMBDAS, NARROW, SCALED, VOC, WITHOUT, agmm_rows
-from agmm.papers.table import (
-    SINGLE_SCALE,
-    TRAINING,
-    Cell,
-    Column,
-    Row,
-    cells,
-    figure,
-    lines,
-    lines_of_others,
-    protocol,
-    quoted,
-    source,
-    table,
-)
+from agmm.papers.table import Cell, Column, Row, cells, lines, lines_of_others, quoted
 from agmm.training.presets import Preset
 
 BLOCKS = tuple(Column(f"block {n}%", f"blocks{n}", {"block_ratio": f"{n}%"}) for n in (10, 20, 50))
@@ -183,7 +170,7 @@ def table8(preset: Preset) -> tuple[Cell, ...]:
             made.append(_single_scale(cell))
         else:
             images = f"{cell.trained_run.history_images} training images"
-            made.append(replace(cell, metric=TRAINING + _pseudo_labels(cell.method), protocol=images))
+            made.append(replace(cell, metric=table.TRAINING + _pseudo_labels(cell.method), protocol=images))
     return tuple(made)
 
 
@@ -194,14 +181,14 @@ def _pseudo_labels(method: str) -> str:
 def _single_scale(cell: Cell) -> Cell:
     """Return the cell of an ablation, which is tested without a DenseCRF and, as those of ToCo, at a single scale."""
     single = replace(cell.trained_run, scales=(1.0,), flip=False)
-    return replace(cell, metric=SINGLE_SCALE, protocol=protocol(single))
+    return replace(cell, metric=table.SINGLE_SCALE, protocol=table.protocol(single))
 
 
 def table9(preset: Preset) -> tuple[Cell, ...]:
     """Quality of pseudo labels from image tags, on training images."""
     printed = {line["method"]: line for line in lines("agmmpp_table9") if line["method"] in ("ToCo", "AGMM++")}
     ours = [
-        replace(cell, column="image-level", published=float(line["value"]), published_source=source(line))
+        replace(cell, column="image-level", **table.of_line(line))
         for cell in table8(preset)
         if cell.column == PSEUDO and (line := printed.get(cell.row))
     ]
@@ -220,7 +207,7 @@ def table10(preset: Preset) -> tuple[Cell, ...]:
 
 
 def table11(preset: Preset) -> tuple[Cell, ...]:
-    """Accuracy with a transformer; operations, time and memory need no trained network (`agmm.networks.macs`)."""
+    """Accuracy with a transformer; its cost needs no trained network (`agmm.networks.network_macs`)."""
     printed = [{"metric": "mIoU", "row": row} for row in "123"]
     note = "Table 12 prints 63.2, 69.0"
     rows = [
@@ -308,7 +295,7 @@ PAPER = "AGMM++ (TPAMI 2025)"
 _CITY, _ADE = "Cityscapes val, ResNet-50 with ImageNet weights", "ADE20K val, ResNet-101 with ImageNet weights"
 _BOTH_DATA = "Cityscapes, ADE20K"
 _COCO = "COCO 2014 val, ResNet-101 or ViT-B with ImageNet weights"
-_voc = partial(table, paper=PAPER, published_on="PASCAL VOC 2012 val, ResNet-101 or ViT-B with ImageNet weights")
+_voc = partial(table.table, paper=PAPER, published_on="PASCAL VOC 2012 val, ResNet-101 or ViT-B with ImageNet weights")
 TABLES = (
     _voc(table1, "Table 1: image tags on VOC"),
     _voc(table2, "Table 2: image tags on COCO", data="COCO", published_on=_COCO),
@@ -325,7 +312,7 @@ TABLES = (
     _voc(table13, "Table 13: components on Cityscapes and ADE20K", data=_BOTH_DATA, published_on=f"{_CITY}; {_ADE}"),
     _voc(table14, "Table 14: weight of the mixture"),
     _voc(table15, "Table 15: soft and online supervision"),
-    table(choices, "Not in the paper: what it leaves open", PAPER),
+    table.table(choices, "Not in the paper: what it leaves open", PAPER),
 )
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -347,7 +334,7 @@ def _kinds(columns: Iterable[Column], ids: Iterable[str]) -> list[tuple[str, Row
     return [(kind.labels, agmmpp_row(kind.label, (training,))) for kind, training in zip(columns, ids, strict=True)]
 
 
-_figure = partial(figure, paper=PAPER)
+_figure = partial(table.figure, paper=PAPER)
 FIGURES = (
     _figure("agmmpp_figure2a", "Fig. 2a: features of full supervision", ("full", Row("full supervision", ("O027",)))),
     # The paper names neither the labels nor the network of Fig. 2c.

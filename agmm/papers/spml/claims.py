@@ -10,7 +10,7 @@ from agmm.data import sets
 from agmm.figures import Trained
 from agmm.papers import claim, rules
 from agmm.papers.claim import Entry, Evidence, Judge
-from agmm.papers.rules import Finding, Numbers, Verdict
+from agmm.papers.rules import Finding, Numbers
 from agmm.papers.spml.tables import LAMBDAS_I, LAMBDAS_O, LENGTHS, RELATIONS
 from agmm.papers.table import WVF
 
@@ -43,9 +43,8 @@ def little_is_lost(values: Numbers) -> Finding:
     finding = rules.direction(values[:, 0, 0] - values[:, 0, 1], 2.9)
     if finding.n < rules.MIN_SEEDS:
         return finding
-    inside, far = finding.low > 0 and finding.high < 6, finding.effect > 8
-    verdict: Verdict = "reproduced" if inside else "not reproduced" if far else "inconclusive"
-    return replace(finding, verdict=verdict, p=np.nan)
+    inside = finding.low > 0 and finding.high < 6
+    return replace(finding, verdict=rules.verdict(inside, finding.effect > 8), p=np.nan)
 
 
 def flat(values: Numbers) -> Finding:
@@ -61,7 +60,7 @@ def every_part(evidence: Evidence) -> dict[str, Finding]:
         return {}
     classes = sets.class_names(means[0].dataset)
     iou = np.nan_to_num([evidence.values(*evidence.cells(rows, name)) for name in classes])
-    return {"parts": rules.share((iou[..., 0] > iou[..., 1]).mean(0), 0.9, 0.5)}
+    return {"parts": rules.share((iou[..., 0] > iou[..., 1]).mean(0), 0.9)}
 
 
 def full_is_best(evidence: Evidence) -> dict[str, Finding]:
@@ -73,8 +72,7 @@ def full_is_best(evidence: Evidence) -> dict[str, Finding]:
     return {"full - scribbles": rules.direction(evidence.lead(*full, *scribbles), 1.2)}
 
 
-IMAGES = 200
-"""Images of a split whose segments are queries at most."""
+IMAGES = 200  # images of a split whose segments are queries at most
 
 
 def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
@@ -83,13 +81,11 @@ def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
     if not runs:
         return {}
 
-    def measure(*trained: Trained) -> tuple[float, ...]:
+    def measure(*trained: Trained) -> list[list[float]]:
         named = {row.label: one for row, one in zip(RELATIONS, trained, strict=True)}
-        return tuple(figures.measure_boundaries(named)["boundary"])
+        return [figures.measure_boundaries(named)["boundary"].to_list()]
 
-    values, why = claim.measured(evidence, runs, measure)
-    finding = rules.trend(values)
-    return {"C, C + I, C + I + O": replace(finding, note=why or finding.note)}
+    return claim.of_networks(evidence, runs, measure, {"C, C + I, C + I + O": rules.trend})
 
 
 def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
@@ -98,14 +94,9 @@ def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
     The paper does not say where its queries are from: both splits are judged, the neighbors being of the training set.
     """
     runs = evidence.runs([Entry("spml_figure10", "SPML")], "mIoU")
-    if not runs:
-        return {}
-    values, why = claim.measured(evidence, runs, _leads, 2)
-    findings = {}
-    for name, leads in zip(("test", "training"), values.T, strict=True):
-        finding = rules.direction(leads, unit="share")
-        findings[f"queries of {name} images"] = replace(finding, note=why or finding.note)
-    return findings
+    rule = partial(rules.direction, unit="share")
+    judged = {f"queries of {name} images": rule for name in ("test", "training")}
+    return claim.of_networks(evidence, runs, _leads, judged) if runs else {}
 
 
 def _leads(trained: Trained) -> tuple[float, ...]:

@@ -3,25 +3,13 @@
 "WvF" is the share of full supervision's mIoU that weak labels reach, of the same pipeline and test.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from agmm.data.synthetic import people
-from agmm.papers.table import (
-    CLASS_IOU,
-    WVF,
-    Cell,
-    Column,
-    Row,
-    cells,
-    figure,
-    lines,
-    lines_of_others,
-    published,
-    quoted,
-    table,
-)
+from agmm.papers import table
+from agmm.papers.table import CLASS_IOU, WVF, Cell, Column, Row, cells, lines, lines_of_others, published, quoted
 from agmm.training.presets import Preset
 
 SCRIBBLES = Column("scribbles", "scribbles", {})
@@ -90,8 +78,8 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
     right = []
     for cell in table7(preset):
         if cell.row == "SPML" and cell.column in shares:
-            value, source = published("spml_table3", panel="right", scribble_length=shares[cell.column])
-            right.append(replace(cell, published=value, published_source=source))
+            number = published("spml_table3", panel="right", scribble_length=shares[cell.column])
+            right.append(replace(cell, **number))
     return (*left, *right)
 
 
@@ -115,18 +103,12 @@ def _shares(preset: Preset, table: str, lengths: dict[str, str], where: dict[str
             for length, kind in lengths.items():
                 row = replace(full, ids=(trainings[length] if ours else _DENSECRF,), method=method)
                 column = Column(f"scribbles {length}", kind, {"scribble_length": length}, in_paper=ours)
+                fields = printed | {"metric": WVF, "scribble_length": length}
+                share = [float(line["value"]) for line in lines(table) if ours and fields.items() <= line.items()]
                 for cell in cells(preset, table, (row,), (column,)):
-                    line = printed | {"metric": WVF, "scribble_length": length}
-                    made += [cell, *_share(table, cell, whole, line if ours else {})]
+                    kept = replace(cell, column=f"{cell.column}, {WVF}", metric=WVF, published=next(iter(share), None))
+                    made += [cell, *(replace(kept, full=one.run) for one in whole)]
     return (*_quoted(table, made), *made)
-
-
-def _share(table: str, cell: Cell, whole: Iterable[Cell], where: dict[str, str]) -> Iterator[Cell]:
-    """Yield the cell as a share of full supervision, beside the published number of a line, if there is one."""
-    printed = [line for line in lines(table) if where and all(line.get(key) == value for key, value in where.items())]
-    for full in whole:
-        number = float(printed[0]["value"]) if printed else None
-        yield replace(cell, column=f"{cell.column}, {WVF}", metric=WVF, full=full.run, published=number)
 
 
 def table6(preset: Preset) -> tuple[Cell, ...]:
@@ -192,8 +174,7 @@ def _of_class(cell: Cell, name: str, method: str) -> Cell:
     """Return the cell of one class, or of the mean over all."""
     metric = cell.metric if name == "mean" else CLASS_IOU + name
     where = {"method": method, "class": name.replace(" ", "_"), "metric": metric.split(":")[0]}
-    value, source = published("spml_table10", **where)
-    return replace(cell, column=name, metric=metric, published=value, published_source=source)
+    return replace(cell, column=name, metric=metric, **published("spml_table10", **where))
 
 
 def _quoted(table: str, made: Iterable[Cell]) -> tuple[Cell, ...]:
@@ -259,7 +240,7 @@ def figure6(preset: Preset) -> tuple[Cell, ...]:
 
 
 PAPER = "SPML (ICLR 2021)"
-_voc = partial(table, paper=PAPER)
+_voc = partial(table.table, paper=PAPER)
 _parts = partial(_voc, data="DensePose", published_on="DensePose-COCO minival2014, PSPNet with ImageNet weights")
 TABLES = (
     _voc(table2, "Table 2: image tags and boxes"),
@@ -275,6 +256,6 @@ _RELATIONS, _WHOLE = [("scribbles", row) for row in RELATIONS], _spml("SPML", ("
 FIGURES = (
     _voc(figure6, "Fig. 6 and 8: predictions from several kinds of labels"),
     # The paper names the labels of neither figure; Table 6 has scribbles.
-    figure("spml_figure7", "Fig. 7 and 9: one more relation at a time", *_RELATIONS, paper=PAPER),
-    figure("spml_figure10", "Fig. 10: segments that are nearest to others", ("scribbles", _WHOLE), paper=PAPER),
+    table.figure("spml_figure7", "Fig. 7 and 9: one more relation at a time", *_RELATIONS, paper=PAPER),
+    table.figure("spml_figure10", "Fig. 10: segments that are nearest to others", ("scribbles", _WHOLE), paper=PAPER),
 )

@@ -10,7 +10,7 @@ import torch
 
 from agmm.host import atomic_files, machine
 from agmm.tools.bench import images, objective, step
-from agmm.tools.bench.figure import Group, Setting, hardware, markdown, setting, write
+from agmm.tools.bench.objective import Group, Setting, hardware, setting
 
 GROUPS: dict[str, Group] = {
     "dense": objective.dense,
@@ -41,6 +41,27 @@ def measure(how: Setting, names: Iterable[str] = ()) -> pd.DataFrame:
             rows.append({"group": name, **asdict(figure), "met": figure.met})
     measured_on = {name: getattr(how, name) for name in ("device", "threads", "repeats")}
     return pd.DataFrame(rows).assign(**measured_on, hardware=hardware(how.device), torch=torch.__version__)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return the figures for reading, a section per group."""
+    first = table.iloc[0]
+    threads = f", {first['threads']} thread(s)" if first["device"] == "cpu" else ""
+    lines = [f"Measured on {first['hardware']}{threads}, torch {first['torch']}."]
+    for group, rows in table.groupby("group", sort=False):
+        lines += ["", f"### {group}", "", "| | | ratio | to | target |", "|---|---|---|---|---|"]
+        for row in rows.to_dict("records"):
+            met = {"yes": " (met)", "no": " (missed)"}.get(row["met"], "")
+            measured = f"{row['case']}, {row['precision']} | {row['value']:.3g} {row['unit']}"
+            lines.append(f"| {measured} | {row['ratio']:.3g} × | {row['against']} | {row['target']}{met} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write the table as CSV, and for reading as Markdown beside it."""
+    with atomic_files.writable(path.parent, "--csv"):
+        atomic_files.write_text(path, table.to_csv(index=False))
+        atomic_files.write_text(path.with_suffix(".md"), markdown(table))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,16 @@
-"""The groups "branch" and "dense": the mixture and its losses, forward and backward, without any network.
+"""What a benchmark measures; and the groups "branch" and "dense": the mixture and its losses without any network.
 
 "branch" sets them beside the time that their bytes need: every feature is read once forward and once backward and its
 gradient is written once, and so is every logit where a term reads them, at the bandwidth of a copy. Labels and scores
 are small beside them. "dense" sets them beside their dense formulation (`agmm.dense`) of the same losses and gradients.
 """
 
+import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +23,84 @@ from torch import Tensor, nn
 from agmm import fast, objectives
 from agmm.dense import dense_agmm
 from agmm.host import machine
-from agmm.tools.bench.figure import Figure, Setting, compared
 from agmm.training import timing
 from agmm.training.timing import Shapes, random_labels, random_outputs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all figures share: device, threads of a CPU, timed rounds, and whether shapes are ``small`` as in a test."""
+
+    device: str = "cpu"
+    threads: int = 1
+    repeats: int = 5
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A time or rate of a case, the median of its repeats, and its ratio to another one of the same run.
+
+    The ratio is the median over neighboring repeats where both were timed in turn, else ``value / against_value``. A
+    target is such as ``"<= 5"``, or empty; the precision is that of the network or of the branch's inputs.
+    """
+
+    case: str
+    value: float
+    unit: str
+    against: str
+    against_value: float
+    ratio: float
+    target: str = ""
+    precision: str = "float32"
+
+    @property
+    def met(self) -> str:
+        """Whether the target is met, "yes" or "no"; empty where there is none."""
+        if not self.target:
+            return ""
+        sign, bound = self.target.split()
+        met = self.ratio <= float(bound) if sign == "<=" else self.ratio >= float(bound)
+        return "yes" if met else "no"
+
+    def __str__(self) -> str:
+        verdict = {"": "", "yes": f"  (target {self.target}: met)", "no": f"  (target {self.target}: missed)"}
+        measured = f"  {f'{self.case}, {self.precision}':68} {self.value:10.4g} {self.unit:9}"
+        return f"{measured} {self.ratio:8.3g} x {self.against}{verdict[self.met]}"
+
+
+Group = Callable[[Setting], Iterator[Figure]]
+
+
+def compared(
+    case: str, values: Sequence[float], against: str, others: Sequence[float], *, unit: str = "s", **further: str
+) -> Figure:
+    """Return the figure of times, or of rates, that were measured in turn with others; see `Figure` for the rest."""
+    ratio = timing.median_ratio(values, others)
+    return Figure(case, statistics.median(values), unit, against, statistics.median(others), ratio, **further)
+
+
+def setting(device: str = "auto", threads: int = 1, repeats: int = 5, small: bool = False) -> Setting:
+    """Return the setting of a run; ``"auto"`` is a GPU where there is one, ValueError where there is none as asked."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU; use the device cpu")
+    return Setting(device, threads, repeats, small)
+
+
+def hardware(device: str) -> str:
+    """Return the name of the GPU or the processor."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    if names := [line.split(":", 1)[1].strip() for line in lines if "model name" in line]:
+        return f"{names[0]}, {len(names)} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return platform.processor() or platform.machine()
+
+
+# --- The groups -------------------------------------------------------------------------------------------------------
 
 VOC = Shapes(16, 21, 256, 81, 321)
 CITYSCAPES = Shapes(4, 19, 256, 181, 721)
@@ -44,8 +120,7 @@ CASES: dict[str, tuple[Shapes, tuple[str, ...]]] = {
 
 TARGET = {"cpu": "<= 5", "cuda": "<= 3"}
 
-TOLERANCE = 1e-4
-"""Largest relative difference (L2) of a term or a gradient, float32."""
+TOLERANCE = 1e-4  # largest relative difference (L2) of a term or a gradient, float32
 
 KINKS = 1e-6
 """Share of a gradient's elements that are left out of it: where a feature equals its mean up to rounding, the slope of
@@ -54,7 +129,6 @@ the absolute value has either sign. At the size of a VOC step that are a few of 
 LINUX = Path("/proc/self/status")
 
 T = TypeVar("T")
-Values = tuple[Tensor, dict[str, Tensor]]
 
 
 def scaled(shapes: Shapes, setting: Setting) -> Shapes:
@@ -134,15 +208,6 @@ def dense(setting: Setting) -> Iterator[Figure]:
         yield Figure(case, difference, "relative", "tolerance", TOLERANCE, difference / TOLERANCE, "<= 1")
 
 
-def loss_and_terms(formulation: str, shapes: Shapes, terms: tuple[str, ...], *batch: Tensor) -> Values:
-    """Return loss and terms of `agmm.dense.dense_agmm`, or of `agmm.objectives.AGMM` where it is not "dense"."""
-    if formulation == "dense":
-        features, logits, labels, image_classes = batch
-        return dense_agmm(features, logits, labels, image_classes, terms=terms)
-    output = objectives.AGMM(shapes.num_classes, terms=terms)(*batch)
-    return output.loss, output.terms
-
-
 def time_and_memory(
     formulation: str, terms: tuple[str, ...], setting: Setting
 ) -> tuple[float, float, dict[str, np.ndarray]]:
@@ -168,12 +233,17 @@ def time_and_memory(
 def _differentiated(
     formulation: str, shapes: Shapes, terms: tuple[str, ...], setting: Setting
 ) -> Callable[[], dict[str, Tensor]]:
-    """Return a function that returns the terms and the gradients of random features and logits."""
-    outputs = [x.requires_grad_() for x in random_outputs(shapes, setting.device)]
+    """Return a function that returns the terms of "dense" or "fast" and the gradients of random features and logits."""
+    features, logits = outputs = [x.requires_grad_() for x in random_outputs(shapes, setting.device)]
     labels, image_classes = random_labels(shapes, setting.device)
+    objective = objectives.AGMM(shapes.num_classes, terms=terms)
 
     def step() -> dict[str, Tensor]:
-        loss, values = loss_and_terms(formulation, shapes, terms, *outputs, labels, image_classes)
+        if formulation == "dense":
+            loss, values = dense_agmm(features, logits, labels, image_classes, terms=terms)
+        else:
+            output = objective(features, logits, labels, image_classes)
+            loss, values = output.loss, output.terms
         gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
         named = zip(("gradient of features", "gradient of logits"), gradients, strict=True)
         return {k: v.detach() for k, v in values.items()} | {k: v for k, v in named if v is not None}

@@ -24,10 +24,8 @@ from torch import Tensor
 
 from agmm import networks, objectives
 from agmm.data import sets
-from agmm.networks import macs
 from agmm.rivals.spml import SPML, segments
-from agmm.tools.bench.figure import Figure, Setting, compared, hardware
-from agmm.tools.bench.objective import CITYSCAPES, VOC
+from agmm.tools.bench.objective import CITYSCAPES, VOC, Figure, Setting, compared, hardware
 from agmm.training import sweep, timing
 from agmm.training.presets import PRESETS
 from agmm.training.run import Run
@@ -95,7 +93,7 @@ def _steps(case: Case, setting: Setting, precision: str) -> Iterator[Figure]:
         waits = float(synchronizations(steps["AGMM"]))
         name = f"AGMM, {case.name}: waits for the GPU in a step"
         yield Figure(name, waits, "waits", "none", 0.0, waits, "<= 0", precision)
-    forward = 2 * shapes.batch * macs.network_macs(networks.build(case.network, shapes.num_classes), shapes.label)
+    forward = 2 * shapes.batch * networks.network_macs(networks.build(case.network, shapes.num_classes), shapes.label)
     achieved = 3 * forward / statistics.median(seconds["baseline"]) / 1e12
     peak = matrix_rate(setting, precision) / 1e12
     name = f"baseline, {case.name}, 3 x forward operations"
