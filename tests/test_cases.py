@@ -24,6 +24,7 @@ PROBLEMS = {
     "22": "'image1.png' and 'image1.jpg' would both be",
     "26": "a.json: is named as 'a', and its imagePath is of 'b'",
     "30": "line 2: the class '1' is not among the class names (background, cat, dog)",
+    "38": "a.xml: begins with <annotation>, not <annotations>; export it as 'CVAT for images'",
     "43": "all coordinates lie between 0 and 1, as fractions of the image do; write pixels",
 }
 NOTES = {
@@ -189,7 +190,7 @@ TRIED = {
         {OUTSIDE: 1},
         "b.png: its palette has other colors than",
     ),
-    "masks of two ending": ({"a.png": png(CODES), "b.jpg": png(CODES)}, {OUTSIDE: 1}, "1 files or folders of"),
+    "unread": ({"a.png": png(CODES), "b.jpg": png(CODES), "b.txt": "0"}, {OUTSIDE: 1}, "2 files or folders of"),
     "two files": (labelme(("cat", "polygon", SQUARE)) | table(*CLICK), {INSIDE: 1, OUTSIDE: 2}, "in several files"),
 }
 
