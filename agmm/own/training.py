@@ -150,7 +150,7 @@ def train(
             train_run(one, data_root=fold, **place)
     result = train_run(run, data_root=results / "data", **place)
     with atomic_files.writable(out, "--out"):
-        points = all(shape.kind == "point" for id in listed.annotated for shape in listed.shapes(id))
+        points = all(shape.kind in ("point", "tag") for id in listed.annotated for shape in listed.shapes(id))
         what = "clicks" if points and not listed.masks else "labels"
         figure = _write_model(run, data, result, out, [_tested(*test, results) for test in tests], what)
         if onnx:
@@ -159,11 +159,14 @@ def train(
 
 
 def _earlier(out: Path) -> dict[str, Any]:
-    """Return the model.json of an earlier training in a folder, empty without one."""
+    """Return the model.json of an earlier training in a folder, with its run as a `Run`; empty without one."""
     path = out / "model.json"
+    if not path.exists():
+        return {}
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        content = json.loads(path.read_text())
+        return content | {"run": Run.from_dict(content["run"]), "classes": tuple(content["classes"])}
+    except Exception as error:  # any field may hold anything
         raise ValueError(f"{path} is damaged ({error}); delete it to train from the start") from error
 
 
@@ -174,14 +177,14 @@ def _begin(run: Run, data: user_folder.Prepared, earlier: dict[str, Any], out: P
     """
     if not earlier:
         return run, "starting from the beginning"
-    before = Run.from_dict(earlier["run"])
+    before: Run = earlier["run"]
     kept = replace(before, label_options=tuple(pair for pair in before.label_options if pair[0] != "start"))
     if kept == run:
         return before, "these images and labels have been trained on"
     if dict(kept.label_options) == dict(run.label_options):
         return run, "starting from the beginning, as the options are others than before"
     same = (before.network, before.network_options) == (run.network, run.network_options)
-    if not same or tuple(earlier["classes"]) != data.names:
+    if not same or earlier["classes"] != data.names:
         return run, "starting from the beginning, as the network or the classes are others than before"
     content = (out / "model.safetensors").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()

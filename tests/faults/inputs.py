@@ -182,6 +182,7 @@ def _own_doors(pictures: Mapping[str, corpus.Fault], masks: Mapping[str, corpus.
         yield Door(f"{name} image", partial(_case, "29-csv-empty-rows"), "images/a.png", pictures, call)
         yield Door(f"{name} mask", partial(_case, "44-scribble-masks-with-0-for-nothing"), "labels/a.png", masks, call)
     yield Door("class names", partial(_case, "29-csv-empty-rows"), "names.txt", texts, _check)
+    yield Door("train on", _model, "model/model.json", corpus.ANY | corpus.JSON, _train_on)
     yield Door("predict image", _model, "images/a.png", pictures, _predict)
     yield Door("predict with a model", _model, "model/model.json", corpus.ANY | corpus.JSON, _predict)
     yield Door("predict with weights", _model, "model/model.safetensors", corpus.ANY | corpus.SAFETENSORS, _predict)
@@ -204,6 +205,11 @@ def _train(root: Path, out: Path) -> tuple[int, str]:
     with mock.patch.object(own_training, "train_run", side_effect=SystemExit(0)):
         code, said = _agmm("train", *FOLDERS, "--out", str(out / "model"), "--device", "cpu")(root, out)
     return code, said if code else ""
+
+
+def _train_on(root: Path, out: Path) -> tuple[int, str]:
+    """Train once more in the folder of a model."""
+    return _train(root, root)
 
 
 def _predict(root: Path, out: Path) -> tuple[int, str]:
