@@ -103,11 +103,10 @@ def _by_distance(
 
 def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
     """Draw `measure_similarity`, or `measure_label_accuracy` with the quantity "accuracy": a panel per method."""
-    methods, names = values["method"].unique(), values["class"].unique()
+    methods, names = values.groupby("method", sort=False), values["class"].unique()
     figure, axes = panels(1, len(methods), height=2.4, sharey=True)
-    for axis, method in zip(axes[0], methods, strict=True):
-        panel = values[values["method"] == method].pivot(index="class", columns="subset", values=quantity).loc[names]
-        places = np.arange(len(names))
+    for axis, (method, part) in zip(axes[0], methods, strict=True):
+        panel, places = part.pivot(index="class", columns="subset", values=quantity).loc[names], np.arange(len(names))
         for side, color, subset, label in ((-0.5, "C0", "similar", "d < σ"), (0.5, "C1", "dissimilar", "d > σ")):
             axis.bar(places + side * 0.38, panel[subset], 0.38, color=color, alpha=0.8, label=label)
         axis.plot(places, panel["all"], "o-", color="0.2", ms=3, lw=1, label="all")
