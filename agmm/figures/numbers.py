@@ -120,9 +120,6 @@ def _draw_line(axis: Axes, values: pd.DataFrame, x: str, **look: Any) -> None:
     axis.fill_between(values[x], values["mean"] - spread, values["mean"] + spread, color=look["color"], alpha=0.2, lw=0)
 
 
-# --- Differences and speed --------------------------------------------------------------------------------------------
-
-
 def draw_differences(frame: pd.DataFrame, stem: Path) -> Figure:
     """Draw the mean differences of `agmm.tools.compare.compare` with their intervals; right of zero ours is ahead.
 

@@ -240,9 +240,6 @@ def helps_first_more(values: Numbers, claimed: float) -> Finding:
     return rules.direction(values[:, 0, 0] - values[:, 1, 0] - values[:, 0, 1] + values[:, 1, 1], claimed)
 
 
-# --- The list ---------------------------------------------------------------------------------------------------------
-
-
 def claims_of(paper: str, judges: Mapping[str, Judge]) -> tuple[Claim, ...]:
     """Return the claims of a paper, as its ``claims.csv`` lists them.
 
@@ -268,9 +265,6 @@ def _comparison(line: dict[str, str]) -> Judge:
     claimed = [float(number) for number in line["claimed"].split("; ")] if line["claimed"] else ()
     least, sized = int(line["least"] or rules.MIN_SEEDS), line["sized"].split("; ")
     return better(a, b, columns, claimed, which=line["which"], least=least, sized=sized)
-
-
-# --- Networks ---------------------------------------------------------------------------------------------------------
 
 
 def of_networks(

@@ -108,9 +108,6 @@ def _command(run: Run | None, known: set[str]) -> str:
     return f"agmm run {first.id} --preset {run.preset}{seed}{data}"
 
 
-# --- Where they were made ---------------------------------------------------------------------------------------------
-
-
 def made_with(records: Iterable[Record]) -> dict[str, list[tuple[str, int]]]:
     """Return devices, versions and commits of complete runs, each with its number of runs, the most frequent first."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("device", "versions", "commit")}
@@ -129,9 +126,6 @@ def made_with(records: Iterable[Record]) -> dict[str, list[tuple[str, int]]]:
 def _short(commit: str) -> str:
     head, _, rest = commit.partition(" ")
     return " ".join([head[:10], rest]).strip()
-
-
-# --- What they cost ---------------------------------------------------------------------------------------------------
 
 
 class Cost(NamedTuple):
