@@ -16,14 +16,15 @@ from agmm import em, evaluation, fast, gmm, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data.split import Arrays, Split
 from agmm.figures.style import panels, require, save
-from agmm.figures.trained import Trained, load_training_data, mixture_of, outputs, tensor, weak_labels
+from agmm.figures.trained import Trained, mixture_of, outputs, tensor, weak_labels
+from agmm.training import pseudo_labels, train
 from agmm.training.result import load_history
 from agmm.training.run import Run
+from agmm.training.where import at
 
 SUBSETS = ("similar", "all", "dissimilar")
 
-REACH, SIDE = 5, 500
-"""Pixels on either side of a boundary that are close to it, in images whose longer side has so many."""
+REACH, SIDE = 5, 500  # pixels beside a boundary that are close to it, in images whose longer side has so many
 
 Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
 """Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
@@ -136,8 +137,8 @@ def measure_label_quality(
             if "cam_miou" in last:
                 weak = last["cam_miou"]
             else:
-                data, sparse = load_training_data(run, results, data_root)
-                weak = partial_miou(sparse[: run.history_images], data)
+                context = pseudo_labels.prepare(run, at(results, data_root), train.choose_device("auto"))
+                weak = partial_miou(context.sparse[: run.history_images], context.data)
             values = {"weak labels": weak, "mixture G": last["g_miou"], "segmentation P": last["p_miou"]}
             rows += [[name, labels, run.seed, float(miou)] for labels, miou in values.items()]
     return pd.DataFrame(rows, columns=["row", "labels", "seed", "miou"])

@@ -13,8 +13,7 @@ import numpy as np
 from agmm.codes import UNLABELED, VOID
 from agmm.labels import forms, geometry
 
-Cams = Mapping[int, np.ndarray]
-"""Class activation maps of an image: class code -> (H, W) float, larger where the class is more likely."""
+Cams = Mapping[int, np.ndarray]  # class activation maps: code -> (H, W) float, larger where it is more likely
 
 SMALLEST = 0.15  # IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm
 

@@ -109,17 +109,7 @@ def _resnet(
     for block, factor in zip(backbone.layer4, multi_grid, strict=True):
         dilation = factor * block.conv2.dilation[0]
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
-    head = DeepLabHead(
-        tuple(backbone.feature_info.channels()),
-        num_classes,
-        rates=rates,
-        aspp_channels=256,
-        reduced_channels=48,
-        feature_channels=256,
-        dropout=0.5,
-        align_corners=True,
-    )
-    return Segmenter(backbone, head, weights)
+    return Segmenter(backbone, DeepLabHead(tuple(backbone.feature_info.channels()), num_classes, rates=rates), weights)
 
 
 def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: int, decoder: str) -> Segmenter:

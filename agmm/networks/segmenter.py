@@ -22,7 +22,7 @@ class DeepLabHead(nn.Module):
     ``stages`` are the channels of the stage at stride 4 and of the last one, ``rates`` the dilations of the 3x3
     branches of the ASPP. Every branch and their projection are ``aspp_channels`` wide, the low stage is reduced to
     ``reduced_channels``, the features have ``feature_channels``. Dropout2d after the ASPP projection is the only
-    dropout; ``align_corners`` holds for every bilinear interpolation inside the network.
+    dropout; ``align_corners`` holds for every bilinear interpolation inside the network. Defaults are the paper's.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class DeepLabHead(nn.Module):
         num_classes: int,
         *,
         rates: Sequence[int],
-        aspp_channels: int,
-        reduced_channels: int,
-        feature_channels: int,
-        dropout: float,
-        align_corners: bool,
+        aspp_channels: int = 256,
+        reduced_channels: int = 48,
+        feature_channels: int = 256,
+        dropout: float = 0.5,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         low_channels, high_channels = stages

@@ -55,8 +55,7 @@ class Evidence:
     preset: Preset
     results: Path
     absent: bool  # whether AGMM is the released code as it is, with its absent-class loss, or without that loss
-    data_root: Path | None = None
-    """Folder of the data set, for what is measured on trained networks; the embedded ones need none."""
+    data_root: Path | None = None  # folder of the data set, to measure trained networks; embedded ones need none
 
     def cells(self, entries: Iterable[Entry], column: str) -> list[Cell]:
         """Return the cells of some rows in a column; an empty list where the preset lacks one of them."""
@@ -223,11 +222,6 @@ def across(rows: Sequence[Entry], columns: Iterable[str], rule: Rule, setting: s
 def rising(values: Numbers) -> Finding:
     """Judge whether the first row rises from the first to the last column."""
     return rules.trend(values[:, 0])
-
-
-def margin_grows(values: Numbers) -> Finding:
-    """Judge whether the lead of the first over the second of two rows grows from the first to the last column."""
-    return rules.trend(values[:, 0] - values[:, 1])
 
 
 def gain_shrinks(values: Numbers) -> Finding:

@@ -70,7 +70,6 @@ def collect(preset: str, results: str | Path = "results", data_root: str | Path 
 
 
 def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str, Any]]:
-    """Return a row per claim and setting."""
     preset, rows = evidence.preset, []
     guarded = {(claim.labels, claim.network) for claim in claims}
     trained = [pair for pair in guarded if pair[0] in preset.labels and pair[1] in preset.networks]
@@ -113,7 +112,6 @@ def markdown(preset: str, frame: pd.DataFrame) -> str:
 
 
 def _section(frame: pd.DataFrame, title: str) -> list[str]:
-    """Return one paper's part of `markdown`."""
     data = ", ".join(dict.fromkeys(frame["dataset"]))
     embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
     where = embedded if set(frame["dataset"]) <= set(sets.GENERATED) else f"data set {data}"

@@ -119,13 +119,9 @@ def made_with(records: Iterable[Record]) -> dict[str, list[tuple[str, int]]]:
             versions = {"Python": found.get("python", "?"), **{n: v for n, v in packages.items() if n != "agmm"}}
             counts["device"][str(found.get("device", "unknown"))] += 1
             counts["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
-            counts["commit"][_short(str(found.get("commit", "unknown")))] += 1
+            commit, _, remark = str(found.get("commit", "unknown")).partition(" ")
+            counts["commit"][f"{commit[:10]} {remark}".strip()] += 1
     return {name: sorted(count.items(), key=lambda item: (-item[1], item[0])) for name, count in counts.items()}
-
-
-def _short(commit: str) -> str:
-    head, _, rest = commit.partition(" ")
-    return " ".join([head[:10], rest]).strip()
 
 
 class Cost(NamedTuple):

@@ -33,8 +33,7 @@ _BLOCKS = Entry("agmmpp_table7", "AGMM++"), Entry("agmmpp_table7", "Baseline")
 _WEIGHTS = tuple(Entry("agmmpp_table14", f"λ_G = {weight}") for weight in LAMBDAS)
 _RISING_WEIGHTS = [entry for entry, weight in zip(_WEIGHTS, LAMBDAS, strict=True) if weight <= 1]
 
-FORMS = ("tags", "points", "scribbles", "blocks", "boxes")
-"""All forms of weak labels, each a kind on a preset's first data set."""
+FORMS = ("tags", "points", "scribbles", "blocks", "boxes")  # all forms of weak labels, as kinds of a preset
 
 
 def every_form_gains(evidence: Evidence) -> dict[str, Finding]:
