@@ -110,7 +110,7 @@ def _folder_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     labels = (
         "folder of PNG masks (code of the class, 254 where nothing is labeled, 255 to ignore) or of annotation files "
-        "(CSV of clicks with image, x, y, class; labelme or COCO JSON; CVAT XML), or one such file"
+        "(CSV of clicks with image, x, y, class; labelme or COCO JSON; CVAT XML; __ignore__ is void), or one such file"
     )
     add("--labels", type=Path, required=True, metavar="PATH", help=labels)
     add("--classes", type=Path, required=True, metavar="FILE", help="text file with a class name a line")

@@ -12,7 +12,7 @@ from agmm import evaluation, gmm, labels
 from agmm.codes import UNLABELED, VOID
 from agmm.data import augment, disk_cache, image_files
 from agmm.data.split import OnDemand
-from agmm.evaluation import read_ahead
+from agmm.evaluation import predict
 from agmm.objectives.common import Batch
 from agmm.training import batches
 from agmm.training.batches import InMemory, OneByOne
@@ -66,7 +66,7 @@ def test_worker_processes_read_the_same(monkeypatch: pytest.MonkeyPatch, tmp_pat
         for path in paths:
             path.unlink()
     expected = _steps()
-    monkeypatch.setattr(read_ahead, "readers", lambda device: 2)
+    monkeypatch.setattr(predict, "readers", lambda device: 2)
     source = OneByOne(RUN, images, OnDemand(SPARSE.__getitem__, range(15)), K, CPU)
     other, found = list(source.epoch(1)), list(source.epoch(0))  # the processes stay from epoch to epoch
     for steps, same in ((found, True), (other, False)):

@@ -24,6 +24,7 @@ PROBLEMS = {
     "22": "'image1.png' and 'image1.jpg' would both be",
     "26": "a.json: is named as 'a', and its imagePath is of 'b'",
     "30": "line 2: the class '1' is not among the class names (background, cat, dog)",
+    "38": "a.xml: begins with <annotation>, not <annotations>; export it as 'CVAT for images'",
     "43": "all coordinates lie between 0 and 1, as fractions of the image do; write pixels",
 }
 NOTES = {
@@ -70,6 +71,13 @@ def test_no_wrong_label_in_silence(tmp_path, case):
         assert all(share < (1 if case in CLICKS else 1e-9) for share in lacking.values())
     if case == "48":
         assert compared(folder, tmp_path, fill_background=True)[2:] == ({"a": 0}, {"a": 0})
+
+
+def test_dense_masks_of_0_and_255(tmp_path):
+    (folder,) = CASES.glob("12-*")
+    (tmp_path / "x.csv").write_text("image,x,y,class\na,9,9,cat")
+    problems, _ = own.check(folder / "right", tmp_path / "x.csv", folder / "names.txt", truth=folder / "labels")
+    assert any(PROBLEMS["12"] in line for line in problems)
 
 
 # --- More of the same kinds -------------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ TRIED = {
         {OUTSIDE: 1},
         "b.png: its palette has other colors than",
     ),
-    "masks of two ending": ({"a.png": png(CODES), "b.jpg": png(CODES)}, {OUTSIDE: 1}, "1 files or folders of"),
+    "unread": ({"a.png": png(CODES), "b.jpg": png(CODES), "b.txt": "0"}, {OUTSIDE: 1}, "2 files or folders of"),
     "two files": (labelme(("cat", "polygon", SQUARE)) | table(*CLICK), {INSIDE: 1, OUTSIDE: 2}, "in several files"),
 }
 

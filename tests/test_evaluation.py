@@ -324,7 +324,7 @@ def test_evaluate_reads_ahead_and_counts_the_same(monkeypatch: pytest.MonkeyPatc
 
     on_demand = OnDemand(read, range(len(images)))
     for readers in (0, 2):
-        monkeypatch.setattr(evaluation.read_ahead, "readers", lambda device, readers=readers: readers)
+        monkeypatch.setattr(evaluation.predict, "readers", lambda device, readers=readers: readers)
         threads.clear()
         found = evaluation.evaluate(Thirds(), on_demand, truths, 3, Protocol(), batch_size=2, device="cpu")
         assert torch.equal(found, expected)

@@ -10,8 +10,8 @@ import torch
 from sklearn import metrics
 
 from agmm import labels
-from agmm.data import sets
-from agmm.data.synthetic import people, recipe, shapes, streets
+from agmm.data import sets, synthetic
+from agmm.data.synthetic import people, shapes, streets
 from agmm.data.synthetic.streets import ROAD, SIDEWALK, SKY
 from agmm.training import train, weights
 from agmm.training.presets import PRESETS
@@ -93,8 +93,8 @@ def test_seeds_and_splits_are_different_streams(data):
 
 
 def test_held_out_images_see_other_parts_of_the_photographs():
-    parts = list(zip(recipe.photographs("left"), recipe.photographs("right"), strict=True))
-    assert len(parts) == len(recipe.PHOTOGRAPHS)
+    parts = list(zip(synthetic.photographs("left"), synthetic.photographs("right"), strict=True))
+    assert len(parts) == len(synthetic.PHOTOGRAPHS)
     for left, right in parts:
         assert left.shape[1] / (left.shape[1] + right.shape[1]) == pytest.approx(0.7, abs=0.002)
 
@@ -104,7 +104,7 @@ def test_cache_is_used_and_gives_the_same(data, tmp_path, monkeypatch):
     fresh = data.make("test", 4, size=32, seed=1, cache=folder)
     (file,) = folder.iterdir()
     assert f"{data.dataset}-v{data.version}-" in file.name
-    monkeypatch.setattr(recipe.Recipe, "_draw", lambda *_: pytest.fail("generated although the cache holds it"))
+    monkeypatch.setattr(synthetic.Recipe, "_draw", lambda *_: pytest.fail("generated although the cache holds it"))
     cached = data.make("test", 4, size=32, seed=1, cache=folder)
     for a, b in zip(arrays(fresh), arrays(cached), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -148,11 +148,11 @@ def test_bad_arguments(arguments, message):
 
 
 def test_missing_photograph_is_named(monkeypatch):
-    monkeypatch.setattr(recipe, "PHOTOGRAPHS", (("skimage", "data/nowhere.png"),))
-    recipe.photographs.cache_clear()
+    monkeypatch.setattr(synthetic, "PHOTOGRAPHS", (("skimage", "data/nowhere.png"),))
+    synthetic.photographs.cache_clear()
     with pytest.raises(FileNotFoundError, match="skimage lacks its file data/nowhere.png"):
         shapes.SHAPES.make("train", 1)
-    recipe.photographs.cache_clear()
+    synthetic.photographs.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,12 @@ def test_names(text, id):
         ("ham1/b.png", ""),
         ("c.png", "cam1/c"),
         ("cam1/a", "cam1/a"),
+        ("x/d.jpg", "x/d.jpg"),
+        ("e/f", "p/e/f"),
     ],
 )
 def test_what_a_name_may_mean(text, found):
-    ids = matching.by_end(["a", "cam1/b", "cam2/b", "cam1/a", "cam1/c"])
+    ids = matching.by_end(["a", "cam1/b", "cam2/b", "cam1/a", "cam1/c", "x/d.jpg", "p/e/f", "f"])
     assert matching.meant(text, ids) == found.split()
 
 
@@ -71,6 +73,19 @@ def test_one_name_in_two_folders(tmp_path, form):
     for truth, (((x, y), code),) in zip(split.truth, clicks.values(), strict=True):
         assert truth[y, x] == code
         assert (truth < 254).sum() == 1
+
+
+@pytest.mark.parametrize("form", ["png", "labelme", "csv", "coco"])
+def test_odd_names(tmp_path, form):
+    stems = ["-dash", "100% sure", "IMG (1)", "a#1", "b;c", "o'clock", "tab,le", "v1.2.final", 120 * "x", "\u732b 1"]
+    clicks = {stem: [((number, 4), 1)] for number, stem in enumerate(stems)}
+    for stem in stems:
+        image_file(tmp_path / "images", stem)
+    write(form, tmp_path / "labels", clicks, NAMES, width=1)
+    found = surveyed(tmp_path)
+    assert not found.problems
+    drawn = {sample.stem: np.argwhere(sample.labels == 1).tolist() for sample in user_folder.render(found, 64, width=1)}
+    assert drawn == {stem: [[4, number]] for number, stem in enumerate(stems)}
 
 
 def test_names_in_two_forms_of_unicode(tmp_path):

@@ -11,7 +11,6 @@ import agmm
 import run_all
 from agmm.codes import VOID
 from agmm.data import image_files, sets
-from agmm.data import regions as oversegmentation
 from agmm.papers.agmm.tables import SCALED
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
@@ -99,18 +98,18 @@ def test_published_regions_are_read_where_they_are(root, tmp_path):
     for dataset, sizes in SIZES.items():
         plain = sets.load(dataset, "train", data_root=root)
         assert plain.regions is None
-        assert oversegmentation.chosen(plain, "auto") == "felzenszwalb"
+        assert sets.chosen_regions(plain, "auto") == "felzenszwalb"
         with pytest.raises(ValueError, match=rf"published regions of {dataset} .* no folder regions/spml below"):
-            oversegmentation.regions(plain, "published")
+            sets.regions(plain, "published")
         shutil.copytree(root / dataset, tmp_path / dataset)
         written = write_regions(tmp_path / dataset, sizes, below="train")
         split = sets.load(dataset, "train", data_root=tmp_path)
         assert sets.load(dataset, "test", data_root=tmp_path).regions is None
         for method in ("auto", "published"):
-            found = oversegmentation.regions(split, method)
+            found = sets.regions(split, method)
             for name, regions in zip(split.ids, found, strict=True):
                 np.testing.assert_array_equal(regions, written[name])
-        assert oversegmentation.chosen(split, "felzenszwalb") == "felzenszwalb"
+        assert sets.chosen_regions(split, "felzenszwalb") == "felzenszwalb"
         assert sets.check(dataset, tmp_path) == []
 
 

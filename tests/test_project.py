@@ -64,7 +64,7 @@ def test_top_level_is_the_agreed_one() -> None:
         listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
-    top = {name.split("/")[0] for name in listed.split()}
+    top = {name.split("/")[0] for name in listed.splitlines()}
     agreed = {"notebooks", "agmm", "results", "tests", "environment.yml", "run_all.py", "README.md", "pyproject.toml"}
     agreed |= {"Makefile", "requirements.lock", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"}
     assert {name for name in top if not name.startswith(".")} <= agreed

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 
 from agmm.codes import UNLABELED, VOID
-from agmm.rivals.spml import SPML, classifier, relations, retrieval
+from agmm.rivals.spml import SPML, classifier, relations
 from tests import loops_spml as loops
 
 RELATIONS = ("annotation", "low_level", "cooccurrence", "affinity")
@@ -158,19 +158,19 @@ def test_the_walk_of_the_paper_has_normalized_affinities_and_fewer_steps():
 def test_retrieval_finds_the_largest_dot_products():
     queries, prototypes = random(7, 4), random(30, 4, seed=1)
     expected = np.argsort(-(queries @ prototypes.T).numpy(), axis=1)[:, :5]
-    np.testing.assert_array_equal(retrieval.nearest(queries, prototypes, 5, block=3), expected)
-    assert retrieval.nearest(queries[:0], prototypes, 5).shape == (0, 5)
+    np.testing.assert_array_equal(classifier.nearest(queries, prototypes, 5, block=3), expected)
+    assert classifier.nearest(queries[:0], prototypes, 5).shape == (0, 5)
     with pytest.raises(ValueError, match="30 segments are fewer than the 31 neighbors"):
-        retrieval.nearest(queries, prototypes, 31)
+        classifier.nearest(queries, prototypes, 31)
 
 
 def test_the_segments_of_an_image_vote_with_their_most_frequent_class():
     """Beside a loop over pixels; void pixels do not vote, and a segment without a vote is not there."""
     embeddings = random(4, 12, 10)
     labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, VOID], (12, 10), p=[0.5, 0.2, 0.2, 0.1]))
-    own, prototypes = retrieval.clusters(embeddings, (3, 2))
+    own, prototypes = classifier.image_clusters(embeddings, (3, 2))
     labels[own == 1] = VOID
-    found = retrieval.bank(embeddings, labels, (3, 2), 3)
+    found = classifier.bank(embeddings, labels, (3, 2), 3)
     kept, classes = [], []
     for segment in range(6):
         members = own == segment
@@ -187,9 +187,9 @@ def test_the_segments_of_an_image_vote_with_their_most_frequent_class():
 
 def test_pixels_have_the_votes_of_the_segments_nearest_to_theirs():
     embeddings = random(4, 6, 8)
-    known = retrieval.Bank(torch.nn.functional.normalize(random(30, 4, seed=1), dim=1), torch.arange(30) % 3)
-    found = retrieval.votes(embeddings, known, (2, 2), 5, 3)
-    own, prototypes = retrieval.clusters(embeddings, (2, 2))
+    known = classifier.Bank(torch.nn.functional.normalize(random(30, 4, seed=1), dim=1), torch.arange(30) % 3)
+    found = classifier.votes(embeddings, known, (2, 2), 5, 3)
+    own, prototypes = classifier.image_clusters(embeddings, (2, 2))
     for row, column in np.ndindex(6, 8):
         nearest = np.argsort(-(known.vectors @ prototypes[own[row, column]]).numpy())[:5]
         expected = np.bincount(nearest % 3, minlength=3) / 5

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agmm.rivals.spml import SPML, classifier, relations, retrieval
+from agmm.rivals.spml import SPML, classifier, relations
 from agmm.rivals.spml.segments import (
     cut,
     directions,
@@ -87,7 +87,7 @@ def test_segments(kind, dtype):
 def test_majority_takes_the_lowest_of_equals():
     arrays, _ = golden("spml_segment_by_kmeans")
     labels, own = (torch.tensor(arrays[f"ppl_{name}"]) for name in ("semantic", "instance"))
-    found = retrieval.majority(labels, own, int(own.max()) + 1, int(labels.max()) + 1)
+    found = classifier.majority(labels, own, int(own.max()) + 1, int(labels.max()) + 1)
     assert np.array_equal(found[own.unique()], arrays["fml_majority"])
 
 
@@ -253,9 +253,9 @@ def test_random_walk(name, kind, dtype):
 def test_retrieval(count, kind, dtype):
     arrays, _ = golden("spml_topk_retrieval")
     queries, prototypes = (torch.tensor(arrays[name], dtype=dtype) for name in ("query", "memory"))
-    labels = torch.tensor(arrays["memory_label"]).long()[retrieval.nearest(queries, prototypes, count)]
+    labels = torch.tensor(arrays["memory_label"]).long()[classifier.nearest(queries, prototypes, count)]
     assert np.array_equal(labels, arrays[f"top{count}_labels_{kind}"])
-    assert np.array_equal(retrieval.shares(labels, 21).argmax(1), arrays[f"top{count}_majority_{kind}"])
+    assert np.array_equal(classifier.shares(labels, 21).argmax(1), arrays[f"top{count}_majority_{kind}"])
 
 
 @precisions
@@ -263,7 +263,7 @@ def test_retrieval_for_pixels(kind, dtype):
     arrays, _ = golden("spml_topk_retrieval")
     _, own = torch.tensor(arrays["cluster_index"]).unique(return_inverse=True)
     segments = directions(torch.tensor(arrays["cluster_embedding"], dtype=dtype), own, int(own.max()) + 1)
-    found = retrieval.nearest(segments, torch.tensor(arrays["memory"], dtype=dtype))
+    found = classifier.nearest(segments, torch.tensor(arrays["memory"], dtype=dtype))
     labels = torch.tensor(arrays["memory_label"]).long()[found]
     assert np.array_equal(labels[own], arrays[f"pixel_top20_{kind}"])
-    assert np.array_equal(retrieval.shares(labels, 21).argmax(1)[own], arrays[f"pixel_prediction_{kind}"])
+    assert np.array_equal(classifier.shares(labels, 21).argmax(1)[own], arrays[f"pixel_prediction_{kind}"])

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import agmm
 from agmm import labels, networks
 from agmm.codes import UNLABELED, VOID
-from agmm.data import augment
-from agmm.data import regions as oversegmentation
+from agmm.data import augment, sets
 from agmm.data.synthetic import shapes
 from agmm.networks import segmenter
 from agmm.rivals.spml import FirstStage, SPMLClassifier
@@ -111,7 +110,7 @@ def test_labels_and_regions_move_together(seed: int, how: str) -> None:
     rng = np.random.default_rng(seed)
     regions = rng.integers(0, 255, (2, 16, 12)).astype(np.uint8)
     sparse = rng.choice([0, 1, UNLABELED, VOID], (2, 16, 12)).astype(np.uint8)
-    codes = oversegmentation.with_regions(sparse, regions)
+    codes = sets.with_regions(sparse, regions)
     pictures = np.repeat(sparse[..., None], 3, 3)
 
     def moved(labels: np.ndarray) -> torch.Tensor:
@@ -133,7 +132,7 @@ def test_labels_and_regions_move_together(seed: int, how: str) -> None:
 
 def test_regions_follow_the_borders_of_objects(tmp_path: Path) -> None:
     split = shapes.SHAPES.make("train", 10)
-    made, shares = oversegmentation.regions(split, "felzenszwalb_small", tmp_path), []
+    made, shares = sets.regions(split, "felzenszwalb_small", tmp_path), []
     for regions, truth in zip(made, split.truth, strict=True):
         majority = sum(np.bincount(truth[regions == region]).max() for region in np.unique(regions))
         shares.append(majority / truth.size)
@@ -141,14 +140,14 @@ def test_regions_follow_the_borders_of_objects(tmp_path: Path) -> None:
     assert 10 < np.mean([len(np.unique(r)) for r in made]) < 100
     (file,) = tmp_path.glob("*.npy")
     file.write_bytes(b"damaged")
-    np.testing.assert_array_equal(oversegmentation.regions(split, "felzenszwalb_small", tmp_path), made)
+    np.testing.assert_array_equal(sets.regions(split, "felzenszwalb_small", tmp_path), made)
     with pytest.raises(ValueError, match="regions are 'edges'; known: felzenszwalb"):
-        oversegmentation.regions(split, "edges")
+        sets.regions(split, "edges")
 
 
 def test_an_image_of_noise_has_regions_that_fit_into_eight_bits() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3)).astype(np.uint8)
-    assert oversegmentation.oversegment(noise, "felzenszwalb_small").max() < oversegmentation.MOST
+    assert sets.oversegment(noise, "felzenszwalb_small").max() < sets.MOST_REGIONS
 
 
 @pytest.mark.parametrize("decoder", ["aspp", "pyramid"])

@@ -123,8 +123,9 @@ def test_rivals_train_and_leave_a_plain_network(tmp_path: Path, method: str, opt
     assert resumes_to_same_bits(run, tmp_path, tmp_path / "broken")
 
 
+@pytest.mark.parametrize("where", ["loss", "logits"])
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     run = replace(SCRATCH, epochs=4)
     calls = 0
@@ -133,13 +134,16 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint
     def poisoned(self: objectives.AGMM, *args: object, **given: object) -> objectives.Output:
         nonlocal calls
         calls += torch.is_grad_enabled()
+        if calls == 5 and where == "logits":
+            args = (args[0], args[1] * torch.nan, *args[2:])
         output = whole(self, *args, **given)
         if calls == 5:
             output.loss, output.terms["self"] = output.loss * torch.nan, output.terms["self"] * torch.nan
         return output
 
     monkeypatch.setattr(objectives.AGMM, "__call__", poisoned)
-    with pytest.raises(loop.TrainingDiverged, match="at epoch 3, step 2; the checkpoint of epoch 2 is kept"):
+    seen = 1 if where == "logits" else 2  # losses are looked at now and then
+    with pytest.raises(loop.TrainingDiverged, match=f"at epoch 3, step {seen}; the checkpoint of epoch 2 is kept"):
         agmm.run(run, results=tmp_path)
     state = torch.load(run.folder(tmp_path) / "checkpoint.pt", weights_only=True)
     assert state["progress"]["epoch"] == 2

@@ -216,10 +216,6 @@ def _turn_hue(picture: Image.Image, amount: float) -> Image.Image:
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
-def _shift(picture: Image.Image, amount: float) -> Image.Image:
-    return picture.point([min(max(round(level + amount), 0), 255) for level in range(256)] * 3)
-
-
 def _weighted_gray(picture: Image.Image, _: float) -> Image.Image:
     """SPML's gray: 0.3, 0.59 and 0.11 of red, green and blue."""
     weights = np.array((0.3, 0.59, 0.11), np.float32)
@@ -250,7 +246,7 @@ COLOR_CHANGES: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "hue": _turn_hue,
     "gray": lambda picture, _: picture.convert("L").convert("RGB"),
     "blur": lambda picture, amount: picture.filter(ImageFilter.GaussianBlur(amount)),
-    "shift": _shift,
+    "shift": lambda picture, amount: picture.point([min(max(round(i + amount), 0), 255) for i in range(256)] * 3),
     "weighted_gray": _weighted_gray,
     "kernel_blur": _kernel_blur,
 }

@@ -15,30 +15,29 @@ from agmm.data import image_files
 from agmm.data.split import OnDemand
 from agmm.host import atomic_files
 
-MOST = 0.5
-"""Share of the memory and of the free disk space that the file may take: a disk alone is slower than decoding."""
+MOST = 0.5  # share of memory and of free disk space that the file may take: a disk alone is slower than decoding
 VERSION = 1
 
 
-def array(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the array of a ``.npy`` file, which one of the processes that want it makes; made anew without a file."""
-    if file is None:
+def array(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array of a ``.npy`` file, which one of the processes that want it makes; anew without a folder."""
+    if folder is None:
         return make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        return atomic_files.kept_array(file, make)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        return atomic_files.kept_array(folder / name, make)
 
 
-def index(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the (H, W) uint8 values of a PNG file, made and written if there is no sound one."""
-    if file is None:
+def index(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the (H, W) uint8 values of a PNG file, made and written if there is no sound one, or no folder."""
+    if folder is None:
         return make()
     try:
-        return image_files.read_index(file)
+        return image_files.read_index(folder / name)
     except (FileNotFoundError, ValueError):
         values = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image_files.write_index(file, values)
+    folder.mkdir(parents=True, exist_ok=True)
+    image_files.write_index(folder / name, values)
     return values
 
 

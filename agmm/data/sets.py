@@ -1,4 +1,4 @@
-"""Data sets by name, their sparse labels and their image tags."""
+"""Data sets by name, their sparse labels, their image tags and their over-segmentations."""
 
 import inspect
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import numpy as np
 
 from agmm import labels
 from agmm.data import disk_cache, user_folder
+from agmm.data.public import MOST_REGIONS, REGIONS, DataSet
 from agmm.data.public.coco import COCO, DENSEPOSE
-from agmm.data.public.dataset import DataSet
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
 from agmm.data.public.voc import VOC
 from agmm.data.split import Arrays, OnDemand, Published, Split
+from agmm.data.synthetic import Recipe
 from agmm.data.synthetic.people import PEOPLE
-from agmm.data.synthetic.recipe import Recipe
 from agmm.data.synthetic.shapes import CROWDS, SHAPES
 from agmm.data.synthetic.streets import STREETS
 from agmm.host import atomic_files
@@ -96,38 +96,32 @@ def image_tags(split: Split, min_share: float = 0.0, cache: Path | None = None) 
     ``cache`` the tags of data on disk are kept, as reading all masks takes minutes.
     """
 
-    def tags_of(index: int) -> np.ndarray:
-        return labels.image_tags(split.truth[index], split.num_classes, min_share)
-
     def all_tags() -> np.ndarray:
+        def of_image(index: int) -> np.ndarray:
+            return labels.image_tags(split.truth[index], split.num_classes, min_share)
+
         with ThreadPoolExecutor() as threads:
-            tags = np.stack(list(threads.map(tags_of, range(len(split)))))
+            tags = np.stack(list(threads.map(of_image, range(len(split)))))
         if split.background is not None:
             tags[:, split.background] = True
         return tags
 
     digest = atomic_files.digest([split.dataset, split.class_names, split.ids, min_share])
-    in_memory = not isinstance(split.truth, OnDemand)
-    file = None if cache is None or in_memory else cache / f"tags-{split.dataset}-{digest}.npy"
-    return disk_cache.array(file, all_tags)
+    on_disk = isinstance(split.truth, OnDemand)
+    return disk_cache.array(cache if on_disk else None, f"tags-{split.dataset}-{digest}.npy", all_tags)
 
 
 # --- Sparse labels ----------------------------------------------------------------------------------------------------
 
 
 def weak_labels(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
-    """Return the weak labels of a split, in memory (`sparse_labels`) or on demand (`labels_on_demand`)."""
+    """Return weak labels in memory (`sparse_labels`) or on demand (`labels_on_demand`); tags label no pixel."""
     if form == "tags":
-        return unlabeled(split)
+        if isinstance(split.truth, np.ndarray):
+            return np.full_like(split.truth, labels.UNLABELED)
+        return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
     read = labels_on_demand if isinstance(split.images, OnDemand) else sparse_labels
     return read(split, form, options, seed, cache)
-
-
-def unlabeled(split: Split) -> Arrays:
-    """Return maps without any label, for images of which only the tags are known (`image_tags`)."""
-    if isinstance(split.truth, np.ndarray):
-        return np.full_like(split.truth, labels.UNLABELED)
-    return OnDemand(partial(_unlabeled, split.truth), range(len(split)))
 
 
 def _unlabeled(truth: Arrays, index: int) -> np.ndarray:
@@ -151,7 +145,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     def simulated() -> np.ndarray:
         return np.stack([_simulate(split, form, options, seed, None, i) for i in range(len(split))])
 
-    return disk_cache.array(None if cache is None else cache / name, simulated)
+    return disk_cache.array(cache, name, simulated)
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
@@ -240,11 +234,11 @@ def _simulation_options(split: Split, form: str, options: dict[str, Any], cache:
     size = None if on_disk else split.truth[0].shape
     # Kept, because components of large masks take a second an image.
     digest = atomic_files.digest([split.dataset, ratio, size, [split.ids[i] for i in chosen], LABELS_VERSION])
-    scale = disk_cache.array(
-        None if cache is None else cache / f"blocks-{split.dataset}-{digest}.npy",
-        lambda: np.array(labels.block_scale((split.truth[i] for i in chosen), ratio)),
-    )
-    return options | {"scale": float(scale)}
+
+    def scale() -> np.ndarray:
+        return np.array(labels.block_scale((split.truth[i] for i in chosen), ratio))
+
+    return options | {"scale": float(disk_cache.array(cache, f"blocks-{split.dataset}-{digest}.npy", scale))}
 
 
 def _simulate(
@@ -259,7 +253,7 @@ def _simulate(
             return from_boxes.simulate(form, split.images[index], mask, rng, **given)
         return labels.simulate(form, mask, rng, **given)
 
-    return disk_cache.index(None if folder is None else folder / f"{split.ids[index]}.png", simulated)
+    return disk_cache.index(folder, f"{split.ids[index]}.png", simulated)
 
 
 def _inputs(split: Split, form: str) -> dict[str, str]:
@@ -270,3 +264,79 @@ def _inputs(split: Split, form: str) -> dict[str, str]:
     if form in from_boxes.NEED_CAMS and split.cams is not None:
         inputs["cams"] = split.cams_from or "cams"
     return inputs
+
+
+# --- Over-segmentations -----------------------------------------------------------------------------------------------
+# Regions of one color, along whose borders SPML expects those of objects.
+
+FELZENSZWALB: dict[str, dict[str, Any]] = {
+    "felzenszwalb": {"scale": 200, "sigma": 0.8, "min_size": 150},
+    "felzenszwalb_small": {"scale": 100, "sigma": 0.5, "min_size": 10},
+    "felzenszwalb_medium": {"scale": 100, "sigma": 0.5, "min_size": 20},
+}
+"""Parameters of Felzenszwalb and Huttenlocher, IJCV 2004, by name: for images of about 500, 64 and 240 pixels."""
+
+REGIONS_FOLDER = f"{REGIONS.form}/{REGIONS.name}"  # of published ones, below the root of a data set
+
+
+def oversegment(image: np.ndarray, method: str) -> np.ndarray:
+    """Cut an (H, W, 3) uint8 image into regions, (H, W) uint8, coarser until they are fewer than `MOST_REGIONS`.
+
+    This is the substitute (ours) for the published regions of SPML, which need a trained edge detector.
+    """
+    from skimage.segmentation import felzenszwalb  # here, as it takes a second, and published regions need it not
+
+    parameters = dict(FELZENSZWALB[method])
+    while (regions := felzenszwalb(image.astype(np.float64) / 255, **parameters)).max() >= MOST_REGIONS:
+        parameters["scale"] *= 1.5
+    return regions.astype(np.uint8)
+
+
+def regions(split: Split, method: str, cache: Path | None = None) -> Arrays:
+    """Return the regions of every image of a split, (H, W) uint8 each, in memory or on demand as its images are.
+
+    ``method`` is one of `FELZENSZWALB`; ``"published"`` for those that came as files; or ``"auto"`` (`chosen_regions`).
+    ``cache`` is a folder in which they are kept: one file for a split in memory, else a PNG per image.
+    """
+    method = chosen_regions(split, method)
+    if method == "published" and split.regions is not None:
+        return split.regions
+    if isinstance(split.images, OnDemand):
+        folder = None if cache is None else cache / f"regions-{split.dataset}-{method}"
+        return OnDemand(partial(_regions_of, split, method, folder), range(len(split)))
+    digest = atomic_files.digest([split.dataset, split.ids, split.images[0].shape, FELZENSZWALB[method]])
+    name = f"regions-{split.dataset}-{method}-{digest}.npy"
+    return disk_cache.array(cache, name, lambda: np.stack([oversegment(image, method) for image in split.images]))
+
+
+def chosen_regions(split: Split, method: str) -> str:
+    """Return what `regions` are: ``"auto"`` are the published ones of a split where it has them, else our substitute.
+
+    ValueError if the method is unknown, or published regions are insisted on and there are none.
+    """
+    known = (*FELZENSZWALB, "published", "auto")
+    if method not in known:
+        raise ValueError(f"regions are {method!r}; known: {', '.join(known)}")
+    if method == "published" and split.regions is None:
+        raise ValueError(
+            f"published regions of {split.dataset} are asked for, and there is no folder {REGIONS_FOLDER} below its "
+            f"data root; put a PNG per training image there or ask for regions='auto'"
+        )
+    if method == "auto":
+        return "felzenszwalb" if split.regions is None else "published"
+    return method
+
+
+def with_regions(labels: Arrays, regions: Arrays) -> Arrays:
+    """Return labels and regions in one map, so that both move together: label + 256 region, int32."""
+    if isinstance(labels, np.ndarray) and isinstance(regions, np.ndarray):
+        return labels + 256 * regions.astype(np.int32)
+    return OnDemand(partial(_with_regions, labels, regions), range(len(labels)))
+
+
+def _with_regions(labels: Arrays, regions: Arrays, index: int) -> np.ndarray:
+    return labels[index] + 256 * regions[index].astype(np.int32)
+
+
+def _regions_of(split: Split, method: str, folder: Path | None, index: int) -> np.ndarray:
+    return disk_cache.index(folder, f"{split.ids[index]}.png", lambda: oversegment(split.images[index], method))

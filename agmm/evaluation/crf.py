@@ -18,8 +18,7 @@ from torch import Tensor
 from agmm.evaluation import lattice
 
 Backend = Literal["lattice", "exact"]
-Filter = Callable[[Tensor], Tensor]
-"""values (B, n, K) -> ``W values`` (B, n, K), every image with its own n x n matrix W"""
+Filter = Callable[[Tensor], Tensor]  # values (B, n, K) -> ``W values`` (B, n, K), each image with its n x n matrix W
 
 # Kernel values held at a time: a processor's second-level cache, or a small part of a GPU's memory.
 BLOCK = {"cpu": 1 << 18, "cuda": 1 << 28}

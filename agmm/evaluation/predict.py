@@ -1,7 +1,11 @@
 """How a network is tested: from 8-bit images to predictions by a protocol, and their confusion matrix."""
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import get_args
 
 import numpy as np
@@ -11,12 +15,13 @@ from torch import Tensor, nn
 from agmm.codes import UNLABELED
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
-from agmm.evaluation import read_ahead, views
+from agmm.evaluation import views
 from agmm.evaluation.views import PIXELS, Merge, Predict
+from agmm.host import machine
 
 COPIES = 64  # histograms among which a GPU's additions are spread: additions to one address wait for each other
-
 CRF_PIXELS = 1 << 18  # pixels of images that are refined together: one of VOC, or many small ones
+MOST_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,8 @@ def evaluate(
     training = net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    for batch in read_ahead.batches(images, truths, batch_size=batch_size, readers=read_ahead.readers(device)):
-        rgb, truth = (read_ahead.to_device(tensor, device) for tensor in batch)
+    for batch in batches(images, truths, batch_size=batch_size, readers=readers(device)):
+        rgb, truth = (to_device(tensor, device) for tensor in batch)
         if crop is not None:
             rgb = views.center_crop(rgb.movedim(-1, 1), crop).movedim(1, -1)
             truth = views.center_crop(truth, crop)
@@ -217,3 +222,66 @@ def iou(confusion: Tensor) -> Tensor:
 def mean_iou(confusion: Tensor) -> float:
     """Return the mean IoU in per cent over the classes that occur; NaN if none does."""
     return 100 * iou(confusion).nanmean().item()
+
+
+# --- Images and what belongs to them, read ahead by threads -----------------------------------------------------------
+
+
+def readers(device: torch.device | str) -> int:
+    """Return how many threads or processes read for a device: none on a CPU, which computes; else a GPU's share."""
+    if torch.device(device).type == "cpu":
+        return 0
+    cores = machine.cores()
+    return min(MOST_READERS, max(1, cores // max(1, torch.cuda.device_count())))
+
+
+def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the items of equal index, in order, each read once.
+
+    Several threads (``readers``) read while the caller works, each item by one, two items each ahead of what has been
+    taken. With 0 an item is read when it is asked for, as always where all ``aligned`` are arrays in memory.
+
+    Raise ValueError if the lengths differ. What reading an item raises is raised when it is its turn.
+    """
+    lengths = sorted({len(arrays) for arrays in aligned})
+    if len(lengths) > 1:
+        raise ValueError(f"{lengths[-1]} images cannot share {lengths[0]} masks or labels; give one for each image")
+
+    def item(index: int) -> tuple[np.ndarray, ...]:
+        return tuple(arrays[index] for arrays in aligned)
+
+    if readers == 0 or all(isinstance(arrays, np.ndarray) for arrays in aligned):
+        yield from map(item, range(lengths[0]))
+        return
+    pool, indices = ThreadPoolExecutor(readers), iter(range(lengths[0]))
+    try:
+        waiting = deque(pool.submit(item, index) for index in islice(indices, 2 * readers))
+        while waiting:
+            first = waiting.popleft()
+            waiting.extend(pool.submit(item, index) for index in islice(indices, 1))
+            yield first.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches(*aligned: Arrays, batch_size: int, readers: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """Yield batches of images of equal size with what belongs to them, such as truth and labels; see `ahead`."""
+    waiting: dict[tuple[int, ...], list[tuple[np.ndarray, ...]]] = {}
+    for group in ahead(*aligned, readers=readers):
+        alike = waiting.setdefault(group[0].shape, [])
+        alike.append(group)
+        if len(alike) == batch_size:
+            yield _stack(waiting.pop(group[0].shape))
+    for alike in waiting.values():
+        yield _stack(alike)
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy to a device; to a GPU from page-locked memory, so that nobody waits for what the GPU has still to do."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _stack(groups: list[tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*groups, strict=True))

@@ -8,17 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agmm.evaluation import read_ahead
-
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-
-PIXELS = 1 << 22
-"""Pixels of views or tiles that go through a network together: bounds the memory of their probabilities."""
-
+PIXELS = 1 << 22  # of views or tiles that go through a network together: bounds the memory of their probabilities
 Predict = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> probabilities (B, K, H, W)
-
-Merge = Literal["mean", "max"]
-"""How views become one: the mean of their probabilities, or ToCo's rule on logits (`multi_scale`)."""
+Merge = Literal["mean", "max"]  # views become the mean of their probabilities, or ToCo's maximum of logits
 
 
 def multi_scale(
@@ -130,17 +123,10 @@ def sliding_window(
             total = tiles.new_zeros(len(images), tiles.shape[1], *images.shape[-2:])
         for (i, rows, columns), probabilities in zip(part, tiles, strict=True):
             total[i, :, rows, columns] += probabilities
-    return (total / _coverage(positions, tile, total))[..., :height, :width]
-
-
-def _coverage(positions: Sequence[tuple[int, int]], tile: int, like: Tensor) -> Tensor:
-    """Count the tiles over every pixel (H, W) of maps ``like``; rows and columns of tiles form a grid."""
-    counts = []
-    for axis, side in enumerate(like.shape[-2:]):
-        starts = torch.tensor(sorted({position[axis] for position in positions}))[:, None]
-        pixels = torch.arange(side)
-        counts.append(((starts <= pixels) & (pixels < starts + tile)).sum(0))
-    return read_ahead.to_device(torch.outer(*counts).to(like.dtype), like.device)
+    over = total.new_zeros(total.shape[-2:])  # number of tiles over every pixel
+    for row, column in positions:
+        over[row : row + tile, column : column + tile] += 1
+    return (total / over)[..., :height, :width]
 
 
 def center_crop(maps: Tensor, size: int) -> Tensor:

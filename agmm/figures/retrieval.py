@@ -18,7 +18,7 @@ from agmm.data.split import Split
 from agmm.figures.style import WIDTH, panels, save
 from agmm.figures.trained import Trained, forward
 from agmm.rivals.spml import SPML
-from agmm.rivals.spml.retrieval import majority, nearest
+from agmm.rivals.spml.classifier import majority, nearest
 from agmm.rivals.spml.segments import Prototypes, Segments, cut
 from agmm.training.run import Run, build_objective
 

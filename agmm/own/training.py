@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,6 +137,8 @@ def train(
         replace_folder(folder, results / "data")
     for line in (*summary(data, run), *(f"note: {note}" for note in listed.notes), start):
         loop.LOGGER.info(line)
+    if not data.dense and options.validate == "apart" and len(data.validation) < len(data.train):
+        loop.LOGGER.info(f"--validate cross would measure on all labeled images, by {FOLDS} further trainings")
     # No decoded images are kept, as batches come from files that are small already.
     place: dict[str, Any] = {"results": results, "device": device, "keep_decoded": False}
     tests = [(run, results / "data")]
@@ -316,27 +317,25 @@ def check(
         listed = user_folder.survey(images, labels, classes, truth, fill_background)
     except ValueError as error:
         return [str(error)], []
-    counts, notes = np.zeros((1, VOID + 1), int), Counter[str]()
+    tally = user_folder.Tally()
     for sample in user_folder.render(listed, CPU_SIDE):
+        tally.add(sample)
         if sample.problem:
             listed.problems.append(sample.problem)
-        elif sample.labels is not None:
-            counts = np.vstack([counts, np.bincount(sample.labels.ravel(), minlength=VOID + 1)])
-            notes.update(sample.notes)
-    user_folder.judge(listed, counts.sum(0), notes)
+    tally.judge(listed)
     for stem in sorted(listed.images.keys() - set(listed.labeled) - listed.truth.keys()):
         try:
             pictures.read(listed.images[stem], listed.scales)
         except ValueError as error:
             listed.problems.append(str(error))
-    return listed.problems, [*_numbers(listed, counts.sum(0), (counts > 0).sum(0)), *listed.notes]
+    return listed.problems, [*_numbers(listed, tally), *listed.notes]
 
 
-def _numbers(listed: user_folder.Survey, pixels: np.ndarray, images: np.ndarray) -> Iterator[str]:
-    labeled = len(listed.labeled)
+def _numbers(listed: user_folder.Survey, tally: user_folder.Tally) -> Iterator[str]:
+    labeled, counts = len(listed.labeled), np.array([np.zeros(VOID + 1, int), *tally.labels.values()])
     yield f"{len(listed.images)} images, {labeled} with labels, {len(listed.truth)} with dense masks"
     for code, name in enumerate(listed.names):
-        yield f"  {_count(f'{name} (code {code})', pixels[code], images[code])}"
+        yield f"  {_count(f'{name} (code {code})', counts[:, code].sum(), (counts[:, code] > 0).sum())}"
     if labeled < 10:
         yield f"only {labeled} labeled images: validation means little; label more, a few clicks each"
 

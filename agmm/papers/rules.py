@@ -123,9 +123,8 @@ def optimum(values: Numbers, best: int) -> Finding:
     mean, low, high = max(leads)
     beaten = mean > 0.3 or any(low > 0 for _, low, _ in leads)
     each = tuple((-rivals[:, leads.index((mean, low, high))]).tolist())
-    return Finding(
-        verdict(not beaten, any(low > 0.3 for _, low, _ in leads)), len(values), -mean, -high, -low, each=each
-    )
+    found = verdict(not beaten, any(low > 0.3 for _, low, _ in leads))
+    return Finding(found, len(values), -mean, -high, -low, each=each)
 
 
 def trend(values: Numbers) -> Finding:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from agmm.codes import UNLABELED
 
 DILATIONS = (1, 2, 4, 8, 12, 24)  # distances of the neighbors that refine a pixel, eight at each
-
 ITERATIONS = 10
 
 

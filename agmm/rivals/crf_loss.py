@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from agmm import losses
 from agmm.codes import VOID
 from agmm.evaluation.crf import Backend, Filter, gaussian_filter, pixel_features
+from agmm.losses import Counts, partial_cross_entropy
 from agmm.objectives import Objective, Output, batch_loss, full_precision
 
 SizeRule = Literal["as_given", "fixed_sigma", "scaled_sigma"]
@@ -133,21 +133,14 @@ class DenseCRFLoss(Objective):
 
     @batch_loss
     def __call__(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        labels: Tensor,
-        image_classes: Tensor,
-        counts: losses.Counts,
-        *,
-        images: Tensor,
+        self, features: Tensor, logits: Tensor, labels: Tensor, image_classes: Tensor, counts: Counts, *, images: Tensor
     ) -> Output:
         """Return the terms seg and crf; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
         All pixels but ``VOID`` take part in crf, labeled or not. ``images`` (B, 3, H, W) are the crops that the network
         saw, RGB in [0, 1], not normalized.
         """
-        seg = losses.partial_cross_entropy(logits, labels, counts)
+        seg = partial_cross_entropy(logits, labels, counts)
         weight = WEIGHTS[self.backend] if self.weight is None else self.weight
         weight, sigma_xy = at_crop_size(weight, self.sigma_xy, (labels.shape[1], labels.shape[2]), self.size_rule)
         crf = pairwise_energy(

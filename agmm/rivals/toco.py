@@ -12,7 +12,6 @@ of the tokens.
 import math
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any
 
 import torch
@@ -28,9 +27,7 @@ from agmm.objectives.common import Batch
 from agmm.rivals import cams, crf_loss
 
 ENERGY_WEIGHT = 1e-7  # factor in the term ``reg``, besides its weight: the energy is a sum over pairs of pixels
-
 TEACHER_MOMENTUM = 0.9
-
 GLOBAL_SCALE = (0.4, 1.0)  # share of the area that the second global view shows
 
 
@@ -108,7 +105,8 @@ class FromTags(Objective, nn.Module):
         if o.photometric:
             colors = photometric(source, blur=1.0).float() / 255
             inputs = evaluation.normalize(colors, normalization)
-        segments, contrasts = batch.step >= o.warmup_steps, self._contrasts(batch.step)
+        segments = batch.step >= o.warmup_steps
+        contrasts = self.auxiliary is not None and bool(o.ptc or o.ctc) and batch.step >= o.auxiliary_until
         maps, middle = self.maps(net, inputs, tags) if segments or contrasts else (None, None)
         further, positive = self._views(source, middle, normalization) if contrasts else ([], None)
         needs = getattr(self.inner, "needs", ())
@@ -158,11 +156,6 @@ class FromTags(Objective, nn.Module):
         names = {"cls": True, "cls_aux": transformer, "ptc": transformer and o.ptc, "ctc": transformer and o.ctc}
         names |= dict.fromkeys(getattr(self.inner, "terms", None) or ("seg",), True) | {"reg": bool(o.reg)}
         return tuple(name for name, there in names.items() if there)
-
-    def _contrasts(self, step: int) -> bool:
-        """Whether tokens are contrasted at a step."""
-        o = self.options
-        return self.auxiliary is not None and bool(o.ptc or o.ctc) and step >= o.auxiliary_until
 
     def _views(
         self, source: Tensor, middle: Tensor | None, normalization: Normalization | None
@@ -326,13 +319,25 @@ def gated_energy(
 
 def photometric(images: Tensor, blur: float, solarize: float = 0.0) -> Tensor:
     """Change colors by jitter, grayscale, blur and solarization; ``blur`` and ``solarize`` are probabilities."""
-    change = _photometric(blur, solarize)
+    from torchvision.transforms import v2  # here, as it takes a second and only few trainings need it
+
+    change = v2.Compose(
+        [
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], blur),
+            v2.RandomSolarize(128, solarize),
+        ]
+    )
     return torch.stack([change(image) for image in images])
 
 
 def second_global(images: Tensor) -> Tensor:
     """Cut a random part of each training crop (ours; ToCo: of the whole image), resize it and change its colors."""
-    cut = _random_crop(tuple(images.shape[-2:]))
+    from torchvision.transforms import v2
+
+    resized = v2.RandomResizedCrop(tuple(images.shape[-2:]), GLOBAL_SCALE, antialias=True)
+    cut = v2.Compose([resized, v2.RandomHorizontalFlip()])
     return photometric(torch.stack([cut(image) for image in images]), blur=0.1, solarize=0.2)
 
 
@@ -358,24 +363,3 @@ def local_crops(images: Tensor, states: Tensor, count: int, side: int) -> tuple[
     image = torch.arange(len(images), device=states.device)[:, None, None, None]
     crops = images.movedim(1, -1)[image, y, x].movedim(-1, 2)
     return crops, states[image, y, x].float().mean((2, 3)) > 0.2
-
-
-@cache
-def _photometric(blur: float, solarize: float) -> Any:
-    from torchvision.transforms import v2  # takes a second, and only few trainings need it
-
-    return v2.Compose(
-        [
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], blur),
-            v2.RandomSolarize(128, solarize),
-        ]
-    )
-
-
-@cache
-def _random_crop(size: tuple[int, ...]) -> Any:
-    from torchvision.transforms import v2
-
-    return v2.Compose([v2.RandomResizedCrop(size, GLOBAL_SCALE, antialias=True), v2.RandomHorizontalFlip()])

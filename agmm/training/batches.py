@@ -19,7 +19,7 @@ from agmm import evaluation, gmm, losses
 from agmm.codes import VOID
 from agmm.data import augment
 from agmm.data.split import Arrays
-from agmm.evaluation import read_ahead
+from agmm.evaluation import predict
 from agmm.objectives.common import Batch
 from agmm.training.loop import mix, over_processes, rank_and_world
 from agmm.training.run import Run
@@ -85,7 +85,7 @@ def steps(run: Run, images: int) -> int:
 class InMemory:
     """A training split on its device, which is augmented an effective batch at a time.
 
-    Images are (N, H, W, 3) uint8, labels (N, H, W) uint8 or those of `agmm.data.regions.with_regions`, image classes
+    Images are (N, H, W, 3) uint8, labels (N, H, W) uint8 or those of `agmm.data.sets.with_regions`, image classes
     (N, K) bool; for ``mirrored`` see `agmm.data.split.Split`, here for the K classes.
     """
 
@@ -102,7 +102,7 @@ class InMemory:
         """Yield the microbatches of every step; each process draws the whole effective batch and keeps its share."""
         run, generator = self.run, torch.Generator().manual_seed(mix(self.run.seed, epoch))
         rank, world = rank_and_world()
-        table = _table(self.mirrored, self.images.device)
+        table = None if self.mirrored is None else augment.mirror_table(self.mirrored, self.images.device)
         for index in _effective_batches(run, len(self), generator):
             index = index.to(self.images.device)
             images, labels = self.images[index], self.labels[index]
@@ -133,9 +133,10 @@ class OneByOne:
         image_classes: np.ndarray | None = None,
         mirrored: tuple[int, ...] | None = None,
     ) -> None:
-        self.run, self.device, self.table = run, device, _table(mirrored, device)
+        self.run, self.device = run, device
+        self.table = None if mirrored is None else augment.mirror_table(mirrored, device)
         self.order = _Microbatches(run, len(images))
-        workers = read_ahead.readers(device)
+        workers = predict.readers(device)
         self.loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
             _Augmented(run, images, labels, num_classes, image_classes),
             batch_sampler=self.order,
@@ -186,14 +187,10 @@ def _counts(run: Run, step: list[Batch]) -> losses.Counts:
 
 
 def _unpacked(codes: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return labels, and the regions that `agmm.data.regions.with_regions` has put beside them, if it has."""
+    """Return labels, and the regions that `agmm.data.sets.with_regions` has put beside them, if it has."""
     if codes.dtype == torch.uint8:
         return codes.long(), None
     return (codes & 255).long(), (codes >> 8).long()
-
-
-def _table(mirrored: tuple[int, ...] | None, device: torch.device) -> Tensor | None:
-    return None if mirrored is None else augment.mirror_table(mirrored, device)
 
 
 @dataclass(eq=False)

@@ -29,8 +29,7 @@ from agmm.objectives.common import Batch
 from agmm.training.run import Run
 from agmm.training.weights import load_weights, save_weights
 
-LOOK_EVERY = 20
-"""Steps between two looks at the loss; each look waits for the device."""
+LOOK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
 
 LOGGER = logging.getLogger("agmm")
 History = list[dict[str, float]]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from agmm import evaluation, gmm, labels, networks
-from agmm.data import regions, sets
+from agmm.data import sets
 from agmm.data.split import Split
-from agmm.evaluation import crf, read_ahead
+from agmm.evaluation import crf, predict
 from agmm.host import machine
 from agmm.rivals import cams, spml, toco
 from agmm.training import loop
@@ -23,11 +23,8 @@ from agmm.training.batches import normalization
 from agmm.training.run import AnyObjective, Run
 from agmm.training.where import Context
 
-MOST_IMAGES = 50
-"""Images that are predicted together, if all of them have no more than `evaluation.PIXELS`."""
-
-COUNTED_IMAGES = 1000
-"""Images on which the coverage of the labels is counted, and the quality of CAMs."""
+MOST_IMAGES = 50  # images that are predicted together, if all of them have no more than `evaluation.PIXELS`
+COUNTED_IMAGES = 1000  # images on which the coverage of the labels is counted, and the quality of CAMs
 
 
 def autocast(run: Run, device: torch.device) -> torch.autocast:
@@ -136,8 +133,8 @@ def _shared(
     loop.agree(net)
     rank, world = loop.rank_and_world()
     aligned = [array[slice(rank, count, world)] for array in arrays]
-    for batch in read_ahead.batches(*aligned, batch_size=images_at_a_time(split), readers=read_ahead.readers(device)):
-        yield [read_ahead.to_device(tensor, device) for tensor in batch]
+    for batch in predict.batches(*aligned, batch_size=images_at_a_time(split), readers=predict.readers(device)):
+        yield [predict.to_device(tensor, device) for tensor in batch]
 
 
 def details(context: Context, net: networks.Segmenter, objective: AnyObjective) -> dict[str, Any]:
@@ -176,5 +173,5 @@ def _regions(run: Run, data: Split) -> dict[str, str]:
         embedding = embedding.teacher
     if embedding is None or embedding.method != "SPML":
         return {}
-    method = regions.chosen(data, dict(embedding.options).get("regions", spml.SPML.regions))
-    return {"regions": f"published ({regions.FOLDER})" if method == "published" else method}
+    method = sets.chosen_regions(data, dict(embedding.options).get("regions", spml.SPML.regions))
+    return {"regions": f"published ({sets.REGIONS_FOLDER})" if method == "published" else method}

@@ -19,8 +19,7 @@ from agmm.rivals.crf_loss import DenseCRFLoss
 from agmm.rivals.spml import SPML, SPMLClassifier
 from agmm.rivals.tree_energy import TreeEnergy
 
-SCHEMA = 1
-"""Raised when a fix changes what a run computes; part of every run's identity."""
+SCHEMA = 1  # raised when a fix changes what a run computes; part of every run's identity
 
 Options = tuple[tuple[str, Any], ...]
 Init = Literal["scratch", "tags", "imagenet"]
@@ -60,20 +59,16 @@ class Run:
     cam_changes: Options = ()
     """Fields that are different in the run whose class activation maps the labels are made of (`cams_of`); empty for
     other labels, and where the maps come with the data set."""
-    restrict: bool = True
-    """Choose the predictions of a first stage among the classes that an image's labels name."""
-    normalize: bool = False
-    """Normalize images with the mean and standard deviation of ImageNet, or leave them in [0, 1]."""
-    image_size: tuple[int, int] | None = None
-    """Size (H, W) that the images of CamVid are brought to."""
+    restrict: bool = True  # choose the predictions of a first stage among the classes that an image's labels name
+    normalize: bool = False  # images with the mean and standard deviation of ImageNet; else they stay in [0, 1]
+    image_size: tuple[int, int] | None = None  # size (H, W) that the images of CamVid are brought to
     train_images: int | None = None
     test_images: int | None = None
     """Numbers of images of the embedded data sets."""
     network: str = "small"
     network_options: Options = ()
     """See `agmm.networks.build`."""
-    init: Init = "scratch"
-    """Start of the backbone; ``"tags"`` is a run of its own that others share (`requires`)."""
+    init: Init = "scratch"  # start of the backbone; ``"tags"`` is a run of its own that others share (`requires`)
     epochs: int = 14
     batch_size: int = 16
     microbatch: int = 16
@@ -92,12 +87,9 @@ class Run:
     warmup_from: float = 0.0
     power: float = 0.9
     """``lr (1 - t/T)^power`` per step, after ``warmup`` linear steps, which begin with the share ``warmup_from``."""
-    loss_scope: Literal["microbatch", "effective"] = "microbatch"
-    """Over what the averages over labeled pixels extend."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Autocast of the network; the branch and the losses are always float32."""
-    compiled: bool = False
-    """Train the network through ``torch.compile``: other kernels, the same sums in another order."""
+    loss_scope: Literal["microbatch", "effective"] = "microbatch"  # over what the averages over labeled pixels extend
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network; branch and losses are always float32
+    compiled: bool = False  # train the network through ``torch.compile``: other kernels, the same sums in another order
     selection: Literal["last", "best"] = "last"
     """Model that is reported: of the last epoch, or of the best one *on the test split* (optimistic)."""
     scales: tuple[float, ...] = (1.0,)
@@ -109,18 +101,14 @@ class Run:
     crf: str = ""
     """Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions, or empty. A run with a CRF
     trains nothing: it tests the weights of the same run without (`trained`)."""
-    trained_test: Options = ()
-    """Fields scales, flip and scale_merge of the run whose weights this one tests (`tested`)."""
-    stop_after: int | None = None
-    """Stop both stages after this many epochs of the schedule, which stays that of ``epochs``."""
-    history_images: int = 200
-    """Training images on which the per-epoch curves of P and G are measured (0: no curves)."""
+    trained_test: Options = ()  # fields scales, flip and scale_merge of the run whose weights this one tests (`tested`)
+    stop_after: int | None = None  # last epoch of both stages; the schedule stays that of ``epochs``
+    history_images: int = 200  # training images on which the per-epoch curves of P and G are measured (0: no curves)
     pretrain_images: int = 4000
     pretrain_epochs: int = 12
     pretrain_lr: float | None = None
     """Scale of the pretraining where ``init="tags"``, and its learning rate if that is not ``lr``."""
-    threads: int = 1
-    """Threads on a CPU, as they change the order of sums."""
+    threads: int = 1  # threads on a CPU, as they change the order of sums
     seed: int = 0
     """Changes labels, head initialization and data order. Data generation and pretraining have their own seeds."""
     schema: int = field(default=SCHEMA)
@@ -294,8 +282,7 @@ class Run:
         return Path(results) / self.preset / "runs" / self.id
 
 
-_OPTION_FIELDS = tuple(f.name for f in fields(Run) if f.type == Options)
-"""Fields that are written as dictionaries."""
+_OPTION_FIELDS = tuple(f.name for f in fields(Run) if f.type == Options)  # fields that are written as dictionaries
 
 
 def _frozen(options: Any) -> Options:
@@ -313,11 +300,8 @@ METHODS = {
     for one in (Baseline, AGMM, LabelAssignment, AGMMpp, TreeEnergy, DenseCRFLoss, SPML, SPMLClassifier)
 }
 LabelObjective = Baseline | AGMM | AGMMpp | LabelAssignment | TreeEnergy | DenseCRFLoss | SPML | SPMLClassifier
-AnyObjective = LabelObjective | toco.FromTags
-"""Objectives on a run's labels, or on pseudo labels from image tags."""
-
-FROM_DATA = ("num_classes", "in_channels")
-"""Fields of objectives that data set and network decide, not a run."""
+AnyObjective = LabelObjective | toco.FromTags  # objectives on a run's labels, or on pseudo labels from image tags
+FROM_DATA = ("num_classes", "in_channels")  # fields of objectives that data set and network decide, not a run
 
 
 def build_objective(method: str, num_classes: int, **options: Any) -> LabelObjective:

@@ -12,17 +12,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any
 
-LOOK_EVERY = 10.0
-"""Seconds between two looks at the jobs, as squeue is a burden for Slurm."""
-
-GRACE = 30.0
-"""Seconds that the result of a job that is over may take to show on a shared file system."""
-
-MINUTES = 240
-"""Time limit of a job that is given none; a training that needs more goes on in the same job, started again."""
-
-TIMEOUTS = 100
-"""How often a job may reach its time limit."""
+LOOK_EVERY = 10.0  # seconds between two looks at the jobs, as squeue is a burden for Slurm
+GRACE = 30.0  # seconds that the result of a job that is over may take to show on a shared file system
+MINUTES = 240  # time limit of a job that is given none; what needs more goes on in the same job, started again
+TIMEOUTS = 100  # how often a job may reach its time limit
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 """Environment of a training: its libraries read it when they are loaded."""

@@ -26,11 +26,9 @@ from agmm.training.run import Run
 from agmm.training.where import Where
 
 Report = Callable[[str], object]
-Work = tuple[str, int, str, str]
-"""Preset, number of epochs, network, and task of a run: they decide how long it takes."""
+Work = tuple[str, int, str, str]  # preset, number of epochs, network, and task of a run: they decide how long it takes
 
-_OF_THE_PRESET = ("clusters", "regions", "grid_labels")
-"""Options that a preset sets, of which nothing is said in a few words."""
+_OF_THE_PRESET = ("clusters", "regions", "grid_labels")  # options that a preset sets, which `describe` leaves out
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:

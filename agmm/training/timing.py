@@ -61,8 +61,7 @@ class Shapes:
     classes: int = 4
 
 
-QUICK = Shapes(16, 7, 32, 16, 64, clicks=3, classes=3)
-"""The embedded data set, as the preset quick trains on it."""
+QUICK = Shapes(16, 7, 32, 16, 64, clicks=3, classes=3)  # the embedded data set, as the preset quick trains on it
 
 
 def random_outputs(shapes: Shapes, device: str = "cpu") -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from agmm import evaluation, networks, objectives
-from agmm.data import disk_cache, regions, sets
+from agmm.data import disk_cache, sets
 from agmm.data.split import OnDemand, Split
 from agmm.evaluation import crf
 from agmm.host import atomic_files, machine
@@ -29,8 +29,7 @@ from agmm.training.result import Result, load_result
 from agmm.training.run import AnyObjective, Run, objective_for
 from agmm.training.where import Context, Where, at
 
-LATE_EPOCHS = 20
-"""With sliding windows, only so many last epochs can be the best: AGMM's code tests earlier ones by a center crop."""
+LATE_EPOCHS = 20  # that can be the best with sliding windows; AGMM's code tests earlier ones by a center crop
 
 
 def run(
@@ -181,7 +180,7 @@ def _source(context: Context, objective: AnyObjective) -> batches.InMemory | bat
         teacher = weights.load_network(run.teacher, where.results, data.num_classes, device)
         labels = pseudo_labels.pseudo_labels(teacher, run.teacher, context)
     if isinstance(objective, spml.SPML):
-        labels = regions.with_regions(labels, regions.regions(data, objective.regions, where.cache))
+        labels = sets.with_regions(labels, sets.regions(data, objective.regions, where.cache))
     if run.augmentation in batches.ONE_BY_ONE:
         images = data.images
         if where.keep_decoded and isinstance(images, OnDemand):

@@ -16,14 +16,10 @@ from agmm.training.run import Run
 class Where:
     """Folders and device of trainings."""
 
-    results: Path = Path("results")
-    """Folder that holds ``<preset>/runs/<id>``, and ``cache`` for generated data and simulated labels."""
-    data_root: Path | None = None
-    """Folder of the data sets; the embedded ones need none."""
-    device: str = "auto"
-    """``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; ``"auto"`` takes a GPU where there is one."""
-    keep_decoded: bool = True
-    """Whether the processes that read images keep them decoded in a file of the cache, where it fits."""
+    results: Path = Path("results")  # holds <preset>/runs/<id>, and cache for generated data and simulated labels
+    data_root: Path | None = None  # folder of the data sets; the embedded ones need none
+    device: str = "auto"  # ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …; ``"auto"`` takes a GPU where there is one
+    keep_decoded: bool = True  # whether processes that read images keep them decoded in a file, where it fits
 
     @property
     def cache(self) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agmm.data import image_files
 from agmm.data.image_files import Pair
-from agmm.data.public.dataset import DataSet, codes
+from agmm.data.public import DataSet, codes
 from agmm.data.split import OnDemand, Split
 
 _CLASSES = (

@@ -36,8 +36,7 @@ _PARTS = len(coco.DENSEPOSE.class_names) - 1
 _POINTS = {"dp_x", "dp_y", "dp_I", "dp_U", "dp_V", "keypoints"}  # of annotations of people; nobody asks for them
 
 Annotation = Mapping[str, Any]
-Task = tuple[Path, tuple[int, int], list[Annotation]]
-"""File of a mask, its height and width, and the annotations to paint."""
+Task = tuple[Path, tuple[int, int], list[Annotation]]  # file of a mask, its height and width, annotations to paint
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

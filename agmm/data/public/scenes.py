@@ -15,15 +15,11 @@ archive extracts. Blocks that the authors of the tree energy loss published are 
 from pathlib import Path
 
 from agmm.data.image_files import Pair
-from agmm.data.public.dataset import DataSet, Source, codes, in_folders, png, tel_blocks
+from agmm.data.public import DataSet, Source, codes, in_folders, png, tel_blocks
 
 _CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"),
 )
-
-
-def _camvid_pairs(root: Path, split: str) -> list[Pair]:
-    return in_folders(root / split, root / f"{split}annot")
 
 
 CAMVID = DataSet(
@@ -32,7 +28,7 @@ CAMVID = DataSet(
     class_names=_CAMVID_CLASSES,
     codes=codes(range(11), void=[11]),
     counts={"train": 367, "val": 101, "test": 233},
-    pairs=_camvid_pairs,
+    pairs=lambda root, split: in_folders(root / split, root / f"{split}annot"),
     how_to_get=(
         "{root} must hold train/, trainannot/, val/ and valannot/ with PNG or JPEG images and 8-bit PNG masks of the "
         "same names"

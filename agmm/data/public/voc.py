@@ -7,7 +7,7 @@ is VOC's train and SBD's train and val, without VOC's val. VOC's own mask is tak
 
 Published sparse labels are found beside them: ``voc_whats_the_point.json`` with
 ``voc_whats_the_point_bg_from_scribbles.json``, and folders of one file per image (``points/agmm_voc``,
-``scribbles/scribblesup`` …, see `agmm.data.public.dataset`). Boxes are those of VOC's own ``Annotations``.
+``scribbles/scribblesup`` …, see `agmm.data.public`). Boxes are those of VOC's own ``Annotations``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,7 @@ import numpy as np
 from agmm.data import drawing, image_files
 from agmm.data.drawing import Shape
 from agmm.data.image_files import Pair
-from agmm.data.public import label_files
-from agmm.data.public.dataset import DataSet, Source, codes, png
+from agmm.data.public import DataSet, Source, codes, label_files, png
 from agmm.data.split import OnDemand, Published, Split
 from agmm.labels import Boxes
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agmm.data import synthetic
 from agmm.data.public.coco import DENSEPOSE, MIRRORED
-from agmm.data.synthetic import recipe
-from agmm.data.synthetic.recipe import color, uniform
+from agmm.data.synthetic import color, uniform
 
 CLASS_NAMES = DENSEPOSE.class_names
 VERSION = 1  # raised whenever a change of this module changes an image
@@ -29,25 +29,25 @@ _BORDER = 0.01  # of the image, which no figure touches
 
 
 def _scene(
-    rng: np.random.Generator, photographs: recipe.Photographs, size: int
+    rng: np.random.Generator, photographs: synthetic.Photographs, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one image (S, S, 3), its classes (S, S) and its people (S, S), all uint8; the later are in front."""
-    canvas = recipe.photo_crop(rng, photographs, size)
+    canvas = synthetic.photo_crop(rng, photographs, size)
     truth, instances = np.zeros((2, size, size), np.uint8)
     chance = rng.random()
     count = 1 + sum(chance < share for share in _MORE)
     for number, slot in enumerate(rng.permutation(count).tolist(), start=1):
         figure = _pose(rng)
         figure = _placed(rng, _turned(figure) if rng.random() < _BACK else figure, count, slot)
-        texture = recipe.photo_crop(rng, photographs, size)
+        texture = synthetic.photo_crop(rng, photographs, size)
         limb = _paint(rng, figure, canvas, texture - texture.mean(axis=(0, 1)))
         inside = limb >= 0
         truth[inside] = figure.parts[limb[inside]]
         instances[inside] = number
-    return recipe.develop(rng, canvas), truth, instances
+    return synthetic.develop(rng, canvas), truth, instances
 
 
-PEOPLE = recipe.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=MIRRORED)
+PEOPLE = synthetic.Recipe("people", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene, mirrored=MIRRORED)
 
 
 _Point = tuple[float, float]
@@ -67,7 +67,7 @@ class _Figure:
     def limbs_of_pixels(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Foremost limb of every pixel, -1 for none, and squared distance from its axis in squared radii: (S, S)."""
         limb, distance = np.full((size, size), -1), np.zeros((size, size))
-        centers = recipe.pixel_centers(size)
+        centers = synthetic.pixel_centers(size)
         ends = zip(self.starts.tolist(), self.ends.tolist(), self.radii.tolist(), strict=True)
         for number, ((x, y), (x_end, y_end), (radius, radius_end)) in enumerate(ends):
             reach = max(radius, radius_end)
@@ -197,7 +197,7 @@ def _clothes(rng: np.random.Generator, figure: _Figure) -> tuple[np.ndarray, np.
 def _paint_head(canvas: np.ndarray, figure: _Figure, limb: np.ndarray, hair: np.ndarray) -> None:
     """Paint hair and eyes, or hair only on who turns the back."""
     number = int((figure.parts == _HEAD).argmax())
-    centers, radius = recipe.pixel_centers(len(canvas)), figure.radii[number].mean()
+    centers, radius = synthetic.pixel_centers(len(canvas)), figure.radii[number].mean()
     up = (figure.ends - figure.starts)[number]
     up = up / np.sqrt((up**2).sum())
     middle = (figure.starts + figure.ends)[number] / 2

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from agmm.data.synthetic import recipe
+from agmm.data import synthetic
 
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross", "star")
 VERSION = 1  # raised whenever a change of this module changes an image
@@ -24,24 +24,24 @@ _MIN_CONTRAST = 0.2
 
 def _scene(
     rng: np.random.Generator,
-    photographs: recipe.Photographs,
+    photographs: synthetic.Photographs,
     size: int,
     objects: tuple[int, int] = (1, 3),
     half_sides: tuple[float, float] = (0.22, 0.36),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one image (S, S, 3), its classes (S, S) and its objects (S, S), all uint8."""
-    canvas = recipe.photo_crop(rng, photographs, size)
+    canvas = synthetic.photo_crop(rng, photographs, size)
     _draw_clutter(rng, canvas)
     truth, instances = np.zeros((2, size, size), np.uint8)
     for number, (k, mask) in enumerate(_layout(rng, size, objects, half_sides), start=1):
-        texture = 0.5 * recipe.photo_crop(rng, photographs, size)[mask]
+        texture = 0.5 * synthetic.photo_crop(rng, photographs, size)[mask]
         canvas[mask] = _fill(rng, k, texture - texture.mean(axis=0), canvas[mask])
         truth[mask] = k
         instances[mask] = number
-    return recipe.develop(rng, canvas), truth, instances
+    return synthetic.develop(rng, canvas), truth, instances
 
 
-SHAPES = recipe.Recipe("shapes", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene)
+SHAPES = synthetic.Recipe("shapes", VERSION, CLASS_NAMES, 0, ("truth", "instances"), _scene)
 CROWDS = replace(SHAPES, dataset="crowds", scene=partial(_scene, objects=(2, 6), half_sides=(0.12, 0.2)))
 """Two to six smaller objects an image: what COCO is to Pascal VOC."""
 
@@ -55,10 +55,12 @@ def _layout(
     for _ in range(int(rng.integers(objects[0], objects[1] + 1))):
         k = int(rng.integers(1, len(CLASS_NAMES)))
         for _ in range(_TRIES):
-            half = recipe.uniform(rng, *half_sides)
+            half = synthetic.uniform(rng, *half_sides)
             # Shapes may touch the border but hardly leave the image: about 1.35 objects find a place.
-            x, y = (recipe.uniform(rng, 0.88 * half, 1 - 0.88 * half) for _ in range(2))
-            mask = _MASKS[k](*recipe.local_grid(size, x, y, half, half, recipe.uniform(rng, 0, 2 * math.pi)))
+            x, y = (synthetic.uniform(rng, 0.88 * half, 1 - 0.88 * half) for _ in range(2))
+            mask = _MASKS[CLASS_NAMES[k]](
+                *synthetic.local_grid(size, x, y, half, half, synthetic.uniform(rng, 0, 2 * math.pi))
+            )
             if (mask & taken).sum() <= _MAX_OVERLAP * mask.sum():
                 placed.append((k, mask))
                 taken |= mask
@@ -70,7 +72,7 @@ def _fill(rng: np.random.Generator, k: int, texture: np.ndarray, background: np.
     """Draw a color of class k plus texture, (N, 3), again until it stands out from the (N, 3) pixels it will cover."""
     for _ in range(100):
         hue = (k / 6 + 0.06 * rng.standard_normal()) % 1
-        color = colorsys.hsv_to_rgb(hue, recipe.uniform(rng, 0.4, 0.9), recipe.uniform(rng, 0.4, 0.95))
+        color = colorsys.hsv_to_rgb(hue, synthetic.uniform(rng, 0.4, 0.9), synthetic.uniform(rng, 0.4, 0.95))
         fill = np.clip(texture + color, 0, 1)
         if np.abs(fill - background).mean() > _MIN_CONTRAST:
             break
@@ -81,31 +83,9 @@ def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
     """Draw two to five ellipses of random color, in place."""
     for _ in range(int(rng.integers(2, 6))):
         x, y, color = rng.random(), rng.random(), rng.random(3)
-        half_axes = recipe.uniform(rng, 0.05, 0.2), recipe.uniform(rng, 0.05, 0.2)
-        u, v = recipe.local_grid(len(canvas), x, y, *half_axes, recipe.uniform(rng, 0, math.pi))
-        canvas[_disk(u, v)] = color
-
-
-def _disk(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u * u + v * v <= 1
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) <= 0.8
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return (v >= -0.5) & (math.sqrt(3) * np.abs(u) + v <= 1)
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    radius = u * u + v * v
-    return (radius <= 1) & (radius >= 0.55**2)
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = np.abs(u), np.abs(v)
-    return (np.maximum(u, v) <= 1) & (np.minimum(u, v) <= 0.3)
+        half_axes = synthetic.uniform(rng, 0.05, 0.2), synthetic.uniform(rng, 0.05, 0.2)
+        u, v = synthetic.local_grid(len(canvas), x, y, *half_axes, synthetic.uniform(rng, 0, math.pi))
+        canvas[_MASKS["disk"](u, v)] = color
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -115,5 +95,11 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.sum(inner, axis=0) >= 4
 
 
-_MASKS: dict[int, Callable[[np.ndarray, np.ndarray], np.ndarray]]
-_MASKS = {1: _disk, 2: _square, 3: _triangle, 4: _ring, 5: _cross, 6: _star}
+_MASKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disk": lambda u, v: u * u + v * v <= 1,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) <= 0.8,
+    "triangle": lambda u, v: (v >= -0.5) & (math.sqrt(3) * np.abs(u) + v <= 1),
+    "ring": lambda u, v: (u * u + v * v <= 1) & (u * u + v * v >= 0.55**2),
+    "cross": lambda u, v: (np.maximum(np.abs(u), np.abs(v)) <= 1) & (np.minimum(np.abs(u), np.abs(v)) <= 0.3),
+    "star": _star,
+}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agmm.data.synthetic import recipe
-from agmm.data.synthetic.recipe import uniform
+from agmm.data import synthetic
+from agmm.data.synthetic import uniform
 
 CLASS_NAMES = ("road", "sidewalk", "building", "pole", "sign", "vegetation", "sky", "person", "car", "bus")
 VERSION = 1  # raised whenever a change of this module changes an image
@@ -21,9 +21,9 @@ _FAR = 70.0  # meters to the end of the street
 _TEXTURES = 4  # parts of photographs in an image; every surface shows one of them, shifted
 
 
-def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _scene(rng: np.random.Generator, photographs: synthetic.Photographs, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw one image (S, S, 3) and its classes (S, S), both uint8; what is nearer is painted later."""
-    textures = np.stack([recipe.photo_crop(rng, photographs, size) for _ in range(_TEXTURES)])
+    textures = np.stack([synthetic.photo_crop(rng, photographs, size) for _ in range(_TEXTURES)])
     picture = _Picture(rng, textures, np.zeros((size, size, 3)), np.zeros((size, size), np.uint8))
     street = _lay_out(rng, size)
     _paint_sky(picture, street)
@@ -32,10 +32,10 @@ def _scene(rng: np.random.Generator, photographs: recipe.Photographs, size: int)
         _paint_facades(picture, street, wall)
     for depth, kind, position in sorted(_place_objects(rng, street), key=lambda placed: -placed[0]):
         _PAINTERS[kind](picture, street, position, depth)
-    return recipe.develop(rng, picture.canvas), picture.truth
+    return synthetic.develop(rng, picture.canvas), picture.truth
 
 
-STREETS = recipe.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
+STREETS = synthetic.Recipe("streets", VERSION, CLASS_NAMES, None, ("truth",), _scene)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Street:
     @property
     def rays(self) -> tuple[np.ndarray, np.ndarray]:
         """Meters right of (1, S) and below (S, 1) the line of sight for each meter of depth, by column and row."""
-        centers = recipe.pixel_centers(self.size)
+        centers = synthetic.pixel_centers(self.size)
         return (centers - self.vanishing)[None, :], (centers - self.horizon)[:, None]
 
     def ground(self) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +129,7 @@ class _Picture:
 
     def color(self, *bounds: tuple[float, float]) -> np.ndarray:
         """Draw a color whose hue, saturation and value lie within bounds."""
-        return recipe.color(self.rng, *bounds)
+        return synthetic.color(self.rng, *bounds)
 
     def any_color(self) -> np.ndarray:
         return self.color((0, 1), (0.1, 0.8), (0.2, 0.9))

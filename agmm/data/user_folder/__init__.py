@@ -6,5 +6,5 @@ class names; masks hold these, 254 (unlabeled) and 255 (void), as index or gray 
 """
 
 from agmm.data.user_folder.listing import Survey, class_names, dense_masks, images, skipped, survey
-from agmm.data.user_folder.prepared import Prepared, judge, load, prepare, read_prepared, repeated, weights
+from agmm.data.user_folder.prepared import Prepared, Tally, load, prepare, read_prepared, repeated, weights
 from agmm.data.user_folder.rendering import Sample, read_mask, render, shrink

@@ -183,15 +183,15 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             name = matching.plain(called if annotation.beside is None else _own_name(path, labels))
             found, other = (matching.meant(text, ids) for text in (name, annotation.beside or ""))
             problem = ""
-            if len(found) > 1:
+            if len(found) > 1 and annotation.shapes:
                 problem = f"labels {name!r}, which may be {' or '.join(found)}; write its path below --images"
             elif not found and annotation.shapes:
                 problem = f"labels the image {name!r}, which is not in the folder of images; add it"
-            elif found and other and found[0] not in other:
+            elif len(found) == 1 and other and found[0] not in other:
                 problem = f"is named as {found[0]!r}, and its imagePath is of {other[0]!r}; correct one of them"
-            elif found and not matching.agree(before := names.setdefault(found[0], name), name):
+            elif len(found) == 1 and not matching.agree(before := names.setdefault(found[0], name), name):
                 problem = f"{before!r} and {name!r} would both be {listed.images[found[0]]}; name their folders, too"
-            elif found:  # tools and people may split the work over several files
+            elif len(found) == 1:  # tools and people may split the work over several files
                 names[found[0]] = max(before, name, key=len)
                 listed.annotated.setdefault(found[0], []).append(annotation)
             if problem:
@@ -199,16 +199,19 @@ def _read_annotations(listed: Survey, labels: Path, folder: Path) -> None:
             for what in annotation.notes:
                 left_out[what].append(path)
     listed.notes += [f"{len(files)} {what}, in {files[0]} first" for what, files in left_out.items()]
-    if several := [id for id, files in listed.annotated.items() if sum(bool(file.shapes) for file in files) > 1]:
+    sources = {id: {one.file for one in labels_of if one.shapes} for id, labels_of in listed.annotated.items()}
+    if several := [id for id, files in sources.items() if len(files) > 1]:
         listed.notes.append(f"{len(several)} images have labels in several files, all are drawn; {several[0]} first")
 
 
 def _unread(of: Mapping[str, Path], labels: Path, images: Path) -> Iterator[str]:
     """Yield a note about what lies in the folder of labels and is not read."""
     folders = {labels / part for path in of.values() for part in path.relative_to(images).parents}
-    known = (".png", ".txt", *annotations.READERS)
-    there = (path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith("."))
-    if left := sorted(p for p in there if p not in folders and (p.is_dir() or p.suffix.lower() not in known)):
+    known = (".png", *annotations.READERS)
+    there = [path for path in (labels.iterdir() if labels.is_dir() else ()) if not path.name.startswith(".")]
+    left = [path for path in sorted(there) if path not in folders and not _same(path, images)]
+    # Other texts are names of classes or colors, but beside an image they are labels of other tools.
+    if left := [p for p in left if p.suffix.lower() not in known and (p.suffix != ".txt" or p.stem in of)]:
         what = f"{len(left)} files or folders of {labels} are not read, {left[0].name} first"
         yield f"{what}: masks end in .png, and only folders that are called as those of the images are looked into"
 

@@ -42,10 +42,14 @@ def by_end(ids: Iterable[str]) -> dict[str, list[str]]:
 
 def meant(path: str | Path, ids: Mapping[str, list[str]]) -> list[str]:
     """Return which ids (`by_end`) a path may mean: itself, else all that end like it, else the longest end of it."""
-    whole = id_of(path)
-    alike, parts = ids.get(whole, []), whole.split("/")
-    ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
-    return [whole] if whole in alike else alike or next(([end] for end in ends if end in ids.get(end, ())), [])
+    for whole in (id_of(path), plain(path)):  # the second is that of an image with two endings
+        if alike := ids.get(whole):
+            return [whole] if whole in alike else alike
+        parts = whole.split("/")
+        for end in ("/".join(parts[start:]) for start in range(1, len(parts))):
+            if end in ids.get(end, ()):
+                return [end]
+    return []
 
 
 def below(folder: Path, apart: Iterable[Path] = ()) -> Iterator[Path]:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,58 @@ from agmm.data.drawing import AREAS
 from agmm.data.split import OnDemand, Published, Split
 from agmm.data.user_folder.listing import Survey
 from agmm.data.user_folder.pictures import Scales
-from agmm.data.user_folder.rendering import render
+from agmm.data.user_folder.rendering import Sample, render
 from agmm.host import atomic_files
 
 COMMON = 0.5
 """Images with a class that is in a smaller share of them are shown more often: sqrt(COMMON / share) times."""
 
 NOTHING_LABELED = "no image has a labeled pixel; label a few, or correct the codes of the masks"
+
+
+@dataclass
+class Tally:
+    """Numbers of pixels of each code 0 … 255 in labels and truth, by image, and of what is odd about single shapes."""
+
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sample: Sample) -> None:
+        """Count what a sample has."""
+        for counts, codes in ((self.labels, sample.labels), (self.truth, sample.truth)):
+            if codes is not None:
+                counts[sample.stem] = np.bincount(codes.ravel(), minlength=VOID + 1)
+        self.notes.update(sample.notes)
+
+    def judge(self, listed: Survey) -> None:
+        """Add the problems and notes that all labels together show to those that are listed."""
+        listed.notes += [f"{count} {what}" for what, count in self.notes.items()]
+        if listed.problems:
+            return
+        pixels, truth = (sum(counts.values(), np.zeros(VOID + 1, int)) for counts in (self.labels, self.truth))
+        for masks, codes in ((listed.masks, pixels), (listed.truth, truth)):
+            if masks and np.flatnonzero(codes).tolist() == [0, VOID]:
+                what = f"masks hold 0 and {VOID} alone, and {VOID} is ignored; write 1 for {listed.names[1]}"
+                listed.problems.append(f"{next(iter(masks.values())).parent}: {what}")
+        if not pixels[: len(listed.names)].any():
+            listed.problems.append(NOTHING_LABELED)
+        listed.notes += _doubts(listed, pixels)
+
+
+def _doubts(listed: Survey, pixels: np.ndarray) -> Iterator[str]:
+    """Yield notes on what the number of pixels of each code may mean and the files cannot tell."""
+    if listed.masks and not pixels[UNLABELED] and pixels[VOID]:
+        yield (
+            f"no pixel has code {UNLABELED}, many have {VOID}: {VOID} is ignored altogether; if it means that "
+            f"nobody labeled the pixel, write {UNLABELED}, and unlabeled pixels are learned from, too"
+        )
+    elif listed.masks and not pixels[UNLABELED]:
+        what = f"every pixel of every mask has a class; if {listed.names[0]} stands where nobody labeled"
+        yield f"{what}, write {UNLABELED} there"
+    outlined = any(shape.kind in AREAS for id in listed.annotated for shape in listed.shapes(id))
+    if outlined and listed.background is not None and not pixels[listed.background]:
+        yield "no pixel is background; if all is that no outline covers, say so with --fill-background"
 
 
 @dataclass(frozen=True)
@@ -67,7 +112,7 @@ def prepare(
     raise_first(listed.problems)
     for part in ("images", "labels", "truth"):
         (folder / part).mkdir(parents=True)
-    pixels, notes, digests, largest = {}, Counter[str](), {}, 1
+    tally, digests, largest = Tally(), {}, 1
     for sample in render(listed, side, width):
         if sample.image is None:
             listed.problems.append(sample.problem)
@@ -79,67 +124,51 @@ def prepare(
         sums = [hashlib.sha256(b"" if array is None else array.tobytes()).hexdigest() for array in arrays.values()]
         digests[sample.stem] = [*sums, str(sample.image.shape)]
         largest = max(largest, *sample.image.shape[:2])
-        if sample.labels is not None:
-            pixels[sample.stem] = np.bincount(sample.labels.ravel(), minlength=VOID + 1)
-            notes.update(sample.notes)
-    judge(listed, np.sum([np.zeros(VOID + 1, int), *pixels.values()], axis=0), notes)
+        tally.add(sample)
+    tally.judge(listed)
     raise_first(listed.problems)
-    pixels = {stem: counts[: len(listed.names)] for stem, counts in pixels.items()}
-    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
-    copies = Counter(sums[0] for sums in digests.values())
-    seen = {stem for stem, sums in digests.items() if sums[0] in learned or copies[sums[0]] > 1}
-    divided = {folder: _divide(classes, set(listed.truth), 0 if folds else validation, seen)}
-    labeled = _shuffled(divided[folder][0])
-    if folds and len(labeled) < 2:
-        raise ValueError("one labeled image cannot be validated on and learned from; label another one")
-    folds = min(folds, len(labeled))
-    for i in range(folds):
-        divided[folder / f"fold{i}"] = sorted(set(labeled) - set(labeled[i::folds])), sorted(labeled[i::folds])
-    for place, (train, aside) in divided.items():
-        content: dict[str, Any] = {
-            "names": listed.names,
-            "background": listed.background,
-            "side": largest,
-            "width": width,
-            "train": {stem: classes[stem] for stem in train},
-            "validation": aside,
-            "dense": bool(listed.truth),
-            "labeled_pixels": np.sum([pixels[stem] for stem in train], axis=0).tolist(),
-            "labeled_images": np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist(),
-        }
-        if listed.scales:
-            content["scales"] = listed.scales
+    pixels = {stem: counts[: len(listed.names)] for stem, counts in tally.labels.items()}
+    images = {stem: sums[0] for stem, sums in digests.items()}
+    for place, (train, aside) in _divisions(listed, pixels, images, 0 if folds else validation, folds, learned).items():
+        content = _description(listed, pixels, train, aside) | {"side": largest, "width": width}
         content["digest"] = atomic_files.digest([content, digests], sort_keys=True)
-        place.mkdir(exist_ok=True)
-        atomic_files.write_json(place / "data.json", content | {"images": {id: d[0] for id, d in digests.items()}})
+        (folder / place).mkdir(exist_ok=True)
+        atomic_files.write_json(folder / place / "data.json", content | {"images": images})
     return read_prepared(folder)
 
 
-def judge(listed: Survey, pixels: np.ndarray, notes: Counter[str]) -> None:
-    """Add the problems and notes that all labels together show.
+def _divisions(
+    listed: Survey,
+    pixels: dict[str, np.ndarray],
+    images: dict[str, str],
+    share: float,
+    folds: int,
+    learned: Collection[str],
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the stems to train and to validate on: of the folder itself, and of each fold by its name."""
+    classes = {stem: np.flatnonzero(counts).tolist() for stem, counts in pixels.items()}
+    copies = Counter(images.values())
+    seen = {stem for stem, sha256 in images.items() if sha256 in learned or copies[sha256] > 1}
+    divisions = {".": _divide(classes, set(listed.truth), share, seen)}
+    labeled = divisions["."][0]
+    different = sorted({images[stem] for stem in labeled})  # copies of an image belong to one fold
+    if folds and len(different) < 2:
+        raise ValueError("one labeled image cannot be validated on and learned from; label another one")
+    folds = min(folds, len(different))
+    for i in range(folds):
+        left_out = [stem for stem in labeled if images[stem] in different[i::folds]]
+        divisions[f"fold{i}"] = [stem for stem in labeled if stem not in left_out], left_out
+    return divisions
 
-    ``pixels`` are the numbers of pixels of each code 0 … 255 in the labels, ``notes`` those of all samples, counted.
-    """
-    classes, masks = pixels[: len(listed.names)], bool(listed.masks) and not pixels[UNLABELED]
-    listed.notes += [f"{count} {what}" for what, count in notes.items()]
-    if listed.problems:
-        return
-    if not classes.any():
-        listed.problems.append(NOTHING_LABELED)
-    elif masks and pixels[VOID] and not classes[1:].any():
-        where, second = next(iter(listed.masks.values())).parent, listed.names[1]
-        listed.problems.append(f"{where}: masks hold 0 and {VOID} alone, and {VOID} is ignored; write 1 for {second}")
-    elif masks and pixels[VOID]:
-        listed.notes.append(
-            f"no pixel has code {UNLABELED}, many have {VOID}: {VOID} is ignored altogether; if it means that "
-            f"nobody labeled the pixel, write {UNLABELED}, and unlabeled pixels are learned from, too"
-        )
-    elif masks:
-        what = f"every pixel of every mask has a class; if {listed.names[0]} stands where nobody labeled"
-        listed.notes.append(f"{what}, write {UNLABELED} there")
-    outlined = any(shape.kind in AREAS for id in listed.annotated for shape in listed.shapes(id))
-    if outlined and listed.background is not None and not classes[listed.background]:
-        listed.notes.append("no pixel is background; if all is that no outline covers, say so with --fill-background")
+
+def _description(listed: Survey, pixels: dict[str, np.ndarray], train: list[str], aside: list[str]) -> dict[str, Any]:
+    """Return the fields of `Prepared` that follow from what is trained on."""
+    content: dict[str, Any] = {"names": listed.names, "background": listed.background, "validation": aside}
+    content["train"] = {stem: np.flatnonzero(pixels[stem]).tolist() for stem in train}
+    content["dense"] = bool(listed.truth)
+    content["labeled_pixels"] = np.sum([pixels[stem] for stem in train], axis=0).tolist()
+    content["labeled_images"] = np.sum([pixels[stem] > 0 for stem in train], axis=0).tolist()
+    return content | ({"scales": listed.scales} if listed.scales else {})
 
 
 def read_prepared(folder: Path) -> Prepared:

@@ -1,6 +1,6 @@
 """The classifier on frozen embeddings, and the pseudo labels that it learns from (SPML, Algorithms 1 and 2)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,25 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agmm import evaluation, losses
-from agmm.codes import VOID
+from agmm.codes import UNLABELED, VOID
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
 from agmm.objectives.common import Objective, Output, batch_loss, full_precision, one_of
-from agmm.rivals.spml import relations, retrieval
-from agmm.rivals.spml.segments import cut, grid_colors, on_grid
+from agmm.rivals.spml import relations
+from agmm.rivals.spml.segments import cut, grid_colors, image_clusters, on_grid
 
 Keep = Callable[[str, Callable[[int], np.ndarray], int], Arrays]
 """Name, function from an index to labels, and number of images -> the labels of all, in memory or on disk."""
 
 LEAST = 0.15  # share of votes below which the largest of a class does not count as all (released code)
-
 Walk = Literal["code", "paper"]
-
-STEPS: dict[Walk, int] = {"code": 64, "paper": 6}
-"""Steps of the whole walk. The released code squares the matrix six times."""
-
-GAMMA, BETA = 5.0, 20.0
-"""Sharpness of affinities, and the power that they are raised to."""
+STEPS: dict[Walk, int] = {"code": 64, "paper": 6}  # of the whole walk; the released code squares the matrix six times
+GAMMA, BETA = 5.0, 20.0  # sharpness of affinities, and the power that they are raised to
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,18 @@ class Example(NamedTuple):
     codes: Tensor
     image_classes: Tensor
     cams: Mapping[int, np.ndarray] | None
+
+
+class Bank(NamedTuple):
+    """Segments that neighbors are found among: their prototypes (M, C) and classes (M,)."""
+
+    vectors: Tensor
+    classes: Tensor
+
+    @staticmethod
+    def joined(parts: "Iterable[Bank]") -> "Bank":
+        """The segments of several images."""
+        return Bank(*(torch.cat(both) for both in zip(*parts, strict=True)))
 
 
 def in_memory(name: str, make: Callable[[int], np.ndarray], number: int) -> np.ndarray:
@@ -149,7 +156,7 @@ class SPMLClassifier(Objective):
         if not self.neighbors:
             return keep("pseudo_labels", first, len(images))
         guesses = keep("first_labels", first, len(images))
-        known = retrieval.Bank.joined(
+        known = Bank.joined(
             self._bank(first_stage, example(index).rgb, torch.from_numpy(guesses[index]).to(first_stage.device))
             for index in range(len(images))
         )
@@ -195,19 +202,17 @@ class SPMLClassifier(Objective):
             maps[code - 1] = torch.from_numpy(np.asarray(cam, np.float32)).to(maps.device)
         return cam_scores(maps, scale=1)
 
-    def _bank(self, first_stage: FirstStage, rgb: Tensor, labels: Tensor) -> retrieval.Bank:
+    def _bank(self, first_stage: FirstStage, rgb: Tensor, labels: Tensor) -> Bank:
         """The segments of an image (1, H, W, 3) with labels (H, W), at all scales, without its mirror image."""
         plain = (first_stage.views(rgb, scale)[0][0] for scale in self.scales)
-        return retrieval.Bank.joined(
-            retrieval.bank(view, labels.long(), self.cells, self.num_classes) for view in plain
-        )
+        return Bank.joined(bank(view, labels.long(), self.cells, self.num_classes) for view in plain)
 
-    def _voted_labels(self, first_stage: FirstStage, example: Example, known: retrieval.Bank) -> np.ndarray:
+    def _voted_labels(self, first_stage: FirstStage, example: Example, known: Bank) -> np.ndarray:
         """Labels (H, W) uint8 of an image by the votes of the segments nearest to its own."""
         views = [view for scale in self.query_scales for view in first_stage.views(example.rgb, scale)[0]]
-        shares = torch.stack(
-            [retrieval.votes(view, known, self.cells, self.neighbors, self.num_classes) for view in views]
-        ).mean(0)
+        shares = torch.stack([votes(view, known, self.cells, self.neighbors, self.num_classes) for view in views]).mean(
+            0
+        )
         scores = shares / shares.amax((1, 2), keepdim=True).clamp_min(LEAST)
         return self._best((scores * example.image_classes[:, None, None])[None], example, crf=True)
 
@@ -265,3 +270,49 @@ def spread(scores: Tensor, walk: Tensor) -> Tensor:
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps (C, H, W) bilinearly to the grid of the walk."""
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+# --- Votes of the nearest segments (SPML, Sec. 3.4) -------------------------------------------------------------------
+
+
+def bank(embeddings: Tensor, labels: Tensor, grid: tuple[int, int], num_classes: int) -> Bank:
+    """Return the `image_clusters` of embeddings (C, H, W) with the most frequent of their labels (Algorithm 2, step 2).
+
+    Pixels of no class do not vote, and a segment without a vote is left out.
+    """
+    own, prototypes = image_clusters(embeddings, grid)
+    labeled = labels < UNLABELED
+    classes = majority(labels[labeled], own[labeled], len(prototypes), num_classes)
+    has_votes = torch.bincount(own[labeled], minlength=len(prototypes)) > 0
+    return Bank(prototypes[has_votes], classes[has_votes])
+
+
+def votes(embeddings: Tensor, known: Bank, grid: tuple[int, int], count: int, num_classes: int) -> Tensor:
+    """Return each class's share (K, H, W) of the ``count`` segments nearest to a pixel's own (Algorithm 2, step 3)."""
+    own, prototypes = image_clusters(embeddings, grid)
+    classes = known.classes[nearest(prototypes, known.vectors, count)]
+    return shares(classes, num_classes).T[:, own]
+
+
+def nearest(queries: Tensor, prototypes: Tensor, count: int = 20, block: int = 4096) -> Tensor:
+    """Find the nearest prototypes (M, C) of each query (Q, C), by dot product, the best first: (Q, count).
+
+    Raise ValueError if there are fewer prototypes than neighbors wanted.
+    """
+    if len(prototypes) < count:
+        raise ValueError(f"{len(prototypes)} segments are fewer than the {count} neighbors that are to be found")
+    indices = [(part @ prototypes.T).topk(count, dim=1).indices for part in queries.split(block)]
+    return torch.cat(indices) if indices else queries.new_zeros((0, count), dtype=torch.int64)
+
+
+def shares(labels: Tensor, num_classes: int) -> Tensor:
+    """Return the share (Q, K) of each class among the labels (Q, n) of neighbors."""
+    counts = torch.zeros(len(labels), num_classes, device=labels.device)
+    return counts.scatter_add(1, labels, torch.ones_like(labels, dtype=counts.dtype)) / labels.shape[1]
+
+
+def majority(labels: Tensor, own: Tensor, number: int, num_classes: int) -> Tensor:
+    """Return the most frequent label (number,) of each segment's pixels (N,), the lowest of equals, 0 without any."""
+    counts = torch.zeros(number * num_classes, device=labels.device)
+    counts.index_add_(0, own * num_classes + labels, torch.ones(len(labels), device=labels.device))
+    return counts.view(number, num_classes).argmax(1)

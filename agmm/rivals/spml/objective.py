@@ -48,7 +48,7 @@ class SPML(Objective):
     located: bool = True  # whether relation I compares vectors with their location (VOC; DensePose: without)
     threshold: float = 0.95  # least cosine at which a segment takes the class of its nearest annotated one (relation A)
     colors: bool = False  # whether clusters and the lookup of relation A follow colors, too (DensePose)
-    regions: str = "felzenszwalb"  # over-segmentation of the images, see `agmm.data.regions.regions`
+    regions: str = "felzenszwalb"  # over-segmentation of the images, see `agmm.data.sets.regions`
     grid_labels: Literal["nearest", "any"] = "nearest"
 
     needs = ("regions", "images")

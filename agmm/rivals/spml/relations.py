@@ -9,11 +9,8 @@ from torch.autograd.function import once_differentiable
 from agmm.codes import UNLABELED
 from agmm.rivals.spml.segments import Prototypes, Segments, directions
 
-ENTRIES = {"cpu": 2**20, "cuda": 2**24}
-"""Similarities that are held at once: what a cache holds, or what keeps a GPU busy."""
-
-SINGLE, DOUBLE = 30.0, 300.0
-"""Largest concentrations in float32 and float64: exponentials spread over exp(2 * concentration)."""
+ENTRIES = {"cpu": 2**20, "cuda": 2**24}  # similarities held at once: what a cache holds, or what keeps a GPU busy
+SINGLE, DOUBLE = 30.0, 300.0  # largest kappa in float32 and float64: exponentials spread over exp(2 * kappa)
 
 
 def low_level(segments: Segments, concentration: float, located: bool = True) -> Tensor:

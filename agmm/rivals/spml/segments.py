@@ -167,6 +167,19 @@ def spherical_kmeans(
     return clusters
 
 
+def image_clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Cluster embeddings (C, H, W) by direction and place: (H, W), and prototypes (M, C), 0 of an empty cluster.
+
+    K-means begins with a grid of M = rows * columns cells.
+    """
+    size = (embeddings.shape[-2], embeddings.shape[-1])
+    number, vectors = grid[0] * grid[1], F.normalize(embeddings, dim=0)
+    first = grid_clusters(size, grid).flatten().to(embeddings.device)
+    seen = with_location(vectors[None]).flatten(2).mT
+    own = spherical_kmeans(seen, first[None], number)[0]
+    return own.view(size), directions(vectors.flatten(1).T, own, number)
+
+
 def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
     """Return the segments of every process and their possible classes (M, K) bool, those of this process first.
 
@@ -178,7 +191,9 @@ def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Protot
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own, classes
     rank = dist.get_rank()
-    lengths = _lengths(own.labels)
+    counts = [torch.zeros(1, dtype=torch.int64, device=own.labels.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(own.labels)], device=own.labels.device))
+    lengths = [int(count) for count in counts]
 
     def own_first(rows: Tensor) -> Tensor:
         parts = rows.split(lengths)
@@ -209,13 +224,6 @@ class _Gather(torch.autograd.Function):
         total = slope[0].contiguous()
         dist.all_reduce(total)
         return total.split(ctx.lengths)[dist.get_rank()], None
-
-
-def _lengths(rows: Tensor) -> list[int]:
-    """Number of rows in every process."""
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    return [int(count) for count in counts]
 
 
 def _gather_rows(rows: Tensor, lengths: list[int]) -> Tensor:

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from agmm import evaluation as testing
 from agmm import networks, objectives
-from agmm.data import disk_cache, image_files, sets
+from agmm.data import disk_cache, image_files, sets, synthetic
 from agmm.data.split import Arrays, OnDemand, Split
-from agmm.data.synthetic import recipe
-from agmm.evaluation import read_ahead
+from agmm.evaluation import predict
 from agmm.tools.bench.objective import Figure, Setting, compared
 from agmm.training import batches, timing
 from agmm.training.presets import PRESETS
@@ -90,7 +89,7 @@ def _reading(source: Source, run: Run, folder: Path, setting: Setting) -> Iterat
     slow = setting.device == "cpu" and not setting.small
     seconds = timing.in_turn(functions, setting.device, 1 if slow else setting.repeats)
     against = f"training step, {run.network}", [run.microbatch / value for value in seconds.pop("network")]
-    workers = read_ahead.readers(device)
+    workers = predict.readers(device)
     readers = f"{workers} workers" if workers else "1 process"
     for name, values in seconds.items():
         title, rates = f"{source.title} at {run.crop}, {readers}, {name}", [images / value for value in values]
@@ -98,7 +97,7 @@ def _reading(source: Source, run: Run, folder: Path, setting: Setting) -> Iterat
 
 
 def _photographs(source: Source, folder: Path) -> OnDemand[np.ndarray]:
-    paths, arrays = [folder / f"{i:06}{source.suffix}" for i in range(source.files)], recipe.photographs("left")
+    paths, arrays = [folder / f"{i:06}{source.suffix}" for i in range(source.files)], synthetic.photographs("left")
     for i, path in enumerate(paths):
         photograph = Image.fromarray(arrays[i % len(arrays)])
         photograph.resize(source.size[::-1], Image.Resampling.BICUBIC).save(path, quality=95)

@@ -68,8 +68,7 @@ class Embedding:
     """Further options of the classifier where labels are those of parts of people, or are made of image tags."""
     of_labels: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Further options of `agmm.rivals.spml.SPML` by form and by kind of labels, on top of `SPML_OPTIONS`."""
-    elsewhere: "dict[str, Embedding]" = field(default_factory=dict)
-    """How it is trained on data sets other than the preset's first."""
+    elsewhere: "dict[str, Embedding]" = field(default_factory=dict)  # on data sets other than the preset's first
 
     def on(self, dataset: str) -> "Embedding":
         """Return how the embedding of a data set is trained."""
@@ -108,12 +107,10 @@ class Preset:
     """Seeds that ``run_all.py`` trains by default."""
     needs: str
     """What a user must bring."""
-    hardware: str = "one core of a laptop"
-    """What the times are meant for."""
+    hardware: str = "one core of a laptop"  # what the times are meant for
     networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
     """``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer."""
-    embedding: Embedding | None = None
-    """How SPML is trained, where the preset has it."""
+    embedding: Embedding | None = None  # how SPML is trained, where the preset has it
 
     def at(
         self,
