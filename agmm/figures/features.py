@@ -80,11 +80,10 @@ def embed(runs: Mapping[str, Trained], per_class: int = 100, images: int = 100) 
 
 def draw_embedding(points: pd.DataFrame, stem: Path) -> Figure:
     """Draw the points of `embed`, a panel per method, a color and a marker per class."""
-    methods, names = points["method"].unique(), points["class"].unique()
+    methods, names = points.groupby("method", sort=False), points["class"].unique()
     width, height = (WIDTH, 2.8) if len(methods) > 1 else (0.75 * WIDTH, 4.2)
     figure, axes = panels(1, len(methods), width=width, height=height)
-    for axis, method in zip(axes[0], methods, strict=True):
-        panel = points[points["method"] == method]
+    for axis, (method, panel) in zip(axes[0], methods, strict=True):
         for number, name in enumerate(names):
             part = panel[panel["class"] == name]
             axis.scatter(part["x"], part["y"], s=7, lw=0.3, label=name, **_look(number))
@@ -158,11 +157,10 @@ def _pooled(means: pd.DataFrame) -> pd.DataFrame:
 
 def draw_projection(points: pd.DataFrame, stem: Path) -> Figure:
     """Draw `project` in a plane that all panels share: pixels, means, and an ellipse of one deviation per class."""
-    methods, names = points["method"].unique(), points["class"].unique()
+    methods, names = points.groupby("method", sort=False), points["class"].unique()
     figure, axes = panels(1, len(methods), height=WIDTH / len(methods) + 0.75, sharex=True, sharey=True)
     entries = {}
-    for axis, method in zip(axes[0], methods, strict=True):
-        panel = points[points["method"] == method]
+    for axis, (method, panel) in zip(axes[0], methods, strict=True):
         for number, name in enumerate(names):
             look, of_class = _look(number), panel[panel["class"] == name]
             pixels, means, pooled = (of_class[of_class["kind"] == kind] for kind in ("pixel", "mean", "component"))

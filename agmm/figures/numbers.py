@@ -26,10 +26,9 @@ def draw_sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
 
     The values are those of `agmm.papers.tables.sweep_values`, the symbol is the name of the hyperparameter.
     """
-    columns = values["column"].unique()
+    columns = values.groupby("column", sort=False)
     figure, axes = panels(1, len(columns), height=2.6, sharex=True)
-    for axis, column in zip(axes[0], columns, strict=True):
-        panel = values[values["column"] == column]
+    for axis, (column, panel) in zip(axes[0], columns, strict=True):
         for number, (objective, rows) in enumerate(panel.groupby("objective", sort=False)):
             fixed, color = rows.dropna(subset=["value", "mean"]).sort_values("value"), f"C{number}"
             if len(fixed):
@@ -71,11 +70,11 @@ def draw_classes(frame: pd.DataFrame, stem: Path) -> Figure:
     """Draw the IoU of AGMM as released from a collected table whose rows are classes, a color per column."""
     data = frame[frame["absent"]].dropna(subset="ours_mean")
     require(data, "results")
-    rows, columns = data["row"].unique(), data["column"].unique()
+    rows, columns = data["row"].unique(), data.set_index("row").groupby("column", sort=False)
     figure, axes = panels(height=2.4)
     axis, width = axes[0, 0], 0.8 / len(columns)
-    for number, column in enumerate(columns):
-        part = data[data["column"] == column].set_index("row").reindex(rows)
+    for number, (column, part) in enumerate(columns):
+        part = part.reindex(rows)
         places = np.arange(len(rows)) + (number - (len(columns) - 1) / 2) * width
         errors = {"yerr": part["ours_std"].fillna(0), "error_kw": {"lw": 0.8}}
         axis.bar(places, part["ours_mean"], width, color=f"C{number}", alpha=0.8, label=column, **errors)
@@ -121,9 +120,6 @@ def _draw_line(axis: Axes, values: pd.DataFrame, x: str, **look: Any) -> None:
     axis.fill_between(values[x], values["mean"] - spread, values["mean"] + spread, color=look["color"], alpha=0.2, lw=0)
 
 
-# --- Differences and speed --------------------------------------------------------------------------------------------
-
-
 def draw_differences(frame: pd.DataFrame, stem: Path) -> Figure:
     """Draw the mean differences of `agmm.tools.compare.compare` with their intervals; right of zero ours is ahead.
 
@@ -131,11 +127,10 @@ def draw_differences(frame: pd.DataFrame, stem: Path) -> Figure:
     """
     drawn = frame[frame["seeds"] > 0]
     require(drawn, "differences", ": no row of the table has a seed in common with the method")
-    names, columns = list(drawn["row"].unique()), drawn["column"].unique()
+    names, columns = list(drawn["row"].unique()), drawn.groupby("column", sort=False)
     figure, axes = panels(height=0.9 + 0.22 * len(names))
     axis = axes[0, 0]
-    for number, column in enumerate(columns):
-        part = drawn[drawn["column"] == column]
+    for number, (column, part) in enumerate(columns):
         shift = 0.3 * ((number + 0.5) / len(columns) - 0.5)
         ends = np.abs(part[["low", "high"]].to_numpy().T - part["difference"].to_numpy())
         look: dict[str, Any] = {"fmt": MARKERS[number], "color": f"C{number}", "ms": 4, "label": column}
@@ -152,11 +147,11 @@ def draw_differences(frame: pd.DataFrame, stem: Path) -> Figure:
 def draw_speed(table: pd.DataFrame, stem: Path) -> Figure:
     """Draw the ratios of `agmm.tools.bench.measure` on logarithmic axes, a panel per group; a tick marks the target."""
     drawn = table[(table["against"] != "itself") & ~table["unit"].isin(["relative", "ppm"])]
-    groups = dict(list(drawn.groupby("group", sort=False)))
-    rows = [len(part) for part in groups.values()]
+    groups = drawn.groupby("group", sort=False)
+    rows = groups.size().to_list()
     figure, axes = panels(len(groups), height=0.17 * sum(rows) + 0.55 * len(groups), height_ratios=rows)
     colors = {"yes": "C2", "no": "C3", "": "0.6"}
-    for axis, (group, part) in zip(axes[:, 0], groups.items(), strict=True):
+    for axis, (group, part) in zip(axes[:, 0], groups, strict=True):
         names = part["case"] + ", " + part["precision"] + ": " + part["unit"] + ", to " + part["against"]
         places = range(len(part))
         axis.barh(places, part["ratio"], color=[colors[met] for met in part["met"]], height=0.65, left=0)

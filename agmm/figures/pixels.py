@@ -16,14 +16,15 @@ from agmm import em, evaluation, fast, gmm, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.data.split import Arrays, Split
 from agmm.figures.style import panels, require, save
-from agmm.figures.trained import Trained, load_training_data, mixture_of, outputs, tensor, weak_labels
+from agmm.figures.trained import Trained, mixture_of, outputs, tensor, weak_labels
+from agmm.training import pseudo_labels, train
 from agmm.training.result import load_history
 from agmm.training.run import Run
+from agmm.training.where import at
 
 SUBSETS = ("similar", "all", "dissimilar")
 
-REACH, SIDE = 5, 500
-"""Pixels on either side of a boundary that are close to it, in images whose longer side has so many."""
+REACH, SIDE = 5, 500  # pixels beside a boundary that are close to it, in images whose longer side has so many
 
 Pixels = tuple[gmm.Components, Tensor, Tensor, Tensor, Tensor]
 """Components of a batch and masks (B, N, H, W) bool of the pixels, one per component: those that are measured, those
@@ -103,11 +104,10 @@ def _by_distance(
 
 def draw_similarity(values: pd.DataFrame, stem: Path, quantity: str = "iou") -> Figure:
     """Draw `measure_similarity`, or `measure_label_accuracy` with the quantity "accuracy": a panel per method."""
-    methods, names = values["method"].unique(), values["class"].unique()
+    methods, names = values.groupby("method", sort=False), values["class"].unique()
     figure, axes = panels(1, len(methods), height=2.4, sharey=True)
-    for axis, method in zip(axes[0], methods, strict=True):
-        panel = values[values["method"] == method].pivot(index="class", columns="subset", values=quantity).loc[names]
-        places = np.arange(len(names))
+    for axis, (method, part) in zip(axes[0], methods, strict=True):
+        panel, places = part.pivot(index="class", columns="subset", values=quantity).loc[names], np.arange(len(names))
         for side, color, subset, label in ((-0.5, "C0", "similar", "d < σ"), (0.5, "C1", "dissimilar", "d > σ")):
             axis.bar(places + side * 0.38, panel[subset], 0.38, color=color, alpha=0.8, label=label)
         axis.plot(places, panel["all"], "o-", color="0.2", ms=3, lw=1, label="all")
@@ -137,8 +137,8 @@ def measure_label_quality(
             if "cam_miou" in last:
                 weak = last["cam_miou"]
             else:
-                data, sparse = load_training_data(run, results, data_root)
-                weak = partial_miou(sparse[: run.history_images], data)
+                context = pseudo_labels.prepare(run, at(results, data_root), train.choose_device("auto"))
+                weak = partial_miou(context.sparse[: run.history_images], context.data)
             values = {"weak labels": weak, "mixture G": last["g_miou"], "segmentation P": last["p_miou"]}
             rows += [[name, labels, run.seed, float(miou)] for labels, miou in values.items()]
     return pd.DataFrame(rows, columns=["row", "labels", "seed", "miou"])

@@ -32,8 +32,7 @@ class Trained:
     data: Split
     test: Split
     sparse: Arrays  # sparse labels (H, W) of ``data``; all ``UNLABELED`` where only tags are known
-    objective: AnyObjective
-    """With its trained weights, on the network's device; it makes the mixture, and pseudo labels from image tags."""
+    objective: AnyObjective  # on the network's device; makes the mixture, and pseudo labels from image tags
 
     @property
     def device(self) -> torch.device:
@@ -48,12 +47,6 @@ def load(run: Run, results: str | Path = "results", data_root: str | Path | None
     net = weights.load_network(run, Path(results), context.data.num_classes, device)
     objective = weights.load_objective(run, Path(results), context.data.num_classes, device)
     return Trained(run, net, context.data, context.test, context.sparse, objective)
-
-
-def load_training_data(run: Run, results: str | Path, data_root: str | Path | None) -> tuple[Split, Arrays]:
-    """Load the training images of a run and their sparse labels."""
-    context = pseudo_labels.prepare(run, at(results, data_root), train.choose_device("auto"))
-    return context.data, context.sparse
 
 
 def outputs(trained: Trained, split: Split, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -194,9 +194,8 @@ def part_points(scene: Scene, *, std: float = 0.06, high: float = 0.9, low: floa
     instances; nothing is random. The middle of a part is that of its pixels of one object, or the nearest of them.
     """
     if scene.instances is None:
-        raise ValueError(
-            "part points are drawn in every object, and this mask has no instances; choose labels='points'"
-        )
+        problem = "part points are drawn in every object, and this mask has no instances"
+        raise ValueError(f"{problem}; choose labels='points'")
     if std <= 0 or not 0 < low < high <= 1:
         raise ValueError(f"part points need std > 0 and 0 < low < high <= 1, not {std}, {low} and {high}")
     codes, centers, widths = [], [], []

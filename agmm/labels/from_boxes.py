@@ -7,15 +7,13 @@ see the image, and their labels may be wrong.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 
 from agmm.codes import UNLABELED, VOID
 from agmm.labels import forms, geometry
 
-Cams = Mapping[int, np.ndarray]
-"""Class activation maps of an image: class code -> (H, W) float, larger where the class is more likely."""
+Cams = Mapping[int, np.ndarray]  # class activation maps: code -> (H, W) float, larger where it is more likely
 
 SMALLEST = 0.15  # IoU with its box below which a segment is given up (SDI), and share of it that CAMs must confirm
 
@@ -138,7 +136,10 @@ def grabcut_segment(image: np.ndarray, box: np.ndarray, seed: int = 0, iteration
     OpenCV's generator, which starts the mixtures: the same seed finds the same segment. Without OpenCV raise
     RuntimeError.
     """
-    cv2 = _opencv()
+    try:
+        import cv2  # here, as only GrabCut needs it
+    except ImportError as error:
+        raise RuntimeError("GrabCut needs OpenCV: install opencv-python-headless, or choose labels='boxes'") from error
     whole = np.zeros(image.shape[:2], bool)
     whole[_window(box)] = True
     if whole.all():
@@ -172,14 +173,6 @@ def grabcut_votes(image: np.ndarray, box: np.ndarray, rng: np.random.Generator, 
     inside = np.zeros_like(votes)
     inside[_window(box)] = votes[_window(box)] / runs
     return inside
-
-
-def _opencv() -> ModuleType:
-    try:
-        import cv2  # here, as only GrabCut needs it
-    except ImportError as error:
-        raise RuntimeError("GrabCut needs OpenCV: install opencv-python-headless, or choose labels='boxes'") from error
-    return cv2
 
 
 def _seed(rng: np.random.Generator) -> int:

@@ -109,17 +109,7 @@ def _resnet(
     for block, factor in zip(backbone.layer4, multi_grid, strict=True):
         dilation = factor * block.conv2.dilation[0]
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
-    head = DeepLabHead(
-        tuple(backbone.feature_info.channels()),
-        num_classes,
-        rates=rates,
-        aspp_channels=256,
-        reduced_channels=48,
-        feature_channels=256,
-        dropout=0.5,
-        align_corners=True,
-    )
-    return Segmenter(backbone, head, weights)
+    return Segmenter(backbone, DeepLabHead(tuple(backbone.feature_info.channels()), num_classes, rates=rates), weights)
 
 
 def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: int, decoder: str) -> Segmenter:
@@ -175,9 +165,6 @@ def _from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
         ) from error
 
 
-# --- Multiply-accumulates (MACs) --------------------------------------------------------------------------------------
-# What Table 11 of AGMM++ calls FLOPs are MACs: those of ViT-B/16 with its decoder at 448 x 448 are its 83.2 G.
-
 INTERPOLATION = 4  # multiply-accumulates of one bilinearly interpolated value: it has four neighbors
 
 
@@ -186,6 +173,7 @@ def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:
 
     Those are of convolutions and matrix products, the two of attention among them; biases, norms, activations, softmax
     and interpolations are left out. The network takes (1, 3, H, W) images and is left as it is, whatever its weights.
+    Table 11 of AGMM++ calls them FLOPs: ViT-B/16 with its decoder has its 83.2 G at 448 x 448.
     """
     from torch.utils.flop_counter import FlopCounterMode  # here, as it loads Triton
 

@@ -22,7 +22,7 @@ class DeepLabHead(nn.Module):
     ``stages`` are the channels of the stage at stride 4 and of the last one, ``rates`` the dilations of the 3x3
     branches of the ASPP. Every branch and their projection are ``aspp_channels`` wide, the low stage is reduced to
     ``reduced_channels``, the features have ``feature_channels``. Dropout2d after the ASPP projection is the only
-    dropout; ``align_corners`` holds for every bilinear interpolation inside the network.
+    dropout; ``align_corners`` holds for every bilinear interpolation inside the network. Defaults are the paper's.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class DeepLabHead(nn.Module):
         num_classes: int,
         *,
         rates: Sequence[int],
-        aspp_channels: int,
-        reduced_channels: int,
-        feature_channels: int,
-        dropout: float,
-        align_corners: bool,
+        aspp_channels: int = 256,
+        reduced_channels: int = 48,
+        feature_channels: int = 256,
+        dropout: float = 0.5,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         low_channels, high_channels = stages
@@ -46,9 +46,8 @@ class DeepLabHead(nn.Module):
         branches += [convolution(high_channels, aspp_channels, 3, dilation=rate) for rate in rates]
         self.branches = nn.ModuleList(branches)
         self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), convolution(high_channels, aspp_channels, 1))
-        self.project = nn.Sequential(
-            convolution((len(rates) + 2) * aspp_channels, aspp_channels, 1), nn.Dropout2d(dropout)
-        )
+        joined = (len(rates) + 2) * aspp_channels
+        self.project = nn.Sequential(convolution(joined, aspp_channels, 1), nn.Dropout2d(dropout))
         self.reduce = convolution(low_channels, reduced_channels, 1)
         self.fuse = nn.Sequential(
             convolution(reduced_channels + aspp_channels, feature_channels, 3),
@@ -110,9 +109,8 @@ class SummedASPP(nn.Module):
 
     def __init__(self, high_channels: int, channels: int, rates: Sequence[int] = (6, 12, 18, 24)) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Conv2d(high_channels, channels, 3, padding=rate, dilation=rate) for rate in rates
-        )
+        branches = [nn.Conv2d(high_channels, channels, 3, padding=rate, dilation=rate) for rate in rates]
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, _: Tensor, high: Tensor) -> Tensor:
         """Return embeddings at twice the resolution of ``high``."""
@@ -294,9 +292,8 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            projection = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, channels, h / stride, w / stride)."""

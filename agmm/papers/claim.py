@@ -55,8 +55,7 @@ class Evidence:
     preset: Preset
     results: Path
     absent: bool  # whether AGMM is the released code as it is, with its absent-class loss, or without that loss
-    data_root: Path | None = None
-    """Folder of the data set, for what is measured on trained networks; the embedded ones need none."""
+    data_root: Path | None = None  # folder of the data set, to measure trained networks; embedded ones need none
 
     def cells(self, entries: Iterable[Entry], column: str) -> list[Cell]:
         """Return the cells of some rows in a column; an empty list where the preset lacks one of them."""
@@ -225,11 +224,6 @@ def rising(values: Numbers) -> Finding:
     return rules.trend(values[:, 0])
 
 
-def margin_grows(values: Numbers) -> Finding:
-    """Judge whether the lead of the first over the second of two rows grows from the first to the last column."""
-    return rules.trend(values[:, 0] - values[:, 1])
-
-
 def gain_shrinks(values: Numbers) -> Finding:
     """Judge whether the lead of the first over the second of two rows falls from the first to the last column."""
     return rules.trend((values[:, 0] - values[:, 1])[:, ::-1])
@@ -238,9 +232,6 @@ def gain_shrinks(values: Numbers) -> Finding:
 def helps_first_more(values: Numbers, claimed: float) -> Finding:
     """Judge whether the lead of the first over the second of two rows is larger in the first of two columns."""
     return rules.direction(values[:, 0, 0] - values[:, 1, 0] - values[:, 0, 1] + values[:, 1, 1], claimed)
-
-
-# --- The list ---------------------------------------------------------------------------------------------------------
 
 
 def claims_of(paper: str, judges: Mapping[str, Judge]) -> tuple[Claim, ...]:
@@ -268,9 +259,6 @@ def _comparison(line: dict[str, str]) -> Judge:
     claimed = [float(number) for number in line["claimed"].split("; ")] if line["claimed"] else ()
     least, sized = int(line["least"] or rules.MIN_SEEDS), line["sized"].split("; ")
     return better(a, b, columns, claimed, which=line["which"], least=least, sized=sized)
-
-
-# --- Networks ---------------------------------------------------------------------------------------------------------
 
 
 def of_networks(

@@ -121,9 +121,10 @@ def optimum(values: Numbers, best: int) -> Finding:
     rivals = np.delete(values, best, 1) - values[:, [best]]
     leads = [interval(one) for one in rivals.T]
     mean, low, high = max(leads)
-    unbeaten = mean <= 0.3 and all(low <= 0 for _, low, _ in leads)
+    beaten = mean > 0.3 or any(low > 0 for _, low, _ in leads)
     each = tuple((-rivals[:, leads.index((mean, low, high))]).tolist())
-    return Finding(verdict(unbeaten, any(low > 0.3 for _, low, _ in leads)), len(values), -mean, -high, -low, each=each)
+    found = verdict(not beaten, any(low > 0.3 for _, low, _ in leads))
+    return Finding(found, len(values), -mean, -high, -low, each=each)
 
 
 def trend(values: Numbers) -> Finding:

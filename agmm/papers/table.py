@@ -13,8 +13,7 @@ from agmm.training.run import Init, Run
 QUOTED = "quoted"  # training id of numbers that the authors of a paper took from others
 
 CLASS_IOU = "IoU: "  # prefix of the metric of one class
-SINGLE_SCALE = "mIoU, single scale"
-"""Metric of ablations: mIoU from one scale without flips, also where a run is tested at several."""
+SINGLE_SCALE = "mIoU, single scale"  # metric of ablations: mIoU from one scale without flips, however a run is tested
 WVF = "WvF"  # metric of SPML: mIoU as a share of that of full supervision, in per cent
 TRAINING = "training mIoU: "  # prefix of the metrics of training curves, mIoU on training images
 
@@ -25,8 +24,7 @@ class Cell:
 
     row: str
     column: str
-    training_id: str
-    """Run of ``published/training_runs.csv`` that this is (``"O012"``), ``"extra:<reason>"``, or `QUOTED`."""
+    training_id: str  # run of ``published/training_runs.csv`` (``"O012"``), ``"extra:<reason>"``, or `QUOTED`
     run: Run | None  # with seed 0; None where the number is quoted
     method: str
     variant: str = ""  # of methods that have variants
@@ -73,19 +71,16 @@ class Row:
     """A row to be set in every column; method, options, init and network are those of `Preset.at`."""
 
     label: str
-    ids: tuple[str, ...]
-    """Trainings of the columns, one for all if there is just one; cells with an empty id are left out."""
+    ids: tuple[str, ...]  # trainings of the columns, or one for all; cells with an empty id are left out
     _: KW_ONLY
     method: str = "Baseline"
     options: dict[str, Any] = field(default_factory=dict)
-    printed: dict[str, str] = field(default_factory=dict)
-    """Fields that single the row out in the published file; empty where the paper has no such row."""
+    printed: dict[str, str] = field(default_factory=dict)  # fields of its published line; empty where there is none
     value: float | None = None  # value of the hyperparameter that the table's rows vary
     init: Init | None = None
     network: str = "resnet"
     second_stage: bool = False  # trained on predictions of another run
-    refined: bool = False
-    """Whether it is tested as the paper tests its best numbers, at several scales and with a DenseCRF."""
+    refined: bool = False  # tested as the papers test their best numbers: at several scales, with a DenseCRF
     note: str = ""
 
 

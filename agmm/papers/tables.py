@@ -168,9 +168,8 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
         row.update({f"{cell.column}, {kind}": numbers[kind] for kind in kinds})
     lines = [f"# {table.paper}, {table.title} (preset `{preset}`)", ""]
     if rows:
-        lines += [_line(["row", "objective", *heads]), _line(["---"] * (2 + len(heads)))]
-        lines += [_line([*labels, *(row.get(head, "") for head in heads)]) for labels, row in rows.items()]
-        lines.append("")
+        printed = [{"row": label, "objective": words, **numbers} for (label, words), numbers in rows.items()]
+        lines += [*as_lines(pd.DataFrame(printed, columns=["row", "objective", *heads]).fillna("")), ""]
     return "\n".join([*lines, *(f"- {note}" for note in _footnotes(table, frame, preset, results))])
 
 
@@ -265,5 +264,8 @@ def _number(mean: float, std: float = math.nan, count: int = 0) -> str:
     return f"{mean:.1f}{spread}" + (f" ({count})" if count else "")
 
 
-def _line(fields: Iterable[str]) -> str:
-    return f"| {' | '.join(fields)} |"
+def as_lines(frame: pd.DataFrame) -> list[str]:
+    """Return a frame as lines of Markdown."""
+    head = list(frame.columns)
+    body = frame.astype(str).to_numpy().tolist()
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]

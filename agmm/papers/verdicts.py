@@ -16,6 +16,7 @@ from agmm.papers.agmm import claims as agmm
 from agmm.papers.agmmpp import claims as agmmpp
 from agmm.papers.claim import Claim, Evidence
 from agmm.papers.spml import claims as spml
+from agmm.papers.tables import as_lines
 from agmm.training.presets import PRESETS
 
 
@@ -69,7 +70,6 @@ def collect(preset: str, results: str | Path = "results", data_root: str | Path 
 
 
 def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str, Any]]:
-    """Return a row per claim and setting."""
     preset, rows = evidence.preset, []
     guarded = {(claim.labels, claim.network) for claim in claims}
     trained = [pair for pair in guarded if pair[0] in preset.labels and pair[1] in preset.networks]
@@ -112,7 +112,6 @@ def markdown(preset: str, frame: pd.DataFrame) -> str:
 
 
 def _section(frame: pd.DataFrame, title: str) -> list[str]:
-    """Return one paper's part of `markdown`."""
     data = ", ".join(dict.fromkeys(frame["dataset"]))
     embedded = f"embedded data ({data}): a demonstration, not evidence for the papers"
     where = embedded if set(frame["dataset"]) <= set(sets.GENERATED) else f"data set {data}"
@@ -129,11 +128,11 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
         f"On {where}. {judged}",
         *([rival] if "" in set(frame["objective"]) else []),
         "",
-        *_table(verdicts(frame).rename(columns=RIVALS if "" in set(frame["objective"]) else {})),
+        *as_lines(verdicts(frame).rename(columns=RIVALS if "" in set(frame["objective"]) else {})),
         "",
         "### The numbers",
         "",
-        *_table(numbers.drop(columns=["where", "sentence", "dataset", "low", "high", "p", "claimed"])),
+        *as_lines(numbers.drop(columns=["where", "sentence", "dataset", "low", "high", "p", "claimed"])),
     ]
 
 
@@ -166,9 +165,3 @@ def effect(line: "pd.Series[Any]") -> str:
         return ""
     digits = FORMATS[line["unit"]]
     return f"{effect:{digits}}" + (f" ({low:{digits}} … {high:{digits}})" if low < high < math.inf else "")
-
-
-def _table(frame: pd.DataFrame) -> list[str]:
-    head = list(frame.columns)
-    body = frame.astype(str).to_numpy().tolist()
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]

@@ -13,8 +13,6 @@ from agmm.report import numbers, pictures, records
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
 
-PAPERS = {"agmm": "AGMM (CVPR 2023)", "agmmpp": "AGMM++ (TPAMI 2025)", "spml": "SPML (ICLR 2021)"}
-
 
 def write(preset: str, results: str | Path = "results", *, embed: bool = True) -> Path:
     """Write ``<results>/<preset>/report.html`` from what is there, and return its path; nothing is trained.
@@ -67,11 +65,12 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         papers = []
         problems.append(str(error))
     complete = [record for record in found.values() if record.result]
+    groups = [[tables.TABLES[name] for name in names] for names in tables.GROUPS.values()]
     datasets = sorted({record.run.dataset for record in complete if record.run})
     return {
         "preset": preset,
         "needs": PRESETS[preset].needs,
-        "groups": {PAPERS[group]: [tables.TABLES[name] for name in names] for group, names in tables.GROUPS.items()},
+        "groups": {group[0].paper: group for group in groups},
         "views": views,
         "sentences": {name: numbers.sentence(table) for name, table in tables.TABLES.items()},
         "trainable": {name for name in tables.TABLES if tables.runs(name, preset)},

@@ -15,8 +15,7 @@ from agmm.papers.results import COLUMNS, KEY
 from agmm.papers.tables import Cell, Table, about
 from agmm.training.presets import PRESETS
 
-TONES = (1.0, 5.0, 15.0)
-"""Points from which a difference is a small, a medium and a large one; below the first it is level."""
+TONES = (1.0, 5.0, 15.0)  # points from which a difference is small, medium and large; below the first it is level
 
 
 class Entry(NamedTuple):
@@ -54,8 +53,7 @@ class View:
     columns: list[Column]
     lines: list[Line]
     notes: list[str]
-    runs: dict[tuple[str, str], tuple[str, ...]]
-    """(row with what is said of it, column) -> identities of the runs behind the number."""
+    runs: dict[tuple[str, str], tuple[str, ...]]  # (row with what is said of it, column) -> identities of its runs
 
     @property
     def ids(self) -> set[str]:
@@ -166,8 +164,7 @@ def _notes(path: Path) -> list[str]:
 
 # --- Claims -----------------------------------------------------------------------------------------------------------
 
-MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
-"""Verdict -> its sign, so that no color is needed, in the order of the page."""
+MARKS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}  # verdict -> sign, in the order of the page
 
 
 class Judged(NamedTuple):
@@ -177,8 +174,7 @@ class Judged(NamedTuple):
     objectives: list[str]
     sentences: list[dict[Any, Any]]  # claims with their verdicts under every form of AGMM, or the same one twice
     counts: dict[str, int]  # verdict -> number of claims with it, as AGMM is released
-    numbers: dict[str, list[dict[Any, Any]]]
-    """Verdict -> claim by claim and setting by setting, with effects as printed."""
+    numbers: dict[str, list[dict[Any, Any]]]  # verdict -> claims setting by setting, with effects as printed
 
 
 def claims(folder: Path) -> list[Judged]:

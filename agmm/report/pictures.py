@@ -13,8 +13,7 @@ from PIL import Image
 from agmm.papers import tables, verdicts
 from agmm.report.records import Record
 
-ELSEWHERE = {"agmm_supp_figure5": "agmm_supp_figure6"}
-"""Figure -> the table whose notebook draws it, where its name does not begin with that table's."""
+ELSEWHERE = {"agmm_supp_figure5": "agmm_supp_figure6"}  # figure -> table whose notebook draws it, if named otherwise
 SHAPE, EDGE = (160, 90), 6  # width and height of a panel of curves, and the margin inside
 
 
@@ -59,7 +58,9 @@ def figures(folder: Path, embed: bool) -> tuple[dict[str, list[Picture]], list[s
         owner, caption = _owner(path.stem)
         files = [path.with_suffix(ending) for ending in (".pdf", ".png", ".csv")]
         there = tuple(f"figures/{file.name}" for file in files if file.exists())
-        source = _embedded(path) if embed else quote(f"figures/{path.name}")
+        source = quote(f"figures/{path.name}")
+        if embed:
+            source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
         found.setdefault(owner, []).append(Picture(path.stem, caption, source, width, height, there))
     return found, problems
 
@@ -76,10 +77,6 @@ def _owner(stem: str) -> tuple[str, str]:
     table = tables.TABLES[max(owners, key=len)]
     more = f" ({stem.removeprefix(table.name).strip('_').replace('_', ' ')})" if stem != table.name else ""
     return table.name, f"{table.paper}, {table.title}{more}"
-
-
-def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def panels(

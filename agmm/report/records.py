@@ -108,9 +108,6 @@ def _command(run: Run | None, known: set[str]) -> str:
     return f"agmm run {first.id} --preset {run.preset}{seed}{data}"
 
 
-# --- Where they were made ---------------------------------------------------------------------------------------------
-
-
 def made_with(records: Iterable[Record]) -> dict[str, list[tuple[str, int]]]:
     """Return devices, versions and commits of complete runs, each with its number of runs, the most frequent first."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("device", "versions", "commit")}
@@ -122,16 +119,9 @@ def made_with(records: Iterable[Record]) -> dict[str, list[tuple[str, int]]]:
             versions = {"Python": found.get("python", "?"), **{n: v for n, v in packages.items() if n != "agmm"}}
             counts["device"][str(found.get("device", "unknown"))] += 1
             counts["versions"][", ".join(f"{name} {version}" for name, version in versions.items())] += 1
-            counts["commit"][_short(str(found.get("commit", "unknown")))] += 1
+            commit, _, remark = str(found.get("commit", "unknown")).partition(" ")
+            counts["commit"][f"{commit[:10]} {remark}".strip()] += 1
     return {name: sorted(count.items(), key=lambda item: (-item[1], item[0])) for name, count in counts.items()}
-
-
-def _short(commit: str) -> str:
-    head, _, rest = commit.partition(" ")
-    return " ".join([head[:10], rest]).strip()
-
-
-# --- What they cost ---------------------------------------------------------------------------------------------------
 
 
 class Cost(NamedTuple):

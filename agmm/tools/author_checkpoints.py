@@ -44,9 +44,7 @@ def load(path: str | Path, dataset: str) -> networks.Segmenter:
     classifier ``fc`` is left out. We do not know the names in the authors' head and match it by structure: its
     convolutions, each followed by its batch normalization, are told apart by their shapes. Where shapes are equal, the
     order in the file decides, which is the order of definition: of the two 1x1 convolutions from the last stage the
-    first is the branch and the second the image pooling, and the three 3x3 ones follow the rates. A bias before a batch
-    normalization is folded into its running mean. The released network returns probabilities in eval mode and ours
-    logits, which makes no difference to the weights.
+    first is the branch and the second the image pooling, and the three 3x3 ones follow the rates.
 
     A ``.safetensors`` is one that a run of this package wrote, with our names. The data set that the network was
     trained on decides K and the dilations, which are not in the file; ResNet-50 and ResNet-101 are told apart by the

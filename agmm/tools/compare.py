@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +33,7 @@ class Pair(NamedTuple):
     theirs: Run
 
 
-def pairs(
-    method: str, table: str, preset: str = "quick", options: Mapping[str, Any] = MappingProxyType({})
-) -> list[Pair]:
+def pairs(method: str, table: str, preset: str = "quick", options: Mapping[str, Any] | None = None) -> list[Pair]:
     """Set a method beside the rows of a table; those that take several stages, or are quoted, are left out.
 
     Network, start, data, labels, schedule and test are those of the row. The method, which takes the options, is a
@@ -50,7 +47,8 @@ def pairs(
         if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
             about = tables.about(cell, preset, "")
             row = f"{cell.row} ({about})" if about else cell.row
-            cells.append(Pair(cell.column, row, replace(run, method=method, options=tuple(options.items())), run))
+            mine = replace(run, method=method, options=tuple((options or {}).items()))
+            cells.append(Pair(cell.column, row, mine, run))
     return cells
 
 

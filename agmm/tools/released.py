@@ -1,8 +1,5 @@
 """Published checkpoints of AGMM under the protocols of their authors, beside the printed numbers.
 
-    agmm released FILE --dataset voc --data-root DIR
-    agmm released FILE --dataset cityscapes --data-root DIR [--tile 769] [--double-softmax]
-
 The paper prints 69.6 for points on VOC and does not say how it tests; the name of the checkpoint that the released
 script evaluates says 67.80. That script averages seven scales and their mirror images on VOC and uses a sliding window
 on Cityscapes; during training VOC is tested at a single scale. Weights of our own runs are evaluated alike.
@@ -34,8 +31,7 @@ from agmm.training.train import choose_device
 
 TILE = 721  # crop and tile of the released Cityscapes configuration; the paper says 769
 
-PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}
-"""Tables of numbers that the paper prints for every class."""
+PRINTED = {"voc": "agmm_supp_table3", "cityscapes": "agmm_supp_table4"}  # tables with a number for every class
 
 COLUMNS = ["source", "sha256", "network", "dataset", "labels", "protocol", "images", "metric", "value"]
 

@@ -20,8 +20,7 @@ from agmm.training import weights
 from agmm.training.run import Run, build_objective
 
 VOC = {"points": "point", "scribbles": "scribble"}
-CLICKS = {name: name for name in ("20 clicks", "50 clicks", "100 clicks")}
-"""Settings of claims, as printed -> columns of the tables."""
+CLICKS = {name: name for name in ("20 clicks", "50 clicks", "100 clicks")}  # setting of a claim -> column
 
 BASELINE, AGMM = Entry("agmm_table2", "Baseline"), Entry("agmm_table2", "AGMM")
 # Their second stages are in no table where AGMM has no absent-class loss.

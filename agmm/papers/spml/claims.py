@@ -118,7 +118,7 @@ CLAIMS = claim.claims_of(
         "S03": keeps(_SHARE, f"scribbles 0%, {WVF}", 0.04, "0 %"),
         "S04": claim.together(*(keeps(_SHARE, f"scribbles {length}, {WVF}", 0.04, length) for length in LENGTHS)),
         "S05": claim.across([_SPML], ("scribbles 100%", "scribbles 0%"), little_is_lost, "scribbles - spots"),
-        "S07": claim.across((_SPML, _RIVAL), _EVERY_LENGTH, claim.margin_grows, "100 % to 0 %"),
+        "S07": claim.across((_SPML, _RIVAL), _EVERY_LENGTH, lambda v: rules.trend(v[:, 0] - v[:, 1]), "100 % to 0 %"),
         "S12": claim.compare(_WEIGHTS_I, {"lambda_i": "scribbles"}, partial(rules.optimum, best=LAMBDAS_I.index(0.1))),
         "S13": claim.together(
             claim.compare(_WEIGHTS_O, {"lambda_o": "scribbles"}, partial(rules.optimum, best=LAMBDAS_O.index(0.5))),

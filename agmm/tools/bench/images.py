@@ -97,7 +97,6 @@ def _reading(source: Source, run: Run, folder: Path, setting: Setting) -> Iterat
 
 
 def _photographs(source: Source, folder: Path) -> OnDemand[np.ndarray]:
-    """Return photographs in files."""
     paths, arrays = [folder / f"{i:06}{source.suffix}" for i in range(source.files)], synthetic.photographs("left")
     for i, path in enumerate(paths):
         photograph = Image.fromarray(arrays[i % len(arrays)])
