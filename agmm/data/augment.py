@@ -1,7 +1,6 @@
 """Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images.
 
-All functions also return whether each image is mirrored, (B,) bool or a bool, because classes of some data sets have a
-left and a right (`exchange`).
+All functions also return whether each image is mirrored, (B,) bool or a bool, as some classes have sides (`exchange`).
 """
 
 from collections.abc import Callable, Sequence

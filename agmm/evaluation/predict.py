@@ -126,11 +126,9 @@ def evaluate(
     """Return the confusion matrix (K, K) of a network over a data set, on the CPU; rows are the truth.
 
     Images are (H, W, 3) uint8 RGB of any sizes, truths (H, W) uint8, whose ``VOID`` is not counted. The network, on
-    ``device``, makes (features, logits (B, K, H, W)) of (B, 3, H, W) images.
-
-    Every image is read once; those of equal size are predicted together, ``batch_size`` of them at a time. While a GPU
-    predicts, threads read what comes next, and nothing waits for it before the end. The network is evaluated in eval
-    mode and returned in the mode it had. Mixed precision is up to the caller (``torch.autocast`` around the call).
+    ``device``, makes (features, logits (B, K, H, W)) of (B, 3, H, W) images; here it is in eval mode. Every image is
+    read once; those of equal size are predicted together, ``batch_size`` of them at a time. While a GPU predicts,
+    threads read what comes next, and nothing waits for it before the end. Mixed precision is up to the caller.
     """
     predict, crop = predictor(net, protocol), protocol.crop
     training = net.training
@@ -164,9 +162,8 @@ def pseudo_labels(
 
     The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
     of an image names (``image_classes`` (N, K) bool; where it names none they are not), and keep the annotation
-    ``sparse`` (N, H, W) uint8 where there is one; ``VOID`` stays. ``net`` is the first stage, in eval mode on
-    ``device``; it predicts images (H, W, 3) uint8 of one size by the protocol, without its CRF, ``batch_size`` at a
-    time.
+    ``sparse`` (N, H, W) uint8 where there is one; ``VOID`` stays. ``net``, the first stage in eval mode on ``device``,
+    predicts images (H, W, 3) uint8 of one size by the protocol, without its CRF, ``batch_size`` at a time.
     """
     predict, dense = predictor(net, protocol), sparse.copy()
     for start in range(0, len(images), batch_size):
@@ -239,9 +236,8 @@ def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]
     """Yield the items of equal index, in order, each read once.
 
     Several threads (``readers``) read while the caller works, each item by one, two items each ahead of what has been
-    taken. With 0 an item is read when it is asked for, as always where all ``aligned`` are arrays in memory.
-
-    Raise ValueError if the lengths differ. What reading an item raises is raised when it is its turn.
+    taken. With 0 an item is read when it is asked for, as always where all ``aligned`` are arrays in memory. Raise
+    ValueError if the lengths differ. What reading an item raises is raised when it is its turn.
     """
     lengths = sorted({len(arrays) for arrays in aligned})
     if len(lengths) > 1:

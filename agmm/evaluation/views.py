@@ -29,14 +29,10 @@ def multi_scale(
     As the AGMM authors evaluate: a view of network input (B, 3, H, W) has the size ``int(side * scale)``, and images
     and probabilities are resized bilinearly with ``align_corners=True``, without antialiasing. ``flip`` adds every
     scale's horizontal mirror image, in which each of the K classes is the one that ``mirrored`` says, where they have a
-    left and a right (`agmm.data.split.Split`).
-
-    ``predict`` makes probabilities (n, K, H', W') of images (n, 3, H', W') of any size, logits with ``merge="max"``: at
-    every scale the sum of the view and its mirror image, then the largest value over the scales, separately for every
-    class (ToCo on VOC). "mean" is the mean over all views.
-
-    At most so many ``pixels`` of views are predicted together: many small views or a few large ones, at least one
-    image's view and its mirror image.
+    left and a right (`agmm.data.split.Split`). ``predict`` makes probabilities (n, K, H', W') of images of any size,
+    which become their mean over all views; or, with ``merge="max"``, logits: at every scale the sum of the view and its
+    mirror image, then the largest value over the scales, separately for every class (ToCo on VOC). At most so many
+    ``pixels`` of views are predicted together, but at least one image's view and its mirror image.
     """
     size = images.shape[-2:]
     together = torch.maximum if merge == "max" else torch.add
@@ -103,11 +99,9 @@ def sliding_window(
 
     ``predict`` makes probabilities (n, K, tile, tile) of images (n, 3, tile, tile), ``batch`` tiles at a time, of
     whichever of the images (B, 3, H, W). One smaller than the tile is padded with zeros on the right and at the bottom,
-    and the result is cut back. The AGMM authors' routine pads the wrong sides there, which shifts the prediction down
-    or returns NaN; that is not reproduced.
-
-    ``double_softmax`` applies softmax to every tile's probabilities once more, as the authors' routine does. It
-    flattens them, and the mean over tiles is no longer a mean of probabilities. Only for comparison.
+    and the result is cut back; the AGMM authors' routine pads the wrong sides there, which shifts the prediction down
+    or returns NaN. For comparison only, ``double_softmax`` applies softmax to every tile's probabilities once more, as
+    that routine does. It flattens them, and the mean over tiles is no longer a mean of probabilities.
     """
     height, width = images.shape[-2:]
     images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))

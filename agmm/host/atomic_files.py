@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -49,20 +49,24 @@ def writable(folder: Path, option: str = "--results") -> Iterator[None]:
         raise StorageError(f"cannot write to {folder}: {_REMEDIES[error.errno].format(option=option)}") from error
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a temporary file beside ``path``, then move it there in one step.
-
-    Callers serialize in memory: libraries that write files themselves hide a full disk behind errors of their own.
-    """
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file beside ``path``, and move it there in one step after the block, unless that failed."""
     temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole: libraries that write files themselves hide a full disk behind errors of their own."""
+    with writing(path) as file:
+        file.write(data)
 
 
 @contextmanager

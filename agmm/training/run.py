@@ -40,12 +40,10 @@ class Run:
     preset: str
     """Preset that it belongs to, and the folder below ``results/``."""
     dataset: str
-    """One of `agmm.data.sets`; or ``"own"``, whose label option ``data`` is a digest of the user's folder (see
-    `agmm.data.user_folder`)."""
+    """One of `agmm.data.sets`; or ``"own"``, whose label option ``data`` is a digest of the user's folder."""
     method: str = "Baseline"
     options: Options = ()
-    """Objective and its options (see `build_objective`), which may be a user's; ``"ImageTags"`` trains a
-    backbone on image tags."""
+    """Objective (`build_objective`) and its options; ``"ImageTags"`` trains a backbone on image tags."""
     labels: str = "points"
     label_options: Options = ()
     """Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The option

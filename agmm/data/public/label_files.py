@@ -1,7 +1,6 @@
 """Readers of published label files: clicks, scribbles, boxes and class activation maps.
 
-Sizes are (height, width). Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of one sentence
-that names it.
+Sizes are (height, width). What is wrong with a file is a FileNotFoundError or ValueError of one sentence that names it.
 """
 
 import io

@@ -22,14 +22,11 @@ class SPML(Objective):
         L = lambda_c (annotation + classifier) + lambda_i low_level + lambda_o cooccurrence + lambda_a affinity
 
     The classifier learns from detached embeddings, so it changes nothing but its own weights. A weight of 0 leaves a
-    relation out; the concentrations kappa are at most 300.
-
-    Defaults are the paper's for scribbles on VOC, which the released script shares. It has other weights for other
-    labels, see `agmm.training.presets`. Segments are those of the tensors at hand, a microbatch, and of the
-    microbatches of the other processes of a training, as the released code gathers them from all its devices.
-
-    ``grid_labels`` says how labels come to the grid of the embeddings, see `segments.on_grid`: "nearest" as in the
-    released code, which has wider labels than its grid is, or "any" (ours) for clicks of one pixel.
+    relation out; the concentrations kappa are at most 300. Defaults are the paper's for scribbles on VOC, which the
+    released script shares; for other labels see `agmm.training.presets`. Segments are those of the tensors at hand, a
+    microbatch, and of the microbatches of the other processes of a training, as the released code gathers them from all
+    its devices. ``grid_labels`` says how labels come to the grid of the embeddings, see `segments.on_grid`: "nearest",
+    as in the released code, whose labels are wider than a cell, or "any" (ours) for clicks of one pixel.
     """
 
     num_classes: int
