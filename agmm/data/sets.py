@@ -209,13 +209,11 @@ def _published(split: Split, form: str, options: dict[str, Any]) -> Published | 
 
 
 def _defaults(form: str) -> dict[str, Any]:
-    """Return the options of a form that it has without being asked."""
     function = labels.FORMS.get(form)
     return {} if function is None else {n: p.default for n, p in inspect.signature(function).parameters.items()}
 
 
 def _annotated_boxes(split: Split, options: dict[str, Any]) -> tuple[Published, ...]:
-    """Return the boxes of a split as labels, painted as the options say."""
     if split.boxes is None:
         return ()
     paint = partial(labels.paint_boxes, background=split.background, inner=options.get("inner"))

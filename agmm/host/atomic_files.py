@@ -64,9 +64,16 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole: libraries that write files themselves hide a full disk behind errors of their own."""
+    """Write a file whole or not at all."""
     with writing(path) as file:
         file.write(data)
+
+
+def save(path: Path, serialize: Callable[[BinaryIO], object]) -> None:
+    """Write like `write` what a library puts into a file; in memory, as libraries hide a full disk behind errors."""
+    buffer = io.BytesIO()
+    serialize(buffer)
+    write(path, buffer.getvalue())
 
 
 @contextmanager
@@ -129,10 +136,9 @@ def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
         if isinstance(array, np.ndarray):  # and no archive of several
             return array
-    array, buffer = make(), io.BytesIO()
-    np.save(buffer, array)
+    array = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, buffer.getvalue())
+    save(path, lambda file: np.save(file, array))
     return array
 
 

@@ -148,7 +148,6 @@ class FromTags(Objective, nn.Module):
         return cams.refined_labels(maps, tags, colors, o.high, o.low, o.refine_scale, o.dilations)
 
     def _terms(self) -> tuple[str, ...]:
-        """Names of the terms, in their order."""
         o, transformer = self.options, self.auxiliary is not None
         names = {"cls": True, "cls_aux": transformer, "ptc": transformer and o.ptc, "ctc": transformer and o.ctc}
         names |= dict.fromkeys(getattr(self.inner, "terms", None) or ("seg",), True) | {"reg": bool(o.reg)}

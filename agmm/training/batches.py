@@ -231,6 +231,5 @@ class _Microbatches(Sampler[list[tuple[int, int]]]):
 
 
 def _effective_batches(run: Run, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Return the indices of the images of every effective batch of an epoch."""
     order = torch.randperm(images, generator=generator)
     return order[: images // run.batch_size * run.batch_size].split(run.batch_size)

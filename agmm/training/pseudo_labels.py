@@ -68,7 +68,6 @@ def pseudo_labels(net: nn.Module, teacher: Run, context: Context) -> Arrays:
 
 
 def _spml_labels(net: nn.Module, objective: spml.SPMLClassifier, teacher: Run, context: Context) -> Arrays:
-    """Return the labels of a next classifier of SPML."""
     run, data, sparse = context.run, context.data, context.sparse
 
     def forward(inputs: Tensor) -> tuple[Tensor, ...]:
@@ -121,7 +120,6 @@ def with_cams(run: Run, data: Split, where: Where, device: torch.device) -> Spli
 def _png_files(
     folder: Path, ids: Sequence[str], name: str, make: Callable[[int], np.ndarray], number: int
 ) -> Sequence[np.ndarray]:
-    """Return labels that are kept as PNG files in ``folder/name``."""
     paths = [folder / name / f"{image}.png" for image in ids[:number]]
     return _files(paths, make, image_files.write_index, image_files.read_index)
 

@@ -270,7 +270,6 @@ class Run:
         return self._taught("SPMLClassifier", options or {}, teacher_changes=before, **changes)
 
     def _taught(self, method: str, options: dict[str, Any], **changes: Any) -> "Run":
-        """Return the run whose first stage is this one."""
         teacher: dict[str, Any] = {"teacher_method": self.method, "teacher_options": self.options}
         changes |= teacher | {"restrict": self.labels != "clicks"}
         return replace(self, method=method, options=tuple(options.items()), **changes)
@@ -347,7 +346,6 @@ def source_digest(method: str) -> str:
 
 
 def _own(method: str) -> Any:
-    """Return the data class of a user's method."""
     module, _, name = method.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)

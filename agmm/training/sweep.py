@@ -155,7 +155,6 @@ class _Sweep:
                 self._fail(self.waiting.pop(other.id), "not trained, as a run that it starts from failed")
 
     def _counter(self) -> str:
-        """Return how many runs have ended, of how many."""
         return f"[{self.total - len(self.waiting) - len(self.running)}/{self.total}]"
 
 

@@ -176,17 +176,9 @@ def _clothes(rng: np.random.Generator, figure: _Figure) -> tuple[np.ndarray, np.
     shirt, trousers = color(rng, (0, 1), (0, 0.9), (0.25, 1)), color(rng, (0, 1), (0, 0.7), (0.15, 0.8))
     shoes, hair = color(rng, (0, 1), (0, 0.6), (0.05, 0.4)), color(rng, (0, 0.15), (0.1, 0.8), (0.05, 0.7))
     sleeves, long = rng.random(), rng.random() < 0.75
-    colors = np.empty((len(figure.parts), 3))
-    for number, part in enumerate(figure.parts):
-        colors[number] = {
-            "torso": shirt,
-            "arm": shirt if sleeves < 0.9 else skin,
-            "forearm": shirt if sleeves < 0.65 else skin,
-            "thigh": trousers,
-            "leg": trousers if long else skin,
-            "foot": shoes,
-        }.get(CLASS_NAMES[part].split()[-1], skin)
-    return colors, hair
+    colors = {"torso": shirt, "thigh": trousers, "leg": trousers if long else skin, "foot": shoes}
+    colors |= {"arm": shirt if sleeves < 0.9 else skin, "forearm": shirt if sleeves < 0.65 else skin}
+    return np.array([colors.get(CLASS_NAMES[part].split()[-1], skin) for part in figure.parts]), hair
 
 
 def _paint_head(canvas: np.ndarray, figure: _Figure, limb: np.ndarray, hair: np.ndarray) -> None:
