@@ -12,7 +12,6 @@ from agmm.evaluation.predict import (
     mean_iou,
     normalize,
     predictor,
-    pseudo_labels,
     refine,
     to_input,
 )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agmm.codes import UNLABELED
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
 from agmm.evaluation import views
@@ -145,36 +144,6 @@ def evaluate(
         confusion += confusion_matrix(best_class(probabilities), truth, num_classes)
     net.train(training)
     return confusion.cpu()
-
-
-@torch.no_grad()
-def pseudo_labels(
-    net: nn.Module,
-    images: Arrays,
-    sparse: np.ndarray,
-    image_classes: np.ndarray,
-    protocol: Protocol,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-) -> np.ndarray:
-    """Predict hard labels (N, H, W) of training images for a second stage (multi-stage training, MT in AGMM's tables).
-
-    The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
-    of an image names (``image_classes`` (N, K) bool; where it names none they are not), and keep the annotation
-    ``sparse`` (N, H, W) uint8 where there is one; ``VOID`` stays. ``net``, the first stage in eval mode on ``device``,
-    predicts images (H, W, 3) uint8 of one size by the protocol, without its CRF, ``batch_size`` at a time.
-    """
-    predict, dense = predictor(net, protocol), sparse.copy()
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        rgb = torch.from_numpy(np.asarray(images[part])).to(device)
-        probabilities = predict(to_input(rgb, protocol.normalization))
-        outside = torch.from_numpy(~image_classes[part]).to(device)
-        outside &= ~outside.all(dim=1, keepdim=True)
-        best = best_class(probabilities.masked_fill(outside[..., None, None], -1)).cpu().numpy()
-        dense[part] = np.where(sparse[part] == UNLABELED, best, sparse[part])
-    return dense
 
 
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:

@@ -38,7 +38,7 @@ def multi_scale(
     together = torch.maximum if merge == "max" else torch.add
     total: Tensor | None = None
     for scale in scales:
-        views = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
+        views = resize(images, (int(size[0] * scale), int(size[1] * scale)))
         at_a_time = max(1, pixels // (views.shape[-2] * views.shape[-1] * (1 + flip)))
         parts = [_one_scale(predict, part, size, flip, mirrored) for part in views.split(at_a_time)]
         probabilities = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -55,8 +55,8 @@ def _one_scale(
 ) -> Tensor:
     """Average probabilities of views and their mirror images, which are turned back where they are smaller."""
     if not flip:
-        return _resize(predict(views), size)
-    straight, turned = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
+        return resize(predict(views), size)
+    straight, turned = resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
     if mirrored is not None:
         turned = turned[:, list(mirrored)]
     return (straight + turned.flip(-1)) / 2
@@ -130,9 +130,10 @@ def center_crop(maps: Tensor, size: int) -> Tensor:
     return maps[..., top : top + size, left : left + size]
 
 
-def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """Resize maps (B, n, H, W) bilinearly; those of the right size stay what they are."""
     if tuple(size) == tuple(maps.shape[-2:]):
         return maps
     if min(size) < 1:
         raise ValueError(f"a view of {size[0]} x {size[1]} pixels is left of an image: choose larger scales")
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -6,15 +6,18 @@ code 0, (h, w) the grid of the tokens, (H, W) the images. Channel k of the K - 1
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm.codes import UNLABELED
+from agmm.evaluation.views import resize
 
 DILATIONS = (1, 2, 4, 8, 12, 24)  # distances of the neighbors that refine a pixel, eight at each
 ITERATIONS = 10
+_resize = partial(resize, align_corners=False)
 
 
 def activation(tokens: Tensor, weight: Tensor) -> Tensor:
@@ -147,9 +150,3 @@ def _neighbors(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
     padded = F.pad(maps, (margin,) * 4, mode="replicate")
     for y, x in _offsets(dilations):
         yield padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
-
-
-def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
