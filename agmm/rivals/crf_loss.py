@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from agmm.codes import VOID
 from agmm.evaluation.crf import Backend, Filter, gaussian_filter, pixel_features
 from agmm.losses import Counts, partial_cross_entropy
-from agmm.objectives import Objective, Output, batch_loss, full_precision
+from agmm.objectives import Objective, Output, batch_loss, full_precision, one_of
 
 SizeRule = Literal["as_given", "fixed_sigma", "scaled_sigma"]
 
@@ -120,8 +120,7 @@ class DenseCRFLoss(Objective):
     needs = ("images",)
 
     def __post_init__(self) -> None:
-        if self.backend not in WEIGHTS:
-            raise ValueError(f"backend is {self.backend!r}; known: {', '.join(WEIGHTS)}")
+        one_of("backend", self.backend, tuple(WEIGHTS))
         if min(self.sigma_rgb, self.sigma_xy) <= 0 or not 0 < self.scale <= 1:
             raise ValueError("sigma_rgb and sigma_xy must be positive, scale in (0, 1]")
         at_crop_size(1, 1, (1, 1), self.size_rule)

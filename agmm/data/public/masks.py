@@ -166,9 +166,6 @@ def _compact(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-# --- Painting ---------------------------------------------------------------------------------------------------------
-
-
 def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.ndarray:
     """Paint the classes of one image, (H, W) uint8: 0 background, 1 … 80, ``VOID``.
 
@@ -228,9 +225,6 @@ def _parts(masks: Sequence[Annotation], size: tuple[int, ...]) -> np.ndarray:
             parts[instance_mask(mask, (SIDE, SIDE))] = code
     # In whole numbers: centers of pixels often lie exactly between two of the mask's.
     return parts[np.ix_(*((2 * np.arange(side) + 1) * SIDE // max(2 * side, 1) for side in size))]
-
-
-# --- Outlines ---------------------------------------------------------------------------------------------------------
 
 
 def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
