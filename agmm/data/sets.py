@@ -141,11 +141,8 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     options = _simulation_options(split, form, options, cache)
     described = [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_inputs(split, form).values()]
     name = f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described)}.npy"
-
-    def simulated() -> np.ndarray:
-        return np.stack([_simulate(split, form, options, seed, None, i) for i in range(len(split))])
-
-    return disk_cache.array(cache, name, simulated)
+    maps = (_simulate(split, form, options, seed, None, i) for i in range(len(split)))
+    return disk_cache.array(cache, name, lambda: np.stack(list(maps)))
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:

@@ -19,7 +19,6 @@ from agmm.evaluation.views import (
     PIXELS,
     SCALES,
     Merge,
-    center_crop,
     in_square,
     multi_scale,
     sliding_window,

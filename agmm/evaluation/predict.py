@@ -74,7 +74,6 @@ class Protocol:
     double_softmax: bool = False  # see `sliding_window`
     long_side: int | None = None  # test in squares of this side, see `in_square`; a CRF works at the images' size
     crf: fully_connected.Parameters | None = None  # refines the probabilities, before the best class is taken
-    crop: int | None = None  # evaluate the center only, as the AGMM authors do in early Cityscapes epochs
     pixels: int = PIXELS  # predicted together, see `multi_scale`
 
     def __post_init__(self) -> None:
@@ -129,15 +128,11 @@ def evaluate(
     read once; those of equal size are predicted together, ``batch_size`` of them at a time. While a GPU predicts,
     threads read what comes next, and nothing waits for it before the end. Mixed precision is up to the caller.
     """
-    predict, crop = predictor(net, protocol), protocol.crop
-    training = net.training
+    predict, training = predictor(net, protocol), net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for batch in batches(images, truths, batch_size=batch_size, readers=readers(device)):
         rgb, truth = (to_device(tensor, device) for tensor in batch)
-        if crop is not None:
-            rgb = views.center_crop(rgb.movedim(-1, 1), crop).movedim(1, -1)
-            truth = views.center_crop(truth, crop)
         probabilities = predict(to_input(rgb, protocol.normalization))
         if protocol.crf is not None:
             probabilities = refine(probabilities, rgb, protocol.crf)

@@ -1,4 +1,4 @@
-"""Views of an image that a network predicts: several scales and mirror images, a square, tiles, the center."""
+"""Views of an image that a network predicts: several scales and mirror images, a square, tiles."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -121,13 +121,6 @@ def sliding_window(
     for row, column in positions:
         over[row : row + tile, column : column + tile] += 1
     return (total / over)[..., :height, :width]
-
-
-def center_crop(maps: Tensor, size: int) -> Tensor:
-    """Cut the central ``size`` x ``size`` pixels of (..., H, W) images or labels; a smaller side is kept whole."""
-    height, width = maps.shape[-2:]
-    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
-    return maps[..., top : top + size, left : left + size]
 
 
 def resize(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
