@@ -206,9 +206,6 @@ def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int
     return strip.resize((crop, size[0]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
 
 
-# --- Colors -----------------------------------------------------------------------------------------------------------
-
-
 def _turn_hue(picture: Image.Image, amount: float) -> Image.Image:
     hue, saturation, value = picture.convert("HSV").split()
     turned = hue.point([(level + int(amount * 255)) % 256 for level in range(256)])

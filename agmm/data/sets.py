@@ -24,9 +24,8 @@ from agmm.host import atomic_files
 from agmm.labels import from_boxes
 
 GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
-"""Data sets that are drawn, by name."""
 PUBLIC: dict[str, DataSet] = {data.name: data for data in (CAMVID, VOC, CITYSCAPES, COCO, ADE20K, DENSEPOSE)}
-"""Data sets that are read from a folder of the user's, by name."""
+"""Data sets by name: those that are drawn, and those that are read from a folder of the user's."""
 PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)  # the papers' numbers were measured on them
 LABELS_VERSION = 1  # raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again
 PUBLISHED_AS = {"width": 3, "length": 1.0, "jitter": 0.0}
