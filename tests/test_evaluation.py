@@ -255,7 +255,7 @@ def test_small_image_is_padded_right_and_below_unlike_the_official_defect(name: 
     assert not torch.allclose(evaluation.sliding_window(predict, image, tile, double_softmax=True), official)
 
 
-@pytest.mark.parametrize("mode", ["original", "center_crop", "sliding_window"])
+@pytest.mark.parametrize("mode", ["original", "sliding_window"])
 def test_modes_equal_the_official_evaluation(mode: str) -> None:
     arrays, info = golden("eval_evaluate_modes")
     num_classes, size = info["arguments"]["nclass"], info["arguments"]["crop_size"]
@@ -263,9 +263,6 @@ def test_modes_equal_the_official_evaluation(mode: str) -> None:
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for i in range(3):
         image, truth = torch.tensor(arrays[f"image{i}"]).double(), torch.tensor(arrays[f"mask{i}"])
-        if mode == "center_crop":
-            image, truth = evaluation.center_crop(image, size), evaluation.center_crop(truth, size)
-            assert truth.shape == (1, size, size)
         if mode == "sliding_window":
             probabilities = evaluation.sliding_window(predict, image, size, double_softmax=True)
         else:
@@ -276,22 +273,21 @@ def test_modes_equal_the_official_evaluation(mode: str) -> None:
 
 
 def test_refined_evaluation_equals_mean_field_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Centers of images of two sizes, a few at a time, normalized for the network but not for the CRF."""
+    """Images of two sizes, a few at a time, normalized for the network but not for the CRF."""
     images, truths = random_split([(12, 10), (9, 14), (12, 10), (12, 10)])
     parameters = crf.Parameters(5, 9, 2, 9, 9, 60)
     monkeypatch.setattr(evaluation.predict, "CRF_PIXELS", 2 * 12 * 10)
     normalization = evaluation.Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    protocol = Protocol(normalization, crf=parameters, crop=8)
+    protocol = Protocol(normalization, crf=parameters)
     found = evaluation.evaluate(Thirds(), images, truths, 3, protocol, batch_size=3, device="cpu")
     expected = np.zeros((3, 3), int)
     changed = 0
     for image, truth in zip(images, truths, strict=True):
-        rgb = evaluation.center_crop(torch.from_numpy(image).movedim(-1, 0)[None], 8)
-        target = evaluation.center_crop(torch.from_numpy(truth), 8)
+        rgb = torch.from_numpy(image).movedim(-1, 0)[None]
         probabilities = (9 * evaluation.normalize(rgb / 255, normalization)).softmax(1)
         refined = crf.mean_field(probabilities, rgb, parameters, "lattice").argmax(1)[0]
         changed += int((refined != probabilities.argmax(1)[0]).sum())
-        expected += counted(refined.numpy(), target.numpy())
+        expected += counted(refined.numpy(), truth)
     np.testing.assert_array_equal(found, expected)
     assert changed > 0
 

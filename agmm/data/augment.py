@@ -1,7 +1,6 @@
 """Augmentation: whole batches of a small data set in memory, and the papers' pipeline for single images.
 
-All functions also return whether each image is mirrored, (B,) bool or a bool, because classes of some data sets have a
-left and a right (`exchange`).
+All functions also return whether each image is mirrored, (B,) bool or a bool, as some classes have sides (`exchange`).
 """
 
 from collections.abc import Callable, Sequence
@@ -205,9 +204,6 @@ def _resize_and_crop(image: np.ndarray, size: tuple[int, int], corner: tuple[int
     strip = Image.fromarray(image[first:last]).resize((size[1], last - first), Image.Resampling.BILINEAR)
     strip = strip.crop((left, -first, left + crop, height - first))  # of full height again: it decides the weights
     return strip.resize((crop, size[0]), Image.Resampling.BILINEAR).crop((0, top, crop, top + crop))
-
-
-# --- Colors -----------------------------------------------------------------------------------------------------------
 
 
 def _turn_hue(picture: Image.Image, amount: float) -> Image.Image:

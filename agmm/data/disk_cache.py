@@ -1,6 +1,5 @@
 """Arrays that are made once and kept in a folder; and decoded images in one file, which all processes share."""
 
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,18 +83,10 @@ def _too_large(size: int, cache: Path) -> str | None:
 
 
 def _write(file: Path, images: OnDemand) -> None:
-    """Decode all images into a temporary file and move it into place."""
-    temporary = atomic_files.temporary_beside(file)
-    try:
-        with open(temporary, "wb") as target, ThreadPoolExecutor() as threads:
-            for start in range(0, len(images), 64):  # the threads must not run ahead of the disk
-                for image in threads.map(images.read, images.keys[start : start + 64]):
-                    target.write(image.tobytes())
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_files.writing(file) as target, ThreadPoolExecutor() as threads:
+        for start in range(0, len(images), 64):  # the threads must not run ahead of the disk
+            for image in threads.map(images.read, images.keys[start : start + 64]):
+                target.write(image.tobytes())
 
 
 def _read(file: Path, key: tuple[Path, tuple[int, int], int]) -> np.ndarray:

@@ -24,9 +24,8 @@ from agmm.host import atomic_files
 from agmm.labels import from_boxes
 
 GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
-"""Data sets that are drawn, by name."""
 PUBLIC: dict[str, DataSet] = {data.name: data for data in (CAMVID, VOC, CITYSCAPES, COCO, ADE20K, DENSEPOSE)}
-"""Data sets that are read from a folder of the user's, by name."""
+"""Data sets by name: those that are drawn, and those that are read from a folder of the user's."""
 PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)  # the papers' numbers were measured on them
 LABELS_VERSION = 1  # raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again
 PUBLISHED_AS = {"width": 3, "length": 1.0, "jitter": 0.0}
@@ -141,11 +140,8 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     options = _simulation_options(split, form, options, cache)
     described = [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_inputs(split, form).values()]
     name = f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described)}.npy"
-
-    def simulated() -> np.ndarray:
-        return np.stack([_simulate(split, form, options, seed, None, i) for i in range(len(split))])
-
-    return disk_cache.array(cache, name, simulated)
+    maps = (_simulate(split, form, options, seed, None, i) for i in range(len(split)))
+    return disk_cache.array(cache, name, lambda: np.stack(list(maps)))
 
 
 def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int, cache: Path | None = None) -> Arrays:
@@ -209,13 +205,11 @@ def _published(split: Split, form: str, options: dict[str, Any]) -> Published | 
 
 
 def _defaults(form: str) -> dict[str, Any]:
-    """Return the options of a form that it has without being asked."""
     function = labels.FORMS.get(form)
     return {} if function is None else {n: p.default for n, p in inspect.signature(function).parameters.items()}
 
 
 def _annotated_boxes(split: Split, options: dict[str, Any]) -> tuple[Published, ...]:
-    """Return the boxes of a split as labels, painted as the options say."""
     if split.boxes is None:
         return ()
     paint = partial(labels.paint_boxes, background=split.background, inner=options.get("inner"))

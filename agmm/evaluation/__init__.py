@@ -12,7 +12,6 @@ from agmm.evaluation.predict import (
     mean_iou,
     normalize,
     predictor,
-    pseudo_labels,
     refine,
     to_input,
 )
@@ -20,7 +19,6 @@ from agmm.evaluation.views import (
     PIXELS,
     SCALES,
     Merge,
-    center_crop,
     in_square,
     multi_scale,
     sliding_window,

@@ -1,7 +1,6 @@
 """Fully connected CRF with Gaussian kernels: products with the kernels, and mean-field post-processing.
 
 P. Krähenbühl, V. Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", NIPS 2011.
-
 Maps are multiplied with a matrix of Gaussian similarities of all pairs of pixels by one of two backends. ``"exact"``
 sums all pairs. ``"lattice"`` takes time linear in the number of pixels (see `agmm.evaluation.lattice`); like the
 usual wrapper's filter it returns about 0.53 of the exact sums.

@@ -6,7 +6,6 @@ simplices of the lattice whose points have integer coordinates, all equal modulo
 values are *splatted* onto the corners of their simplices, *blurred* with (1/2, 1, 1/2) along each of the d+1 lattice
 directions, and *sliced* back. Only lattice points that are a corner of some simplex exist; what the blur would move
 through the others is lost. The result is therefore smaller than the Gaussian sum, on images by a factor of about 0.53.
-
 Each of the three steps is one `torch.nn.functional.embedding_bag`, on any device, and a fixed order of summation.
 """
 
@@ -33,8 +32,7 @@ class Lattice:
 def build(features: Tensor) -> Lattice:
     """Build the lattice of feature vectors (B, n, d) in units of the Gaussian's standard deviation.
 
-    Give float64 where features lie on a regular grid: which lattice points exist then hangs on ties, and float32
-    decides some of them otherwise.
+    Give float64 where features lie on a regular grid: ties, of which float32 breaks some, decide which points exist.
     """
     batch, _, dimensions = features.shape
     corner, order, weights = _simplices(elevate(features.flatten(0, 1)))

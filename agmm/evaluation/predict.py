@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agmm.codes import UNLABELED
 from agmm.data.split import Arrays
 from agmm.evaluation import crf as fully_connected
 from agmm.evaluation import views
@@ -75,7 +74,6 @@ class Protocol:
     double_softmax: bool = False  # see `sliding_window`
     long_side: int | None = None  # test in squares of this side, see `in_square`; a CRF works at the images' size
     crf: fully_connected.Parameters | None = None  # refines the probabilities, before the best class is taken
-    crop: int | None = None  # evaluate the center only, as the AGMM authors do in early Cityscapes epochs
     pixels: int = PIXELS  # predicted together, see `multi_scale`
 
     def __post_init__(self) -> None:
@@ -126,58 +124,21 @@ def evaluate(
     """Return the confusion matrix (K, K) of a network over a data set, on the CPU; rows are the truth.
 
     Images are (H, W, 3) uint8 RGB of any sizes, truths (H, W) uint8, whose ``VOID`` is not counted. The network, on
-    ``device``, makes (features, logits (B, K, H, W)) of (B, 3, H, W) images.
-
-    Every image is read once; those of equal size are predicted together, ``batch_size`` of them at a time. While a GPU
-    predicts, threads read what comes next, and nothing waits for it before the end. The network is evaluated in eval
-    mode and returned in the mode it had. Mixed precision is up to the caller (``torch.autocast`` around the call).
+    ``device``, makes (features, logits (B, K, H, W)) of (B, 3, H, W) images; here it is in eval mode. Every image is
+    read once; those of equal size are predicted together, ``batch_size`` of them at a time. While a GPU predicts,
+    threads read what comes next, and nothing waits for it before the end. Mixed precision is up to the caller.
     """
-    predict, crop = predictor(net, protocol), protocol.crop
-    training = net.training
+    predict, training = predictor(net, protocol), net.training
     net.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for batch in batches(images, truths, batch_size=batch_size, readers=readers(device)):
         rgb, truth = (to_device(tensor, device) for tensor in batch)
-        if crop is not None:
-            rgb = views.center_crop(rgb.movedim(-1, 1), crop).movedim(1, -1)
-            truth = views.center_crop(truth, crop)
         probabilities = predict(to_input(rgb, protocol.normalization))
         if protocol.crf is not None:
             probabilities = refine(probabilities, rgb, protocol.crf)
         confusion += confusion_matrix(best_class(probabilities), truth, num_classes)
     net.train(training)
     return confusion.cpu()
-
-
-@torch.no_grad()
-def pseudo_labels(
-    net: nn.Module,
-    images: Arrays,
-    sparse: np.ndarray,
-    image_classes: np.ndarray,
-    protocol: Protocol,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-) -> np.ndarray:
-    """Predict hard labels (N, H, W) of training images for a second stage (multi-stage training, MT in AGMM's tables).
-
-    The paper says no more than that predictions become labels. Ours are restricted to the classes that the annotation
-    of an image names (``image_classes`` (N, K) bool; where it names none they are not), and keep the annotation
-    ``sparse`` (N, H, W) uint8 where there is one; ``VOID`` stays. ``net`` is the first stage, in eval mode on
-    ``device``; it predicts images (H, W, 3) uint8 of one size by the protocol, without its CRF, ``batch_size`` at a
-    time.
-    """
-    predict, dense = predictor(net, protocol), sparse.copy()
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        rgb = torch.from_numpy(np.asarray(images[part])).to(device)
-        probabilities = predict(to_input(rgb, protocol.normalization))
-        outside = torch.from_numpy(~image_classes[part]).to(device)
-        outside &= ~outside.all(dim=1, keepdim=True)
-        best = best_class(probabilities.masked_fill(outside[..., None, None], -1)).cpu().numpy()
-        dense[part] = np.where(sparse[part] == UNLABELED, best, sparse[part])
-    return dense
 
 
 def confusion_matrix(predictions: Tensor, truth: Tensor, num_classes: int) -> Tensor:
@@ -239,9 +200,8 @@ def ahead(*aligned: Arrays, readers: int = 0) -> Iterator[tuple[np.ndarray, ...]
     """Yield the items of equal index, in order, each read once.
 
     Several threads (``readers``) read while the caller works, each item by one, two items each ahead of what has been
-    taken. With 0 an item is read when it is asked for, as always where all ``aligned`` are arrays in memory.
-
-    Raise ValueError if the lengths differ. What reading an item raises is raised when it is its turn.
+    taken. With 0 an item is read when it is asked for, as always where all ``aligned`` are arrays in memory. Raise
+    ValueError if the lengths differ. What reading an item raises is raised when it is its turn.
     """
     lengths = sorted({len(arrays) for arrays in aligned})
     if len(lengths) > 1:

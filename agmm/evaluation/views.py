@@ -1,4 +1,4 @@
-"""Views of an image that a network predicts: several scales and mirror images, a square, tiles, the center."""
+"""Views of an image that a network predicts: several scales and mirror images, a square, tiles."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,20 +29,16 @@ def multi_scale(
     As the AGMM authors evaluate: a view of network input (B, 3, H, W) has the size ``int(side * scale)``, and images
     and probabilities are resized bilinearly with ``align_corners=True``, without antialiasing. ``flip`` adds every
     scale's horizontal mirror image, in which each of the K classes is the one that ``mirrored`` says, where they have a
-    left and a right (`agmm.data.split.Split`).
-
-    ``predict`` makes probabilities (n, K, H', W') of images (n, 3, H', W') of any size, logits with ``merge="max"``: at
-    every scale the sum of the view and its mirror image, then the largest value over the scales, separately for every
-    class (ToCo on VOC). "mean" is the mean over all views.
-
-    At most so many ``pixels`` of views are predicted together: many small views or a few large ones, at least one
-    image's view and its mirror image.
+    left and a right (`agmm.data.split.Split`). ``predict`` makes probabilities (n, K, H', W') of images of any size,
+    which become their mean over all views; or, with ``merge="max"``, logits: at every scale the sum of the view and its
+    mirror image, then the largest value over the scales, separately for every class (ToCo on VOC). At most so many
+    ``pixels`` of views are predicted together, but at least one image's view and its mirror image.
     """
     size = images.shape[-2:]
     together = torch.maximum if merge == "max" else torch.add
     total: Tensor | None = None
     for scale in scales:
-        views = _resize(images, (int(size[0] * scale), int(size[1] * scale)))
+        views = resize(images, (int(size[0] * scale), int(size[1] * scale)))
         at_a_time = max(1, pixels // (views.shape[-2] * views.shape[-1] * (1 + flip)))
         parts = [_one_scale(predict, part, size, flip, mirrored) for part in views.split(at_a_time)]
         probabilities = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -59,8 +55,8 @@ def _one_scale(
 ) -> Tensor:
     """Average probabilities of views and their mirror images, which are turned back where they are smaller."""
     if not flip:
-        return _resize(predict(views), size)
-    straight, turned = _resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
+        return resize(predict(views), size)
+    straight, turned = resize(predict(torch.cat([views, views.flip(-1)])), size).chunk(2)
     if mirrored is not None:
         turned = turned[:, list(mirrored)]
     return (straight + turned.flip(-1)) / 2
@@ -103,11 +99,9 @@ def sliding_window(
 
     ``predict`` makes probabilities (n, K, tile, tile) of images (n, 3, tile, tile), ``batch`` tiles at a time, of
     whichever of the images (B, 3, H, W). One smaller than the tile is padded with zeros on the right and at the bottom,
-    and the result is cut back. The AGMM authors' routine pads the wrong sides there, which shifts the prediction down
-    or returns NaN; that is not reproduced.
-
-    ``double_softmax`` applies softmax to every tile's probabilities once more, as the authors' routine does. It
-    flattens them, and the mean over tiles is no longer a mean of probabilities. Only for comparison.
+    and the result is cut back; the AGMM authors' routine pads the wrong sides there, which shifts the prediction down
+    or returns NaN. For comparison only, ``double_softmax`` applies softmax to every tile's probabilities once more, as
+    that routine does. It flattens them, and the mean over tiles is no longer a mean of probabilities.
     """
     height, width = images.shape[-2:]
     images = F.pad(images, (0, max(tile - width, 0), 0, max(tile - height, 0)))
@@ -129,16 +123,10 @@ def sliding_window(
     return (total / over)[..., :height, :width]
 
 
-def center_crop(maps: Tensor, size: int) -> Tensor:
-    """Cut the central ``size`` x ``size`` pixels of (..., H, W) images or labels; a smaller side is kept whole."""
-    height, width = maps.shape[-2:]
-    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
-    return maps[..., top : top + size, left : left + size]
-
-
-def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """Resize maps (B, n, H, W) bilinearly; those of the right size stay what they are."""
     if tuple(size) == tuple(maps.shape[-2:]):
         return maps
     if min(size) < 1:
         raise ValueError(f"a view of {size[0]} x {size[1]} pixels is left of an image: choose larger scales")
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -49,20 +49,31 @@ def writable(folder: Path, option: str = "--results") -> Iterator[None]:
         raise StorageError(f"cannot write to {folder}: {_REMEDIES[error.errno].format(option=option)}") from error
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a temporary file beside ``path``, then move it there in one step.
-
-    Callers serialize in memory: libraries that write files themselves hide a full disk behind errors of their own.
-    """
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file beside ``path``, and move it there in one step after the block, unless that failed."""
     temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with writing(path) as file:
+        file.write(data)
+
+
+def save(path: Path, serialize: Callable[[BinaryIO], object]) -> None:
+    """Write like `write` what a library puts into a file; in memory, as libraries hide a full disk behind errors."""
+    buffer = io.BytesIO()
+    serialize(buffer)
+    write(path, buffer.getvalue())
 
 
 @contextmanager
@@ -125,10 +136,9 @@ def kept_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
         if isinstance(array, np.ndarray):  # and no archive of several
             return array
-    array, buffer = make(), io.BytesIO()
-    np.save(buffer, array)
+    array = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, buffer.getvalue())
+    save(path, lambda file: np.save(file, array))
     return array
 
 

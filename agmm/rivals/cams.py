@@ -1,29 +1,29 @@
 """Class activation maps (CAMs) of a network that learns image tags, and the pseudo labels made of them.
 
 L. Ru et al., "Token Contrast for Weakly-Supervised Semantic Segmentation" (ToCo), CVPR 2023; the refinement is that of
-L. Ru et al., "Learning Affinity from Attention" (AFA), CVPR 2022.
-
-B is the batch, K the classes with the background, code 0, (h, w) the grid of the tokens, (H, W) the images. Maps have
-K - 1 channels: channel k belongs to class k + 1.
+L. Ru et al., "Learning Affinity from Attention" (AFA), CVPR 2022. B is the batch, K the classes with the background,
+code 0, (h, w) the grid of the tokens, (H, W) the images. Channel k of the K - 1 of a map belongs to class k + 1.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agmm.codes import UNLABELED
+from agmm.evaluation.views import resize
 
 DILATIONS = (1, 2, 4, 8, 12, 24)  # distances of the neighbors that refine a pixel, eight at each
 ITERATIONS = 10
+_resize = partial(resize, align_corners=False)
 
 
 def activation(tokens: Tensor, weight: Tensor) -> Tensor:
     """Return the CAM (B, K - 1, h, w) of every tag: its classifier applied to each token (B, C, h, w) alone.
 
-    It is not what the logits are the maximum of, as these pool every channel before they are classified. In float32,
-    without gradient.
+    The logits are not its maximum, as they pool every channel before they classify. In float32, without gradient.
     """
     return F.conv2d(tokens.detach().float(), weight.detach().float())
 
@@ -36,10 +36,8 @@ def multi_scale(
 
     (B, K - 1, H, W) float32 of network input (B, 3, H, W): those of the last tokens, with the classifier's ``weight``
     (K - 1, C, 1, 1), and those of the middle ones with that of the ``auxiliary`` one, or None. Classes that an image
-    does not show reach as high as those that it does; multiply by its tags.
-
-    The network is not wrapped for several processes. It runs in eval mode, so that the views leave its batch statistics
-    alone, and gets back the mode it had.
+    does not show reach as high as those that it does; multiply by its tags. The network, not wrapped for several
+    processes, runs in eval mode, so that the views leave its batch statistics alone, and gets back the mode it had.
     """
     size, training = images.shape[-2:], net.training
     classifiers = [weight] if auxiliary is None else [weight, auxiliary]
@@ -152,9 +150,3 @@ def _neighbors(maps: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
     padded = F.pad(maps, (margin,) * 4, mode="replicate")
     for y, x in _offsets(dilations):
         yield padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
-
-
-def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -22,14 +22,13 @@ from torch.autograd.function import once_differentiable
 from agmm.codes import VOID
 from agmm.evaluation.crf import Backend, Filter, gaussian_filter, pixel_features
 from agmm.losses import Counts, partial_cross_entropy
-from agmm.objectives import Objective, Output, batch_loss, full_precision
+from agmm.objectives import Objective, Output, batch_loss, full_precision, one_of
 
 SizeRule = Literal["as_given", "fixed_sigma", "scaled_sigma"]
 
 WEIGHTS = {"lattice": 2.4e-8, "exact": 1.3e-8}
 """Weight of the loss beside a mean cross-entropy, at 513 x 513 and scale 0.5. The official code's 2e-9 times its batch
-size of 12, as it divides the mean cross-entropy by the batch size again; less for the exact kernel, whose sums are
-larger."""
+size of 12, as it divides the mean by the batch size again; less for the exact kernel, whose sums are larger."""
 REFERENCE_SIDE = 513
 
 
@@ -49,11 +48,9 @@ def pairwise_energy(
     Probabilities S (B, K, H, W) are the softmax of the segmentation, ``images`` (B, 3, H, W) RGB in 0 … 255. In the
     ``region`` (B, H, W) bool are the pixels that take part: the image, not its padding; 0, with a graph, if it is
     empty. ``sigma_rgb`` is in gray levels, ``sigma_xy`` in pixels of the unreduced image, ``scale`` at most 1.
-
     As in the official code, all maps are first reduced by ``scale``, images and region by nearest neighbor,
     probabilities bilinearly; the region masks the probabilities before the filter and the gradient after it; and the
     gradient is ``-2 W S``, of which the lattice's is only close to the derivative, as its W is not quite symmetric.
-
     ``unlabeled`` (B, H, W) bool makes a gate of the energy (ToCo, AFA): 1 at these pixels, elsewhere what the
     segmentation lacks of certainty, ``1 - max_k S_k``; it is taken as constant.
     """
@@ -62,17 +59,15 @@ def pairwise_energy(
         if scale != 1:
             images, mask = (F.interpolate(maps.float(), scale_factor=scale, mode="nearest") for maps in (images, mask))
             segmentation = F.interpolate(segmentation, scale_factor=scale, mode="bilinear", align_corners=False)
-        gate = _gate(segmentation.detach(), unlabeled) if unlabeled is not None else None
+        gate = None
+        if unlabeled is not None:
+            missing = (
+                F.interpolate(unlabeled[:, None].to(segmentation), size=segmentation.shape[2:], mode="nearest") > 0
+            )
+            gate = torch.where(missing, 1, 1 - segmentation.detach().amax(1, keepdim=True)).flatten(2).transpose(1, 2)
         segmentation = (segmentation * mask.to(segmentation)).flatten(2).transpose(1, 2)
         kernel = gaussian_filter(pixel_features(images, scale * sigma_xy, sigma_rgb), backend)
         return _PairwiseEnergy.apply(segmentation, kernel, gate) / len(probabilities)
-
-
-def _gate(segmentation: Tensor, unlabeled: Tensor) -> Tensor:
-    """Gate (B, n, 1) of reduced probabilities (B, K, h, w)."""
-    missing = F.interpolate(unlabeled[:, None].to(segmentation), size=segmentation.shape[2:], mode="nearest") > 0
-    gate = torch.where(missing, 1, 1 - segmentation.amax(1, keepdim=True))
-    return gate.flatten(2).transpose(1, 2)
 
 
 class _PairwiseEnergy(torch.autograd.Function):
@@ -125,8 +120,7 @@ class DenseCRFLoss(Objective):
     needs = ("images",)
 
     def __post_init__(self) -> None:
-        if self.backend not in WEIGHTS:
-            raise ValueError(f"backend is {self.backend!r}; known: {', '.join(WEIGHTS)}")
+        one_of("backend", self.backend, tuple(WEIGHTS))
         if min(self.sigma_rgb, self.sigma_xy) <= 0 or not 0 < self.scale <= 1:
             raise ValueError("sigma_rgb and sigma_xy must be positive, scale in (0, 1]")
         at_crop_size(1, 1, (1, 1), self.size_rule)
@@ -137,8 +131,7 @@ class DenseCRFLoss(Objective):
     ) -> Output:
         """Return the terms seg and crf; ``features`` and ``image_classes`` are not used, see `batch_loss`.
 
-        All pixels but ``VOID`` take part in crf, labeled or not. ``images`` (B, 3, H, W) are the crops that the network
-        saw, RGB in [0, 1], not normalized.
+        All pixels but ``VOID`` take part in crf. ``images`` (B, 3, H, W) are RGB in [0, 1], not normalized.
         """
         seg = partial_cross_entropy(logits, labels, counts)
         weight = WEIGHTS[self.backend] if self.weight is None else self.weight

@@ -2,11 +2,8 @@
 
 L. Ru, H. Zheng, Y. Zhan, B. Du, "Token Contrast for Weakly-Supervised Semantic Segmentation", CVPR 2023. A network
 learns to classify image tags; where it looks is refined into pseudo labels, on which an objective trains the
-segmentation in the same run. With partial cross-entropy this is ToCo, with a mixture AGMM or AGMM++ on tags (TPAMI
-2025, Eq. 17).
-
-B is the batch, K the classes with the background, which must be code 0; tags are the other K - 1. (h, w) is the grid
-of the tokens.
+segmentation in the same run: with partial cross-entropy ToCo, with a mixture AGMM or AGMM++ on tags (Eq. 17).
+B is the batch, K the classes with the background, which must be code 0; tags are the others. Tokens are on (h, w).
 """
 
 import math
@@ -151,7 +148,6 @@ class FromTags(Objective, nn.Module):
         return cams.refined_labels(maps, tags, colors, o.high, o.low, o.refine_scale, o.dilations)
 
     def _terms(self) -> tuple[str, ...]:
-        """Names of the terms, in their order."""
         o, transformer = self.options, self.auxiliary is not None
         names = {"cls": True, "cls_aux": transformer, "ptc": transformer and o.ptc, "ctc": transformer and o.ctc}
         names |= dict.fromkeys(getattr(self.inner, "terms", None) or ("seg",), True) | {"reg": bool(o.reg)}

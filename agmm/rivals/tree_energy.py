@@ -117,11 +117,9 @@ def tree_energy_loss(
     normalized, and resized to the grid; their tree passes no gradient. ``unlabeled`` (B, H, W) bool are pixels without
     annotation that are not void; the nearest one counts for a pixel of the grid. The embedding (B, C, h, w) guides the
     second, high-level tree, which is left out without it. ``sigma`` is the bandwidth of the colors; the official code
-    has 0.02 on VOC, 0.002 on Cityscapes and ADE20K.
-
-    As in the official code, the absolute differences are summed over classes, the smoothed form is not detached, and
-    the filters see every pixel, labeled and void ones too. The average is always over the batch at hand, and exactly 0
-    where no pixel of the grid is unlabeled.
+    has 0.02 on VOC, 0.002 on Cityscapes and ADE20K. As there, the absolute differences are summed over classes, the
+    smoothed form is not detached, and the filters see every pixel, labeled and void ones too. The average is always
+    over the batch at hand, and exactly 0 where no pixel of the grid is unlabeled.
     """
     p, size = logits.softmax(1), logits.shape[2:]
     colors = F.interpolate(images.detach().to(p.dtype), size=size, mode="bilinear", align_corners=False)

@@ -1,8 +1,7 @@
 """Batches of a training: augmented together from memory, or image by image by worker processes.
 
-Either way the data of an epoch follow from the run's seed and the epoch's number, not from how many processes share the
-work: under ``torchrun`` every process takes its share of the microbatches of each effective batch. An incomplete last
-batch is dropped.
+Either way the data of an epoch follow from the run's seed and the epoch's number, not from the number of processes:
+under ``torchrun`` each takes its share of the microbatches of an effective batch. An incomplete last batch is dropped.
 """
 
 from collections.abc import Iterator
@@ -161,8 +160,7 @@ class OneByOne:
 def _step(run: Run, parts: list[tuple[Tensor, ...]], table: Tensor | None) -> list[Batch]:
     """Return this process's microbatches of a step; classes that have a side are exchanged by the ``table``.
 
-    Each part holds 8-bit images (B, H, W, 3), labels (B, H, W), which images are mirrored (B,), and image classes
-    (B, K).
+    Each part holds 8-bit images (B, H, W, 3), labels (B, H, W), which are mirrored (B,), and image classes (B, K).
     """
     step = []
     for images, codes, mirrored, image_classes in parts:
@@ -233,6 +231,5 @@ class _Microbatches(Sampler[list[tuple[int, int]]]):
 
 
 def _effective_batches(run: Run, images: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Return the indices of the images of every effective batch of an epoch."""
     order = torch.randperm(images, generator=generator)
     return order[: images // run.batch_size * run.batch_size].split(run.batch_size)

@@ -5,7 +5,6 @@ boundary repeats an uninterrupted one, on a CPU to the last bit.
 """
 
 import contextlib
-import io
 import logging
 import math
 import os
@@ -170,10 +169,9 @@ def _save_checkpoint(
 ) -> None:
     """Write history.csv and checkpoint.pt, from which a run goes on."""
     atomic_files.write_text(path.with_name("history.csv"), pd.DataFrame(history).to_csv(index=False))
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
-    buffer = io.BytesIO()
-    torch.save(state | {"history": history, "run": run.id}, buffer)
-    atomic_files.write(path, buffer.getvalue())
+    state: dict[str, Any] = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    state |= {"history": history, "run": run.id}
+    atomic_files.save(path, lambda file: torch.save(state, file))
 
 
 def _load_checkpoint(
@@ -209,7 +207,6 @@ def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextMa
 
 
 def _check_finite(sums: dict[str, Tensor], run: Run, folder: Path, epoch: int, step: int) -> None:
-    """Raise `TrainingDiverged` if the loss is not a number."""
     if not math.isfinite(sums["loss"].item()):
         wrong = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
         raise _diverged(run, folder, epoch, step, f"the loss is not a number (terms: {', '.join(wrong)})")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agmm import evaluation
+from agmm.codes import UNLABELED
 from agmm.data import image_files, sets
 from agmm.data.public import label_files
 from agmm.data.split import Arrays, OnDemand, Split
@@ -47,28 +48,35 @@ def _image_tags(run: Run, split: Split, cache: Path) -> np.ndarray | None:
 
 
 def pseudo_labels(net: nn.Module, teacher: Run, context: Context) -> Arrays:
-    """Return what the first stage's ``net`` predicts when tested, within an image's classes or tags if so asked."""
+    """Return what the first stage's ``net`` predicts when tested without a CRF (multi-stage training, MT).
+
+    The paper says no more than that predictions become labels. Ours are restricted to the classes that an image's
+    labels or tags name, if so asked and they name any, and keep the annotation where there is one; ``VOID`` stays.
+    """
     run, data = context.run, context.data
     objective = build_objective(run.method, data.num_classes, **dict(run.options))
     if isinstance(objective, spml.SPMLClassifier):
         return _spml_labels(net, objective, teacher, context)
-    test, size = measure.protocol(teacher, data), measure.images_at_a_time(data)
+    predict = evaluation.predictor(net, measure.protocol(teacher, data))
 
-    def predict(part: slice) -> np.ndarray:
-        sparse, image_classes = np.stack(list(context.sparse[part])), context.image_classes(part) & run.restrict
+    @torch.no_grad()
+    def labels_of(part: slice) -> np.ndarray:
+        sparse, images = np.stack(list(context.sparse[part])), np.asarray(data.images[part])
+        outside = torch.from_numpy(~(context.image_classes(part) & run.restrict)).to(context.device)
+        outside &= ~outside.all(dim=1, keepdim=True)
         with measure.autocast(teacher, context.device):
-            return evaluation.pseudo_labels(
-                net, data.images[part], sparse, image_classes, test, batch_size=size, device=context.device
-            )
+            inputs = evaluation.to_input(torch.from_numpy(images).to(context.device), normalization(teacher))
+            best = evaluation.best_class(predict(inputs).masked_fill(outside[..., None, None], -1)).cpu().numpy()
+        return np.where(sparse == UNLABELED, best, sparse).astype(np.uint8)
 
     if isinstance(context.sparse, np.ndarray):
-        return predict(slice(None))
+        size = measure.images_at_a_time(data)
+        return np.concatenate([labels_of(slice(start, start + size)) for start in range(0, len(data), size)])
     files = partial(_png_files, context.folder, data.ids, "pseudo_labels")
-    return files(lambda index: predict(slice(index, index + 1))[0], len(data))
+    return files(lambda index: labels_of(slice(index, index + 1))[0], len(data))
 
 
 def _spml_labels(net: nn.Module, objective: spml.SPMLClassifier, teacher: Run, context: Context) -> Arrays:
-    """Return the labels of a next classifier of SPML."""
     run, data, sparse = context.run, context.data, context.sparse
 
     def forward(inputs: Tensor) -> tuple[Tensor, ...]:
@@ -121,7 +129,6 @@ def with_cams(run: Run, data: Split, where: Where, device: torch.device) -> Spli
 def _png_files(
     folder: Path, ids: Sequence[str], name: str, make: Callable[[int], np.ndarray], number: int
 ) -> Sequence[np.ndarray]:
-    """Return labels that are kept as PNG files in ``folder/name``."""
     paths = [folder / name / f"{image}.png" for image in ids[:number]]
     return _files(paths, make, image_files.write_index, image_files.read_index)
 

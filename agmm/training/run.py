@@ -40,12 +40,10 @@ class Run:
     preset: str
     """Preset that it belongs to, and the folder below ``results/``."""
     dataset: str
-    """One of `agmm.data.sets`; or ``"own"``, whose label option ``data`` is a digest of the user's folder (see
-    `agmm.data.user_folder`)."""
+    """One of `agmm.data.sets`; or ``"own"``, whose label option ``data`` is a digest of the user's folder."""
     method: str = "Baseline"
     options: Options = ()
-    """Objective and its options (see `build_objective`), which may be a user's; ``"ImageTags"`` trains a
-    backbone on image tags."""
+    """Objective (`build_objective`) and its options; ``"ImageTags"`` trains a backbone on image tags."""
     labels: str = "points"
     label_options: Options = ()
     """Form of the weak labels and its options (see `agmm.labels.simulate`); ``"full"`` is dense supervision. The option
@@ -272,7 +270,6 @@ class Run:
         return self._taught("SPMLClassifier", options or {}, teacher_changes=before, **changes)
 
     def _taught(self, method: str, options: dict[str, Any], **changes: Any) -> "Run":
-        """Return the run whose first stage is this one."""
         teacher: dict[str, Any] = {"teacher_method": self.method, "teacher_options": self.options}
         changes |= teacher | {"restrict": self.labels != "clicks"}
         return replace(self, method=method, options=tuple(options.items()), **changes)
@@ -349,7 +346,6 @@ def source_digest(method: str) -> str:
 
 
 def _own(method: str) -> Any:
-    """Return the data class of a user's method."""
     module, _, name = method.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)

@@ -67,10 +67,9 @@ def train_all(
     A run that requires another one waits for it; otherwise the longest come first. A run whose process dies is tried
     once more in a fresh one. The devices ``"auto"`` and ``"cuda"`` deal the runs out over all GPUs. Without ``jobs``,
     the trainings at a time, there are `default_jobs`, and all that may start on Slurm. The ``engine`` is processes of
-    this machine, jobs of Slurm with its defaults, or those of `agmm.training.slurm.slurm`; it is shut down.
-
-    Return the identity of every run that failed -> why. Ctrl-C ends the processes and cancels the jobs; what they had
-    finished, checkpoints included, is kept.
+    this machine, jobs of Slurm with its defaults, or those of `agmm.training.slurm.slurm`; it is shut down. Ctrl-C ends
+    the processes and cancels the jobs; what they had finished, checkpoints included, is kept. Return the identity of
+    every run that failed -> why.
     """
     sweep = _Sweep(runs, where.results, report)
     if not sweep.waiting:
@@ -156,7 +155,6 @@ class _Sweep:
                 self._fail(self.waiting.pop(other.id), "not trained, as a run that it starts from failed")
 
     def _counter(self) -> str:
-        """Return how many runs have ended, of how many."""
         return f"[{self.total - len(self.waiting) - len(self.running)}/{self.total}]"
 
 

@@ -87,7 +87,6 @@ def random_labels(shapes: Shapes, device: str = "cpu") -> tuple[Tensor, Tensor]:
 
 
 def _draw(labels: Tensor, classes: Tensor, shapes: Shapes, generator: torch.Generator) -> None:
-    """Write the labels (H, W) of one image."""
     side = labels.shape[0]
     if shapes.form == "clicks":
         row, column = torch.randint(side, (2, shapes.clicks), generator=generator)

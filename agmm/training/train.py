@@ -82,8 +82,7 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[object]:
     It is ``flock``, which the operating system frees when a process dies, so that no lock can be stale; NFS passes it
     on to other machines, and frees it when one is gone. A file system without it (ENOSYS) gets a file with machine and
     number of the process instead; one that refuses (ENOLCK) is an error. Where NFS is mounted with ``nolock``, two
-    machines may train the same run; as every file is moved to its place in one step, the folder ends with one of two
-    equal results.
+    machines may train the same run; as files are moved to their place in one step, one of two equal results stays.
     """
     return FileLock(folder / "lock") if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
 

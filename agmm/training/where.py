@@ -48,8 +48,7 @@ class Context:
     """Run, place, images and labels of one training.
 
     ``data`` are its training images, with class activation maps where the labels are made of these, and ``sparse``
-    their weak labels, (H, W) uint8 arrays. Their tags, (N, K) bool, are there where these are the labels, or what the
-    labels are made of.
+    their weak labels, (H, W) uint8 arrays. The tags (N, K) bool are None where labels neither are nor come from tags.
     """
 
     run: Run

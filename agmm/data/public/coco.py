@@ -2,13 +2,11 @@
 
 COCO publishes outlines of objects but no masks of classes: `agmm.data.public.masks` makes them once, in
 ``SegmentationClass/train2014`` beside the images in ``coco2014/train2014``. Classes 1 … 80 are the categories in the
-order of their ids, crowds are ``VOID``. The images are those with at least one annotation, on which methods that learn
-from image tags are compared.
+order of their ids, crowds are ``VOID``. The images are those with an annotation, as in comparisons on image tags.
 
-DensePose's annotations belong to images of COCO 2014, which may lie in a folder ``coco`` beside the root. They hold a
-small mask of every part of most people, no masks of images: these are made once, too, in ``PartMasks``. Masks in a
-folder `PUBLISHED` are read instead. The objects of an image are the people; left and right are their own. Its val is
-minival.
+DensePose's annotations belong to images of COCO 2014, which may lie in a folder ``coco`` beside the root; val is
+minival. They hold a small mask of every part of most people, no masks of images: these are made once, too, in
+``PartMasks``; masks in a folder `PUBLISHED` are read instead. Objects are the people; left and right are their own.
 """
 
 from collections.abc import Sequence

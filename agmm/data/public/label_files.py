@@ -1,10 +1,8 @@
 """Readers of published label files: clicks, scribbles, boxes and class activation maps.
 
-Sizes are (height, width). Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of one sentence
-that names it.
+Sizes are (height, width). What is wrong with a file is a FileNotFoundError or ValueError of one sentence that names it.
 """
 
-import io
 import json
 import math
 import pickle
@@ -187,6 +185,5 @@ def read_cams(path: Path, size: tuple[int, int] | None = None, *, first: int = 1
 
 def write_cams(path: Path, cams: Mapping[int, np.ndarray], *, first: int = 1) -> None:
     """Write class activation maps whole or not at all; inverse of `read_cams`."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.array({int(code) - first: cam for code, cam in cams.items()}), allow_pickle=True)
-    atomic_files.write(path, buffer.getvalue())
+    content = np.array({int(code) - first: cam for code, cam in cams.items()})
+    atomic_files.save(path, lambda file: np.save(file, content, allow_pickle=True))

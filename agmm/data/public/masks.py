@@ -3,8 +3,7 @@
 ``agmm masks coco DIR`` writes ``DIR/SegmentationClass/{train,val}2014/*.png`` (0 background, 1 … 80, 255 crowds).
 ``agmm masks densepose DIR`` writes ``DIR/PartMasks/{train,minival}2014/*.png`` (0 background, 1 … 14, 255 people
 without parts), and the people's numbers in folders of the same name with ``_people``. Beside each folder lies the list
-of the images that have an annotation. Masks that are there already are left alone: an interrupted command goes on where
-it stopped.
+of the images with an annotation. Masks that are there are left alone: an interrupted command goes on where it stopped.
 """
 
 import argparse
@@ -167,9 +166,6 @@ def _compact(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-# --- Painting ---------------------------------------------------------------------------------------------------------
-
-
 def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.ndarray:
     """Paint the classes of one image, (H, W) uint8: 0 background, 1 … 80, ``VOID``.
 
@@ -190,11 +186,10 @@ def class_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> np.
 def part_mask(shape: tuple[int, int], annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
     """Return the parts (0 background, 1 … 14, ``VOID``) and people of one image, both (H, W) uint8.
 
-    People are 0 for nobody, else 1 … N in the order of the annotations, or ``VOID``.
-    Annotations hold ``bbox`` (left, top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``:
-    a run-length code of 256 x 256 pixels for each of the 14 parts, empty where a part is not seen. People are painted
-    by decreasing area, so that small ones are in front. Those without a mask of any part, crowds among them, are
-    ``VOID`` where nobody's part is.
+    People are 0 for nobody, else 1 … N in the order of the annotations, or ``VOID``. Annotations hold ``bbox`` (left,
+    top, width, height), ``area``, ``segmentation``, and, of most people, ``dp_masks``: a run-length code of 256 x 256
+    pixels for each of the 14 parts, empty where a part is not seen. People are painted by decreasing area, small ones
+    in front. Those without a mask of any part, crowds among them, are ``VOID`` where nobody's part is.
     """
     parts, people = np.zeros((2, *shape), np.uint8)
     for annotation in annotations:
@@ -230,9 +225,6 @@ def _parts(masks: Sequence[Annotation], size: tuple[int, ...]) -> np.ndarray:
             parts[instance_mask(mask, (SIDE, SIDE))] = code
     # In whole numbers: centers of pixels often lie exactly between two of the mask's.
     return parts[np.ix_(*((2 * np.arange(side) + 1) * SIDE // max(2 * side, 1) for side in size))]
-
-
-# --- Outlines ---------------------------------------------------------------------------------------------------------
 
 
 def instance_mask(segmentation: Sequence[np.ndarray] | Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:

@@ -1,15 +1,11 @@
 """Scenes whose pixels all have a class: CamVid, Cityscapes and ADE20K.
 
-CamVid in the SegNet form has 480 x 360 road scenes, which are read into memory whole; the others are read on demand.
-
-Cityscapes has images of 2048 x 1024 pixels. Below the root lie ``leftImg8bit/train/<city>/*_leftImg8bit.png``,
-``gtFine/train/<city>/*_gtFine_labelIds.png`` and the same of val, as the archives extract. Published sparse labels are
-found in ``clicks/agmm_cityscapes`` with a folder for each number of clicks, and in ``blocks/tel_cityscapes`` with one
-for each percentage. Their files may lie in folders of cities; their names begin as those of the images.
-
-ADE20K, here with the 150 classes of the scene parsing benchmark, lies in ``ADEChallengeData2016`` below the root as its
-archive extracts. Blocks that the authors of the tree energy loss published are found in the folders ``block10``,
-``block20`` and ``block50`` of ``blocks/tel_ade20k``.
+CamVid in the SegNet form has 480 x 360 road scenes, which are read into memory whole; the others are read on demand, as
+their archives extract: Cityscapes, of 2048 x 1024 pixels, from ``leftImg8bit/train/<city>/*_leftImg8bit.png``,
+``gtFine/train/<city>/*_gtFine_labelIds.png`` and the same of val; ADE20K with the 150 classes of the scene parsing
+benchmark from ``ADEChallengeData2016``. Published sparse labels are found in ``clicks/agmm_cityscapes`` with a folder
+for each number of clicks, and in ``blocks/tel_cityscapes`` and ``blocks/tel_ade20k`` with one for each percentage,
+``block10`` …. Those of Cityscapes may lie in folders of cities; their names begin as those of the images.
 """
 
 from pathlib import Path

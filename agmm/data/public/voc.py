@@ -3,11 +3,9 @@
 Below the root lie VOC in ``VOCdevkit/VOC2012`` and SBD in ``benchmark_RELEASE/dataset``, as their archives extract, or
 VOC with a folder ``SegmentationClassAug`` instead of SBD; the root may also be one of VOC's two folders itself. "train"
 is VOC's train and SBD's train and val, without VOC's val. VOC's own mask is taken where there is one, then that of
-``SegmentationClassAug``, then SBD's.
-
-Published sparse labels are found beside them: ``voc_whats_the_point.json`` with
-``voc_whats_the_point_bg_from_scribbles.json``, and folders of one file per image (``points/agmm_voc``,
-``scribbles/scribblesup`` …, see `agmm.data.public`). Boxes are those of VOC's own ``Annotations``.
+``SegmentationClassAug``, then SBD's. Published sparse labels are found beside them: the files `CLICKS`, and folders of
+one file per image (``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.public`). Boxes are those of VOC's
+own ``Annotations``.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,6 @@
 """Generated data sets: a recipe for each, random streams, photographs of installed packages, a cache of the arrays."""
 
 import colorsys
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,9 +101,7 @@ def _read(file: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any] | No
 
 def _write(file: Path, arrays: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    atomic_files.write(file, buffer.getvalue())
+    atomic_files.save(file, lambda buffer: np.savez(buffer, **arrays))
 
 
 def develop(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:

@@ -84,12 +84,6 @@ class _Figure:
             distance[rows, columns][inside] = found[inside]
         return limb, distance
 
-    def box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest (x, y) that it covers."""
-        radii = np.concatenate([self.radii[:, :1], self.radii[:, 1:]])
-        ends = np.concatenate([self.starts, self.ends])
-        return (ends - radii).min(axis=0), (ends + radii).max(axis=0)
-
 
 def _pose(rng: np.random.Generator) -> _Figure:
     """Draw somebody about one unit tall who faces the viewer; the middle of the hips is the origin."""
@@ -156,7 +150,8 @@ def _turned(figure: _Figure) -> _Figure:
 
 def _placed(rng: np.random.Generator, figure: _Figure, count: int, slot: int) -> _Figure:
     """Place a figure of random size in one of ``count`` slots side by side, inside the unit square."""
-    low, high = figure.box()
+    ends, radii = np.concatenate([figure.starts, figure.ends]), figure.radii.T.reshape(-1, 1)
+    low, high = (ends - radii).min(axis=0), (ends + radii).max(axis=0)
     scale = min(uniform(rng, *_HEIGHTS[count]), (1 - 2 * _BORDER) / (high - low).max())
     place = np.array([(slot + uniform(rng, 0.25, 0.75)) / count, uniform(rng, 0.3, 0.7)])
     place = place.clip(_BORDER - scale * low, 1 - _BORDER - scale * high)
@@ -181,17 +176,9 @@ def _clothes(rng: np.random.Generator, figure: _Figure) -> tuple[np.ndarray, np.
     shirt, trousers = color(rng, (0, 1), (0, 0.9), (0.25, 1)), color(rng, (0, 1), (0, 0.7), (0.15, 0.8))
     shoes, hair = color(rng, (0, 1), (0, 0.6), (0.05, 0.4)), color(rng, (0, 0.15), (0.1, 0.8), (0.05, 0.7))
     sleeves, long = rng.random(), rng.random() < 0.75
-    colors = np.empty((len(figure.parts), 3))
-    for number, part in enumerate(figure.parts):
-        colors[number] = {
-            "torso": shirt,
-            "arm": shirt if sleeves < 0.9 else skin,
-            "forearm": shirt if sleeves < 0.65 else skin,
-            "thigh": trousers,
-            "leg": trousers if long else skin,
-            "foot": shoes,
-        }.get(CLASS_NAMES[part].split()[-1], skin)
-    return colors, hair
+    colors = {"torso": shirt, "thigh": trousers, "leg": trousers if long else skin, "foot": shoes}
+    colors |= {"arm": shirt if sleeves < 0.9 else skin, "forearm": shirt if sleeves < 0.65 else skin}
+    return np.array([colors.get(CLASS_NAMES[part].split()[-1], skin) for part in figure.parts]), hair
 
 
 def _paint_head(canvas: np.ndarray, figure: _Figure, limb: np.ndarray, hair: np.ndarray) -> None:

@@ -16,7 +16,6 @@ from agmm.data import synthetic
 
 CLASS_NAMES = ("background", "disk", "square", "triangle", "ring", "cross", "star")
 VERSION = 1  # raised whenever a change of this module changes an image
-
 _TRIES = 8
 _MAX_OVERLAP = 0.03
 _MIN_CONTRAST = 0.2

@@ -26,17 +26,12 @@ def low_level(segments: Segments, concentration: float, located: bool = True) ->
     pixels_each, segments_each = (of.bincount().tolist() for of in (segments.images, images))
     losses, first = [], 0
     # Pixels and segments are ordered by image.
-    for here, own, there, regions in zip(
-        vectors.split(pixels_each),
-        segments.own.split(pixels_each),
-        prototypes.split(segments_each),
-        region.split(segments_each),
-        strict=True,
-    ):
+    pixels = (of.split(pixels_each) for of in (vectors, segments.own))
+    others = (of.split(segments_each) for of in (prototypes, region))
+    for here, own, there, regions in zip(*pixels, *others, strict=True):
         if len(here):
             group, same = own - first, regions[:, None] == regions
-            weights = here.new_full((len(group),), 1 / len(group))
-            losses.append(contrast(here, there, group, group, same, concentration, weights))
+            losses.append(contrast(here, there, group, group, same, concentration))
             first += len(there)
     return torch.stack(losses).mean() if losses else vectors.sum() * 0
 
@@ -52,9 +47,8 @@ def annotation(segments: Segments, known: Prototypes, num_classes: int, concentr
     classes = torch.arange(num_classes, device=known.labels.device)[:, None]
     same = known.labels[searched] == classes
     own, group = place[segments.own[annotated]], segments.labels[annotated]
-    weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
     vectors = segments.embeddings[annotated]
-    return contrast(vectors, known.vectors[searched], own, group, same, concentration, weights)
+    return contrast(vectors, known.vectors[searched], own, group, same, concentration)
 
 
 def cooccurrence(
@@ -72,8 +66,7 @@ def cooccurrence(
     shared = foreground.float() @ known.tags.float().T > 0
     searching = foreground.any(1)[segments.images]
     own, group = segments.own[searching], segments.images[searching]
-    weights = segments.embeddings.new_full((len(own),), 1 / max(len(own), 1))
-    return contrast(segments.embeddings[searching], known.vectors, own, group, shared, concentration, weights)
+    return contrast(segments.embeddings[searching], known.vectors, own, group, shared, concentration)
 
 
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
@@ -83,8 +76,7 @@ def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentrati
     """
     every = classes.float()
     shared = every[: len(segments.prototypes.labels)] @ every.T > 0
-    own, weights = segments.own, segments.embeddings.new_full((len(segments.own),), 1 / max(len(segments.own), 1))
-    return contrast(segments.embeddings, known.vectors, own, own, shared, concentration, weights)
+    return contrast(segments.embeddings, known.vectors, segments.own, segments.own, shared, concentration)
 
 
 @torch.no_grad()
@@ -111,7 +103,7 @@ def contrast(
     group: Tensor,
     positive: Tensor,
     concentration: float,
-    weights: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the weighted sum over pixels of -log(attraction / (attraction + repulsion)).
 
@@ -121,16 +113,17 @@ def contrast(
         repulsion  = sum_{t not in S+} exp(kappa v . q_t)
 
     of ``vectors`` (N, C) and ``prototypes`` (M, C), which gradients reach. A pixel has its ``own`` segment (N,), its
-    ``weights`` (N,) in the sum, 1/N for a mean, and belongs to a ``group`` (N,) with a row of ``positive`` (G, M) bool:
-    segments that attract it; the others repel it. The concentration kappa is above 0 and at most ``DOUBLE``; above
-    ``SINGLE``, the sums are float64. 0 where there are no pixels or segments.
-
-    No sum is a difference of others, so that nothing cancels. Pixels are taken in blocks and the gradients found with
-    the loss: memory does not grow with pixels times segments.
+    ``weights`` (N,) in the sum (default: 1/N, for a mean), and belongs to a ``group`` (N,) with a row of ``positive``
+    (G, M) bool: segments that attract it; the others repel it. The concentration kappa is above 0 and at most
+    ``DOUBLE``; above ``SINGLE``, the sums are float64. 0 where there are no pixels or segments. No sum is a difference
+    of others, so that nothing cancels. Pixels are taken in blocks and the gradients found with the loss: memory does
+    not grow with pixels times segments.
     """
     if not len(vectors) or not len(prototypes):
         return vectors.sum() * 0
     dtype = vectors.dtype
+    if weights is None:
+        weights = vectors.new_full((len(vectors),), 1 / len(vectors))
     if concentration > SINGLE:
         vectors, prototypes, weights = vectors.double(), prototypes.double(), weights.double()
     return _Contrast.apply(vectors, prototypes, own, group, positive, concentration, weights).to(dtype)

@@ -72,9 +72,7 @@ def cut(
 ) -> Segments:
     """Cluster the pixels of every image and cut each cluster by label and region.
 
-    Every segment thus has one label and one region, and may be in several pieces. Gradients reach the features through
-    pixels and prototypes.
-
+    A segment has one label and one region, and maybe several pieces. Pixels and prototypes pass gradients to features.
     ``features`` (B, C, h, w) are embeddings before they are normalized. On their grid are ``labels`` (B, h, w) in the
     codes of `agmm.codes`, of which ``VOID`` takes part in nothing, and ``regions`` (B, h, w) of an over-segmentation.
     ``image_classes`` (B, K) bool are those of every whole image, ``clusters`` rows and columns of the grid with which
@@ -185,8 +183,7 @@ def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Protot
 
     In a single process its own are all there is. Every process must call this as often as the others, and let what it
     gets take part in its loss: gradients are exchanged, too, so that those of ``own.vectors`` come from the losses of
-    all. The batch of each process has so many ``images``; those of the others are counted on from there, so that no two
-    have one number.
+    all. The batch of each process has so many ``images``; those of the others are numbered on from there.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own, classes

@@ -29,8 +29,7 @@ class Kind(NamedTuple):
     """A kind of weak labels: form and options (see `agmm.labels.simulate`), and the run it belongs to.
 
     The tables of a paper are about several data sets; ``run`` is the template of those that are not the preset's first.
-    Labels that are not ``accurate`` are guesses, from boxes or image tags, which online EM may correct. No network
-    changes what is ``fixed``.
+    Labels not ``accurate`` are guesses from boxes or tags, which online EM may correct. ``fixed`` is for all networks.
     """
 
     form: str
@@ -101,8 +100,7 @@ class Preset:
     """Initializations that make sense here, the default first."""
     seconds: dict[str, float]
     """Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
-    ``"voc, tags"`` and ``"shapes, SPML"`` are those with another network, those that learn from image tags, and those
-    of another method."""
+    ``"voc, tags"`` and ``"shapes, SPML"`` are with another network, from image tags, and of another method."""
     seeds: int
     """Seeds that ``run_all.py`` trains by default."""
     needs: str
