@@ -21,7 +21,7 @@ from agmm.own import prediction, training
 from agmm.training import loop
 from tests.helpers import ROOT, interruption, one_sentence, run_notebook, same_weights
 from tests.layouts import save_index
-from tests.test_annotations import image_file, names_file, write
+from tests.test_annotations import folders, image_file, names_file, write
 
 NAMES = ("background", "cat", "dog")
 
@@ -46,10 +46,6 @@ def given(user, **changes):
 
 
 SHORT = own.Options(side=48, steps=4)
-
-
-def folders(user):
-    return user / "images", user / "labels", user / "names.txt"
 
 
 def train(user, *more, **changes):
@@ -195,7 +191,6 @@ def cut(user):
 
 SPOILED = {
     "empty folder": (lambda u: [p.unlink() for p in (u / "images").iterdir()], "images: holds no image"),
-    "no image": (text("images/im1.png", "x"), "im1.png: cannot be decoded"),
     "truncated image": (cut, "im1.png: cannot be decoded"),
     "two images": (lambda u: image_file(u / "images", "im1", suffix=".jpg"), "im1.png: a second image beside im1.jpg"),
     "missing image": (lambda u: (u / "images/im1.png").unlink(), "clicks.csv: labels the image 'im1.png', which"),
@@ -206,7 +201,6 @@ SPOILED = {
     "empty masks": (lambda u: masked(u, np.full((40, 48), UNLABELED)), "no image has a labeled pixel"),
     "labeled twice": (lambda u: save_index(u / "labels/im0.png", np.zeros((40, 48))), "im0.png: its image is also in"),
     "names": (text("names.txt", "cat\ncat\n"), "names.txt: names 'cat' twice; write 2 to 254"),
-    "one name": (text("names.txt", "cat\n"), "names.txt: holds 1 class names"),
     "unknown class": (text("names.txt", "cat\ndog"), "the class 'background' is not among"),
     "outside": (
         text("labels/clicks.csv", "image,x,y,class\nim0,99,3,cat\n"),
@@ -216,7 +210,6 @@ SPOILED = {
         lambda u: write("labelme", u / "labels", {"im0": [((1, 1), 0)]}, NAMES, size=(7, 8)),
         "is for an image of 8 x 7 pixels, but it has 48 x 40",
     ),
-    "truncated XML": (text("labels/a.xml", "<annotations>"), "a.xml is not valid UTF-8 XML"),
     "tags": (
         lambda u: (u / "labels/clicks.csv").rename(u / "labels/a.xml").write_text(TAG),
         "holds nothing but tags of whole images",
@@ -352,19 +345,6 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
     (sample,) = user_folder.render(found, 30, width=1)
     assert sample.labels.shape == (20, 30)
     assert sample.labels[10, 15] == 0
-
-
-def test_photographs_are_turned_as_viewers_show_them(tmp_path):
-    (tmp_path / "images").mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise
-    Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
-    write("labelme", tmp_path / "labels", {"a": [((3, 28), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
-    found = user_folder.survey(tmp_path / "images", tmp_path / "labels", names_file(tmp_path, NAMES))
-    (sample,) = user_folder.render(found, 64, width=1)
-    assert not sample.problem
-    assert sample.image.shape == (30, 20, 3)
-    assert sample.labels[28, 3] == 1
 
 
 def test_labelme_files_beside_their_images(tmp_path):

@@ -5,6 +5,7 @@
 
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,7 @@ def spoil(name: str, x: torch.Tensor) -> Any:
     if value is not None:
         spoiled.view(-1)[random.randrange(x.numel())] = value
     ways = [x[:0], x[0], x[None], x[..., :0], x.to("meta"), x.to_sparse(), x.numpy(), x.tolist(), None]
-    ways += [torch.cat([x, x], axis), x.narrow(axis, 0, x.shape[axis] // 2)] * 3 + [
-        x.to(random.choice(TYPES[name]))
-    ] * 3
+    ways += [torch.cat([x, x], axis), x.narrow(axis, 0, x.shape[axis] // 2), x.to(random.choice(TYPES[name]))] * 3
     ways = [way for way in ways if not (name == "image_classes" and way is None)]
     return random.choice(ways if value is None else ways + [spoiled] * 3)
 
@@ -84,7 +83,12 @@ def wrong_loop(seed: int) -> None:
     features, means = torch.randn(2, 3, sizes[0] * 4), torch.randn(2, sizes[1], sizes[2] + 3)
     labels, classes = torch.randint(K, (2, 12, 16)), torch.randint(-9, 99, (2, 3))
     share, logits, scores = torch.rand(2, 3 + sizes[3]), torch.randn(2, K, 192), torch.rand(2, 3, 192)
-    weight, absent = torch.ones(2, 3), torch.zeros(2, K + sizes[4], dtype=torch.bool)
+    flat, weight, absent = labels.flatten(1), torch.ones(2, 3), torch.zeros(2, K + sizes[4], dtype=torch.bool)
+
+    def terms(labels: torch.Tensor, classes: torch.Tensor, absent: torch.Tensor | None = None) -> Callable[[], object]:
+        supervision = fast.Supervision(labels, classes, weight, weight, True, absent, True)
+        return lambda: fast.segmentation_terms(logits, scores, supervision)
+
     calls = [
         lambda: fast.mean_absolute_difference(features, means, (sizes[1], sizes[1])),
         lambda: fast.mean_absolute_difference(features, torch.randn(2, 2, 3), (99, 2)),
@@ -92,15 +96,7 @@ def wrong_loop(seed: int) -> None:
         lambda: fast.upsample(torch.rand(2, 2, 3, 3), (6, 6), (2, 3)),
         lambda: fast.upsample(torch.rand(2, 2, 0, 3), (6, 6), (2, 2)),
         lambda: fast.mean_weights(labels, classes, share, (3, 4)),
-        lambda: fast.segmentation_terms(
-            logits, scores, fast.Supervision(labels.flatten(1), classes, weight, weight, True, None, True)
-        ),
-        lambda: fast.segmentation_terms(
-            logits, scores, fast.Supervision(labels.flatten(1)[:, 1:], classes % K, weight, weight, True, None, True)
-        ),
-        lambda: fast.segmentation_terms(
-            logits, scores, fast.Supervision(labels.flatten(1), classes % K, weight, weight, True, absent, True)
-        ),
+        *(terms(flat, classes), terms(flat[:, 1:], classes % K), terms(flat, classes % K, absent)),
     ]
     random.choice(calls)()
 
