@@ -15,16 +15,11 @@ from agmm.rivals import crf_loss
 from agmm.rivals.crf_loss import DenseCRFLoss
 from tests.helpers import golden
 from tests.loops import random_problem
+from tests.test_objectives import relative
 
 LOSSES = ("rloss_empty_roi", "rloss_fullres", "rloss_local_kernel", "rloss_smooth_image", "rloss_voc_scale05")
 BANDWIDTHS = ((15, 100), (15, 50), (30, 10), (60, 4))
 SETTINGS = {"official": ("lattice", torch.float32, 2e-6), "exact": ("exact", torch.float64, 1e-10)}
-
-
-def relative(found, expected):
-    """Relative L2 difference; of a zero array, the norm."""
-    found, expected = (np.asarray(torch.as_tensor(x).detach(), dtype=np.float64).ravel() for x in (found, expected))
-    return np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1)
 
 
 def rows(maps):

@@ -87,7 +87,7 @@ def test_a_run_that_stops_early_is_another_run_from_the_same_pretraining() -> No
 
 def test_runs_that_share_a_pretraining_require_the_same_run() -> None:
     first, second = SMOKE.at("points", seed=1), SMOKE.at("scribbles", "AGMM", seed=2)
-    assert first.requires == second.requires == (first.pretraining,)
+    assert first.requires == second.requires == SMOKE.at("points", "SPML").requires == (first.pretraining,)
     assert first.pretraining.requires == ()
     assert SMOKE.at("points", init="scratch").requires == ()
 
