@@ -88,11 +88,8 @@ def write_sbd(root: Path) -> Path:
         for name in names:
             classes, objects = sbd_masks(name)
             for struct, mask, key in (("GTcls", classes, "CategoriesPresent"), ("GTinst", objects, "Categories")):
-                content = {
-                    "Boundaries": np.zeros((20, 1), object),
-                    "Segmentation": mask,
-                    key: classes.max(keepdims=True),
-                }
+                content = {"Boundaries": np.zeros((20, 1), object), "Segmentation": mask}
+                content[key] = classes.max(keepdims=True)
                 scipy.io.savemat(folder / struct[2:] / f"{name}.mat", {struct: content}, do_compression=True)
     return folder
 

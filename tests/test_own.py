@@ -80,9 +80,8 @@ def test_train_and_predict_by_the_command_line(user, short, capsys):
     assert legend["class"].tolist() == list(NAMES)
     assert legend["color"].tolist() == ["#000000", "#800000", "#008000"]
     (validated,) = user_folder.read_prepared(out / "training" / "data").validation
-    cats, said = (
-        np.asarray(Image.open(user / part / f"{validated}.png")) == 1 for part in ("truth", "predicted/masks")
-    )
+    paths = (user / part / f"{validated}.png" for part in ("truth", "predicted/masks"))
+    cats, said = (np.asarray(Image.open(path)) == 1 for path in paths)
     iou = pd.read_csv(predicted / "report.csv")["iou"]
     assert iou[1] == pytest.approx(100 * (cats & said).sum() / (cats | said).sum())
 

@@ -108,9 +108,8 @@ def by_set(arrays):
 @pytest.mark.parametrize("concentration", [6, 8, 12, 16])
 def test_losses_of_pixels(concentration, name, groups, kind, dtype):
     arrays, info = golden("spml_segsort_losses")
-    vectors, prototypes = (
-        torch.tensor(arrays[key], dtype=dtype).requires_grad_() for key in ("embeddings", "prototypes")
-    )
+    names = "embeddings", "prototypes"
+    vectors, prototypes = (torch.tensor(arrays[key], dtype=dtype).requires_grad_() for key in names)
     own = torch.tensor(arrays["cluster_index"]).long()
     group, positive = groups(arrays)
     count, key = len(vectors), f"{name}_c{concentration}"
@@ -127,9 +126,7 @@ def test_losses_of_pixels(concentration, name, groups, kind, dtype):
         pixels = torch.stack([loss(one) for one in torch.eye(count, dtype=dtype)])
         close(pixels, arrays[f"{key}_f64_per_pixel"], *tolerance)
         close(loss(torch.ones(count, dtype=dtype)), arrays[f"{key}_f64_sum"], *tolerance)
-    for name, gradient in zip(
-        ("embeddings", "prototypes"), torch.autograd.grad(mean, (vectors, prototypes)), strict=True
-    ):
+    for name, gradient in zip(names, torch.autograd.grad(mean, (vectors, prototypes)), strict=True):
         near(gradient, arrays.get(f"{key}_f64_grad_{name}"), 1e-8 if kind == "f64" else 1e-5)
 
 
@@ -202,9 +199,8 @@ def test_steps_of_a_training(name, kind, dtype):
         ):
             close(term, arrays[f"step{step}_{key}_loss_{kind}"], *tolerance)
             gradient = torch.autograd.grad(term, features, retain_graph=True)[0]
-            near(
-                gradient, arrays.get(f"step{step}_grad_embedding_of_{key}_loss_as_f32"), 1e-7 if kind == "f64" else 1e-4
-            )
+            expected = arrays.get(f"step{step}_grad_embedding_of_{key}_loss_as_f32")
+            near(gradient, expected, 1e-7 if kind == "f64" else 1e-4)
         gradient = torch.autograd.grad(without, features)[0]
         near(gradient, arrays.get(f"step{step}_grad_embedding_as_f32"), 1e-7 if kind == "f64" else 1e-4)
 

@@ -132,9 +132,6 @@ def doors() -> Iterator[Door]:
     yield Door("COCO annotations", _coco, "annotations/instances_train2014.json", json_faults | corpus.COCO, coco)
     dense = "annotations/densepose_coco_2014_train.json"
     yield Door("DensePose annotations", _densepose, dense, json_faults, parts)
-    yield Door("checkpoint", _checkpoint, "a.pth", corpus.ANY | corpus.CHECKPOINTS, _released("a.pth"), provable=False)
-    weights = corpus.ANY | corpus.SAFETENSORS
-    yield Door("weights", _checkpoint, "a.safetensors", weights, _released("a.safetensors"), provable=False)
     yield from _own_doors(pictures, masks)
 
 
@@ -222,11 +219,6 @@ def _agmm(*words: object) -> Call:
     return lambda root, out: in_process(cli.main, *(str(word).format(root=root) for word in words))
 
 
-def _released(name: str) -> Call:
-    options = ("--dataset", "voc", "--data-root", "{root}", "--device", "cpu", "--images", 1)
-    return _agmm("released", f"{{root}}/{name}", *options)
-
-
 def _camvid(root: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -244,9 +236,3 @@ def _voc(root: Path) -> None:
 
 
 _coco, _densepose = partial(layouts.coco, masks=False), partial(layouts.densepose, masks=False)
-
-
-def _checkpoint(root: Path) -> None:
-    _voc(root)
-    (root / "a.pth").write_bytes(corpus.checkpoint({"a": torch.zeros(9)}))
-    (root / "a.safetensors").write_bytes(safetensors.torch.save({"a": torch.zeros(9)}))
