@@ -295,7 +295,6 @@ def write_clicks(root: Path, names: tuple[str, ...] = TRAIN_AUG) -> None:
 
 
 def write_scribbles(root: Path, *names: str) -> None:
-    """A line of class `plane` on each of VOC's images."""
     for name in names:
         height, width = size(name)
         points = "".join(f"<point><X>{x}</X><Y>10</Y></point>" for x in (8, 25))

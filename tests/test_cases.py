@@ -199,6 +199,11 @@ TRIED = {
         "b.png: its palette has other colors than",
     ),
     "masks of two ending": ({"a.png": png(CODES), "b.jpg": png(CODES)}, {OUTSIDE: 1}, "1 files or folders of"),
+    "labels and the rest ignored": (
+        {"a.png": png(np.where((np.indices((20, 30)) == 5).all(0), 1, VOID))},
+        {INSIDE: 1, OUTSIDE: VOID},
+        "write 254|dog (code 2): 0 labeled pixels in 0 images: it will never be predicted",
+    ),
     "two files": (labelme(("cat", "polygon", SQUARE)) | table(*CLICK), {INSIDE: 1, OUTSIDE: 2}, "in several files"),
 }
 

@@ -95,6 +95,12 @@ def test_folders_of_labels_and_results_are_no_images(tmp_path):
     assert list(found.images) == found.labeled == ["x"]
 
 
+def test_labelme_files_beside_their_images(tmp_path):
+    image_file(tmp_path / "images", "x")
+    write("labelme", tmp_path / "images", {"x": [((3, 4), 1)]}, NAMES)
+    assert surveyed(tmp_path, "images").labeled == ["x"]
+
+
 def test_predictions_mirror_folders(tmp_path, monkeypatch):
     for cam in ("cam1", "cam2"):
         image_file(tmp_path / "images" / cam, "x")

@@ -32,7 +32,6 @@ TERMS = objectives.TERMS
 
 
 def golden_problem(arrays, info):
-    """Inputs of the original code in our label codes."""
     labels = arrays["mask"].astype(np.int64)
     labels[labels == info["arguments"]["unlabelled_value"]] = UNLABELED
     return Problem(arrays["feat"], arrays["pred"], labels, arrays["cls_label"] > 0)
@@ -49,7 +48,6 @@ def relative(found, expected):
 
 
 def outputs(output, features, logits):
-    """What the golden vectors hold, by their names."""
     gradients = torch.autograd.grad(output.loss, (features, logits), retain_graph=True)
     return {
         "seg_loss": output.terms["seg"],

@@ -161,13 +161,16 @@ def test_check_counts_labels_and_lists_all_problems(user, capsys):
     assert "6 images, 6 with labels, 0 with dense masks" in said
     assert "dog (code 2): 36 labeled pixels in 3 images" in said
     assert "all is well" in said
-    (user / "images" / "im0.png").write_bytes(b"no image")
+    for stem in ("im0", "im1", "im2"):
+        (user / "images" / f"{stem}.png").write_bytes(b"no image")
+    assert train(user) == 2
+    assert "and 2 more problems, which `agmm check` lists" in capsys.readouterr().err
     (user / "labels" / "zz.png").write_bytes(b"")
     assert cli.main(["check", *given(user)]) == 2
     said = capsys.readouterr().out
     assert "im0.png: cannot be decoded" in said
     assert "zz.png: no image has this name; add the image or remove the mask" in said
-    assert "2 problems found" in said
+    assert "4 problems found" in said
 
 
 TAG = "<annotations><image name='im0.png'><tag label='cat'/></image></annotations>"
@@ -178,7 +181,6 @@ def text(name, content):
 
 
 def masked(user, mask):
-    """A mask of an image in place of all clicks."""
     (user / "labels" / "clicks.csv").unlink()
     save_index(user / "labels" / "im0.png", mask)
 
@@ -229,14 +231,6 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(user, case, capsys):
     assert {path.name for path in user.iterdir()} == before
     assert cli.main(["check", *given(user)]) == 2
     assert said in capsys.readouterr().out
-
-
-def test_more_mistakes_are_counted(user, capsys):
-    for stem in ("im1", "im2", "im3"):
-        (user / "images" / f"{stem}.png").write_text("x")
-    assert train(user) == 2
-    assert "im1.png: cannot be decoded" in (error := capsys.readouterr().err)
-    assert "and 2 more problems, which `agmm check` lists" in error
 
 
 @pytest.mark.parametrize("option", ["images", "labels", "classes", "truth"])
@@ -344,24 +338,6 @@ def test_boxes_are_segmented_and_background_lies_outside(tmp_path):
     (sample,) = user_folder.render(found, 30, width=1)
     assert sample.labels.shape == (20, 30)
     assert sample.labels[10, 15] == 0
-
-
-def test_labelme_files_beside_their_images(tmp_path):
-    image_file(tmp_path / "images")
-    write("labelme", tmp_path / "images", {"a": [((3, 8), 1)]}, NAMES)
-    found = user_folder.survey(tmp_path / "images", tmp_path / "images", names_file(tmp_path, NAMES))
-    assert found.problems == []
-    assert found.labeled == ["a"]
-
-
-def test_masks_that_ignore_all_but_the_labels_are_noted(user):
-    mask = np.full((40, 48), VOID, np.uint8)
-    mask[5, 5], mask[7, 7] = 0, 1
-    masked(user, mask)
-    problems, notes = own.check(*folders(user))
-    assert not problems
-    assert "write 254" in "\n".join(notes)
-    assert "dog (code 2): 0 labeled pixels in 0 images: it will never be predicted" in "\n".join(notes)
 
 
 def test_the_run_that_options_describe(user):

@@ -24,7 +24,6 @@ TINY = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=1, history_ima
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results with `TINY` and with the same of another seed."""
     results = tmp_path_factory.mktemp("trained")
     for seed in (0, 1):
         agmm.run(replace(TINY, seed=seed), results=results)
@@ -233,7 +232,6 @@ def test_killed_during_the_last_test_trains_nothing_again(tmp_path: Path, monkey
 
 
 def test_leftovers_of_a_kill_are_removed(results: Path) -> None:
-    """A checkpoint beside a result, and a file that was being written."""
     folder = TINY.folder(results)
     (folder / "checkpoint.pt").touch()
     atomic_files.temporary_beside(folder / "result.json").touch()

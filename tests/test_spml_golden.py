@@ -98,7 +98,6 @@ def by_class(arrays):
 
 
 def by_set(arrays):
-    """Where segments that share a class are positive."""
     tags, known = (torch.tensor(arrays[name]).float() for name in ("semantic_tag", "prototype_semantic_tag"))
     return torch.arange(len(tags)), tags @ known.T > 0
 
@@ -149,7 +148,6 @@ def objective_of(info):
 
 
 def classifier_of(arrays, dtype):
-    """The classifier of a vector, None for those without."""
     states = {name[11:].replace("_", "."): torch.tensor(arrays[name]) for name in arrays if name[:11] == "classifier_"}
     if not states:
         return None

@@ -37,7 +37,6 @@ def flip(path: Path, chance: random.Random) -> None:
 
 
 def hostile(path: Path, chance: random.Random) -> None:
-    """A pickle that would leave a file behind."""
     path.write_bytes(pickle.dumps(Touch(path.with_name("touched"))))
 
 
@@ -146,7 +145,6 @@ def _weights(work: Path, needed: list[runs.Run], chance: random.Random) -> Itera
 
 
 def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
-    """The checkpoint of an interrupted run, and that of another one in its place."""
     last, other = needed[-1], needed[-2]
     begun = work / "begun"
     for one in (last, other):
