@@ -76,15 +76,9 @@ def test_golden_loss_and_gradient(name, kind):
     arrays, info = golden(name)
     arguments = info["arguments"]
     segmentation = torch.tensor(arrays["segmentation"], dtype=dtype, requires_grad=True)
-    loss = crf_loss.pairwise_energy(
-        segmentation,
-        torch.tensor(arrays["image"]).float(),
-        torch.tensor(arrays["roi"]) > 0,
-        sigma_rgb=arguments["sigma_rgb"],
-        sigma_xy=arguments["sigma_xy"],
-        scale=arguments["scale_factor"],
-        backend=backend,
-    )
+    images, region = torch.tensor(arrays["image"]).float(), torch.tensor(arrays["roi"]) > 0
+    options = {name: arguments[name] for name in ("sigma_rgb", "sigma_xy")} | {"scale": arguments["scale_factor"]}
+    loss = crf_loss.pairwise_energy(segmentation, images, region, **options, backend=backend)
     (arguments["weight"] * loss).backward()
     assert relative(loss, arrays[f"{kind}_loss_unweighted"]) < tolerance
     assert relative(segmentation.grad, arrays[f"{kind}_grad_segmentation"]) < tolerance

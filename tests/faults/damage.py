@@ -69,14 +69,9 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
     """Every damage to every kind of file: either repaired or one sentence that names it."""
     chance = random.Random(args.seed)
     needed = tables.needed([TABLE], "smoke", 1)
-    for kind, problem in (
-        *_complete(work, needed, chance),
-        *_curves(work, needed, chance),
-        *_weights(work, needed, chance),
-        *_checkpoints(work, needed, chance),
-        *_caches(work, needed, chance),
-    ):
-        tally.add(kind, problem)
+    for group in (_complete, _curves, _weights, _checkpoints, _caches):
+        for kind, problem in group(work, needed, chance):
+            tally.add(kind, problem)
 
 
 def _copy(work: Path, source: str = "whole") -> Path:
