@@ -57,7 +57,6 @@ def one_sentence(kind: type[Exception], match: str) -> Iterator[pytest.Exception
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads for torch."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     yield
@@ -84,7 +83,6 @@ def skeleton(name: str, num_classes: int = 7, **options: Any) -> networks.Segmen
 
 
 def random_images(*shape: int) -> torch.Tensor:
-    """Draw values in [0, 1), the same every time."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(1))
 
 

@@ -88,11 +88,8 @@ def write_sbd(root: Path) -> Path:
         for name in names:
             classes, objects = sbd_masks(name)
             for struct, mask, key in (("GTcls", classes, "CategoriesPresent"), ("GTinst", objects, "Categories")):
-                content = {
-                    "Boundaries": np.zeros((20, 1), object),
-                    "Segmentation": mask,
-                    key: classes.max(keepdims=True),
-                }
+                content = {"Boundaries": np.zeros((20, 1), object), "Segmentation": mask}
+                content[key] = classes.max(keepdims=True)
                 scipy.io.savemat(folder / struct[2:] / f"{name}.mat", {struct: content}, do_compression=True)
     return folder
 
@@ -298,7 +295,6 @@ def write_clicks(root: Path, names: tuple[str, ...] = TRAIN_AUG) -> None:
 
 
 def write_scribbles(root: Path, *names: str) -> None:
-    """A line of class `plane` on each of VOC's images."""
     for name in names:
         height, width = size(name)
         points = "".join(f"<point><X>{x}</X><Y>10</Y></point>" for x in (8, 25))

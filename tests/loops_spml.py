@@ -83,7 +83,6 @@ def grid_cluster(y, x, size, clusters):
 
 
 def kmeans(vectors, first, number, iterations):
-    """Clusters of the vectors; ``first`` are those at the beginning."""
     vectors, clusters = np.array(vectors), np.array(first)
     for _ in range(iterations if len(vectors) else 0):
         centers = np.array([unit(vectors[clusters == n].sum(0)) for n in range(number)])

@@ -123,7 +123,6 @@ def cluster(folder: Path) -> Iterator[None]:
 
 
 def configure(folder: Path) -> None:
-    """Write slurm.conf and the key."""
     folder.chmod(0o755)
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(socket.socket()) for _ in range(2)]
@@ -152,7 +151,6 @@ def daemon(command: list[str], folder: Path) -> Iterator[None]:
 
 
 def last_words(folder: Path) -> str:
-    """Of every daemon."""
     lines = {name: (folder / f"{name}.out").read_text().splitlines() or ["nothing"] for name in DAEMONS}
     return "; ".join(f"{name}: {said[-1]}" for name, said in lines.items())
 
@@ -185,13 +183,11 @@ def stopped(results: Path) -> Iterator[str]:
 
 
 def command_line(results: Path, engine: str) -> list[str]:
-    """The table by `run_all.py`."""
     command = [sys.executable, str(ROOT / "run_all.py"), "--preset", "smoke", "--only", TABLE, "--no-notebooks"]
     return [*command, "--engine", engine, "--results", str(results / engine)]
 
 
 def interrupted(results: Path) -> Iterator[str]:
-    """Runs whose jobs are interrupted after a checkpoint."""
     runs = {name: replace(LONG, seed=seed) for seed, name in enumerate(INTERRUPTIONS)}
     stoppers = [
         threading.Thread(target=interrupt, args=(run, results / "slurm", INTERRUPTIONS[name]))

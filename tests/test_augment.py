@@ -87,7 +87,6 @@ def test_crop_and_flip_are_drawn_per_image_and_reach_everything():
 @given(st.integers(0, 10**6), st.integers(8, 70), st.integers(8, 70), st.integers(4, 90))
 @settings(max_examples=80, deadline=None)
 def test_official_equals_pillow_step_by_step(seed, height, width, crop):
-    """Whole images, resized, padded, cropped and mirrored, one after the other."""
     height = min(height, 2 * width - 2)  # beyond that Pillow 13 resizes in another order than those before it
     source = np.random.default_rng(seed)
     image = source.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -15,16 +15,11 @@ from agmm.rivals import crf_loss
 from agmm.rivals.crf_loss import DenseCRFLoss
 from tests.helpers import golden
 from tests.loops import random_problem
+from tests.test_objectives import relative
 
 LOSSES = ("rloss_empty_roi", "rloss_fullres", "rloss_local_kernel", "rloss_smooth_image", "rloss_voc_scale05")
 BANDWIDTHS = ((15, 100), (15, 50), (30, 10), (60, 4))
 SETTINGS = {"official": ("lattice", torch.float32, 2e-6), "exact": ("exact", torch.float64, 1e-10)}
-
-
-def relative(found, expected):
-    """Relative L2 difference; of a zero array, the norm."""
-    found, expected = (np.asarray(torch.as_tensor(x).detach(), dtype=np.float64).ravel() for x in (found, expected))
-    return np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1)
 
 
 def rows(maps):
@@ -81,15 +76,9 @@ def test_golden_loss_and_gradient(name, kind):
     arrays, info = golden(name)
     arguments = info["arguments"]
     segmentation = torch.tensor(arrays["segmentation"], dtype=dtype, requires_grad=True)
-    loss = crf_loss.pairwise_energy(
-        segmentation,
-        torch.tensor(arrays["image"]).float(),
-        torch.tensor(arrays["roi"]) > 0,
-        sigma_rgb=arguments["sigma_rgb"],
-        sigma_xy=arguments["sigma_xy"],
-        scale=arguments["scale_factor"],
-        backend=backend,
-    )
+    images, region = torch.tensor(arrays["image"]).float(), torch.tensor(arrays["roi"]) > 0
+    options = {name: arguments[name] for name in ("sigma_rgb", "sigma_xy")} | {"scale": arguments["scale_factor"]}
+    loss = crf_loss.pairwise_energy(segmentation, images, region, **options, backend=backend)
     (arguments["weight"] * loss).backward()
     assert relative(loss, arrays[f"{kind}_loss_unweighted"]) < tolerance
     assert relative(segmentation.grad, arrays[f"{kind}_grad_segmentation"]) < tolerance

@@ -184,11 +184,11 @@ def test_extracts_the_folder_that_is_wanted(tmp_path, name):
     assert (tmp_path / "kit" / "data" / "one.txt").read_bytes() == b"mine", "an existing folder is left alone"
 
 
-@pytest.mark.parametrize("fault", [name for name in corpus.ARCHIVES if "folder" not in name])
+@pytest.mark.parametrize("fault", corpus.ARCHIVES)
 def test_hostile_archives_are_refused(tmp_path, fault):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "archive").write_bytes(corpus.ARCHIVES[fault](b"", Random(0)))
-    with one_sentence(ValueError, "archive is refused: "):
+    with one_sentence(ValueError, "archive"):
         download.extract(tmp_path / "root" / "archive", tmp_path / "root", "leftImg8bit")
     assert (names(tmp_path), names(tmp_path / "root")) == ({"root"}, {"archive"})
     assert not corpus.ESCAPED.exists()

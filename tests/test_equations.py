@@ -26,9 +26,8 @@ def test_the_example_is_clicked_and_its_segmentation_has_learned_the_clicks():
 
 
 def test_side_by_side():
-    table = playground.side_by_side(
-        a={"seg": torch.tensor(1.0), "con": torch.tensor(0.5)}, b={"seg": torch.tensor(2.0)}
-    )
+    one = torch.tensor(1.0)
+    table = playground.side_by_side(a={"seg": one, "con": one / 2}, b={"seg": 2 * one})
     assert table.loc["seg"].tolist() == [1, 2]
     assert np.isnan(table.loc["con", "b"])
 

@@ -33,11 +33,11 @@ def test_the_pickle_of_these_tests_runs_code_where_it_is_trusted(tmp_path):
     (tmp_path / corpus.Touch.path).unlink()
 
 
-@pytest.mark.parametrize("fault", [name for name in corpus.CHECKPOINTS if "code" in name or "module" in name])
+@pytest.mark.parametrize("fault", [*corpus.CHECKPOINTS, *corpus.SAFETENSORS])
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_checkpoints_run_no_code(tmp_path, fault, name):
-    (tmp_path / name).write_bytes(corpus.CHECKPOINTS[fault](b"", CHANCE))
-    with pytest.raises(ValueError, match=name):
+    (tmp_path / name).write_bytes((corpus.SAFETENSORS | corpus.CHECKPOINTS)[fault](b"", CHANCE))
+    with one_sentence(ValueError, name):
         author_checkpoints.load(name, "voc")
 
 
@@ -55,7 +55,7 @@ def test_our_own_files_run_no_code(tmp_path, fault):
 @pytest.mark.parametrize("fault", corpus.CAMS)
 def test_class_activation_maps_run_no_code(tmp_path, fault):
     (tmp_path / "a.npy").write_bytes(corpus.CAMS[fault](b"", CHANCE))
-    with pytest.raises(ValueError, match="a.npy"):
+    with one_sentence(ValueError, "a.npy"):
         label_files.read_cams("a.npy", (4, 4))
 
 

@@ -19,38 +19,21 @@ def surveyed(folder, labels="labels"):
     return user_folder.survey(folder / "images", folder / labels, names_file(folder, NAMES))
 
 
-@pytest.mark.parametrize(
-    ("text", "id"),
-    [
-        ("a.png", "a"),
-        ("x\\y\\a.JPG", "x/y/a"),
-        ("../x/./a.tif", "x/a"),
-        ("C:\\x\\a", "C:/x/a"),
-        ("v1.2", "v1.2"),
-        ("v1.2.png", "v1.2"),
-        (unicodedata.normalize("NFD", "café.png"), CAFE),
-    ],
-)
+IDS = {"a.png": "a", "x\\y\\a.JPG": "x/y/a", "../x/./a.tif": "x/a", "C:\\x\\a": "C:/x/a", "v1.2": "v1.2"}
+IDS |= {"v1.2.png": "v1.2", unicodedata.normalize("NFD", "café.png"): CAFE}
+
+
+@pytest.mark.parametrize(("text", "id"), IDS.items())
 def test_names(text, id):
     assert matching.id_of(text) == id
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("a.png", "a"),
-        ("cam1/b.png", "cam1/b"),
-        ("project/cam2/b.jpg", "cam2/b"),
-        ("photos/a", "a"),
-        ("b.png", "cam1/b cam2/b"),
-        ("cam3/b.png", ""),
-        ("ham1/b.png", ""),
-        ("c.png", "cam1/c"),
-        ("cam1/a", "cam1/a"),
-        ("x/d.jpg", "x/d.jpg"),
-        ("e/f", "p/e/f"),
-    ],
-)
+MEANT = {"a.png": "a", "cam1/b.png": "cam1/b", "project/cam2/b.jpg": "cam2/b", "photos/a": "a", "c.png": "cam1/c"}
+MEANT |= {"b.png": "cam1/b cam2/b", "cam3/b.png": "", "ham1/b.png": "", "cam1/a": "cam1/a", "x/d.jpg": "x/d.jpg"}
+MEANT |= {"e/f": "p/e/f"}
+
+
+@pytest.mark.parametrize(("text", "found"), MEANT.items())
 def test_what_a_name_may_mean(text, found):
     ids = matching.by_end(["a", "cam1/b", "cam2/b", "cam1/a", "cam1/c", "x/d.jpg", "p/e/f", "f"])
     assert matching.meant(text, ids) == found.split()
@@ -106,6 +89,12 @@ def test_folders_of_labels_and_results_are_no_images(tmp_path):
         (tmp_path / "images" / written).write_text("")
     found = surveyed(tmp_path, "images/labels")
     assert list(found.images) == found.labeled == ["x"]
+
+
+def test_labelme_files_beside_their_images(tmp_path):
+    image_file(tmp_path / "images", "x")
+    write("labelme", tmp_path / "images", {"x": [((3, 4), 1)]}, NAMES)
+    assert surveyed(tmp_path, "images").labeled == ["x"]
 
 
 def test_predictions_mirror_folders(tmp_path, monkeypatch):

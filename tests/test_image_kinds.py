@@ -13,15 +13,13 @@ import torch
 from PIL import Image, ImageOps
 
 from agmm import networks, own
-from agmm.codes import UNLABELED
 from agmm.data import image_files, user_folder
 from agmm.data.user_folder import pictures
 from agmm.own import prediction, training
-from tests.helpers import ROOT, one_sentence
-from tests.test_annotations import names_file, write
+from tests.helpers import one_sentence
+from tests.test_annotations import folders, names_file, write
+from tests.test_cases import CASES, NAMES
 
-NAMES = ("background", "cat", "dog")
-CASES = ROOT / "tests" / "cases"
 SHORT = own.Options(side=48, steps=4)
 
 
@@ -29,40 +27,6 @@ def exif(orientation):
     data = Image.Exif()
     data[0x0112] = orientation
     return data
-
-
-def folders(root):
-    return root / "images", root / "labels", root / "names.txt"
-
-
-@pytest.mark.parametrize(
-    ("case", "wrong", "note"),
-    [
-        ("14-gray-png-of-4-bits", 0, "class15 (code 15): 384 labeled pixels"),
-        (
-            "32-lab-and-16-bit",
-            0,
-            "1 images, images/twelve.png first, are of uint16 x 3, scaled to 8 bits from 241.136 … 3406.86, ",
-        ),
-        ("37-exif-90-square", 280, "a.jpg first, are turned as their EXIF orientation says; no size tells"),
-        ("45-broken-exif", 0, "1 images, 1 with labels"),
-        ("46-predict-other-endings", 0, "1 files are left out, images/six.HEIC first: images end in .png, "),
-        ("53-exif-90-size-of-stored-pixels", 0, "a.jpg first, are turned as their EXIF orientation says; no size"),
-        (
-            "fine/31-kinds-of-images",
-            0,
-            "1 images, images/two pages.tif first, hold 2 pages or frames, of which the first is read",
-        ),
-    ],
-)
-def test_cases(case, wrong, note):
-    problems, notes = own.check(*folders(CASES / case))
-    assert not problems
-    assert note in "\n".join(notes).replace(f"{CASES / case}/", "")
-    for sample in user_folder.render(user_folder.survey(*folders(CASES / case)), 9999):
-        right = np.asarray(Image.open(CASES / case / "right" / f"{sample.stem}.png"))
-        claimed = (sample.labels < UNLABELED) & (right != UNLABELED)
-        assert (claimed & (sample.labels == right)).sum() == claimed.sum() - wrong > -1
 
 
 # --- EXIF -------------------------------------------------------------------------------------------------------------
@@ -94,7 +58,7 @@ def test_pixels_and_masks_turn_together(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(("form", "size", "click"), [("coco", (20, 30), (5, 5)), ("csv", None, (25, 5))])
-def test_refusals_name_exif_where_it_is_the_reason(tmp_path, form, size, click):
+def test_labels_fit_the_turned_image_and_refusals_name_exif_where_it_is_the_reason(tmp_path, form, size, click):
     """Coordinates that fit the image in both positions beside the size of the stored one, and those that fit this."""
     (tmp_path / "images").mkdir()
     Image.new("RGB", (30, 20)).save(tmp_path / "images" / "a.jpg", exif=exif(6))
@@ -102,6 +66,9 @@ def test_refusals_name_exif_where_it_is_the_reason(tmp_path, form, size, click):
     names_file(tmp_path, NAMES)
     (problem,), _ = own.check(*folders(tmp_path))
     assert "its EXIF orientation, 6, turns the image: draw labels on it as viewers show it" in problem
+    write(form, tmp_path / "labels", {"a": [((5, 25), 1)]}, NAMES, size=(30, 20), suffix=".jpg")
+    (sample,) = user_folder.render(user_folder.survey(*folders(tmp_path)), 64, width=1)
+    assert (sample.image.shape, sample.labels[25, 5]) == ((30, 20, 3), 1)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -135,6 +102,7 @@ def planes(path, numbers):
     tifffile.imwrite(path, np.moveaxis(numbers, 2, 0), photometric="minisblack", planarconfig="separate", byteorder=">")
 
 
+FLOAT = (cv2.IMWRITE_TIFF_PREDICTOR, 3, cv2.IMWRITE_TIFF_COMPRESSION, 8)
 packed = partial(tifffile.imwrite, compression="zlib", predictor=True)
 DEEP = {
     "gray PNG": (".png", "uint16", (), opencv),
@@ -144,12 +112,7 @@ DEEP = {
     "RGB TIFF": (".tif", "uint16", (3,), opencv),
     "two channels": (".tif", "int32", (2,), partial(packed, photometric="minisblack", planarconfig="contig")),
     "five planes": (".tiff", "uint16", (5,), planes),
-    "float": (
-        ".tif",
-        "float32",
-        (3,),
-        partial(opencv, options=(cv2.IMWRITE_TIFF_PREDICTOR, 3, cv2.IMWRITE_TIFF_COMPRESSION, 8)),
-    ),
+    "float": (".tif", "float32", (3,), partial(opencv, options=FLOAT)),
     "no data": (".tif", "int16", (), partial(tifffile.imwrite, extratags=[(42113, "s", 0, "-9", True)])),
 }
 
@@ -185,9 +148,7 @@ def test_deep_images_are_scaled_by_percentiles_of_their_folder(tmp_path, kind):
     np.testing.assert_allclose(found, ranges, rtol=1e-6)
     for sample, wanted in zip(user_folder.render(listed, 99), colors, strict=True):
         np.testing.assert_allclose(sample.image, wanted, atol=0.501)
-    assert any("hold 5 channels, of which the first three are read" in note for note in notes) == (
-        kind == "five planes"
-    )
+    assert ("hold 5 channels, of which the first three are read" in "\n".join(notes)) == (kind == "five planes")
     if kind == "RGB PNG":
         with one_sentence(ValueError, "a.png: a 16-bit"):  # Pillow would read 8 bits
             image_files.read_image(tmp_path / "images" / "a.png")

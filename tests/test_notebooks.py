@@ -110,9 +110,8 @@ def tasks(folder, sources, given):
 
 def test_several_at_a_time(tmp_path):
     """In processes of their own; one that fails says what is wrong and leaves the other, and its copy, alone."""
-    ended = dict(
-        notebooks.execute_all(tasks(tmp_path, {"good": "print(x + 1)", "bad": "1 / (x - 5)"}, {"x": 5}), jobs=2)
-    )
+    given = tasks(tmp_path, {"good": "print(x + 1)", "bad": "1 / (x - 5)"}, {"x": 5})
+    ended = dict(notebooks.execute_all(given, jobs=2))
     assert ended.keys() == {"good", "bad"}
     assert ended["good"] is None
     assert "ZeroDivisionError" in ended["bad"]

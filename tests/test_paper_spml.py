@@ -43,7 +43,6 @@ def root(tmp_path_factory):
 
 
 def short(run: agmm.Run, **changes: object) -> agmm.Run:
-    """Two iterations of a run, or of both of its stages, with a small network."""
     embedding = dict(run.network_options).get("embedding")
     small = [("stem", 8), ("feature_channels", 8), *([("embedding", 8)] if embedding else [])]
     size = {"crop": 48, "batch_size": 2, "microbatch": 2, "warmup": 1, "history_images": 2, "long_side": 64}

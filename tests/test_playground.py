@@ -100,7 +100,6 @@ def test_mosaic_calls_back_with_pixels():
 
 
 def test_clicks_are_added_and_taken_back(seen, monkeypatch):
-    """What is drawn follows the buttons."""
     drawn = []
     monkeypatch.setattr(playground, "click_mixture", lambda trained, index, clicks, spread: (list(clicks), spread))
     monkeypatch.setattr(playground, "draw_clicks", lambda *given: drawn.append(given[2]) or plt.figure())

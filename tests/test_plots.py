@@ -188,9 +188,8 @@ def test_accuracy_of_similar_and_dissimilar_pixels(tmp_path):
 def test_label_quality_draws_means_and_seeds(tmp_path):
     names = ["weak labels", "mixture G", "segmentation P"]
     values = rows(row=["points", "boxes"], labels=names, seed=[0, 1])
-    values["miou"] = (
-        2.0 * values["seed"] + 40 * (values["row"] == "boxes") + 10 * values["labels"].map(names.index) + 10
-    )
+    label = values["labels"].map(names.index)
+    values["miou"] = 2.0 * values["seed"] + 40 * (values["row"] == "boxes") + 10 * label + 10
     (axis,) = figures.draw_label_quality(values, tmp_path / "quality").axes
     assert texts(axis.get_xticklabels()) == ["points", "boxes"]
     drawn = [[bar.get_height() for bar in bars] for bars in axis.containers]

@@ -1,7 +1,6 @@
 """Public data sets by name: which images and masks are read, published labels, what is said of missing files."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -282,14 +281,6 @@ def test_missing_masks_are_made_by_a_command(name, folder, tmp_path):
 def test_camvid_may_have_a_test_split(tmp_path):
     layouts.camvid(tmp_path, ("test",))
     assert CAMVID.load(tmp_path, "test").ids == ("a", "bb")
-
-
-def test_simulated_clicks_are_counted_and_nested(tmp_path):
-    layouts.write_cityscapes(tmp_path)
-    train = sets.load("cityscapes", "train", data_root=tmp_path)
-    clicked = [np.array(list(sets.labels_on_demand(train, "clicks", {"n": n}, 0))) < UNLABELED for n in (20, 50, 100)]
-    assert [one.sum(axis=(1, 2)).tolist() for one in clicked] == [[20, 20], [50, 50], [100, 100]]
-    assert all(more[fewer].all() for fewer, more in pairwise(clicked))
 
 
 # --- CamVid, which is read at once ------------------------------------------------------------------------------------

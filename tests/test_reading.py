@@ -102,7 +102,6 @@ def test_a_cpu_gets_no_readers_and_a_gpu_its_share_of_the_cores(monkeypatch: pyt
 
 @pytest.fixture
 def images(tmp_path: Path) -> OnDemand:
-    """JPEGs and a PNG of different sizes."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / name for name in ("a.jpg", "b.png", "c.jpg")]
     for path, size in zip(paths, ((20, 30), (17, 9), (40, 41)), strict=True):

@@ -66,9 +66,8 @@ def test_numbers_are_those_of_the_authors_protocols(root, small, dataset):
     both = []
     for words, protocol in PROTOCOLS[dataset].items():
         part = frame[frame["protocol"] == words]
-        confusion = evaluation.evaluate(
-            net, val.images, val.truth, len(val.class_names), protocol, batch_size=1, device="cpu"
-        )
+        data = val.images, val.truth, len(val.class_names)
+        confusion = evaluation.evaluate(net, *data, protocol, batch_size=1, device="cpu")
         both.append([evaluation.mean_iou(confusion), *(100 * evaluation.iou(confusion))])
         np.testing.assert_allclose(part["value"], both[-1], atol=0.05)
         assert list(part["metric"]) == ["mIoU", *(f"IoU: {name}" for name in val.class_names)]

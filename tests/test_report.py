@@ -29,8 +29,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 class Page(HTMLParser):
-    """Elements of a page; complains about tags that do not fit together."""
-
     def __init__(self, text: str) -> None:
         super().__init__()
         self.ids, self.links, self.images, self.tags, self._open = [], [], [], [], []

@@ -7,15 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from agmm.rivals.spml import SPML, classifier, relations
-from agmm.rivals.spml.segments import (
-    cut,
-    directions,
-    grid_clusters,
-    grid_colors,
-    locations,
-    spherical_kmeans,
-    with_location,
-)
+from agmm.rivals.spml import segments as cutting
 from tests.helpers import golden
 
 PRECISIONS = (pytest.param("f64", torch.float64, id="float64"), pytest.param("f32", torch.float32, id="float32"))
@@ -33,16 +25,16 @@ def near(found, expected, tolerance):
 
 def test_first_clusters_and_locations():
     arrays, _ = golden("spml_kmeans")
-    assert np.array_equal(grid_clusters((20, 24), (4, 5)), arrays["initial_labels"])
+    assert np.array_equal(cutting.grid_clusters((20, 24), (4, 5)), arrays["initial_labels"])
     grids = [name.removeprefix("init_").split("_on_") for name in arrays if name.startswith("init_")]
     assert len(grids) == 6
     for clusters, size in grids:
-        found = grid_clusters(*(tuple(map(int, sides.split("x"))) for sides in (size, clusters)))
+        found = cutting.grid_clusters(*(tuple(map(int, sides.split("x"))) for sides in (size, clusters)))
         assert np.array_equal(found, arrays[f"init_{clusters}_on_{size}"]), (clusters, size)
-    assert np.array_equal(locations((20, 24)).permute(1, 2, 0), arrays["location_float_minus_half"])
-    assert np.array_equal(locations((7, 8)).permute(1, 2, 0), arrays["lc_loc"][0])
+    assert np.array_equal(cutting.locations((20, 24)).permute(1, 2, 0), arrays["location_float_minus_half"])
+    assert np.array_equal(cutting.locations((7, 8)).permute(1, 2, 0), arrays["lc_loc"][0])
     images, kernel = torch.from_numpy(arrays["lc_image"]), torch.from_numpy(arrays["lc_kernel5"])
-    found = grid_colors(images, (7, 8), kernel).permute(0, 2, 3, 1)
+    found = cutting.grid_colors(images, (7, 8), kernel).permute(0, 2, 3, 1)
     np.testing.assert_allclose(found, arrays["lc_loc_color_smooth5"][..., 2:], rtol=1e-4, atol=1e-5)
 
 
@@ -50,15 +42,15 @@ def test_first_clusters_and_locations():
 def test_kmeans(kind, dtype):
     arrays, info = golden("spml_kmeans")
     embedding = F.normalize(torch.tensor(arrays["embedding"], dtype=dtype), dim=1)
-    vectors = with_location(embedding).flatten(2).mT
+    vectors = cutting.with_location(embedding).flatten(2).mT
     tolerance = 1e-12 if kind == "f64" else 1e-6
     close(vectors[0], arrays["embedding_with_loc_f64"], tolerance, tolerance)
-    first = grid_clusters((20, 24), (4, 5)).flatten()[None]
+    first = cutting.grid_clusters((20, 24), (4, 5)).flatten()[None]
     for iterations in info["arguments"]["iterations"]:
-        clusters = spherical_kmeans(vectors, first, 20, iterations)
+        clusters = cutting.spherical_kmeans(vectors, first, 20, iterations)
         assert np.array_equal(clusters.view(20, 24), arrays[f"labels_{kind}_iter{iterations}"]), iterations
         if (expected := arrays.get(f"prototypes_{kind}_iter{iterations}")) is not None:
-            close(directions(vectors[0], clusters[0], 20), expected, tolerance, tolerance)
+            close(cutting.directions(vectors[0], clusters[0], 20), expected, tolerance, tolerance)
 
 
 @precisions
@@ -66,7 +58,7 @@ def test_segments(kind, dtype):
     arrays, _ = golden("spml_segment_by_kmeans")
     features = torch.tensor(arrays["embedding"], dtype=dtype)
     labels, regions = (torch.tensor(arrays[f"{name}_label"]).long() for name in ("semantic", "instance"))
-    segments = cut(features, labels, regions, torch.zeros(2, 21).bool(), (3, 3))
+    segments = cutting.cut(features, labels, regions, torch.zeros(2, 21).bool(), (3, 3))
     for name, found in (
         ("cluster_semantic_label", segments.labels),
         ("cluster_instance_label", segments.regions),
@@ -80,7 +72,7 @@ def test_segments(kind, dtype):
     if kind == "f64":
         close(segments.embeddings, arrays["cluster_embedding_f64"], tolerance, tolerance)
         close(segments.located, arrays["cluster_embedding_with_loc_f64"], tolerance, tolerance)
-    whole = cut(features, 0 * labels, 0 * regions, torch.zeros(2, 21).bool(), (3, 3))
+    whole = cutting.cut(features, 0 * labels, 0 * regions, torch.zeros(2, 21).bool(), (3, 3))
     assert np.array_equal(whole.own, arrays["cluster_index_without_labels_f64"])
 
 
@@ -98,7 +90,6 @@ def by_class(arrays):
 
 
 def by_set(arrays):
-    """Where segments that share a class are positive."""
     tags, known = (torch.tensor(arrays[name]).float() for name in ("semantic_tag", "prototype_semantic_tag"))
     return torch.arange(len(tags)), tags @ known.T > 0
 
@@ -108,9 +99,8 @@ def by_set(arrays):
 @pytest.mark.parametrize("concentration", [6, 8, 12, 16])
 def test_losses_of_pixels(concentration, name, groups, kind, dtype):
     arrays, info = golden("spml_segsort_losses")
-    vectors, prototypes = (
-        torch.tensor(arrays[key], dtype=dtype).requires_grad_() for key in ("embeddings", "prototypes")
-    )
+    names = "embeddings", "prototypes"
+    vectors, prototypes = (torch.tensor(arrays[key], dtype=dtype).requires_grad_() for key in names)
     own = torch.tensor(arrays["cluster_index"]).long()
     group, positive = groups(arrays)
     count, key = len(vectors), f"{name}_c{concentration}"
@@ -127,9 +117,7 @@ def test_losses_of_pixels(concentration, name, groups, kind, dtype):
         pixels = torch.stack([loss(one) for one in torch.eye(count, dtype=dtype)])
         close(pixels, arrays[f"{key}_f64_per_pixel"], *tolerance)
         close(loss(torch.ones(count, dtype=dtype)), arrays[f"{key}_f64_sum"], *tolerance)
-    for name, gradient in zip(
-        ("embeddings", "prototypes"), torch.autograd.grad(mean, (vectors, prototypes)), strict=True
-    ):
+    for name, gradient in zip(names, torch.autograd.grad(mean, (vectors, prototypes)), strict=True):
         near(gradient, arrays.get(f"{key}_f64_grad_{name}"), 1e-8 if kind == "f64" else 1e-5)
 
 
@@ -152,7 +140,6 @@ def objective_of(info):
 
 
 def classifier_of(arrays, dtype):
-    """The classifier of a vector, None for those without."""
     states = {name[11:].replace("_", "."): torch.tensor(arrays[name]) for name in arrays if name[:11] == "classifier_"}
     if not states:
         return None
@@ -202,9 +189,8 @@ def test_steps_of_a_training(name, kind, dtype):
         ):
             close(term, arrays[f"step{step}_{key}_loss_{kind}"], *tolerance)
             gradient = torch.autograd.grad(term, features, retain_graph=True)[0]
-            near(
-                gradient, arrays.get(f"step{step}_grad_embedding_of_{key}_loss_as_f32"), 1e-7 if kind == "f64" else 1e-4
-            )
+            expected = arrays.get(f"step{step}_grad_embedding_of_{key}_loss_as_f32")
+            near(gradient, expected, 1e-7 if kind == "f64" else 1e-4)
         gradient = torch.autograd.grad(without, features)[0]
         near(gradient, arrays.get(f"step{step}_grad_embedding_as_f32"), 1e-7 if kind == "f64" else 1e-4)
 
@@ -212,7 +198,7 @@ def test_steps_of_a_training(name, kind, dtype):
 def test_possible_classes():
     arrays, info = golden("spml_train_feature_affinity")
     features, labels, regions, tags = step_of(arrays, 0, torch.float64, 15)
-    segments = cut(features, labels[:, 1::3, 1::3], regions[:, 1::3, 1::3], tags, (4, 4))
+    segments = cutting.cut(features, labels[:, 1::3, 1::3], regions[:, 1::3, 1::3], tags, (4, 4))
     found = relations.possible_classes(segments, 15)
     expected = arrays["step0_nearest_labels_before_fill_f64"].astype(bool)
     filled = expected.any(1)
@@ -262,7 +248,7 @@ def test_retrieval(count, kind, dtype):
 def test_retrieval_for_pixels(kind, dtype):
     arrays, _ = golden("spml_topk_retrieval")
     _, own = torch.tensor(arrays["cluster_index"]).unique(return_inverse=True)
-    segments = directions(torch.tensor(arrays["cluster_embedding"], dtype=dtype), own, int(own.max()) + 1)
+    segments = cutting.directions(torch.tensor(arrays["cluster_embedding"], dtype=dtype), own, int(own.max()) + 1)
     found = classifier.nearest(segments, torch.tensor(arrays["memory"], dtype=dtype))
     labels = torch.tensor(arrays["memory_label"]).long()[found]
     assert np.array_equal(labels[own], arrays[f"pixel_top20_{kind}"])

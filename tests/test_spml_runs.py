@@ -190,10 +190,6 @@ def test_only_embeddings_can_be_classified() -> None:
         SMOKE.at("points").classified()
 
 
-def test_all_methods_start_from_one_pretraining() -> None:
-    assert PRESETS["quick"].at("points").pretraining == PRESETS["quick"].at("points", "SPML").pretraining
-
-
 def test_runs_are_described() -> None:
     run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
     assert sweep.describe(run) == (

@@ -67,7 +67,6 @@ def test_goes_on_past_failures_and_deaths(tmp_path, monkeypatch):
 
 
 def test_failure_fails_what_depends_on_it(tmp_path, monkeypatch):
-    """A pretraining takes its runs along, and these their second stages."""
     monkeypatch.setattr(sweep, "_train", fail)
     run = replace(SMOKE.run, init="tags")
     second = run.second_stage()

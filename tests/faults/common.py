@@ -70,7 +70,6 @@ def start(results: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Nothing goes on after the faults' command has been ended."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -93,7 +92,6 @@ def undisturbed(results: Path) -> None:
 
 
 def in_process(main: Callable[[list[str]], int], *args: object) -> tuple[int, str]:
-    """Exit code and complaints of a command line's function."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:

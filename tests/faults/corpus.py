@@ -24,7 +24,6 @@ Fault = Callable[[bytes, random.Random], bytes]
 
 
 def truncated(sound: bytes, chance: random.Random) -> bytes:
-    """The first part, not more than half."""
     return sound[: chance.randrange(1, 1 + len(sound) // 2)]
 
 
@@ -138,7 +137,6 @@ ODD = (None, -1, 1e308, 10**30, math.nan, "", "x", "\n", [], {}, [[]], True, 0.5
 
 
 def changed_json(sound: bytes, chance: random.Random) -> bytes:
-    """One value, anywhere, is another one, or missing."""
     plain = json.loads(sound)
     holder, key = chance.choice(_nodes(plain))
     if chance.random() < 0.2:
@@ -149,7 +147,6 @@ def changed_json(sound: bytes, chance: random.Random) -> bytes:
 
 
 def changed_xml(sound: bytes, chance: random.Random) -> bytes:
-    """One attribute is another one, or missing."""
     root = ElementTree.fromstring(sound)
     element = chance.choice([one for one in root.iter() if one.attrib])
     name = chance.choice(sorted(element.attrib))
@@ -160,7 +157,6 @@ def changed_xml(sound: bytes, chance: random.Random) -> bytes:
 
 
 def changed_text(sound: bytes, chance: random.Random) -> bytes:
-    """One word is another one."""
     words = re.split(r"(\W+)", sound.decode())
     words[2 * chance.randrange((len(words) + 1) // 2)] = str(chance.choice(ODD))
     return "".join(words).encode()
@@ -182,7 +178,6 @@ JSON: dict[str, Fault] = {
 
 
 def _clicks(**changed: object) -> Fault:
-    """A click of every image with other values."""
     return _edited(lambda plain: [clicks[0].update(changed) for clicks in plain.values()])
 
 

@@ -37,7 +37,6 @@ def flip(path: Path, chance: random.Random) -> None:
 
 
 def hostile(path: Path, chance: random.Random) -> None:
-    """A pickle that would leave a file behind."""
     path.write_bytes(pickle.dumps(Touch(path.with_name("touched"))))
 
 
@@ -70,14 +69,9 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
     """Every damage to every kind of file: either repaired or one sentence that names it."""
     chance = random.Random(args.seed)
     needed = tables.needed([TABLE], "smoke", 1)
-    for kind, problem in (
-        *_complete(work, needed, chance),
-        *_curves(work, needed, chance),
-        *_weights(work, needed, chance),
-        *_checkpoints(work, needed, chance),
-        *_caches(work, needed, chance),
-    ):
-        tally.add(kind, problem)
+    for group in (_complete, _curves, _weights, _checkpoints, _caches):
+        for kind, problem in group(work, needed, chance):
+            tally.add(kind, problem)
 
 
 def _copy(work: Path, source: str = "whole") -> Path:
@@ -146,7 +140,6 @@ def _weights(work: Path, needed: list[runs.Run], chance: random.Random) -> Itera
 
 
 def _checkpoints(work: Path, needed: list[runs.Run], chance: random.Random) -> Iterator[tuple[str, str | None]]:
-    """The checkpoint of an interrupted run, and that of another one in its place."""
     last, other = needed[-1], needed[-2]
     begun = work / "begun"
     for one in (last, other):

@@ -130,7 +130,6 @@ def _command(pid: int) -> bytes:
 
 
 def _await_session(leader: int) -> None:
-    """No process outlives the command."""
     if not wait(lambda: not _session(leader), 30):
         raise RuntimeError(f"the processes {_session(leader)} have outlived the killed command")
 

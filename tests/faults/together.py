@@ -19,9 +19,8 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
         problem = None
         for process in processes:
             _, said = process.communicate(timeout=600)
-            problem = problem or (
-                f"exit code {process.returncode}: {said[-500:]}" if process.returncode or said else None
-            )
+            failed = process.returncode or said
+            problem = problem or (f"exit code {process.returncode}: {said[-500:]}" if failed else None)
         problem = problem or _trained_once(results) or different(results, work / "whole")
         for _ in processes:
             tally.add(f"one of {count} commands at the same time", problem)
