@@ -212,7 +212,6 @@ def test_labels_are_counted_and_spread(seed, num_classes, height, width):
         expected = [int((labels[b] == code).sum()) for code in codes[:-2]]
         assert found[b].tolist() == [*expected, height * width - sum(expected)]
     assert torch.equal(plain.count_codes(labels.flatten(1), num_classes), found)
-
     classes = torch.stack([torch.randperm(num_classes) for _ in range(2)])
     share, size = torch.rand(2, num_classes), (int(rng.integers(1, 5)), int(rng.integers(1, 5)))
     share[0, 0] = 0

@@ -73,7 +73,6 @@ def test_golden_vectors(name):
     assert np.array_equal(present, arrays["cur_cls_label"].reshape(present.shape) > 0)
     double = {"_f64pure": 1e-9, "_f64pure_as_f32": 1e-6, "_f64": 1e-6}
     assert sum(compared(arrays, key, value, double) for key, value in found.items()) >= len(found)
-
     features, logits, *rest = problem.tensors(torch.float32)
     for key, value in outputs(AGMM(problem.num_classes)(features, logits, *rest), features, logits).items():
         compared(arrays, key, value, {"_f32": 5e-3 if key == "grad_feat" else 2e-5})
