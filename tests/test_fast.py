@@ -226,19 +226,13 @@ def both(logits, scores, given, upstream=(0.7, 1.3, 0.9, 0.4)):
     return found, (plain.segmentation(*doubles), *plain.segmentation_backward(*doubles, grad.double()))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"negatives": False},
-        {"seg": False},
-        {"absent": None},
-        {"absent": None, "seg": False},
-        {"absent": None, "seg": False, "self_weight": torch.zeros(3, 4)},
-        {"self_weight": torch.zeros(3, 4), "spar_weight": torch.zeros(3, 4)},
-        {"classes": torch.zeros(3, 0).long(), "self_weight": torch.zeros(3, 0), "spar_weight": torch.zeros(3, 0)},
-    ],
-)
+ALONE, EMPTY = {"self_weight": torch.zeros(3, 4)}, torch.zeros(3, 0)
+CHANGES = [{}, {"negatives": False}, {"seg": False}, {"absent": None}, {"absent": None, "seg": False}]
+CHANGES += [ALONE | {"absent": None, "seg": False}, ALONE | {"spar_weight": torch.zeros(3, 4)}]
+CHANGES += [{"classes": EMPTY.long(), "self_weight": EMPTY, "spar_weight": EMPTY}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_segmentation(change, one_or_two_threads):
     logits, scores, given = problem()
     given = replace(given, **change)

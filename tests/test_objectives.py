@@ -145,16 +145,11 @@ def corner(name):
 
 
 SIGMAS = (None, 0.5, "adaptive", "code_a", "code_b")
+OBJECTIVES = [AGMM(5, *form, terms=TERMS) for form in product(VARIANTS, SIGMAS, (True, False))]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "objective",
-    [
-        *(AGMM(5, *form, terms=TERMS) for form in product(VARIANTS, SIGMAS, (True, False))),
-        LabelAssignment(5, absent=True),
-    ],
-)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, LabelAssignment(5, absent=True)])
 def test_corner_cases_are_finite(objective, dtype):
     for name in CORNERS:
         inputs = corner(name).tensors(dtype)
