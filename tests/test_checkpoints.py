@@ -176,6 +176,14 @@ def test_damaged_files_and_those_of_another_kind(tmp_path, name):
             author_checkpoints.read(missing)
 
 
+def test_files_without_one_state_dict(tmp_path):
+    one = {"a": torch.ones(1)}
+    for content, said in (({"model": one, "ema": one}, r"2 networks \(model, ema\)"), ([one], "no state dict")):
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=rf"x.pth: holds {said}; save the state dict of one network"):
+            author_checkpoints.read(tmp_path / "x.pth")
+
+
 def refused(state: dict[str, Tensor], message: str, dataset: str = "voc", **options) -> None:
     with one_sentence(ValueError, message) as error:
         author_checkpoints.assemble(state, dataset, "x.pth", **options)

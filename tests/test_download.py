@@ -128,7 +128,6 @@ def test_wrong_checksums_leave_nothing_behind(server, archive, tmp_path):
     with pytest.raises(ValueError, match="data.tar sent has not the published checksum and was removed"):
         fetch(archive, tmp_path)
     assert names(tmp_path) == set()
-
     (tmp_path / "data.tar.part").write_bytes(b"of another file")
     server.files["data.tar"] = CONTENT
     with pytest.raises(ValueError, match="checksum"):

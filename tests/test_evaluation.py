@@ -103,7 +103,6 @@ def test_multi_scale_equals_the_official_one(case: str) -> None:
     np.testing.assert_array_equal(probabilities.argmax(dim=1), arrays["argmax"])
     single = evaluation.multi_scale(predict, image, (1.0,), flip=False)
     np.testing.assert_allclose(single, arrays["single_scale_f64_as_f32"], **STORED_AS_FLOAT32)
-
     float32 = evaluation.multi_scale(tiny_network(arrays, torch.float32), torch.tensor(arrays["image"]))
     np.testing.assert_allclose(float32, arrays["ms_f32"], rtol=1e-5, atol=2e-6)
 

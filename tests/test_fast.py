@@ -212,7 +212,6 @@ def test_labels_are_counted_and_spread(seed, num_classes, height, width):
         expected = [int((labels[b] == code).sum()) for code in codes[:-2]]
         assert found[b].tolist() == [*expected, height * width - sum(expected)]
     assert torch.equal(plain.count_codes(labels.flatten(1), num_classes), found)
-
     classes = torch.stack([torch.randperm(num_classes) for _ in range(2)])
     share, size = torch.rand(2, num_classes), (int(rng.integers(1, 5)), int(rng.integers(1, 5)))
     share[0, 0] = 0
@@ -227,19 +226,13 @@ def both(logits, scores, given, upstream=(0.7, 1.3, 0.9, 0.4)):
     return found, (plain.segmentation(*doubles), *plain.segmentation_backward(*doubles, grad.double()))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"negatives": False},
-        {"seg": False},
-        {"absent": None},
-        {"absent": None, "seg": False},
-        {"absent": None, "seg": False, "self_weight": torch.zeros(3, 4)},
-        {"self_weight": torch.zeros(3, 4), "spar_weight": torch.zeros(3, 4)},
-        {"classes": torch.zeros(3, 0).long(), "self_weight": torch.zeros(3, 0), "spar_weight": torch.zeros(3, 0)},
-    ],
-)
+ALONE, EMPTY = {"self_weight": torch.zeros(3, 4)}, torch.zeros(3, 0)
+CHANGES = [{}, {"negatives": False}, {"seg": False}, {"absent": None}, {"absent": None, "seg": False}]
+CHANGES += [ALONE | {"absent": None, "seg": False}, ALONE | {"spar_weight": torch.zeros(3, 4)}]
+CHANGES += [{"classes": EMPTY.long(), "self_weight": EMPTY, "spar_weight": EMPTY}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_segmentation(change, one_or_two_threads):
     logits, scores, given = problem()
     given = replace(given, **change)

@@ -154,7 +154,6 @@ def test_masks_are_made_once_and_only_where_they_lack(tmp_path, capsys, monkeypa
         np.testing.assert_array_equal(read_index(path), written[name])
     listed = (tmp_path / "SegmentationClass" / "train2014.txt").read_text().split()
     assert listed == sorted(name for name in written if "train" in name)
-
     whole, lost = sorted(paths)[:2]
     layouts.save_index(paths[whole], np.full((60, 80), 7))
     paths[lost].unlink()

@@ -73,7 +73,6 @@ def test_golden_vectors(name):
     assert np.array_equal(present, arrays["cur_cls_label"].reshape(present.shape) > 0)
     double = {"_f64pure": 1e-9, "_f64pure_as_f32": 1e-6, "_f64": 1e-6}
     assert sum(compared(arrays, key, value, double) for key, value in found.items()) >= len(found)
-
     features, logits, *rest = problem.tensors(torch.float32)
     for key, value in outputs(AGMM(problem.num_classes)(features, logits, *rest), features, logits).items():
         compared(arrays, key, value, {"_f32": 5e-3 if key == "grad_feat" else 2e-5})
@@ -146,16 +145,11 @@ def corner(name):
 
 
 SIGMAS = (None, 0.5, "adaptive", "code_a", "code_b")
+OBJECTIVES = [AGMM(5, *form, terms=TERMS) for form in product(VARIANTS, SIGMAS, (True, False))]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "objective",
-    [
-        *(AGMM(5, *form, terms=TERMS) for form in product(VARIANTS, SIGMAS, (True, False))),
-        LabelAssignment(5, absent=True),
-    ],
-)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, LabelAssignment(5, absent=True)])
 def test_corner_cases_are_finite(objective, dtype):
     for name in CORNERS:
         inputs = corner(name).tensors(dtype)

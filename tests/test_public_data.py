@@ -174,7 +174,6 @@ def test_published_blocks_are_taken_for_their_ratio(tmp_path):
         sets.label_source(train, "blocks", {"ratio": 0.2, "source": "tel_ade20k"})
     assert sets.load("ade20k", "test", data_root=tmp_path).published == ()
     assert sets.check("ade20k", tmp_path) == []
-
     file = tmp_path / "blocks" / "tel_ade20k" / "block50" / "ADE_train_00000002.png"
     layouts.save_index(file, np.full((60, 80), 151))
     (problem,) = sets.check("ade20k", tmp_path, ("train",))

@@ -37,18 +37,11 @@ def results(trained: Path, tmp_path: Path) -> Path:
 
 
 POINTS = SMOKE.at("points", "AGMM", seed=1, terms=("seg", "self"), sigma=0.5)
+RUNS = [POINTS, replace(POINTS, stop_after=1), POINTS.second_stage(), SMOKE.spml("cam")]
+RUNS += [POINTS.second_stage().tested(crf="deeplab", scales=(1.0, 1.25, 1.5), flip=True)]
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        POINTS,
-        replace(POINTS, stop_after=1),
-        POINTS.second_stage(),
-        POINTS.second_stage().tested(crf="deeplab", scales=(1.0, 1.25, 1.5), flip=True),
-        SMOKE.spml("cam"),
-    ],
-)
+@pytest.mark.parametrize("run", RUNS)
 def test_identity_survives_json_and_pickle(run: agmm.Run) -> None:
     again = agmm.Run.from_dict(json.loads(json.dumps(run.to_dict())))
     assert again == run

@@ -128,15 +128,9 @@ def objective_of(info):
     weights = {"lambda_c": c, "lambda_i": i, "lambda_o": 0, "lambda_a": 0}
     weights |= {"lambda_a" if densepose else "lambda_o": second}
     kappas = {"kappa_c": kappa["semantic annotation"], "kappa_o": slot, "kappa_a": slot}
-    return SPML(
-        info["num_classes"],
-        **weights,
-        **kappas,
-        kappa_i=kappa["image similarity"],
-        clusters=tuple(info["kmeans_num_clusters"]),
-        memory=info["memory_bank_size"],
-        located=not densepose,
-    )
+    kappas |= {"kappa_i": kappa["image similarity"]}
+    shape = {"clusters": tuple(info["kmeans_num_clusters"]), "memory": info["memory_bank_size"]}
+    return SPML(info["num_classes"], **weights, **kappas, **shape, located=not densepose)
 
 
 def classifier_of(arrays, dtype):

@@ -53,7 +53,6 @@ def test_goes_on_past_failures_and_deaths(tmp_path, monkeypatch):
     assert "no such thing" in failed[REFUSED.id]
     assert "its process died" in failed[DIES.id]
     assert sweep.missing([DIES_ONCE, FINE, *tagged], tmp_path) == []
-
     started = [line.split() for line in (tmp_path / "order.txt").read_text().splitlines()]
     order = [run_id for run_id, _ in started]
     assert {threads for _, threads in started} == {"1"}

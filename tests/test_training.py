@@ -247,7 +247,6 @@ def test_weights_are_tested_again_without_training(dense: Path, monkeypatch: pyt
     assert (first.epoch, first.details["tested_run"]) == (trained.epoch, DENSE.id)
     assert first.details["crf"] == {**asdict(PARAMETERS["deeplab"]), "backend": "lattice"}
     assert load_history(refined, dense).equals(load_history(DENSE, dense))
-
     test = sets.load("shapes", "test", count=DENSE.test_images)
     net = weights.build_network(DENSE, 7)
     net.load_state_dict(saved_weights(DENSE, dense))

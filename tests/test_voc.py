@@ -95,14 +95,12 @@ def test_simulated_labels_are_kept_as_files(root, tmp_path):
         for i in range(len(train)):
             np.testing.assert_array_equal(first[i], expected[i])
     assert {path.stem for path in folder.glob("*.png")} == set(train.ids)
-
     marked = np.full(layouts.size(train.ids[0]), 7, np.uint8)
     layouts.save_index(folder / f"{train.ids[0]}.png", marked)
     (folder / f"{train.ids[1]}.png").write_bytes(b"damaged")
     again = sets.labels_on_demand(train, "points", {"source": "simulated"}, 0, cache)
     np.testing.assert_array_equal(again[0], marked)
     np.testing.assert_array_equal(again[1], expected[1])
-
     other = sets.labels_on_demand(train, "points", {}, 1, cache)
     assert any((one != two).any() for one, two in zip(other, expected, strict=True))
 
@@ -180,7 +178,6 @@ def test_annotated_boxes_come_with_the_images_and_are_painted(root):
     with pytest.raises(ValueError, match="boxes with .* asked for, but published files of voc hold annotations; put"):
         sets.label_source(train, "boxes", {"jitter": 0.02, "source": "published"})
     assert VOC.check(root) == []
-
     folder = root / "VOCdevkit" / "VOC2012" / "Annotations"
     (folder / "2008_000002.xml").write_text((folder / "2007_000032.xml").read_text())
     (problem,) = VOC.check(root)
