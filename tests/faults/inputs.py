@@ -8,6 +8,8 @@ import contextlib
 import io
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +63,20 @@ def run(work: Path, tally: Tally, args: argparse.Namespace) -> None:
             code, problem = _try(door, sound, work, spoil, chance)
             refused += code == 2
             tally.add(door.name, problem and f"{fault}: {problem}")
-    print(f"  {refused} malformed inputs were refused, {tally.total - refused} were read all the same", flush=True)
+    for problem in wrong_calls(args.seed, 500):
+        tally.add("loss", problem)
+    print(
+        f"  {refused} malformed inputs were refused, {tally.total - 500 - refused} were read all the same", flush=True
+    )
+
+
+def wrong_calls(seed: int, count: int) -> list[str | None]:
+    """What is wrong with each of some calls of losses, which are made in a process that one of them might end."""
+    command = [sys.executable, "-m", "tests.test_wrong_calls", str(count * seed), str(count)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    wrong = [line for line in process.stdout.splitlines() if not line.startswith("seed")]
+    wrong += [f"exit code {process.returncode}: {process.stderr[-300:]}"] if process.returncode else []
+    return [*wrong, *[None] * count][:count]
 
 
 def _try(door: Door, sound: Path, work: Path, spoil: corpus.Fault, chance: random.Random) -> tuple[int, str | None]:
