@@ -176,7 +176,7 @@ def _begin(run: Run, data: user_folder.Prepared, earlier: dict[str, Any], out: P
     They are copied to the results, and a sentence says where the training begins.
     """
     if not earlier:
-        return run, "starting from the beginning"
+        return run, "a new training"
     before: Run = earlier["run"]
     kept = replace(before, label_options=tuple(pair for pair in before.label_options if pair[0] != "start"))
     if kept == run:
