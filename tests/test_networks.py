@@ -200,6 +200,7 @@ def test_provenance_names_stem_and_weights(monkeypatch: pytest.MonkeyPatch) -> N
         ("small_vit", {"init": "imagenet"}, "no ImageNet weights exist for 'small_vit'"),
         ("small", {"rates": (12, 24, 36)}, "rates belongs to resnet50 and resnet101: leave it out for 'small'"),
         ("vit_base", {"multi_grid": (2, 2, 4)}, "multi_grid belongs to resnet50 and resnet101"),
+        ("small", {"stem": 7}, "the option stem is 7; it must be at least 8"),
         ("resnet50", {"stem": 24}, "stem belongs to small: leave it out for 'resnet50'"),
         ("small_vit", {"feature_channels": 64}, "feature_channels belongs to small"),
         ("small_vit", {"weights": "augreg"}, "weights belongs to vit_base"),

@@ -68,6 +68,9 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
     if name.startswith("small") and init != "scratch":
         raise ValueError(f"no ImageNet weights exist for {name!r}: choose init='scratch'")
     pretrained = init == "imagenet"
+    if name == "small" and values["stem"] < 8:
+        # Of fewer channels the backward pass of torch's strided 1x1 convolution writes beyond its memory (2.15, AVX2).
+        raise ValueError(f"the option stem is {values['stem']}; it must be at least 8")
     if name == "small":
         return _small(num_classes, values["stem"], values["feature_channels"], values["embedding"])
     if name == "small_vit":
