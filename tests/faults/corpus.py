@@ -73,7 +73,7 @@ def _converted(mode: str) -> Fault:
     return lambda sound, chance: saved(_like(sound).convert(mode))
 
 
-_MODES = {"palette": "P", "alpha": "RGBA", "gray": "L", "gray and alpha": "LA", "colors": "RGB", "one bit": "1"}
+_MODES = {"palette": "P", "alpha": "RGBA", "gray": "L", "gray and alpha": "LA", "colors": "RGB"}
 
 PICTURES: dict[str, Fault] = {
     "no pixels": lambda sound, chance: png(0, 0),
@@ -92,7 +92,7 @@ PICTURES: dict[str, Fault] = {
 """Refused as images and as masks."""
 
 MASKS: dict[str, Fault] = {
-    **{name: _converted(mode) for name, mode in _MODES.items() if name not in ("palette", "gray")},
+    **{name: _converted(_MODES[name]) for name in ("alpha", "colors")},
     "another size": lambda sound, chance: saved(Image.new("L", (_like(sound).width + 1, _like(sound).height))),
     "one pixel": lambda sound, chance: saved(Image.new("L", (1, 1))),
     "an unknown code": lambda sound, chance: saved(Image.new("L", _like(sound).size, 200)),
