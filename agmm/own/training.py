@@ -141,13 +141,7 @@ def train(
         loop.LOGGER.info(f"--validate cross would measure on all labeled images, by {FOLDS} further trainings")
     # No decoded images are kept, as batches come from files that are small already.
     place: dict[str, Any] = {"results": results, "device": device, "keep_decoded": False}
-    tests = [(run, results / "data")]
-    if options.validate == "cross":
-        folds = sorted((results / "data").glob("fold*"))
-        tests = [(describe(user_folder.read_prepared(fold), options), fold) for fold in folds]
-        for number, (one, fold) in enumerate(tests, start=1):
-            loop.LOGGER.info(f"cross-validation: training {number} of {len(tests)}, and then that of the model")
-            train_run(one, data_root=fold, **place)
+    tests = _train_folds(options, **place) if options.validate == "cross" else [(run, results / "data")]
     result = train_run(run, data_root=results / "data", **place)
     with atomic_files.writable(out, "--out"):
         points = all(shape.kind in ("point", "tag") for id in listed.annotated for shape in listed.shapes(id))
@@ -156,6 +150,16 @@ def train(
         if onnx:
             export_onnx(load(out, device="cpu").net, normalization(run), out / "model.onnx")
     return replace(result, details=result.details | {"figure": figure})
+
+
+def _train_folds(options: Options, results: Path, **place: Any) -> list[tuple[Run, Path]]:
+    """Train without each fold of the prepared images; return the runs, and the folders that say what they left out."""
+    folds = sorted((results / "data").glob("fold*"))
+    tests = [(describe(user_folder.read_prepared(fold), options), fold) for fold in folds]
+    for number, (run, fold) in enumerate(tests, start=1):
+        loop.LOGGER.info(f"cross-validation: training {number} of {len(tests)}, and then that of the model")
+        train_run(run, results=results, data_root=fold, **place)
+    return tests
 
 
 def _earlier(out: Path) -> dict[str, Any]:
