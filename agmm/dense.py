@@ -1,11 +1,12 @@
-"""AGMM once more, one line per equation: to be read beside the paper, and to check and time the rest.
+"""AGMM and AGMM++ once more, one line per equation: to be read beside the papers, and to check and time the rest.
 
 All K classes are computed everywhere, one operation per symbol, and autograd does the gradients. Nothing here is shared
-with `agmm.gmm`, `agmm.losses` and `agmm.fast`, which compute the same numbers from the present classes alone.
+with `agmm.gmm`, `agmm.em`, `agmm.losses` and `agmm.fast`, which compute the same numbers from the present classes
+alone.
 
 f are the features, y the labels (one-hot), P the segmentation's softmax; mu, d, sigma and G are mean, distance, spread
-and score of each class. Equations are those of AGMM (CVPR 2023). `notebooks/explore/from_paper_to_code.ipynb` goes
-through them on one image.
+and score of each class. Equations are those of AGMM (CVPR 2023) and, where said, of AGMM++ (TPAMI 2025).
+`notebooks/explore/from_paper_to_code.ipynb` goes through them on one image.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor
 from agmm.codes import EPS, UNLABELED, VOID
 
 TERMS = ("seg", "self", "spar", "con", "absent")
+TERMS_PP = ("seg", "self", "weak", "con")
 
 
 def dense_agmm(
@@ -27,7 +29,8 @@ def dense_agmm(
     image_classes: Tensor,
     variant: Literal["official", "paper"] = "official",
     terms: tuple[str, ...] = TERMS,
-    detach_sigma: bool = True,
+    detach_sigma: bool = False,
+    self_classes: Literal["present", "all"] = "present",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return loss and terms of a batch.
 
@@ -46,6 +49,8 @@ def dense_agmm(
         Which of seg, self, spar, con, absent to add up; the last is in the released code only.
     detach_sigma : bool
         Whether the spread of the variant "paper" carries no gradient.
+    self_classes : {"present", "all"}
+        Over which classes the variant "paper" reads Eq. 8: the mean over those of the crop, or the sum over all.
 
     Returns
     -------
@@ -68,7 +73,7 @@ def dense_agmm(
         sigma2 = sigma2.detach() if detach_sigma else sigma2
         g = resize(bells(d, sigma2), size) * present  # Eq. 7
         formulas: dict[str, Callable[[], Tensor]] = {
-            "self": lambda: mean(cross_entropy(g, p) * share, valid),  # Eq. 8
+            "self": lambda: mean(cross_entropy(g, p) * (share if self_classes == "present" else 1), valid),  # Eq. 8
             "spar": lambda: mean(-y * (g + EPS).log(), labeled),  # Eq. 9
             "con": lambda: printed_contrast(mu, present.flatten(1)),  # Eq. 10
         }
@@ -83,6 +88,66 @@ def dense_agmm(
     formulas["seg"] = lambda: mean(-y * logits.log_softmax(1), labeled)  # Eq. 3
     formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * outside, valid)
     result = {name: formulas[name]() for name in TERMS if name in terms}
+    return sum(result.values(), logits.new_zeros(())), result
+
+
+def dense_agmmpp(
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    terms: tuple[str, ...] = TERMS_PP,
+    oem: bool = True,
+    pooled: bool = False,
+    sigma_min: float = 0.1,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return loss and terms of AGMM++ on a batch whose features are squeezed already; numbers are its equations.
+
+    Parameters
+    ----------
+    features : Tensor (B, C, h, w)
+    logits : Tensor (B, K, H, W)
+    labels : Tensor (B, H, W) int64
+    terms : tuple of str
+        Which of seg, self, weak, con to add up.
+    oem : bool
+        Online EM, which estimates the mixture once more from its own scores.
+    pooled : bool
+        One spread per image (ours).
+    sigma_min : float
+        Least spread (ours).
+
+    Returns
+    -------
+    loss : Tensor ()
+    terms : dict of str to Tensor ()
+    """
+    y, p, size = one_hot(labels, logits.shape[1]).to(logits.dtype), logits.softmax(1), labels.shape[1:]
+    valid, labeled, present = (labels != VOID)[:, None].to(p.dtype), y.sum(1, keepdim=True), y.amax((2, 3), True)
+    share = present / (present.sum(1, keepdim=True) + EPS)
+
+    n, mu = y.sum((2, 3), True), class_means(features, y)  # Eq. 1
+    d = distances(features, mu)  # Eq. 3
+    variance = labeled_variances(d, y)  # Eq. 2
+    sigma2 = (pool(variance, n) if pooled else variance).clamp_min(sigma_min**2)
+    cells = resize_labels(labels, features.shape[2:])
+    if oem:
+        m = members(d, sigma2, present, cells)  # x in G_i^old, by Eq. 4
+        size_of, mu_new = m.sum((2, 3), True), member_means(features, m)  # Eq. 5
+        some = size_of > 0
+        mu = torch.where(some[..., 0], mu_new, mu)
+        d = distances(features, mu)  # Eq. 7
+        variance = torch.where(some, member_variances(d, m), variance)  # Eq. 6
+        n = torch.where(some.any(1, keepdim=True), size_of, n)
+        sigma2 = (pool(variance, n) if pooled else variance).clamp_min(sigma_min**2)
+    g = resize(bells(d, sigma2), size) * present  # Eq. 8
+    m = members(d, sigma2, present, cells, keep=not oem)
+    formulas: dict[str, Callable[[], Tensor]] = {
+        "seg": lambda: mean(-y * logits.log_softmax(1), labeled),  # Eq. 10, as its text says
+        "self": lambda: mean(cross_entropy(g, p) * share, valid),  # Eq. 11
+        "weak": lambda: mean(cross_entropy(y, g) * share, labeled),  # Eq. 12
+        "con": lambda: pixel_contrast(d, m, present),  # Eq. 14
+    }
+    result = {name: formulas[name]() for name in TERMS_PP if name in terms}
     return sum(result.values(), logits.new_zeros(())), result
 
 
@@ -142,6 +207,41 @@ def official_contrast(mu: Tensor, present: Tensor) -> Tensor:
     return (similarity(vectors) * pairs).sum() / (pairs.sum() + EPS)
 
 
+def labeled_variances(d: Tensor, y: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_{x: y_i} d_i(x)^2 / |L_i|`` at label resolution (Eq. 2 of AGMM++): (B, K, 1, 1)."""
+    return (y * resize(d**2, y.shape[2:])).sum((2, 3), True) / (y.sum((2, 3), True) + EPS)
+
+
+def members(d: Tensor, sigma2: Tensor, present: Tensor, cells: Tensor, keep: bool = False) -> Tensor:
+    """1 at the class with the largest score of every cell that is not void; labeled cells may keep their class."""
+    log_g = (-(d**2) / (2 * sigma2 + EPS)).masked_fill(present == 0, -torch.inf)
+    m = one_hot(log_g.argmax(1), d.shape[1]).to(d.dtype)
+    y = one_hot(cells, d.shape[1]).to(d.dtype)
+    m = torch.where(y.sum(1, keepdim=True) > 0, y, m) if keep else m
+    return m * present * (cells != VOID)[:, None]
+
+
+def member_means(features: Tensor, m: Tensor) -> Tensor:
+    """``mu_i = sum_{x in G_i} f(x) / |G_i|`` (Eq. 5 of AGMM++): (B, K, C), zero without members."""
+    return torch.einsum("bkhw,bchw->bkc", m, features) / m.sum((2, 3)).clamp_min(1)[..., None]
+
+
+def member_variances(d: Tensor, m: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_{x in G_i} d_i(x)^2 / |G_i|`` (Eq. 6 of AGMM++): (B, K, 1, 1)."""
+    return (m * d**2).sum((2, 3), True) / m.sum((2, 3), True).clamp_min(1)
+
+
+def pool(sigma2: Tensor, n: Tensor) -> Tensor:
+    """Mean of the classes' variances, weighted by their members, for every class (ours): (B, K, 1, 1)."""
+    return ((sigma2 * n).sum(1, True) / n.sum(1, True).clamp_min(EPS)).expand_as(sigma2)
+
+
+def pixel_contrast(d: Tensor, m: Tensor, present: Tensor) -> Tensor:
+    """``mean_{x in i} (1 - exp(-d_i^2)) + mean_{x not in i} exp(-d_i^2)`` (Eq. 14 of AGMM++) over a batch's pairs."""
+    near, others = (-(d**2)).exp(), (m.sum(1, keepdim=True) - m) * present
+    return (m * (1 - near)).sum() / m.sum().clamp_min(1) + (others * near).sum() / others.sum().clamp_min(1)
+
+
 def similarity(mu: Tensor) -> Tensor:
     """``exp(-D_ij^2)`` of every pair of vectors (…, K, C), with D as in Eq. 6."""
     return (-((mu.unsqueeze(-2) - mu.unsqueeze(-3)).abs().mean(-1) ** 2)).exp()
@@ -150,3 +250,11 @@ def similarity(mu: Tensor) -> Tensor:
 def resize(x: Tensor, size: torch.Size) -> Tensor:
     """Bilinear, ``align_corners=False``, as every interpolation of the branch."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def resize_labels(labels: Tensor, size: torch.Size) -> Tensor:
+    """Label of the pixel in the middle of each cell."""
+    rows, columns = (
+        ((torch.arange(n) + 0.5) * whole / n).long() for n, whole in zip(size, labels.shape[1:], strict=True)
+    )
+    return labels[:, rows][:, :, columns]

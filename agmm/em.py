@@ -1,10 +1,11 @@
 """The mixture of AGMM++: class means and spreads from labels, re-estimated once from the mixture's own scores.
 
 As in `agmm.gmm`, everything works on components. Equations are those of AGMM++ (TPAMI 2025), of which no code was
-released: what its text leaves open is marked as ours. Features are already squeezed.
+released: what its text leaves open is marked as ours. Features are already squeezed. Gradients flow through means,
+distances and spreads ("we do not stop the gradient of the GMM module", Sec. 3.1), but not through memberships.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -20,6 +21,30 @@ Distance = Literal["absolute", "signed", "rms"]
 
 
 @dataclass(frozen=True)
+class Estimator:
+    """How the mixture is estimated from weights, in both of its estimations.
+
+    Attributes
+    ----------
+    distance : {"absolute", "signed", "rms"}
+        See `from_labels` and `distances`.
+    sigma : float, "pooled" or None
+        None: a spread per class (Eq. 2, Eq. 7). Pooled (ours): one per image, where the variance is the mean of the
+        classes' variances, weighted by their members. A float: that one.
+    sigma_min : float
+        Least estimated spread (ours): a class with a single labeled pixel has none to speak of, and the printed Eq. 4
+        would divide by zero.
+    detach_sigma : bool
+        Whether spreads carry no gradient.
+    """
+
+    distance: Distance = "absolute"
+    sigma: float | Literal["pooled"] | None = None
+    sigma_min: float = 0.1
+    detach_sigma: bool = False
+
+
+@dataclass(frozen=True)
 class Mixture:
     """One Gaussian per component, as estimated from the pixels that belong to it.
 
@@ -27,31 +52,34 @@ class Mixture:
     ----------
     weights : Tensor (B, N, h w)
         Weight of every feature cell in the component's mean; without gradient.
+    mass : Tensor (B, N)
+        Number of pixels or cells behind these weights; without gradient.
     means : Tensor (B, N, C)
     d : Tensor (B, N, h, w)
         Distance of every cell to the mean.
     variance : Tensor (B, N)
-        ``sigma^2``; without gradient.
+        ``sigma^2``.
     """
 
     weights: Tensor
+    mass: Tensor
     means: Tensor
     d: Tensor
     variance: Tensor
 
     def scores(self, components: Components) -> Tensor:
         """Return ``G_i(x) = exp(-d_i(x)^2 / (2 sigma_i^2))`` (Eq. 4; Eq. 8 after the M step): (B, N, h, w)."""
-        return gmm.bells(self.d, self.variance.sqrt(), components)
+        return self._exponent().exp() * components.filled[..., None, None]
 
     def log_scores(self, components: Components) -> Tensor:
         """Return logarithms of `scores`, finite where these are too small for a number; -inf in empty slots."""
-        exponent = -self.d.square() / (2 * self.variance + EPS)[..., None, None]
-        return exponent.masked_fill(~components.filled[..., None, None], -torch.inf)
+        return self._exponent().masked_fill(~components.filled[..., None, None], -torch.inf)
+
+    def _exponent(self) -> Tensor:
+        return -self.d.square() / (2 * self.variance + EPS)[..., None, None]
 
 
-def from_labels(
-    features: Tensor, labels: Tensor, components: Components, sigma_min: float, distance: Distance = "absolute"
-) -> Mixture:
+def from_labels(features: Tensor, labels: Tensor, components: Components, how: Estimator) -> Mixture:
     """Estimate the mixture of the labeled pixels (Eq. 1 to 3).
 
     ::
@@ -60,9 +88,7 @@ def from_labels(
         sigma_i^2 = 1/|L_i| sum_{x in L_i} d_i(x)^2          Eq. 2
         d_i(x)    = 1/C sum_c |f_c(x) - mu_i,c|              Eq. 3, printed without absolute values
 
-    Sums are over labeled pixels at label resolution, as in AGMM, without forming the features there. A class with a
-    single labeled pixel has no spread to speak of, and the printed Eq. 4 would divide by zero: ``sigma`` is at least
-    ``sigma_min`` (ours).
+    Sums are over labeled pixels at label resolution, as in AGMM, without forming the features there.
 
     Parameters
     ----------
@@ -70,17 +96,13 @@ def from_labels(
     labels : Tensor (B, H, W) int64
     components : Components
         Those of the labels.
-    sigma_min : float
-    distance : {"absolute", "signed", "rms"}
-        The one above, as in AGMM's released code, or see `distances`.
+    how : Estimator
     """
     weights = gmm.mean_weights(labels, components, features)
-    return _estimate(features, weights, components, sigma_min, distance)
+    return _estimate(features, weights, components.counts.to(weights.dtype), components, how)
 
 
-def reestimate(
-    features: Tensor, old: Mixture, members: Tensor, components: Components, sigma_min: float, distance: Distance
-) -> Mixture:
+def reestimate(features: Tensor, old: Mixture, members: Tensor, components: Components, how: Estimator) -> Mixture:
     """Do the M step: means and variances of each component's members (Eq. 5 to 7).
 
     ::
@@ -97,20 +119,20 @@ def reestimate(
     members : Tensor (B, N, h, w)
         Result of `assign`.
     components : Components
-    sigma_min : float
-    distance : {"absolute", "signed", "rms"}
+    how : Estimator
     """
     members = members.flatten(2)
-    mass = members.sum(2, keepdim=True)
-    empty = mass <= EPS
-    weights = torch.where(empty, old.weights, members / mass.clamp_min(EPS))
-    new = _estimate(features, weights, components, sigma_min, distance)
-    return replace(new, variance=torch.where(empty.squeeze(2), old.variance, new.variance))
+    mass = members.sum(2)
+    some = mass > EPS
+    weights = torch.where(some[..., None], members / mass.clamp_min(EPS)[..., None], old.weights)
+    # An old component counts in a pooled variance only where its image has no other.
+    mass = torch.where(some.any(1, keepdim=True), mass, old.mass)
+    return _estimate(features, weights, mass, components, how)
 
 
 @torch.no_grad()
 def assign(
-    log_g: Tensor, labels: Tensor, components: Components, assignment: Assignment = "argmax", keep_labels: bool = True
+    mixture: Mixture, labels: Tensor, components: Components, how: Assignment = "argmax", keep_labels: bool = False
 ) -> Tensor:
     """Do the E step: to what extent each feature cell belongs to each component.
 
@@ -126,31 +148,31 @@ def assign(
 
     Parameters
     ----------
-    log_g : Tensor (B, N, h, w)
-        Logarithms of the scores: far from all means the scores themselves are all 0.
+    mixture : Mixture
     labels : Tensor (B, H, W) int64
         A cell is what its middle pixel is; cells on ``VOID`` belong to nothing.
     components : Components
-    assignment : {"argmax", "responsibility", "soft"}
+    how : {"argmax", "responsibility", "soft"}
     keep_labels : bool
-        Labeled cells belong to their class whatever the scores. For labels that are accurate (points, scribbles,
-        blocks), not for pseudo labels.
+        Labeled cells belong to their class whatever the scores.
 
     Returns
     -------
     Tensor (B, N, h, w)
         In [0, 1]; 0 in empty slots.
     """
-    filled, g = components.filled[..., None, None], log_g.exp()
-    if assignment == "argmax":
+    # Logarithms: far from all means the scores themselves are all 0.
+    log_g, filled = mixture.log_scores(components), components.filled[..., None, None]
+    g = log_g.exp()
+    if how == "argmax":
         belongs = torch.zeros_like(g).scatter_(1, log_g.max(1, keepdim=True).indices, 1.0)
-    elif assignment == "responsibility":
+    elif how == "responsibility":
         belongs = g / (g.sum(1, keepdim=True) + EPS)
     else:
         belongs = g
     cells = labels_of_cells(labels, (g.shape[2], g.shape[3])).unsqueeze(1)
-    hit = (cells == components.classes[..., None, None]) & filled
     if keep_labels:
+        hit = (cells == components.classes[..., None, None]) & filled
         belongs = torch.where(hit.any(1, keepdim=True), hit.to(g.dtype), belongs)
     return belongs * (cells != VOID) * filled
 
@@ -186,16 +208,21 @@ def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
     return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
 
-def _estimate(
-    features: Tensor, weights: Tensor, components: Components, sigma_min: float, distance: Distance
-) -> Mixture:
+def _estimate(features: Tensor, weights: Tensor, mass: Tensor, components: Components, how: Estimator) -> Mixture:
     """Means, distances and variances from weights (B, N, h w) that add up to 1 in every component."""
     flat = features.flatten(2)
-    if distance == "absolute":
+    if how.distance == "absolute":
         means, d = fast.means_and_differences(flat, weights, components.per_image)
     else:
         means = weights @ flat.transpose(1, 2)
-        d = distances(flat, means, distance)
+        d = distances(flat, means, how.distance)
     d = d * components.filled[..., None]
-    variance = (weights * d.detach().square()).sum(2).clamp_min(sigma_min**2)
-    return Mixture(weights, means, d.unflatten(2, features.shape[-2:]), variance)
+    if isinstance(how.sigma, int | float):
+        variance = torch.full_like(mass, how.sigma**2)
+    else:
+        variance = (weights * (d.detach() if how.detach_sigma else d).square()).sum(2)
+        if how.sigma == "pooled":
+            share = mass / mass.sum(1, keepdim=True).clamp_min(EPS)
+            variance = (share * variance).sum(1, keepdim=True).expand_as(mass)
+        variance = variance.clamp_min(how.sigma_min**2)
+    return Mixture(weights, mass, means, d.unflatten(2, features.shape[-2:]), variance)

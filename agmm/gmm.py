@@ -20,7 +20,7 @@ Section and equation numbers refer to "Sparsely Annotated Semantic Segmentation 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -277,9 +277,31 @@ def bells(d: Tensor, sigma: Tensor | float | None, components: Components) -> Te
 
 
 def _probabilities(logits: Tensor, image_classes: Tensor, components: Components, size: tuple[int, ...]) -> Tensor:
-    """P of the components' classes, 0 for those annotated nowhere in the image: (B, N, h, w)."""
-    log_p = components.from_classes(logits) - logits.logsumexp(1, keepdim=True)
-    return _resize(log_p.exp() * components.from_classes(image_classes)[..., None, None], size)
+    """P of the components' classes on a grid of ``size``, 0 for those annotated nowhere in the image: (B, N, h, w).
+
+    The same as `_resize` of P, which reads four pixels of every cell: P is formed of these alone.
+    """
+    rows, columns = (_taps(fine, coarse, logits) for fine, coarse in zip(logits.shape[2:], size, strict=True))
+    p = logits.index_select(2, rows.pixels).index_select(3, columns.pixels).softmax(1)
+    p = components.from_classes(p) * components.from_classes(image_classes)[..., None, None]
+    left, right = p.unflatten(3, (2, -1)).unbind(3)
+    top, bottom = torch.lerp(left, right, columns.second).unflatten(2, (2, -1)).unbind(2)
+    return torch.lerp(top, bottom, rows.second[:, None])
+
+
+class _Taps(NamedTuple):
+    """What bilinear interpolation reads along one side."""
+
+    pixels: Tensor  # (2 n,): first pixels of all n cells, then second ones
+    second: Tensor  # (n,): weights of the second ones
+
+
+def _taps(fine: int, coarse: int, like: Tensor) -> _Taps:
+    """Return what each of ``coarse`` cells reads of ``fine`` pixels (``align_corners=False``)."""
+    centers = torch.arange(coarse, device=like.device, dtype=like.dtype) + 0.5
+    source = (centers * (fine / coarse) - 0.5).clamp_min(0)
+    first = source.long().clamp_max(fine - 1)
+    return _Taps(torch.cat([first, (first + 1).clamp_max(fine - 1)]), source - first)
 
 
 def _resize(x: Tensor, size: tuple[int, ...]) -> Tensor:

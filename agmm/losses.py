@@ -74,6 +74,9 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Tens
     return cross.mean(1).sum() / counts.labeled
 
 
+CONTAINED = "which Eq. 8 over all classes (self_classes 'all') contains; leave it out"
+
+
 @dataclass(frozen=True)
 class Form:
     """In which form `pixel_losses` computes self and spar.
@@ -86,11 +89,14 @@ class Form:
         How self adds up over an image's components.
     negatives : bool
         Whether a labeled pixel also pushes down the scores of all other components.
+    everywhere : bool
+        Whether self also has the classes without a component, with G = 0.
     """
 
     factor: float
     reduction: Literal["mean", "sum"]
     negatives: bool
+    everywhere: bool = False
 
 
 def component_weights(components: Components, form: Form, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -120,8 +126,9 @@ def pixel_losses(
                 1/|L| sum_{x in L} mean_i BCE([y(x) = i], G_i(x))           with negatives:      AGMM++ Eq. 12
         absent  -1/|V| sum_{x in V} sum_{k nowhere in the image} log(1 - P_k(x))                official code
 
-    Eq. 8 has no class index; ``mean_i`` is over the components of the image. The official code has ``spar`` with the
-    negatives, and half of ``self`` and ``spar``.
+    Eq. 8 has no class index; ``mean_i`` is over the components of the image. Summed over all K classes, with G = 0 for
+    those without a component, it is ``self`` as a sum plus ``absent`` of the classes without a component. The official
+    code has ``spar`` with the negatives, and half of ``self`` and ``spar``.
 
     Parameters
     ----------
@@ -143,18 +150,22 @@ def pixel_losses(
     if not {"self", "spar", "absent"} & names:
         return {"seg": partial_cross_entropy(logits, labels, counts)} if "seg" in names else {}
     self_weight, spar_weight = component_weights(components, form, g.dtype)
+    everywhere = form.everywhere and "self" in names
+    absent = ~components.present if everywhere else ~image_classes if "absent" in names else None
     supervision = fast.Supervision(
         labels=labels.flatten(1),
         classes=components.classes,
         self_weight=self_weight * ("self" in names),
         spar_weight=spar_weight * ("spar" in names),
         negatives=form.negatives,
-        absent=~image_classes if "absent" in names else None,
+        absent=absent,
         seg="seg" in names,
     )
     if not {"seg", "self", "absent"} & names:
         logits = logits.detach()  # which leaves them without a gradient rather than with one of zeros
     sums = dict(zip(("seg", "self", "spar", "absent"), fast.segmentation_terms(logits, g, supervision), strict=True))
+    if everywhere:
+        sums["self"] = sums["self"] + sums["absent"]
     divisors = {"seg": counts.labeled, "self": counts.valid, "spar": counts.labeled, "absent": counts.valid}
     return {name: value / divisors[name] for name, value in sums.items() if name in names}
 

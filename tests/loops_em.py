@@ -7,13 +7,21 @@ from tests import loops
 from tests.loops import EPS
 
 
-def from_labels(problem, sigma_min, how="absolute"):
+def from_labels(problem, sigma_min=0.1, how="absolute", sigma=None):
     """Means, presence, distances on the grid, variances over labeled pixels of the distances squared and upsampled."""
     mu, present = loops.means(problem.features, problem.labels, problem.num_classes)
     d = loops.distances(problem.features, mu, present, how)
     masks = loops.one_hot(problem.labels, problem.num_classes)
-    total = (masks * loops.resize(d**2, problem.labels.shape[1:])).sum((2, 3))
-    return mu, present, d, np.maximum(total / np.maximum(masks.sum((2, 3)), 1), sigma_min**2) * present
+    total, count = (masks * loops.resize(d**2, problem.labels.shape[1:])).sum((2, 3)), masks.sum((2, 3))
+    return mu, present, d, floored(total / np.maximum(count, 1), count, sigma_min, sigma) * present
+
+
+def floored(variance, count, sigma_min, sigma):
+    """At least ``sigma_min**2``, after the mean over an image's classes where their spread is pooled."""
+    if sigma == "pooled":
+        variance = np.array([np.average(v, weights=n) if n.any() else 0 for v, n in zip(variance, count, strict=True)])
+        variance = np.broadcast_to(variance[:, None], count.shape)
+    return np.maximum(variance, sigma_min**2)
 
 
 def scores(d, variance, present):
@@ -24,17 +32,20 @@ def exponents(d, variance):
     return -(d**2) / (2 * variance[:, :, None, None] + EPS)
 
 
-def undecided(problem, sigma_min=0.1, how="absolute"):
+def undecided(problem, **options):
     """Whether a cell's two largest scores are equal but for rounding, so that either may be its component."""
-    _, present, d, variance = from_labels(problem, sigma_min, how)
-    best = np.sort(np.where(present[:, :, None, None], exponents(d, variance), -np.inf), axis=1)[:, -2:]
-    if best.shape[1] < 2:
+    if problem.num_classes < 2:
         return False
-    both = np.isfinite(best[:, 0])
-    return bool((best[:, 1][both] - best[:, 0][both]).min(initial=1.0) < 1e-6)
+    for oem in (False, True):
+        _, present, d, variance, _ = mixture(problem, **options | {"oem": oem})
+        best = np.sort(np.where(present[:, :, None, None], exponents(d, variance), -np.inf), axis=1)[:, -2:]
+        both = np.isfinite(best[:, 0])
+        if (best[:, 1][both] - best[:, 0][both]).min(initial=1.0) < 1e-6:
+            return True
+    return False
 
 
-def assign(problem, log_g, present, how="argmax", keep_labels=True):
+def assign(problem, log_g, present, how="argmax", keep_labels=False):
     """To what extent each cell belongs to each class; its label is that of the pixel at its middle."""
     (rows, columns), grid = problem.labels.shape[1:], log_g.shape[2:]
     y, x = (np.arange(grid[0]) + 0.5) * rows / grid[0], (np.arange(grid[1]) + 0.5) * columns / grid[1]
@@ -50,25 +61,36 @@ def assign(problem, log_g, present, how="argmax", keep_labels=True):
     return members * (labels != VOID)[:, None]
 
 
-def reestimate(problem, old, members, sigma_min, how="absolute"):
-    mu, present, _, variance = old
+def reestimate(problem, old, members, sigma_min, how="absolute", sigma=None):
+    mu, present, _, _ = old
+    masks = loops.one_hot(problem.labels, problem.num_classes)
     mass = members.sum((2, 3))
-    some, mass = present & (mass > EPS), np.maximum(mass, EPS)
+    some, divisor = present & (mass > EPS), np.maximum(mass, EPS)
     sums = np.einsum("bkhw,bchw->bkc", members, problem.features)
-    mu = np.where(some[:, :, None], sums / mass[:, :, None], mu)
+    mu = np.where(some[:, :, None], sums / divisor[:, :, None], mu)
     d = loops.distances(problem.features, mu, present, how)
-    spread = np.maximum((members * d**2).sum((2, 3)) / mass, sigma_min**2)
-    return mu, present, d, np.where(some, spread, variance)
+    _, _, _, kept = from_labels(problem, 0, how)
+    variance = np.where(some, (members * d**2).sum((2, 3)) / divisor, kept)
+    count = np.where(some.any(1, keepdims=True), mass, masks.sum((2, 3)))
+    return mu, present, d, floored(variance, count, sigma_min, sigma)
 
 
-def mixture(problem, oem=True, assignment="argmax", keep_labels=True, sigma_min=0.1, how="absolute"):
-    old = from_labels(problem, sigma_min, how)
-    log_g = exponents(old[2], old[3])
-    members = assign(problem, log_g, old[1], "argmax", keep_labels or not oem)
-    if not oem:
-        return *old, members
-    weights = assign(problem, log_g, old[1], assignment, keep_labels)
-    return *reestimate(problem, old, weights, sigma_min, how), members
+def mixture(
+    problem,
+    oem=True,
+    assignment="argmax",
+    keep_labels=False,
+    con_members="new",
+    sigma_min=0.1,
+    how="absolute",
+    sigma=None,
+):
+    found = old = from_labels(problem, sigma_min, how, sigma)
+    if oem:
+        weights = assign(problem, exponents(*old[2:]), old[1], assignment, keep_labels)
+        found = reestimate(problem, old, weights, sigma_min, how, sigma)
+    log_g = exponents(*(old if con_members == "old" else found)[2:])
+    return *found, assign(problem, log_g, old[1], "argmax", keep_labels or not oem)
 
 
 def contrast(d, present, members):
@@ -77,7 +99,7 @@ def contrast(d, present, members):
     return pull.sum() / max(len(pull), 1) + push.sum() / max(len(push), 1)
 
 
-def terms(problem, **options):
+def terms(problem, self_classes="present", **options):
     """All terms on features that are squeezed already."""
     mu, present, d, variance, members = mixture(problem, **options)
     g = loops.resize(scores(d, variance, present), problem.labels.shape[1:])

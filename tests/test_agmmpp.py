@@ -26,18 +26,21 @@ def random_objective(num_classes=5, channels=6, squeezed=4, **options):
     return AGMMpp(num_classes, channels, channels=squeezed, **options).double()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=80)
 @given(
     problems(),
     st.booleans(),
     st.sampled_from(["argmax", "responsibility", "soft"]),
     st.booleans(),
+    st.sampled_from(["new", "old"]),
     st.sampled_from(["absolute", "signed", "rms"]),
+    st.sampled_from([None, "pooled"]),
     st.sampled_from([0.01, 0.1]),
 )
-def test_terms_and_scores_equal_loops(problem, oem, assignment, keep_labels, how, sigma_min):
-    assume(not loops_em.undecided(problem, sigma_min, how))
-    options = {"oem": oem, "assignment": assignment, "keep_labels": keep_labels, "sigma_min": sigma_min}
+def test_terms_and_scores_equal_loops(problem, oem, assignment, keep_labels, con_members, how, sigma, sigma_min):
+    options = {"oem": oem, "assignment": assignment, "keep_labels": keep_labels, "con_members": con_members}
+    options |= {"sigma": sigma, "sigma_min": sigma_min}
+    assume(not loops_em.undecided(problem, **options, how=how))
     expected, g = loops_em.terms(problem, **options, how=how)
     options |= {"lambda_gmm": 0.5, "lambda_self": 2.0, "lambda_weak": 3.0, "lambda_con": 5.0}
     objective = identity(problem.num_classes, problem.features.shape[1], terms=ALL, distance=how, **options)
@@ -51,11 +54,11 @@ def test_terms_and_scores_equal_loops(problem, oem, assignment, keep_labels, how
     assert output.loss.item() == pytest.approx(e["seg"] + 0.5 * rest, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("oem", [True, False])
-def test_gradients_equal_finite_differences(oem):
-    """With a constant spread, and steps too small to change a member: neither carries a gradient."""
-    objective = identity(3, 2, terms=ALL, oem=oem, sigma_min=3.0)  # above every spread, so that it is constant
-    features, logits, *rest = random_problem(batch=2, k=3, c=2, grid=(2, 2), size=(4, 5)).tensors()
+@pytest.mark.parametrize("options", [{}, {"oem": False}, {"sigma": "pooled"}, {"sigma_min": 3.0}])
+def test_gradients_equal_finite_differences(options):
+    """With steps too small to change a member, which carries no gradient."""
+    objective = identity(3, 2, terms=ALL, **options)
+    features, logits, *rest = random_problem(batch=2, k=3, c=2, grid=(3, 4), size=(6, 7)).tensors()
 
     def terms(features, logits):
         return tuple(objective(features, logits, *rest).terms.values())

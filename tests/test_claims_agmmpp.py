@@ -31,7 +31,7 @@ from tests.test_tables import complete
 def furnished(name):
     """An embedded preset whose labels from tags are quickly made and whose transformer starts from scratch."""
     preset = PRESETS[name]
-    tags = Kind("tags", {"refine": False, "scales": (1.0,), "reg": 0.0}, accurate=False)
+    tags = Kind("tags", {"refine": False, "scales": (1.0,), "reg": 0.0})
     vit = replace(preset.networks["vit"], changes=preset.networks["vit"].changes | {"init": "scratch"})
     return replace(preset, labels=preset.labels | {"tags": tags}, networks=preset.networks | {"vit": vit})
 

@@ -76,7 +76,7 @@ def _labeled_pixels(trained: Trained, images: int) -> Iterator[Pixels]:
         labels, truth = weak_labels(trained, part), tensor(trained.data.truth[part]).long()
         components = gmm.components(labels, trained.data.num_classes)
         squeezed = objective.squeeze(features.to(trained.device)).cpu()
-        mixture = em.from_labels(squeezed, labels, components, objective.sigma_min, objective.distance)
+        mixture = em.from_labels(squeezed, labels, components, objective.estimator)
         d = fast.upsample(mixture.d, labels.shape[-2:], components.per_image)
         codes, filled = components.classes[..., None, None], components.filled[..., None, None]
         labeled = (labels.unsqueeze(1) == codes) & filled & (truth != VOID).unsqueeze(1)

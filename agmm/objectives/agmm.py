@@ -49,12 +49,17 @@ class AGMM(Objective):
     sigma : float, {"adaptive", "code_a", "code_b"} or None
         Spread of the Gaussians: one value for all, estimated (see `agmm.gmm.spread`), or the variant's own:
         ``exp(-d^2)`` (official), Eq. 5 (paper).
-    detach_sigma : bool
-        Whether an estimated spread carries no gradient.
+    detach_sigma : bool, optional
+        Whether an estimated spread carries no gradient. Default: false for Eq. 5, as the paper says that "the process
+        of GMM formulation is derivable" (Sec. 3.4); true for the ones that the official code has commented out.
     con_vectors : {"sum", "mean"}
         See `agmm.losses.contrast_batch`; official variant only.
-    self_reduction : {"mean", "sum"}
-        Reduction of the self-supervision over an image's present classes.
+    self_classes : {"present", "all"}
+        Over which classes Eq. 8, which has no class index, extends: those with a component, or all K with G = 0 where
+        there is none. The latter contains the absent-class loss exactly where a crop holds a label of every class of
+        its image; variant paper only.
+    self_reduction : {"mean", "sum"}, optional
+        How Eq. 8 adds up over these classes. Default: the mean over the present ones, the sum over all.
     lambda_gmm : float
         Weight of all terms but ``seg``.
     terms : tuple of str, optional
@@ -67,9 +72,10 @@ class AGMM(Objective):
     num_classes: int
     variant: Variant = "official"
     sigma: gmm.Sigma = None
-    detach_sigma: bool = True
+    detach_sigma: bool | None = None
     con_vectors: Literal["sum", "mean"] = "sum"
-    self_reduction: Literal["mean", "sum"] = "mean"
+    self_classes: Literal["present", "all"] = "present"
+    self_reduction: Literal["mean", "sum"] | None = None
     lambda_gmm: float = 1.0
     terms: tuple[str, ...] | None = None
     stop_gradient: bool = False
@@ -80,16 +86,33 @@ class AGMM(Objective):
     def __post_init__(self) -> None:
         one_of("variant", self.variant, ("official", "paper"))
         one_of("con_vectors", self.con_vectors, ("sum", "mean"))
-        one_of("self_reduction", self.self_reduction, ("mean", "sum"))
+        one_of("self_classes", self.self_classes, ("present", "all"))
+        everywhere = self.self_classes == "all"
+        object.__setattr__(self, "self_reduction", self.self_reduction or ("sum" if everywhere else "mean"))
+        one_of("self_reduction", self.self_reduction, ("sum",) if everywhere else ("mean", "sum"))
         if isinstance(self.sigma, str):
             one_of("sigma", self.sigma, ("adaptive", "code_a", "code_b"))
         elif self.sigma is not None and not self.sigma > 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}")
+        if everywhere and self.variant == "official":
+            raise ValueError("self_classes 'all' is a reading of the printed Eq. 8; choose the variant 'paper'")
         default = TERMS if self.variant == "official" else TERMS[:4]
         terms = self.terms if self.terms is not None else ("seg", "self") if self.stop_gradient else default
         for term in terms:
             one_of("terms", term, TERMS)
+        if everywhere and "absent" in terms:
+            raise ValueError(f"terms hold 'absent', {losses.CONTAINED}")
         object.__setattr__(self, "terms", tuple(term for term in TERMS if term in terms))
+
+    @property
+    def spread(self) -> gmm.Sigma:
+        """Return ``sigma``, or the variant's own where it is None."""
+        return "adaptive" if self.sigma is None and self.variant == "paper" else self.sigma
+
+    @property
+    def revision(self) -> int:
+        """Return 1 for Eq. 5, whose spread once carried no gradient; see `Objective.revision`."""
+        return int(self.spread == "adaptive")
 
     @batch_loss
     def __call__(
@@ -131,7 +154,9 @@ class AGMM(Objective):
         else:
             components, g = gmm.no_components(labels, self.num_classes), logits.detach()[:, :0]
             scores = partial(self._scores, features, logits, labels, image_classes)
-        form = losses.Form(0.5 if official else 1.0, self.self_reduction, negatives=official)
+        form = losses.Form(
+            0.5 if official else 1.0, self.self_reduction or "mean", official, everywhere=self.self_classes == "all"
+        )
         terms |= losses.pixel_losses(wanted, logits, g, labels, image_classes, counts, components, form)
         terms = {name: terms[name] for name in TERMS if name in wanted}
         loss = sum((t if name == "seg" else self.lambda_gmm * t for name, t in terms.items()), logits.new_zeros(()))
@@ -152,9 +177,10 @@ class AGMM(Objective):
         means, d = gmm.means_and_distances(features, labels, components)
         if self.variant == "official" or self.sigma in ("code_a", "code_b"):
             d = d * gmm.validity(labels, (d.shape[2], d.shape[3]), d.dtype)
-        sigma: gmm.Sigma | Tensor = "adaptive" if self.sigma is None and self.variant == "paper" else self.sigma
+        sigma: gmm.Sigma | Tensor = self.spread
         if isinstance(sigma, str):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_sigma):
+            detached = sigma != "adaptive" if self.detach_sigma is None else self.detach_sigma
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not detached):
                 sigma = gmm.spread(d, logits, labels, image_classes, components, sigma)
         return components, means, gmm.scores(d, sigma, labels.shape[-2:], components)
 

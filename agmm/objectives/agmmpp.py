@@ -1,7 +1,7 @@
 """AGMM++ (TPAMI 2025)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -37,13 +37,15 @@ class AGMMpp(Objective, nn.Module):
     assignment : {"argmax", "responsibility", "soft"}
         See `agmm.em.assign`.
     keep_labels : bool
-        Labeled pixels stay with their class in online EM (ours): true for accurate labels, false for pseudo labels.
-    distance : {"absolute", "signed", "rms"}
-        See `agmm.em.from_labels`; ``"signed"`` is Eq. 3 as printed.
-    sigma : float or None
-        One spread for all components, for comparison; None estimates them (Eq. 2, Eq. 7).
-    sigma_min : float
-        Least estimated spread (ours; the smallest one that AGMM's Table 3 reports).
+        Labeled pixels stay with their class in online EM; the text keeps none.
+    con_members : {"new", "old"}
+        Whose scores say to which component a pixel belongs in the contrast: those that the labels supervise (ours), or
+        those of the labels' mixture. Without online EM labeled pixels belong to their class.
+    self_classes : {"present", "all"}
+        Over which classes Eq. 11, which has no class index, extends: the mean over those with a component (ours), or
+        the sum over all K with G = 0 where there is none.
+    distance, sigma, sigma_min, detach_sigma
+        See `agmm.em.Estimator`. The signed distance is Eq. 3 as printed, the pooled spread a variant of ours.
     terms : tuple of str, optional
         Subset of seg, self (Eq. 11), weak (Eq. 12), con (Eq. 14), con_old (Eq. 13, AGMM's contrast as released) and
         absent (AGMM's released code). Default: the first four; seg and self with ``stop_gradient``.
@@ -60,10 +62,13 @@ class AGMMpp(Objective, nn.Module):
     channels: int | None = None
     oem: bool = True
     assignment: em.Assignment = "argmax"
-    keep_labels: bool = True
+    keep_labels: bool = False
+    con_members: Literal["new", "old"] = "new"
+    self_classes: Literal["present", "all"] = "present"
     distance: em.Distance = "absolute"
-    sigma: float | None = None
+    sigma: float | Literal["pooled"] | None = None
     sigma_min: float = 0.1
+    detach_sigma: bool = False
     terms: tuple[str, ...] | None = None
     seg: Literal["ce", "bce"] = "ce"
     lambda_gmm: float = 1.0
@@ -78,21 +83,37 @@ class AGMMpp(Objective, nn.Module):
     def __post_init__(self) -> None:
         super().__init__()
         one_of("assignment", self.assignment, ("argmax", "responsibility", "soft"))
+        one_of("con_members", self.con_members, ("new", "old"))
+        one_of("self_classes", self.self_classes, ("present", "all"))
         one_of("distance", self.distance, ("absolute", "signed", "rms"))
         one_of("seg", self.seg, ("ce", "bce"))
         if not self.sigma_min > 0:
             raise ValueError(f"sigma_min must be positive, not {self.sigma_min}")
-        if self.sigma is not None and not self.sigma > 0:
+        if isinstance(self.sigma, str):
+            one_of("sigma", self.sigma, ("pooled",))
+        elif self.sigma is not None and not self.sigma > 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}")
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be at least 1, not {self.channels}")
         terms = self.terms if self.terms is not None else TERMS[: 2 if self.stop_gradient else 4]
         for term in terms:
             one_of("terms", term, TERMS)
+        if self.self_classes == "all" and "absent" in terms:
+            raise ValueError(f"terms hold 'absent', {losses.CONTAINED}")
         self.terms = tuple(term for term in TERMS if term in terms)
         self.squeeze = nn.Conv2d(self.in_channels, self.channels or squeezed(self.in_channels), 1)
         if self.stop_gradient or not OF_MIXTURE & set(self.terms):
             self.squeeze.requires_grad_(False)
+
+    @property
+    def revision(self) -> int:
+        """Return 1: spreads have a gradient, and labeled pixels may change their component; see `Objective`."""
+        return 1
+
+    @property
+    def estimator(self) -> em.Estimator:
+        """Return how the mixture is estimated."""
+        return em.Estimator(self.distance, self.sigma, self.sigma_min, self.detach_sigma)
 
     @batch_loss
     def forward(
@@ -137,37 +158,26 @@ class AGMMpp(Objective, nn.Module):
         if self.seg == "bce" and "seg" in names:
             names.remove("seg")
             terms["seg"] = losses.binary_cross_entropy(logits, labels, counts)
-        form = losses.Form(1.0, "mean", negatives=True)
+        everywhere = self.self_classes == "all"
+        form = losses.Form(1.0, "sum" if everywhere else "mean", negatives=True, everywhere=everywhere)
         terms |= losses.pixel_losses(names, logits, g, labels, image_classes, counts, components, form)
         terms = {name: terms["spar" if name == "weak" else name] for name in TERMS if name in wanted}
         return Output(self._weighted(terms, logits), terms, scores)
 
     def mixture(self, features: Tensor, labels: Tensor, components: gmm.Components) -> tuple[em.Mixture, Tensor]:
-        """Return the mixture of a batch (Eq. 1 to 8) and the feature cells' components: one-hot (B, N, h, w).
-
-        A cell's component is, ours, its class where it is labeled and online EM leaves it there, else that of the
-        largest score of the labels' mixture.
-        """
+        """Return the mixture of a batch (Eq. 1 to 8) and the feature cells' components: one-hot (B, N, h, w)."""
         if self.stop_gradient:
             features = features.detach()
         check_layer("features", features, self.squeeze)
         squeezed = self.squeeze(features)
+        how = self.estimator
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.oem):
-            old = self._spread(em.from_labels(squeezed, labels, components, self.sigma_min, self.distance))
-        with torch.no_grad():
-            log_g = old.log_scores(components)
-        members = em.assign(log_g, labels, components, "argmax", self.keep_labels or not self.oem)
-        if not self.oem:
-            return old, members
-        soft = self.assignment != "argmax"
-        weights = em.assign(log_g, labels, components, self.assignment, self.keep_labels) if soft else members
-        return self._spread(em.reestimate(squeezed, old, weights, components, self.sigma_min, self.distance)), members
-
-    def _spread(self, mixture: em.Mixture) -> em.Mixture:
-        """The mixture with the spread that was asked for."""
-        if self.sigma is None:
-            return mixture
-        return replace(mixture, variance=torch.full_like(mixture.variance, self.sigma**2))
+            mixture = old = em.from_labels(squeezed, labels, components, how)
+        if self.oem:
+            members = em.assign(old, labels, components, self.assignment, self.keep_labels)
+            mixture = em.reestimate(squeezed, old, members, components, how)
+        whose = old if self.con_members == "old" else mixture
+        return mixture, em.assign(whose, labels, components, "argmax", self.keep_labels or not self.oem)
 
     def _upsampled(self, mixture: em.Mixture, labels: Tensor, components: gmm.Components) -> Tensor:
         """Scores at label resolution: (B, N, H, W)."""

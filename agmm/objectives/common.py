@@ -83,6 +83,11 @@ class Objective:
     has_mixture: ClassVar[bool] = False
     trains_classifier_only: ClassVar[bool] = False
 
+    @property
+    def revision(self) -> int:
+        """Return how often a correction has changed what the objective computes: part of the identity of its runs."""
+        return 0
+
     def begin_epoch(self) -> None:
         """Prepare for an epoch; called before each."""
 

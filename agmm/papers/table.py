@@ -17,6 +17,14 @@ SINGLE_SCALE = "mIoU, single scale"  # metric of ablations: mIoU from one scale 
 WVF = "WvF"  # metric of SPML: mIoU as a share of that of full supervision, in per cent
 TRAINING = "training mIoU: "  # prefix of the metrics of training curves, mIoU on training images
 
+VARIANTS = {
+    "official": "released code",
+    "paper": "as printed, present classes",
+    "paper, all classes": "as printed, all classes",
+}
+"""Variants of AGMM: its release, and its equations in both readings of Eq. 8, which has no class index."""
+READINGS = tuple(VARIANTS.values())[1:]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -50,11 +58,10 @@ class Cell:
     @property
     def objective(self) -> str:
         """What is minimized, where rows of the same name differ in it."""
-        if self.method == "AGMM" and self.variant == "official":
-            return "released code" if self.absent else "released code without L_absent"
-        if self.method == "AGMM":
-            return "equations as printed" + (" + L_absent" if self.absent else "")
-        return "with L_absent" if self.absent else ""
+        if self.method != "AGMM":
+            return "with L_absent" if self.absent else ""
+        with_, without = (" + L_absent", "") if self.variant != "official" else ("", " without L_absent")
+        return VARIANTS[self.variant] + (with_ if self.absent else without)
 
 
 class Column(NamedTuple):
@@ -168,9 +175,10 @@ def describe(run: Run) -> dict[str, Any]:
             stage = "second stage" if run.restrict else "second stage on predictions of all classes"
         return describe(run.teacher) | {"protocol": f"{stage}, {protocol(run)}"}
     options = dict(run.options)
+    variant = options.get("variant", "official") + (", all classes" if options.get("self_classes") == "all" else "")
     return {
         "method": run.method,
-        "variant": options.get("variant", "official") if run.method == "AGMM" else "",
+        "variant": variant if run.method == "AGMM" else "",
         "absent": "absent" in options.get("terms", ()) or bool(options.get("absent", False)),
         "init": run.init,
         "dataset": run.dataset,

@@ -142,9 +142,10 @@ class Run:
         described: dict[str, Any] = {"preset": self.preset, "dataset": self.dataset, "schema": self.schema}
         described |= {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if self.method != "ImageTags":
-            objective = asdict(build_objective(self.method, 2, **dict(self.options)))
-            default = asdict(build_objective(self.method, 2))
-            described["options"] = {name: value for name, value in objective.items() if value != default[name]}
+            objective = build_objective(self.method, 2, **dict(self.options))
+            values, default = asdict(objective), asdict(build_objective(self.method, 2))
+            described["options"] = {name: value for name, value in values.items() if value != default[name]}
+            described |= {"revision": objective.revision} if objective.revision else {}
             described |= {"source": source_digest(self.method)} if is_own(self.method) else {}
         described |= {"cams": self.cams_of.id} if self.cams_of is not None else {}
         described.pop("cam_changes", None)

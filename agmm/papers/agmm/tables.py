@@ -31,6 +31,8 @@ WITHOUT = "extra:without the absent-class loss"
 _PRINTED = "extra:equations as printed"
 _ALONE = "extra:absent-class loss alone"
 _BOTH = "extra:equations as printed, with the absent-class loss"
+_EVERYWHERE: dict[str, Any] = {"self_classes": "all"}  # the other reading of Eq. 8: a sum over all K classes
+_READINGS: tuple[dict[str, Any], ...] = ({}, _EVERYWHERE)
 
 
 def _agmm(
@@ -48,6 +50,11 @@ def agmm_rows(
     return [_agmm(label, ids, **how), _agmm(label, without, _TERMS, **how)]
 
 
+def printed_rows(label: str = "AGMM", **how: Any) -> list[Row]:
+    """Return the rows of AGMM by its equations, in both readings of Eq. 8."""
+    return [_agmm(label, (_PRINTED,), _TERMS, variant="paper", options=reading, **how) for reading in _READINGS]
+
+
 # --- VOC --------------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +62,8 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
     """Loss ablation.
 
     The paper's runs are the released code's objective, which has an absent-class loss in every row with the mixture.
-    The paper never mentions that loss, so each row is also trained without it, and by the equations as printed.
+    No sentence of the paper describes that loss, so each row is also trained without it, and by the equations as
+    printed in both readings of Eq. 8.
     """
     rows = [
         Row("L_seg", ("O001", "O007"), printed={"row": "1"}),
@@ -64,6 +72,7 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
         _agmm(f"{_FULL} + MT", ("O006", "O012"), printed={"row": "6"}, second_stage=True),
         *_ablation(),
         *_ablation(variant="paper"),
+        *_ablation(variant="paper", options=_EVERYWHERE),
         _agmm(_FULL, (_BOTH,), variant="paper"),
         alone := _agmm("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
     ]
@@ -74,13 +83,15 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
     return cells(preset, "agmm_table1", rows, VOC)
 
 
-def _ablation(ids: dict[str, tuple[str, ...]] | None = None, variant: str = "official") -> list[Row]:
+def _ablation(
+    ids: dict[str, tuple[str, ...]] | None = None, variant: str = "official", options: dict[str, Any] | None = None
+) -> list[Row]:
     """Return rows that add a loss each: with these trainings and the absent-class loss, or without that loss."""
     extra = (WITHOUT if variant == "official" else _PRINTED,)
     rows = []
     for label, (terms, number, _) in ABLATION.items():
         trainings, terms = (ids[label], (*terms, "absent")) if ids else (extra, terms)
-        rows.append(_agmm(label, trainings, terms, printed={"row": number}, variant=variant))
+        rows.append(_agmm(label, trainings, terms, printed={"row": number}, variant=variant, options=options or {}))
     return rows
 
 
@@ -97,6 +108,7 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
         stop_gradient(("O014", "O016"), ("seg", "self")),
         stop_gradient(with_absent, ("seg", "self", "absent")),
         *agmm_rows(("O005", "O011"), printed={"row": "5"}),
+        *printed_rows(printed={"row": "5"}),
     ]
     return cells(preset, "agmm_table2", rows, VOC)
 
@@ -104,7 +116,8 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
 def table3(preset: Preset) -> tuple[Cell, ...]:
     """Fixed against adaptive spread, in the printed variant: the released code has no spread to set.
 
-    Set with a row per value, as each is trained with and without the absent-class loss.
+    Set with a row per value, as each is trained with and without the absent-class loss, and two of them with Eq. 8
+    over all classes, which contains it.
     """
     numbered = [(f"O{17 + i:03}", f"O{22 + i:03}") for i in range(len(SIGMAS))]
     adaptive = {"sigma": "Eq. (5)"}
@@ -114,6 +127,10 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
             fixed = _agmm(f"σ = {sigma}", identity, terms, variant="paper", options={"sigma": sigma}, value=sigma)
             rows.append(replace(fixed, printed={"sigma": str(sigma)}))
         rows.append(_agmm("σ by Eq. 5", (last,), terms, variant="paper", printed=adaptive))
+    everywhere = partial(_agmm, ids=(_PRINTED,), terms=_TERMS, variant="paper")
+    constant = {"sigma": 1.0} | _EVERYWHERE
+    rows.append(everywhere("σ = 1.0", options=constant, printed={"sigma": "1.0"}, value=1.0))
+    rows.append(everywhere("σ by Eq. 5", options=_EVERYWHERE, printed=adaptive))
     rows.append(_agmm("no σ: exp(-d²)", ("O005", "O011"), printed=adaptive))
     return cells(preset, "agmm_table3", rows, VOC)
 
@@ -142,8 +159,11 @@ def absent(preset: Preset) -> tuple[Cell, ...]:
         for variant, ids, without in (("official", ("O005", "O011"), WITHOUT), ("paper", (_BOTH,), _PRINTED)):
             corners.append(_agmm("+ mixture", (without,), _TERMS, variant=variant))
             corners.append(_agmm("+ both", ids, variant=variant))
+        corners.append(_agmm("+ mixture", (_PRINTED,), _TERMS, variant="paper", options=_EVERYWHERE))
         default = init == preset.inits[0]
         rows += [replace(row, init=init, ids=row.ids if default else ("extra:from scratch",)) for row in corners]
+    for reading in _READINGS:
+        rows.append(_agmm("+ mixture, σ = 1.0", (_PRINTED,), _TERMS, variant="paper", options={"sigma": 1.0} | reading))
     mean = partial(_agmm, ids=("extra:contrast of means",), options={"con_vectors": "mean"})
     rows += [mean("+ mixture, con_vectors mean", terms=_TERMS), mean("+ both, con_vectors mean")]
     return cells(preset, "agmm_table1", rows, VOC)
@@ -161,6 +181,7 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
         Row("SPML", elsewhere, method="SPML", note=another),
         Row("TEL", tel_ids, method="TreeEnergy", printed=network | {"method": "TEL"}, note=said),
         *agmm_rows(("", "O005", "O011"), ("", WITHOUT, WITHOUT), printed=network | {"method": "AGMM"}),
+        *(replace(row, ids=("", _PRINTED, _PRINTED)) for row in printed_rows(printed=network | {"method": "AGMM"})),
     ]
     trained = {("DeeplabV3+", "3"), ("TEL", "3"), ("AGMM", "3")}
     trained |= {("SPML", "2")} if preset.embedding else set()
@@ -255,6 +276,9 @@ TABLES = (
 
 _BASELINE, _AGMM = ("points", Row("Baseline", ("O001",))), ("points", _agmm("AGMM", ("O005",)))
 _CURVES = _BASELINE, _AGMM, ("points", _agmm("AGMM without L_absent", (WITHOUT,), _TERMS))
+_READ = [
+    ("points", replace(row, label=f"AGMM {name}")) for name, row in zip(table.READINGS, printed_rows(), strict=True)
+]
 _AGMM_SG = ("points", _agmm("AGMM (SG)", ("O014",), ("seg", "self"), options=_STOPPED))
 _FORMS = [("points", _agmm("AGMM, points", ("O005",))), ("scribbles", _agmm("AGMM, scribbles", ("O011",)))]
 _CLICKED = [(column.labels, _agmm(column.label, (id,))) for column, id in zip(CLICKS, _ids(33), strict=True)]
@@ -278,7 +302,13 @@ FIGURES = (
     _voc(figure4, "Fig. 4: classes separate during training"),
     _figure("agmm_supp_figure1", "Supplementary Fig. 1: segmentation and mixture", _AGMM),
     # Segmentation P against mixture G on the training images; the notebook draws all epochs.
-    _figure("agmm_supp_figure2", "Supplementary Fig. 2: segmentation and mixture during training", *_CURVES, curves=()),
+    _figure(
+        "agmm_supp_figure2",
+        "Supplementary Fig. 2: segmentation and mixture during training",
+        *_CURVES,
+        *_READ,
+        curves=(),
+    ),
     _figure("agmm_supp_figure3", "Supplementary Fig. 3: features", _BASELINE, _AGMM_SG, _AGMM),
     _figure("agmm_supp_figure4", "Supplementary Fig. 4: predictions from points and scribbles", *_FORMS),
     _figure("agmm_supp_figure6", "Supplementary Fig. 5 and 6: clicks, and predictions from them", *_CLICKED),

@@ -12,7 +12,7 @@ from typing import Any
 
 from agmm.objectives.agmmpp import squeezed
 from agmm.papers import table
-from agmm.papers.agmm.tables import CLICKS, LAMBDAS, NARROW, SCALED, VOC, WITHOUT, agmm_rows
+from agmm.papers.agmm.tables import CLICKS, LAMBDAS, NARROW, SCALED, VOC, WITHOUT, agmm_rows, printed_rows
 from agmm.papers.table import Cell, Column, Row, cells, lines, lines_of_others, quoted
 from agmm.training.presets import Preset
 
@@ -29,10 +29,20 @@ STEPS: dict[str, dict[str, Any]] = {
 """Rows of the ablations between the baseline and the whole method; its online EM comes last."""
 
 agmmpp_row = partial(Row, method="AGMMpp")
+POOLED = {"sigma": "pooled"}
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 _TOCO = "extra:ToCo, the baseline of image tags"
 _ONE_SET = "extra:every form of labels on one data set"
 _BLOCKS = "extra:of unstated origin in the paper"
+_ONE_SPREAD = "extra:AGMM++ with a pooled spread, ours"
+
+
+def agmmpp_rows(label: str, ids: tuple[str, ...], **how: Any) -> list[Row]:
+    """Return the rows of AGMM++ as printed, and of our variant with a pooled spread."""
+    printed = agmmpp_row(label, ids, **how)
+    ours = tuple(training and _ONE_SPREAD for training in ids)
+    name = label.replace("AGMM++", "AGMM++, pooled σ")
+    return [printed, replace(printed, label=name, ids=ours, options=POOLED, printed={}, note="ours")]
 
 
 def table1(preset: Preset) -> tuple[Cell, ...]:
@@ -55,8 +65,11 @@ def _tags(preset: Preset, table: str, kind: str, printed: tuple[str, ...], ids: 
     again = [line["row"] for line in lines(table) if line["method"] == "AGMM++(MT)" and line["split"] == "val"]
     for label, numbers, trainings in (("AGMM++", ours, ids[::2]), ("AGMM++ (MT)", again, ids[1::2])):
         for (network, name), number, training in zip(NETWORKS.items(), numbers, trainings, strict=True):
-            row = agmmpp_row(f"{label} ({name})", (training,), printed={"row": number}, network=network, refined=True)
-            rows.append(replace(row, second_stage=label == "AGMM++ (MT)"))
+            one: dict[str, Any] = {"printed": {"row": number}, "network": network, "refined": True}
+            if label == "AGMM++":
+                rows += agmmpp_rows(f"{label} ({name})", (training,), **one)
+            else:
+                rows.append(agmmpp_row(f"{label} ({name})", (training,), second_stage=True, **one))
     made = cells(preset, table, rows, (Column("image-level, val", kind, {"split": "val"}),))
     return (*quoted(lines_of_others(table, made), "image-level, {split}"), *made)
 
@@ -86,9 +99,10 @@ def _one_form(
     (tel, tel_id), (agmm, agmm_id), *ours = ids.items()
     rows = [spml, Row("TEL (ResNet)", (tel_id,), method="TreeEnergy", printed={"row": tel})]
     rows += agmm_rows((agmm_id,), label="AGMM (ResNet)", printed={"row": agmm})
+    rows += printed_rows("AGMM (ResNet)", printed={"row": agmm})
     for (number, training), (network, refined) in zip(ours, product(NETWORKS, (False, True)), strict=True):
         label = f"AGMM++ ({NETWORKS[network]})" + (" + CRF" if refined else "")
-        rows.append(agmmpp_row(label, (training,), printed={"row": number}, network=network, refined=refined))
+        rows += agmmpp_rows(label, (training,), printed={"row": number}, network=network, refined=refined)
     made = cells(preset, table, [replace(row, note=notes.get(row.label, row.note)) for row in rows], (column,))
     others = lines_of_others(table, made)
     for n, line in enumerate(others):
@@ -103,7 +117,7 @@ def table4(preset: Preset) -> tuple[Cell, ...]:
         Row("Baseline", ("O030", "O035", "O040", "O045"), printed={"method": "Baseline"}),
         *_low_level(("O031", "O036", "O041", ""), ("O032", "O037", "O042", "")),
         *agmm_rows(("O033", "O038", "O043", ""), (WITHOUT, WITHOUT, WITHOUT, ""), printed={"method": "AGMM"}),
-        agmmpp_row("AGMM++", ("O077", "O079", "O081", ""), printed={"method": "AGMM++"}),
+        *agmmpp_rows("AGMM++", ("O077", "O079", "O081", ""), printed={"method": "AGMM++"}),
     ]
     seminar = [line for line in lines("agmmpp_table4") if line["method"] == "Seminar"]
     columns = (*CLICKS, Column("full", "clicks_full", {"clicks": ""}))
@@ -122,13 +136,14 @@ def table6(preset: Preset) -> tuple[Cell, ...]:
     """Boxes on VOC; TSCD has no specification and is shown as published."""
     spml = Row("SPML (ResNet)", ("O084",), method="SPML", printed={"row": "8"}, refined=True, note="on CAMs in boxes")
     tel = Row("TEL (ResNet)", ("O085",), method="TreeEnergy", printed={"row": "11"}, refined=True, note="on our seeds")
-    vit = agmmpp_row("AGMM++ (ViT)", ("O088",), printed={"row": "15"}, network="vit", refined=True)
+    vit = agmmpp_rows("AGMM++ (ViT)", ("O088",), printed={"row": "15"}, network="vit", refined=True)
     rows = [
         Row("Cross-entropy (ResNet)", ("extra:cross-entropy on the same seeds",), refined=True),
         tel,
-        agmmpp_row("AGMM++ (ResNet)", ("O087",), printed={"row": "14"}, refined=True),
+        *agmmpp_rows("AGMM++ (ResNet)", ("O087",), printed={"row": "14"}, refined=True),
         Row("Cross-entropy (ViT)", ("O104",), network="vit", refined=True),
-        replace(vit, note="the paper's text says 76.7"),
+        replace(vit[0], note="the paper's text says 76.7"),
+        vit[1],
     ]
     made = cells(preset, "agmmpp_table6", [spml], (Column("box", "boxcam"),))
     made += cells(preset, "agmmpp_table6", rows, (BOXES,))
@@ -148,7 +163,7 @@ def table7(preset: Preset) -> tuple[Cell, ...]:
         Row("Baseline", (*(_BLOCKS,) * 4, _ONE_SET), printed={"method": "Baseline"}),
         *_low_level(partly, partly),
         *agmm_rows(("O089", "O091", "O093", "", ""), without, printed={"method": "AGMM"}),
-        agmmpp_row("AGMM++", ("O090", "O092", "O094", "", _ONE_SET), printed={"method": "AGMM++"}),
+        *agmmpp_rows("AGMM++", ("O090", "O092", "O094", "", _ONE_SET), printed={"method": "AGMM++"}),
     ]
     seminar = [line for line in lines("agmmpp_table7") if line["method"] == "Seminar"]
     return (*quoted(seminar, "block {block_ratio}"), *cells(preset, "agmmpp_table7", rows, columns))
@@ -200,8 +215,10 @@ def table10(preset: Preset) -> tuple[Cell, ...]:
     old = {"terms": ("seg", "self", "weak", "con_old")}
     rows = [
         *agmm_rows(("O005", "O011"), printed={"row": "1"}),
+        *printed_rows(printed={"row": "1"}),
         agmmpp_row("AGMM++, old L_con", ("O098", "O099"), printed={"row": "2"}, options=old),
-        agmmpp_row("AGMM++", ("O074", "O082"), printed={"row": "3"}),
+        *agmmpp_rows("AGMM++", ("O074", "O082"), printed={"row": "3"}),
+        agmmpp_row("AGMM++ without OEM", ("extra:AGMM++ without online EM",), options={"oem": False}),
     ]
     return cells(preset, "agmmpp_table10", rows, VOC)
 
@@ -213,7 +230,7 @@ def table11(preset: Preset) -> tuple[Cell, ...]:
     rows = [
         Row("Baseline", ("O100", "O102"), printed=printed[0], network="vit", note=note),
         *agmm_rows(("O101", "O103"), printed=printed[1], network="vit"),
-        agmmpp_row("AGMM++", ("O075", "O083"), printed=printed[2], network="vit"),
+        *agmmpp_rows("AGMM++", ("O075", "O083"), printed=printed[2], network="vit"),
     ]
     return cells(preset, "agmmpp_table11", rows, VOC)
 
@@ -253,8 +270,9 @@ def table15(preset: Preset) -> tuple[Cell, ...]:
         Row("Baseline (+MT)", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
         Row("Label Assignment", ("O013", "O015"), method="LabelAssignment", options=hard, printed={"row": "3"}),
         replace(stopped, note="printed as for AGMM (SG)"),
-        agmmpp_row("AGMM++", ("O074", "O082"), printed={"row": "5"}, note="Tables 5 and 10 print 77.5 for scribbles"),
+        *agmmpp_rows("AGMM++", ("O074", "O082"), printed={"row": "5"}),
     ]
+    rows[4] = replace(rows[4], note="Tables 5 and 10 print 77.5 for scribbles")
     return cells(preset, "agmmpp_table15", rows, VOC)
 
 
@@ -265,10 +283,14 @@ def choices(preset: Preset) -> tuple[Cell, ...]:
         "as chosen": {},
         "assignment: responsibilities": {"assignment": "responsibility"},
         "assignment: scores": {"assignment": "soft"},
-        "labeled pixels may move": {"keep_labels": False},
+        "labeled pixels stay": {"keep_labels": True},
+        "L_con: pixels of the old mixture": {"con_members": "old"},
+        "L_self: sum over all classes": {"self_classes": "all"},
         "distance as printed, signed": {"distance": "signed"},
         "distance: root mean square": {"distance": "rms"},
+        "spread without gradient": {"detach_sigma": True},
         "least spread 0.5": {"sigma_min": 0.5},
+        "one spread per image, ours": POOLED,
         "one spread, as AGMM's released code": {"sigma": 0.5**0.5},
         "half the squeezed channels": {"channels": squeezed(features) // 2},
         "twice the squeezed channels": {"channels": 2 * squeezed(features)},
@@ -284,11 +306,12 @@ def choices(preset: Preset) -> tuple[Cell, ...]:
 
 def _steps(network: str, ids: Iterable[tuple[str, ...]], prefix: str = "L_seg ") -> list[Row]:
     """Return the rows 2 to 5 of an ablation with their trainings."""
+    *steps, whole = ids
     rows = []
-    labels = [*(prefix + step for step in STEPS), "AGMM++"]
-    for number, (label, options, trainings) in enumerate(zip(labels, [*STEPS.values(), {}], ids, strict=True), 2):
-        rows.append(agmmpp_row(label, trainings, options=options, printed={"row": str(number)}, network=network))
-    return rows
+    for number, ((label, options), trainings) in enumerate(zip(STEPS.items(), steps, strict=True), 2):
+        printed = {"row": str(number)}
+        rows.append(agmmpp_row(prefix + label, trainings, options=options, printed=printed, network=network))
+    return rows + agmmpp_rows("AGMM++", whole, printed={"row": str(len(steps) + 2)}, network=network)
 
 
 PAPER = "AGMM++ (TPAMI 2025)"

@@ -36,11 +36,11 @@ def _labels(template: Run, tags: dict[str, Any]) -> dict[str, Kind]:
         "points_uniform": Kind("points", {"placement": "uniform", "width": 1, "background_points": 1}),
         "scribbles": Kind("scribbles", {"width": 1}),
         **{f"scribbles{n}": Kind("scribbles", {"width": 1, "length": n / 100}) for n in (80, 50, 30, 0)},
-        "boxes": Kind("grabcut", accurate=False),
+        "boxes": Kind("grabcut"),
         "blocks": Kind("blocks", {"ratio": 0.1}),
         "full": Kind("full"),
-        "cam": Kind("cam", accurate=False),
-        "boxcam": Kind("boxcam", accurate=False),
+        "cam": Kind("cam"),
+        "boxcam": Kind("boxcam"),
         "parts": Kind("part_points", run=people),
         "parts_full": Kind("full", run=people),
         # They name about as many of an image's classes as 20, 50 and 100 on the 2048 x 1024 pixels of Cityscapes.
@@ -51,8 +51,8 @@ def _labels(template: Run, tags: dict[str, Any]) -> dict[str, Kind]:
         **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, streets) for n in (10, 20, 50)},
         "blocks_full": Kind("full", run=streets),
         "regions": Kind("points", {"placement": "human", "width": 1}, streets),
-        "tags": Kind("tags", tags, accurate=False),
-        "coco_tags": Kind("tags", tags, crowds, accurate=False),
+        "tags": Kind("tags", tags),
+        "coco_tags": Kind("tags", tags, crowds),
     }
 
 

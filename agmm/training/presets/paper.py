@@ -24,9 +24,9 @@ def _further_labels(voc: Run) -> dict[str, Kind]:
     ade20k = replace(voc, dataset="ade20k", crop=512, batch_size=16, microbatch=4, epochs=119, warmup=1000)
     ade20k = replace(ade20k, lr=0.02, head_factor=1, scales=(1.0,), flip=False)
     return {
-        "boxes": Kind("grabcut", accurate=False),
-        "tags": Kind("tags", {}, tags, accurate=False),
-        "coco_tags": Kind("tags", late, coco, accurate=False, fixed={"batch_size": 8}),
+        "boxes": Kind("grabcut"),
+        "tags": Kind("tags", {}, tags),
+        "coco_tags": Kind("tags", late, coco, fixed={"batch_size": 8}),
         **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, ade20k) for n in (10, 20, 50)},
         "blocks_full": Kind("full", run=ade20k),
     }
@@ -63,8 +63,8 @@ def _spml_labels(voc: Run) -> dict[str, Kind]:
     densepose = replace(voc, dataset="densepose", **changes)
     tested = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5), "flip": True, "tile": 512, "long_side": None}
     return {
-        "boxcam": Kind("boxcam", accurate=False),
-        "cam": Kind("cam", accurate=False, fixed=tested),
+        "boxcam": Kind("boxcam"),
+        "cam": Kind("cam", fixed=tested),
         **{f"scribbles{n}": Kind("scribbles", {"width": 3, "length": n / 100}) for n in (80, 50, 30)},
         "scribbles0": Kind("scribbles", {"width": 6, "length": 0.0}),
         "parts": Kind("part_points", run=densepose),

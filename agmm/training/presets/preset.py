@@ -29,13 +29,12 @@ class Kind(NamedTuple):
     """A kind of weak labels: form and options (see `agmm.labels.simulate`), and the run it belongs to.
 
     The tables of a paper are about several data sets; ``run`` is the template of those that are not the preset's first.
-    Labels not ``accurate`` are guesses from boxes or tags, which online EM may correct. ``fixed`` is for all networks.
+    ``fixed`` is for all networks.
     """
 
     form: str
     options: dict[str, Any] = {}
     run: Run | None = None
-    accurate: bool = True
     fixed: dict[str, Any] = {}
 
 
@@ -124,8 +123,6 @@ class Preset:
         kind, chosen = self.labels[labels], self.networks[network]
         label_options = kind.options | (chosen.tags if kind.form == "tags" else {})
         template = replace(kind.run or self.run, **(chosen.changes | kind.fixed))
-        if method == "AGMMpp" and not kind.accurate:
-            options = {"keep_labels": False} | options
         if method == "SPML":
             if self.embedding is None:
                 raise ValueError(f"the preset {template.preset} has no SPML")
