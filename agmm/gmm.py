@@ -282,11 +282,12 @@ def _probabilities(logits: Tensor, image_classes: Tensor, components: Components
     The same as `_resize` of P, which reads four pixels of every cell: P is formed of these alone.
     """
     rows, columns = (_taps(fine, coarse, logits) for fine, coarse in zip(logits.shape[2:], size, strict=True))
-    p = logits.index_select(2, rows.pixels).index_select(3, columns.pixels).softmax(1)
-    p = components.from_classes(p) * components.from_classes(image_classes)[..., None, None]
-    left, right = p.unflatten(3, (2, -1)).unbind(3)
-    top, bottom = torch.lerp(left, right, columns.second).unflatten(2, (2, -1)).unbind(2)
-    return torch.lerp(top, bottom, rows.second[:, None])
+    pixels = (rows.pixels[:, None] * logits.shape[3] + columns.pixels).flatten()
+    p = logits.movedim(1, -1).flatten(1, 2).index_select(1, pixels).softmax(-1).movedim(-1, 1)
+    p = components.from_classes(p) * components.from_classes(image_classes).unsqueeze(2)
+    p = p.unflatten(2, (2, size[0], 2, size[1]))
+    p = torch.lerp(p[:, :, :, :, 0], p[:, :, :, :, 1], columns.second)
+    return torch.lerp(p[:, :, 0], p[:, :, 1], rows.second[:, None])
 
 
 class _Taps(NamedTuple):
