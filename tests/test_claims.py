@@ -23,9 +23,11 @@ from agmm.papers.agmm import claims as paper
 from agmm.papers.agmmpp import claims as agmmpp
 from agmm.papers.claim import Entry, Evidence, claims_of
 from agmm.papers.spml import claims as spml
+from agmm.papers.table import OBJECTIVES
 from agmm.training import loop, weights
 from agmm.training.presets import PRESETS
-from tests.helpers import shared
+from agmm.training.result import MEASURED
+from tests.helpers import one_sentence, shared
 from tests.test_tables import complete
 
 QUICK, SMOKE = PRESETS["quick"], PRESETS["smoke"]
@@ -171,7 +173,7 @@ def effects(found: pd.DataFrame, claim: str) -> dict[str, float]:
 
 @pytest.fixture
 def evidence(tmp_path: Path) -> Evidence:
-    return Evidence(QUICK, tmp_path, absent=True)
+    return Evidence(QUICK, tmp_path)
 
 
 @pytest.mark.parametrize(("letter", "number"), [("A", 38), ("P", 29), ("S", 21)])
@@ -212,15 +214,18 @@ def test_nothing_trained_nothing_claimed(untrained):
 
 @pytest.mark.parametrize("untrained", ["paper"], indirect=True)
 def test_claims_of_the_second_paper_take_up_agmm_where_they_name_it(untrained):
-    """Those are judged with and without L_absent, all others once; none appears twice."""
+    """Those are judged for every objective that their tables have, all others once; none appears twice."""
     frame = untrained[untrained["paper"] == "AGMM++ (TPAMI 2025)"]
     assert not frame.duplicated(["claim", "objective", "setting"]).any()
     objectives = frame.groupby("claim")["objective"].agg(set)
-    both = set(verdicts.OBJECTIVES.values())
-    for names, expected in ((both, {"P01", "P02", "P04", "P07", "P08"}), (both | {""}, {"P10", "P24"})):
+    every, released = set(OBJECTIVES), set(OBJECTIVES[:2])
+    rows = (every, {"P01", "P02", "P04"}), (released, {"P07", "P08"}), (released | {""}, {"P10", "P24"})
+    for names, expected in rows:
         assert {claim for claim, found in objectives.items() if found == names} == expected
     table = verdicts.verdicts(frame)
-    assert (table[list(both)].notna()).all(axis=None)
+    blank = table.set_index("claim")[list(OBJECTIVES)] == ""
+    assert set(blank.index[blank.any(axis=1)]) == {"P07", "P08", "P10", "P24"}
+    assert not blank[list(released)].any(axis=None)
     assert list(table["claim"]) == [f"P{n:02}" for n in range(1, 30)]
 
 
@@ -249,8 +254,8 @@ def test_runs_outside_the_cells_are_those_of_the_tables(evidence, monkeypatch):
     """Of claims that make their own; but second stages without L_absent are in no table."""
     asked = set()
     monkeypatch.setattr(Evidence, "seeds", lambda self, *runs: asked.update(runs) or [])
-    for absent in (True, False):
-        judged(replace(evidence, absent=absent), "A08", "A09", "A30", "P28")
+    for objective in OBJECTIVES[:2]:
+        judged(replace(evidence, objective=objective), "A08", "A09", "A30", "P28")
     names = ["agmm_table1", "agmm_table2", "agmm_table5", "agmm_supp_table2", "agmmpp_figure12"]
     names += [f"agmmpp_table{n}" for n in (1, 6, 7, 10)]
     trained = {run.id for run in tables.needed(names, "quick", 1)}
@@ -306,7 +311,7 @@ def test_curves_by_hand(evidence):
 @pytest.mark.parametrize(("preset", "verdict"), [("quick", GOOD), ("paper", BAD)])
 def test_sizes_count_on_the_papers_data_alone(tmp_path, preset, verdict):
     """Three points where the paper claims ten: the right direction anywhere, the wrong size where it was measured."""
-    evidence = Evidence(PRESETS[preset], tmp_path, absent=True)
+    evidence = Evidence(PRESETS[preset], tmp_path)
     fill(evidence, {paper.BASELINE: {"point": 50.0}, paper.AGMM: {"point": 53.0}})
     found = judged(evidence, "A01").loc[("A01", "points")]
     assert found["verdict"] == verdict
@@ -364,7 +369,7 @@ ROWS = (paper.BASELINE, Entry("agmm_table2", "AGMM (SG)"), paper.AGMM)
 @pytest.fixture
 def networks(tmp_path):
     """Results at `smoke` with untrained networks for three seeds of the baseline, SG and AGMM."""
-    evidence = Evidence(SMOKE, tmp_path, absent=True)
+    evidence = Evidence(SMOKE, tmp_path)
     fill(evidence, {row: {"point": 50.0} for row in ROWS})
     for run in evidence.runs(ROWS, "point"):
         for one in (replace(run, seed=seed) for seed in range(3)):
@@ -386,27 +391,35 @@ def test_features_are_compared_by_their_silhouette(networks):
     assert found["points, against baseline"].n == 3
 
 
-def test_only_seeds_with_weights_are_measured(networks):
-    runs = networks.runs((paper.AGMM, paper.BASELINE), "point")
-    (replace(runs[0], seed=1).folder(networks.results) / "model.safetensors").unlink()
-    assert [[one.run.seed for one in pair] for pair in networks.networks(*runs)] == [[0, 0], [2, 2]]
-    found = paper.similar_pixels_are_better(networks)
-    assert (found["points, AGMM"].n, found["points, AGMM"].note) == (2, "too few seeds")
+def test_numbers_are_measured_where_weights_are_and_stay_without_them(networks):
+    (run,) = networks.runs([paper.AGMM], "point")
+    folders = [replace(run, seed=seed).folder(networks.results) for seed in range(3)]
+    (folders[1] / "model.safetensors").unlink()
+
+    def found():
+        return paper.similar_pixels_are_better(networks)["points, AGMM"]
+
+    first = found()
+    assert (first.n, first.note) == (2, "too few seeds")
     for seed in (0, 2):
-        (replace(runs[0], seed=seed).folder(networks.results) / "model.safetensors").unlink()
-    found = paper.similar_pixels_are_better(networks)
-    assert (found["points, AGMM"].verdict, found["points, AGMM"].note) == ("inconclusive", "no weights kept")
-    assert found["points, baseline"].n == 3
+        (folders[seed] / "model.safetensors").unlink()
+    assert found() == first
+    (folders[0] / MEASURED).unlink()
+    assert found().each == first.each[1:]
+    (folders[2] / MEASURED).write_text("[]")
+    with one_sentence(ValueError, "measured.json is damaged .*; delete it"):
+        found()
+    (folders[2] / MEASURED).unlink()
+    assert (found().verdict, found().note) == ("inconclusive", "no weights kept")
+    assert paper.similar_pixels_are_better(networks)["points, baseline"].n == 3
 
 
 def test_networks_of_real_scenes_need_their_folder(tmp_path):
-    evidence = Evidence(PRESETS["camvid"], tmp_path, absent=True)
+    evidence = Evidence(PRESETS["camvid"], tmp_path)
     (run,) = evidence.runs([paper.AGMM], "point")
     complete(tmp_path, run, 50.0)
     (run.folder(tmp_path) / "model.safetensors").touch()
-    assert "no folder of the data set" in evidence.no_networks(run)
-    assert replace(evidence, data_root=tmp_path).no_networks(run) == ""
-    assert "no folder" in paper.similar_pixels_are_better(evidence)["points, AGMM"].note
+    assert "no folder of the data set" in paper.similar_pixels_are_better(evidence)["points, AGMM"].note
 
 
 def test_similar_pixels_by_hand(networks, monkeypatch):
@@ -418,7 +431,7 @@ def test_similar_pixels_by_hand(networks, monkeypatch):
 
 
 def test_inference_costs_are_those_of_the_network(tmp_path):
-    (found,) = paper.inference_costs_nothing(Evidence(SMOKE, tmp_path, absent=True)).values()
+    (found,) = paper.inference_costs_nothing(Evidence(SMOKE, tmp_path)).values()
     net = weights.build_network(replace(SMOKE.at("points"), init="scratch"), 7)
     parameters, products = sum(p.numel() for p in net.parameters()), network_macs(net, 64)
     assert (found.verdict, found.effect, found.unit) == ("reproduced", 1, "ratio")
@@ -426,7 +439,7 @@ def test_inference_costs_are_those_of_the_network(tmp_path):
 
 
 def test_a_branch_that_stays_would_be_noticed(tmp_path, monkeypatch):
-    evidence, build = Evidence(SMOKE, tmp_path, absent=True), weights.build_network
+    evidence, build = Evidence(SMOKE, tmp_path), weights.build_network
 
     def with_parameter(run, num_classes):
         net = build(run, num_classes)

@@ -44,7 +44,7 @@ SELF, WEAK, CON = ("+ L_self", "+ L_self + L_weak", "+ L_self + L_weak + L_con")
 
 @pytest.fixture
 def evidence(tmp_path):
-    return Evidence(FULL, tmp_path, absent=True)
+    return Evidence(FULL, tmp_path)
 
 
 def fill_table(evidence, number, columns, rows):
@@ -175,7 +175,7 @@ def test_settings_follow_the_preset(tmp_path):
     """Without a transformer, tags and boxes, nothing asks for them; without results, nothing is concluded."""
     labels = {name: kind for name, kind in PRESETS["camvid"].labels.items() if not name.startswith("blocks")}
     plain = replace(FULL, networks={"resnet": Network()}, labels=labels)
-    found = judged(Evidence(plain, tmp_path, absent=True), *ALL)
+    found = judged(Evidence(plain, tmp_path), *ALL)
     asked = {f"P{n:02}" for n in (1, 2, 3, 7, 8, 16, 20, 21, 22, 26, 27, 28)}
     assert set(found.index.get_level_values(0)) == asked
     settings = {setting for _, setting in found.index}
@@ -185,7 +185,7 @@ def test_settings_follow_the_preset(tmp_path):
 
 @pytest.mark.parametrize(("ours", "increment", "total"), [(70, GOOD, GOOD), (85, BAD, GOOD), (101, BAD, BAD)])
 def test_an_expensive_branch_would_be_noticed(tmp_path, monkeypatch, ours, increment, total):
-    evidence = Evidence(FULL, tmp_path, absent=True)
+    evidence = Evidence(FULL, tmp_path)
     counted = {"Baseline": 0.0, "AGMM++": float(ours), "AGMM": 100.0}
     rows = [{"method": name, "gmacs": 80 + over, "over_baseline": over} for name, over in counted.items()]
     monkeypatch.setattr(claims, "operations", lambda: pd.DataFrame(rows))
@@ -225,7 +225,7 @@ def painted() -> figures.Trained:
     sparse = np.where(generator.random(truth.shape) < 0.1, wrong, UNLABELED).astype(np.uint8)
     truth[:, 0, 0] = VOID
     split = Split("shapes", ("a", "b", "c"), tuple("xyz"), pictures, truth, background=0)
-    objective = AGMMpp(3, 3, channels=3, keep_labels=False)
+    objective = AGMMpp(3, 3, channels=3)
     objective.squeeze.weight.data = torch.eye(3)[:, :, None, None]
     objective.squeeze.bias.data.zero_()
     return figures.Trained(SMOKE.at("points", "AGMMpp"), Pooled(), split, split, sparse, objective)
@@ -241,7 +241,7 @@ def test_reestimated_mixture_equals_loops():
     found = claims.reestimated(trained)
     assert found[1] < found[0]
     for oem, distance, miou in ((False, found[0], found[2]), (True, found[1], found[3])):
-        mu, present, d, variance, _ = loops_em.mixture(problem, oem, keep_labels=False)
+        mu, present, d, variance, _ = loops_em.mixture(problem, oem)
         assert distance == pytest.approx(np.abs(mu - goal).mean(2)[present & exists].mean(), rel=1e-4)
         scores = loops.resize(loops_em.scores(d, variance, present), target.shape[1:])
         best = np.where(present[..., None, None], scores, -1).argmax(1)
@@ -254,7 +254,7 @@ TAGS = [Entry("agmmpp_table8", row) for row in ("AGMM++", CON, "ToCo")]
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """Untrained networks with what AGMM++ and ToCo learn beside them, for three seeds at `smoke`; one without that."""
-    evidence = Evidence(SMOKE, tmp_path_factory.mktemp("results"), absent=True)
+    evidence = Evidence(SMOKE, tmp_path_factory.mktemp("results"))
     for run in (*evidence.runs([claims.AGMMPP], "point"), *evidence.runs(TAGS, SEGMENTATION)):
         for one in (replace(run, seed=seed) for seed in range(3)):
             complete(evidence.results, one, 50.0)
@@ -274,11 +274,11 @@ def test_claims_about_networks(networks, monkeypatch):
     found = judged(networks, "P25", "P27", "P29")
     assert found["n"].to_list() == [3, 3, 3, 0, 0, 3, 3]
     assert found.loc[("P25", "tags"), ["effect", "verdict"]].to_list() == [pytest.approx(5 / 6), GOOD]
-    (trained,) = next(networks.networks(*networks.runs([claims.AGMMPP], "point")))
-    old, new, old_miou, new_miou = claims.reestimated(trained)
+    (run,) = networks.runs([claims.AGMMPP], "point")
+    old, new, old_miou, new_miou = claims.reestimated(figures.load(run, networks.results))
     assert found.loc[("P27", "points, means"), "each"][0] == pytest.approx(1 - new / old)
     assert found.loc[("P27", "points, mIoU of G"), "each"][0] == pytest.approx(new_miou - old_miou)
-    trained = next(networks.networks(*networks.runs(TAGS[:2], SEGMENTATION)))
+    trained = (figures.load(run, networks.results) for run in networks.runs(TAGS[:2], SEGMENTATION))
     ours, theirs = (figures.silhouette(*figures.sample_features(one, 2000, 1000)) for one in trained)
     assert found.loc[("P29", "EM against none"), "each"][0] == pytest.approx(ours - theirs)
     # Without the squeeze, the mixture cannot be formed.

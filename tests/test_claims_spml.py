@@ -10,7 +10,7 @@ from tests.test_claims import BAD, GOOD, OPEN, fill, judged
 
 @pytest.fixture
 def evidence(tmp_path):
-    return Evidence(PRESETS["quick"], tmp_path, absent=True)
+    return Evidence(PRESETS["quick"], tmp_path)
 
 
 def fill_table(evidence: Evidence, number: int, rows: dict[str, dict[str, float]], **more: object) -> None:

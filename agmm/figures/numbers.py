@@ -178,7 +178,7 @@ def draw_speed(table: pd.DataFrame, stem: Path) -> Figure:
 VERDICTS = {"reproduced": ("C0", "o"), "not reproduced": ("C3", "X"), "inconclusive": ("0.55", "s")}
 """Verdict -> color and marker, so that neither is needed to tell them apart."""
 ROW, TEXT = 0.12, 5.8  # height of a row in inches, size of its text in points
-LEFT, MARGIN, ABOVE, AXIS = 3.15, 0.06, 0.36, 0.38
+LEFT, MARGIN, ABOVE, AXIS = 3.15, 0.06, 0.46, 0.46
 """Width of the names and the margin before them, height of the legend with titles and of a panel's axis, in inches."""
 
 
@@ -216,10 +216,10 @@ def draw_claims(frame: pd.DataFrame, stem: Path) -> Figure:
             _draw_effects(axis, part[part["objective"] == objective], first)
             axis.set(xlim=_limits(part), ylim=(count - 0.5, -0.5), yticks=[])
             axis.tick_params(labelsize=TEXT, length=2, pad=2)
-            axis.set_xlabel(label, fontsize=TEXT, labelpad=2)
+            axis.set_xlabel(textwrap.fill(label, 20), fontsize=TEXT, labelpad=2)
         _write_names(line[0], first)
     for axis, objective in zip(axes[0], objectives, strict=True):
-        axis.set_title(_typeset(objective), fontsize=7, pad=4)
+        axis.set_title(_typeset(textwrap.fill(objective, 18)), fontsize=7, pad=4)
     _draw_legend(figure)
     figure.text(MARGIN / WIDTH, 0.04 / height, remark, fontsize=TEXT, color="0.35")
     return save(figure, drawn, stem)

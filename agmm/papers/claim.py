@@ -1,7 +1,8 @@
 """What a claim is: a statement about cells of tables, judged on the numbers of complete runs, paired over seeds."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
@@ -13,13 +14,14 @@ from torch import nn
 
 from agmm import figures
 from agmm.data import sets
-from agmm.papers import rules
+from agmm.host import atomic_files
+from agmm.papers import rules, table
 from agmm.papers.results import complete_result, complete_seeds, read
 from agmm.papers.rules import Finding, Numbers
 from agmm.papers.table import Cell
 from agmm.papers.tables import TABLES
 from agmm.training.presets import Preset
-from agmm.training.result import load_history
+from agmm.training.result import MEASURED, load_history
 from agmm.training.run import Run, build_objective
 
 Columns = Mapping[str, str]  # setting of a claim, as printed -> column of the tables
@@ -45,7 +47,7 @@ class Claim:
     labels: str = "points"  # a kind on the data set
     network: str = "resnet"
     fact: bool = False  # true or false whatever the baseline is worth
-    agmm: bool = True  # whether AGMM takes part, which is judged with and without its absent-class loss
+    agmm: bool = True  # whether AGMM takes part, whose objectives are judged each
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Evidence:
 
     preset: Preset
     results: Path
-    absent: bool  # whether AGMM is the released code as it is, with its absent-class loss, or without that loss
+    objective: str = table.RELEASED  # what AGMM minimizes: one of `agmm.papers.table.OBJECTIVES`
     data_root: Path | None = None  # folder of the data set, to measure trained networks; embedded ones need none
 
     def cells(self, entries: Iterable[Entry], column: str) -> list[Cell]:
@@ -62,8 +64,10 @@ class Evidence:
         cells = []
         for entry in entries:
             same = [cell for cell in self._table(entry.table) if (cell.row, cell.column) == (entry.row, column)]
-            # Methods with an absent-class loss are in their tables with it and without; the other ones never have it.
-            fitting = [cell for cell in same if cell.absent == self.absent] or [c for c in same if not c.absent]
+            # AGMM as it is judged; of other methods with L_absent and without it the one that goes with it.
+            absent = self.objective == table.RELEASED
+            fitting = [cell for cell in same if cell.method == "AGMM" and cell.objective == self.objective]
+            fitting += sorted((c for c in same if c.method != "AGMM"), key=lambda cell: cell.absent != absent)
             if not fitting:
                 return []
             cell = fitting[0]
@@ -106,28 +110,34 @@ class Evidence:
             rows.append([load_history(replace(run, seed=seed), self.results)[column].to_list() for run in runs])
         return np.array(rows, dtype=float).reshape(len(rows), len(runs), -1 if rows else 1)
 
-    def networks(self, *runs: Run) -> Iterator[list[figures.Trained]]:
-        """Yield the networks of several runs with their data, for every seed of which all weights are kept."""
-        for seed in self._seeds_with_weights(*runs):
-            yield [figures.load(replace(run, seed=seed), self.results, self.data_root) for run in runs]
+    def measured(
+        self, quantity: str, measure: Callable[..., Sequence[Any]], runs: Sequence[Run]
+    ) -> tuple[list[list[Any]], str]:
+        """Measure a quantity on the networks of some runs, once per seed; a sentence says why there is nothing.
 
-    def no_networks(self, *runs: Run) -> str:
-        """Return why `networks` would yield nothing; an empty string where it yields something."""
-        if not self.seeds(*runs):
-            return "no seeds"
-        if not self._seeds_with_weights(*runs):
+        Numbers are kept in `MEASURED` beside the first run, so that they are there without weights; so is NaN, as null.
+        """
+        found, seeds = [], self.seeds(*runs)
+        for seed in seeds:
+            first, *others = own = [replace(run, seed=seed) for run in runs]
+            path, key = first.folder(self.results) / MEASURED, " ".join([quantity, *(run.id for run in others)])
+            known = _load_measured(path)
+            if key not in known and not self._cannot_measure(own):
+                values = measure(*(figures.load(run, self.results, self.data_root) for run in own))
+                known[key] = [None if np.isnan(one).any() else one for one in values]
+                atomic_files.write_json(path, known)
+            if key in known:
+                found.append([np.nan if one is None else one for one in known[key]])
+        why = self._cannot_measure([replace(run, seed=seeds[0]) for run in runs]) if seeds else "no seeds"
+        return found, "" if found else why
+
+    def _cannot_measure(self, runs: Sequence[Run]) -> str:
+        """Return what networks lack to be measured: weights, of the objectives that learn some, too, or data."""
+        files = [run.folder(self.results) / name for run in runs for name in _weights(run)]
+        if not all(file.exists() for file in files):
             return "no weights kept"
         missing = runs[0].dataset not in sets.GENERATED and self.data_root is None
         return "weights kept, but no folder of the data set given" if missing else ""
-
-    def _seeds_with_weights(self, *runs: Run) -> list[int]:
-        """Return the complete seeds with all weights: of the networks, and of objectives that learn some."""
-        files = [(run, name) for run in runs for name in _weights(run)]
-
-        def complete(seed: int) -> bool:
-            return all((replace(run, seed=seed).folder(self.results) / name).exists() for run, name in files)
-
-        return [seed for seed in self.seeds(*runs) if complete(seed)]
 
     def too_weak(self, baseline: Run) -> Finding | None:
         """Return the finding of all claims beside a baseline below 1.5 times a constant prediction, else None."""
@@ -139,6 +149,19 @@ class Evidence:
                 note = f"preset too weak: baseline {result.miou:.1f}, constant prediction {constant:.1f}"
                 return Finding("inconclusive", note=note)
         return None
+
+
+def _load_measured(path: Path) -> dict[str, Any]:
+    """Return what was measured before; raise ValueError where the file is damaged."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to measure the weights again") from error
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} is damaged (no dictionary); delete it to measure the weights again")
+    return known
 
 
 def _weights(run: Run) -> tuple[str, ...]:
@@ -240,10 +263,10 @@ def claims_of(paper: str, judges: Mapping[str, Judge]) -> tuple[Claim, ...]:
     A line that names a table compares two of its rows, see `better`; any other is judged by the function of its id:
     KeyError without one. Claims with several comparisons have a line for each, of which the first has the text.
     """
-    table = (files("agmm.papers") / paper / "claims.csv").read_text(encoding="utf-8")
+    text = (files("agmm.papers") / paper / "claims.csv").read_text(encoding="utf-8")
     first: dict[str, dict[str, str]] = {}
     claims = []
-    for line in csv.DictReader(table.splitlines()):
+    for line in csv.DictReader(text.splitlines()):
         head = first.setdefault(line["id"], line)
         fields: dict[str, Any] = {name: head[name] for name in ("id", "where", "sentence", "published")}
         fields |= {"labels": line["labels"] or "points", "network": line["network"] or "resnet"}
@@ -262,14 +285,17 @@ def _comparison(line: dict[str, str]) -> Judge:
 
 
 def of_networks(
-    evidence: Evidence, runs: Sequence[Run], measure: Callable[..., Sequence[Any]], judged: Mapping[str, Rule]
+    evidence: Evidence,
+    quantity: str,
+    runs: Sequence[Run],
+    measure: Callable[..., Sequence[Any]],
+    judged: Mapping[str, Rule],
 ) -> dict[str, Finding]:
     """Judge what is measured on the networks of some runs, once per seed: by a rule for each number, or row of numbers.
 
     What is NaN is left out, as there was nothing to measure. Where there are no networks a note says why.
     """
-    why = evidence.no_networks(*runs)
-    measured = [] if why else [measure(*trained) for trained in evidence.networks(*runs)]
+    measured, why = evidence.measured(quantity, measure, runs)
     findings = {}
     for place, (setting, rule) in enumerate(judged.items()):
         finding = rule(np.array([one[place] for one in measured if not np.isnan(one[place]).any()], dtype=float))

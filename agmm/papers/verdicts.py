@@ -16,6 +16,7 @@ from agmm.papers.agmm import claims as agmm
 from agmm.papers.agmmpp import claims as agmmpp
 from agmm.papers.claim import Claim, Evidence
 from agmm.papers.spml import claims as spml
+from agmm.papers.table import OBJECTIVES
 from agmm.papers.tables import as_lines
 from agmm.training.presets import PRESETS
 
@@ -37,11 +38,10 @@ COLUMNS = [
     *("paper", "claim", "where", "sentence", "objective", "dataset", "setting", "n_seeds"),
     *("effect", "low", "high", "unit", "each", "p", "published", "claimed", "verdict", "holm", "note"),
 ]
-OBJECTIVES = {True: "released code", False: "released code without L_absent"}
-"""What AGMM is, with its absent-class loss and without; empty for claims in which it takes no part."""
-SHORT = {"released code": "as released", "released code without L_absent": "without L_absent"}
+SHORT = dict(zip(OBJECTIVES, ("as released", "without L_absent", *OBJECTIVES[2:]), strict=True))
+"""Objectives of AGMM in the settings of a figure; those of claims in which it takes no part are empty."""
 RIVALS = {name: f"beside AGMM {short}" for name, short in SHORT.items()}
-"""The objectives where AGMM is one of several methods, in settings and as columns of verdicts."""
+"""The objectives where AGMM is one of several methods, as columns of verdicts."""
 FORMATS = {"mIoU": "+.1f", "silhouette": "+.3f", "rank correlation": "+.2f", "ratio": ".2f", "share": ".2f"}
 """How effects are printed, by their unit."""
 
@@ -49,19 +49,21 @@ FORMATS = {"mIoU": "+.1f", "silhouette": "+.3f", "rank correlation": "+.2f", "ra
 def collect(preset: str, results: str | Path = "results", data_root: str | Path | None = None) -> pd.DataFrame:
     """Judge every claim in every setting: a row with `COLUMNS` for each claim, objective and setting.
 
-    AGMM is judged twice, as released and without the absent-class loss that the paper does not mention. Claims about
-    trained networks need their weights and the data set below ``data_root``; without, they stay open.
+    AGMM is judged once for each of `agmm.papers.table.OBJECTIVES`: as released, without the absent-class loss that no
+    sentence of the paper describes, and by the equations as printed in both readings of Eq. 8. Claims about trained
+    networks need what was measured on them, or their weights and the data set below ``data_root``.
 
     Effects are in ``unit``, ``"mIoU"`` meaning points, and ``each`` has them seed by seed; ``published`` is what the
     paper prints for the whole claim, ``claimed`` its number for the effect; ``p`` is one-sided, and ``holm`` tells
     whether it stays significant among all claims of direction of the same paper.
     """
     root, rows = Path(data_root) if data_root else None, []
-    for absent in OBJECTIVES:
-        evidence = Evidence(PRESETS[preset], Path(results), absent, root)
+    for objective in OBJECTIVES:
+        evidence = Evidence(PRESETS[preset], Path(results), objective, root)
         for paper in PAPERS:
             # What AGMM takes no part in is judged once.
-            rows += _rows(evidence, paper.title, [claim for claim in paper.claims if claim.agmm or absent])
+            claims = [claim for claim in paper.claims if claim.agmm or objective == OBJECTIVES[0]]
+            rows += _rows(evidence, paper.title, claims)
     frame = pd.DataFrame(rows).sort_values("paper", kind="stable", ignore_index=True)
     frame["holm"] = ""
     for _, p in frame["p"].dropna().groupby(frame["paper"]):
@@ -80,7 +82,7 @@ def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str,
             rows.append(
                 asdict(finding)
                 | {"paper": paper, "claim": claim.id, "where": claim.where, "sentence": claim.sentence}
-                | {"objective": OBJECTIVES[evidence.absent] if claim.agmm else "", "setting": setting}
+                | {"objective": evidence.objective if claim.agmm else "", "setting": setting}
                 | {"dataset": preset.at(claim.labels).dataset, "published": claim.published, "n_seeds": finding.n}
                 | {"each": " ".join(f"{effect:{FORMATS[finding.unit]}}" for effect in finding.each)}
             )
@@ -88,12 +90,20 @@ def _rows(evidence: Evidence, paper: str, claims: list[Claim]) -> list[dict[str,
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one verdict per claim (rows) and objective (columns), see `agmm.papers.rules.combine`."""
-    alone = frame["objective"] == ""
-    copies = [frame[alone].assign(objective=name) for name in OBJECTIVES.values()]
+    """Return one verdict per claim (rows) and objective (columns), see `agmm.papers.rules.combine`.
+
+    Empty where a claim's tables have no rows of an objective.
+    """
+    alone, of_agmm = frame[frame["objective"] == ""], frame[frame["objective"] != ""]
+    copies = []
+    for name in OBJECTIVES:
+        # Beside an objective without rows of its own, what a claim says of other methods decides nothing.
+        without = set(of_agmm["claim"]) - set(of_agmm.loc[of_agmm["objective"] == name, "claim"])
+        copies.append(alone[~alone["claim"].isin(without)].assign(objective=name))
     keys = ["claim", "where", "sentence", "published", "objective"]
-    combined = pd.concat([frame[~alone], *copies]).groupby(keys, sort=False)["verdict"].agg(rules.combine)
-    return combined.unstack("objective").reset_index().rename_axis(columns=None).sort_values("claim")
+    combined = pd.concat([of_agmm, *copies]).groupby(keys, sort=False)["verdict"].agg(rules.combine)
+    table = combined.unstack("objective").reindex(columns=list(OBJECTIVES)).fillna("")
+    return table.reset_index().rename_axis(columns=None).sort_values("claim")
 
 
 def markdown(preset: str, frame: pd.DataFrame) -> str:
@@ -120,7 +130,9 @@ def _section(frame: pd.DataFrame, title: str) -> list[str]:
         if set(frame["dataset"]) <= set(sets.PAPERS)
         else "Only directions are judged, not sizes: the published numbers belong to another data set and network."
     )
-    rival = "Claims about AGMM are judged with its code as released and without L_absent; the others do not differ."
+    rival = (
+        f"Claims about AGMM are judged for each of its objectives ({', '.join(OBJECTIVES)}); the others do not differ."
+    )
     numbers = frame.assign(effect=[effect(line) for _, line in frame.iterrows()])
     return [
         f"## {title}",

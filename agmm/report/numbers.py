@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from agmm.papers import verdicts
+from agmm.papers.table import OBJECTIVES
 from agmm.papers.results import COLUMNS, KEY
 from agmm.papers.tables import Cell, Table, about
 from agmm.training.presets import PRESETS
@@ -172,7 +173,7 @@ class Judged(NamedTuple):
 
     title: str
     objectives: list[str]
-    sentences: list[dict[Any, Any]]  # claims with their verdicts under every form of AGMM, or the same one twice
+    sentences: list[dict[Any, Any]]  # claims with their verdicts for every objective of AGMM, "" without rows of it
     counts: dict[str, int]  # verdict -> number of claims with it, as AGMM is released
     numbers: dict[str, list[dict[Any, Any]]]  # verdict -> claims setting by setting, with effects as printed
 
@@ -195,7 +196,7 @@ def _judged(title: str, frame: pd.DataFrame) -> Judged:
     if unknown := set(frame["verdict"]) - set(MARKS):
         raise ValueError(f"there is no verdict {unknown.pop()!r}")
     combined = verdicts.verdicts(frame)
-    names = [name for name in verdicts.OBJECTIVES.values() if name in combined]
+    names = list(OBJECTIVES)
     sentences = [row | {"verdicts": [row[name] for name in names]} for row in combined.to_dict("records")]
     rows = frame.assign(effect=[verdicts.effect(line) for _, line in frame.iterrows()]).to_dict("records")
     return Judged(

@@ -11,6 +11,8 @@ import pandas as pd
 
 from agmm.training.run import Run
 
+MEASURED = "measured.json"  # beside a run: numbers measured on its weights after the training, by quantity
+
 
 @dataclass(frozen=True)
 class Result:

@@ -25,7 +25,7 @@ from agmm.objectives.common import Batch
 from agmm.rivals import spml, toco
 from agmm.training import batches, loop, measure, pseudo_labels, weights
 from agmm.training.batches import normalization
-from agmm.training.result import Result, load_result
+from agmm.training.result import MEASURED, Result, load_result
 from agmm.training.run import AnyObjective, Run, objective_for
 from agmm.training.where import Context, Where, at
 
@@ -62,6 +62,7 @@ def complete(run: Run, where: Where) -> Result:
             return result
         atomic_files.tidy(folder)  # only processes that are dead have left anything, as this one holds the lock
         atomic_files.write_json(folder / "run.json", run.to_dict())
+        (folder / MEASURED).unlink(missing_ok=True)  # of weights that this training replaces
         result = train(run, where)
         if loop.is_main():
             atomic_files.write_json(folder / "result.json", asdict(result))

@@ -152,7 +152,11 @@ def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
         return share_of_similar(figures.measure_label_accuracy({"": trained}, IMAGES), "accuracy")
 
     runs = evidence.runs([_FROM_TAGS], SEGMENTATION)
-    return claim.of_networks(evidence, runs, share, {"tags": rules.share}) if runs else {}
+    return (
+        claim.of_networks(evidence, "accuracy of pseudo labels near means", runs, share, {"tags": rules.share})
+        if runs
+        else {}
+    )
 
 
 @torch.no_grad()
@@ -197,7 +201,7 @@ def em_estimates_better(evidence: Evidence) -> dict[str, Finding]:
         if runs := evidence.runs([AGMMPP], column):
             judged: dict[str, claim.Rule] = {f"{setting}, means": partial(rules.direction, unit="share")}
             judged[f"{setting}, mIoU of G"] = rules.direction
-            findings |= claim.of_networks(evidence, runs, measure, judged)
+            findings |= claim.of_networks(evidence, "online EM", runs, measure, judged)
     return findings
 
 

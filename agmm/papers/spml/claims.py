@@ -85,7 +85,7 @@ def boundaries_improve(evidence: Evidence) -> dict[str, Finding]:
         named = {row.label: one for row, one in zip(RELATIONS, trained, strict=True)}
         return [figures.measure_boundaries(named)["boundary"].to_list()]
 
-    return claim.of_networks(evidence, runs, measure, {"C, C + I, C + I + O": rules.trend})
+    return claim.of_networks(evidence, "mIoU near boundaries", runs, measure, {"C, C + I, C + I + O": rules.trend})
 
 
 def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
@@ -96,7 +96,7 @@ def neighbors_share_context(evidence: Evidence) -> dict[str, Finding]:
     runs = evidence.runs([Entry("spml_figure10", "SPML")], "mIoU")
     rule = partial(rules.direction, unit="share")
     judged = {f"queries of {name} images": rule for name in ("test", "training")}
-    return claim.of_networks(evidence, runs, _leads, judged) if runs else {}
+    return claim.of_networks(evidence, "Jaccard index of neighbors", runs, _leads, judged) if runs else {}
 
 
 def _leads(trained: Trained) -> tuple[float, ...]:
