@@ -3,6 +3,7 @@
     python run_all.py                                   every table at the preset `quick`
     python run_all.py --only agmm_table1 --seeds 3      one table, three seeds
     python run_all.py --preset camvid --data-root PATH  real road scenes
+    python run_all.py --no-training --results results/reference    tables, claims and report of the committed records
     python run_all.py --engine slurm --slurm time=600   a job of Slurm for every training, of ten hours at a time
 
 Whatever is complete is not trained again; an interrupted command resumes when it is repeated. Slurm's jobs need the
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
     add("--force", action="store_true", help="train the selected runs again; their folders are moved, not deleted")
     add("--no-notebooks", action="store_true", help="write the tables only")
+    add("--no-training", action="store_true", help="write the tables of what is complete, without notebooks")
     return parsed
 
 
@@ -66,6 +68,10 @@ def regenerate(args: argparse.Namespace) -> int:
     names = tables.select(args.only or tables.TABLES)
     seeds = args.seeds or tables.preset(args.preset).seeds
     runs = tables.needed(names, args.preset, seeds)
+    if args.no_training:
+        if args.force or args.dry_run:
+            raise ValueError("--no-training trains nothing; leave out --force and --dry-run")
+        return write(args, names, seeds, {}, 1)
     todo = runs if args.force else sweep.missing(runs, args.results)
     here = sweep.default_jobs(args.device)
     jobs = args.jobs or (here if args.engine == "local" else max(1, len(todo)))
@@ -176,7 +182,7 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
         say(f"{name}: {written[1]}")
         if incomplete:
             say(f"{name}: {len(incomplete)} runs failed; their cells are blank and the notebook was not executed")
-        elif not args.no_notebooks:
+        elif not (args.no_notebooks or args.no_training):
             target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
             tasks[name] = ROOT / table.notebook, target, parameters(args, seeds)
     for name, problem in notebooks.execute_all(tasks, jobs):

@@ -221,8 +221,11 @@ def _estimate(features: Tensor, weights: Tensor, mass: Tensor, components: Compo
         variance = torch.full_like(mass, how.sigma**2)
     else:
         variance = (weights * (d.detach() if how.detach_sigma else d).square()).sum(2)
-        if how.sigma == "pooled":
-            share = mass / mass.sum(1, keepdim=True).clamp_min(EPS)
-            variance = (share * variance).sum(1, keepdim=True).expand_as(mass)
-        variance = variance.clamp_min(how.sigma_min**2)
+        variance = (pool(variance, mass) if how.sigma == "pooled" else variance).clamp_min(how.sigma_min**2)
     return Mixture(weights, mass, means, d.unflatten(2, features.shape[-2:]), variance)
+
+
+def pool(variance: Tensor, mass: Tensor) -> Tensor:
+    """Return the mean variance of each image, weighted by members, for all of its components (ours): (B, N)."""
+    share = mass / mass.sum(1, keepdim=True).clamp_min(EPS)
+    return (share * variance).sum(1, keepdim=True).expand_as(mass)

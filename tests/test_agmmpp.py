@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from agmm.codes import UNLABELED, VOID
 from agmm.objectives import AGMMpp, agmmpp
 from agmm.training.run import build_objective
-from tests import loops_em
+from tests import loops, loops_em
 from tests.loops import problems, random_problem
 
 ALL = agmmpp.TERMS
@@ -75,6 +75,21 @@ def test_which_terms_teach_the_squeeze(terms):
     assert taught == (terms != ("seg",))
     # A layer that nothing teaches must not be waited for when several processes train.
     assert objective.squeeze.weight.requires_grad == taught
+
+
+def test_scores_of_other_mixtures_equal_loops():
+    problem = random_problem()
+    features, _, labels, _ = problem.tensors(torch.bfloat16)
+    objective = identity(5, 6).float()
+    problem.features = features.detach().double().numpy()
+    found = objective.other_scores(features, labels)
+    _, present, d, variance, _ = loops_em.mixture(problem)
+    old = loops_em.from_labels(problem)
+    n = loops_em.assign(problem, loops_em.exponents(*old[2:]), present).sum((2, 3))
+    pooled = np.broadcast_to((variance * n).sum(1, keepdims=True) / n.sum(1, keepdims=True), n.shape)
+    for name, mixture in {"labels": old[2:], "pooled": (d, pooled)}.items():
+        expected = loops.resize(loops_em.scores(*mixture, present), labels.shape[1:])
+        np.testing.assert_allclose(found[name].detach(), expected, atol=1e-4)
 
 
 def test_stop_gradient_teaches_the_segmentation_alone():

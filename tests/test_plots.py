@@ -72,6 +72,20 @@ def test_training_curves(tmp_path):
     assert len({color for color, _ in looks}) == len(set(looks)) == 4
 
 
+def test_spreads(tmp_path):
+    names = ["P among labeled classes", "G of the labels' means", "G", "G, its means with one spread", "P"]
+    lines = [
+        [row, curve, e, 1, 10.0 * n + e, np.nan] for row in ("a", "b") for n, curve in enumerate(names) for e in (1, 2)
+    ]
+    curves = pd.DataFrame(lines, columns=["row", "curve", "epoch", "n_seeds", "mean", "std"])
+    figure = figures.draw_spreads(curves, tmp_path / "spreads")
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
+    for axis in figure.axes:
+        drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+        assert drawn == {curve: [10 * n + 1, 10 * n + 2] for n, curve in enumerate(names[:4])}
+    assert set(pd.read_csv(tmp_path / "spreads.csv")["curve"]) == set(names[:4])
+
+
 def test_sweep(tmp_path):
     lines = [("a", 0.1, 50.0, 69.0), ("a", 1.0, 60.0, 69.5), ("a", None, 55.0, 69.6), ("b", 0.1, None, 69.0)]
     frame = pd.DataFrame(lines, columns=["objective", "value", "mean", "published"]).assign(std=1.0)

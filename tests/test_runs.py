@@ -13,6 +13,7 @@ import pytest
 import agmm
 from agmm.host import atomic_files
 from agmm.host.atomic_files import StorageError
+from agmm.papers import tables
 from agmm.training import sweep, train
 from agmm.training.presets import PRESETS
 from agmm.training.result import check_description, load_history, load_result
@@ -67,6 +68,15 @@ def test_committed_runs_keep_their_identity() -> None:
     assert len(paths) > 100
     for path in paths:
         assert agmm.Run.from_dict(json.loads(path.read_text())).id == path.parent.name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_records_that_a_correction_replaced_are_in_no_table(preset: str) -> None:
+    """Results of AGMM by Eq. 5, of AGMM++ and of what learned from them, before gradients flowed through sigma."""
+    replaced = set((ROOT / "tests/golden/replaced_runs.txt").read_text().split())
+    assert len(replaced) == 149
+    assert not replaced & {run.id for run in tables.needed(tables.TABLES, preset, 3)}
+    assert not any((ROOT / "results/reference" / preset / "runs" / one).exists() for one in replaced)
 
 
 def test_runs_that_share_a_pretraining_require_the_same_run() -> None:

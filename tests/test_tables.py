@@ -217,6 +217,16 @@ def test_committed_reference_stands_beside(tmp_path, monkeypatch):
     assert "| AGMM | released code | 69.6 | 61.5 (1) | 61.0 ± 1.4 (2) | 76.4 |  |  |" in text
 
 
+def test_curves_of_one_row_are_those_of_its_columns(tmp_path):
+    table = tables.TABLES["agmmpp_choices"]
+    for column, value in {"point": 30.0, "scribble": 40.0}.items():
+        curves = {"g_miou": [value], "g_pooled_miou": [value + 1]}
+        complete(tmp_path, find(table.name, "as chosen", column).run, 50.0, curves=curves)
+    found = tables.curves(table, "smoke", tmp_path, of="as chosen").set_index(["row", "curve"])["mean"].to_dict()
+    other = "G, its means with one spread"
+    assert found == {("point", "G"): 30, ("point", other): 31, ("scribble", "G"): 40, ("scribble", other): 41}
+
+
 def test_curves_of_the_supplement(tmp_path):
     cell = find("agmm_supp_figure2", "AGMM", "G")
     for seed, shift in enumerate((0.0, 2.0)):

@@ -13,6 +13,7 @@ from agmm.figures.numbers import (
     draw_differences,
     draw_gains,
     draw_speed,
+    draw_spreads,
     draw_sweep,
     draw_training_curves,
 )

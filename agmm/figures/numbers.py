@@ -113,6 +113,30 @@ def draw_training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Base
     return save(figure, curves, stem)
 
 
+def draw_spreads(curves: pd.DataFrame, stem: Path) -> Figure:
+    """Draw mIoU of AGMM++'s mixtures on training images over the epochs, a panel per row of the curves.
+
+    G of the labels' means, of the re-estimated ones as trained, and of these with one spread for all classes, beside P
+    among the classes of the labels. Bands are standard deviations over seeds.
+    """
+    looks = {"P among labeled classes": ("C2", "--"), "G of the labels' means": ("C7", "-")}
+    looks |= {"G": ("C0", "-"), "G, its means with one spread": ("C3", "-")}
+    drawn = curves[curves["curve"].isin(looks)]
+    require(drawn, "training curves")
+    rows = drawn["row"].unique()
+    figure, axes = panels(1, len(rows), height=2.8, sharey=True)
+    for axis, row in zip(axes[0], rows, strict=True):
+        for curve, (color, dashes) in looks.items():
+            one = drawn[(drawn["row"] == row) & (drawn["curve"] == curve)]
+            _draw_line(axis, one, "epoch", color=color, ls=dashes, label=curve)
+        axis.set_title(row)
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_ylabel("mIoU on training images (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return save(figure, drawn, stem)
+
+
 def _draw_line(axis: Axes, values: pd.DataFrame, x: str, **look: Any) -> None:
     """Draw the mean over a column, in a band of one standard deviation."""
     axis.plot(values[x], values["mean"], **look)
@@ -178,7 +202,7 @@ def draw_speed(table: pd.DataFrame, stem: Path) -> Figure:
 VERDICTS = {"reproduced": ("C0", "o"), "not reproduced": ("C3", "X"), "inconclusive": ("0.55", "s")}
 """Verdict -> color and marker, so that neither is needed to tell them apart."""
 ROW, TEXT = 0.12, 5.8  # height of a row in inches, size of its text in points
-LEFT, MARGIN, ABOVE, AXIS = 3.15, 0.06, 0.46, 0.46
+LEFT, MARGIN, ABOVE, AXIS = 3.15, 0.06, 0.46, 0.55
 """Width of the names and the margin before them, height of the legend with titles and of a panel's axis, in inches."""
 
 

@@ -1,7 +1,7 @@
 """AGMM++ (TPAMI 2025)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agmm import em, fast, gmm, losses
 from agmm.objectives.checks import check_layer
-from agmm.objectives.common import Objective, Output, batch_loss, one_of
+from agmm.objectives.common import Objective, Output, batch_loss, full_precision, one_of
 
 TERMS = ("seg", "self", "weak", "con", "con_old", "absent")
 OF_MIXTURE = frozenset({"self", "weak", "con", "con_old"})
@@ -178,6 +178,15 @@ class AGMMpp(Objective, nn.Module):
             mixture = em.reestimate(squeezed, old, members, components, how)
         whose = old if self.con_members == "old" else mixture
         return mixture, em.assign(whose, labels, components, "argmax", self.keep_labels or not self.oem)
+
+    def other_scores(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return scores (B, K, H, W) of the labels' mixture, and of the mixture's means with one spread an image."""
+        with torch.autocast(labels.device.type, enabled=False):
+            features, components = full_precision(features), gmm.components(labels, self.num_classes)
+            first = em.from_labels(self.squeeze(features), labels, components, self.estimator)
+            last, _ = self.mixture(features, labels, components)
+            mixtures = {"labels": first, "pooled": replace(last, variance=em.pool(last.variance, last.mass))}
+            return {name: components.to_classes(self._upsampled(x, labels, components)) for name, x in mixtures.items()}
 
     def _upsampled(self, mixture: em.Mixture, labels: Tensor, components: gmm.Components) -> Tensor:
         """Scores at label resolution: (B, N, H, W)."""

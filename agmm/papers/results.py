@@ -24,6 +24,7 @@ COLUMNS = ["table", *KEY, "n_seeds", "seeds", "ours_mean", "ours_std", "publishe
 """Columns of a table's long form; those of `KEY` describe the cell."""
 
 CURVES = {"p_miou": "P", "p_restricted_miou": "P among labeled classes", "g_miou": "G", "cam_miou": "CAM"}
+CURVES |= {"g_labels_miou": "G of the labels' means", "g_pooled_miou": "G, its means with one spread"}
 """Column of a run's history -> curve."""
 
 
@@ -106,13 +107,15 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
     return pd.DataFrame(rows, columns=COLUMNS).astype({"published": float})
 
 
-def curves(table: Table, preset: str, results: str | Path = "results") -> pd.DataFrame:
+def curves(table: Table, preset: str, results: str | Path = "results", of: str = "") -> pd.DataFrame:
     """Return the training curves of a table's runs: mIoU on training images in per cent.
 
-    Columns are row, curve (values of `CURVES`), epoch, n_seeds, mean, std.
+    Columns are row, curve (values of `CURVES`), epoch, n_seeds, mean, std. If ``of`` names a row, the curves are those
+    of its columns, whose names stand in their place.
     """
+    cells = [(cell, cell.run) for cell in table.cells(PRESETS[preset]) if cell.run and of in ("", cell.row)]
     parts = []
-    for row, run in {cell.row: cell.run for cell in table.cells(PRESETS[preset]) if cell.run}.items():
+    for row, run in {cell.column if of else cell.row: run for cell, run in cells}.items():
         for one in complete_seeds(run, results):
             history = load_history(one, results).reindex(columns=["epoch", *CURVES])
             parts.append(history.melt("epoch", var_name="curve").assign(row=row, seed=one.seed))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from agmm.papers import verdicts
-from agmm.papers.table import OBJECTIVES
 from agmm.papers.results import COLUMNS, KEY
+from agmm.papers.table import OBJECTIVES
 from agmm.papers.tables import Cell, Table, about
 from agmm.training.presets import PRESETS
 

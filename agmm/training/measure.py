@@ -17,6 +17,7 @@ from agmm.data import sets
 from agmm.data.split import Split
 from agmm.evaluation import crf, predict
 from agmm.host import machine
+from agmm.objectives import AGMMpp
 from agmm.rivals import cams, spml, toco
 from agmm.training import loop
 from agmm.training.batches import normalization
@@ -76,7 +77,8 @@ def training_curves(net: nn.Module, objective: AnyObjective, context: Context) -
 
     Whole images without augmentation, measured against the dense truth, which serves nothing else. G chooses among an
     image's labeled classes only, so P restricted in the same way is the fair comparison. A run that learns from image
-    tags restricts P to these; it has G by its pseudo labels of the moment, and the mIoU of its CAMs.
+    tags restricts P to these; it has G by its pseudo labels of the moment, and the mIoU of its CAMs. AGMM++ has G of
+    its labels' mixture, too, and of the re-estimated means with one spread an image (`AGMMpp.other_scores`).
     """
     run, data = context.run, context.data
     tags = np.zeros((len(data), data.num_classes), bool) if context.image_tags is None else context.image_tags
@@ -96,8 +98,10 @@ def training_curves(net: nn.Module, objective: AnyObjective, context: Context) -
         image_classes = labeled if context.image_tags is None else tag
         maps |= {"p_miou": logits, "p_restricted_miou": logits.masked_fill(~image_classes[..., None, None], -torch.inf)}
         if mixture.has_mixture:
-            scores = mixture(features, logits, label, image_classes).scores
-            maps["g_miou"] = scores.masked_fill(~labeled[..., None, None], -1)
+            scores = {"g_miou": mixture(features, logits, label, image_classes).scores}
+            if isinstance(mixture, AGMMpp):
+                scores |= {f"g_{name}_miou": g for name, g in mixture.other_scores(features, label).items()}
+            maps |= {name: g.masked_fill(~labeled[..., None, None], -1) for name, g in scores.items()}
         for name, values in maps.items():
             matrix = evaluation.confusion_matrix(evaluation.best_class(values), truth, data.num_classes)
             matrices[name] = matrices.get(name, torch.zeros_like(matrix)) + matrix
