@@ -98,7 +98,7 @@ def test_mixtures_equal_loops(trained, kind):
         assert list(picture) == ["image", "weak labels", "segmentation", "mixture", "truth"]
         given = problem(one, index)
         assert (picture["weak labels"] == given.labels[0]).all()
-        _, present, d, variance, _ = loops_em.mixture(given, keep_labels=kind != "tags", sigma_min=SIGMA_MIN)
+        _, present, d, variance, _ = loops_em.mixture(given, sigma_min=SIGMA_MIN)
         scores = loops.resize(loops_em.scores(d, variance, present), (64, 64))
         best = np.where(present[..., None, None], scores, -1)[0].argmax(0)
         assert (best == picture["mixture"]).mean() > 0.999

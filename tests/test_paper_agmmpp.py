@@ -74,8 +74,3 @@ def test_protocol_of_transformers_is_that_of_toco():
     blocks = PAPER.at("blocks10", "AGMMpp")
     assert 20_210 // blocks.batch_size * blocks.epochs == pytest.approx(150_000, rel=0.01)
     assert PAPER.networks["vit"].refined == {"crf": "toco"}
-
-
-def test_labels_that_are_guesses_may_be_corrected():
-    kept = {kind: dict(PAPER.at(kind, "AGMMpp").options).get("keep_labels", True) for kind in PAPER.labels}
-    assert {kind for kind, keep in kept.items() if not keep} == {"boxes", "boxcam", "tags", "coco_tags", "cam"}

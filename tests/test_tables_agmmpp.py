@@ -87,7 +87,7 @@ def check(run, line: "pd.Series") -> None:
         assert (set(objective.terms), objective.oem) == (terms, oem)
         assert objective.lambda_gmm == (float(weight[1]) if weight else 1)
         assert objective.stop_gradient == ("stop gradient" in line["variant"])
-        assert objective.keep_labels == (line["labels"] not in ("box", "image-level"))
+        assert (objective.keep_labels, objective.sigma, objective.self_classes) == (False, None, "present")
 
 
 def test_one_run_for_each_training():

@@ -32,7 +32,6 @@ _PRINTED = "extra:equations as printed"
 _ALONE = "extra:absent-class loss alone"
 _BOTH = "extra:equations as printed, with the absent-class loss"
 _EVERYWHERE: dict[str, Any] = {"self_classes": "all"}  # the other reading of Eq. 8: a sum over all K classes
-_READINGS: tuple[dict[str, Any], ...] = ({}, _EVERYWHERE)
 
 
 def _agmm(
@@ -52,7 +51,7 @@ def agmm_rows(
 
 def printed_rows(label: str = "AGMM", **how: Any) -> list[Row]:
     """Return the rows of AGMM by its equations, in both readings of Eq. 8."""
-    return [_agmm(label, (_PRINTED,), _TERMS, variant="paper", options=reading, **how) for reading in _READINGS]
+    return [_agmm(label, (_PRINTED,), _TERMS, variant="paper", options=reading, **how) for reading in ({}, _EVERYWHERE)]
 
 
 # --- VOC --------------------------------------------------------------------------------------------------------------
@@ -162,8 +161,9 @@ def absent(preset: Preset) -> tuple[Cell, ...]:
         corners.append(_agmm("+ mixture", (_PRINTED,), _TERMS, variant="paper", options=_EVERYWHERE))
         default = init == preset.inits[0]
         rows += [replace(row, init=init, ids=row.ids if default else ("extra:from scratch",)) for row in corners]
-    for reading in _READINGS:
-        rows.append(_agmm("+ mixture, σ = 1.0", (_PRINTED,), _TERMS, variant="paper", options={"sigma": 1.0} | reading))
+    constant = partial(_agmm, "+ mixture, σ = 1.0", terms=_TERMS, variant="paper")
+    rows.append(constant(("O020", "O025"), options={"sigma": 1.0}))
+    rows.append(constant((_PRINTED,), options={"sigma": 1.0} | _EVERYWHERE))
     mean = partial(_agmm, ids=("extra:contrast of means",), options={"con_vectors": "mean"})
     rows += [mean("+ mixture, con_vectors mean", terms=_TERMS), mean("+ both, con_vectors mean")]
     return cells(preset, "agmm_table1", rows, VOC)
