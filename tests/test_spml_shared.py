@@ -29,9 +29,11 @@ def batch(step: int) -> dict[str, torch.Tensor]:
     return {"features": features, "logits": logits, "labels": labels, "image_classes": classes, "regions": regions}
 
 
-def learned(parts: list[dict[str, torch.Tensor]]) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, Prototypes]]:
+def learned(
+    parts: list[dict[str, torch.Tensor]], affinity: str
+) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, Prototypes]]:
     """Terms, gradients and what is remembered after each of several steps."""
-    spml, found = SPML(CLASSES, lambda_a=0.7, clusters=(2, 2), threshold=0.5), []
+    spml, found = SPML(CLASSES, lambda_a=0.7, clusters=(2, 2), threshold=0.5, affinity=affinity), []
     for part in parts:
         features = part["features"].requires_grad_()
         out = spml(**part)
@@ -45,27 +47,32 @@ def share(step: int, rank: int) -> dict[str, torch.Tensor]:
     return {name: whole.chunk(WORLD)[rank].clone() for name, whole in batch(step).items()}
 
 
-def process(rank: int, folder: str) -> None:
+def process(rank: int, folder: str, affinity: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    found = learned([share(step, rank) for step in range(STEPS)])
+    found = learned([share(step, rank) for step in range(STEPS)], affinity)
     alone = share(STEPS, rank)
     if rank:
         alone["labels"] = torch.full_like(alone["labels"], UNLABELED)
-    found += learned([alone])
+    found += learned([alone], affinity)
     torch.save([(terms, gradient, known.images, known.labels) for terms, gradient, known in found], f"{folder}/{rank}")
     dist.destroy_process_group()
 
 
+@pytest.fixture(scope="module", params=["image", "batch"])
+def affinity(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple]]:
+def processes(affinity: str, tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple]]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, (str(folder),), nprocs=WORLD)
+    mp.spawn(process, (str(folder), affinity), nprocs=WORLD)
     return [torch.load(Path(folder) / str(rank)) for rank in range(WORLD)]
 
 
-def test_two_processes_contrast_as_one_does(processes: list[list[tuple]]) -> None:
-    whole = learned([batch(step) for step in range(STEPS)])
+def test_two_processes_contrast_as_one_does(processes: list[list[tuple]], affinity: str) -> None:
+    whole = learned([batch(step) for step in range(STEPS)], affinity)
     for step, (terms, gradient, known) in enumerate(whole):
         both = [found[step] for found in processes]
         for name, term in terms.items():

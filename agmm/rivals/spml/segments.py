@@ -4,7 +4,7 @@ Pixels contrast with the segments of all processes of a training, as in the rele
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from agmm.codes import VOID
 
 OF_EMBEDDING = 0.1  # weight of the embedding in located vectors with colors
+Rows = TypeVar("Rows", Tensor, None)
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,15 @@ def image_clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, T
     return own.view(size), directions(vectors.flatten(1).T, own, number)
 
 
-def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
-    """Return the segments of every process and their possible classes (M, K) bool, those of this process first.
+def gather(own: Prototypes, images: int, rows: Rows) -> tuple[Prototypes, Rows]:
+    """Return the segments of every process, and further rows (M, n) of each if there are any, this process's first.
 
     In a single process its own are all there is. Every process must call this as often as the others, and let what it
     gets take part in its loss: gradients are exchanged, too, so that those of ``own.vectors`` come from the losses of
-    all. The batch of each process has so many ``images``; those of the others are numbered on from there.
+    all; ``rows`` pass none. The batch of each process has so many ``images``; those of the others are numbered on.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return own, classes
+        return own, rows
     rank = dist.get_rank()
     counts = [torch.zeros(1, dtype=torch.int64, device=own.labels.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor([len(own.labels)], device=own.labels.device))
@@ -202,9 +203,9 @@ def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Protot
     # This process's images have the numbers 0 … images - 1 again.
     numbers = (numbers - rank * images) % (len(lengths) * images)
     vectors = own_first(_Gather.apply(own.vectors, lengths))
-    if classes is not None:
-        classes = own_first(_gather_rows(classes, lengths))
-    return Prototypes(vectors, labels, numbers, tags), classes
+    if rows is not None:
+        rows = own_first(_gather_rows(rows, lengths))
+    return Prototypes(vectors, labels, numbers, tags), rows
 
 
 class _Gather(torch.autograd.Function):
