@@ -60,21 +60,17 @@ def process(rank: int, folder: str, affinity: str) -> None:
 
 
 @pytest.fixture(scope="module", params=["image", "batch"])
-def affinity(request: pytest.FixtureRequest) -> str:
-    return request.param
+def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list]:
+    """Where affinity looks, and what each process found."""
+    folder = tmp_path_factory.mktemp(request.param)
+    mp.spawn(process, (str(folder), request.param), nprocs=WORLD)
+    return request.param, [torch.load(Path(folder) / str(rank)) for rank in range(WORLD)]
 
 
-@pytest.fixture(scope="module")
-def processes(affinity: str, tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple]]:
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, (str(folder), affinity), nprocs=WORLD)
-    return [torch.load(Path(folder) / str(rank)) for rank in range(WORLD)]
-
-
-def test_two_processes_contrast_as_one_does(processes: list[list[tuple]], affinity: str) -> None:
-    whole = learned([batch(step) for step in range(STEPS)], affinity)
+def test_two_processes_contrast_as_one_does(processes: tuple[str, list]) -> None:
+    whole = learned([batch(step) for step in range(STEPS)], processes[0])
     for step, (terms, gradient, known) in enumerate(whole):
-        both = [found[step] for found in processes]
+        both = [found[step] for found in processes[1]]
         for name, term in terms.items():
             torch.testing.assert_close(sum(one[0][name] for one in both) / WORLD, term)
         torch.testing.assert_close(torch.cat([one[1] for one in both]) / WORLD, gradient)
@@ -87,8 +83,8 @@ def test_two_processes_contrast_as_one_does(processes: list[list[tuple]], affini
             assert images.tolist() == sorted(images.tolist())
 
 
-def test_a_process_without_annotation_takes_part(processes: list[list[tuple]]) -> None:
-    terms = [found[STEPS][0] for found in processes]
+def test_a_process_without_annotation_takes_part(processes: tuple[str, list]) -> None:
+    terms = [found[STEPS][0] for found in processes[1]]
     assert terms[0]["annotation"] > 0
     assert terms[1]["annotation"] == 0
-    assert all(torch.isfinite(found[STEPS][1]).all() for found in processes)
+    assert all(torch.isfinite(found[STEPS][1]).all() for found in processes[1])

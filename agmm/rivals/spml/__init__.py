@@ -111,14 +111,15 @@ class SPML(Objective):
 
     def _batch(self, segments: Segments, images: int) -> tuple[Prototypes, Tensor | None]:
         """Return the segments of all processes, and their possible classes if affinity has a weight."""
-        own = segments.prototypes
-        if not self.lambda_a:
-            return gather(own, images, None)
-        if self.affinity == "image":
-            return gather(own, images, relations.possible_classes(segments, self.num_classes, self.threshold))
-        located = directions(segments.located.detach(), segments.own, len(own.labels))
-        batch, located = gather(own, images, located)
-        return batch, relations.nearest_classes(located, batch.labels, self.num_classes)
+        own, rows = segments.prototypes, None
+        if self.lambda_a and self.affinity == "image":
+            rows = relations.possible_classes(segments, self.num_classes, self.threshold)
+        elif self.lambda_a:
+            rows = directions(segments.located.detach(), segments.own, len(own.labels))
+        batch, rows = gather(own, images, rows)
+        if rows is not None and self.affinity == "batch":
+            rows = relations.nearest_classes(rows, batch.labels, self.num_classes)
+        return batch, rows
 
     def _relations(
         self, segments: Segments, batch: Prototypes, classes: Tensor | None, image_classes: Tensor

@@ -4,7 +4,7 @@ Pixels contrast with the segments of all processes of a training, as in the rele
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 from agmm.codes import VOID
 
 OF_EMBEDDING = 0.1  # weight of the embedding in located vectors with colors
-Rows = TypeVar("Rows", Tensor, None)
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def image_clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, T
     return own.view(size), directions(vectors.flatten(1).T, own, number)
 
 
-def gather(own: Prototypes, images: int, rows: Rows) -> tuple[Prototypes, Rows]:
+def gather(own: Prototypes, images: int, rows: Tensor | None) -> tuple[Prototypes, Tensor | None]:
     """Return the segments of every process, and further rows (M, n) of each if there are any, this process's first.
 
     In a single process its own are all there is. Every process must call this as often as the others, and let what it
