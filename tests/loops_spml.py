@@ -60,6 +60,7 @@ def problems(draw, most_steps=3):
     settings |= {"clusters": (draw(st.integers(1, 3)), draw(st.integers(1, 3))), "iterations": draw(st.integers(0, 4))}
     settings |= {"memory": draw(st.integers(0, 2)), "background": draw(st.sampled_from([0, k - 1, None]))}
     settings |= {"located": draw(st.booleans()), "threshold": draw(st.sampled_from([-1.0, 0.5, 0.95]))}
+    settings |= {"affinity": draw(st.sampled_from(["image", "batch"]))}
     return k, settings, batches
 
 
@@ -142,16 +143,16 @@ def cooccurrence(segments, memory, kappa, background):
     return contrast(searching, segments + memory, lambda a, b: foreground(a) & foreground(b), kappa)
 
 
-def affinity(segments, k, kappa, threshold):
-    classes = {}
+def affinity(segments, k, kappa, threshold, where):
+    classes, everywhere = {}, where == "batch"
     for segment in segments:
         near = [
             (segment.prototype(True) @ other.prototype(True), other.label)
             for other in segments
-            if other.image == segment.image and other.label < k
+            if (everywhere or other.image == segment.image) and other.label < k
         ]
         best = max(near, default=(-np.inf, None))
-        classes[segment] = {best[1]} if best[0] >= threshold else set(range(k))
+        classes[segment] = {best[1]} if near and (everywhere or best[0] >= threshold) else set(range(k))
     return contrast(segments, segments, lambda a, b: classes[a] & classes[b], kappa)
 
 
@@ -162,5 +163,5 @@ def terms(batch, memory, k, settings):
         "low_level": low_level(segments, settings["kappa_i"], settings["located"]),
         "annotation": annotation(segments, memory, k, settings["kappa_c"]),
         "cooccurrence": cooccurrence(segments, memory, settings["kappa_o"], settings["background"]),
-        "affinity": affinity(segments, k, settings["kappa_a"], settings["threshold"]),
+        "affinity": affinity(segments, k, settings["kappa_a"], settings["threshold"], settings["affinity"]),
     }, segments

@@ -1,5 +1,7 @@
 """The objective of SPML beside loops, and its properties."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def call(objective, features, labels, regions, tags):
     return objective(features, logits, labels, tags, regions=regions)
 
 
-def example(seed=0):
+def batch(seed=0):
     """Annotated, unlabeled and void pixels, four regions; both images show class 0, and no other one together."""
     rng = np.random.default_rng(seed)
     labels = np.full((2, 8, 9), UNLABELED)
@@ -29,7 +31,11 @@ def example(seed=0):
     labels[chance < 0.3] = rng.integers(4, size=labels.shape)[chance < 0.3]
     labels[chance > 0.9] = VOID
     tags = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], bool)
-    return loops.Batch(rng.normal(size=(2, 5, 8, 9)), labels, rng.integers(4, size=labels.shape), tags).tensors()
+    return loops.Batch(rng.normal(size=(2, 5, 8, 9)), labels, rng.integers(4, size=labels.shape), tags)
+
+
+def example(seed=0):
+    return batch(seed).tensors()
 
 
 @settings(deadline=None, max_examples=40)
@@ -51,10 +57,33 @@ def test_terms_of_consecutive_batches_equal_loops(problem):
         remembered.insert(0, segments)
 
 
-def test_nothing_to_learn_from_is_zero_with_a_zero_gradient():
+@pytest.mark.parametrize("lost", [(), (0,), (0, 1)], ids=["labels", "an image without", "none"])
+@pytest.mark.parametrize("affinity", ["image", "batch"])
+def test_the_gradient_of_affinity_is_the_slope_of_loops(affinity, lost):
+    shown = batch()
+    shown.labels[list(lost)] = UNLABELED
+    options = {"affinity": affinity, "threshold": 0.5, "kappa_a": 6.0, "clusters": (2, 3), "iterations": 2}
+
+    def term(features):
+        segments = loops.cut(replace(shown, features=features), options["clusters"], options["iterations"])
+        return loops.affinity(segments, 4, 6.0, 0.5, affinity)
+
+    features, *rest = shown.tensors()
+    found = call(SPML(4, lambda_a=1.0, **options), features, *rest).terms["affinity"]
+    assert found.item() == pytest.approx(term(shown.features), rel=1e-9, abs=1e-12)
+    assert (found.item() == 0) == (len(lost) == 2)
+    gradient = torch.autograd.grad(found, features)[0]
+    for seed in range(3):
+        step = 1e-6 * random(*gradient.shape, seed=seed)
+        slope = (term(shown.features + step.numpy()) - term(shown.features - step.numpy())) / 2
+        assert (gradient * step).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-15)
+
+
+@pytest.mark.parametrize("affinity", ["image", "batch"])
+def test_nothing_to_learn_from_is_zero_with_a_zero_gradient(affinity):
     features, labels, regions, tags = example()
     for shown, named in ((torch.full_like(labels, VOID), tags), (torch.full_like(labels, UNLABELED), tags & False)):
-        output = call(SPML(4, lambda_i=0, lambda_a=0), features, shown, regions, named)
+        output = call(SPML(4, lambda_i=0, lambda_a=0.5, affinity=affinity), features, shown, regions, named)
         assert output.loss.item() == 0
         assert not torch.autograd.grad(output.loss, features)[0].any()
 
@@ -143,6 +172,7 @@ def test_wrong_options_are_refused():
         ({"kappa_i": 0}, "kappa_i must be positive"),
         ({"kappa_o": 400}, "kappa_o must be positive and at most 300"),
         ({"clusters": (0, 6)}, "clusters are rows and columns"),
+        ({"affinity": "images"}, "affinity is 'images'; known: image, batch"),
     ):
         with pytest.raises(ValueError, match=sentence):
             SPML(4, **options)

@@ -29,9 +29,11 @@ def batch(step: int) -> dict[str, torch.Tensor]:
     return {"features": features, "logits": logits, "labels": labels, "image_classes": classes, "regions": regions}
 
 
-def learned(parts: list[dict[str, torch.Tensor]]) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, Prototypes]]:
+def learned(
+    parts: list[dict[str, torch.Tensor]], affinity: str
+) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, Prototypes]]:
     """Terms, gradients and what is remembered after each of several steps."""
-    spml, found = SPML(CLASSES, lambda_a=0.7, clusters=(2, 2), threshold=0.5), []
+    spml, found = SPML(CLASSES, lambda_a=0.7, clusters=(2, 2), threshold=0.5, affinity=affinity), []
     for part in parts:
         features = part["features"].requires_grad_()
         out = spml(**part)
@@ -45,29 +47,30 @@ def share(step: int, rank: int) -> dict[str, torch.Tensor]:
     return {name: whole.chunk(WORLD)[rank].clone() for name, whole in batch(step).items()}
 
 
-def process(rank: int, folder: str) -> None:
+def process(rank: int, folder: str, affinity: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    found = learned([share(step, rank) for step in range(STEPS)])
+    found = learned([share(step, rank) for step in range(STEPS)], affinity)
     alone = share(STEPS, rank)
     if rank:
         alone["labels"] = torch.full_like(alone["labels"], UNLABELED)
-    found += learned([alone])
+    found += learned([alone], affinity)
     torch.save([(terms, gradient, known.images, known.labels) for terms, gradient, known in found], f"{folder}/{rank}")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple]]:
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, (str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder) / str(rank)) for rank in range(WORLD)]
+@pytest.fixture(scope="module", params=["image", "batch"])
+def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list]:
+    """Where affinity looks, and what each process found."""
+    folder = tmp_path_factory.mktemp(request.param)
+    mp.spawn(process, (str(folder), request.param), nprocs=WORLD)
+    return request.param, [torch.load(Path(folder) / str(rank)) for rank in range(WORLD)]
 
 
-def test_two_processes_contrast_as_one_does(processes: list[list[tuple]]) -> None:
-    whole = learned([batch(step) for step in range(STEPS)])
+def test_two_processes_contrast_as_one_does(processes: tuple[str, list]) -> None:
+    whole = learned([batch(step) for step in range(STEPS)], processes[0])
     for step, (terms, gradient, known) in enumerate(whole):
-        both = [found[step] for found in processes]
+        both = [found[step] for found in processes[1]]
         for name, term in terms.items():
             torch.testing.assert_close(sum(one[0][name] for one in both) / WORLD, term)
         torch.testing.assert_close(torch.cat([one[1] for one in both]) / WORLD, gradient)
@@ -80,8 +83,8 @@ def test_two_processes_contrast_as_one_does(processes: list[list[tuple]]) -> Non
             assert images.tolist() == sorted(images.tolist())
 
 
-def test_a_process_without_annotation_takes_part(processes: list[list[tuple]]) -> None:
-    terms = [found[STEPS][0] for found in processes]
+def test_a_process_without_annotation_takes_part(processes: tuple[str, list]) -> None:
+    terms = [found[STEPS][0] for found in processes[1]]
     assert terms[0]["annotation"] > 0
     assert terms[1]["annotation"] == 0
-    assert all(torch.isfinite(found[STEPS][1]).all() for found in processes)
+    assert all(torch.isfinite(found[STEPS][1]).all() for found in processes[1])

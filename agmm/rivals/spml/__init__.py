@@ -14,7 +14,7 @@ from agmm import losses
 from agmm.objectives.common import Objective, Output, batch_loss, one_of
 from agmm.rivals.spml import relations
 from agmm.rivals.spml.classifier import FirstStage, SPMLClassifier, in_memory
-from agmm.rivals.spml.segments import Prototypes, Segments, cut, gather, grid_colors, on_grid
+from agmm.rivals.spml.segments import Prototypes, Segments, cut, directions, gather, grid_colors, on_grid
 
 
 @dataclass
@@ -31,6 +31,11 @@ class SPML(Objective):
     microbatch, and of the microbatches of the other processes of a training, as the released code gathers them from all
     its devices. ``grid_labels`` says how labels come to the grid of the embeddings, see `segments.on_grid`: "nearest",
     as in the released code, whose labels are wider than a cell, or "any" (ours) for clicks of one pixel.
+
+    ``affinity`` says where relation A looks for the annotated segment that is nearest to another and gives it its
+    class. "image": in the same image, and only up to a cosine of ``threshold``, as in the released helper, which the
+    released training never calls. "batch": in all images at hand, without the memory and however far, as the text has
+    it ("within and across images"; it names no threshold). A segment that finds none may have any class.
     """
 
     num_classes: int
@@ -47,7 +52,8 @@ class SPML(Objective):
     memory: int = 2  # steps whose segments are remembered; those of one epoch only, so that a run can resume
     background: int | None = 0  # the class that is no foreground in co-occurrence, None if there is none
     located: bool = True  # whether relation I compares vectors with their location (VOC; DensePose: without)
-    threshold: float = 0.95  # least cosine at which a segment takes the class of its nearest annotated one (relation A)
+    affinity: Literal["image", "batch"] = "image"
+    threshold: float = 0.95  # least cosine at which a segment takes the class of its nearest annotated one ("image")
     colors: bool = False  # whether clusters and the lookup of relation A follow colors, too (DensePose)
     regions: str = "felzenszwalb"  # over-segmentation of the images, see `agmm.data.sets.regions`
     grid_labels: Literal["nearest", "any"] = "nearest"
@@ -56,6 +62,7 @@ class SPML(Objective):
 
     def __post_init__(self) -> None:
         one_of("grid_labels", self.grid_labels, ("nearest", "any"))
+        one_of("affinity", self.affinity, ("image", "batch"))
         if len(self.clusters) != 2 or min(self.clusters) < 1:
             raise ValueError(f"clusters are rows and columns, at least 1 each, not {self.clusters}")
         self.clusters = (self.clusters[0], self.clusters[1])  # JSON knows lists only
@@ -90,8 +97,7 @@ class SPML(Objective):
         codes = on_grid(labels, grid, self.grid_labels), on_grid(regions, grid)
         colors = grid_colors(images, grid) if self.colors and images is not None else None
         segments = cut(features, *codes, image_classes, self.clusters, self.iterations, colors)
-        classes = relations.possible_classes(segments, self.num_classes, self.threshold) if self.lambda_a else None
-        batch, classes = gather(segments.prototypes, len(features), classes)
+        batch, classes = self._batch(segments, len(features))
         terms = {"classifier": losses.partial_cross_entropy(logits, labels, counts)}
         terms |= self._relations(segments, batch, classes, image_classes)
         if torch.is_grad_enabled() and self.memory:
@@ -102,6 +108,18 @@ class SPML(Objective):
             # A process takes part in the exchange of gradients whether or not it has pixels to contrast.
             weighted.append(0 * batch.vectors.sum())
         return Output(torch.stack(weighted).sum(), terms)
+
+    def _batch(self, segments: Segments, images: int) -> tuple[Prototypes, Tensor | None]:
+        """Return the segments of all processes, and their possible classes if affinity has a weight."""
+        own, rows = segments.prototypes, None
+        if self.lambda_a and self.affinity == "image":
+            rows = relations.possible_classes(segments, self.num_classes, self.threshold)
+        elif self.lambda_a:
+            rows = directions(segments.located.detach(), segments.own, len(own.labels))
+        batch, rows = gather(own, images, rows)
+        if rows is not None and self.affinity == "batch":
+            rows = relations.nearest_classes(rows, batch.labels, self.num_classes)
+        return batch, rows
 
     def _relations(
         self, segments: Segments, batch: Prototypes, classes: Tensor | None, image_classes: Tensor

@@ -237,8 +237,9 @@ def affinity(views: Sequence[Tensor]) -> Tensor:
 def transitions(affinities: Tensor, beta: float = BETA, walk: Walk = "code") -> Tensor:
     """Return the transition matrix (P, P) of the whole walk, whose columns sum to 1, from affinities A (P, P).
 
-    ``(A^beta / column sums)^steps``, with the power beta of each entry and the `STEPS` of the walk. The paper
-    normalizes before the power and not after it; columns normalized after it are the same either way.
+    ``(A^beta / column sums)^steps``, with the power beta of each entry and the `STEPS` of the walk. The paper prints
+    ``(A / row sums)^beta`` without normalizing again, whose sixth matrix power all but vanishes. Columns are our
+    reading: divided by their sums before the power, too, they would be the same.
     """
     powers = affinities**beta
     return torch.linalg.matrix_power(powers / powers.sum(0), STEPS[walk])

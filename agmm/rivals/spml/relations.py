@@ -72,7 +72,7 @@ def cooccurrence(
 def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentration: float) -> Tensor:
     """Return relation A: pixels are attracted by the segments that may share a class with theirs, with kappa_A.
 
-    Known are the segments of the batch without the memory, with their `possible_classes` (M, K).
+    Known are the segments of the batch without the memory, with their `possible_classes` or `nearest_classes` (M, K).
     """
     every = classes.float()
     shared = every[: len(segments.prototypes.labels)] @ every.T > 0
@@ -83,7 +83,8 @@ def affinity(segments: Segments, known: Prototypes, classes: Tensor, concentrati
 def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.95) -> Tensor:
     """Return the classes (M, K) that each segment may have: that of the nearest annotated one in its image, or all.
 
-    Nearest by the cosine of the directions of their located vectors; all where that is below the threshold.
+    Nearest by the cosine of the directions of their located vectors; all where that is below the threshold. So does a
+    helper of the released code.
     """
     known = segments.prototypes
     directed = directions(segments.located, segments.own, len(known.labels))
@@ -94,6 +95,20 @@ def possible_classes(segments: Segments, num_classes: int, threshold: float = 0.
     best, nearest = similarity.max(1)
     classes = torch.arange(num_classes, device=nearest.device) == known.labels[nearest][:, None]
     return classes | ~(best >= threshold)[:, None]
+
+
+@torch.no_grad()
+def nearest_classes(located: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the classes (M, K) that each segment may have: that of the nearest annotated one of all images.
+
+    Nearest by the cosine of directions (M, C) of located vectors, as in `possible_classes`, but however far (SPML, Sec.
+    3.3: within and across images). All classes where no segment of the ``labels`` (M,) is annotated.
+    """
+    annotated = labels < num_classes
+    if not annotated.any():
+        return annotated.new_ones(len(labels), num_classes)
+    nearest = (located @ located[annotated].T).argmax(1)
+    return labels[annotated][nearest, None] == torch.arange(num_classes, device=labels.device)
 
 
 def contrast(

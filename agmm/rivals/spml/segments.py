@@ -178,15 +178,15 @@ def image_clusters(embeddings: Tensor, grid: tuple[int, int]) -> tuple[Tensor, T
     return own.view(size), directions(vectors.flatten(1).T, own, number)
 
 
-def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Prototypes, Tensor | None]:
-    """Return the segments of every process and their possible classes (M, K) bool, those of this process first.
+def gather(own: Prototypes, images: int, rows: Tensor | None) -> tuple[Prototypes, Tensor | None]:
+    """Return the segments of every process, and further rows (M, n) of each if there are any, this process's first.
 
     In a single process its own are all there is. Every process must call this as often as the others, and let what it
     gets take part in its loss: gradients are exchanged, too, so that those of ``own.vectors`` come from the losses of
-    all. The batch of each process has so many ``images``; those of the others are numbered on from there.
+    all; ``rows`` pass none. The batch of each process has so many ``images``; those of the others are numbered on.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return own, classes
+        return own, rows
     rank = dist.get_rank()
     counts = [torch.zeros(1, dtype=torch.int64, device=own.labels.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor([len(own.labels)], device=own.labels.device))
@@ -202,9 +202,9 @@ def gather(own: Prototypes, images: int, classes: Tensor | None) -> tuple[Protot
     # This process's images have the numbers 0 … images - 1 again.
     numbers = (numbers - rank * images) % (len(lengths) * images)
     vectors = own_first(_Gather.apply(own.vectors, lengths))
-    if classes is not None:
-        classes = own_first(_gather_rows(classes, lengths))
-    return Prototypes(vectors, labels, numbers, tags), classes
+    if rows is not None:
+        rows = own_first(_gather_rows(rows, lengths))
+    return Prototypes(vectors, labels, numbers, tags), rows
 
 
 class _Gather(torch.autograd.Function):

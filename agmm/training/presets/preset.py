@@ -19,9 +19,9 @@ SPML_OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Options of SPML by form of labels, where they are not those of scribbles.
 
-Weights are those of the released scripts, which share the proportions of the paper's. Parts of people have the affinity
-that the paper describes and the script leaves out. With dense labels the annotation alone says what belongs together,
-as in SegSort (Hwang et al., ICCV 2019).
+Weights are those of the released scripts, which share the proportions of the paper's. Parts of people have affinity as
+in the paper, which the script leaves out, in the form of the released helper (see `agmm.rivals.spml.SPML`). With dense
+labels the annotation alone says what belongs together, as in SegSort (Hwang et al., ICCV 2019).
 """
 
 
