@@ -80,7 +80,7 @@ def dense_agmm(
             "con": lambda: official_contrast(mu, present.flatten(1)),  # Eq. 10, over the batch
         }
     formulas["seg"] = lambda: mean(-y * logits.log_softmax(1), labeled)  # Eq. 3
-    formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * ~image_classes[..., None, None], valid)  # code
+    formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * ~image_classes[..., None, None], valid)  # no equation
     result = {name: formulas[name]() for name in TERMS if name in terms}
     return sum(result.values(), logits.new_zeros(())), result
 
@@ -119,7 +119,7 @@ def dense_agmmpp(
     y, valid, labeled, present, share = masks(labels, p)
 
     n, mu = y.sum((2, 3), True), class_means(features, y)  # Eq. 1
-    d = distances(features, mu)  # Eq. 3
+    d = distances(features, mu)  # Eq. 3, printed without absolute values
     variance = labeled_variances(d, y)  # Eq. 2
     if oem:
         m = members(d, spreads(variance, n, sigma_min, pooled), present, cells)  # E step: x in G_i^old, by Eq. 4
@@ -203,54 +203,6 @@ def official_contrast(mu: Tensor, present: Tensor) -> Tensor:
     return (similarity(vectors) * pairs).sum() / (pairs.sum() + EPS)
 
 
-def labeled_variances(d: Tensor, y: Tensor) -> Tensor:
-    """``sigma_i^2 = sum_{x: y_i} d_i(x)^2 / |L_i|`` at label resolution (Eq. 2 of AGMM++): (B, K, 1, 1)."""
-    return (y * resize(d**2, y.shape[2:])).sum((2, 3), True) / (y.sum((2, 3), True) + EPS)
-
-
-def members(d: Tensor, sigma2: Tensor, present: Tensor, cells: Tensor, keep: bool = False) -> Tensor:
-    """1 at the class with the largest score of every cell that is not void; labeled cells may keep their class."""
-    log_g = (-(d**2) / (2 * sigma2 + EPS)).masked_fill(present == 0, -torch.inf)
-    m = one_hot(log_g.argmax(1), d.shape[1]).to(d.dtype)
-    y = one_hot(cells, d.shape[1]).to(d.dtype)
-    m = torch.where(y.sum(1, keepdim=True) > 0, y, m) if keep else m
-    return m * present * (cells != VOID)[:, None]
-
-
-def member_means(features: Tensor, m: Tensor, old: Tensor) -> Tensor:
-    """``mu_i = sum_{x in G_i} f(x) / |G_i|`` (Eq. 5 of AGMM++): (B, K, C), the old one without members (ours)."""
-    n = m.sum((2, 3))[..., None]
-    return torch.where(n > 0, torch.einsum("bkhw,bchw->bkc", m, features) / n.clamp_min(1), old)
-
-
-def member_variances(d: Tensor, m: Tensor, old: Tensor) -> Tensor:
-    """``sigma_i^2 = sum_{x in G_i} d_i(x)^2 / |G_i|`` (Eq. 6 of AGMM++): (B, K, 1, 1), the old one without members."""
-    n = m.sum((2, 3), True)
-    return torch.where(n > 0, (m * d**2).sum((2, 3), True) / n.clamp_min(1), old)
-
-
-def sizes(m: Tensor, old: Tensor) -> Tensor:
-    """``|G_i|``, the old ones in an image none of whose cells has a component: (B, K, 1, 1)."""
-    n = m.sum((2, 3), True)
-    return torch.where(n.sum(1, True) > 0, n, old)
-
-
-def spreads(variance: Tensor, n: Tensor, sigma_min: float, pooled: bool) -> Tensor:
-    """``sigma_i^2``, not below a floor (ours): the class's own, or one of an image (ours): (B, K, 1, 1)."""
-    return (pool(variance, n) if pooled else variance).clamp_min(sigma_min**2)
-
-
-def pool(variance: Tensor, n: Tensor) -> Tensor:
-    """Mean of an image's variances, weighted by the classes' members, for each of its classes: (B, K, 1, 1)."""
-    return ((variance * n).sum(1, True) / n.sum(1, True).clamp_min(EPS)).expand_as(variance)
-
-
-def pixel_contrast(d: Tensor, m: Tensor, present: Tensor) -> Tensor:
-    """``mean_{x in i} (1 - exp(-d_i^2)) + mean_{x not in i} exp(-d_i^2)`` (Eq. 14 of AGMM++) over a batch's pairs."""
-    near, others = (-(d**2)).exp(), (m.sum(1, keepdim=True) - m) * present
-    return (m * (1 - near)).sum() / m.sum().clamp_min(1) + (others * near).sum() / others.sum().clamp_min(1)
-
-
 def similarity(mu: Tensor) -> Tensor:
     """``exp(-D_ij^2)`` of every pair of vectors (…, K, C), with D as in Eq. 6."""
     return (-((mu.unsqueeze(-2) - mu.unsqueeze(-3)).abs().mean(-1) ** 2)).exp()
@@ -267,3 +219,49 @@ def resize_labels(labels: Tensor, size: torch.Size) -> Tensor:
         ((torch.arange(n) + 0.5) * whole / n).long() for n, whole in zip(size, labels.shape[1:], strict=True)
     )
     return labels[:, rows][:, :, columns]
+
+
+def labeled_variances(d: Tensor, y: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_{x: y_i} d_i(x)^2 / |L_i|`` at label resolution (Eq. 2 of AGMM++): (B, K, 1, 1)."""
+    return (y * resize(d**2, y.shape[2:])).sum((2, 3), True) / (y.sum((2, 3), True) + EPS)
+
+
+def members(d: Tensor, sigma2: Tensor, present: Tensor, cells: Tensor, keep: bool = False) -> Tensor:
+    """1 at the class with the largest score of every cell that is not void; labeled cells may keep their class."""
+    # Logarithms: far from all means the scores themselves are all 0.
+    log_g = (-(d**2) / (2 * sigma2 + EPS)).masked_fill(present == 0, -torch.inf)
+    m = one_hot(log_g.argmax(1), d.shape[1]).to(d.dtype)
+    y = one_hot(cells, d.shape[1]).to(d.dtype)
+    m = torch.where(y.sum(1, keepdim=True) > 0, y, m) if keep else m
+    return m * present * (cells != VOID)[:, None]
+
+
+def member_means(features: Tensor, m: Tensor, old: Tensor) -> Tensor:
+    """``mu_i = sum_{x in G_i} f(x) / |G_i|`` (Eq. 5 of AGMM++): (B, K, C), the old one without members (ours)."""
+    n = m.sum((2, 3))[..., None]
+    return torch.where(n > 0, torch.einsum("bkhw,bchw->bkc", m, features) / n.clamp_min(1), old)
+
+
+def member_variances(d: Tensor, m: Tensor, old: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_{x in G_i} d_i(x)^2 / |G_i|`` (Eq. 6 of AGMM++): (B, K, 1, 1), or the old one likewise."""
+    n = m.sum((2, 3), True)
+    return torch.where(n > 0, (m * d**2).sum((2, 3), True) / n.clamp_min(1), old)
+
+
+def sizes(m: Tensor, old: Tensor) -> Tensor:
+    """``|G_i|``, the old ones in an image none of whose cells has a component: (B, K, 1, 1)."""
+    n = m.sum((2, 3), True)
+    return torch.where(n.sum(1, True) > 0, n, old)
+
+
+def spreads(variance: Tensor, n: Tensor, sigma_min: float, pooled: bool) -> Tensor:
+    """``sigma_i^2``, above a floor (ours); pooled (ours) it is one of all members of an image: (B, K, 1, 1)."""
+    if pooled:
+        variance = ((variance * n).sum(1, True) / n.sum(1, True).clamp_min(EPS)).expand_as(variance)
+    return variance.clamp_min(sigma_min**2)
+
+
+def pixel_contrast(d: Tensor, m: Tensor, present: Tensor) -> Tensor:
+    """``mean_{x in i} (1 - exp(-d_i^2)) + mean_{x not in i} exp(-d_i^2)`` (Eq. 14 of AGMM++) over a batch's pairs."""
+    near, others = (-(d**2)).exp(), (m.sum(1, keepdim=True) - m) * present
+    return (m * (1 - near)).sum() / m.sum().clamp_min(1) + (others * near).sum() / others.sum().clamp_min(1)
