@@ -22,7 +22,7 @@ from agmm.data import sets
 from agmm.data.synthetic.shapes import SHAPES
 from agmm.figures.style import WIDTH, class_colors, panels, save
 from agmm.figures.trained import Trained, forward
-from agmm.objectives import Objective
+from agmm.training.run import AnyObjective
 
 CELLS = 24  # buttons in a row of the mosaic to click on, at most
 
@@ -280,7 +280,7 @@ def side_by_side(**terms: Mapping[str, Tensor]) -> pd.DataFrame:
     return pd.DataFrame({name: {k: v.item() for k, v in one.items()} for name, one in terms.items()})
 
 
-def terms_of(example: Example, objectives: Mapping[str, Objective]) -> pd.DataFrame:
+def terms_of(example: Example, objectives: Mapping[str, AnyObjective]) -> pd.DataFrame:
     """Return a table with a row of each term, and of their sum, and a column of each objective."""
     outputs = {name: objective(*example[2:]) for name, objective in objectives.items()}
     return side_by_side(**{name: output.terms | {"sum": output.loss} for name, output in outputs.items()})
@@ -303,7 +303,7 @@ def draw_members(example: Example, members: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def along_scale(example: Example, factor: float = 3.0, **objectives: Objective) -> pd.DataFrame:
+def along_scale(example: Example, factor: float = 3.0, **objectives: AnyObjective) -> pd.DataFrame:
     """Return how the terms of objectives change if all features are multiplied by a factor.
 
     A row of each term: its value; that of the multiplied features; its derivative by the factor at 1, which is the sum
