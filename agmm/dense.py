@@ -57,14 +57,8 @@ def dense_agmm(
     loss : Tensor ()
     terms : dict of str to Tensor ()
     """
-    y, p, size = one_hot(labels, logits.shape[1]).to(logits.dtype), logits.softmax(1), labels.shape[1:]
-    valid, labeled, outside = (
-        (labels != VOID)[:, None].to(p.dtype),
-        y.sum(1, keepdim=True),
-        ~image_classes[..., None, None],
-    )
-    present = y.amax((2, 3), keepdim=True)  # (B, K, 1, 1)
-    share = present / (present.sum(1, keepdim=True) + EPS)  # one over the number of classes in the crop
+    p, size = logits.softmax(1), labels.shape[1:]
+    y, valid, labeled, present, share = masks(labels, p)
 
     mu = class_means(features, y)  # Eq. 4
     d = distances(features, mu)  # Eq. 6
@@ -86,7 +80,7 @@ def dense_agmm(
             "con": lambda: official_contrast(mu, present.flatten(1)),  # Eq. 10, over the batch
         }
     formulas["seg"] = lambda: mean(-y * logits.log_softmax(1), labeled)  # Eq. 3
-    formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * outside, valid)
+    formulas["absent"] = lambda: mean(-(1 - p + EPS).log() * ~image_classes[..., None, None], valid)  # no equation
     result = {name: formulas[name]() for name in TERMS if name in terms}
     return sum(result.values(), logits.new_zeros(())), result
 
@@ -121,26 +115,20 @@ def dense_agmmpp(
     loss : Tensor ()
     terms : dict of str to Tensor ()
     """
-    y, p, size = one_hot(labels, logits.shape[1]).to(logits.dtype), logits.softmax(1), labels.shape[1:]
-    valid, labeled, present = (labels != VOID)[:, None].to(p.dtype), y.sum(1, keepdim=True), y.amax((2, 3), True)
-    share = present / (present.sum(1, keepdim=True) + EPS)
+    p, size, cells = logits.softmax(1), labels.shape[1:], resize_labels(labels, features.shape[2:])
+    y, valid, labeled, present, share = masks(labels, p)
 
     n, mu = y.sum((2, 3), True), class_means(features, y)  # Eq. 1
-    d = distances(features, mu)  # Eq. 3
+    d = distances(features, mu)  # Eq. 3, printed without absolute values
     variance = labeled_variances(d, y)  # Eq. 2
-    sigma2 = (pool(variance, n) if pooled else variance).clamp_min(sigma_min**2)
-    cells = resize_labels(labels, features.shape[2:])
     if oem:
-        m = members(d, sigma2, present, cells)  # x in G_i^old, by Eq. 4
-        size_of, mu_new = m.sum((2, 3), True), member_means(features, m)  # Eq. 5
-        some = size_of > 0
-        mu = torch.where(some[..., 0], mu_new, mu)
+        m = members(d, spreads(variance, n, sigma_min, pooled), present, cells)  # E step: x in G_i^old, by Eq. 4
+        n, mu = sizes(m, n), member_means(features, m, mu)  # Eq. 5
         d = distances(features, mu)  # Eq. 7
-        variance = torch.where(some, member_variances(d, m), variance)  # Eq. 6
-        n = torch.where(some.any(1, keepdim=True), size_of, n)
-        sigma2 = (pool(variance, n) if pooled else variance).clamp_min(sigma_min**2)
-    g = resize(bells(d, sigma2), size) * present  # Eq. 8
-    m = members(d, sigma2, present, cells, keep=not oem)
+        variance = member_variances(d, m, variance)  # Eq. 6
+    sigma2 = spreads(variance, n, sigma_min, pooled)
+    g = resize(bells(d, sigma2), size) * present  # Eq. 8; Eq. 4 without online EM
+    m = members(d, sigma2, present, cells, keep=not oem)  # "a pixel that belongs to the i-th component"
     formulas: dict[str, Callable[[], Tensor]] = {
         "seg": lambda: mean(-y * logits.log_softmax(1), labeled),  # Eq. 10, as its text says
         "self": lambda: mean(cross_entropy(g, p) * share, valid),  # Eq. 11
@@ -154,6 +142,14 @@ def dense_agmmpp(
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """``y`` of (B, H, W) labels: (B, K, H, W)."""
     return torch.stack([labels == k for k in range(num_classes)], dim=1).float()
+
+
+def masks(labels: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``y``; valid and labeled pixels (B, 1, H, W); classes of the crop, and one over their number (B, K, 1, 1)."""
+    y = one_hot(labels, p.shape[1]).to(p.dtype)
+    present = y.amax((2, 3), keepdim=True)
+    share = present / (present.sum(1, keepdim=True) + EPS)
+    return y, (labels != VOID)[:, None].to(p.dtype), y.sum(1, keepdim=True), present, share
 
 
 def class_means(features: Tensor, y: Tensor) -> Tensor:
@@ -207,41 +203,6 @@ def official_contrast(mu: Tensor, present: Tensor) -> Tensor:
     return (similarity(vectors) * pairs).sum() / (pairs.sum() + EPS)
 
 
-def labeled_variances(d: Tensor, y: Tensor) -> Tensor:
-    """``sigma_i^2 = sum_{x: y_i} d_i(x)^2 / |L_i|`` at label resolution (Eq. 2 of AGMM++): (B, K, 1, 1)."""
-    return (y * resize(d**2, y.shape[2:])).sum((2, 3), True) / (y.sum((2, 3), True) + EPS)
-
-
-def members(d: Tensor, sigma2: Tensor, present: Tensor, cells: Tensor, keep: bool = False) -> Tensor:
-    """1 at the class with the largest score of every cell that is not void; labeled cells may keep their class."""
-    log_g = (-(d**2) / (2 * sigma2 + EPS)).masked_fill(present == 0, -torch.inf)
-    m = one_hot(log_g.argmax(1), d.shape[1]).to(d.dtype)
-    y = one_hot(cells, d.shape[1]).to(d.dtype)
-    m = torch.where(y.sum(1, keepdim=True) > 0, y, m) if keep else m
-    return m * present * (cells != VOID)[:, None]
-
-
-def member_means(features: Tensor, m: Tensor) -> Tensor:
-    """``mu_i = sum_{x in G_i} f(x) / |G_i|`` (Eq. 5 of AGMM++): (B, K, C), zero without members."""
-    return torch.einsum("bkhw,bchw->bkc", m, features) / m.sum((2, 3)).clamp_min(1)[..., None]
-
-
-def member_variances(d: Tensor, m: Tensor) -> Tensor:
-    """``sigma_i^2 = sum_{x in G_i} d_i(x)^2 / |G_i|`` (Eq. 6 of AGMM++): (B, K, 1, 1)."""
-    return (m * d**2).sum((2, 3), True) / m.sum((2, 3), True).clamp_min(1)
-
-
-def pool(sigma2: Tensor, n: Tensor) -> Tensor:
-    """Mean of the classes' variances, weighted by their members, for every class (ours): (B, K, 1, 1)."""
-    return ((sigma2 * n).sum(1, True) / n.sum(1, True).clamp_min(EPS)).expand_as(sigma2)
-
-
-def pixel_contrast(d: Tensor, m: Tensor, present: Tensor) -> Tensor:
-    """``mean_{x in i} (1 - exp(-d_i^2)) + mean_{x not in i} exp(-d_i^2)`` (Eq. 14 of AGMM++) over a batch's pairs."""
-    near, others = (-(d**2)).exp(), (m.sum(1, keepdim=True) - m) * present
-    return (m * (1 - near)).sum() / m.sum().clamp_min(1) + (others * near).sum() / others.sum().clamp_min(1)
-
-
 def similarity(mu: Tensor) -> Tensor:
     """``exp(-D_ij^2)`` of every pair of vectors (…, K, C), with D as in Eq. 6."""
     return (-((mu.unsqueeze(-2) - mu.unsqueeze(-3)).abs().mean(-1) ** 2)).exp()
@@ -258,3 +219,49 @@ def resize_labels(labels: Tensor, size: torch.Size) -> Tensor:
         ((torch.arange(n) + 0.5) * whole / n).long() for n, whole in zip(size, labels.shape[1:], strict=True)
     )
     return labels[:, rows][:, :, columns]
+
+
+def labeled_variances(d: Tensor, y: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_{x: y_i} d_i(x)^2 / |L_i|`` at label resolution (Eq. 2 of AGMM++): (B, K, 1, 1)."""
+    return (y * resize(d**2, y.shape[2:])).sum((2, 3), True) / (y.sum((2, 3), True) + EPS)
+
+
+def members(d: Tensor, sigma2: Tensor, present: Tensor, cells: Tensor, keep: bool = False) -> Tensor:
+    """1 at the class with the largest score of every cell that is not void; labeled cells may keep their class."""
+    # Logarithms: far from all means the scores themselves are all 0.
+    log_g = (-(d**2) / (2 * sigma2 + EPS)).masked_fill(present == 0, -torch.inf)
+    m = one_hot(log_g.argmax(1), d.shape[1]).to(d.dtype)
+    y = one_hot(cells, d.shape[1]).to(d.dtype)
+    m = torch.where(y.sum(1, keepdim=True) > 0, y, m) if keep else m
+    return m * present * (cells != VOID)[:, None]
+
+
+def member_means(features: Tensor, m: Tensor, old: Tensor) -> Tensor:
+    """``mu_i = sum_{x in G_i} f(x) / |G_i|`` (Eq. 5 of AGMM++): (B, K, C), the old one without members (ours)."""
+    n = m.sum((2, 3))[..., None]
+    return torch.where(n > 0, torch.einsum("bkhw,bchw->bkc", m, features) / n.clamp_min(1), old)
+
+
+def member_variances(d: Tensor, m: Tensor, old: Tensor) -> Tensor:
+    """``sigma_i^2 = sum_{x in G_i} d_i(x)^2 / |G_i|`` (Eq. 6 of AGMM++): (B, K, 1, 1), or the old one likewise."""
+    n = m.sum((2, 3), True)
+    return torch.where(n > 0, (m * d**2).sum((2, 3), True) / n.clamp_min(1), old)
+
+
+def sizes(m: Tensor, old: Tensor) -> Tensor:
+    """``|G_i|``, the old ones in an image none of whose cells has a component: (B, K, 1, 1)."""
+    n = m.sum((2, 3), True)
+    return torch.where(n.sum(1, True) > 0, n, old)
+
+
+def spreads(variance: Tensor, n: Tensor, sigma_min: float, pooled: bool) -> Tensor:
+    """``sigma_i^2``, above a floor (ours); pooled (ours) it is one of all members of an image: (B, K, 1, 1)."""
+    if pooled:
+        variance = ((variance * n).sum(1, True) / n.sum(1, True).clamp_min(EPS)).expand_as(variance)
+    return variance.clamp_min(sigma_min**2)
+
+
+def pixel_contrast(d: Tensor, m: Tensor, present: Tensor) -> Tensor:
+    """``mean_{x in i} (1 - exp(-d_i^2)) + mean_{x not in i} exp(-d_i^2)`` (Eq. 14 of AGMM++) over a batch's pairs."""
+    near, others = (-(d**2)).exp(), (m.sum(1, keepdim=True) - m) * present
+    return (m * (1 - near)).sum() / m.sum().clamp_min(1) + (others * near).sum() / others.sum().clamp_min(1)

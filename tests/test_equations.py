@@ -1,10 +1,13 @@
 """The notebook that goes through the equations on one image."""
 
+from unittest.mock import Mock
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from agmm import dense
+from agmm import dense, objectives
+from agmm.codes import UNLABELED
 from agmm.figures import playground
 from tests.helpers import ROOT, run_notebook
 
@@ -12,7 +15,7 @@ from tests.helpers import ROOT, run_notebook
 def test_the_notebook_shows_both_formulations_alike():
     plt.close("all")
     run_notebook(ROOT / "notebooks/explore/from_paper_to_code.ipynb", {"size": 32})
-    assert len(plt.get_fignums()) == 8
+    assert len(plt.get_fignums()) == 12
 
 
 def test_the_example_is_clicked_and_its_segmentation_has_learned_the_clicks():
@@ -39,3 +42,38 @@ def test_only_classes_of_the_image_are_drawn():
     assert [axis.get_title() for axis in figure.axes[:-1]] == [
         one.names[code] for code in one.image_classes[0].nonzero().flatten().tolist()
     ]
+
+
+def test_along_scale_measures_what_a_larger_scale_does():
+    one = playground.example(index=7, size=32, seed=0)
+    kind = objectives.AGMM(len(one.names), terms=("self", "spar", "con"))
+    table = playground.along_scale(one, factor=1.01, official=kind).loc["official"]
+    change = (table["features times 1.01"] - table["value"]) / 0.01
+    np.testing.assert_allclose(table["derivative"], change, rtol=0.03)
+    assert table["part of the gradient"].between(0, 1).all()
+
+
+def test_a_gradient_along_the_scale_is_all_along_it():
+    one = playground.example(index=7, size=32, seed=0)
+    spread = (one.features - one.features.mean((2, 3), keepdim=True)).square().sum()
+    stub = Mock(side_effect=lambda features, *others: Mock(terms={"a": features.var((2, 3)).sum()}))
+    table = playground.along_scale(one, factor=2.0, stub=stub).loc[("stub", "a")]
+    value = spread.item() / (one.features[0, 0].numel() - 1)
+    np.testing.assert_allclose(table, [value, 4 * value, 2 * value, 1], rtol=1e-4)
+
+
+def test_a_lost_class_has_no_click_and_a_table_a_row_of_each_class_of_the_image():
+    one = playground.example(index=7, size=32, seed=0)
+    lost = playground.lose(one, "star").labels
+    assert torch.equal(lost == UNLABELED, (one.labels == UNLABELED) | (one.labels == one.names.index("star")))
+    clicks = dense.one_hot(one.labels, len(one.names)).sum((2, 3), True)
+    table = playground.by_class(one, {"clicks": clicks})
+    assert table["clicks"].to_dict() == {"background": 27, "triangle": 9, "cross": 9, "star": 9}
+    figure = playground.draw_members(one, {"new": clicks, "old": clicks})
+    assert [axis.get_title() for axis in figure.axes] == ["image", "new", "old"]
+
+
+def test_norms():
+    x, y = (torch.zeros(n, requires_grad=True) for n in (4, 9))
+    norms = playground.norms(3 * x.sum() + y.sum(), x=x, y=y)
+    assert {name: norm.item() for name, norm in norms.items()} == {"|gradient|, x": 6, "|gradient|, y": 3}

@@ -22,6 +22,7 @@ from agmm.data import sets
 from agmm.data.synthetic.shapes import SHAPES
 from agmm.figures.style import WIDTH, class_colors, panels, save
 from agmm.figures.trained import Trained, forward
+from agmm.training.run import AnyObjective
 
 CELLS = 24  # buttons in a row of the mosaic to click on, at most
 
@@ -224,6 +225,11 @@ def example(index: int, size: int, seed: int, steps: int = 300) -> Example:
     return Example(image, data.class_names, features, logits, labels, shown)
 
 
+def lose(example: Example, name: str) -> Example:
+    """Return the example without the clicks on a class, as a crop that holds none of them."""
+    return example._replace(labels=example.labels.masked_fill(example.labels == example.names.index(name), UNLABELED))
+
+
 def draw_example(example: Example) -> Figure:
     """Draw the image with its clicks, and the most probable class of every pixel."""
     figure, axes = panels(1, 2, height=WIDTH / 3, width=2 * WIDTH / 3)
@@ -271,4 +277,53 @@ def draw_matrix(example: Example, values: Tensor, symbol: str, columns: str | No
 
 def side_by_side(**terms: Mapping[str, Tensor]) -> pd.DataFrame:
     """Return a table with a row of each term and a column of each formulation."""
-    return pd.DataFrame({name: {k: float(v) for k, v in one.items()} for name, one in terms.items()})
+    return pd.DataFrame({name: {k: v.item() for k, v in one.items()} for name, one in terms.items()})
+
+
+def terms_of(example: Example, objectives: Mapping[str, AnyObjective]) -> pd.DataFrame:
+    """Return a table with a row of each term, and of their sum, and a column of each objective."""
+    outputs = {name: objective(*example[2:]) for name, objective in objectives.items()}
+    return side_by_side(**{name: output.terms | {"sum": output.loss} for name, output in outputs.items()})
+
+
+def by_class(example: Example, numbers: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Return a table with a row of each class of the image, from numbers of all classes (1, K, 1, 1)."""
+    columns = {name: one.flatten().tolist() for name, one in numbers.items()}
+    return pd.DataFrame(columns, index=example.names)[example.image_classes[0].numpy()]
+
+
+def draw_members(example: Example, members: Mapping[str, Tensor]) -> Figure:
+    """Draw the component of every cell, from members (1, K, h, w) of each name, beside the image."""
+    pictures = {name: class_colors(one[0].argmax(0).numpy()) for name, one in members.items()}
+    figure, axes = panels(1, 1 + len(pictures), height=WIDTH / 3, width=(1 + len(pictures)) * WIDTH / 3)
+    for axis, (name, picture) in zip(axes[0], {"image": example.image, **pictures}.items(), strict=True):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(name)
+        axis.set_axis_off()
+    return figure
+
+
+def along_scale(example: Example, factor: float = 3.0, **objectives: AnyObjective) -> pd.DataFrame:
+    """Return how the terms of objectives change if all features are multiplied by a factor.
+
+    A row of each term: its value; that of the multiplied features; its derivative by the factor at 1, which is the sum
+    of gradient times features; and the part of the gradient's norm along this direction, without the shift of the
+    features that it contains, which changes no mixture.
+    """
+    features, *others = example.features.clone().requires_grad_(), example.logits, example.labels, example.image_classes
+    direction = F.normalize((features - features.mean((2, 3), keepdim=True)).detach().flatten(), dim=0)
+    rows = {}
+    for name, objective in objectives.items():
+        terms, after = (objective(scale * features, *others).terms for scale in (1, factor))
+        for term, value in terms.items():
+            (gradient,) = torch.autograd.grad(value, features, retain_graph=True)
+            slope, part = (gradient * features).sum(), (gradient.flatten() @ direction).abs() / gradient.norm()
+            rows[name, term] = [x.item() for x in (value, after[term], slope, part)]
+    columns = ["value", f"features times {factor:g}", "derivative", "part of the gradient"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).set_axis(pd.MultiIndex.from_tuples(rows))
+
+
+def norms(loss: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+    """Return the norm of a loss's gradient along each input."""
+    gradients = torch.autograd.grad(loss, list(inputs.values()))
+    return {f"|gradient|, {name}": one.norm() for name, one in zip(inputs, gradients, strict=True)}
