@@ -29,7 +29,7 @@ class Estimator:
     distance : {"absolute", "signed", "rms"}
         See `from_labels` and `distances`.
     sigma : float, "pooled" or None
-        None: a spread per class (Eq. 2, Eq. 7). Pooled (ours): one per image, where the variance is the mean of the
+        None: a spread per class (Eq. 2, Eq. 6). Pooled (ours): one per image, where the variance is the mean of the
         classes' variances, weighted by their members. A float: that one.
     sigma_min : float
         Least estimated spread (ours): a class with a single labeled pixel has none to speak of, and the printed Eq. 4
