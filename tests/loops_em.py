@@ -102,10 +102,11 @@ def contrast(d, present, members):
 def terms(problem, self_classes="present", **options):
     """All terms on features that are squeezed already."""
     mu, present, d, variance, members = mixture(problem, **options)
+    mean = self_classes == "present"
     g = loops.resize(scores(d, variance, present), problem.labels.shape[1:])
     return {
         "seg": loops.seg(problem),
-        "self": loops.self_(problem, present, g, 1.0),
+        "self": loops.self_(problem, present if mean else np.ones_like(present), g, 1.0, "mean" if mean else "sum"),
         "weak": 2 * loops.spar(problem, present, g),
         "con": contrast(d, present, members),
         "con_old": loops.con_batch(mu, present),

@@ -36,21 +36,31 @@ def random_objective(num_classes=5, channels=6, squeezed=4, **options):
     st.sampled_from(["absolute", "signed", "rms"]),
     st.sampled_from([None, "pooled"]),
     st.sampled_from([0.01, 0.1]),
+    st.sampled_from(["present", "all"]),
 )
-def test_terms_and_scores_equal_loops(problem, oem, assignment, keep_labels, con_members, how, sigma, sigma_min):
+def test_terms_and_scores_equal_loops(
+    problem, oem, assignment, keep_labels, con_members, how, sigma, sigma_min, self_classes
+):
+    names = ALL if self_classes == "present" else ALL[:-1]
     options = {"oem": oem, "assignment": assignment, "keep_labels": keep_labels, "con_members": con_members}
     options |= {"sigma": sigma, "sigma_min": sigma_min}
     assume(not loops_em.undecided(problem, **options, how=how))
-    expected, g = loops_em.terms(problem, **options, how=how)
-    options |= {"lambda_gmm": 0.5, "lambda_self": 2.0, "lambda_weak": 3.0, "lambda_con": 5.0}
-    objective = identity(problem.num_classes, problem.features.shape[1], terms=ALL, distance=how, **options)
+    expected, g = loops_em.terms(problem, self_classes, **options, how=how)
+    options |= {
+        "self_classes": self_classes,
+        "lambda_gmm": 0.5,
+        "lambda_self": 2.0,
+        "lambda_weak": 3.0,
+        "lambda_con": 5.0,
+    }
+    objective = identity(problem.num_classes, problem.features.shape[1], terms=names, distance=how, **options)
     output = objective(*problem.tensors())
-    assert tuple(output.terms) == ALL
-    for name, value in expected.items():
-        assert output.terms[name].item() == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    assert tuple(output.terms) == names
+    for name, value in output.terms.items():
+        assert value.item() == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
     np.testing.assert_allclose(output.scores.detach(), g, atol=1e-4)
     e = expected
-    rest = 2 * e["self"] + 3 * e["weak"] + 5 * (e["con"] + e["con_old"]) + e["absent"]
+    rest = 2 * e["self"] + 3 * e["weak"] + 5 * (e["con"] + e["con_old"]) + e["absent"] * ("absent" in names)
     assert output.loss.item() == pytest.approx(e["seg"] + 0.5 * rest, rel=1e-4, abs=1e-6)
 
 

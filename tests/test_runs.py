@@ -16,7 +16,7 @@ from agmm.host.atomic_files import StorageError
 from agmm.papers import tables
 from agmm.training import sweep, train
 from agmm.training.presets import PRESETS
-from agmm.training.result import check_description, load_history, load_result
+from agmm.training.result import MEASURED, check_description, load_history, load_result
 from tests.helpers import ROOT
 
 SMOKE = PRESETS["smoke"]
@@ -228,7 +228,9 @@ def test_killed_during_the_last_test_trains_nothing_again(tmp_path: Path, monkey
         patch.setattr(train, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             agmm.run(TINY, results=tmp_path)
+    (TINY.folder(tmp_path) / MEASURED).touch()  # on weights that this training has replaced
     agmm.run(TINY, results=tmp_path)
+    assert not (TINY.folder(tmp_path) / MEASURED).exists()
     log = (TINY.folder(tmp_path) / "log.txt").read_text()
     assert (log.count("  epoch 1  "), log.count("  done: ")) == (1, 1)
     assert not (TINY.folder(tmp_path) / "checkpoint.pt").exists()
