@@ -148,7 +148,7 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
     """Return a table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
     frame = collect(table, preset, results) if frame is None else frame
     cells = table.cells(PRESETS[preset])
-    reference = _reference(table, preset)
+    reference = {} if Path(results).resolve() == REFERENCE else _reference(table, preset)
     printed_on = f"published ({table.data})"
     # Kinds of numbers -> columns of the table that have them.
     kinds: dict[str, set[str]] = {}
