@@ -60,7 +60,7 @@ class Cell:
     @property
     def objective(self) -> str:
         """What is minimized, where rows of the same name differ in it."""
-        if self.method != "AGMM" or self.run is None:
+        if self.method != "AGMM" or not self.variant:
             return "with L_absent" if self.absent else ""
         with_, without = (" + L_absent", "") if self.variant != "official" else ("", " without L_absent")
         return VARIANTS[self.variant] + (with_ if self.absent else without)
