@@ -61,7 +61,7 @@ def assign(problem, log_g, present, how="argmax", keep_labels=False):
     return members * (labels != VOID)[:, None]
 
 
-def reestimate(problem, old, members, sigma_min, how="absolute", sigma=None):
+def reestimate(problem, old, members, sigma_min=0.1, how="absolute", sigma=None):
     mu, present, _, _ = old
     masks = loops.one_hot(problem.labels, problem.num_classes)
     mass = members.sum((2, 3))
@@ -75,20 +75,11 @@ def reestimate(problem, old, members, sigma_min, how="absolute", sigma=None):
     return mu, present, d, floored(variance, count, sigma_min, sigma)
 
 
-def mixture(
-    problem,
-    oem=True,
-    assignment="argmax",
-    keep_labels=False,
-    con_members="new",
-    sigma_min=0.1,
-    how="absolute",
-    sigma=None,
-):
-    found = old = from_labels(problem, sigma_min, how, sigma)
+def mixture(problem, oem=True, assignment="argmax", keep_labels=False, con_members="new", **how):
+    found = old = from_labels(problem, **how)
     if oem:
         weights = assign(problem, exponents(*old[2:]), old[1], assignment, keep_labels)
-        found = reestimate(problem, old, weights, sigma_min, how, sigma)
+        found = reestimate(problem, old, weights, **how)
     log_g = exponents(*(old if con_members == "old" else found)[2:])
     return *found, assign(problem, log_g, old[1], "argmax", keep_labels or not oem)
 

@@ -26,33 +26,19 @@ def random_objective(num_classes=5, channels=6, squeezed=4, **options):
     return AGMMpp(num_classes, channels, channels=squeezed, **options).double()
 
 
+OPTIONS = {"oem": (True, False), "assignment": ("argmax", "responsibility", "soft"), "keep_labels": (True, False)}
+OPTIONS |= {"con_members": ("new", "old"), "sigma": (None, "pooled"), "sigma_min": (0.01, 0.1)}
+DISTANCES, CLASSES = st.sampled_from(["absolute", "signed", "rms"]), st.sampled_from(["present", "all"])
+
+
 @settings(deadline=None, max_examples=80)
-@given(
-    problems(),
-    st.booleans(),
-    st.sampled_from(["argmax", "responsibility", "soft"]),
-    st.booleans(),
-    st.sampled_from(["new", "old"]),
-    st.sampled_from(["absolute", "signed", "rms"]),
-    st.sampled_from([None, "pooled"]),
-    st.sampled_from([0.01, 0.1]),
-    st.sampled_from(["present", "all"]),
-)
-def test_terms_and_scores_equal_loops(
-    problem, oem, assignment, keep_labels, con_members, how, sigma, sigma_min, self_classes
-):
+@given(problems(), st.fixed_dictionaries({k: st.sampled_from(v) for k, v in OPTIONS.items()}), DISTANCES, CLASSES)
+def test_terms_and_scores_equal_loops(problem, options, how, self_classes):
     names = ALL if self_classes == "present" else ALL[:-1]
-    options = {"oem": oem, "assignment": assignment, "keep_labels": keep_labels, "con_members": con_members}
-    options |= {"sigma": sigma, "sigma_min": sigma_min}
     assume(not loops_em.undecided(problem, **options, how=how))
     expected, g = loops_em.terms(problem, self_classes, **options, how=how)
-    options |= {
-        "self_classes": self_classes,
-        "lambda_gmm": 0.5,
-        "lambda_self": 2.0,
-        "lambda_weak": 3.0,
-        "lambda_con": 5.0,
-    }
+    options |= {"self_classes": self_classes, "lambda_gmm": 0.5, "lambda_self": 2.0}
+    options |= {"lambda_weak": 3.0, "lambda_con": 5.0}
     objective = identity(problem.num_classes, problem.features.shape[1], terms=names, distance=how, **options)
     output = objective(*problem.tensors())
     assert tuple(output.terms) == names

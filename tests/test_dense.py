@@ -9,12 +9,7 @@ from tests import loops_em
 from tests.loops import problems
 from tests.test_agmmpp import identity
 
-FORMS = [
-    ("official", {}),
-    ("paper", {}),
-    ("paper", {"detach_sigma": True}),
-    ("paper", {"self_classes": "all"}),
-]
+FORMS = [("official", {}), ("paper", {}), ("paper", {"detach_sigma": True}), ("paper", {"self_classes": "all"})]
 
 
 def same(dense, fast, inputs):

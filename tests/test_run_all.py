@@ -186,17 +186,14 @@ def test_failed_run_leaves_a_blank(capfd, tmp_path, monkeypatch):
 
 
 def test_records_alone_are_enough_for_tables_claims_and_report(capfd, tmp_path, monkeypatch):
-    runs = tables.needed(["agmm_table2"], "smoke", 1)
-    for run in runs[:3]:
+    for run in tables.needed(["agmm_table2"], "smoke", 1)[:3]:
         complete(tmp_path, run, 50.0)
     monkeypatch.setattr(sweep, "train_all", lambda *_, **__: pytest.fail("trained"))
     monkeypatch.setattr(notebooks, "execute", lambda *_: pytest.fail("executed a notebook"))
     args = ["--preset", "smoke", "--results", str(tmp_path), "--only", "agmm", "--no-training"]
     assert run_all.main(args) == 0
     frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmm_table2.csv")
-    assert set(" ".join(frame["run_ids"].dropna()).split()) <= {run.id for run in runs[:3]}
-    assert (frame["ours_mean"].dropna() == 50).all()
-    assert len(frame["ours_mean"].dropna())
+    assert set(frame["ours_mean"].dropna()) == {50}
     assert {path.name for path in (tmp_path / "smoke").iterdir()} >= {"claims.md", "report.html", "tables"}
     assert run_all.main([*args, "--force"]) == 2
     assert "leave out --force" in capfd.readouterr().err

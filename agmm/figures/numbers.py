@@ -202,8 +202,8 @@ def draw_speed(table: pd.DataFrame, stem: Path) -> Figure:
 VERDICTS = {"reproduced": ("C0", "o"), "not reproduced": ("C3", "X"), "inconclusive": ("0.55", "s")}
 """Verdict -> color and marker, so that neither is needed to tell them apart."""
 ROW, TEXT = 0.12, 5.8  # height of a row in inches, size of its text in points
-LEFT, MARGIN, ABOVE, AXIS = 3.15, 0.06, 0.46, 0.55
-"""Width of the names and the margin before them, height of the legend with titles and of a panel's axis, in inches."""
+LEFT, MARGIN, ABOVE, TITLES, AXIS = 3.15, 0.06, 0.36, 0.2, 0.5
+"""Width of the names and the margin before them, height of the legend, of titles and of a panel's axis, in inches."""
 
 
 def draw_claims(frame: pd.DataFrame, stem: Path) -> Figure:
@@ -227,7 +227,7 @@ def draw_claims(frame: pd.DataFrame, stem: Path) -> Figure:
     remark = f"Left out, as there are no numbers for them yet: {', '.join(missing)}." if missing else ""
     remark = textwrap.fill(remark, 150)
     below = 1.3 * TEXT / 72 * len(remark.splitlines()) + 0.06
-    height = ABOVE + sum(ROW * count + AXIS for count in rows) + below
+    height = ABOVE + TITLES + sum(ROW * count + AXIS for count in rows) + below
     inside = (LEFT / WIDTH, below / height, 1 - LEFT / WIDTH, 1 - (ABOVE + below) / height)
     objectives = drawn["objective"].unique()
     shared: dict[str, Any] = {"sharex": "row", "sharey": "row", "height_ratios": rows}
