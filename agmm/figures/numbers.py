@@ -104,7 +104,7 @@ def draw_training_curves(curves: pd.DataFrame, stem: Path, baseline: str = "Base
             color, dashes = looks[curve]
             bottom.plot(means.index, means["G"] - means[curve], color=color, ls=dashes)
         bottom.axhline(0, color="0.7", lw=0.8, zorder=0)
-        top.set_title(method)
+        top.set_title(_typeset(textwrap.fill(method, 18)))
         bottom.set_xlabel("epoch")
         bottom.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("mIoU on training images (%)")
