@@ -43,8 +43,8 @@ def draw_sweep(values: pd.DataFrame, symbol: str, stem: Path) -> Figure:
     return save(figure, values, stem)
 
 
-def draw_gains(values: pd.DataFrame, stem: Path) -> Figure:
-    """Draw `agmm.papers.tables.gains`, a panel per labels and initialization: bars are means, dots single seeds."""
+def draw_gains(values: pd.DataFrame, stem: Path, above: str = "the baseline") -> Figure:
+    """Draw `agmm.papers.tables.gains` above a row, a panel per labels and start: bars are means, dots single seeds."""
     require(values, "gains")
     values = values.assign(bar=(values["row"] + "\n" + values["objective"]).str.rstrip("\n"))
     columns, starts = values["column"].unique(), values["init"].unique()
@@ -62,7 +62,7 @@ def draw_gains(values: pd.DataFrame, stem: Path) -> Figure:
             axis.set(title=f"{column}, {STARTS[start]}", xlabel="", ylabel="")
             axis.tick_params(axis="y", labelsize=6)
     for axis in axes[-1]:
-        axis.set_xlabel("mIoU above the baseline (points)")
+        axis.set_xlabel(f"mIoU above {above} (points)")
     return save(figure, values, stem)
 
 
