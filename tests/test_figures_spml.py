@@ -192,12 +192,9 @@ def test_panels() -> None:
 class Kept(Evidence):
     """Evidence of three seeds with weights; a network is the number of its seed."""
 
-    def no_networks(self, *runs: agmm.Run) -> str:
-        return ""
-
-    def networks(self, *runs: agmm.Run):  # type: ignore[no-untyped-def]
-        for seed in range(3):
-            yield [SimpleNamespace(run=run, data=range(4), test=range(4), seed=seed) for run in runs]
+    def measured(self, quantity, measure, runs):  # type: ignore[no-untyped-def]
+        seeds = (SimpleNamespace(seed=seed, data="data", test="test") for seed in range(3))
+        return [measure(*[one] * len(runs)) for one in seeds], ""
 
 
 @pytest.mark.parametrize(
@@ -210,7 +207,7 @@ def test_trend_of_boundaries(qualities, verdict, monkeypatch, tmp_path) -> None:
         return pd.DataFrame({"boundary": qualities[next(iter(runs.values())).seed]})
 
     monkeypatch.setattr(figures, "measure_boundaries", quality)
-    (found,) = claims.boundaries_improve(Kept(PRESETS["quick"], tmp_path, True)).values()
+    (found,) = claims.boundaries_improve(Kept(PRESETS["quick"], tmp_path)).values()
     assert (found.verdict, found.n) == (verdict, 3)
 
 
@@ -229,7 +226,7 @@ def test_direction_of_shared_context(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(figures, "bank", bank)
     monkeypatch.setattr(figures, "measure_context", context)
-    found = claims.neighbors_share_context(Kept(PRESETS["quick"], tmp_path, True))
+    found = claims.neighbors_share_context(Kept(PRESETS["quick"], tmp_path))
     verdicts = {name: one.verdict for name, one in found.items()}
     assert verdicts == {"queries of training images": "reproduced", "queries of test images": "not reproduced"}
     assert found["queries of training images"].effect == pytest.approx(0.25)
