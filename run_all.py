@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
     add("--force", action="store_true", help="train the selected runs again; their folders are moved, not deleted")
     add("--no-notebooks", action="store_true", help="write the tables only")
-    add("--no-training", action="store_true", help="write the tables of what is complete, without notebooks")
+    add("--no-training", action="store_true", help="write tables, claims and report of what is complete")
     return parsed
 
 
@@ -194,7 +194,8 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
         claims = attempt("claims", verdicts.write, args.preset, args.results, args.data_root)
         if claims is not None:
             say(f"claims: {claims}")
-    page = attempt("report", report.write, args.preset, args.results)
+    # Committed records have their figures in files, which the page need not hold once more.
+    page = attempt("report", partial(report.write, embed=not args.no_training), args.preset, args.results)
     for sentence in sentences.values():
         print(f"failed: {sentence}", file=sys.stderr)
     if page is not None:

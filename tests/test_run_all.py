@@ -157,7 +157,7 @@ def test_table_without_runs_is_no_failure_but_a_failed_report_is(capfd, tmp_path
     assert run_all.main(args) == 0
     assert "agmmpp_table2: 0 runs, 0 cached\n" in capfd.readouterr().out
     assert "Nothing of this table" in (tmp_path / "camvid" / "tables" / "agmmpp_table2.md").read_text()
-    monkeypatch.setattr(report, "write", lambda *args: 1 / 0)
+    monkeypatch.setattr(report, "write", lambda *_, **__: 1 / 0)
     assert run_all.main(args) == 1
     assert capfd.readouterr().err == "failed: report: ZeroDivisionError: division by zero\n"
 
@@ -195,6 +195,7 @@ def test_records_alone_are_enough_for_tables_claims_and_report(capfd, tmp_path, 
     frame = pd.read_csv(tmp_path / "smoke" / "tables" / "agmm_table2.csv")
     assert set(frame["ours_mean"].dropna()) == {50}
     assert {path.name for path in (tmp_path / "smoke").iterdir()} >= {"claims.md", "report.html", "tables"}
+    assert "data:image" not in (tmp_path / "smoke" / "report.html").read_text()
     assert run_all.main([*args, "--force"]) == 2
     assert "leave out --force" in capfd.readouterr().err
 
