@@ -119,6 +119,15 @@ def test_gains_draws_a_panel_per_start(tmp_path):
         assert sorted(x for dots in axis.collections for x in dots.get_offsets()[:, 0]) == [5.0, 6.0]
 
 
+def test_areas(tmp_path):
+    frame = rows(init=["tags", "scratch"], column=["point", "scribble"], row=["a", "b"], objective=["any"], seed=[0, 1])
+    frame["area"] = 1.0 + (frame["row"] == "b") + (frame["init"] == "scratch")
+    figure = figures.draw_areas(frame.assign(miou=50.0 + frame["seed"]), tmp_path / "areas")
+    for axis in figure.axes:
+        assert [one.get_offsets().tolist() for one in axis.collections] == [[[1.0, 50.5]], [[2.0, 50.5]]]
+        assert [one.get_label() for one in axis.collections] == ["a, any", "b, any"]
+
+
 def markers(axis):
     """Place, marker and color of every effect, from the top."""
     lines = [line for line in axis.lines if line.get_marker() in ("o", "X", "s")]

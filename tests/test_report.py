@@ -19,7 +19,7 @@ from PIL import Image
 from agmm import report
 from agmm.cli import find
 from agmm.papers import tables
-from agmm.report import numbers, pictures, records
+from agmm.report import pictures, records
 from tests.helpers import ROOT, tool
 from tests.test_tables import cells, complete
 
@@ -241,12 +241,6 @@ def test_methods_of_the_user_are_not_imported(tmp_path):
     assert f"antigravity:Mine, {plain['labels']} of shapes, seed 0" in text
     assert "Could not be read" not in text
     assert "antigravity" not in sys.modules
-
-
-def test_differences_are_readable_without_color():
-    shown = {0.04: ("+0.0", "level"), -0.9: ("−0.9", "level"), 1: ("+1.0", "up1"), -5: ("−5.0", "down2")}
-    shown |= {15: ("+15.0", "up3"), float("nan"): ("", "level")}
-    assert {points: (numbers.difference(points), numbers.tone(points)) for points in shown} == shown
 
 
 def test_curves_are_means_over_seeds(tmp_path):

@@ -15,7 +15,7 @@ from agmm.data import augment, sets
 from agmm.data.synthetic import shapes
 from agmm.networks import segmenter
 from agmm.rivals.spml import FirstStage, SPMLClassifier
-from agmm.training import batches, sweep
+from agmm.training import batches
 from agmm.training.presets import PRESETS
 from tests.helpers import resumes_to_same_bits, saved_weights, skeleton
 
@@ -188,11 +188,3 @@ def test_a_frozen_network_stays_in_eval_mode() -> None:
 def test_only_embeddings_can_be_classified() -> None:
     with pytest.raises(ValueError, match="Baseline has no embeddings to classify; begin with SPML"):
         SMOKE.at("points").classified()
-
-
-def test_runs_are_described() -> None:
-    run = PRESETS["quick"].spml("scribbles50", lambda_i=0.3)
-    assert sweep.describe(run) == (
-        "classifier on the embeddings of SPML lambda_i 0.3 50 % scribbles of shapes init tags seed 0"
-    )
-    assert PRESETS["quick"].spml("full").method == "SPML"

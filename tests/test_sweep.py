@@ -131,11 +131,6 @@ def test_estimates(tmp_path):
     assert sweep.total(runs[-1:], measured, 2) == 30
 
 
-def test_duration():
-    found = [sweep.duration(seconds) for seconds in (0.4, 89, 90, 1500, 9000)]
-    assert found == ["0 s", "89 s", "2 min", "25 min", "2.5 h"]
-
-
 def test_set_aside_moves_what_no_other_process_trains(tmp_path):
     complete(tmp_path, FINE, 1.0)
     complete(tmp_path, REFUSED, 1.0)

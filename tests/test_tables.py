@@ -249,6 +249,18 @@ def test_curves_of_the_supplement(tmp_path):
     assert pd.isna(curves.loc[("Baseline", "P", 2), "std"])
 
 
+def test_areas_count_objects_against_the_background(tmp_path):
+    """By hand from the confusion of `complete`; streets have no background."""
+    for seed in (0, 1):
+        complete(tmp_path, replace(find("agmm_absent", "baseline", init="tags").run, seed=seed), 40.0 + seed)
+    complete(tmp_path, find("agmm_table5", "Baseline", "20 clicks").run, 40.0)
+    frame = tables.areas(tables.TABLES["agmm_absent"], "smoke", tmp_path)
+    assert frame.to_numpy().tolist() == [
+        ["point", "tags", "baseline", "", seed, pytest.approx((10 + 40) / (20 + 40)), 40.0 + seed] for seed in (0, 1)
+    ]
+    assert tables.areas(tables.TABLES["agmm_table5"], "smoke", tmp_path).empty
+
+
 def test_captions_say_where_labels_come_from_and_which_differ(tmp_path):
     """Whoever put published files in place after the first seed is told that two kinds are mixed."""
     table = tables.TABLES["agmm_table1"]

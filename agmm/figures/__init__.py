@@ -8,6 +8,7 @@ Labels form the mixture, so what needs it is measured on training images; the de
 
 from agmm.figures.features import draw_embedding, draw_projection, embed, project, sample_features, silhouette
 from agmm.figures.numbers import (
+    draw_areas,
     draw_claims,
     draw_classes,
     draw_differences,

@@ -66,6 +66,30 @@ def draw_gains(values: pd.DataFrame, stem: Path, above: str = "the baseline") ->
     return save(figure, values, stem)
 
 
+def draw_areas(values: pd.DataFrame, stem: Path) -> Figure:
+    """Draw mIoU over the area given to objects, a panel per kind of labels: a dot for each row, its mean over seeds.
+
+    The values are those of `agmm.papers.tables.areas`; of several starts of the network the first is drawn.
+    """
+    values = values[values["init"].isin(values["init"].head(1))]
+    require(values, "results")
+    values = values.assign(dot=(values["row"] + ", " + values["objective"]).str.removesuffix(", "))
+    means = values.groupby(["column", "dot"], sort=False)[["area", "miou"]].mean().reset_index()
+    columns, dots = means["column"].unique(), list(means["dot"].unique())
+    figure, axes = panels(1, len(columns), height=2.6 + 0.09 * len(dots))
+    for axis, column in zip(axes[0], columns, strict=True):
+        for number, dot in enumerate(dots):
+            one = means[(means["column"] == column) & (means["dot"] == dot)]
+            look = {"color": f"C{number % 10}", "marker": MARKERS[number % 9]}
+            axis.scatter(one["area"], one["miou"], s=22, label=dot, **look)
+        axis.axvline(1, color="0.7", lw=0.8, zorder=0)
+        axis.set(title=column, xlabel="area of objects: predicted / true")
+    axes[0, 0].set_ylabel("mIoU (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=6)
+    return save(figure, values, stem)
+
+
 def draw_classes(frame: pd.DataFrame, stem: Path) -> Figure:
     """Draw the IoU of AGMM as released from a collected table whose rows are classes, a color per column."""
     data = frame[frame["absent"]].dropna(subset="ours_mean")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from agmm.data import sets
@@ -154,3 +155,21 @@ def gains(table: Table, preset: str, results: str | Path, baseline: str) -> pd.D
                 gain = complete_result(ours, results).miou - others[ours.seed]
                 rows.append([cell.column, cell.init, cell.row, cell.objective, ours.seed, gain])
     return pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "gain"])
+
+
+def areas(table: Table, preset: str, results: str | Path) -> pd.DataFrame:
+    """Return mIoU in per cent of a table's runs beside the area of the test images that they give to objects.
+
+    Columns are column, init, row, objective, seed, area, miou. The area is the number of pixels that are predicted as
+    any class but the background, divided by the true one. Runs on data without a background are left out.
+    """
+    rows = []
+    for cell in table.cells(PRESETS[preset]):
+        if cell.run is None or sets.class_names(cell.run.dataset)[0] != "background":
+            continue
+        for run in complete_seeds(cell.run, results):
+            result = complete_result(run, results)
+            confusion = np.array(result.confusion)  # truth by prediction
+            area = confusion[:, 1:].sum() / confusion[1:].sum()
+            rows.append([cell.column, cell.init, cell.row, cell.objective, run.seed, area, result.miou])
+    return pd.DataFrame(rows, columns=["column", "init", "row", "objective", "seed", "area", "miou"])

@@ -15,8 +15,18 @@ from agmm.host import atomic_files
 from agmm.papers.agmm import tables as agmm
 from agmm.papers.agmmpp import tables as agmmpp
 
-# Notebooks find curves, gains and sweep_values here.
-from agmm.papers.results import KEY, RESULTS, collect, complete_result, complete_seeds, curves, gains, sweep_values  # noqa: F401
+# Notebooks find areas, curves, gains and sweep_values here.
+from agmm.papers.results import (  # noqa: F401
+    KEY,
+    RESULTS,
+    areas,
+    collect,
+    complete_result,
+    complete_seeds,
+    curves,
+    gains,
+    sweep_values,
+)
 from agmm.papers.spml import tables as spml
 from agmm.papers.table import QUOTED, SINGLE_SCALE, TRAINING, Cell, Table
 from agmm.training import sweep
