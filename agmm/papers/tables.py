@@ -212,11 +212,21 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
         )
     if sources := _label_sources(cells, results):
         notes.append(f"Labels: {'; '.join(sources)}.")
-    covered = [column for column in details if datasets[column] != "shapes"]
-    if covered:
-        coverage = ", ".join(f"{column} {100 * details[column]['coverage']:.1f} %" for column in covered)
-        notes.append(f"Label coverage, the share of an image's classes that its labels name: {coverage}.")
+    if covered := _coverage(cells, results):
+        notes.append(f"Label coverage, the share of an image's classes that its labels name: {covered}.")
     return notes
+
+
+def _coverage(cells: list[Cell], results: str | Path) -> str:
+    """Return the coverage of each column, or of the rows of a single one whose labels differ."""
+    shares: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        if cell.dataset != "shapes" and (runs := complete_seeds(cell.trained_run, results)):
+            share = complete_result(runs[0], results).details["coverage"]
+            shares.setdefault(cell.column, {})[cell.row] = f"{100 * share:.1f} %"
+    if len(shares) == 1 and len(set((rows := next(iter(shares.values()))).values())) > 1:
+        return ", ".join(f"{row} {share}" for row, share in rows.items())
+    return ", ".join(f"{column} {next(iter(rows.values()))}" for column, rows in shares.items())
 
 
 def _measured(cells: list[Cell], details: dict[str, dict[str, Any]]) -> list[str]:
