@@ -143,8 +143,8 @@ def assign(
         soft             m_i(x) = G_i(x)
 
     The paper sums over "x in G_i" and divides by its size, which leaves open how a pixel belongs to G_i. Ours is the
-    first: it has no parameter and does not change if all distances do by a factor. The last is degenerate: scores of
-    different classes differ little, so all means move towards the mean of the image.
+    first: it has no parameter and does not change if all distances do by a factor. With the last, means move towards
+    that of the image, the more the less the scores of different classes differ.
 
     Parameters
     ----------

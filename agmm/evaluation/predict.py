@@ -169,7 +169,7 @@ def _histogram(values: Tensor, length: int) -> Tensor:
 
 def best_class(maps: Tensor) -> Tensor:
     """Return the class (B, H, W) of the largest value of (B, K, H, W) maps, the first one of several."""
-    # On a CPU, argmax takes four to seven times as long over planes.
+    # On a CPU, argmax takes several times as long over planes.
     return maps.max(dim=1).indices
 
 

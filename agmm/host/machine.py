@@ -66,8 +66,8 @@ def threads(count: int, device: torch.device) -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let glibc keep large blocks for the next step instead of handing them back to the system.
 
-    Otherwise every step faults in again, page by page, the memory that the one before has freed: that doubles the time
-    of the branch on a CPU and is 7 to 10 % of a whole training. Elsewhere than on Linux with glibc nothing happens.
+    Otherwise every step faults in again, page by page, the memory that the one before has freed, which costs a
+    good part of the branch's time on a CPU. Elsewhere than on Linux with glibc nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         most_blocks_of_their_own, trim_threshold = -4, -1

@@ -291,7 +291,8 @@ def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:
 
     Those are of convolutions and matrix products, the two of attention among them; biases, norms, activations, softmax
     and interpolations are left out. The network takes (1, 3, H, W) images and is left as it is, whatever its weights.
-    Table 11 of AGMM++ calls them FLOPs: ViT-B/16 with its decoder has its 83.2 G at 448 x 448.
+    Table 11 of AGMM++ calls them FLOPs: ViT-B/16 with its decoder and two classifiers of tags has its
+    83.2 G at 448 x 448.
     """
     from torch.utils.flop_counter import FlopCounterMode  # here, as it loads Triton
 

@@ -129,7 +129,7 @@ def small(num_classes: int) -> tuple[VisionTransformer, LargeFOV]:
     """Return a transformer for images of 64 x 64 pixels, and its decoder: 0.70 M parameters.
 
     Three convolutions make patches of 8 pixels. Tokens at stride 4 (two convolutions, 48 channels, 4 blocks) cost half
-    as much again and were as good on the embedded data: 70.5 against 69.8 mIoU under full supervision.
+    as much again and were no better on the embedded data.
     """
     channels = (3, 32, 64, 96)
     stem = nn.Sequential()

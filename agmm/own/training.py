@@ -35,7 +35,7 @@ from agmm.training.train import run as train_run
 
 CPU_STEPS, GPU_STEPS = 600, 4000
 CPU_SIDE, GPU_SIDE = 256, 512
-"""Steps and longest side of images by default: some minutes on a CPU, less than an hour on a GPU."""
+"""Steps and longest side of images by default: some minutes on a CPU; no GPU was measured."""
 FOLDS = 5  # further trainings of cross-validation
 EPOCH_STEPS = 25  # fewest steps of an epoch, however few images there are: a checkpoint is written after each
 
@@ -48,7 +48,7 @@ class Options:
     method: str = "auto"
     """``"AGMM"``, ``"Baseline"`` or ``"auto"``: AGMM with all its terms if labels are complete, else partial
     cross-entropy alone. The mixture has no component for a class that nobody clicked in an image, and from clicks that
-    miss classes it was behind. AGMM of labels that are not complete goes without its absent-class loss."""
+    miss classes it was mostly behind. AGMM of labels that are not complete goes without its absent-class loss."""
     network: str = "auto"  # "small", "resnet50" or "auto": ResNet-50 on a GPU, else the small network
     init: str = "auto"
     """Start of the ResNet-50: ``"imagenet"``, ``"scratch"`` or ``"auto"``, ImageNet weights if they can be had. To look

@@ -60,9 +60,9 @@ def printed_rows(label: str = "AGMM", **how: Any) -> list[Row]:
 def table1(preset: Preset) -> tuple[Cell, ...]:
     """Loss ablation.
 
-    The paper's runs are the released code's objective, which has an absent-class loss in every row with the mixture.
-    No sentence of the paper describes that loss, so each row is also trained without it, and by the equations as
-    printed in both readings of Eq. 8.
+    Published numbers stand beside the released code's objective, which has an absent-class loss in every row with the
+    mixture; whether the paper's rows had it is not known. No sentence of the paper describes that loss, so each row is
+    also trained without it, and by the equations as printed in both readings of Eq. 8.
     """
     rows = [
         Row("L_seg", ("O001", "O007"), printed={"row": "1"}),

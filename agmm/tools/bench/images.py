@@ -2,7 +2,8 @@
 
 "input" sets reading beside what a step consumes, with photographs that ship with installed packages, in the formats and
 sizes of VOC and Cityscapes. "evaluation" sets testing beside one image and one view or tile at a time, which must
-predict the same. Batching cannot save arithmetic: the limit is "network alone", the forward passes of the batches.
+predict the same, but for ties. Batching cannot save arithmetic: the limit is "network alone", the forward passes of the
+batches.
 """
 
 import tempfile
