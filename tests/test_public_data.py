@@ -9,7 +9,7 @@ from PIL import Image
 
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public import coco
+from agmm.data.public import coco, voc
 from agmm.data.public.scenes import CAMVID
 from tests import layouts
 from tests.helpers import shared
@@ -29,9 +29,24 @@ def train_ids(written: Truth) -> Truth:
     return {name: table[values] for name, values in written.items()}
 
 
+def animals(root: Path) -> Truth:
+    """Horse, sheep and cat beside an aeroplane; one image of train shows a boat alone, one of val a person alone."""
+    folder, truth = layouts.write_voc2012(root), {}
+    names = {"train": (*layouts.VOC_TRAIN, "2008_000002"), "val": layouts.VOC_VAL}
+    for name, code in zip(names["train"] + names["val"], (13, 17, 4, 15, 8), strict=True):
+        mask = np.zeros(layouts.size(name), np.uint8)
+        mask[2:9], mask[10:20], mask[0] = code, 1, 255
+        layouts.save_index(folder / "SegmentationClass" / f"{name}.png", mask, palette=True)
+        truth[name] = np.select([mask == value for value in voc.ANIMALS], range(7), VOID)
+    for split, listed in names.items():
+        layouts.write_text(folder / "ImageSets" / "Segmentation" / f"{split}.txt", "\n".join(listed))
+    return truth
+
+
 WRITERS: dict[str, Callable[[Path], Truth]] = {
     "camvid": lambda root: {n: np.where(mask == 11, VOID, mask) for n, mask in layouts.camvid(root).items()},
     "voc": layouts.voc,
+    "voc_animals": animals,
     "cityscapes": lambda root: train_ids(layouts.write_cityscapes(root)),
     "coco": layouts.coco,
     "ade20k": lambda root: shifted(layouts.ade20k(root)),
@@ -40,6 +55,7 @@ WRITERS: dict[str, Callable[[Path], Truth]] = {
 IDS = {
     "camvid": (("a", "bb"), ("ccc",)),
     "voc": (layouts.TRAIN_AUG, layouts.VOC_VAL),
+    "voc_animals": (layouts.VOC_TRAIN, layouts.VOC_VAL[1:]),
     "cityscapes": (("aachen_000000_000019", "ulm_000001_000019"), ("lindau_000000_000019",)),
     "coco": (
         tuple(f"COCO_train2014_{n:012d}" for n in layouts.COCO_IMAGES["train"][:4]),
@@ -61,12 +77,13 @@ def test_names_and_published_numbers():
     assert found == {
         "camvid": (11, 367, 101, None),
         "voc": (21, 10_582, 1_449, 0),
+        "voc_animals": (7, 439, 445, 0),
         "cityscapes": (19, 2_975, 500, None),
         "coco": (81, 82_081, 40_137, 0),
         "ade20k": (150, 20_210, 2_000, None),
         "densepose": (15, 26_437, 1_508, 0),
     }
-    assert [name for name, data in sets.PUBLIC.items() if not data.in_papers] == ["camvid"]
+    assert [name for name, data in sets.PUBLIC.items() if not data.in_papers] == ["camvid", "voc_animals"]
     for name, expected in {
         "coco": {0: "background", 1: "person", 10: "traffic light", 40: "bottle", 60: "bed", 80: "toothbrush"},
         "ade20k": {0: "wall", 49: "fireplace", 99: "buffet", 149: "flag"},
@@ -102,6 +119,7 @@ def test_missing_data_name_the_layout_and_the_command(name, tmp_path):
     remedy = {
         "camvid": "must hold train/, trainannot/, val/ and valannot/",
         "voc": "must hold VOCdevkit/VOC2012 with JPEGImages.*agmm download voc",
+        "voc_animals": "must hold VOCdevkit/VOC2012 with JPEGImages.*voc_whats_the_point.json.*agmm download voc",
         "cityscapes": "log in at www.cityscapes-dataset.com, download left.*and gtFine_tr.* into.*download cityscapes",
         "coco": "must hold coco2014/train2014.*agmm download coco .* masks that `agmm masks coco",
         "ade20k": "must hold ADEChallengeData2016 with images and annotations.*agmm download ade20k",
@@ -132,7 +150,7 @@ def test_missing_partners_are_named(name, tmp_path):
     expected = [f"a mask without its image {image.with_suffix('')}"]
     if name not in ("coco", "densepose"):
         mask.unlink()
-        wanted = tmp_path / "VOCdevkit/VOC2012/SegmentationClass" / mask.stem if name == "voc" else mask.with_suffix("")
+        wanted = tmp_path / "VOCdevkit/VOC2012/SegmentationClass" / mask.stem if "voc" in name else mask.with_suffix("")
         expected.append(f"an image without its mask {wanted}")
     count = f"{len(expected)} problem{'s' * (len(expected) > 1)} found"
     with pytest.raises(ValueError, match=rf"{data.title} train in .*: {count}") as error:

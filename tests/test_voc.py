@@ -13,7 +13,7 @@ from agmm.data.public import voc
 from agmm.data.public.voc import VOC
 from agmm.data.split import OnDemand
 from tests import layouts
-from tests.helpers import one_sentence
+from tests.helpers import one_sentence, shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
@@ -250,3 +250,17 @@ def test_arrays_of_labels_are_for_data_in_memory(root):
     plain = sets.sparse_labels(shapes, "points", {}, 0)
     np.testing.assert_array_equal(plain, sets.sparse_labels(shapes, "points", {"source": "simulated"}, 0))
     np.testing.assert_array_equal(plain, np.stack(list(sets.labels_on_demand(shapes, "points", {}, 0))))
+
+
+def test_real_animals_and_their_clicks():
+    """Every image shows an animal; what is clicked on as a class is one or, rarely, another or background."""
+    root = shared("data/voc_animals")
+    animals = {split: sets.load("voc_animals", split, data_root=root) for split in ("train", "test")}
+    assert {split: len(one) for split, one in animals.items()} == {"train": 437, "test": 223}
+    right = wrong = 0
+    for image in range(0, 437, 5):
+        mask, clicks = animals["train"].truth[image], animals["train"].published[0].maps[image]
+        assert set(np.unique(mask)) & {1, 2, 3, 4, 6}
+        on_class = (clicks > 0) & (clicks < 7) & (mask < 7)
+        right, wrong = right + (mask == clicks)[on_class].sum(), wrong + (mask != clicks)[on_class].sum()
+    assert 0.95 < right / (right + wrong) < 1

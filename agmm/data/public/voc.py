@@ -9,6 +9,7 @@ own ``Annotations``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -115,8 +116,8 @@ def _read_scribbles(path: Path, size: tuple[int, int]) -> np.ndarray:
     return drawing.draw(label_files.read_scribbles(path, SCRIBBLESUP_CLASSES, size), size)
 
 
-def _clicks(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
-    """Clicks on the background as well: without those, nothing would teach what is background."""
+def _clicks(root: Path, images: Sequence[Path], classes: Sequence[int] = range(21)) -> tuple[Published, ...]:
+    """Clicks on some classes and the background: without the latter, nothing would teach what is background."""
     foreground, background = (root / name for name in CLICKS)
     if not foreground.exists() and not background.exists():
         return ()
@@ -126,11 +127,15 @@ def _clicks(root: Path, images: Sequence[Path]) -> tuple[Published, ...]:
         files = f"{foreground} and {background.name}"
         raise ValueError(f"{files} list {count} of {len(images)} training images; get the whole files")
     description = "What's the Point clicks and background clicks from scribbles, 3 pixels wide"
-    return (Published("points", "whats_the_point", description, OnDemand(partial(_draw_clicks, clicks), images)),)
+    return (
+        Published("points", "whats_the_point", description, OnDemand(partial(_draw_clicks, clicks, classes), images)),
+    )
 
 
-def _draw_clicks(clicks: Mapping[str, tuple[Shape, ...]], image: Path) -> np.ndarray:
-    return drawing.draw(clicks.get(image.stem, ()), image_files.read_size(image))
+def _draw_clicks(clicks: Mapping[str, tuple[Shape, ...]], classes: Sequence[int], image: Path) -> np.ndarray:
+    of_classes = [shape for shape in clicks.get(image.stem, ()) if shape.code in classes]
+    coded = [replace(shape, code=classes.index(shape.code)) for shape in of_classes]
+    return drawing.draw(coded, image_files.read_size(image))
 
 
 _AGMM = png(codes(range(21), unlabeled=[21], void=[255]))
@@ -161,3 +166,61 @@ VOC = DataSet(
     regions=True,
     extend=_extend,
 )
+
+
+# --- Animals: a part of VOC for a CPU ---------------------------------------------------------------------------------
+
+ANIMALS = (
+    0,
+    8,
+    10,
+    12,
+    13,
+    15,
+    17,
+)  # codes of the classes of `VOC_ANIMALS`, of which people are often beside an animal
+
+
+def _animal_pairs(root: Path, split: str) -> list[Pair]:
+    voc = _voc(root)
+    masks = _by_stem(voc / "SegmentationClass", ".png") | _by_stem(voc / "SegmentationClassAug", ".png")
+    names = sorted(_names(voc / "ImageSets" / "Segmentation" / f"{split}.txt"))
+    expected = voc / "SegmentationClass"
+    pairs = [(voc / "JPEGImages" / f"{name}.jpg", masks.get(name, expected / f"{name}.png")) for name in names]
+    with ThreadPoolExecutor() as threads:
+        shown = threads.map(_shows_animal, (mask for _, mask in pairs))
+        return [two for two, animal in zip(pairs, shown, strict=True) if animal]
+
+
+def _shows_animal(mask: Path) -> bool:
+    """A mask that is missing or damaged is named when it is asked for."""
+    try:
+        return bool(np.isin(image_files.read_index(mask), sorted({*ANIMALS} - {0, 15})).any())
+    except (FileNotFoundError, ValueError):
+        return True
+
+
+def _animal_clicks(data: Split, images: Sequence[Path], root: Path, split: str) -> Split:
+    return replace(data, published=_clicks(root, images, ANIMALS)) if split == "train" else data
+
+
+VOC_ANIMALS = replace(
+    VOC,
+    name="voc_animals",
+    title="PASCAL VOC, animals",
+    class_names=tuple(CLASS_NAMES[code] for code in ANIMALS),
+    codes=codes(ANIMALS, void=[*sorted({*range(21)} - {*ANIMALS}), 255]),
+    counts={"train": 439, "val": 445},
+    pairs=_animal_pairs,
+    how_to_get=(
+        "{root} must hold VOCdevkit/VOC2012 with JPEGImages, ImageSets/Segmentation and SegmentationClass or "
+        "SegmentationClassAug, and beside VOCdevkit the files " + " and ".join(CLICKS) + "; `agmm download voc "
+        "--data-root {root}` fetches them"
+    ),
+    sources=(),
+    regions=False,
+    extend=_animal_clicks,
+    in_papers=False,
+)
+"""The images of VOC's own lists that show a cat, cow, dog, horse or sheep, of which classes each is frequent enough to
+be judged; objects of others are void. Clicks are the published ones, all other labels are simulated from masks."""
