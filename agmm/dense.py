@@ -46,7 +46,7 @@ def dense_agmm(
     variant : {"official", "paper"}
         As the released code computes them, or as the equations are printed.
     terms : tuple of str
-        Which of seg, self, spar, con, absent to add up; the last is a term of the released code alone.
+        Which of seg, self, spar, con, absent to add up; the last is a term of its own in the released code only.
     detach_sigma : bool
         Whether the spread of the variant "paper" carries no gradient.
     self_classes : {"present", "all"}

@@ -170,15 +170,8 @@ VOC = DataSet(
 
 # --- Animals: a part of VOC for a CPU ---------------------------------------------------------------------------------
 
-ANIMALS = (
-    0,
-    8,
-    10,
-    12,
-    13,
-    15,
-    17,
-)  # codes of the classes of `VOC_ANIMALS`, of which people are often beside an animal
+ANIMALS = (0, 8, 10, 12, 13, 15, 17)  # VOC's codes of the classes of `VOC_ANIMALS`
+_ANIMALS_ALONE = tuple(code for code in ANIMALS if CLASS_NAMES[code] not in ("background", "person"))
 
 
 def _animal_pairs(root: Path, split: str) -> list[Pair]:
@@ -195,7 +188,7 @@ def _animal_pairs(root: Path, split: str) -> list[Pair]:
 def _shows_animal(mask: Path) -> bool:
     """A mask that is missing or damaged is named when it is asked for."""
     try:
-        return bool(np.isin(image_files.read_index(mask), sorted({*ANIMALS} - {0, 15})).any())
+        return bool(np.isin(image_files.read_index(mask), _ANIMALS_ALONE).any())
     except (FileNotFoundError, ValueError):
         return True
 
