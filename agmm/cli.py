@@ -142,7 +142,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--complete", action="store_true", help="the labels of an image name every class that it shows")
     for name, choices, automatic in (
         ("--method", ("AGMM", "Baseline"), "AGMM with --complete, else Baseline"),
-        ("--network", ("small", "resnet50"), "resnet50 on a GPU, else small"),
+        ("--network", ("lite0", "small", "resnet50"), "resnet50 on a GPU, else lite0 from ImageNet, or small"),
         ("--init", ("imagenet", "scratch"), "of resnet50: imagenet, if its weights can be had"),
     ):
         add(name, choices=("auto", *choices), default="auto", help=f"auto (default): {automatic}")

@@ -15,12 +15,12 @@ from PIL import Image, ImageOps
 from agmm import networks, own
 from agmm.data import image_files, user_folder
 from agmm.data.user_folder import pictures
-from agmm.own import prediction, training
+from agmm.own import prediction
 from tests.helpers import one_sentence
 from tests.test_annotations import folders, names_file, write
 from tests.test_cases import CASES, NAMES
 
-SHORT = own.Options(side=48, steps=4)
+SHORT = own.Options(side=48, steps=4, network="small")
 
 
 def exif(orientation):
@@ -156,7 +156,7 @@ def test_deep_images_are_scaled_by_percentiles_of_their_folder(tmp_path, kind):
 
 def test_a_model_keeps_the_scale_of_its_folder(tmp_path, monkeypatch, caplog):
     numbers, ranges, colors = deep_folder(tmp_path, "RGB TIFF")
-    monkeypatch.setattr(training, "EPOCH_STEPS", 2)
+    monkeypatch.setattr("agmm.own.options.EPOCH_STEPS", 2)
     with caplog.at_level(logging.INFO, "agmm"):
         own.train(*folders(tmp_path), tmp_path / "model", SHORT, device="cpu")
     assert "a.tif first, are of uint16 x 3, scaled to 8 bits from" in caplog.text

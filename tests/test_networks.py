@@ -243,6 +243,11 @@ def test_lite0_is_timms_network_and_keeps_what_is_frozen(stride: int) -> None:
             torch.testing.assert_close(found, one)
         assert (expected[0].shape[2:], expected[1].shape[2:]) == ((16, 12), (64 // stride, 48 // stride))
         assert net(images)[0].shape == (2, 48, 16, 12)
+    # While it learns, dilated depthwise convolutions are computed in another way, here on sides of odd length, too.
+    weights = [model.blocks[6][0].conv_dw.weight for model in (net.backbone.maps, reference)]
+    losses = net.backbone(images)[1].square().mean(), reference((images * 255 - 127) / 128)[1].square().mean()
+    found, wanted = (torch.autograd.grad(loss, weight)[0] for loss, weight in zip(losses, weights, strict=True))
+    torch.testing.assert_close(found, wanted)
     learned = {name.split(".")[3] for name, p in net.named_parameters() if p.requires_grad and "maps.blocks" in name}
     assert learned == set("3456")
     assert not any(p.requires_grad for p in net.backbone.maps.conv_stem.parameters())

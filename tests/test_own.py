@@ -17,6 +17,8 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import sets, user_folder
 from agmm.data.split import Split
 from agmm.data.synthetic import shapes
+from agmm.networks import builders
+from agmm.networks.builders import lite0_file
 from agmm.own import prediction, training
 from agmm.training import loop
 from tests.helpers import ROOT, interruption, one_sentence, run_notebook, same_weights
@@ -45,18 +47,18 @@ def given(user, **changes):
     return [text for name, value in paths.items() for text in (f"--{name}", str(value))]
 
 
-SHORT = own.Options(side=48, steps=4)
+SHORT = own.Options(side=48, steps=4, network="small")
 
 
 def train(user, *more, **changes):
     """Exit code of a short training by the command line."""
     options = given(user, **{"out": user / "model"} | changes)
-    return cli.main(["train", *options, "--side", "48", "--steps", "4", "--device", "cpu", *more])
+    return cli.main(["train", *options, "--side", "48", "--steps", "4", "--network", "small", "--device", "cpu", *more])
 
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(training, "EPOCH_STEPS", 2)
+    monkeypatch.setattr("agmm.own.options.EPOCH_STEPS", 2)
 
 
 def test_train_and_predict_by_the_command_line(user, short, capsys):
@@ -411,6 +413,31 @@ def test_the_same_call_resumes(user, short):
     assert "epoch 1 of 2" in (user / "parts" / "log.txt").read_text()
     weights = [(user / part / "model.safetensors").read_bytes() for part in ("whole", "parts")]
     assert weights[0] == weights[1]
+
+
+def test_a_cpu_starts_from_imagenet_where_the_weights_are_at_hand(user, monkeypatch, caplog):
+    if lite0_file() is None:
+        pytest.skip("the package of the weights is not installed")
+    about = prepare(user)
+    run = describe(about)
+    assert (run.network, run.init, run.normalize) == ("lite0", "imagenet", False)
+    assert describe(about, network="small").init == "scratch"
+
+    def offline(*_):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(builders, "_lite0_maps", offline)
+    assert describe(about).network == "small"
+    assert "training the small network from scratch: no network" in caplog.text
+
+
+def test_a_model_from_imagenet(user, short):
+    if lite0_file() is None:
+        pytest.skip("the package of the weights is not installed")
+    own.train(*folders(user), user / "model", replace(SHORT, network="lite0"), device="cpu")
+    model = own.load(user / "model", device="cpu")
+    assert "efficientnet-lite0" in json.loads((user / "model" / "model.json").read_text())["network"]
+    assert model.normalization is None
 
 
 def test_the_large_network_without_its_weights(user, monkeypatch):

@@ -29,6 +29,11 @@ def train_ids(written: Truth) -> Truth:
     return {name: table[values] for name, values in written.items()}
 
 
+def own_lists(root: Path) -> Truth:
+    masks = layouts.voc(root)
+    return {name: masks[name] for name in layouts.VOC_TRAIN + layouts.VOC_VAL}
+
+
 def animals(root: Path) -> Truth:
     """Horse, sheep and cat beside an aeroplane; one image of train shows a boat alone, one of val a person alone."""
     folder, truth = layouts.write_voc2012(root), {}
@@ -46,6 +51,7 @@ def animals(root: Path) -> Truth:
 WRITERS: dict[str, Callable[[Path], Truth]] = {
     "camvid": lambda root: {n: np.where(mask == 11, VOID, mask) for n, mask in layouts.camvid(root).items()},
     "voc": layouts.voc,
+    "voc_1464": own_lists,
     "voc_animals": animals,
     "cityscapes": lambda root: train_ids(layouts.write_cityscapes(root)),
     "coco": layouts.coco,
@@ -55,6 +61,7 @@ WRITERS: dict[str, Callable[[Path], Truth]] = {
 IDS = {
     "camvid": (("a", "bb"), ("ccc",)),
     "voc": (layouts.TRAIN_AUG, layouts.VOC_VAL),
+    "voc_1464": (layouts.VOC_TRAIN, layouts.VOC_VAL),
     "voc_animals": (layouts.VOC_TRAIN, layouts.VOC_VAL[1:]),
     "cityscapes": (("aachen_000000_000019", "ulm_000001_000019"), ("lindau_000000_000019",)),
     "coco": (
@@ -77,13 +84,14 @@ def test_names_and_published_numbers():
     assert found == {
         "camvid": (11, 367, 101, None),
         "voc": (21, 10_582, 1_449, 0),
+        "voc_1464": (21, 1_464, 1_449, 0),
         "voc_animals": (7, 439, 445, 0),
         "cityscapes": (19, 2_975, 500, None),
         "coco": (81, 82_081, 40_137, 0),
         "ade20k": (150, 20_210, 2_000, None),
         "densepose": (15, 26_437, 1_508, 0),
     }
-    assert [name for name, data in sets.PUBLIC.items() if not data.in_papers] == ["camvid", "voc_animals"]
+    assert [name for name, data in sets.PUBLIC.items() if not data.in_papers] == ["camvid", "voc_1464", "voc_animals"]
     for name, expected in {
         "coco": {0: "background", 1: "person", 10: "traffic light", 40: "bottle", 60: "bed", 80: "toothbrush"},
         "ade20k": {0: "wall", 49: "fireplace", 99: "buffet", 149: "flag"},
@@ -119,6 +127,7 @@ def test_missing_data_name_the_layout_and_the_command(name, tmp_path):
     remedy = {
         "camvid": "must hold train/, trainannot/, val/ and valannot/",
         "voc": "must hold VOCdevkit/VOC2012 with JPEGImages.*agmm download voc",
+        "voc_1464": "must hold VOCdevkit/VOC2012 with JPEGImages.*voc_whats_the_point.json.*agmm download voc",
         "voc_animals": "must hold VOCdevkit/VOC2012 with JPEGImages.*voc_whats_the_point.json.*agmm download voc",
         "cityscapes": "log in at www.cityscapes-dataset.com, download left.*and gtFine_tr.* into.*download cityscapes",
         "coco": "must hold coco2014/train2014.*agmm download coco .* masks that `agmm masks coco",

@@ -87,7 +87,13 @@ MEAN_COLOR = (124, 116, 104)  # ImageNet's mean in gray levels: next to nothing 
 
 
 def official(
-    image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, color: bool, clicks: str = "nearest"
+    image: np.ndarray,
+    labels: np.ndarray,
+    crop: int,
+    rng: np.random.Generator,
+    color: bool,
+    clicks: str = "nearest",
+    factor: float = 1.0,
 ) -> Augmented:
     """Augment one image as AGMM's released code does: resize, pad, crop, flip, and for VOC change colors.
 
@@ -95,33 +101,49 @@ def official(
     before, as resizing and cropping lose some. Padding is black and ``VOID``. ``color`` applies the color changes
     (released VOC configuration), which are drawn last. ``clicks`` says how labels are resized: "nearest", as released,
     loses many single-pixel labels when shrinking; "move" keeps each at its moved place (`agmm.labels.resize_labels`).
+    ``factor`` multiplies the sizes that are drawn, for crops that are smaller than the released ones.
     """
-    return _augment(image, labels, crop, draw(labels.shape, crop, rng, color), clicks=clicks)
+    return _augment(image, labels, crop, draw(labels.shape, crop, rng, color, factor), clicks=clicks)
 
 
-def spml(image: np.ndarray, labels: np.ndarray, crop: int, rng: np.random.Generator, classifier: bool) -> Augmented:
+def spml(
+    image: np.ndarray,
+    labels: np.ndarray,
+    crop: int,
+    rng: np.random.Generator,
+    classifier: bool,
+    factor: float = 1.0,
+) -> Augmented:
     """Augment one image as SPML's released code does: resize, pad, crop, flip; for the classifier also gray and blur.
 
-    Unlike `official`, pad with `MEAN_COLOR`. ``classifier``: for the second classifier, not for the embedding.
+    Unlike `official`, pad with `MEAN_COLOR`. ``classifier``: for the second classifier, not for the embedding. The
+    ``factor`` is that of `official`.
     """
-    return _augment(image, labels, crop, draw_spml(labels.shape, crop, rng, classifier), MEAN_COLOR)
+    return _augment(image, labels, crop, draw_spml(labels.shape, crop, rng, classifier, factor), MEAN_COLOR)
+
+
+SMALLER = 0.7
+"""Sizes of images in the augmentations "…_70": a crop of 224 pixels then shows what one of 321 shows in AGMM's."""
 
 
 ONE_BY_ONE: dict[str, Callable[..., Augmented]] = {
     "official": partial(official, color=False),
     "official_color": partial(official, color=True),
     "official_clicks": partial(official, color=False, clicks="move"),
+    "official_clicks_70": partial(official, color=False, clicks="move", factor=SMALLER),
     "spml": partial(spml, classifier=False),
+    "spml_70": partial(spml, classifier=False, factor=SMALLER),
     "spml_classifier": partial(spml, classifier=True),
+    "spml_classifier_70": partial(spml, classifier=True, factor=SMALLER),
 }
 """Augmentations of single images by name, called with image, labels, crop and rng."""
 
 
-def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: bool) -> Draws:
+def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: bool, factor: float = 1.0) -> Draws:
     """Draw for `official` and an image of height and width ``shape``."""
     height, width = shape
     long = max(height, width)
-    new_long = int(rng.integers(int(0.5 * long), int(2.0 * long), endpoint=True))
+    new_long = int(rng.integers(int(0.5 * factor * long), int(2.0 * factor * long), endpoint=True))
     new_short = int(min(height, width) * new_long / long + 0.5)
     size = (new_long, new_short) if height >= width else (new_short, new_long)
     top, left = (int(rng.integers(max(side - crop, 0), endpoint=True)) for side in size)
@@ -140,13 +162,15 @@ def draw(shape: tuple[int, ...], crop: int, rng: np.random.Generator, color: boo
     return Draws(size, (top, left), mirrored, tuple(changes))
 
 
-def draw_spml(shape: tuple[int, ...], crop: int, rng: np.random.Generator, classifier: bool) -> Draws:
+def draw_spml(
+    shape: tuple[int, ...], crop: int, rng: np.random.Generator, classifier: bool, factor: float = 1.0
+) -> Draws:
     """Draw for `spml` and an image of height and width ``shape``.
 
     Scales are uniform in 0.5 … 1.5 for the embedding, in 0.5 … 2 for the classifier. Its images also become gray with
     a probability of 0.3 and blurred with one of 0.5, by a width that is uniform in 0.1 … 5 pixels (released code).
     """
-    scale = rng.uniform(0.5, 2.0 if classifier else 1.5)
+    scale = factor * rng.uniform(0.5, 2.0 if classifier else 1.5)
     height, width = (max(round(side * scale), 1) for side in shape)
     top, left = (int(rng.integers(max(side - crop, 0), endpoint=True)) for side in (height, width))
     mirrored = bool(rng.random() < 0.5)

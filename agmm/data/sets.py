@@ -14,7 +14,7 @@ from agmm.data import disk_cache, user_folder
 from agmm.data.public import MOST_REGIONS, REGIONS, DataSet
 from agmm.data.public.coco import COCO, DENSEPOSE
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
-from agmm.data.public.voc import VOC, VOC_ANIMALS
+from agmm.data.public.voc import VOC, VOC_1464, VOC_ANIMALS
 from agmm.data.split import Arrays, OnDemand, Published, Split
 from agmm.data.synthetic import Recipe
 from agmm.data.synthetic.people import PEOPLE
@@ -25,7 +25,7 @@ from agmm.labels import from_boxes
 
 GENERATED: dict[str, Recipe] = {recipe.dataset: recipe for recipe in (SHAPES, CROWDS, STREETS, PEOPLE)}
 PUBLIC: dict[str, DataSet] = {
-    data.name: data for data in (CAMVID, VOC, VOC_ANIMALS, CITYSCAPES, COCO, ADE20K, DENSEPOSE)
+    data.name: data for data in (CAMVID, VOC, VOC_1464, VOC_ANIMALS, CITYSCAPES, COCO, ADE20K, DENSEPOSE)
 }
 """Data sets by name: those that are drawn, and those that are read from a folder of the user's."""
 PAPERS = tuple(data.name for data in PUBLIC.values() if data.in_papers)  # the papers' numbers were measured on them

@@ -3,12 +3,11 @@
 import csv
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from agmm import networks
 from agmm.codes import UNLABELED, VOID
 from agmm.data import annotations, image_files, user_folder
 from agmm.data.split import Split
@@ -24,7 +22,7 @@ from agmm.data.synthetic.shapes import SHAPES
 from agmm.data.user_folder import pictures
 from agmm.host import atomic_files
 from agmm.labels import generator, simulate
-from agmm.objectives import one_of
+from agmm.own.options import CPU_SIDE, Options, describe
 from agmm.own.prediction import Model, export_onnx, iou_table, labels_right, load, output_folder, require_onnx
 from agmm.training import loop, weights
 from agmm.training.batches import normalization
@@ -33,56 +31,7 @@ from agmm.training.run import Run
 from agmm.training.train import choose_device
 from agmm.training.train import run as train_run
 
-CPU_STEPS, GPU_STEPS = 600, 4000
-CPU_SIDE, GPU_SIDE = 256, 512
-"""Steps and longest side of images by default: some minutes on a CPU; no GPU was measured."""
 FOLDS = 5  # further trainings of cross-validation
-EPOCH_STEPS = 25  # fewest steps of an epoch, however few images there are: a checkpoint is written after each
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to train on images of one's own."""
-
-    complete: bool = False  # whether the labels of an image name every class that it shows
-    method: str = "auto"
-    """``"AGMM"``, ``"Baseline"`` or ``"auto"``: AGMM with all its terms if labels are complete, else partial
-    cross-entropy alone. The mixture has no component for a class that nobody clicked in an image, and from clicks that
-    miss classes it was mostly behind. AGMM of labels that are not complete goes without its absent-class loss."""
-    network: str = "auto"  # "small", "resnet50" or "auto": ResNet-50 on a GPU, else the small network
-    init: str = "auto"
-    """Start of the ResNet-50: ``"imagenet"``, ``"scratch"`` or ``"auto"``, ImageNet weights if they can be had. To look
-    for them without a connection takes a minute. The small network starts from scratch."""
-    side: int = 0  # longest side that images are shrunk to; 0: `CPU_SIDE`, or `GPU_SIDE` on a GPU
-    steps: int = 0  # of the optimizer; 0: `CPU_STEPS`, or `GPU_STEPS` on a GPU
-    width: int = 3  # of points and lines in pixels
-    fill_background: bool = False  # whether what no polygon, mask or box of an image covers is background
-    validation: float = 0.2  # share of the labeled images to validate on
-    validate: str = "apart"
-    """``"apart"``: on images that are not learned from. ``"cross"``: on all labeled images, each by one of `FOLDS`
-    further trainings, which have not learned from it; the model itself learns from all."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        one_of("method", self.method, ("auto", "AGMM", "Baseline"))
-        one_of("network", self.network, ("auto", "small", "resnet50"))
-        one_of("init", self.init, ("auto", "imagenet", "scratch"))
-        one_of("validate", self.validate, ("apart", "cross"))
-        if min(self.side, self.steps, self.width - 1) < 0 or not 0 <= self.validation < 1:
-            raise ValueError("side, steps and width must be positive, and validation a share from 0 to below 1")
-
-    def on(self, device: torch.device) -> "Options":
-        """Return the options with all but ``init`` decided for a device."""
-        cpu = device.type == "cpu"
-        return replace(
-            self,
-            method=("AGMM" if self.complete else "Baseline") if self.method == "auto" else self.method,
-            network=("small" if cpu else "resnet50") if self.network == "auto" else self.network,
-            side=self.side or (CPU_SIDE if cpu else GPU_SIDE),
-            steps=self.steps or (CPU_STEPS if cpu else GPU_STEPS),
-        )
-
-
 DEFAULTS = Options()
 
 
@@ -202,54 +151,6 @@ def replace_folder(new: Path, old: Path) -> None:
     if old.exists():
         shutil.rmtree(old)
     os.replace(new, old)
-
-
-def describe(data: user_folder.Prepared, options: Options) -> Run:
-    """Return the run for a prepared folder, with options decided for a device; an epoch has `EPOCH_STEPS` at least."""
-    run = _small(data) if options.network == "small" else _resnet50(data, options.init)
-    images = max(user_folder.weights(data).sum(), EPOCH_STEPS * run.batch_size)
-    per_epoch = math.ceil(images / run.batch_size)
-    terms = ("seg", "self", "spar", "con") + (("absent",) if options.complete else ())
-    return replace(
-        run,
-        method=options.method,
-        options=(("terms", terms),) if options.method == "AGMM" else (),
-        train_images=per_epoch * run.batch_size,
-        epochs=math.ceil(options.steps / per_epoch),
-        seed=options.seed,
-    )
-
-
-def _small(data: user_folder.Prepared) -> Run:
-    return Run(
-        preset="own",
-        dataset="own",
-        labels="own",
-        label_options=(("data", data.digest),),
-        normalize=True,
-        network="small",
-        network_options=(("stem", 24), ("feature_channels", 64)),
-        batch_size=8,
-        microbatch=8,
-        # Crops of images that have been enlarged or shrunk by a factor of up to two.
-        crop=max(32, data.side * 3 // 4),
-        augmentation="official_clicks",
-        history_images=0,
-        threads=torch.get_num_threads(),
-    )
-
-
-def _resnet50(data: user_folder.Prepared, init: str) -> Run:
-    """Return a run for a GPU, with the rates of camvid_r50 from scratch and of Cityscapes' protocol from ImageNet."""
-    run = replace(_small(data), network="resnet50", network_options=(), batch_size=16, microbatch=16, threads=1)
-    run = replace(run, optimizer="sgd", weight_decay=1e-4, precision="bfloat16")
-    if init == "auto":
-        try:
-            networks.build("resnet50", len(data.names), init="imagenet")
-        except RuntimeError as error:
-            loop.LOGGER.warning(f"training from scratch: {error}")
-            init = "scratch"
-    return replace(run, lr=0.01) if init == "scratch" else replace(run, init="imagenet", lr=0.004, head_factor=10)
 
 
 def summary(data: user_folder.Prepared, run: Run) -> Iterator[str]:

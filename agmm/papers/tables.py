@@ -12,6 +12,7 @@ import pandas as pd
 
 from agmm.data import sets
 from agmm.host import atomic_files
+from agmm.papers import photographs
 from agmm.papers.agmm import tables as agmm
 from agmm.papers.agmmpp import tables as agmmpp
 
@@ -38,6 +39,7 @@ _PAPERS = {
     "agmm": (*agmm.TABLES, *agmm.FIGURES),
     "agmmpp": (*agmmpp.TABLES, *agmmpp.FIGURES),
     "spml": (*spml.TABLES, *spml.FIGURES),
+    "photographs": photographs.TABLES,
 }
 TABLES: dict[str, Table] = {table.name: table for tables in _PAPERS.values() for table in tables}
 GROUPS: dict[str, tuple[str, ...]] = {paper: tuple(table.name for table in tables) for paper, tables in _PAPERS.items()}

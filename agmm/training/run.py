@@ -100,6 +100,7 @@ class Run:
     """Name in `agmm.evaluation.crf.PARAMETERS` of the CRF that refines the predictions, or empty. A run with a CRF
     trains nothing: it tests the weights of the same run without (`trained`)."""
     trained_test: Options = ()  # fields scales, flip and scale_merge of the run whose weights this one tests (`tested`)
+    plain_epochs: int = 0  # first epochs with partial cross-entropy alone, before the objective begins (ours)
     stop_after: int | None = None  # last epoch of both stages; the schedule stays that of ``epochs``
     history_images: int = 200  # training images on which the per-epoch curves of P and G are measured (0: no curves)
     pretrain_images: int = 4000

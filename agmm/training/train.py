@@ -135,7 +135,11 @@ def _train_segmenter(context: Context) -> loop.Outcome:
         return row
 
     groups = networks.parameter_groups(net, run.lr, run.head_factor, run.bias_factor)
-    steps, loss = batches.steps(run, len(source)), partial(_loss, run, objective, device)
+    steps, alone = batches.steps(run, len(source)), objectives.Baseline(data.num_classes)
+
+    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
+        return _loss(run, alone if batch.step < run.plain_epochs * steps else objective, device, module, batch)
+
     progress = loop.fit(run, net, groups, epoch, steps, loss, curves, context.folder)
     if isinstance(objective, nn.Module):
         del net.objective

@@ -21,6 +21,7 @@ from PIL import Image
 
 import run_all
 from agmm import cli, own
+from agmm.own import options as own_options
 from agmm.own import training as own_training
 from agmm.training import sweep
 from tests import layouts
@@ -215,7 +216,7 @@ def _case(name: str, root: Path) -> None:
 def _model(root: Path) -> None:
     _case("29-csv-empty-rows", root)
     shutil.rmtree(root / "model", ignore_errors=True)
-    with mock.patch.object(own_training, "EPOCH_STEPS", 1):
+    with mock.patch.object(own_options, "EPOCH_STEPS", 1):
         own.train(root / "images", root / "labels", root / "names.txt", root / "model", own.Options(steps=1, side=32))
 
 

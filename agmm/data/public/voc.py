@@ -168,18 +168,22 @@ VOC = DataSet(
 )
 
 
-# --- Animals: a part of VOC for a CPU ---------------------------------------------------------------------------------
+# --- Without SBD: VOC's own lists, and the animals of them, for a CPU -------------------------------------------------
 
 ANIMALS = (0, 8, 10, 12, 13, 15, 17)  # VOC's codes of the classes of `VOC_ANIMALS`
 _ANIMALS_ALONE = tuple(code for code in ANIMALS if CLASS_NAMES[code] not in ("background", "person"))
 
 
-def _animal_pairs(root: Path, split: str) -> list[Pair]:
+def _listed_pairs(root: Path, split: str) -> list[Pair]:
     voc = _voc(root)
     masks = _by_stem(voc / "SegmentationClass", ".png") | _by_stem(voc / "SegmentationClassAug", ".png")
     names = sorted(_names(voc / "ImageSets" / "Segmentation" / f"{split}.txt"))
     expected = voc / "SegmentationClass"
-    pairs = [(voc / "JPEGImages" / f"{name}.jpg", masks.get(name, expected / f"{name}.png")) for name in names]
+    return [(voc / "JPEGImages" / f"{name}.jpg", masks.get(name, expected / f"{name}.png")) for name in names]
+
+
+def _animal_pairs(root: Path, split: str) -> list[Pair]:
+    pairs = _listed_pairs(root, split)
     with ThreadPoolExecutor() as threads:
         shown = threads.map(_shows_animal, (mask for _, mask in pairs))
         return [two for two, animal in zip(pairs, shown, strict=True) if animal]
@@ -193,18 +197,16 @@ def _shows_animal(mask: Path) -> bool:
         return True
 
 
-def _animal_clicks(data: Split, images: Sequence[Path], root: Path, split: str) -> Split:
-    return replace(data, published=_clicks(root, images, ANIMALS)) if split == "train" else data
+def _clicks_alone(classes: Sequence[int], data: Split, images: Sequence[Path], root: Path, split: str) -> Split:
+    return replace(data, published=_clicks(root, images, classes)) if split == "train" else data
 
 
-VOC_ANIMALS = replace(
+VOC_1464 = replace(
     VOC,
-    name="voc_animals",
-    title="PASCAL VOC, animals",
-    class_names=tuple(CLASS_NAMES[code] for code in ANIMALS),
-    codes=codes(ANIMALS, void=[*sorted({*range(21)} - {*ANIMALS}), 255]),
-    counts={"train": 439, "val": 445},
-    pairs=_animal_pairs,
+    name="voc_1464",
+    title="PASCAL VOC, own lists",
+    counts={"train": 1_464, "val": 1_449},
+    pairs=_listed_pairs,
     how_to_get=(
         "{root} must hold VOCdevkit/VOC2012 with JPEGImages, ImageSets/Segmentation and SegmentationClass or "
         "SegmentationClassAug, and beside VOCdevkit the files " + " and ".join(CLICKS) + "; `agmm download voc "
@@ -212,8 +214,20 @@ VOC_ANIMALS = replace(
     ),
     sources=(),
     regions=False,
-    extend=_animal_clicks,
+    extend=partial(_clicks_alone, range(21)),
     in_papers=False,
 )
-"""The images of VOC's own lists that show a cat, cow, dog, horse or sheep, of which classes each is frequent enough to
-be judged; objects of others are void. Clicks are the published ones, all other labels are simulated from masks."""
+"""The 1,464 training images of VOC's own list, without SBD's. Clicks are the published ones, all other labels are
+simulated from masks."""
+VOC_ANIMALS = replace(
+    VOC_1464,
+    name="voc_animals",
+    title="PASCAL VOC, animals",
+    class_names=tuple(CLASS_NAMES[code] for code in ANIMALS),
+    codes=codes(ANIMALS, void=[*sorted({*range(21)} - {*ANIMALS}), 255]),
+    counts={"train": 439, "val": 445},
+    pairs=_animal_pairs,
+    extend=partial(_clicks_alone, ANIMALS),
+)
+"""The images of these lists that show a cat, cow, dog, horse or sheep, of which classes each is frequent enough to be
+judged; objects of others are void."""

@@ -34,7 +34,7 @@ _BOTH = "extra:equations as printed, with the absent-class loss"
 _EVERYWHERE: dict[str, Any] = {"self_classes": "all"}  # the other reading of Eq. 8: a sum over all K classes
 
 
-def _agmm(
+def agmm_row(
     label: str, ids: tuple[str, ...], terms: tuple[str, ...] = _WITH_ABSENT, *, variant: str = "official", **how: Any
 ) -> Row:
     """Return a row of AGMM; ``how`` are other fields of `Row`, and ``options`` beside variant and terms."""
@@ -46,12 +46,13 @@ def agmm_rows(
     ids: tuple[str, ...], without: tuple[str, ...] = (WITHOUT,), label: str = "AGMM", **how: Any
 ) -> list[Row]:
     """Return the rows of AGMM as released and without its absent-class loss."""
-    return [_agmm(label, ids, **how), _agmm(label, without, _TERMS, **how)]
+    return [agmm_row(label, ids, **how), agmm_row(label, without, _TERMS, **how)]
 
 
 def printed_rows(label: str = "AGMM", **how: Any) -> list[Row]:
     """Return the rows of AGMM by its equations, in both readings of Eq. 8."""
-    return [_agmm(label, (_PRINTED,), _TERMS, variant="paper", options=reading, **how) for reading in ({}, _EVERYWHERE)]
+    printed = partial(agmm_row, label, (_PRINTED,), _TERMS, variant="paper", **how)
+    return [printed(options=reading) for reading in ({}, _EVERYWHERE)]
 
 
 # --- VOC --------------------------------------------------------------------------------------------------------------
@@ -68,16 +69,16 @@ def table1(preset: Preset) -> tuple[Cell, ...]:
         Row("L_seg", ("O001", "O007"), printed={"row": "1"}),
         Row("L_seg + MT", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
         *_ablation({label: ids for label, (_, _, ids) in ABLATION.items()}),
-        _agmm(f"{_FULL} + MT", ("O006", "O012"), printed={"row": "6"}, second_stage=True),
+        agmm_row(f"{_FULL} + MT", ("O006", "O012"), printed={"row": "6"}, second_stage=True),
         *_ablation(),
         *_ablation(variant="paper"),
         *_ablation(variant="paper", options=_EVERYWHERE),
-        _agmm(_FULL, (_BOTH,), variant="paper"),
-        alone := _agmm("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
+        agmm_row(_FULL, (_BOTH,), variant="paper"),
+        alone := agmm_row("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
     ]
     if "scratch" in preset.inits[1:]:
         scratch = ("extra:from scratch",)
-        corners = [rows[0], alone, _agmm(_FULL, scratch, _TERMS), _agmm(_FULL, scratch)]
+        corners = [rows[0], alone, agmm_row(_FULL, scratch, _TERMS), agmm_row(_FULL, scratch)]
         rows += [replace(row, ids=scratch, printed={}, init="scratch") for row in corners]
     return cells(preset, "agmm_table1", rows, VOC)
 
@@ -90,7 +91,7 @@ def _ablation(
     rows = []
     for label, (terms, number, _) in ABLATION.items():
         trainings, terms = (ids[label], (*terms, "absent")) if ids else (extra, terms)
-        rows.append(_agmm(label, trainings, terms, printed={"row": number}, variant=variant, options=options or {}))
+        rows.append(agmm_row(label, trainings, terms, printed={"row": number}, variant=variant, options=options or {}))
     return rows
 
 
@@ -98,7 +99,7 @@ def table2(preset: Preset) -> tuple[Cell, ...]:
     """Adaptive against non-adaptive supervision, with and without the absent-class loss."""
     with_absent = ("extra:with the absent-class loss",)
     assignment = partial(Row, "Label Assignment", method="LabelAssignment", printed={"row": "3"})
-    stop_gradient = partial(_agmm, "AGMM (SG)", options=_STOPPED, printed={"row": "4"})
+    stop_gradient = partial(agmm_row, "AGMM (SG)", options=_STOPPED, printed={"row": "4"})
     rows = [
         Row("Baseline", ("O001", "O007"), printed={"row": "1"}),
         Row("Baseline (+MT)", ("O002", "O008"), printed={"row": "2"}, second_stage=True),
@@ -123,14 +124,14 @@ def table3(preset: Preset) -> tuple[Cell, ...]:
     rows = []
     for terms, ids, last in ((_TERMS, numbered, _PRINTED), (_WITH_ABSENT, [(_BOTH,)] * len(SIGMAS), _BOTH)):
         for sigma, identity in zip(SIGMAS, ids, strict=True):
-            fixed = _agmm(f"σ = {sigma}", identity, terms, variant="paper", options={"sigma": sigma}, value=sigma)
+            fixed = agmm_row(f"σ = {sigma}", identity, terms, variant="paper", options={"sigma": sigma}, value=sigma)
             rows.append(replace(fixed, printed={"sigma": str(sigma)}))
-        rows.append(_agmm("σ by Eq. 5", (last,), terms, variant="paper", printed=adaptive))
-    everywhere = partial(_agmm, ids=(_PRINTED,), terms=_TERMS, variant="paper")
+        rows.append(agmm_row("σ by Eq. 5", (last,), terms, variant="paper", printed=adaptive))
+    everywhere = partial(agmm_row, ids=(_PRINTED,), terms=_TERMS, variant="paper")
     constant = {"sigma": 1.0} | _EVERYWHERE
     rows.append(everywhere("σ = 1.0", options=constant, printed={"sigma": "1.0"}, value=1.0))
     rows.append(everywhere("σ by Eq. 5", options=_EVERYWHERE, printed=adaptive))
-    rows.append(_agmm("no σ: exp(-d²)", ("O005", "O011"), printed=adaptive))
+    rows.append(agmm_row("no σ: exp(-d²)", ("O005", "O011"), printed=adaptive))
     return cells(preset, "agmm_table3", rows, VOC)
 
 
@@ -142,7 +143,7 @@ def supp_table1(preset: Preset) -> tuple[Cell, ...]:
         for weight, number in zip(LAMBDAS, numbers, strict=True):
             ids = (f"O{number:03}", f"O{number + 5:03}") if number else ("O005", "O011")
             trained = ids if terms == _WITH_ABSENT else (WITHOUT,)
-            row = _agmm(f"λ = {weight}", trained, terms, options={"lambda_gmm": weight}, value=weight)
+            row = agmm_row(f"λ = {weight}", trained, terms, options={"lambda_gmm": weight}, value=weight)
             rows.append(replace(row, printed={"lambda": str(weight)}))
     return cells(preset, "agmm_supp_table1", rows, VOC)
 
@@ -154,17 +155,17 @@ def absent(preset: Preset) -> tuple[Cell, ...]:
     """
     rows = []
     for init in preset.inits:
-        corners = [Row("baseline", ("O001", "O007")), _agmm("+ absent-class loss", (_ALONE,), ("seg", "absent"))]
+        corners = [Row("baseline", ("O001", "O007")), agmm_row("+ absent-class loss", (_ALONE,), ("seg", "absent"))]
         for variant, ids, without in (("official", ("O005", "O011"), WITHOUT), ("paper", (_BOTH,), _PRINTED)):
-            corners.append(_agmm("+ mixture", (without,), _TERMS, variant=variant))
-            corners.append(_agmm("+ both", ids, variant=variant))
-        corners.append(_agmm("+ mixture", (_PRINTED,), _TERMS, variant="paper", options=_EVERYWHERE))
+            corners.append(agmm_row("+ mixture", (without,), _TERMS, variant=variant))
+            corners.append(agmm_row("+ both", ids, variant=variant))
+        corners.append(agmm_row("+ mixture", (_PRINTED,), _TERMS, variant="paper", options=_EVERYWHERE))
         default = init == preset.inits[0]
         rows += [replace(row, init=init, ids=row.ids if default else ("extra:from scratch",)) for row in corners]
-    constant = partial(_agmm, "+ mixture, σ = 1.0", terms=_TERMS, variant="paper")
+    constant = partial(agmm_row, "+ mixture, σ = 1.0", terms=_TERMS, variant="paper")
     rows.append(constant(("O020", "O025"), options={"sigma": 1.0}))
     rows.append(constant((_PRINTED,), options={"sigma": 1.0} | _EVERYWHERE))
-    mean = partial(_agmm, ids=("extra:contrast of means",), options={"con_vectors": "mean"})
+    mean = partial(agmm_row, ids=("extra:contrast of means",), options={"con_vectors": "mean"})
     rows += [mean("+ mixture, con_vectors mean", terms=_TERMS), mean("+ both, con_vectors mean")]
     return cells(preset, "agmm_table1", rows, VOC)
 
@@ -226,7 +227,7 @@ def table5(preset: Preset) -> tuple[Cell, ...]:
         Row("DenseCRF Loss", (*_ids(31), "", ""), method="DenseCRFLoss", options=SCALED, printed={"row": "2"}),
         Row("TEL", (*_ids(32), "", ""), method="TreeEnergy", options=NARROW, printed={"row": "3"}),
         *agmm_rows((*_ids(33), "", regions), (WITHOUT, WITHOUT, WITHOUT, "", regions), printed={"row": "4"}),
-        _agmm("AGMM (+MT)", (*_ids(34), "", ""), printed={"row": "5"}, second_stage=True),
+        agmm_row("AGMM (+MT)", (*_ids(34), "", ""), printed={"row": "5"}, second_stage=True),
     ]
     return cells(preset, "agmm_table5", rows, columns)
 
@@ -238,9 +239,9 @@ def supp_table2(preset: Preset) -> tuple[Cell, ...]:
         Row("L_seg", _ids(30), printed={"row": "1"}),
         Row("L_seg + MT", ("O056", "O059", "O062"), printed={"row": "2"}, second_stage=True),
         *_ablation(dict(zip(ABLATION, ids, strict=True))),
-        _agmm(f"{_FULL} + MT", _ids(34), printed={"row": "6"}, second_stage=True),
+        agmm_row(f"{_FULL} + MT", _ids(34), printed={"row": "6"}, second_stage=True),
         *_ablation(),
-        _agmm("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
+        agmm_row("L_seg + L_absent", (_ALONE,), ("seg", "absent")),
     ]
     return cells(preset, "agmm_supp_table2", rows, CLICKS)
 
@@ -274,14 +275,14 @@ TABLES = (
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
-_BASELINE, _AGMM = ("points", Row("Baseline", ("O001",))), ("points", _agmm("AGMM", ("O005",)))
-_CURVES = _BASELINE, _AGMM, ("points", _agmm("AGMM without L_absent", (WITHOUT,), _TERMS))
+_BASELINE, _AGMM = ("points", Row("Baseline", ("O001",))), ("points", agmm_row("AGMM", ("O005",)))
+_CURVES = _BASELINE, _AGMM, ("points", agmm_row("AGMM without L_absent", (WITHOUT,), _TERMS))
 _READ = [
     ("points", replace(row, label=f"AGMM {name}")) for name, row in zip(table.READINGS, printed_rows(), strict=True)
 ]
-_AGMM_SG = ("points", _agmm("AGMM (SG)", ("O014",), ("seg", "self"), options=_STOPPED))
-_FORMS = [("points", _agmm("AGMM, points", ("O005",))), ("scribbles", _agmm("AGMM, scribbles", ("O011",)))]
-_CLICKED = [(column.labels, _agmm(column.label, (id,))) for column, id in zip(CLICKS, _ids(33), strict=True)]
+_AGMM_SG = ("points", agmm_row("AGMM (SG)", ("O014",), ("seg", "self"), options=_STOPPED))
+_FORMS = [("points", agmm_row("AGMM, points", ("O005",))), ("scribbles", agmm_row("AGMM, scribbles", ("O011",)))]
+_CLICKED = [(column.labels, agmm_row(column.label, (id,))) for column, id in zip(CLICKS, _ids(33), strict=True)]
 
 
 def figure4(preset: Preset) -> tuple[Cell, ...]:

@@ -1,8 +1,4 @@
-"""The presets of our own scales: embedded images, and CamVid.
-
-"quick" has images of 64 x 64 pixels and a small network, chosen because the effects show; "smoke" a handful of them for
-tests; "camvid" real road scenes at half size for a patient CPU, and "camvid_r50" at their own for a GPU.
-"""
+"""The presets of embedded images: "quick" has 64 x 64 pixels and a small network, "smoke" a handful for tests."""
 
 from dataclasses import replace
 from typing import Any
@@ -96,53 +92,4 @@ SMOKE = replace(
     seconds=dict.fromkeys(("shapes", "streets", "crowds", "people"), 1),
     needs="nothing: a handful of embedded images, for tests",
     embedding=replace(_EMBEDDING, classifier_changes={"epochs": 1}),
-)
-
-# Clicks are human ones, on every connected region of a class, three pixels wide.
-_CAMVID_LABELS = {
-    "points": Kind("points", {"placement": "human", "width": 3}),
-    **{f"clicks{n}": Kind("clicks", {"n": n}) for n in (20, 50, 100)},
-    "blocks10": Kind("blocks", {"ratio": 0.1}),
-    "clicks_full": Kind("full"),
-    "regions": Kind("points", {"placement": "human", "width": 3}),
-    "full": Kind("full"),
-}
-_CAMVID_RUN = Run(preset="camvid", dataset="camvid", image_size=(180, 240), warmup=50, epochs=10, history_images=50)
-_CAMVID_RUN = replace(_CAMVID_RUN, batch_size=8, microbatch=8, crop=176, augmentation="crop_flip")
-_CAMVID_RUN = replace(_CAMVID_RUN, network="small", network_options=(("stem", 24), ("feature_channels", 64)))
-_R50_RUN = replace(_CAMVID_RUN, preset="camvid_r50", image_size=(360, 480), crop=360, epochs=40, normalize=True)
-_R50_RUN = replace(_R50_RUN, network="resnet50", network_options=(), precision="bfloat16")
-_R50_RUN = replace(_R50_RUN, optimizer="sgd", lr=0.01, weight_decay=1e-4)
-# No class is background, and nearly all images share classes: co-occurrence finds nothing to repel.
-_CAMVID_EMBEDDING = Embedding(
-    options={"regions": "felzenszwalb_medium", "grid_labels": "any", "background": None},
-    changes={"network_options": {"embedding": 32}},
-    classifier={"stride": 8, "crf": ""},
-    classifier_changes={"epochs": 3},
-)
-CAMVID = Preset(
-    run=_CAMVID_RUN,
-    labels=_CAMVID_LABELS,
-    inits=("scratch",),
-    seconds={"camvid": 240},
-    seeds=1,
-    needs="--data-root with CamVid (train, trainannot, val, valannot); a patient CPU",
-    embedding=_CAMVID_EMBEDDING,
-)
-CAMVID_R50 = Preset(
-    run=_R50_RUN,
-    labels=_CAMVID_LABELS,
-    inits=("scratch", "imagenet"),
-    # That of SPML's classifier is guessed: pseudo labels and a few epochs without backward passes.
-    seconds={"camvid": 600, "camvid, SPMLClassifier": 120},
-    seeds=3,
-    needs="--data-root with CamVid; one GPU",
-    hardware="one GPU",
-    # Regions and strokes at this size are those of VOC; the classifier has the paper's share of the steps.
-    embedding=replace(
-        _CAMVID_EMBEDDING,
-        options=_CAMVID_EMBEDDING.options | {"regions": "felzenszwalb"},
-        changes={"network_options": {"embedding": 64}},
-        classifier_changes={"epochs": 5},
-    ),
 )

@@ -1,0 +1,65 @@
+"""The presets of photographs: their runs train on VOC's layout, and what is measured on it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from agmm import objectives
+from agmm.codes import UNLABELED, VOID
+from agmm.figures import pull
+from agmm.papers import tables
+from agmm.training import train
+from agmm.training.presets import PRESETS
+from agmm.training.run import Run
+from tests import layouts
+from tests.test_public_data import animals
+
+
+def tiny(run: Run) -> Run:
+    """One epoch of two images at a time, by a network without weights of ImageNet."""
+    options = tuple(pair for pair in run.network_options if pair[0] != "frozen_stages")
+    run = replace(run, init="scratch", network_options=options, epochs=1, batch_size=2, microbatch=2, crop=32)
+    return replace(run, long_side=32, history_images=2)
+
+
+def row(name: str) -> Run:
+    cells = tables.TABLES["photographs"].cells(PRESETS["voc_animals"])
+    return next(cell.trained_run for cell in cells if (cell.row, cell.column) == (name, "point"))
+
+
+@pytest.mark.filterwarnings("ignore:PASCAL VOC, animals")
+@pytest.mark.parametrize("name", ["baseline + MT", "AGMM", "TEL", "DenseCRF Loss", "AGMM++", "SPML"])
+def test_rows_train_on_the_layout_of_voc(name: str, tmp_path: Path) -> None:
+    truth = animals(tmp_path / "voc_animals")
+    result = train.run(tiny(row(name)), results=tmp_path, data_root=tmp_path, device="cpu")
+    assert result.details["label_source"] == "simulated from dense masks"
+    assert np.sum(result.confusion) == sum((truth[image] != VOID).sum() for image in layouts.VOC_VAL[1:])
+
+
+@pytest.mark.parametrize("variant", ["official", "paper"])
+def test_the_pull_of_self_supervision_is_what_a_small_step_does(variant: Literal["official", "paper"]) -> None:
+    """Against finite differences; G and P are right where their best labeled class is the true one."""
+    generator = torch.Generator().manual_seed(0)
+    features, logits = (torch.randn(shape, generator=generator) for shape in ((1, 8, 6, 6), (1, 4, 24, 24)))
+    truth, labels = torch.randint(4, (1, 24, 24), generator=generator), torch.full((1, 24, 24), UNLABELED)
+    labels[0, 3, 3], labels[0, 10, 10], labels[0, 20, 5] = 0, 1, 3
+    mixture = objectives.AGMM(4, variant=variant, terms=("seg", "self"))
+    _, p, g, score, rightful, every = pull._of_pixels(mixture, features, logits, labels, truth)
+    scores, logits = mixture(features, logits, labels).scores, logits.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(mixture(features.double(), logits, labels).terms["self"], logits)
+    step = 1e-4 / gradient.abs().max()
+    before, after = (
+        z.log_softmax(1).gather(1, truth[:, None])[:, 0].detach() for z in (logits, logits - step * gradient)
+    )
+    change = ((after - before) / step).float()
+    torch.testing.assert_close(rightful, change.clamp_min(0), rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(every, change.abs(), rtol=1e-2, atol=1e-6)
+    torch.testing.assert_close(score, scores.gather(1, truth[:, None])[:, 0])
+    named = [0, 1, 3]
+    for right, maps in ((p, logits), (g, scores)):
+        best = torch.tensor(named)[maps[:, named].argmax(1)]
+        assert torch.equal(right.bool(), best == truth)
