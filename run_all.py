@@ -172,7 +172,7 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
             kind = "" if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: "
             sentences[name] = f"{name}: {kind}{error}"
 
-    tasks = {}
+    tasks, executed = {}, set()
     for name in names:
         table = tables.TABLES[name]
         incomplete = [run for run in tables.needed([name], args.preset, seeds) if run.id in failed]
@@ -182,7 +182,8 @@ def write(args: argparse.Namespace, names: list[str], seeds: int, failed: dict[s
         say(f"{name}: {written[1]}")
         if incomplete:
             say(f"{name}: {len(incomplete)} runs failed; their cells are blank and the notebook was not executed")
-        elif not (args.no_notebooks or args.no_training):
+        elif not (args.no_notebooks or args.no_training or ROOT / table.notebook in executed):
+            executed.add(ROOT / table.notebook)  # one notebook may show several tables
             target = args.results / args.preset / "notebooks" / f"{name}.ipynb"
             tasks[name] = ROOT / table.notebook, target, parameters(args, seeds)
     for name, problem in notebooks.execute_all(tasks, jobs):

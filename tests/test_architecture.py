@@ -63,7 +63,7 @@ def test_no_circle_of_imports():
 def test_files_are_few_and_short():
     lines = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in FILES.values()}
     assert not {str(path): count for path, count in lines.items() if count > 400}
-    assert len(lines) <= 130
+    assert len(lines) <= 135
     assert len(list((ROOT / "agmm").glob("*.py"))) <= 10
 
 

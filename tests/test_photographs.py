@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from agmm import objectives
+from agmm import figures, objectives
 from agmm.codes import UNLABELED, VOID
 from agmm.figures import pull
 from agmm.papers import tables
@@ -38,6 +39,24 @@ def test_rows_train_on_the_layout_of_voc(name: str, tmp_path: Path) -> None:
     result = train.run(tiny(row(name)), results=tmp_path, data_root=tmp_path, device="cpu")
     assert result.details["label_source"] == "simulated from dense masks"
     assert np.sum(result.confusion) == sum((truth[image] != VOID).sum() for image in layouts.VOC_VAL[1:])
+
+
+@pytest.mark.filterwarnings("ignore:PASCAL VOC, animals")
+def test_pull_of_trained_runs_and_what_is_left_without_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = animals(tmp_path / "voc_animals")
+    run, stem = tiny(row("AGMM")), tmp_path / "figures" / "pull"
+    train.run(run, results=tmp_path, data_root=tmp_path, device="cpu")
+    values = figures.pull_of_runs({"AGMM": run}, tmp_path, tmp_path, stem)
+    assert 0 < values["pixels"].sum() < sum(truth[image].size for image in layouts.VOC_TRAIN)
+    assert values[["P", "G"]].isin([np.nan]).sum().sum() == 0
+    assert values[["P", "G", "right"]].stack().between(0, 100).all()
+    figures.draw_pull(values, stem)
+    (run.folder(tmp_path) / "model.safetensors").unlink()
+    again = figures.pull_of_runs({"AGMM": run}, tmp_path, tmp_path, stem)
+    pd.testing.assert_frame_equal(again, values)
+    assert "not measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("variant", ["official", "paper"])

@@ -99,7 +99,7 @@ def test_from_scratch_only_beside_a_pretrained_start():
     for preset, count in {"smoke": 8, "quick": 8, "camvid": 0}.items():
         scratch = [cell for cell in cells("agmm_table1", preset) if cell.training_id == "extra:from scratch"]
         assert len(scratch) == count
-    assert {cell.init for cell in cells("agmm_table1", "camvid")} == {"scratch"}
+    assert {cell.init for cell in cells("agmm_table1", "camvid")} == {"imagenet"}
 
 
 @pytest.mark.parametrize("name", ["agmm_table1", "agmm_table2"])
@@ -148,7 +148,7 @@ def test_needed_runs_are_distinct_and_ordered():
 
 
 def test_select():
-    assert tables.select(["agmm", "agmmpp", "spml"]) == list(tables.TABLES)
+    assert tables.select(["agmm", "agmmpp", "spml", "photographs"]) == list(tables.TABLES)
     assert tables.select(["agmmpp"]) == [name for name in tables.TABLES if name.startswith("agmmpp_")]
     assert tables.select(["agmm_table2", "agmm_table2"]) == ["agmm_table2"]
     with pytest.raises(ValueError, match="unknown table 'agmm_tabel2'; did you mean agmm_table2"):

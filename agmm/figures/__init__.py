@@ -28,5 +28,6 @@ from agmm.figures.pixels import (
     measure_similarity,
 )
 from agmm.figures.playground import Click, central_clicks, click_mixture, click_widget, draw_clicks, mixture_of_clicks
+from agmm.figures.pull import draw_pull, measure_pull, pull_of_runs
 from agmm.figures.retrieval import bank, draw_retrieval, measure_context, retrieve
 from agmm.figures.trained import Trained, compare_mixtures, draw_gallery, load, mixtures, predictions

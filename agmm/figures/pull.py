@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from scipy import ndimage
 from torch import Tensor
 
 from agmm import gmm, objectives
 from agmm.codes import UNLABELED
-from agmm.figures.style import panels, require, save
-from agmm.figures.trained import Trained, outputs, tensor, weak_labels
+from agmm.figures.style import MARKERS, panels, require, save
+from agmm.figures.trained import Trained, load, outputs, tensor, weak_labels
+from agmm.training.run import Run
 
 BORDERS = (10, 30, 90)  # pixels to the nearest label of an image where zones end
 ZONES = tuple(f"{low} … {high}" for low, high in zip((0, *BORDERS), (*BORDERS, "∞"), strict=True))
@@ -22,48 +23,57 @@ TRUTHS = ("background", "object")
 _COLUMNS = ["pixels", "P", "G", "score", "right", "all"]
 
 
-def measure_pull(
-    runs: Mapping[str, Trained], mixture: objectives.AGMM | objectives.AGMMpp, images: int = 40
+def pull_of_runs(
+    runs: Mapping[str, Run], results: str | Path, data_root: str | Path | None, stem: Path
 ) -> pd.DataFrame:
-    """Measure what L_self does to unlabeled training pixels, zone by zone around the labels.
+    """Return `measure_pull` of complete runs; where weights or images are missing, what `draw_pull` has left, if any.
 
-    The mixture of ``mixture`` is made of the features of each run as they are. What is measured is the change of log P
-    of the pixel's true class by a small step against the gradient of L_self by the logits; the gradient through the
-    features is left out. Pixels whose true class has no component in their image are left out, too.
+    A sentence that is printed says why nothing was measured.
+    """
+    try:
+        return measure_pull({name: load(run, results, data_root) for name, run in runs.items()})
+    except (ValueError, FileNotFoundError) as error:
+        left = stem.with_suffix(".csv")
+        print(f"not measured: {error}" + (f"; the numbers are those of {left.name}" if left.is_file() else ""))
+        return pd.read_csv(left) if left.is_file() else pd.DataFrame()
+
+
+def measure_pull(runs: Mapping[str, Trained], images: int = 40) -> pd.DataFrame:
+    """Measure what L_self of AGMM's released code does to unlabeled training pixels, zone by zone around the labels.
+
+    The mixture is made of the features of each run as they are. What is measured is the change of log P of the pixel's
+    true class by a small step against the gradient of L_self by the logits; the gradient through the features is left
+    out. Pixels whose true class has no component in their image are left out, too.
 
     Columns are method, truth (`TRUTHS`), zone (`ZONES`), pixels, P and G (pixels whose best labeled class is right, in
     per cent), score (mean G of the true class), and right: the share, in per cent, of the sum of all changes in
     absolute value that goes towards the true class.
     """
-    rows = []
+    parts = []
     for method, trained in runs.items():
-        sums = torch.zeros(len(TRUTHS), len(ZONES), len(_COLUMNS), dtype=torch.float64)
+        mixture = objectives.AGMM(trained.data.num_classes, terms=("seg", "self"))
+        sums = torch.zeros(len(TRUTHS) * len(ZONES), len(_COLUMNS), dtype=torch.float64)
         for part, features, logits in outputs(trained, trained.data, images):
             labels, truth = weak_labels(trained, part), tensor(trained.data.truth[part]).long()
             present = gmm.components(labels, trained.data.num_classes).present
-            values = torch.stack(
-                _of_pixels(mixture, features, logits, labels, truth.clamp_max(present.shape[1] - 1)), -1
-            )
-            zones = torch.bucketize(_distance(labels), torch.tensor(BORDERS))
-            known = torch.nn.functional.pad(present, (0, 256 - present.shape[1]))  # codes beyond the classes are not
-            counted = (labels == UNLABELED) & known.gather(1, truth.flatten(1)).view_as(truth)
-            cells = (truth > 0).long() * len(ZONES) + zones
-            sums.view(-1, len(_COLUMNS)).index_add_(0, cells[counted], values[counted].double())
-        for truth_name, of_truth in zip(TRUTHS, sums.tolist(), strict=True):
-            for zone, (pixels, p, g, score, right, moved) in zip(ZONES, of_truth, strict=True):
-                if pixels:
-                    shares = (
-                        100 * p / pixels,
-                        100 * g / pixels,
-                        score / pixels,
-                        100 * right / moved if moved else np.nan,
-                    )
-                    rows.append([method, truth_name, zone, int(pixels), *shares])
-    return pd.DataFrame(rows, columns=["method", "truth", "zone", *_COLUMNS[:-1]])
+            last = present.shape[1]
+            # Void counts as a class that no image has.
+            has_component = F.pad(present, (0, 1)).gather(1, truth.clamp_max(last).flatten(1)).view_as(truth)
+            counted = (labels == UNLABELED) & has_component
+            cells = (truth > 0) * len(ZONES) + torch.bucketize(_distance(labels), torch.tensor(BORDERS))
+            of_pixels = torch.stack(_of_pixels(mixture, features, logits, labels, truth.clamp_max(last - 1)), -1)
+            sums.index_add_(0, cells[counted], of_pixels[counted].double())
+        place = {"method": method, "truth": np.repeat(TRUTHS, len(ZONES)), "zone": np.tile(ZONES, len(TRUTHS))}
+        parts.append(pd.DataFrame(place).join(pd.DataFrame(sums.numpy(), columns=_COLUMNS)))
+    values = pd.concat(parts, ignore_index=True).query("pixels > 0")
+    values[["P", "G", "score"]] = values[["P", "G", "score"]].div(values["pixels"], axis=0)
+    values["right"] /= values["all"]
+    values[["P", "G", "right"]] *= 100
+    return values.drop(columns="all").astype({"pixels": int}).reset_index(drop=True)
 
 
 def _of_pixels(
-    mixture: objectives.AGMM | objectives.AGMMpp, features: Tensor, logits: Tensor, labels: Tensor, truth: Tensor
+    mixture: objectives.AGMM, features: Tensor, logits: Tensor, labels: Tensor, truth: Tensor
 ) -> list[Tensor]:
     """Return `_COLUMNS` of every pixel (B, H, W): 1, whether P and G are right, G, rightful changes, all changes."""
     present = gmm.components(labels, logits.shape[1]).present[..., None, None]
@@ -85,17 +95,19 @@ def _distance(labels: Tensor) -> Tensor:
 
 
 def draw_pull(values: pd.DataFrame, stem: Path) -> Figure:
-    """Draw `measure_pull`: what is right of P, of G and of the pull of L_self, by distance to the nearest label."""
+    """Draw `measure_pull` by distance to the nearest label: P, G and the pull of L_self, a line per method."""
     require(values, "pixels of training images")
-    methods = values["method"].unique()
-    figure, axes = panels(len(methods), len(TRUTHS), height=2.2, sharex=True, sharey=True)
-    for row, method in zip(axes, methods, strict=True):
-        for axis, truth in zip(row, TRUTHS, strict=True):
-            part = values[(values["method"] == method) & (values["truth"] == truth)]
-            bars = part.melt("zone", ["P", "G", "right"], "what", "percent").replace({"right": "pull of L_self"})
-            sns.barplot(bars, x="zone", y="percent", hue="what", ax=axis, legend=axis is axes[0, 0])
-            axis.axhline(50, color="0.5", lw=0.8, ls=":")
-            axis.set(
-                title=f"{method}, {truth}", xlabel="pixels to the nearest label", ylabel="right (%)", ylim=(0, 100)
-            )
+    titles = {"P": "P right (%)", "G": "G right (%)", "right": "pull of L_self right (%)"}
+    figure, axes = panels(len(TRUTHS), len(titles), height=4.4, sharex=True, sharey="row")
+    for row, truth in zip(axes, TRUTHS, strict=True):
+        for axis, (quantity, title) in zip(row, titles.items(), strict=True):
+            for number, (method, part) in enumerate(values[values["truth"] == truth].groupby("method", sort=False)):
+                axis.plot(part["zone"], part[quantity], color=f"C{number}", marker=MARKERS[number], ms=4, label=method)
+            axis.axhline(50, color="0.7", lw=0.8, zorder=0)
+            axis.set_title(title if truth == TRUTHS[0] else "")
+    for axis, truth in zip(axes[:, 0], TRUTHS, strict=True):
+        axis.set_ylabel(truth)
+    for axis in axes[-1]:
+        axis.set_xlabel("pixels to the nearest click")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return save(figure, values, stem)

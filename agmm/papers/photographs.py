@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from agmm.data import sets
 from agmm.papers.agmm.tables import VOC, WITHOUT, agmm_row, printed_rows
 from agmm.papers.agmmpp.tables import agmmpp_rows
 from agmm.papers.table import Cell, Column, Row, Table, cells, curve_cells
 from agmm.training.presets import Preset
+from agmm.training.run import Run
 
 _TERMS = ("seg", "self", "spar", "con")
 _FULL = Column("full", "full")
@@ -15,6 +18,8 @@ _OURS = "extra:on photographs"
 
 def methods(preset: Preset) -> tuple[Cell, ...]:
     """Return all methods from points and scribbles; from scribbles those that the papers compare there."""
+    if preset.run.dataset in sets.GENERATED:
+        return ()
     points, both = (_OURS, "", ""), (_OURS, _OURS, "")
     rows = [
         Row("baseline", ("O001", "O007", "O027")),
@@ -35,10 +40,53 @@ def methods(preset: Preset) -> tuple[Cell, ...]:
     return cells(preset, "", rows, (*VOC, _FULL))
 
 
+_SHOWN = (
+    ("baseline", ""),
+    ("AGMM", "released code"),
+    ("AGMM", "as printed, present classes"),
+    ("AGMM, σ = 1.0", "as printed, present classes"),
+    ("AGMM++", ""),
+    ("AGMM++, pooled σ", ""),
+)
+
+
 def during_training(preset: Preset) -> tuple[Cell, ...]:
-    """Return segmentation and mixture on training images, epoch by epoch, of every method from points."""
-    trained = [cell for cell in methods(preset) if cell.column == "point" and cell.method != "SPML"]
-    return curve_cells([cell for cell in trained if "stage" not in cell.protocol])
+    """Return segmentation and mixture on training images, epoch by epoch, of the baseline and five mixtures."""
+    shown = [cell for cell in methods(preset) if cell.column == "point" and (cell.row, cell.objective) in _SHOWN]
+    return curve_cells([replace(cell, row=_name(cell)) for cell in shown])
+
+
+def _name(cell: Cell) -> str:
+    return ", ".join(filter(None, (cell.row, cell.objective)))
+
+
+def causes(preset: Preset) -> tuple[Cell, ...]:
+    """Return the baseline and AGMM from points under other conditions: a row each, a column for every objective."""
+    found = {(cell.row, cell.objective): cell for cell in methods(preset) if cell.column == "point"}
+    made = []
+    for row, change in _conditions(preset.run).items():
+        for cell in (found[key] for key in _SHOWN[:3] if key in found):
+            if "plain_epochs" in change and cell.method == "Baseline":
+                continue
+            run = replace(cell.trained_run, **change)
+            made.append(
+                replace(cell, row=row, column=_name(cell), training_id=_OURS if change else cell.training_id, run=run)
+            )
+    return tuple(made)
+
+
+def _conditions(run: Run) -> dict[str, dict[str, Any]]:
+    """Return what is different in a row of `causes`."""
+    simulated = {"source": "simulated", "placement": "inside", "width": 3}
+    frozen = tuple((dict(run.network_options) | {"frozen_stages": 7}).items())
+    conditions: dict[str, dict[str, Any]] = {"as it is": {}}
+    for number in (1, 5, 20):
+        labels = {"label_options": tuple((simulated | {"background_points": number}).items())}
+        conditions[f"a click per object, {number} on the background"] = labels
+    conditions |= {f"batches of {n}": {"batch_size": n, "microbatch": n} for n in (4, 16)}
+    conditions["frozen backbone"] = {"network_options": frozen}
+    conditions["cross-entropy alone for three epochs, ours"] = {"plain_epochs": 3}
+    return conditions
 
 
 PAPER = "AGMM, AGMM++ and SPML"
@@ -46,4 +94,5 @@ _table = partial(Table, paper=PAPER, notebook="notebooks/explore/real_photograph
 TABLES = (
     _table("photographs", "Not in the papers: all methods on real photographs", cells=methods),
     _table("photographs_curves", "Not in the papers: training curves on real photographs", cells=during_training),
+    _table("photographs_causes", "Not in the papers: AGMM on real photographs under other conditions", cells=causes),
 )

@@ -80,6 +80,8 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "shape": pictures.SHAPE,
         "figures": shown,
         "claims": papers,
+        "judged": {verdict: sum(paper.counts[verdict] for paper in papers) for verdict in numbers.MARKS},
+        "others": [name for name in PRESETS if name != preset and (Path(results) / name / "report.html").is_file()],
         "marks": numbers.MARKS,
         "numbered": {verdict: number for number, verdict in enumerate(numbers.MARKS, 1)},
         "records": found,

@@ -1,6 +1,17 @@
 """The presets of real photographs: "voc_animals", "voc_laptop" and "camvid" for a CPU, "camvid_r50" for a GPU.
 
-On a CPU the network is EfficientNet-Lite0 with ImageNet weights and a narrow decoder, "lite0".
+On a CPU the network is EfficientNet-Lite0 with ImageNet weights and a narrow decoder, "lite0". Its learning rates were
+chosen by the baseline and full supervision on a fifth of the training images of VOC's animals, put aside, after
+training on the others (seed 0, batches of 8 crops of 224; rate of the backbone, factor of the head, steps, mIoU in %):
+
+    1e-3    1   516    12.8 points, 44.2 full       frozen_stages 2, 96 channels in each branch of the ASPP
+    3e-4    3   215    44.8 points
+    1e-4   10   215    48.3 points
+    5e-5   40   215    50.4 points
+    5e-5   40   430    52.4 points, 68.7 full
+
+A step takes a second on one core of two. In bfloat16 it took twelve times as long (a CPU without AVX-512), at output
+stride 8 three times. VOC's images are brought to 0.7 of their size, as the crops have 0.7 of the sides of AGMM's.
 """
 
 from dataclasses import replace
