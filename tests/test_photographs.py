@@ -28,7 +28,7 @@ def tiny(run: Run) -> Run:
 
 
 def row(name: str) -> Run:
-    cells = tables.TABLES["photographs"].cells(PRESETS["voc_animals"])
+    cells = tables.TABLES["photographs_methods"].cells(PRESETS["voc_animals"])
     return next(cell.trained_run for cell in cells if (cell.row, cell.column) == (name, "point"))
 
 

@@ -92,7 +92,7 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
 PAPER = "AGMM, AGMM++ and SPML"
 _table = partial(Table, paper=PAPER, notebook="notebooks/explore/real_photographs.ipynb")
 TABLES = (
-    _table("photographs", "Not in the papers: all methods on real photographs", cells=methods),
+    _table("photographs_methods", "Not in the papers: all methods on real photographs", cells=methods),
     _table("photographs_curves", "Not in the papers: training curves on real photographs", cells=during_training),
     _table("photographs_causes", "Not in the papers: AGMM on real photographs under other conditions", cells=causes),
 )
