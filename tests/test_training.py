@@ -60,6 +60,19 @@ def test_same_seed_repeats_with_labels_made_again_and_another_seed_does_not(tmp_
     assert agmm.run(replace(SCRATCH, seed=1), results=tmp_path).confusion != first.confusion
 
 
+def test_plain_epochs_are_those_of_the_baseline(tmp_path: Path) -> None:
+    """After the first of two epochs the mixture's losses begin; before, all is as without them."""
+    baseline, agmm_run = replace(SCRATCH, method="Baseline"), replace(SCRATCH, plain_epochs=1)
+    for run in (baseline, agmm_run):
+        agmm.run(run, results=tmp_path)
+    plain, mixed = (load_history(run, tmp_path) for run in (baseline, agmm_run))
+    assert mixed["self"].isna().tolist() == [True, False]
+    assert mixed["seg"][0] == plain["seg"][0]
+    assert not same_weights(*(saved_weights(run, tmp_path) for run in (baseline, agmm_run)))
+    agmm.run(replace(SCRATCH, plain_epochs=2), results=tmp_path)
+    assert same_weights(*(saved_weights(run, tmp_path) for run in (baseline, replace(SCRATCH, plain_epochs=2))))
+
+
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results with `DENSE`, trained long enough to predict several classes."""
