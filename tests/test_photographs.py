@@ -41,6 +41,13 @@ def test_rows_train_on_the_layout_of_voc(name: str, tmp_path: Path) -> None:
     assert np.sum(result.confusion) == sum((truth[image] != VOID).sum() for image in layouts.VOC_VAL[1:])
 
 
+def test_a_table_says_which_part_of_the_images_was_there() -> None:
+    part, whole = {"train_images": 437, "test_images": 445}, {"train_images": 439, "test_images": 445}
+    assert tables._sizes("voc_animals", part) == ", 437 of 439 training and 445 test images"
+    assert tables._sizes("voc_animals", whole) == ", 439 training and 445 test images"
+    assert tables._sizes("shapes", {"train_images": 9, "test_images": 4}) == ", 9 training and 4 test images"
+
+
 @pytest.mark.filterwarnings("ignore:PASCAL VOC, animals")
 def test_pull_of_trained_runs_and_what_is_left_without_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -53,7 +53,7 @@ _SHOWN = (
 def during_training(preset: Preset) -> tuple[Cell, ...]:
     """Return segmentation and mixture on training images, epoch by epoch, of the baseline and five mixtures."""
     shown = [cell for cell in methods(preset) if cell.column == "point" and (cell.row, cell.objective) in _SHOWN]
-    return curve_cells([replace(cell, row=_name(cell)) for cell in shown])
+    return curve_cells([replace(cell, row=_name(cell), variant="", absent=False) for cell in shown])
 
 
 def _name(cell: Cell) -> str:
@@ -68,9 +68,9 @@ def causes(preset: Preset) -> tuple[Cell, ...]:
         for cell in (found[key] for key in _SHOWN[:3] if key in found):
             if "plain_epochs" in change and cell.method == "Baseline":
                 continue
-            run = replace(cell.trained_run, **change)
+            run, training = replace(cell.trained_run, **change), _OURS if change else cell.training_id
             made.append(
-                replace(cell, row=row, column=_name(cell), training_id=_OURS if change else cell.training_id, run=run)
+                replace(cell, row=row, column=_name(cell), variant="", absent=False, training_id=training, run=run)
             )
     return tuple(made)
 

@@ -241,10 +241,19 @@ def _measured(cells: list[Cell], details: dict[str, dict[str, Any]]) -> list[str
     notes = []
     for (metric, dataset), (columns, protocols) in groups.items():
         detail = next((details[column] for column in columns if column in details), None)
-        sizes = f", {detail['train_images']} training and {detail['test_images']} test images" if detail else ""
+        sizes = _sizes(dataset, detail) if detail else ""
         whose = f"Ours, {', '.join(columns)}" if len(groups) > 1 else "Ours"
         notes.append(f"{whose}: {metric} in per cent, data set `{dataset}`{sizes}; {'; '.join(protocols)}.")
     return notes
+
+
+def _sizes(dataset: str, detail: dict[str, Any]) -> str:
+    """Return the numbers of images behind a result, with the published ones where a folder holds only part of them."""
+    words = []
+    for split, key, name in (("train", "train_images", "training"), ("val", "test_images", "test")):
+        whole = sets.PUBLIC[dataset].counts[split] if dataset in sets.PUBLIC else detail[key]
+        words.append(f"{detail[key]} {f'of {whole} ' if whole != detail[key] else ''}{name}")
+    return f", {' and '.join(words)} images"
 
 
 def _details(cells: list[Cell], results: str | Path) -> dict[str, dict[str, Any]]:
