@@ -101,7 +101,7 @@ def check_links(page: Page, folder: Path) -> None:
 
 
 def test_every_link_holds_and_none_leaves(parsed):
-    for preset, page in {"quick": parsed, "camvid": Page(report.render("camvid", REFERENCE, embed=False))}.items():
+    for preset, page in {"quick": parsed, "voc_animals": Page(report.render("voc_animals", REFERENCE, embed=False))}.items():
         assert len(page.links) > 100
         check_links(page, REFERENCE / preset)
 
@@ -135,7 +135,7 @@ def test_numbers_are_those_of_the_file(parsed, name):
 
 
 def test_embedded_figures_need_no_files():
-    page = Page(report.render("camvid", REFERENCE))
+    page = Page(report.render("voc_animals", REFERENCE))
     assert page.images
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
 
