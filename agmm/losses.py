@@ -98,7 +98,7 @@ def pixel_losses(
     components: Components,
     form: Form,
 ) -> dict[str, Tensor]:
-    """Return the losses that are means over pixels, from one pass over logits and scores.
+    """Return the losses that are means over pixels, unweighted, from one pass over logits and scores.
 
     ::
 
@@ -123,11 +123,6 @@ def pixel_losses(
         See `agmm.objectives.batch_loss`.
     components : Components
     form : Form
-
-    Returns
-    -------
-    dict of str to Tensor ()
-        The wanted ones, unweighted.
     """
     if not {"self", "spar", "absent"} & names:
         return {"seg": partial_cross_entropy(logits, labels, counts)} if "seg" in names else {}

@@ -84,10 +84,6 @@ def batch_loss(compute: Callable[..., Output]) -> Callable[..., Output]:
     **others
         What `Objective.needs` names.
 
-    Returns
-    -------
-    Output
-
     Raises
     ------
     ValueError
