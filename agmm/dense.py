@@ -51,11 +51,6 @@ def dense_agmm(
         Whether the spread of the variant "paper" carries no gradient.
     self_classes : {"present", "all"}
         Over which classes the variant "paper" reads Eq. 8: the mean over those of the crop, or the sum over all.
-
-    Returns
-    -------
-    loss : Tensor ()
-    terms : dict of str to Tensor ()
     """
     p, size = logits.softmax(1), labels.shape[1:]
     y, valid, labeled, present, share = masks(labels, p)
@@ -109,11 +104,6 @@ def dense_agmmpp(
         One spread per image (ours).
     sigma_min : float
         Least spread (ours).
-
-    Returns
-    -------
-    loss : Tensor ()
-    terms : dict of str to Tensor ()
     """
     p, size, cells = logits.softmax(1), labels.shape[1:], resize_labels(labels, features.shape[2:])
     y, valid, labeled, present, share = masks(labels, p)

@@ -22,50 +22,27 @@ Distance = Literal["absolute", "signed", "rms"]
 
 @dataclass(frozen=True)
 class Estimator:
-    """How the mixture is estimated from weights, in both of its estimations.
+    """How the mixture is estimated from weights, in both of its estimations."""
 
-    Attributes
-    ----------
-    distance : {"absolute", "signed", "rms"}
-        See `from_labels` and `distances`.
-    sigma : float, "pooled" or None
-        None: a spread per class (Eq. 2, Eq. 6). Pooled (ours): one per image, where the variance is the mean of the
-        classes' variances, weighted by their members. A float: that one.
-    sigma_min : float
-        Least estimated spread (ours): a class with a single labeled pixel has none to speak of, and the printed Eq. 4
-        would divide by zero.
-    detach_sigma : bool
-        Whether spreads carry no gradient.
-    """
-
-    distance: Distance = "absolute"
+    distance: Distance = "absolute"  # see `from_labels` and `distances`
     sigma: float | Literal["pooled"] | None = None
+    """None: a spread per class (Eq. 2, Eq. 6). Pooled (ours): one per image, where the variance is the mean of the
+    classes' variances, weighted by their members. A float: that one."""
     sigma_min: float = 0.1
-    detach_sigma: bool = False
+    """Least estimated spread (ours): a class with a single labeled pixel has none to speak of, and the printed Eq. 4
+    would divide by zero."""
+    detach_sigma: bool = False  # whether spreads carry no gradient
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """One Gaussian per component, as estimated from the pixels that belong to it.
+    """One Gaussian per component, as estimated from the pixels that belong to it."""
 
-    Attributes
-    ----------
-    weights : Tensor (B, N, h w)
-        Weight of every feature cell in the component's mean; without gradient.
-    mass : Tensor (B, N)
-        Number of pixels or cells behind these weights; without gradient.
-    means : Tensor (B, N, C)
-    d : Tensor (B, N, h, w)
-        Distance of every cell to the mean.
-    variance : Tensor (B, N)
-        ``sigma^2``.
-    """
-
-    weights: Tensor
-    mass: Tensor
-    means: Tensor
-    d: Tensor
-    variance: Tensor
+    weights: Tensor  # (B, N, h w): weight of every feature cell in the component's mean; without gradient
+    mass: Tensor  # (B, N): number of pixels or cells behind these weights; without gradient
+    means: Tensor  # (B, N, C)
+    d: Tensor  # (B, N, h, w): distance of every cell to the mean
+    variance: Tensor  # (B, N): ``sigma^2``
 
     def scores(self, components: Components) -> Tensor:
         """Return ``G_i(x) = exp(-d_i(x)^2 / (2 sigma_i^2))`` (Eq. 4; Eq. 8 after the M step): (B, N, h, w)."""
@@ -88,15 +65,8 @@ def from_labels(features: Tensor, labels: Tensor, components: Components, how: E
         sigma_i^2 = 1/|L_i| sum_{x in L_i} d_i(x)^2          Eq. 2
         d_i(x)    = 1/C sum_c |f_c(x) - mu_i,c|              Eq. 3, printed without absolute values
 
-    Sums are over labeled pixels at label resolution, as in AGMM, without forming the features there.
-
-    Parameters
-    ----------
-    features : Tensor (B, C, h, w)
-    labels : Tensor (B, H, W) int64
-    components : Components
-        Those of the labels.
-    how : Estimator
+    Sums are over labeled pixels at label resolution, as in AGMM, without forming the features there. Features are
+    (B, C, h, w), labels (B, H, W) int64, and the components those of the labels.
     """
     weights = gmm.mean_weights(labels, components, features)
     return _estimate(features, weights, components.counts.to(weights.dtype), components, how)
@@ -110,16 +80,8 @@ def reestimate(features: Tensor, old: Mixture, members: Tensor, components: Comp
         mu_i      = sum_x m_i(x) f(x)     / sum_x m_i(x)     with m_i(x) the membership of x in component i
         sigma_i^2 = sum_x m_i(x) d_i(x)^2 / sum_x m_i(x)     with d_i(x) to the new mean
 
-    A component without members keeps its old parameters (ours).
-
-    Parameters
-    ----------
-    features : Tensor (B, C, h, w)
-    old : Mixture
-    members : Tensor (B, N, h, w)
-        Result of `assign`.
-    components : Components
-    how : Estimator
+    A component without members keeps its old parameters (ours). Features are (B, C, h, w); the members (B, N, h, w) are
+    the result of `assign`.
     """
     members = members.flatten(2)
     mass = members.sum(2)
@@ -184,22 +146,12 @@ def labels_of_cells(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distances(features: Tensor, means: Tensor, distance: Distance) -> Tensor:
-    """Return other distances than the absolute one of every cell to every mean (Eq. 3).
+    """Return other distances (B, N, M) of features (B, C, M) to means (B, N, C) than the absolute one (Eq. 3).
 
     ::
 
         signed   d_i(x) = 1/C sum_c (f_c(x) - mu_i,c)             as printed: only the channels' mean counts
         rms      d_i(x) = sqrt(1/C sum_c (f_c(x) - mu_i,c)^2)
-
-    Parameters
-    ----------
-    features : Tensor (B, C, M)
-    means : Tensor (B, N, C)
-    distance : {"signed", "rms"}
-
-    Returns
-    -------
-    Tensor (B, N, M)
     """
     if distance == "signed":
         return features.mean(1).unsqueeze(1) - means.mean(2).unsqueeze(2)

@@ -37,27 +37,14 @@ Sigma = float | Literal["adaptive", "code_a", "code_b"] | None
 
 @dataclass(frozen=True)
 class Components:
-    """The present classes of a batch, one slot each; see the picture at the top of `agmm.gmm`.
-
-    Attributes
-    ----------
-    classes : Tensor (B, N) int64
-        Class code of each slot, ascending within an image; arbitrary but distinct codes in empty slots.
-    filled : Tensor (B, N) bool
-        False for the empty slots of images with fewer than N present classes.
-    counts : Tensor (B, N) int64
-        Labeled pixels of each slot's class in the crop; 0 in empty slots.
-    per_image : tuple of B ints
-        Number of present classes of each image.
-    num_classes : int
-        K.
-    """
+    """The present classes of a batch, one slot each; see the picture at the top of `agmm.gmm`."""
 
     classes: Tensor
-    filled: Tensor
-    counts: Tensor
-    per_image: tuple[int, ...]
-    num_classes: int
+    """(B, N) int64: class code of each slot, ascending within an image; arbitrary but distinct codes in empty slots."""
+    filled: Tensor  # (B, N) bool: false for the empty slots of images with fewer than N present classes
+    counts: Tensor  # (B, N) int64: labeled pixels of each slot's class in the crop; 0 in empty slots
+    per_image: tuple[int, ...]  # number of present classes of each of the B images
+    num_classes: int  # K
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,15 +72,7 @@ class Components:
 
 
 def components(labels: Tensor, num_classes: int) -> Components:
-    """Find the classes that have a labeled pixel in each crop.
-
-    Parameters
-    ----------
-    labels : Tensor (B, H, W) int64
-        Sparse labels in the codes of `agmm.codes`.
-    num_classes : int
-        K.
-    """
+    """Find which of K classes have a labeled pixel in each crop of labels (B, H, W) int64 (codes: `agmm.codes`)."""
     return components_of(fast.census(labels, num_classes))
 
 
@@ -124,19 +103,8 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
 
     Features are compared with labels at label resolution (bilinear, ``align_corners=False``), as in the official code.
     The upsampled features are never formed: their weighted sum equals a sum over the feature grid with the weights of
-    the adjoint interpolation.
-
-    Parameters
-    ----------
-    features : Tensor (B, C, h, w)
-    labels : Tensor (B, H, W) int64
-    num_classes : int
-
-    Returns
-    -------
-    means : Tensor (B, K, C)
-        Zero for absent classes.
-    present : Tensor (B, K) bool
+    the adjoint interpolation. Of features (B, C, h, w) and labels (B, H, W) int64 return means (B, K, C), zero for
+    absent classes, and which classes are present (B, K) bool.
     """
     found = components(labels, num_classes)
     return found.to_classes(component_means(features, labels, found)), found.present
@@ -160,16 +128,7 @@ def distances(features: Tensor, means: Tensor, components: Components) -> Tensor
 
         d_i(x) = 1/C sum_c |f_c(x) - mu_i,c|       printed as the vector f(x) - mu_i
 
-    Parameters
-    ----------
-    features : Tensor (B, C, h, w)
-    means : Tensor (B, N, C)
-    components : Components
-
-    Returns
-    -------
-    Tensor (B, N, h, w)
-        0 in empty slots.
+    Of features (B, C, h, w) and means (B, N, C) they are (B, N, h, w), 0 in empty slots.
     """
     d = fast.mean_absolute_difference(features.flatten(2), means, components.per_image)
     return d.unflatten(2, features.shape[-2:]) * components.filled[..., None, None]

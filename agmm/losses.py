@@ -48,13 +48,7 @@ def partial_cross_entropy(logits: Tensor, labels: Tensor, counts: Counts) -> Ten
 
     ::
 
-        L_seg = -1/|L| sum_{x in L} log P_y(x)
-
-    Parameters
-    ----------
-    logits : Tensor (B, K, H, W)
-    labels : Tensor (B, H, W) int64
-    counts : Counts
+        L_seg = -1/|L| sum_{x in L} log P_y(x)            of logits (B, K, H, W) and labels (B, H, W) int64
     """
     image, position, target = labeled_pixels(labels.flatten(1), logits.shape[1])
     return F.cross_entropy(logits.flatten(2)[image, :, position], target, reduction="sum") / counts.labeled
@@ -79,24 +73,12 @@ CONTAINED = "which Eq. 8 over all classes (self_classes 'all') contains; leave i
 
 @dataclass(frozen=True)
 class Form:
-    """In which form `pixel_losses` computes self and spar.
+    """In which form `pixel_losses` computes self and spar."""
 
-    Attributes
-    ----------
-    factor : float
-        0.5 in the official code, else 1.
-    reduction : {"mean", "sum"}
-        How self adds up over an image's components.
-    negatives : bool
-        Whether a labeled pixel also pushes down the scores of all other components.
-    everywhere : bool
-        Whether self also has the classes without a component, with G = 0.
-    """
-
-    factor: float
-    reduction: Literal["mean", "sum"]
-    negatives: bool
-    everywhere: bool = False
+    factor: float  # 0.5 in the official code, else 1
+    reduction: Literal["mean", "sum"]  # how self adds up over an image's components
+    negatives: bool  # whether a labeled pixel also pushes down the scores of all other components
+    everywhere: bool = False  # whether self also has the classes without a component, with G = 0
 
 
 def component_weights(components: Components, form: Form, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -116,7 +98,7 @@ def pixel_losses(
     components: Components,
     form: Form,
 ) -> dict[str, Tensor]:
-    """Return the losses that are means over pixels, from one pass over logits and scores.
+    """Return the losses that are means over pixels, unweighted, from one pass over logits and scores.
 
     ::
 
@@ -141,11 +123,6 @@ def pixel_losses(
         See `agmm.objectives.batch_loss`.
     components : Components
     form : Form
-
-    Returns
-    -------
-    dict of str to Tensor ()
-        The wanted ones, unweighted.
     """
     if not {"self", "spar", "absent"} & names:
         return {"seg": partial_cross_entropy(logits, labels, counts)} if "seg" in names else {}

@@ -5,11 +5,11 @@ Whatever is wrong with a file is a ``FileNotFoundError`` or ``ValueError`` of on
 """
 
 import contextlib
-import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +106,7 @@ def read_index_of(two: Pair) -> np.ndarray:
 
 def write_index(path: Path, index: np.ndarray) -> None:
     """Write (H, W) uint8 values as a gray PNG, whole or not at all; inverse of `read_index`."""
-    buffer = io.BytesIO()
-    Image.fromarray(index).save(buffer, "PNG")
-    atomic_files.write(path, buffer.getvalue())
+    atomic_files.save(path, lambda file: Image.fromarray(index).save(file, "PNG"))
 
 
 def read_mask(path: Path, codes: Mapping[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -143,18 +141,13 @@ def read_sbd(path: Path, struct: str, size: tuple[int, int] | None = None) -> np
     return values.astype(np.uint8)
 
 
-def stem(path: Path) -> str:
-    """Return the name of a file without its ending."""
-    return path.stem
-
-
 def of_images(
     images: Sequence[Path],
     paths: Mapping[str, Path],
     folder: Path,
     what: str,
     suffix: str = ".png",
-    key: Callable[[Path], str] = stem,
+    key: Callable[[Path], str] = attrgetter("stem"),
 ) -> list[Path]:
     """Return a file for every image, by its id; ValueError where a folder lacks some."""
     absent = sorted(key(image) for image in images if key(image) not in paths)

@@ -66,9 +66,7 @@ class Split:
     """Class activation maps (`agmm.data.public.label_files.read_cams`) for forms of `agmm.labels.from_boxes` that need
     them, made by `agmm.training.pseudo_labels.with_cams`; others are given with `dataclasses.replace`."""
     cams_from: str = ""  # what made them, in a few words: part of the name under which labels made of them are kept
-    regions: Arrays | None = (
-        None  # published over-segmentations (`agmm.data.sets.regions`), (H, W) uint8, numbers 0 … 254
-    )
+    regions: Arrays | None = None  # published ones (`agmm.data.sets.regions`), (H, W) uint8, numbers 0 … 254
     mirrored: tuple[int, ...] | None = None
     """Where classes have a side, as the hands of people do: the class of each in the mirror image. Whatever mirrors an
     image must exchange its classes too (`agmm.data.augment.exchange`)."""

@@ -1,6 +1,6 @@
 """What all figures share: one look, vector and PNG, the numbers in a CSV beside them."""
 
-import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,8 @@ def save(figure: Figure, data: pd.DataFrame, stem: Path) -> Figure:
         for ending in ("pdf", "png"):
             # A fixed date keeps the files of equal figures equal.
             metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, metadata=metadata)
-            atomic_files.write(stem.parent / f"{stem.name}.{ending}", buffer.getvalue())
+            draw = partial(figure.savefig, format=ending, metadata=metadata)
+            atomic_files.save(stem.parent / f"{stem.name}.{ending}", draw)
         atomic_files.write_text(stem.parent / f"{stem.name}.csv", data.to_csv(index=False))
     return figure
 

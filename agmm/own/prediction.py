@@ -2,12 +2,12 @@
 
 import hashlib
 import importlib.util
-import io
 import json
 import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,9 @@ def predict(
             classes = mask(net, image)
             for part in ("masks", "overlays"):  # which mirror the folders in the folder of images
                 (out / part / stem).parent.mkdir(parents=True, exist_ok=True)
-            atomic_files.write(out / "masks" / f"{stem}.png", png(classes, colors))
-            laid = overlay(image, classes, colors, net.background)
-            atomic_files.write(out / "overlays" / f"{stem}.jpg", jpeg(laid))
+            write_mask(out / "masks" / f"{stem}.png", classes, colors)
+            laid = Image.fromarray(overlay(image, classes, colors, net.background))
+            atomic_files.save(out / "overlays" / f"{stem}.jpg", partial(laid.save, format="JPEG", quality=90))
             if stem in masks:
                 true = torch.tensor(user_folder.read_mask(masks[stem], net.names, headers[path]))
                 small = user_folder.shrink(image, net.side)
@@ -213,19 +213,11 @@ def legend(names: Sequence[str], colors: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"code": range(len(names)), "class": names, "color": hexadecimal})
 
 
-def jpeg(image: np.ndarray) -> bytes:
-    """Encode an (H, W, 3) uint8 image."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def png(index: np.ndarray, colors: np.ndarray) -> bytes:
-    """Encode an (H, W) uint8 mask of classes with a palette of their colors."""
-    image, buffer = Image.fromarray(index), io.BytesIO()
+def write_mask(path: Path, index: np.ndarray, colors: np.ndarray) -> None:
+    """Write an (H, W) uint8 mask of classes as a PNG with a palette of their colors."""
+    image = Image.fromarray(index)
     image.putpalette(colors.tobytes())
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    atomic_files.save(path, partial(image.save, format="PNG"))
 
 
 class _Probabilities(nn.Module):

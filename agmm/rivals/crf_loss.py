@@ -61,9 +61,7 @@ def pairwise_energy(
             segmentation = F.interpolate(segmentation, scale_factor=scale, mode="bilinear", align_corners=False)
         gate = None
         if unlabeled is not None:
-            missing = (
-                F.interpolate(unlabeled[:, None].to(segmentation), size=segmentation.shape[2:], mode="nearest") > 0
-            )
+            missing = F.interpolate(unlabeled[:, None].to(segmentation), size=segmentation.shape[2:]) > 0  # nearest
             gate = torch.where(missing, 1, 1 - segmentation.detach().amax(1, keepdim=True)).flatten(2).transpose(1, 2)
         segmentation = (segmentation * mask.to(segmentation)).flatten(2).transpose(1, 2)
         kernel = gaussian_filter(pixel_features(images, scale * sigma_xy, sigma_rgb), backend)

@@ -3,11 +3,11 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,11 +33,11 @@ class Pair(NamedTuple):
     theirs: Run
 
 
-def pairs(method: str, table: str, preset: str = "quick", options: Mapping[str, Any] | None = None) -> list[Pair]:
+def pairs(method: str, table: str, preset: str = "quick") -> list[Pair]:
     """Set a method beside the rows of a table; those that take several stages, or are quoted, are left out.
 
-    Network, start, data, labels, schedule and test are those of the row. The method, which takes the options, is a
-    user's objective, ``"module:Name"``, or one of `agmm.training.run.METHODS`.
+    Network, start, data, labels, schedule and test are those of the row. The method is a user's objective,
+    ``"module:Name"``, or one of `agmm.training.run.METHODS`.
     """
     tables.preset(preset)
     (name,) = tables.select([table])
@@ -47,8 +47,7 @@ def pairs(method: str, table: str, preset: str = "quick", options: Mapping[str, 
         if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
             about = tables.about(cell, preset, "")
             row = f"{cell.row} ({about})" if about else cell.row
-            mine = replace(run, method=method, options=tuple((options or {}).items()))
-            cells.append(Pair(cell.column, row, mine, run))
+            cells.append(Pair(cell.column, row, replace(run, method=method, options=()), run))
     return cells
 
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class DataSet:
     FileNotFoundError need only say what there is not."""
     how_to_get: str  # what the root must hold, and how to get it; {root} stands for the root
     background: int | None = None
-    key: Callable[[Path], str] = image_files.stem  # id of an image from its path, and from that of its published labels
+    key: Callable[[Path], str] = attrgetter("stem")  # id of an image from its path, or that of its published labels
     sources: Sequence[Source] = ()  # published labels of the training images, those preferred of each form first
     regions: bool = False  # whether `REGIONS` of the training images were published
     mirrored: tuple[int, ...] | None = None

@@ -133,10 +133,8 @@ def _cheaper(evidence: Evidence, setting: str, column: str, below: float, publis
     if "vit" not in evidence.preset.networks:
         return {}
     counted = operations().set_index("method")[column]
-    ratio, note = (
-        float(counted["AGMM++"] / counted["AGMM"]),
-        f"multiply-accumulates of ViT-B/16 at {PRINTED_SIDE} pixels",
-    )
+    ratio = float(counted["AGMM++"] / counted["AGMM"])
+    note = f"multiply-accumulates of ViT-B/16 at {PRINTED_SIDE} pixels"
     return {setting: rules.fact(0 < ratio < below, ratio, published, note=note)}
 
 
@@ -152,11 +150,8 @@ def close_labels_are_right(evidence: Evidence) -> dict[str, Finding]:
         return share_of_similar(figures.measure_label_accuracy({"": trained}, IMAGES), "accuracy")
 
     runs = evidence.runs([_FROM_TAGS], SEGMENTATION)
-    return (
-        claim.of_networks(evidence, "accuracy of pseudo labels near means", runs, share, {"tags": rules.share})
-        if runs
-        else {}
-    )
+    quantity = "accuracy of pseudo labels near means"
+    return claim.of_networks(evidence, quantity, runs, share, {"tags": rules.share}) if runs else {}
 
 
 @torch.no_grad()

@@ -210,9 +210,8 @@ class SPMLClassifier(Objective):
     def _voted_labels(self, first_stage: FirstStage, example: Example, known: Bank) -> np.ndarray:
         """Labels (H, W) uint8 of an image by the votes of the segments nearest to its own."""
         views = [view for scale in self.query_scales for view in first_stage.views(example.rgb, scale)[0]]
-        shares = torch.stack([votes(view, known, self.cells, self.neighbors, self.num_classes) for view in views]).mean(
-            0
-        )
+        each = [votes(view, known, self.cells, self.neighbors, self.num_classes) for view in views]
+        shares = torch.stack(each).mean(0)
         scores = shares / shares.amax((1, 2), keepdim=True).clamp_min(LEAST)
         return self._best((scores * example.image_classes[:, None, None])[None], example, crf=True)
 
