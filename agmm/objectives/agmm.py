@@ -19,7 +19,12 @@ Variant = Literal["official", "paper"]
 
 @dataclass(frozen=True)
 class Baseline(Objective):
-    """Partial cross-entropy alone (Eq. 3)."""
+    """Partial cross-entropy alone (Eq. 3).
+
+    Parameters
+    ----------
+    num_classes : int
+    """
 
     num_classes: int
 
@@ -34,29 +39,46 @@ class Baseline(Objective):
 
 @dataclass(frozen=True)
 class AGMM(Objective):
-    """Segmentation and Gaussian mixture supervise each other (CVPR 2023)."""
+    """Segmentation and Gaussian mixture supervise each other (CVPR 2023).
+
+    Parameters
+    ----------
+    num_classes : int
+    variant : {"official", "paper"}
+        What the released code computes, or the equations as printed.
+    sigma : float, {"adaptive", "code_a", "code_b"} or None
+        Spread of the Gaussians: one value for all, estimated (see `agmm.gmm.spread`), or the variant's own:
+        ``exp(-d^2)`` (official), Eq. 5 (paper).
+    detach_sigma : bool, optional
+        Whether an estimated spread carries no gradient. Default: false for Eq. 5, as the paper says that "the process
+        of GMM formulation is derivable" (Sec. 3.4); true for the ones that the official code has commented out.
+    con_vectors : {"sum", "mean"}
+        See `agmm.losses.contrast_batch`; official variant only.
+    self_classes : {"present", "all"}
+        Over which classes Eq. 8, which has no class index, extends: those with a component, or all K with G = 0 where
+        there is none. The latter contains the absent-class loss exactly where a crop holds a label of every class of
+        its image; variant paper only.
+    self_reduction : {"mean", "sum"}, optional
+        How Eq. 8 adds up over these classes. Default: the mean over the present ones, the sum over all.
+    lambda_gmm : float
+        Weight of all terms but ``seg``.
+    terms : tuple of str, optional
+        Subset of seg, self, spar, con, absent. Default: all five (official), the first four (paper), seg and self
+        with ``stop_gradient``.
+    stop_gradient : bool
+        Detach the features before the branch, so that the mixture teaches the segmentation only.
+    """
 
     num_classes: int
-    variant: Variant = "official"  # what the released code computes, or the equations as printed
+    variant: Variant = "official"
     sigma: gmm.Sigma = None
-    """Spread of the Gaussians: one value for all, estimated (see `agmm.gmm.spread`), or the variant's own:
-    ``exp(-d^2)`` (official), Eq. 5 (paper)."""
     detach_sigma: bool | None = None
-    """Whether an estimated spread carries no gradient. Default: false for Eq. 5, as the paper says that "the process of
-    GMM formulation is derivable" (Sec. 3.4); true for the ones that the official code has commented out."""
-    con_vectors: Literal["sum", "mean"] = "sum"  # see `agmm.losses.contrast_batch`; official variant only
+    con_vectors: Literal["sum", "mean"] = "sum"
     self_classes: Literal["present", "all"] = "present"
-    """Over which classes Eq. 8, which has no class index, extends: those with a component, or all K with G = 0 where
-    there is none. The latter contains the absent-class loss exactly where a crop holds a label of every class of its
-    image; variant paper only."""
     self_reduction: Literal["mean", "sum"] | None = None
-    """How Eq. 8 adds up over these classes. Default: the mean over the present ones, the sum over all."""
-    lambda_gmm: float = 1.0  # weight of all terms but ``seg``
+    lambda_gmm: float = 1.0
     terms: tuple[str, ...] | None = None
-    """Subset of seg, self, spar, con, absent. Default: all five (official), the first four (paper), seg and self with
-    ``stop_gradient``."""
     stop_gradient: bool = False
-    """Detach the features before the branch, so that the mixture teaches the segmentation only."""
 
     needs = ("components",)
     has_mixture = True
@@ -170,10 +192,17 @@ class AGMM(Objective):
 
 @dataclass(frozen=True)
 class LabelAssignment(Objective):
-    """The hard, online rival of the mixture (Eq. 13): confident pixels are assigned a class and trained on it."""
+    """The hard, online rival of the mixture (Eq. 13): confident pixels are assigned a class and trained on it.
+
+    Parameters
+    ----------
+    num_classes : int
+    absent : bool
+        Add the absent-class term of the official code.
+    """
 
     num_classes: int
-    absent: bool = False  # add the absent-class term of the official code
+    absent: bool = False
 
     @batch_loss
     def __call__(

@@ -23,38 +23,59 @@ class AGMMpp(Objective, nn.Module):
     Features are squeezed by a 1x1 convolution, the mixture of the labeled pixels assigns every pixel to a component,
     and the mixture of these pixels gives the scores (online EM). No code was released; the choices that the text leaves
     open are marked as ours.
+
+    Parameters
+    ----------
+    num_classes : int
+    in_channels : int
+        C of the features.
+    channels : int, optional
+        C' of the squeezed features. Ours: 64 of the decoder's 256, 128 of a transformer's 768, as the cost in Table 11
+        suggests; in general a quarter of up to 256, else a sixth.
+    oem : bool
+        Online EM; without it the mixture is that of the labeled pixels.
+    assignment : {"argmax", "responsibility", "soft"}
+        See `agmm.em.assign`.
+    keep_labels : bool
+        Labeled pixels stay with their class in online EM; the text keeps none.
+    con_members : {"new", "old"}
+        Whose scores say to which component a pixel belongs in the contrast: those that the labels supervise (ours), or
+        those of the labels' mixture. Without online EM labeled pixels belong to their class.
+    self_classes : {"present", "all"}
+        Over which classes Eq. 11, which has no class index, extends: the mean over those with a component (ours), or
+        the sum over all K with G = 0 where there is none.
+    distance, sigma, sigma_min, detach_sigma
+        See `agmm.em.Estimator`. The signed distance is Eq. 3 as printed, the pooled spread a variant of ours.
+    terms : tuple of str, optional
+        Subset of seg, self (Eq. 11), weak (Eq. 12), con (Eq. 14), con_old (Eq. 13, AGMM's contrast as released) and
+        absent (AGMM's released code). Default: the first four; seg and self with ``stop_gradient``.
+    seg : {"ce", "bce"}
+        Cross-entropy (ours, as the text says and as in AGMM), or binary cross-entropy of all classes as Eq. 10 prints.
+    lambda_gmm, lambda_self, lambda_weak, lambda_con : float
+        Weights. The paper prints the first alone (1 is best); the others are 1 (ours).
+    stop_gradient : bool
+        The mixture teaches the segmentation only and learns nothing itself.
     """
 
     num_classes: int
-    in_channels: int = 256  # C of the features
+    in_channels: int = 256
     channels: int | None = None
-    """C' of the squeezed features. Ours: 64 of the decoder's 256, 128 of a transformer's 768, as the cost in Table 11
-    suggests; in general a quarter of up to 256, else a sixth."""
-    oem: bool = True  # online EM; without it the mixture is that of the labeled pixels
-    assignment: em.Assignment = "argmax"  # see `agmm.em.assign`
-    keep_labels: bool = False  # labeled pixels stay with their class in online EM; the text keeps none
+    oem: bool = True
+    assignment: em.Assignment = "argmax"
+    keep_labels: bool = False
     con_members: Literal["new", "old"] = "new"
-    """Whose scores say to which component a pixel belongs in the contrast: those that the labels supervise (ours), or
-    those of the labels' mixture. Without online EM labeled pixels belong to their class."""
     self_classes: Literal["present", "all"] = "present"
-    """Over which classes Eq. 11, which has no class index, extends: the mean over those with a component (ours), or the
-    sum over all K with G = 0 where there is none."""
     distance: em.Distance = "absolute"
     sigma: float | Literal["pooled"] | None = None
     sigma_min: float = 0.1
     detach_sigma: bool = False
-    """See `agmm.em.Estimator`. The signed distance is Eq. 3 as printed, the pooled spread a variant of ours."""
     terms: tuple[str, ...] | None = None
-    """Subset of seg, self (Eq. 11), weak (Eq. 12), con (Eq. 14), con_old (Eq. 13, AGMM's contrast as released) and
-    absent (AGMM's released code). Default: the first four; seg and self with ``stop_gradient``."""
     seg: Literal["ce", "bce"] = "ce"
-    """Cross-entropy (ours, as the text says and as in AGMM), or binary cross-entropy of all classes as in Eq. 10."""
     lambda_gmm: float = 1.0
     lambda_self: float = 1.0
     lambda_weak: float = 1.0
     lambda_con: float = 1.0
-    """Weights. The paper prints the first alone (1 is best); the others are 1 (ours)."""
-    stop_gradient: bool = False  # the mixture teaches the segmentation only and learns nothing itself
+    stop_gradient: bool = False
 
     needs = ("components",)
     has_mixture = True
@@ -180,8 +201,12 @@ class AGMMpp(Objective, nn.Module):
 
     def _weighted(self, terms: dict[str, Tensor], like: Tensor) -> Tensor:
         """``seg + lambda_gmm (lambda_self self + lambda_weak weak + lambda_con con)`` (Eq. 15, Eq. 16)."""
-        factors = {"self": self.lambda_self, "weak": self.lambda_weak}
-        factors |= dict.fromkeys(("con", "con_old"), self.lambda_con)
+        factors = {
+            "self": self.lambda_self,
+            "weak": self.lambda_weak,
+            "con": self.lambda_con,
+            "con_old": self.lambda_con,
+        }
         loss = terms.get("seg", like.new_zeros((), dtype=torch.float32))
         mixture = sum((factors.get(name, 1.0) * term for name, term in terms.items() if name != "seg"), 0 * loss)
         return loss + self.lambda_gmm * mixture

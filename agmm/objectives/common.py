@@ -14,10 +14,18 @@ from agmm.objectives import checks
 
 @dataclass
 class Output:
-    """Loss of one (micro)batch."""
+    """Loss of one (micro)batch.
 
-    loss: Tensor  # (): to back-propagate
-    terms: dict[str, Tensor]  # exactly the requested terms (), unweighted
+    Attributes
+    ----------
+    loss : Tensor ()
+        To back-propagate.
+    terms : dict of str to Tensor ()
+        Exactly the requested terms, unweighted.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
     _scores: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     @cached_property
@@ -30,26 +38,50 @@ class Output:
 
 @dataclass
 class Batch:
-    """One microbatch on its device."""
+    """One microbatch on its device.
 
-    images: Tensor  # (B, 3, H, W)
-    labels: Tensor  # (B, H, W) int64
-    image_classes: Tensor  # (B, K) bool: classes annotated anywhere in the uncropped images
-    counts: losses.Counts | None  # divisors of the losses' means where they extend over the effective batch
-    components: gmm.Components | None = None  # those of the labels, where they were found ahead of time
-    regions: Tensor | None = None  # (B, H, W) int64: over-segmentation of the images, where the objective needs one
-    step: int = 0  # number of the step in the whole training, from 0
+    Attributes
+    ----------
+    images : Tensor (B, 3, H, W)
+    labels : Tensor (B, H, W) int64
+    image_classes : Tensor (B, K) bool
+        Classes annotated anywhere in the uncropped images.
+    counts : Counts or None
+        Divisors of the losses' means where they extend over the effective batch.
+    components : Components or None
+        Those of the labels, where they were found ahead of time.
+    regions : Tensor (B, H, W) int64 or None
+        Over-segmentation of the images, where the objective needs one.
+    step : int
+        Number of the step in the whole training, from 0.
+    """
+
+    images: Tensor
+    labels: Tensor
+    image_classes: Tensor
+    counts: losses.Counts | None
+    components: gmm.Components | None = None
+    regions: Tensor | None = None
+    step: int = 0
 
 
 class Objective:
-    """What a run asks of its objective besides the loss, with the answers of one that needs nothing in particular."""
+    """What a run asks of its objective besides the loss, with the answers of one that needs nothing in particular.
+
+    Attributes
+    ----------
+    needs : tuple of str
+        Keyword arguments of a call beyond the tensors that every objective takes: fields of `Batch` (components,
+        images, regions) and what the network computes on its way (grid_logits, inner_features).
+    has_mixture : bool
+        Whether outputs have scores.
+    trains_classifier_only : bool
+        Whether a run begins with the network of its teacher and trains nothing but a new classifier.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """Keyword arguments of a call beyond the tensors that every objective takes: fields of `Batch` (components, images,
-    regions) and what the network computes on its way (grid_logits, inner_features)."""
-    has_mixture: ClassVar[bool] = False  # whether outputs have scores
+    has_mixture: ClassVar[bool] = False
     trains_classifier_only: ClassVar[bool] = False
-    """Whether a run begins with the network of its teacher and trains nothing but a new classifier."""
 
     @property
     def revision(self) -> int:
@@ -83,6 +115,10 @@ def batch_loss(compute: Callable[..., Output]) -> Callable[..., Output]:
         Divisors of the means; those of this batch by default.
     **others
         What `Objective.needs` names.
+
+    Returns
+    -------
+    Output
 
     Raises
     ------
