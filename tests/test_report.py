@@ -101,7 +101,8 @@ def check_links(page: Page, folder: Path) -> None:
 
 
 def test_every_link_holds_and_none_leaves(parsed):
-    for preset, page in {"quick": parsed, "voc_animals": Page(report.render("voc_animals", REFERENCE, embed=False))}.items():
+    photographs = Page(report.render("voc_animals", REFERENCE, embed=False))
+    for preset, page in {"quick": parsed, "voc_animals": photographs}.items():
         assert len(page.links) > 100
         check_links(page, REFERENCE / preset)
 
