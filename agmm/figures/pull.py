@@ -18,7 +18,7 @@ from agmm.figures.trained import Trained, load, outputs, tensor, weak_labels
 from agmm.training.run import Run
 
 BORDERS = (10, 30, 90)  # pixels to the nearest label of an image where zones end
-ZONES = tuple(f"{low} … {high}" for low, high in zip((0, *BORDERS), (*BORDERS, "∞"), strict=True))
+ZONES = (*(f"{low}–{high}" for low, high in zip((0, *BORDERS[:-1]), BORDERS, strict=True)), f"{BORDERS[-1]}+")
 TRUTHS = ("background", "object")
 _COLUMNS = ["pixels", "P", "G", "score", "right", "all"]
 
