@@ -30,6 +30,8 @@ def pull_of_runs(
 
     A sentence that is printed says why nothing was measured.
     """
+    if not runs:
+        return pd.DataFrame()
     try:
         return measure_pull({name: load(run, results, data_root) for name, run in runs.items()})
     except (ValueError, FileNotFoundError) as error:
