@@ -172,7 +172,7 @@ def test_pseudo_labels_and_segmentation(tmp_path):
     assert found == {(row, name): v for row, (g, p) in both.items() for name, v in ((PSEUDO, g), (SEGMENTATION, p))}
     text = tables.markdown(tables.TABLES["agmmpp_table8"], "paper", tmp_path)
     assert "| ToCo | pseudo labels by CAM | 70.5 | 70.2 (1) | 68.1 | 67.5 (1) |" in text
-    sizes = "data set `voc`, 32 training and 16 test images"
+    sizes = "data set `voc`, 32 of 10582 training and 16 of 1449 test images"
     assert f"- Ours, {PSEUDO}: mean IoU on training images in per cent, {sizes}; 500 training images.\n" in text
     assert f"- Ours, {SEGMENTATION}: IoU on the test split in per cent, {sizes}; last epoch, single scale.\n" in text
     again = tables.collect(tables.TABLES["agmmpp_table9"], "paper", tmp_path).dropna(subset="ours_mean")

@@ -29,7 +29,8 @@ def methods(preset: Preset) -> tuple[Cell, ...]:
         agmm_row("AGMM", (WITHOUT, "", ""), _TERMS),
         *(replace(row, ids=both) for row in printed_rows()),
         agmm_row("AGMM, σ = 1.0", ("O020", "", ""), _TERMS, variant="paper", options={"sigma": 1.0}),
-        *(agmm_row(f"AGMM, λ = {weight}", points, options={"lambda_gmm": weight}) for weight in (0.1, 0.5)),
+        agmm_row("AGMM, λ = 0.1", ("O046", "", ""), options={"lambda_gmm": 0.1}),
+        agmm_row("AGMM, λ = 0.5", ("O048", "", ""), options={"lambda_gmm": 0.5}),
         agmm_row("AGMM (SG)", ("O014", "", ""), ("seg", "self"), options={"stop_gradient": True}),
         Row("Label Assignment", ("O013", "", ""), method="LabelAssignment"),
         Row("TEL", (_OURS, "O028", ""), method="TreeEnergy"),
@@ -51,7 +52,7 @@ def during_training(preset: Preset) -> tuple[Cell, ...]:
     """
     wanted = _BASELINE, _ABSENT, _RELEASED, _PRINTED, _FIXED, ("AGMM++", "")
     shown = [cell for cell in methods(preset) if cell.column == "point" and (cell.row, cell.objective) in wanted]
-    return curve_cells([replace(cell, row=_name(cell), variant="", absent=False) for cell in shown])
+    return curve_cells([replace(cell, row=_name(cell)) for cell in shown])
 
 
 def _name(cell: Cell) -> str:
@@ -59,31 +60,30 @@ def _name(cell: Cell) -> str:
 
 
 def causes(preset: Preset) -> tuple[Cell, ...]:
-    """Return the baseline and AGMM from points under other conditions: a row each, a column for every objective."""
-    found = {(cell.row, cell.objective): cell for cell in methods(preset) if cell.column == "point"}
+    """Return the baseline and AGMM from points under other conditions: a column each, for the network "lite0"."""
+    if preset.run.network != "lite0":
+        return ()
+    cells = [cell for cell in methods(preset) if cell.column == "point"]
     made = []
-    for row, change in _conditions(preset.run).items():
-        for cell in (found[key] for key in (_BASELINE, _RELEASED, _PRINTED) if key in found):
-            if "plain_epochs" in change and cell.method == "Baseline":
-                continue
-            run, training = replace(cell.trained_run, **change), _OURS if change else cell.training_id
-            made.append(
-                replace(cell, row=row, column=_name(cell), variant="", absent=False, training_id=training, run=run)
-            )
+    for cell in (cell for cell in cells if (cell.row, cell.objective) in (_BASELINE, _RELEASED, _PRINTED)):
+        for column, change in _conditions(preset.run).items():
+            if cell.method != "Baseline" or "plain_epochs" not in change:
+                run, training = replace(cell.trained_run, **change), _OURS if change else cell.training_id
+                made.append(replace(cell, column=column, training_id=training, run=run))
     return tuple(made)
 
 
 def _conditions(run: Run) -> dict[str, dict[str, Any]]:
-    """Return what is different in a row of `causes`."""
+    """Return what is different in a column of `causes`."""
     simulated = {"source": "simulated", "placement": "inside", "width": 3}
-    frozen = tuple((dict(run.network_options) | {"frozen_stages": 7}).items())
     conditions: dict[str, dict[str, Any]] = {"as it is": {}}
     for number in (1, 5, 20):
-        labels = {"label_options": tuple((simulated | {"background_points": number}).items())}
-        conditions[f"a click per object, {number} on the background"] = labels
+        labels = tuple((simulated | {"background_points": number}).items())
+        conditions[f"simulated clicks, {number} on the background"] = {"label_options": labels}
     conditions |= {f"batches of {n}": {"batch_size": n, "microbatch": n} for n in (4, 16)}
-    conditions["frozen backbone"] = {"network_options": frozen}
-    conditions["cross-entropy alone for three epochs, ours"] = {"plain_epochs": 3}
+    frozen = dict(run.network_options) | {"frozen_stages": 7}
+    conditions["frozen backbone"] = {"network_options": tuple(frozen.items())}
+    conditions["three plain epochs first, ours"] = {"plain_epochs": 3}
     return conditions
 
 
