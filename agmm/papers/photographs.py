@@ -83,7 +83,7 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
     conditions |= {f"batches of {n}": {"batch_size": n, "microbatch": n} for n in (4, 16)}
     frozen = dict(run.network_options) | {"frozen_stages": 7}
     conditions["frozen backbone"] = {"network_options": tuple(frozen.items())}
-    conditions["three plain epochs first, ours"] = {"plain_epochs": 3}
+    conditions["three plain epochs first"] = {"plain_epochs": 3}
     return conditions
 
 
