@@ -44,7 +44,7 @@ VOC_ANIMALS = Preset(
     run=_ANIMALS_RUN,
     labels=_VOC_LABELS,
     inits=("imagenet",),
-    seconds={"voc_animals": 480, "voc_animals, SPML": 600, "voc_animals, SPMLClassifier": 300},
+    seconds={"voc_animals": 480, "voc_animals, SPML": 1400, "voc_animals, SPMLClassifier": 2000},
     seeds=3,
     needs="--data-root with VOC 2012 and the published clicks; eight CPU minutes a run",
     embedding=_ANIMALS_EMBEDDING,
@@ -53,7 +53,7 @@ _LAPTOP_RUN = replace(_ANIMALS_RUN, preset="voc_laptop", dataset="voc_1464", epo
 VOC_LAPTOP = replace(
     VOC_ANIMALS,
     run=_LAPTOP_RUN,
-    seconds={"voc_1464": 2000, "voc_1464, SPML": 2500, "voc_1464, SPMLClassifier": 900},
+    seconds={"voc_1464": 2000, "voc_1464, SPML": 5000, "voc_1464, SPMLClassifier": 6500},
     seeds=1,
     needs="--data-root with VOC 2012 and the published clicks; half an hour of a CPU a run",
 )
