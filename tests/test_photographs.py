@@ -11,6 +11,7 @@ import torch
 
 from agmm import figures, objectives
 from agmm.codes import UNLABELED, VOID
+from agmm.data import augment
 from agmm.figures import pull
 from agmm.papers import tables
 from agmm.training import train
@@ -39,6 +40,14 @@ def test_rows_train_on_the_layout_of_voc(name: str, tmp_path: Path) -> None:
     result = train.run(tiny(row(name)), results=tmp_path, data_root=tmp_path, device="cpu")
     assert result.details["label_source"] == "simulated from dense masks"
     assert np.sum(result.confusion) == sum((truth[image] != VOID).sum() for image in layouts.VOC_VAL[1:])
+
+
+def test_smaller_augmentations_draw_the_same_at_seven_tenths_of_the_size() -> None:
+    for draw, last in ((augment.draw, False), (augment.draw_spml, True)):
+        whole, smaller = (draw((375, 500), 224, np.random.default_rng(3), last, factor) for factor in (1.0, 0.7))
+        assert max(smaller.size) == pytest.approx(0.7 * max(whole.size), abs=2)
+    sizes = [max(augment.draw((375, 500), 224, np.random.default_rng(s), False, 0.7).size) for s in range(200)]
+    assert 175 <= min(sizes) < 200 < 650 < max(sizes) <= 700
 
 
 def test_a_table_says_which_part_of_the_images_was_there() -> None:

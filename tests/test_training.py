@@ -69,6 +69,8 @@ def test_plain_epochs_are_those_of_the_baseline(tmp_path: Path) -> None:
     assert mixed["self"].isna().tolist() == [True, False]
     assert mixed["seg"][0] == plain["seg"][0]
     assert not same_weights(*(saved_weights(run, tmp_path) for run in (baseline, agmm_run)))
+    with pytest.raises(ValueError, match="plain_epochs is 3; it must lie between 0 and the 2 epochs"):
+        replace(SCRATCH, plain_epochs=3)
     agmm.run(replace(SCRATCH, plain_epochs=2), results=tmp_path)
     assert same_weights(*(saved_weights(run, tmp_path) for run in (baseline, replace(SCRATCH, plain_epochs=2))))
 

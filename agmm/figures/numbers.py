@@ -75,8 +75,8 @@ def draw_areas(values: pd.DataFrame, stem: Path) -> Figure:
     require(values, "results")
     values = values.assign(dot=(values["row"] + ", " + values["objective"]).str.removesuffix(", "))
     means = values.groupby(["column", "dot"], sort=False)[["area", "miou"]].mean().reset_index()
-    if len(means) > 1:  # a dot alone compares nothing
-        means = means[means.duplicated("column", keep=False)]
+    several = means.duplicated("column", keep=False)
+    means = means[several] if several.any() else means  # a dot alone in its panel compares nothing
     columns, dots = means["column"].unique(), list(means["dot"].unique())
     figure, axes = panels(1, len(columns), height=2.6 + 0.09 * len(dots))
     for axis, column in zip(axes[0], columns, strict=True):

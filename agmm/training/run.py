@@ -124,6 +124,9 @@ class Run:
             raise ValueError(
                 f"stop_after {self.stop_after} is not between 1 and {self.epochs - 1}; leave it out to train all epochs"
             )
+        if not 0 <= self.plain_epochs <= self.epochs or (self.plain_epochs and self.labels == "tags"):
+            problem = f"plain_epochs is {self.plain_epochs}; it must lie between 0 and the {self.epochs} epochs"
+            raise ValueError(f"{problem}, and be 0 with image tags, which label no pixel")
         one_of("scale_merge", self.scale_merge, ("mean", "max"))
         one_of("crf", self.crf, ("", *crf.PARAMETERS))
         if self.method != "ImageTags":

@@ -55,7 +55,7 @@ VOC_LAPTOP = replace(
     run=_LAPTOP_RUN,
     seconds={"voc_1464": 2000, "voc_1464, SPML": 5000, "voc_1464, SPMLClassifier": 6500},
     seeds=1,
-    needs="--data-root with VOC 2012 and the published clicks; half an hour of a CPU a run",
+    needs="--data-root with VOC 2012 and the published clicks; by forecast half an hour of a CPU a run",
 )
 
 # Clicks are human ones, on every connected region of a class, three pixels wide.
@@ -85,7 +85,7 @@ CAMVID = Preset(
     inits=("imagenet",),
     seconds={"camvid": 480},
     seeds=1,
-    needs="--data-root with CamVid (train, trainannot, val, valannot); eight CPU minutes a run",
+    needs="--data-root with CamVid (train, trainannot, val, valannot); by forecast eight CPU minutes a run",
     embedding=_CAMVID_EMBEDDING,
 )
 CAMVID_R50 = Preset(
