@@ -10,7 +10,7 @@ import pandas as pd
 
 from agmm.data import sets
 from agmm.papers.table import CLASS_IOU, SINGLE_SCALE, TRAINING, Cell, Table
-from agmm.training.presets import PRESETS
+from agmm.training import presets
 from agmm.training.result import Result, load_history, load_result
 from agmm.training.run import Run
 
@@ -98,7 +98,7 @@ def collect(table: Table, preset: str, results: str | Path = "results") -> pd.Da
     missing for one seed.
     """
     rows = []
-    for cell in table.cells(PRESETS[preset]):
+    for cell in table.cells(presets.named(preset)):
         runs = complete_runs(cell, results)
         values = pd.Series([read(cell, run, results) for run in runs], dtype=float)
         row = {name: getattr(cell, name) for name in (*KEY, "published", "published_source")}
@@ -114,7 +114,7 @@ def curves(table: Table, preset: str, results: str | Path = "results", of: str =
     Columns are row, curve (values of `CURVES`), epoch, n_seeds, mean, std. If ``of`` names a row, the curves are those
     of its columns, whose names stand in their place.
     """
-    cells = [(cell, cell.run) for cell in table.cells(PRESETS[preset]) if cell.run and of in ("", cell.row)]
+    cells = [(cell, cell.run) for cell in table.cells(presets.named(preset)) if cell.run and of in ("", cell.row)]
     parts = []
     for row, run in {cell.column if of else cell.row: run for cell, run in cells}.items():
         for one in complete_seeds(run, results):
@@ -132,7 +132,7 @@ def sweep_values(table: Table, preset: str, results: str | Path) -> pd.DataFrame
 
     Columns are column, objective, row, value (missing where it is estimated), n_seeds, mean, std, published.
     """
-    cells = table.cells(PRESETS[preset])
+    cells = table.cells(presets.named(preset))
     frame = collect(table, preset, results).rename(columns={"ours_mean": "mean", "ours_std": "std"})
     frame["objective"] = [cell.objective for cell in cells]
     frame["value"] = pd.Series([cell.value for cell in cells], dtype=float)
@@ -144,7 +144,7 @@ def gains(table: Table, preset: str, results: str | Path, baseline: str) -> pd.D
 
     Columns are column, init, row, objective, seed, gain.
     """
-    cells = [(cell, cell.run) for cell in table.cells(PRESETS[preset]) if cell.run is not None]
+    cells = [(cell, cell.run) for cell in table.cells(presets.named(preset)) if cell.run is not None]
     start = {(cell.column, cell.init): run for cell, run in cells if cell.row == baseline}
     rows = []
     for cell, run in cells:
@@ -164,7 +164,7 @@ def areas(table: Table, preset: str, results: str | Path) -> pd.DataFrame:
     any class but the background, divided by the true one. Runs on data without a background are left out.
     """
     rows = []
-    for cell in table.cells(PRESETS[preset]):
+    for cell in table.cells(presets.named(preset)):
         if cell.run is None or sets.class_names(cell.run.dataset)[0] != "background":
             continue
         for run in complete_seeds(cell.run, results):

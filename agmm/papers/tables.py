@@ -30,8 +30,8 @@ from agmm.papers.results import (  # noqa: F401
 )
 from agmm.papers.spml import tables as spml
 from agmm.papers.table import QUOTED, SINGLE_SCALE, TRAINING, Cell, Table
-from agmm.training import sweep
-from agmm.training.presets import PRESETS, Preset
+from agmm.training import presets, sweep
+from agmm.training.presets import Preset
 from agmm.training.run import STARTS, Run
 from agmm.training.where import at
 
@@ -55,15 +55,15 @@ def select(names: Iterable[str]) -> list[str]:
 
 
 def preset(name: str) -> Preset:
-    """Return a preset by name; ValueError with close matches for an unknown one."""
-    _known("preset", name, tuple(PRESETS))
-    return PRESETS[name]
+    """Return a preset by name, changed where words follow it; ValueError with close matches for an unknown one."""
+    _known("preset", name.partition("+")[0], tuple(presets.PRESETS))
+    return presets.named(name)
 
 
 def _trained_cells(names: Iterable[str], preset: str) -> Iterator[tuple[Cell, Run]]:
     """Yield the cells of some tables that have a run, with it."""
     for name in names:
-        for cell in TABLES[name].cells(PRESETS[preset]):
+        for cell in TABLES[name].cells(presets.named(preset)):
             if cell.run is not None:
                 yield cell, cell.run
 
@@ -159,7 +159,7 @@ def nothing_to_train(preset: str) -> str:
 def markdown(table: Table, preset: str, results: str | Path = "results", frame: pd.DataFrame | None = None) -> str:
     """Return a table as the paper prints it: ours beside the published and the committed numbers, with footnotes."""
     frame = collect(table, preset, results) if frame is None else frame
-    cells = table.cells(PRESETS[preset])
+    cells = table.cells(presets.named(preset))
     reference = {} if Path(results).resolve() == REFERENCE else _reference(table, preset)
     printed_on = f"published ({table.data})"
     # Kinds of numbers -> columns of the table that have them.
@@ -187,12 +187,12 @@ def markdown(table: Table, preset: str, results: str | Path = "results", frame: 
 
 def about(cell: Cell, preset: str, note: str) -> str:
     """Return the words beside a row's name: objective, start where that is not the usual one, note."""
-    start = STARTS[cell.init] if cell.init not in ("", PRESETS[preset].inits[0]) else ""
+    start = STARTS[cell.init] if cell.init not in ("", presets.named(preset).inits[0]) else ""
     return ", ".join(part for part in (cell.objective, start, note) if part)
 
 
 def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Path) -> list[str]:
-    cells = [cell for cell in table.cells(PRESETS[preset]) if cell.training_id != QUOTED]
+    cells = [cell for cell in table.cells(presets.named(preset)) if cell.training_id != QUOTED]
     datasets = {cell.column: cell.dataset for cell in cells}
     elsewhere = any(dataset not in sets.PAPERS for dataset in datasets.values())
     other = " Another data set and network than ours: for orientation, not for subtraction." if elsewhere else ""

@@ -18,7 +18,7 @@ from agmm.papers.claim import Claim, Evidence
 from agmm.papers.spml import claims as spml
 from agmm.papers.table import OBJECTIVES
 from agmm.papers.tables import as_lines
-from agmm.training.presets import PRESETS
+from agmm.training import presets
 
 
 class Paper(NamedTuple):
@@ -59,7 +59,7 @@ def collect(preset: str, results: str | Path = "results", data_root: str | Path 
     """
     root, rows = Path(data_root) if data_root else None, []
     for objective in OBJECTIVES:
-        evidence = Evidence(PRESETS[preset], Path(results), objective, root)
+        evidence = Evidence(presets.named(preset), Path(results), objective, root)
         for paper in PAPERS:
             # What AGMM takes no part in is judged once.
             claims = [claim for claim in paper.claims if claim.agmm or objective == OBJECTIVES[0]]

@@ -10,8 +10,7 @@ from agmm.data import sets
 from agmm.host import atomic_files
 from agmm.papers import tables
 from agmm.report import numbers, pictures, records
-from agmm.training import sweep
-from agmm.training.presets import PRESETS
+from agmm.training import presets, sweep
 
 
 def write(preset: str, results: str | Path = "results", *, embed: bool = True) -> Path:
@@ -69,7 +68,7 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
     datasets = sorted({record.run.dataset for record in complete if record.run})
     return {
         "preset": preset,
-        "needs": PRESETS[preset].needs,
+        "needs": presets.named(preset).needs,
         "groups": {group[0].paper: group for group in groups},
         "views": views,
         "sentences": {name: numbers.sentence(table) for name, table in tables.TABLES.items()},
@@ -81,7 +80,7 @@ def collect(preset: str, results: str | Path, embed: bool) -> dict[str, Any]:
         "figures": shown,
         "claims": papers,
         "judged": {verdict: sum(paper.counts[verdict] for paper in papers) for verdict in numbers.MARKS},
-        "others": [name for name in PRESETS if name != preset and (Path(results) / name / "report.html").is_file()],
+        "others": [name for name in presets.PRESETS if name != preset and Path(results, name, "report.html").is_file()],
         "marks": numbers.MARKS,
         "numbered": {verdict: number for number, verdict in enumerate(numbers.MARKS, 1)},
         "records": found,

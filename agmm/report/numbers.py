@@ -14,7 +14,7 @@ from agmm.papers import verdicts
 from agmm.papers.results import COLUMNS, KEY
 from agmm.papers.table import OBJECTIVES
 from agmm.papers.tables import Cell, Table, about
-from agmm.training.presets import PRESETS
+from agmm.training import presets
 
 TONES = (1.0, 5.0, 15.0)  # points from which a difference is small, medium and large; below the first it is level
 
@@ -78,7 +78,7 @@ def read(table: Table, preset: str, folder: Path) -> View | None:
         entries = [(_cell(line), _entry(line)) for line in found]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(f"tables/{path.name} is damaged ({type(error).__name__}: {error})") from error
-    notes = {_key(cell): cell.note for cell in table.cells(PRESETS[preset])}
+    notes = {_key(cell): cell.note for cell in table.cells(presets.named(preset))}
     columns = [_column(label, entries) for label in dict.fromkeys(cell.column for cell, _ in entries)]
     lines: dict[tuple[str, str], dict[str, Entry]] = {}
     for cell, entry in entries:

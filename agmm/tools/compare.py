@@ -14,8 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from agmm.papers import rules, tables
-from agmm.training import sweep
-from agmm.training.presets import PRESETS
+from agmm.training import presets, sweep
 from agmm.training.result import load_result
 from agmm.training.run import Run
 from agmm.training.where import Where, at
@@ -42,7 +41,7 @@ def pairs(method: str, table: str, preset: str = "quick") -> list[Pair]:
     tables.preset(preset)
     (name,) = tables.select([table])
     cells = []
-    for cell in tables.TABLES[name].cells(PRESETS[preset]):
+    for cell in tables.TABLES[name].cells(presets.named(preset)):
         run = cell.run
         if run is not None and run.trained is None and run.teacher is None and cell.metric == "mIoU":
             about = tables.about(cell, preset, "")

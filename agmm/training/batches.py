@@ -75,8 +75,11 @@ def steps(run: Run, images: int) -> int:
     if parts % world:
         raise ValueError(
             f"{world} processes cannot share the {parts} microbatches of a step evenly; start torchrun with a number "
-            f"that divides {parts}, or choose a smaller microbatch than {run.microbatch}"
+            f"that divides {parts}, or choose a smaller microbatch than {run.microbatch} with --microbatch"
         )
+    if run.from_tags and run.norm_scope == "effective" and parts != world:
+        problem = f"with image tags and batch normalization over {run.batch_size} images"
+        raise ValueError(f"{problem} each process takes one microbatch: start torchrun with {parts} processes")
     return images // run.batch_size
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from agmm import objectives
@@ -66,7 +67,7 @@ def fit(
     groups: list[dict[str, Any]],
     batches: Callable[[int], Iterator[list[Batch]]],
     steps: int,
-    loss: Callable[[nn.Module, Batch], objectives.Output],
+    loss: Callable[[nn.Module, list[Batch]], objectives.Output],
     measure: Callable[[int], dict[str, float]],
     folder: Path,
 ) -> Progress:
@@ -79,7 +80,7 @@ def fit(
     optimizer = _optimizer(run, groups)
     checkpoint = folder / "checkpoint.pt"
     progress, history = _load_checkpoint(run, checkpoint, net, optimizer)
-    module = _distributed(net)
+    module = _distributed(net, run)
     start = f"epoch {progress.epoch} of {run.last_epoch}"
     log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {start}")
     while progress.epoch < run.last_epoch:
@@ -91,17 +92,20 @@ def fit(
             rate = schedule(run, progress.epoch * steps + step, run.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate
-            for i, micro in enumerate(batch):
-                micro.step = progress.epoch * steps + step
-                with _accumulating(module, i < len(batch) - 1):
+            # Microbatches that are normalized together pass the network together.
+            passes = [batch] if run.norm_scope == "effective" else [[micro] for micro in batch]
+            for i, micros in enumerate(passes):
+                for micro in micros:
+                    micro.step = progress.epoch * steps + step
+                with _accumulating(module, i < len(passes) - 1):
                     try:
-                        output = loss(module, micro)
+                        output = loss(module, micros)
                     except objectives.NotFinite as error:
                         raise _diverged(run, folder, progress.epoch, step, str(error)) from error
-                    (output.loss / len(batch)).backward()
-                labeled = (micro.labels < UNLABELED).sum() / len(micro.labels)
+                    (output.loss / len(passes)).backward()
+                labeled = torch.stack([(micro.labels < UNLABELED).sum() / len(micro.labels) for micro in micros]).mean()
                 for name, value in ({"loss": output.loss, "labeled_pixels": labeled} | output.terms).items():
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batch)
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(passes)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if step % LOOK_EVERY == LOOK_EVERY - 1 or step == steps - 1:
@@ -191,14 +195,42 @@ def _load_checkpoint(
         raise ValueError(f"{path} is damaged or of another run; delete it to train this run from its start") from error
 
 
-def _distributed(net: nn.Module) -> nn.Module:
-    """Wrap the network where ``torchrun`` started several processes."""
+def _distributed(net: nn.Module, run: Run) -> nn.Module:
+    """Wrap the network where ``torchrun`` started several processes, which normalize together if the run says so."""
     if not dist.is_initialized():
         return net
     device = next(net.parameters()).device
-    if device.type == "cuda":
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None)
+    on_gpu = device.type == "cuda"
+    if run.norm_scope == "effective":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if on_gpu else _spanning(net)
+    # Running statistics of processes that normalize apart are averaged when the network is tested (`agree`).
+    return DistributedDataParallel(net, device_ids=[device] if on_gpu else None, broadcast_buffers=False)
+
+
+class SpanningBatchNorm(nn.BatchNorm2d):
+    """Batch normalization over the images of all processes on a CPU, where torch has none; each holds as many."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or self.running_mean is None or self.running_var is None or self.momentum is None:
+            return super().forward(x)
+        world = dist.get_world_size()
+        mean = all_reduce(x.float().mean((0, 2, 3))) / world
+        centered = x.float() - mean[:, None, None]
+        variance = all_reduce(centered.square().mean((0, 2, 3))) / world
+        count = world * x.numel() / x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def _spanning(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SpanningBatchNorm
+    return net
 
 
 def _accumulating(module: nn.Module, more: bool) -> contextlib.AbstractContextManager[None]:
@@ -231,10 +263,10 @@ def over_processes(value: Tensor) -> Tensor:
 
 
 def agree(net: nn.Module) -> None:
-    """Give every process of ``torchrun`` the buffers of the first, whose weights are kept."""
-    if dist.is_initialized():
-        for buffer in net.buffers():
-            dist.broadcast(buffer, 0)
+    """Give every process of ``torchrun`` the mean of all running statistics, as each has seen its share of a batch."""
+    for name, buffer in net.named_buffers() if dist.is_initialized() else ():
+        if name.endswith(("running_mean", "running_var")):
+            dist.all_reduce(buffer.div_(dist.get_world_size()))
 
 
 def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:

@@ -86,6 +86,9 @@ class Run:
     power: float = 0.9
     """``lr (1 - t/T)^power`` per step, after ``warmup`` linear steps, which begin with the share ``warmup_from``."""
     loss_scope: Literal["microbatch", "effective"] = "microbatch"  # over what the averages over labeled pixels extend
+    norm_scope: Literal["microbatch", "effective"] = "microbatch"
+    """Over which images batch normalization extends: with ``"effective"`` a process sends its share of the effective
+    batch through the network at once, and processes exchange statistics; the losses stay those of microbatches."""
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network; branch and losses are always float32
     compiled: bool = False  # train the network through ``torch.compile``: other kernels, the same sums in another order
     selection: Literal["last", "best"] = "last"
@@ -127,6 +130,7 @@ class Run:
         if not 0 <= self.plain_epochs <= self.epochs or (self.plain_epochs and self.labels == "tags"):
             problem = f"plain_epochs is {self.plain_epochs}; it must lie between 0 and the {self.epochs} epochs"
             raise ValueError(f"{problem}, and be 0 with image tags, which label no pixel")
+        one_of("norm_scope", self.norm_scope, ("microbatch", "effective"))
         one_of("scale_merge", self.scale_merge, ("mean", "max"))
         one_of("crf", self.crf, ("", *crf.PARAMETERS))
         if self.method != "ImageTags":

@@ -276,7 +276,8 @@ def estimate(run: Run, past: dict[Work, list[float]]) -> float:
     """Return the expected seconds: the median of complete runs that did the same, else what the preset says."""
     if seconds := past.get(work(run)):
         return statistics.median(seconds)
-    stated = PRESETS[run.preset].seconds if run.preset in PRESETS else {}
+    preset = run.preset.partition("+")[0]
+    stated = PRESETS[preset].seconds if preset in PRESETS else {}
     special = f"{run.dataset}, {_slower(run) or run.network}"
     whole = stated.get(special, stated.get(run.dataset, 60.0))
     return whole * (0.1 if run.trained is not None else run.last_epoch / run.epochs)

@@ -26,7 +26,7 @@ from agmm.rivals import spml, toco
 from agmm.training import batches, loop, measure, pseudo_labels, weights
 from agmm.training.batches import normalization
 from agmm.training.result import MEASURED, Result, load_result
-from agmm.training.run import AnyObjective, Run, objective_for
+from agmm.training.run import AnyObjective, LabelObjective, Run, objective_for
 from agmm.training.where import Context, Where, at
 
 LATE_EPOCHS = 20  # that can be the best with sliding windows; AGMM's code tests earlier ones by a center crop
@@ -137,8 +137,8 @@ def _train_segmenter(context: Context) -> loop.Outcome:
     groups = networks.parameter_groups(net, run.lr, run.head_factor, run.bias_factor)
     steps, alone = batches.steps(run, len(source)), objectives.Baseline(data.num_classes)
 
-    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
-        return _loss(run, alone if batch.step < run.plain_epochs * steps else objective, device, module, batch)
+    def loss(module: nn.Module, micros: list[Batch]) -> objectives.Output:
+        return _loss(run, alone if micros[0].step < run.plain_epochs * steps else objective, device, module, micros)
 
     progress = loop.fit(run, net, groups, epoch, steps, loss, curves, context.folder)
     if isinstance(objective, nn.Module):
@@ -201,16 +201,28 @@ def _source(context: Context, objective: AnyObjective) -> batches.InMemory | bat
 
 
 def _loss(
-    run: Run, objective: AnyObjective, device: torch.device, module: nn.Module, batch: Batch
+    run: Run, objective: AnyObjective, device: torch.device, module: nn.Module, micros: list[Batch]
 ) -> objectives.Output:
-    """Return the objective of one microbatch, given what it needs besides features and logits."""
+    """Return the mean of the objective over microbatches that pass the network together."""
     if isinstance(objective, toco.FromTags):
-        # Its pseudo labels are made by the network.
+        # Its pseudo labels are made by the network, of a microbatch.
+        (batch,) = micros
         with measure.autocast(run, device):
             return objective.learn(module, batch, normalization(run))
-    needs = objective.needs
+    inner = "inner_features" in objective.needs
     with measure.autocast(run, device):
-        features, logits, *inner = module(batch.images, inner="inner_features" in needs)
+        computed = module(torch.cat([batch.images for batch in micros]), inner=inner)
+    sizes = [len(batch.images) for batch in micros]
+    parts = zip(*(value.split(sizes) for value in computed), strict=True)
+    outputs = [_objective(run, objective, batch, part) for batch, part in zip(micros, parts, strict=True)]
+    terms = {name: torch.stack([one.terms[name] for one in outputs]).mean() for name in outputs[0].terms}
+    return objectives.Output(torch.stack([one.loss for one in outputs]).mean(), terms)
+
+
+def _objective(run: Run, objective: LabelObjective, batch: Batch, computed: tuple[Tensor, ...]) -> objectives.Output:
+    """Return the objective of one microbatch, given what it needs besides the features and logits computed."""
+    features, logits, *inner = computed
+    needs = objective.needs
     others: dict[str, Any] = dict(zip(("grid_logits", "inner_features"), inner, strict=False))
     others |= {name: getattr(batch, name) for name in ("components", "regions") if name in needs}
     if "images" in needs:
@@ -228,8 +240,9 @@ def _train_image_tags(run: Run, where: Where, device: torch.device) -> loop.Outc
     mirrored = None if data.mirrored is None else tuple(k - 1 for k in data.mirrored[1:])
     source = batches.InMemory(run, _images(data).to(device), unused, _tags(data).to(device), mirrored)
 
-    def loss(module: nn.Module, batch: Batch) -> objectives.Output:
-        bce = F.binary_cross_entropy_with_logits(module(batch.images), batch.image_classes.float())
+    def loss(module: nn.Module, micros: list[Batch]) -> objectives.Output:
+        images, tags = (torch.cat([getattr(one, name) for one in micros]) for name in ("images", "image_classes"))
+        bce = F.binary_cross_entropy_with_logits(module(images), tags.float())
         return objectives.Output(bce, {"tags": bce})
 
     groups = [{"params": list(net.parameters()), "lr": run.lr}]

@@ -1,5 +1,6 @@
-"""A preset: a template run, kinds of weak labels, networks, and how SPML is trained."""
+"""A preset: a template run, kinds of weak labels, networks, how SPML is trained, and changes that fit a machine."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -108,6 +109,7 @@ class Preset:
     networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
     """``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer."""
     embedding: Embedding | None = None  # how SPML is trained, where the preset has it
+    changes: tuple[str, ...] = ()  # words of `changed`, which hold for every run
 
     def at(
         self,
@@ -134,6 +136,7 @@ class Preset:
             options = embedding.options | SPML_OPTIONS.get(kind.form, {}) | further | options
         run = replace(template, method=method, options=tuple(options.items()), init=init or template.init, seed=seed)
         run = replace(run, labels=kind.form, label_options=tuple(label_options.items()))
+        run = changed(run, self.changes)
         if kind.form not in from_boxes.NEED_CAMS:
             return run
         return run.with_cams_of(self.at("tags", network=network, init=init, seed=seed))
@@ -148,3 +151,44 @@ class Preset:
         if run.labels == "full" or chosen is None:
             return run
         return chosen.on(run.dataset).classified(run)
+
+
+CHANGES = ("microbatch[1-9][0-9]*", "norm_effective|norm_microbatch", "bfloat16|float32", "compiled", "simulated")
+"""Patterns of the words that change all runs of a preset alike, as in ``paper+microbatch8+bfloat16``, in this order;
+after them may stand a network and ten digits of the file that it starts from, as in ``resnet101-0123456789``."""
+_PATTERNS = (*CHANGES, "[a-z0-9_]+-[0-9a-f]{10}")
+_SIMULATED = ("points", "scribbles", "clicks", "blocks")  # forms of labels that are published or simulated
+
+
+def changed(run: Run, words: tuple[str, ...]) -> Run:
+    """Return a run with changes that fit it to a machine or to the files at hand; ValueError for unknown words.
+
+    A microbatch is the largest divisor of the batch up to the number. Where the microbatch was the whole batch, batch
+    normalization extends over that as before.
+    """
+    if not words:
+        return run
+    order = [next((i for i, one in enumerate(_PATTERNS) if re.fullmatch(one, word)), -1) for word in words]
+    if -1 in order or order != sorted(order):
+        known = f"words like {', '.join(_PATTERNS)}, in this order"
+        raise ValueError(f"the preset {run.preset} is changed by {known}, not by {'+'.join(words)}")
+    changes: dict[str, Any] = {"preset": "+".join((run.preset, *words))}
+    for word in words:
+        network, _, digits = word.partition("-")
+        if digits:
+            changes |= {"init_weights": digits} if (run.network, run.init) == (network, "imagenet") else {}
+        elif word.startswith("microbatch"):
+            most = int(word.removeprefix("microbatch"))
+            changes["microbatch"] = max(n for n in range(1, most + 1) if run.batch_size % n == 0)
+            if changes["microbatch"] < run.microbatch == run.batch_size:
+                changes["norm_scope"] = "effective"
+        elif word.startswith("norm_"):
+            changes["norm_scope"] = word.removeprefix("norm_")
+        elif word == "compiled":
+            changes["compiled"] = True
+        elif word == "simulated":
+            simulated = dict(run.label_options) | ({"source": word} if run.labels in _SIMULATED else {})
+            changes["label_options"] = tuple(simulated.items())
+        else:
+            changes["precision"] = word
+    return replace(run, **changes)
