@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="show tables, groups and presets, then stop")
     add("--only", nargs="+", metavar="NAME", help="tables or groups (default: all)")
     add("--preset", default="quick", help="scale of everything (default: quick)")
-    add("--seeds", type=_positive, metavar="N", help="train the seeds 0 … N-1 (default: the preset's)")
-    add("--jobs", type=_positive, metavar="N", help="trainings at a time (default: one per GPU or core; Slurm: all)")
+    add("--seeds", type=cli.positive, metavar="N", help="train the seeds 0 … N-1 (default: the preset's)")
+    add("--jobs", type=cli.positive, metavar="N", help="trainings at a time (default: one per GPU or core; Slurm: all)")
     where = "processes of this machine, or jobs of Slurm through submitit (default: local)"
     add("--engine", choices=("local", "slurm"), default="local", help=where)
     keys = (
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=keys)
     cli.where_arguments(parsed)
+    cli.change_arguments(parsed)
     add("--dry-run", action="store_true", help="show what would be trained and how long it takes, then stop")
     add("--force", action="store_true", help="train the selected runs again; their folders are moved, not deleted")
     add("--no-notebooks", action="store_true", help="write the tables only")
@@ -62,9 +63,10 @@ def parser() -> argparse.ArgumentParser:
 def regenerate(args: argparse.Namespace) -> int:
     """Check the arguments and the data, train what is missing, write the tables."""
     from agmm.papers import tables
-    from agmm.training import slurm, sweep
+    from agmm.training import slurm, sweep, trial
     from agmm.training.where import Where
 
+    args.preset = cli.changed_preset(args)
     names = tables.select(args.only or tables.TABLES)
     seeds = args.seeds or tables.preset(args.preset).seeds
     runs = tables.needed(names, args.preset, seeds)
@@ -81,12 +83,14 @@ def regenerate(args: argparse.Namespace) -> int:
     check(args, names, seeds, todo)
     if args.dry_run:
         return 0
+    where = Where(args.results, args.data_root, args.device, args.keep_decoded)
+    if args.steps:
+        return trial.attempt_all(todo, where, args.steps, say)
     engine = slurm.engine(args.engine, args.results, args.slurm)
     if args.force:
         moved = sweep.set_aside(runs, args.results)
         say(f"moved {len(moved)} folders to {args.results / args.preset / 'replaced'}")
     sweep.tidy(runs, args.results)
-    where = Where(args.results, args.data_root, args.device, args.keep_decoded)
     failed = sweep.train_all(runs, where, jobs=jobs, engine=engine, report=say)
     return write(args, names, seeds, failed, jobs if args.engine == "local" else here)
 
@@ -222,12 +226,6 @@ def show_list() -> int:
     for name, preset in PRESETS.items():
         say(f"--preset {name:11} {preset.needs}")
     return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -218,6 +218,50 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="quick", help="scale of everything (default: quick)")
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     where_arguments(parser)
+    change_arguments(parser)
+
+
+def change_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that fit trainings to a machine, and the one that tries them."""
+    add = parser.add_argument
+    changes = "they change all runs alike and become part of the preset's name, as in paper+microbatch8+bfloat16"
+    add = parser.add_argument_group("to fit trainings to a machine or to the files at hand", changes).add_argument
+    add("--microbatch", type=positive, metavar="N", help="images that a loss extends over, at most")
+    scopes = "images that batch normalization extends over: the effective batch or a microbatch"
+    add("--norm-scope", choices=("effective", "microbatch"), help=scopes)
+    add("--precision", choices=("float32", "bfloat16"), help="of the network; losses are always float32")
+    add("--compile", action="store_true", help="train the network through torch.compile")
+    add("--labels", choices=("simulated",), help="simulate labels from dense masks where others were published")
+    add("--init-weights", type=Path, metavar="FILE", help="ImageNet weights of a backbone instead of timm's")
+    add = parser.add_argument
+    add(
+        "--try",
+        dest="steps",
+        type=positive,
+        metavar="N",
+        help="train N steps, test a batch, say what it costs, keep nothing",
+    )
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1 from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def changed_preset(args: Arguments) -> str:
+    """Return the name of the preset with the changes that the options ask for, and keep the weights to start from."""
+    from agmm.papers import tables
+    from agmm.training import presets
+
+    tables.preset(args.preset)
+    words = [f"microbatch{args.microbatch}"] if args.microbatch is not None else []
+    words += [f"norm_{args.norm_scope}"] if args.norm_scope else []
+    words += [args.precision] if args.precision else []
+    words += ["compiled"] if args.compile else []
+    words += ["simulated"] if args.labels else []
+    return presets.composed(args.preset, words)
 
 
 def where_arguments(parser: argparse.ArgumentParser) -> None:
@@ -230,15 +274,39 @@ def where_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: Arguments) -> int:
-    from agmm.training import loop
+    from agmm.training import loop, train, trial
+    from agmm.training.where import at
 
-    run = replace(find(args.training, args.preset), seed=args.seed)
-    where = {name: getattr(args, name) for name in ("results", "data_root", "device", "keep_decoded")}
+    run = replace(_shared(find(args.training, changed_preset(args))), seed=args.seed)
+    where = at(args.results, args.data_root, args.device, args.keep_decoded)
+    if args.steps:
+        tried = trial.attempt(run, where, args.steps)
+        if loop.is_main():
+            print(f"{args.training}: {tried}; nothing was kept")
+        return 0
     with _progress():
-        result = agmm.run(run, **where)
+        result = train.complete(run, where)
     if loop.is_main():
         print(f"{args.training}: {result.miou:.2f}, in {run.folder(args.results)}")
     return 0
+
+
+def _shared(run: "Run") -> "Run":
+    """Return the run, or where the processes of ``torchrun`` cannot share its microbatches that of smaller ones."""
+    from agmm.papers import tables
+    from agmm.training import presets
+
+    world, batch = int(os.environ.get("WORLD_SIZE", 1)), run.batch_size
+    if batch // run.microbatch % world == 0:
+        return run
+    if batch % world:
+        raise ValueError(f"{world} processes cannot share a batch of {batch}; start torchrun with a divisor of {batch}")
+    smaller = presets.composed(run.preset, [f"microbatch{batch // world}"])
+    if os.environ["RANK"] == "0":
+        print(
+            f"{world} processes take {batch // world} images each: the run is that of the preset {smaller}", flush=True
+        )
+    return find(tables.trainings(tables.TABLES, run.preset)[run.id], smaller)
 
 
 def find(training: str, preset: str) -> "Run":

@@ -98,7 +98,7 @@ def test_stages_follow_each_other_in_order_and_forecast():
 
 def test_nothing_to_do_starts_nothing(tmp_path, monkeypatch):
     complete(tmp_path, FINE, 1.0)
-    monkeypatch.setattr(sweep, "_pool", None)
+    monkeypatch.setattr(sweep, "pool", None)
     assert sweep.train_all([FINE], Where(tmp_path)) == {}
 
 

@@ -1,7 +1,7 @@
 """Data sets: what a training needs from one, whichever it is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -78,3 +78,10 @@ class Split:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def first(self, count: int) -> "Split":
+        """Return the first images of the split with everything that belongs to them."""
+        names = ("ids", "images", "truth", "instances", "boxes", "cams", "regions")
+        parts = {name: getattr(self, name)[:count] for name in names if getattr(self, name) is not None}
+        published = tuple(replace(one, maps=one.maps[:count]) for one in self.published)
+        return replace(self, published=published, **parts)

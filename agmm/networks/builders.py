@@ -4,7 +4,7 @@ import copy
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agmm.networks import backbones, segmenter, transformers
 from agmm.networks.backbones import DEEP_STEM
@@ -208,6 +208,26 @@ def network_macs(net: nn.Module, size: int | tuple[int, int]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shapes_only(torch.empty(1, 3, height, width, device="meta"))
     return counter.get_total_flops() // 2
+
+
+def saved_bytes(net: nn.Module, side: int) -> int:
+    """Return the bytes that the backward pass of one square image needs of the forward pass, in float32.
+
+    Nothing is computed, shapes are followed: the network loses its values.
+    """
+    saved: dict[int, Tensor] = {}  # by storage; tensors are held, as the number of a freed storage is given away again
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    net.to("meta").train()
+    images = torch.empty(2, 3, side, side, device="meta")  # two, as means over an image are normalized over the batch
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(images)
+    for value in (*net.parameters(), *net.buffers()):
+        saved.pop(value.untyped_storage()._cdata, None)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) // len(images)
 
 
 def branch_macs(

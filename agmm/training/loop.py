@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Progress:
     train_seconds: float = 0.0
     best: float = -math.inf
     best_epoch: int = 0
+    first_step: float = 0.0  # seconds of the first step since the training began or was resumed, part of the others
+    processes: dict[int, int] = field(default_factory=dict)  # number of processes by the first epoch that they trained
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def fit(
     checkpoint = folder / "checkpoint.pt"
     progress, history = _load_checkpoint(run, checkpoint, net, optimizer)
     module = _distributed(net, run)
-    start = f"epoch {progress.epoch} of {run.last_epoch}"
+    start = f"epoch {progress.epoch} of {run.last_epoch}, {_count_processes(progress)}"
     log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {start}")
     while progress.epoch < run.last_epoch:
         started = time.perf_counter()
@@ -108,8 +110,10 @@ def fit(
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(passes)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if step % LOOK_EVERY == LOOK_EVERY - 1 or step == steps - 1:
+            if step % LOOK_EVERY == LOOK_EVERY - 1 or step in (0, steps - 1):
                 _check_finite(sums, run, folder, progress.epoch, step)
+            if not progress.first_step:
+                progress.first_step = time.perf_counter() - started
         progress.train_seconds += time.perf_counter() - started
 
         shares = steps * rank_and_world()[1]
@@ -127,6 +131,22 @@ def fit(
         wait_for_all()
         load_weights(net, folder / "best.safetensors", run.id)
     return progress
+
+
+def _count_processes(progress: Progress) -> str:
+    """Record the processes that train from here on, and return those of all epochs in words."""
+    world = rank_and_world()[1]
+    progress.first_step = 0.0
+    if not progress.processes or list(progress.processes.values())[-1] != world:
+        progress.processes[progress.epoch] = world
+    return processes(progress)
+
+
+def processes(progress: Progress) -> str:
+    """Return by how many processes a run was trained, and from which epoch on where that changed."""
+    parts = [f"{world} process{'es' * (world > 1)}" for world in progress.processes.values()]
+    first = list(progress.processes)[1:]
+    return ", ".join([*parts[:1], *(f"{one} from epoch {e + 1}" for one, e in zip(parts[1:], first, strict=True))])
 
 
 def schedule(run: Run, step: int, steps: int) -> float:

@@ -203,7 +203,8 @@ def _start() -> None:
     machine.end_with_parent()
 
 
-def _pool() -> ProcessPoolExecutor:
+def pool() -> ProcessPoolExecutor:
+    """Return a process of its own for trainings."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_start)
 
 
@@ -212,7 +213,7 @@ def _slots(
 ) -> tuple[Callable[[], Executor], list[str]]:
     """Return what makes an executor, and the device of every training that may run at a time."""
     if engine == "local":
-        return _pool, _devices(where.device, min(jobs or default_jobs(where.device), total))
+        return pool, _devices(where.device, min(jobs or default_jobs(where.device), total))
     executor = slurm.slurm(where.results) if engine == "slurm" else engine
     if not isinstance(executor, Executor):
         raise ValueError(f"engine must be local, slurm or an executor, not {engine!r}")

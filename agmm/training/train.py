@@ -103,8 +103,8 @@ def train(run: Run, where: Where) -> Result:
         if run.trained is not None:
             return _test_again(run, run.trained, where, device)
         if run.method == "ImageTags":
-            return _finish(run, where, device, _train_image_tags(run, where, device))
-        return _finish(run, where, device, _train_segmenter(pseudo_labels.prepare(run, where, device)))
+            return _finish(run, where, device, train_image_tags(run, where, device))
+        return _finish(run, where, device, train_segmenter(pseudo_labels.prepare(run, where, device)))
 
 
 def choose_device(device: str) -> torch.device:
@@ -118,7 +118,7 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _train_segmenter(context: Context) -> loop.Outcome:
+def train_segmenter(context: Context) -> loop.Outcome:
     """Train a network on sparse labels, pseudo labels or tags, and test it."""
     run, data, test, device = context.run, context.data, context.test, context.device
     net, objective = _start(context)
@@ -148,11 +148,37 @@ def _train_segmenter(context: Context) -> loop.Outcome:
     started = time.perf_counter()
     confusion = measure.confusion(net, test, run, device)
     details = measure.details(context, net, objective)
+    details |= {"processes": loop.processes(progress), "normalized_images": normalized_images(run, net)}
     if run.scales != (1.0,) or run.flip:
         single = measure.confusion(net, test, run, device, single_scale=True)
         details["single_scale_miou"] = evaluation.mean_iou(single)
     progress.seconds += time.perf_counter() - started
     return loop.Outcome(net, progress, len(data), _scores(confusion), details)
+
+
+def normalized_images(run: Run, net: nn.Module) -> int:
+    """Return how many images batch normalization extends over in training, 0 where the network has none."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+        return 0
+    return run.batch_size if run.norm_scope == "effective" else run.microbatch
+
+
+def check_memory(run: Run, device: torch.device) -> None:
+    """Raise ValueError where the activations of a step do not fit into the memory of the device."""
+    if run.trained is not None or run.method == "ImageTags" or run.crop is None:
+        return
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    images = run.batch_size // world if run.norm_scope == "effective" else run.microbatch
+    with torch.device("meta"):
+        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options))
+    values = networks.saved_bytes(net, run.crop) * images // (2 if run.precision == "bfloat16" else 1)
+    if values > (free := machine.free_memory(device)):
+        need = (
+            f"about {values / 2**30:.0f} GiB for {images} images of {run.crop} pixels that {run.network} sees at once"
+        )
+        remedy = "start more processes with torchrun, or choose --precision bfloat16, or --norm-scope microbatch with "
+        remedy += "--microbatch N, which normalizes N images"
+        raise ValueError(f"{need} are needed and {free / 2**30:.0f} GiB are free on {device}: {remedy}")
 
 
 def _start(context: Context) -> tuple[networks.Segmenter, AnyObjective]:
@@ -230,7 +256,7 @@ def _objective(run: Run, objective: LabelObjective, batch: Batch, computed: tupl
     return objective(features, logits, batch.labels, batch.image_classes, batch.counts, **others)
 
 
-def _train_image_tags(run: Run, where: Where, device: torch.device) -> loop.Outcome:
+def train_image_tags(run: Run, where: Where, device: torch.device) -> loop.Outcome:
     """Train a backbone to predict which classes images show; reports the share of correct tags."""
     data, test = where.load(run, "pretrain"), where.load(run, "test")
     segmenter = weights.build_network(run, data.num_classes)

@@ -1,6 +1,7 @@
 """A preset: a template run, kinds of weak labels, networks, how SPML is trained, and changes that fit a machine."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -160,6 +161,18 @@ _PATTERNS = (*CHANGES, "[a-z0-9_]+-[0-9a-f]{10}")
 _SIMULATED = ("points", "scribbles", "clicks", "blocks")  # forms of labels that are published or simulated
 
 
+def composed(name: str, words: Iterable[str]) -> str:
+    """Return the name of a preset with further changes, which replace those of their kind."""
+    base, *there = name.split("+")
+    return "+".join((base, *(word for _, word in sorted({_kind(word): word for word in (*there, *words)}.items()))))
+
+
+def _kind(word: str) -> tuple[int, str]:
+    """Return what a word changes: the number of its pattern, -1 for an unknown word, and a network if it names one."""
+    number = next((i for i, pattern in enumerate(_PATTERNS) if re.fullmatch(pattern, word)), -1)
+    return number, word.partition("-")[0] if number == len(CHANGES) else ""
+
+
 def changed(run: Run, words: tuple[str, ...]) -> Run:
     """Return a run with changes that fit it to a machine or to the files at hand; ValueError for unknown words.
 
@@ -168,8 +181,8 @@ def changed(run: Run, words: tuple[str, ...]) -> Run:
     """
     if not words:
         return run
-    order = [next((i for i, one in enumerate(_PATTERNS) if re.fullmatch(one, word)), -1) for word in words]
-    if -1 in order or order != sorted(order):
+    kinds = [_kind(word) for word in words]
+    if kinds[0][0] < 0 or kinds != sorted(set(kinds)):
         known = f"words like {', '.join(_PATTERNS)}, in this order"
         raise ValueError(f"the preset {run.preset} is changed by {known}, not by {'+'.join(words)}")
     changes: dict[str, Any] = {"preset": "+".join((run.preset, *words))}
