@@ -104,6 +104,8 @@ def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo
     about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
+    for run in [run for run in todo if run.norm_scope == "microbatch" and "norm_microbatch" in run.preset][:1]:
+        say(f"batch normalization extends over {run.microbatch} images, not over a batch of {run.batch_size}")
 
 
 def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]", results: Path) -> None:
@@ -150,7 +152,9 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     if not todo:
         return
     if args.engine == "local":
-        training.choose_device(args.device)
+        device = training.choose_device(args.device)
+        for run in todo:
+            training.check_memory(run, len(sets.class_names(run.dataset)), device)
     for dataset in dict.fromkeys(run.dataset for run in todo):
         if dataset in sets.PUBLIC and args.data_root is not None:
             say(f"checking the files of {sets.PUBLIC[dataset].title}")

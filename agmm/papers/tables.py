@@ -212,6 +212,10 @@ def _footnotes(table: Table, frame: pd.DataFrame, preset: str, results: str | Pa
             "Embedded data: a demonstration, not evidence for the papers; the setting was chosen because the effects "
             "show." + (" `smoke` tests the plumbing and promises nothing about accuracy." if preset == "smoke" else "")
         )
+    if "+" in preset:
+        notes.append(f"All runs are changed alike: {', '.join(preset.split('+')[1:])}.")
+    if normalized := {one["normalized_images"]: None for one in details.values() if "normalized_images" in one}:
+        notes.append(f"Batch normalization extends over {' or '.join(map(str, normalized))} images.")
     if sources := _label_sources(cells, results):
         notes.append(f"Labels: {'; '.join(sources)}.")
     if covered := _coverage(cells, results):

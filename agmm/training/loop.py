@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from agmm import objectives
@@ -223,8 +222,7 @@ def _distributed(net: nn.Module, run: Run) -> nn.Module:
     on_gpu = device.type == "cuda"
     if run.norm_scope == "effective":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if on_gpu else _spanning(net)
-    # Running statistics of processes that normalize apart are averaged when the network is tested (`agree`).
-    return DistributedDataParallel(net, device_ids=[device] if on_gpu else None, broadcast_buffers=False)
+    return DistributedDataParallel(net, device_ids=[device] if on_gpu else None)
 
 
 class SpanningBatchNorm(nn.BatchNorm2d):
@@ -234,16 +232,28 @@ class SpanningBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.training or self.running_mean is None or self.running_var is None or self.momentum is None:
             return super().forward(x)
-        world = dist.get_world_size()
-        mean = all_reduce(x.float().mean((0, 2, 3))) / world
-        centered = x.float() - mean[:, None, None]
-        variance = all_reduce(centered.square().mean((0, 2, 3))) / world
-        count = world * x.numel() / x.shape[1]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _Mean.apply(wide.mean((0, 2, 3)))
+        centered = wide - mean[:, None, None]
+        variance = _Mean.apply(centered.square().mean((0, 2, 3)))
+        count = dist.get_world_size() * x.numel() / x.shape[1]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = torch.rsqrt(variance + self.eps) * self.weight
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class _Mean(torch.autograd.Function):
+    """The mean of a tensor over the processes, whose losses are averaged."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return over_processes(value / dist.get_world_size())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return over_processes(gradient / dist.get_world_size())
 
 
 def _spanning(net: nn.Module) -> nn.Module:
@@ -283,10 +293,10 @@ def over_processes(value: Tensor) -> Tensor:
 
 
 def agree(net: nn.Module) -> None:
-    """Give every process of ``torchrun`` the mean of all running statistics, as each has seen its share of a batch."""
-    for name, buffer in net.named_buffers() if dist.is_initialized() else ():
-        if name.endswith(("running_mean", "running_var")):
-            dist.all_reduce(buffer.div_(dist.get_world_size()))
+    """Give every process of ``torchrun`` the buffers of the first, whose weights are kept."""
+    if dist.is_initialized():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def _keep_best(run: Run, net: nn.Module, row: dict[str, float], progress: Progress, folder: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ def choose_device(device: str) -> torch.device:
 def train_segmenter(context: Context) -> loop.Outcome:
     """Train a network on sparse labels, pseudo labels or tags, and test it."""
     run, data, test, device = context.run, context.data, context.test, context.device
+    check_memory(run, data.num_classes, device)
     net, objective = _start(context)
     source = _source(context, objective)
 
@@ -163,22 +164,27 @@ def normalized_images(run: Run, net: nn.Module) -> int:
     return run.batch_size if run.norm_scope == "effective" else run.microbatch
 
 
-def check_memory(run: Run, device: torch.device) -> None:
-    """Raise ValueError where the activations of a step do not fit into the memory of the device."""
+def check_memory(run: Run, num_classes: int, device: torch.device) -> None:
+    """Raise ValueError where what the backward pass of a step needs does not fit into the memory of the device."""
     if run.trained is not None or run.method == "ImageTags" or run.crop is None:
         return
     world = int(os.environ.get("WORLD_SIZE", 1))
     images = run.batch_size // world if run.norm_scope == "effective" else run.microbatch
+    saved = _saved_bytes(run.network, num_classes, run.network_options, run.crop)
+    needed, free = (
+        saved * images / (2 if run.precision == "bfloat16" else 1) / 2**30,
+        machine.free_memory(device) / 2**30,
+    )
+    if needed > free:
+        step = f"a step of {run.network} keeps about {needed:.0f} GiB of {images} images of {run.crop} pixels"
+        remedy = "start more processes with torchrun, choose --precision bfloat16, or normalize over fewer images with "
+        raise ValueError(f"{step}, {free:.0f} GiB are free: {remedy}--norm-scope microbatch --microbatch N")
+
+
+@cache
+def _saved_bytes(network: str, num_classes: int, options: tuple[tuple[str, Any], ...], side: int) -> int:
     with torch.device("meta"):
-        net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options))
-    values = networks.saved_bytes(net, run.crop) * images // (2 if run.precision == "bfloat16" else 1)
-    if values > (free := machine.free_memory(device)):
-        need = (
-            f"about {values / 2**30:.0f} GiB for {images} images of {run.crop} pixels that {run.network} sees at once"
-        )
-        remedy = "start more processes with torchrun, or choose --precision bfloat16, or --norm-scope microbatch with "
-        remedy += "--microbatch N, which normalizes N images"
-        raise ValueError(f"{need} are needed and {free / 2**30:.0f} GiB are free on {device}: {remedy}")
+        return networks.saved_bytes(networks.build(network, num_classes, **dict(options)), side)
 
 
 def _start(context: Context) -> tuple[networks.Segmenter, AnyObjective]:

@@ -1,0 +1,244 @@
+"""Trainings fitted to a machine: what batch normalization extends over, changed presets, memory, trials."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import agmm
+import run_all
+from agmm import cli, networks
+from agmm.host import machine
+from agmm.papers import tables
+from agmm.training import batches, loop, presets, train, trial
+from agmm.training.presets import PRESETS
+from agmm.training.result import load_history, load_result
+from agmm.training.where import at
+from tests.helpers import build, one_sentence, random_images, skeleton, train_in_two_processes
+
+SMOKE, PAPER = PRESETS["smoke"], PRESETS["paper"]
+RUN = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=2, warmup=2, microbatch=4, norm_scope="effective")
+
+
+def learned(images: torch.Tensor, distributed: bool = False) -> dict[str, torch.Tensor]:
+    """Return the gradients and the statistics of a network after two steps, in double precision."""
+    net = build("small").double().train()
+    module = loop._distributed(net, RUN) if distributed else net
+    for part in images.chunk(2, dim=-1):
+        module(part)[1].square().mean().backward()
+    statistics = {name: value for name, value in net.named_buffers() if "running" in name}
+    return {name: value.grad for name, value in net.named_parameters()} | statistics
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(learned(random_images(8, 3, 33, 66).double().chunk(2)[rank], True), f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+def test_two_processes_normalize_as_torch_does_on_the_joined_batch(tmp_path: Path) -> None:
+    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    whole = learned(random_images(8, 3, 33, 66).double())
+    for rank in range(2):
+        found = torch.load(tmp_path / str(rank))
+        assert found.keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_two_processes_train_a_run_as_one_does(tmp_path: Path) -> None:
+    """Normalized apart, the first losses differ by more than fifty times as much."""
+    train_in_two_processes(RUN, tmp_path)
+    single = agmm.run(RUN, results=tmp_path / "single", device="cpu")
+    ours, theirs = load_history(RUN, tmp_path), load_history(RUN, tmp_path / "single")
+    for term in ("loss", "seg", "self", "spar", "con", "absent"):
+        assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
+    result = load_result(RUN, tmp_path)
+    assert result.details["normalized_images"] == single.details["normalized_images"] == RUN.batch_size
+    assert (result.details["processes"], single.details["processes"]) == ("2 processes", "1 process")
+    apart = agmm.run(replace(RUN, norm_scope="microbatch"), results=tmp_path / "single", device="cpu")
+    other = load_history(replace(RUN, norm_scope="microbatch"), tmp_path / "single")
+    assert abs(other["loss"].iloc[0] / theirs["loss"].iloc[0] - 1) > 5e-3
+    assert apart.details["normalized_images"] == 4
+
+
+def test_the_whole_batch_passes_the_network_together(tmp_path: Path) -> None:
+    """Its statistics are those of torch on the joined images, the loss is the mean over microbatches."""
+    net, objective = networks.build("small", 7), agmm.training.run.build_objective("AGMM", 7, **dict(RUN.options))
+    images, labels = torch.rand(16, 3, 64, 64), torch.randint(0, 7, (16, 64, 64))
+    parts = [slice(i, i + 4) for i in range(0, 16, 4)]
+    classes = torch.ones(16, 7, dtype=torch.bool)
+    micros = [batches.Batch(images[p], labels[p], classes[p], None) for p in parts]
+    output = train._loss(RUN, objective, torch.device("cpu"), net, micros)
+    features, logits = net(images)
+    expected = [objective(features[p], logits[p], labels[p], classes[p]).loss for p in parts]
+    torch.testing.assert_close(output.loss, torch.stack(expected).mean())
+
+
+def test_a_resume_by_other_processes_is_recorded() -> None:
+    progress = loop.Progress(epoch=3, processes={0: 4})
+    assert loop._count_processes(progress) == "4 processes, 1 process from epoch 4"
+    assert loop._count_processes(progress) == "4 processes, 1 process from epoch 4"
+
+
+def test_networks_without_batch_normalization_say_so() -> None:
+    run = PAPER.at("points", network="vit")
+    assert train.normalized_images(run, skeleton("vit_base", 21)) == 0
+    assert train.normalized_images(replace(RUN, norm_scope="microbatch"), skeleton("small")) == 4
+
+
+def test_the_paper_normalizes_over_its_batches() -> None:
+    """With ResNets; of image tags, a microbatch of which passes the network alone, the microbatch is the batch."""
+    for name in ("paper", "paper_official"):
+        for run in tables.needed(tables.TABLES, name, 1):
+            if run.network.startswith("resnet"):
+                assert run.norm_scope == "effective", run
+                assert not run.from_tags or run.microbatch == run.batch_size, run
+
+
+def test_tags_are_refused_where_they_would_normalize_less(tmp_path: Path) -> None:
+    run = replace(SMOKE.at("tags", init="scratch"), microbatch=4, norm_scope="effective")
+    with one_sentence(ValueError, "each process takes one microbatch: start torchrun with 4 processes"):
+        agmm.run(run, results=tmp_path, device="cpu")
+
+
+# --- Changed presets --------------------------------------------------------------------------------------------------
+
+
+def test_changes_hold_for_all_runs_and_are_part_of_their_names() -> None:
+    name = "paper+microbatch6+norm_microbatch+bfloat16+compiled+simulated"
+    changed, plain = (tables.needed(["agmm_table1"], one, 1) for one in (name, "paper"))
+    assert len(changed) == len(plain)
+    assert not {run.id for run in changed} & {run.id for run in plain}
+    for run in changed:
+        assert (run.preset, run.microbatch, run.norm_scope) == (name, 4, "microbatch")  # the largest divisor of 64
+        assert (run.precision, run.compiled) == ("bfloat16", True)
+        assert run.labels == "full" or dict(run.label_options)["source"] == "simulated"
+        assert run.folder("results").parts[1] == name
+
+
+def test_a_smaller_microbatch_normalizes_over_as_many_images() -> None:
+    run = presets.named("quick+microbatch8").at("points")
+    assert (run.batch_size, run.microbatch, run.norm_scope) == (16, 8, "effective")
+    assert presets.named("quick+microbatch16").at("points").norm_scope == "microbatch"
+
+
+@pytest.mark.parametrize(
+    "name", ["paper+bfloat17", "paper+bfloat16+microbatch8", "paper+microbatch8+microbatch4", "paper+"]
+)
+def test_changes_of_other_words_or_order_are_refused(name: str) -> None:
+    with one_sentence(ValueError, "the preset paper is changed by words like microbatch.*, in this order, not by"):
+        tables.preset(name)
+
+
+def test_options_compose_the_name_and_replace_its_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["--preset", "paper+microbatch8+compiled", "--precision", "bfloat16", "--microbatch", "4", "--only", "spml"]
+    args = run_all.parser().parse_args([*words, "--labels", "simulated"])
+    assert cli.changed_preset(args) == "paper+microbatch4+bfloat16+compiled+simulated"
+
+
+def test_processes_that_cannot_share_a_step_take_smaller_microbatches(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = cli.find("O005", "paper")
+    for world, microbatch in ((4, 16), (8, 8), (64, 1)):
+        monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": str(world), "RANK": "0"})
+        shared = cli._shared(run)
+        assert (shared.microbatch, shared.norm_scope) == (microbatch, "effective")
+        assert shared.preset == ("paper" if world == 4 else f"paper+microbatch{microbatch}")
+    assert "8 processes take 8 images each: the run is that of the preset paper+microbatch8" in capfd.readouterr().out
+    monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": "3"})
+    with one_sentence(ValueError, "3 processes cannot share a batch of 64; start torchrun with a divisor of 64"):
+        cli._shared(run)
+
+
+# --- Memory and trials ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "options"),
+    [
+        ("small", 33, {}),
+        ("resnet50", 65, {"multi_grid": (2, 2, 4)}),
+    ],
+)
+def test_saved_bytes_are_those_that_a_step_holds(name: str, side: int, options: dict) -> None:
+    """Against the storages that autograd saves in a step that is computed."""
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.data_ptr()] = tensor
+        return tensor
+
+    net = networks.build(name, 5, **options).train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(torch.rand(2, 3, side, side))
+    own = {value.data_ptr() for value in (*net.parameters(), *net.buffers())}
+    expected = sum(tensor.untyped_storage().nbytes() for where, tensor in held.items() if where not in own) / 2
+    assert networks.saved_bytes(skeleton(name, 5, **options), side) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_step_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured on the papers' networks: 0.81 GiB an image of VOC, 2.69 GiB an image of Cityscapes."""
+    device, run = torch.device("cpu"), PAPER.at("points")
+    for kind, gigabytes in (("points", 0.81 * 64), ("clicks20", 2.69 * PAPER.at("clicks20").batch_size)):
+        for free, fits in ((1.02 * gigabytes, True), (0.98 * gigabytes, False)):
+            monkeypatch.setattr(machine, "free_memory", lambda _, free=free: free * 2**30)
+            if fits:
+                train.check_memory(PAPER.at(kind), 21, device)
+            else:
+                with one_sentence(ValueError, "start more processes with torchrun, choose --precision bfloat16"):
+                    train.check_memory(PAPER.at(kind), 21, device)
+    monkeypatch.setattr(machine, "free_memory", lambda _: 14 * 2**30)
+    train.check_memory(replace(run, norm_scope="microbatch"), 21, device)
+    with one_sentence(ValueError, "about 26 GiB of 64 images of 321 pixels, 14 GiB are free"):
+        train.check_memory(replace(run, precision="bfloat16"), 21, device)
+
+
+def test_a_trial_says_what_runs_cost_and_keeps_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A pretraining, SPML that starts from it, and its classifier, which learns from that embedding."""
+    argv = ["--preset", "smoke", "--only", "spml_figure10", "--try", "2", "--results", str(tmp_path), "--device", "cpu"]
+    assert run_all.main(argv) == 0
+    lines = capfd.readouterr().out.splitlines()
+    runs = tables.needed(["spml_figure10"], "smoke", 1)
+    tried = [line for line in lines if line.startswith("[")]
+    assert len(tried) == len(runs)
+    assert all("s a step" in line and "GiB at most" in line for line in tried)
+    assert lines[-1].endswith("nothing was kept")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        SMOKE.at("points", init="scratch").second_stage(),
+        SMOKE.at("cam", init="scratch"),
+        SMOKE.at("tags", "AGMMpp", network="vit", init="scratch"),
+        SMOKE.at("points", init="scratch").tested(crf="deeplab"),
+    ],
+    ids=lambda run: run.labels,
+)
+def test_what_other_runs_leave_is_stood_in_for(run: agmm.Run, tmp_path: Path) -> None:
+    found = trial.attempt(run, at(tmp_path), 3)
+    assert (found.step > 0) == (run.trained is None)
+    assert 0 < found.test < found.hours * 3600
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_of_a_run_that_fails_says_so_and_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = cli.find("O001", "voc_animals")
+    lines: list[str] = []
+    assert trial.attempt_all([run], at(tmp_path, tmp_path), 1, lines.append) == 1
+    assert "failed: PASCAL VOC, animals: no folder VOCdevkit/VOC2012" in lines[0]
+    assert lines[1] == "1 runs: 0.0 hours one after the other and 1 that failed; nothing was kept"
+
+
+def test_one_training_is_tried_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "O005", "--preset", "smoke", "--try", "2", "--results", str(tmp_path)]) == 0
+    assert capfd.readouterr().out.endswith("nothing was kept\n")
+    assert not list(tmp_path.iterdir())
