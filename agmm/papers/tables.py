@@ -33,6 +33,7 @@ from agmm.papers.table import QUOTED, SINGLE_SCALE, TRAINING, Cell, Table
 from agmm.training import presets, sweep
 from agmm.training.presets import Preset
 from agmm.training.run import STARTS, Run
+from agmm.training.train import step_memory
 from agmm.training.where import at
 
 _PAPERS = {
@@ -103,6 +104,16 @@ def published(names: Iterable[str], preset: str) -> dict[str, str]:
         if cell.published is not None and cell.metric in ("mIoU", SINGLE_SCALE):
             printed.setdefault(run.id, {})[f"{cell.published:.1f}"] = None
     return {run: " or ".join(values) for run, values in printed.items()}
+
+
+def costs(name: str, preset: str) -> pd.DataFrame:
+    """Return what the trainings of a table cost by forecast: hours, and the memory of a step without its losses."""
+    known, rows = trainings([name], preset), []
+    for run in needed([name], preset, 1):
+        images, memory = step_memory(run, len(sets.class_names(run.dataset)))
+        row = {"training": known.get(run.id, ""), "run": sweep.describe(run), "hours": sweep.estimate(run, {}) / 3600}
+        rows.append(row | {"images at once": images, "GiB": memory / 2**30})
+    return pd.DataFrame(rows).round(1)
 
 
 def train(

@@ -166,19 +166,21 @@ def normalized_images(run: Run, net: nn.Module) -> int:
 
 def check_memory(run: Run, num_classes: int, device: torch.device) -> None:
     """Raise ValueError where what the backward pass of a step needs does not fit into the memory of the device."""
+    images, needed = step_memory(run, num_classes)
+    if needed > (free := machine.free_memory(device)):
+        step = f"a step of {run.network} keeps about {needed / 2**30:.0f} GiB of {images} images of {run.crop} pixels"
+        remedy = "start more processes with torchrun, choose --precision bfloat16, or normalize over fewer images with "
+        raise ValueError(f"{step}, {free / 2**30:.0f} GiB are free: {remedy}--norm-scope microbatch --microbatch N")
+
+
+def step_memory(run: Run, num_classes: int) -> tuple[int, int]:
+    """Return how many images pass the network of a process at once, and the bytes that it keeps of them."""
     if run.trained is not None or run.method == "ImageTags" or run.crop is None:
-        return
+        return 0, 0
     world = int(os.environ.get("WORLD_SIZE", 1))
     images = run.batch_size // world if run.norm_scope == "effective" else run.microbatch
-    saved = _saved_bytes(run.network, num_classes, run.network_options, run.crop)
-    needed, free = (
-        saved * images / (2 if run.precision == "bfloat16" else 1) / 2**30,
-        machine.free_memory(device) / 2**30,
-    )
-    if needed > free:
-        step = f"a step of {run.network} keeps about {needed:.0f} GiB of {images} images of {run.crop} pixels"
-        remedy = "start more processes with torchrun, choose --precision bfloat16, or normalize over fewer images with "
-        raise ValueError(f"{step}, {free:.0f} GiB are free: {remedy}--norm-scope microbatch --microbatch N")
+    image = _saved_bytes(run.network, num_classes, run.network_options, run.crop)
+    return images, images * image // (2 if run.precision == "bfloat16" else 1)
 
 
 @cache
