@@ -138,6 +138,7 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     from agmm.data import sets
     from agmm.papers import notebooks, tables
     from agmm.training import train as training
+    from agmm.training.where import Where, label_sources
 
     for name in names if not args.no_notebooks else ():
         notebooks.check(ROOT / tables.TABLES[name].notebook, parameters(args, seeds))
@@ -149,12 +150,20 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
         raise ValueError(
             f"cannot write to {args.results} ({error.strerror}); choose another folder with --results"
         ) from None
+    if args.data_root is not None and not args.data_root.is_dir():
+        raise ValueError(f"there is no folder {args.data_root}; --data-root is that of the data sets")
     if not todo:
         return
-    if args.engine == "local":
-        device = training.choose_device(args.device)
-        for run in todo:
+    for line in label_sources(todo, Where(args.results, args.data_root)):
+        say(line)
+    try:
+        device = training.choose_device(args.device if args.engine == "local" else "cpu")
+        for run in todo if args.engine == "local" else ():
             training.check_memory(run, len(sets.class_names(run.dataset)), device)
+    except ValueError as error:
+        if not args.dry_run:
+            raise
+        say(f"not on this machine: {error}")
     for dataset in dict.fromkeys(run.dataset for run in todo):
         if dataset in sets.PUBLIC and args.data_root is not None:
             say(f"checking the files of {sets.PUBLIC[dataset].title}")

@@ -275,10 +275,12 @@ def where_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: Arguments) -> int:
     from agmm.training import loop, train, trial
-    from agmm.training.where import at
+    from agmm.training.where import at, label_sources
 
     run = replace(_shared(find(args.training, changed_preset(args))), seed=args.seed)
     where = at(args.results, args.data_root, args.device, args.keep_decoded)
+    for line in label_sources([run], where) if os.environ.get("RANK", "0") == "0" else ():
+        print(line, flush=True)
     if args.steps:
         tried = trial.attempt(run, where, args.steps)
         if loop.is_main():

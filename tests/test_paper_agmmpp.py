@@ -34,6 +34,8 @@ def short(run: agmm.Run, network: str, **changes: object) -> agmm.Run:
     if run.labels == "tags":
         options = dict(run.label_options) | {"warmup_steps": 1, "auxiliary_until": 0, "local_crops": 2}
         size["label_options"] = tuple((options | {"local_size": 16}).items())
+    else:
+        size["label_options"] = tuple(pair for pair in run.label_options if pair[0] != "source")
     return replace(run, init="scratch", **NETWORKS[network] | size | changes)  # type: ignore[arg-type]
 
 

@@ -48,6 +48,7 @@ def short(run: agmm.Run, **changes: object) -> agmm.Run:
     size = {"crop": 48, "batch_size": 2, "microbatch": 2, "warmup": 1, "history_images": 2, "long_side": 64}
     size |= {"network": "small", "network_options": tuple(small), "init": "scratch"}
     size |= {"epochs": 1 if run.dataset == "voc" else 2}
+    size["label_options"] = tuple(pair for pair in run.label_options if pair[0] != "source")
     first = tuple((name, size.get(name, value)) for name, value in run.teacher_changes)
     return replace(run, teacher_changes=first, **size | changes)  # type: ignore[arg-type]
 

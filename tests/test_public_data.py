@@ -10,9 +10,9 @@ from PIL import Image
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
 from agmm.data.public import coco, voc
-from agmm.data.public.scenes import CAMVID
+from agmm.data.public.scenes import CAMVID, CITYSCAPES
 from tests import layouts
-from tests.helpers import shared
+from tests.helpers import one_sentence, shared
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images, not")
 
@@ -188,7 +188,9 @@ def test_published_blocks_are_taken_for_their_ratio(tmp_path):
     train = sets.load("ade20k", "train", data_root=tmp_path)
     for ratio, percent in ((0.1, 10), (0.5, 50)):
         source = sets.label_source(train, "blocks", {"ratio": ratio})
-        assert source == f"published: blocks of {percent} % published by the authors of the tree energy loss"
+        assert source.startswith(
+            f"published: blocks of {percent} % published by the authors of the tree energy loss (bl"
+        )
         for sparse, truth in zip(sets.weak_labels(train, "blocks", {"ratio": ratio}, 0), train.truth, strict=True):
             expected = np.where(truth == VOID, UNLABELED, truth)
             expected[percent:] = UNLABELED
@@ -221,7 +223,8 @@ def test_published_clicks_are_taken_for_their_number(tmp_path):
             layouts.save_index(folder / f"{name}_gtFine_labelTrainIds.png", clicks)
     train = sets.load("cityscapes", "train", data_root=tmp_path)
     for n in (20, 100):
-        assert sets.label_source(train, "clicks", {"n": n}) == f"published: {n} clicks published by the authors of AGMM"
+        said = f"published: {n} clicks published by the authors of AGMM (clicks/agmm_cityscapes/{n}/)"
+        assert sets.label_source(train, "clicks", {"n": n}) == said
         for sparse in sets.weak_labels(train, "clicks", {"n": n}, 0):
             assert (sparse[0] == 18).sum() == (sparse < UNLABELED).sum() == n // 10
             assert (sparse == VOID).sum() == 64
@@ -395,3 +398,28 @@ def test_real_data():
     # Sky is bright and above, road below: a wrong class table or a wrong pairing would not show this.
     assert loaded.images[loaded.truth == 0].mean() > 1.5 * loaded.images[loaded.truth != 0].mean()
     assert np.bincount(loaded.truth[:, -60:].ravel(), minlength=256)[:11].argmax() == 3
+
+
+def test_cityscapes_is_read_as_agmm_s_readme_draws_it(tmp_path):
+    """Masks of train ids alone, and clicks in ``20clicks`` …; what is read is what label ids say."""
+    layouts.write_cityscapes(tmp_path)
+    by_ids = sets.load("cityscapes", "train", data_root=tmp_path)
+    expected = [np.array(mask) for mask in by_ids.truth]
+    for path in list((tmp_path / "gtFine").rglob("*_labelIds.png")):
+        ids = np.array(Image.open(path))
+        codes = np.array([CITYSCAPES.codes.get(value, VOID) for value in range(256)])
+        layouts.save_index(path.with_name(path.name.replace("labelIds", "labelTrainIds")), codes[ids])
+        path.unlink()
+    for name in IDS["cityscapes"][0]:
+        clicks = np.full((32, 64), 19)
+        clicks[0, :20] = 18
+        layouts.save_index(tmp_path / "20clicks" / f"{name}_gtFine_labelTrainIds.png", clicks)
+    train = sets.load("cityscapes", "train", data_root=tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(train.truth, expected, strict=True))
+    assert sets.check("cityscapes", tmp_path) == []
+    said = "published: 20 clicks published by the authors of AGMM (20clicks/)"
+    assert sets.label_source(train, "clicks", {"n": 20, "source": "published"}) == said
+    assert [(label == 18).sum() for label in sets.weak_labels(train, "clicks", {"n": 20}, 0)] == [20, 20]
+    place = r"into 50clicks or clicks/agmm_cityscapes/50 \(50 clicks published by the authors of AGMM\), or ask for .*"
+    with one_sentence(ValueError, place + r"\(--labels simulated\)"):
+        sets.label_source(train, "clicks", {"n": 50, "source": "published"})

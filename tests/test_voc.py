@@ -1,10 +1,13 @@
 """PASCAL VOC with SBD: which images, which masks, which labels, and what is said when something is missing."""
 
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from agmm import labels
 from agmm.codes import UNLABELED, VOID
@@ -264,3 +267,71 @@ def test_real_animals_and_their_clicks():
         on_class = (clicks > 0) & (clicks < 7) & (mask < 7)
         right, wrong = right + (mask == clicks)[on_class].sum(), wrong + (mask != clicks)[on_class].sum()
     assert 0.95 < right / (right + wrong) < 1
+
+
+# --- As AGMM's authors lay it out -------------------------------------------------------------------------------------
+
+
+def as_agmm_has_it(root: Path, inside: str = "") -> Path:
+    """``JPEGImages``, all masks in ``SegmentationClass``, labels in ``point`` and ``scribble``, no ``ImageSets``."""
+    for name in layouts.TRAIN_AUG + layouts.VOC_VAL:
+        layouts.save_noise(root / "JPEGImages" / f"{name}.jpg", layouts.size(name), int(name[-4:]))
+        layouts.save_index(root / "SegmentationClass" / f"{name}.png", layouts.voc_masks(name)[0], palette=True)
+    for name in layouts.TRAIN_AUG:
+        label = np.full(layouts.size(name), 21)
+        label[6:9, 6:9] = layouts.sbd_masks(name)[0].max()
+        for kind, below in (("point", "segcls"), ("scribble", "seginst")):
+            layouts.save_index(root / kind / (below if inside else "") / f"{name}.png", label)
+    return root
+
+
+@pytest.mark.parametrize("inside", ["", "as TEL ships them"])
+def test_the_layout_of_agmm_s_readme_is_read_as_it_lies(tmp_path, inside):
+    as_agmm_has_it(tmp_path, inside)
+    train, val = (VOC.load(tmp_path, split) for split in ("train", "val"))
+    assert VOC.check(tmp_path) == []
+    assert (train.ids, val.ids) == (layouts.TRAIN_AUG, tuple(sorted(layouts.VOC_VAL)))
+    for form, place in (("points", "point"), ("scribbles", "scribble")):
+        options = {"width": 3, "source": "published"}
+        said = sets.label_source(train, form, options)
+        assert said.startswith(f"published: {form} published by the authors of AGMM ({place}/")
+        (label, *_) = sets.labels_on_demand(train, form, options, 0)
+        values, counts = np.unique(label, return_counts=True)
+        assert values.tolist() == [layouts.sbd_masks(layouts.TRAIN_AUG[0])[0].max(), UNLABELED]
+        assert counts[0] == 9
+
+
+def test_labels_of_different_images_need_lists(tmp_path):
+    (as_agmm_has_it(tmp_path) / "scribble" / f"{layouts.TRAIN_AUG[1]}.png").unlink()
+    with one_sentence(
+        ValueError, rf"different images \(1, {layouts.TRAIN_AUG[1]} first\); complete them or add VOC's ImageSets"
+    ):
+        VOC.load(tmp_path, "train")
+    shutil.rmtree(tmp_path / "point")
+    shutil.rmtree(tmp_path / "scribble")
+    with one_sentence(FileNotFoundError, "neither ImageSets nor labels in point or scribble"):
+        VOC.load(tmp_path, "train")
+
+
+def test_labels_beside_the_devkit_are_found_and_missing_ones_named(tmp_path):
+    layouts.voc(tmp_path)
+    train = VOC.load(tmp_path, "train")
+    expected = r"hold no points.*into point or .* or points/agmm_voc \(points published by the authors of AGMM\)"
+    with one_sentence(ValueError, expected + r".*\(--labels simulated\)"):
+        sets.label_source(train, "points", {"source": "published"})
+    for name in layouts.TRAIN_AUG:
+        layouts.save_index(tmp_path / "VOCdevkit/VOC2012/point" / f"{name}.png", np.full(layouts.size(name), 21))
+    train = VOC.load(tmp_path, "train")
+    assert sets.label_source(train, "points", {}).endswith("(VOCdevkit/VOC2012/point/)")
+
+
+def test_files_that_mean_unlabeled_by_255_are_reported(tmp_path):
+    as_agmm_has_it(tmp_path)
+    for path in (tmp_path / "point").iterdir():
+        label = np.array(Image.open(path))
+        layouts.save_index(path, np.where(label == 21, 255, label))
+    said = "4 of 4 labels of 'agmm_voc' leave no pixel unlabeled; their files may mean that by another code"
+    assert any(said in problem for problem in VOC.check(tmp_path, ("train",)))
+    train = VOC.load(tmp_path, "train")
+    with one_sentence(ValueError, said):
+        sets.labels_on_demand(train, "points", {}, 0)

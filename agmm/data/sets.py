@@ -11,7 +11,7 @@ import numpy as np
 
 from agmm import labels
 from agmm.data import disk_cache, user_folder
-from agmm.data.public import MOST_REGIONS, REGIONS, DataSet
+from agmm.data.public import MOST_REGIONS, REGIONS, DataSet, dense_labels
 from agmm.data.public.coco import COCO, DENSEPOSE
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
 from agmm.data.public.voc import VOC, VOC_1464, VOC_ANIMALS
@@ -138,7 +138,7 @@ def sparse_labels(split: Split, form: str, options: dict[str, Any], seed: int, c
     if isinstance(split.truth, OnDemand):
         raise ValueError(f"the {len(split)} images of {split.dataset} stay on disk; use labels_on_demand")
     if (published := _published(split, form, options)) is not None:
-        return np.stack(list(published.maps))
+        return np.stack(list(_with_gaps(published).maps))
     options = _simulation_options(split, form, options, cache)
     described = [split.dataset, split.ids, split.truth[0].shape, form, options, seed, *_inputs(split, form).values()]
     name = f"labels-{split.dataset}-{form}-{seed}-{atomic_files.digest(described)}.npy"
@@ -156,7 +156,7 @@ def labels_on_demand(split: Split, form: str, options: dict[str, Any], seed: int
     Simulated ones depend on ``seed`` and are kept in the folder ``cache``, a PNG per image.
     """
     if (published := _published(split, form, options)) is not None:
-        return published.maps
+        return _with_gaps(published).maps
     if form == "full":
         return split.truth
     options = _simulation_options(split, form, options, cache)
@@ -186,6 +186,13 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
     return "simulated from dense masks" + (" and objects" if split.instances is not None else "")
 
 
+def _with_gaps(published: Published) -> Published:
+    """Return sparse labels whose first ones leave pixels unlabeled; ValueError for others."""
+    if problem := dense_labels(published, list(published.maps[:20])):
+        raise ValueError(problem)
+    return published
+
+
 def _published(split: Split, form: str, options: dict[str, Any]) -> Published | None:
     """Return the labels to be read from files, None where they are to be simulated."""
     source = options.get("source", "auto")
@@ -200,9 +207,13 @@ def _published(split: Split, form: str, options: dict[str, Any]) -> Published | 
         return None
     names = "; ".join(" ".join([one.name, *(f"{k} {v}" for k, v in one.drawn.items())]) for one in candidates)
     strokes = ", 3 pixels wide and whole" if form in ("points", "scribbles") else ""
+    known = [one for one in PUBLIC[split.dataset].sources if one.form == form] if split.dataset in PUBLIC else []
+    fitting = [one for one in known if all(wanted.get(name) == value for name, value in one.drawn.items())]
+    places = "; ".join(one.places for one in fitting if source in ("published", one.name))
     raise ValueError(
         f"{form} with {options} are asked for, but published files of {split.dataset} hold {names or f'no {form}'}"
-        f"{strokes}; put the files below the data root or ask for source='simulated'"
+        f"{strokes}; put them below the data root{f', into {places}' if places else ''}, or ask for source='simulated' "
+        "(--labels simulated)"
     )
 
 

@@ -122,6 +122,7 @@ def train_segmenter(context: Context) -> loop.Outcome:
     """Train a network on sparse labels, pseudo labels or tags, and test it."""
     run, data, test, device = context.run, context.data, context.test, context.device
     check_memory(run, data.num_classes, device)
+    loop.log(context.folder, f"labels: {sets.label_source(data, run.labels, dict(run.label_options))}")
     net, objective = _start(context)
     source = _source(context, objective)
 

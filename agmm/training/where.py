@@ -1,6 +1,7 @@
 """Folders and device of trainings, which do not change results, and the data that a training works with."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,24 @@ def at(
 ) -> Where:
     """Return a `Where` from paths that may be strings; an empty ``data_root`` is none."""
     return Where(Path(results), Path(data_root) if data_root else None, device, keep_decoded)
+
+
+def label_sources(runs: Iterable[Run], where: Where) -> list[str]:
+    """Say where the labels of runs on public data come from, a line for each kind; raise where they cannot be had."""
+    splits: dict[tuple[str, tuple[int, int] | None], Split] = {}
+    lines: dict[str, None] = {}
+    for run in runs:
+        if run.dataset not in sets.PUBLIC or run.trained is not None:
+            continue
+        if (key := (run.dataset, run.image_size)) not in splits:
+            splits[key] = where.load(run, "train")
+        cams = f"class activation maps of run {run.cams_of.id}" if run.cams_of is not None else ""
+        options = dict(run.label_options)
+        source = sets.label_source(replace(splits[key], cams_from=cams), run.labels, options)
+        drawn = ", ".join(f"{name} {value}" for name, value in options.items() if name != "source")
+        title = f"{sets.PUBLIC[run.dataset].title}{f' ({drawn})' if drawn and run.labels != 'tags' else ''}"
+        lines[f"labels: {run.labels} of {title}: {source}"] = None
+    return list(lines)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 Published labels with one file per image lie in folders that are named after form and publisher
 (``scribbles/scribblesup``, ``blocks/tel_ade20k/block10`` …), because the same code means different things to different
-publishers and no file says whose it is.
+publishers and no file says whose it is; or where the archives of AGMM's authors put them.
 """
 
 import warnings
@@ -50,20 +50,37 @@ class Source:
     folder: str = "."  # where they lie in the folder form/name, subfolders included
     suffix: str = ".png"  # ending of their files
     drawn: Mapping[str, Any] = field(default_factory=dict)
+    also: Sequence[str] = ()  # patterns of the files below a data root, as their authors' archives have them
 
     def find(self, root: Path, images: Sequence[Path], key: Callable[[Path], str]) -> Published | None:
         """Find the labels of the training images below a data root, None where their folder is missing."""
-        folder = root / self.form / self.name / self.folder
-        if not folder.is_dir():
-            return None
+        folder, files = root / self.form / self.name / self.folder, list[Path]()
+        if folder.is_dir():
+            files = sorted(folder.rglob(f"[!.]*{self.suffix}"))
+        else:
+            found = {pattern: sorted(root.glob(pattern)) for pattern in self.also}
+            if not (there := [pattern for pattern, some in found.items() if some]):
+                return None
+            folder, files = root / _folder(there[0]), found[there[0]]
         paths: dict[str, Path] = {}
-        for path in sorted(folder.rglob(f"[!.]*{self.suffix}")):
+        for path in files:
             if key(path) in paths:
                 raise ValueError(f"{path}: labels of the same image as {paths[key(path)].name}; keep one of them")
             paths[key(path)] = path
         files = image_files.of_images(images, paths, folder, self.form, self.suffix, key)
         maps = OnDemand(partial(_read_label, self.read), list(zip(images, files, strict=True)))
-        return Published(self.form, self.name, self.description, maps, self.drawn)
+        description = f"{self.description} ({folder.relative_to(root).as_posix()}/)"
+        return Published(self.form, self.name, description, maps, self.drawn)
+
+    @property
+    def places(self) -> str:
+        """Folders below a data root in which the labels are looked for, and whose they are."""
+        own = (Path(self.form) / self.name / self.folder).as_posix()
+        return f"{' or '.join(dict.fromkeys([*map(_folder, self.also), own]))} ({self.description})"
+
+
+def _folder(pattern: str) -> str:
+    return pattern.partition("*")[0].partition("[")[0].rstrip("/")
 
 
 def _read_label(read: Callable[..., np.ndarray], two: Pair) -> np.ndarray:
@@ -113,6 +130,7 @@ class DataSet:
     mirrored: tuple[int, ...] | None = None
     extend: Callable[[Split, Sequence[Path], Path, str], Split] | None = None
     """``extend(data, images, root, split)`` adds to a split what no other field says, such as objects."""
+    as_it_lies: "Callable[[DataSet, Path], DataSet] | None" = None  # the data set whose masks lie below a root
     in_memory: bool = False  # read at once and brought to one size if wanted; else images are read when asked for
     in_papers: bool = True  # whether the papers' numbers were measured on it
 
@@ -126,6 +144,8 @@ class DataSet:
         """
         if size is not None and not self.in_memory:
             raise ValueError(f"{self.title} is read at its own size; leave image_size out and choose a crop")
+        if self.as_it_lies is not None:
+            return self.as_it_lies(self, Path(root)).load(root, split, size)
         pairs, place = self._files(Path(root), split), f"{self.title} {split} in {root}"
         if len(pairs) != self.counts[split]:
             warnings.warn(f"{place} has {len(pairs)} images, not {self.counts[split]}", stacklevel=2)
@@ -142,6 +162,8 @@ class DataSet:
 
     def check(self, root: str | Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
         """Read every file of the splits once: one sentence per problem; missing folders raise as in `load`."""
+        if self.as_it_lies is not None:
+            return self.as_it_lies(self, Path(root)).check(root, splits)
         problems: list[str] = []
         for split in splits:
             pairs = self._files(Path(root), split)
@@ -245,4 +267,15 @@ def _check_published(labels: Published, indices: Sequence[int]) -> list[str]:
     if empty > (1 - LEAST_ANNOTATED) * len(maps):
         what = f"{empty} of {len(maps)} labels of {labels.name!r}"
         problems.append(f"{what} annotate nothing; check codes and folder")
+    if problem := dense_labels(labels, maps):
+        problems.append(problem)
     return problems
+
+
+def dense_labels(labels: Published, maps: Sequence[np.ndarray]) -> str:
+    """Return what is wrong with sparse labels of which too many leave no pixel unlabeled; empty where nothing is."""
+    dense = sum(not (one == UNLABELED).any() for one in maps)
+    if labels.form == "boxes" or dense <= (1 - LEAST_ANNOTATED) * len(maps):
+        return ""
+    what = f"{dense} of {len(maps)} labels of {labels.name!r} leave no pixel unlabeled"
+    return f"{what}; their files may mean that by another code, 255 perhaps: see the codes of their publisher"

@@ -2,12 +2,15 @@
 
 CamVid in the SegNet form has 480 x 360 road scenes, which are read into memory whole; the others are read on demand, as
 their archives extract: Cityscapes, of 2048 x 1024 pixels, from ``leftImg8bit/train/<city>/*_leftImg8bit.png``,
-``gtFine/train/<city>/*_gtFine_labelIds.png`` and the same of val; ADE20K with the 150 classes of the scene parsing
-benchmark from ``ADEChallengeData2016``. Published sparse labels are found in ``clicks/agmm_cityscapes`` with a folder
-for each number of clicks, and in ``blocks/tel_cityscapes`` and ``blocks/tel_ade20k`` with one for each percentage,
-``block10`` …. Those of Cityscapes may lie in folders of cities; their names begin as those of the images.
+``gtFine/train/<city>/*_gtFine_labelIds.png``, or ``*_labelTrainIds.png`` alone, and the same of val; ADE20K with the
+150 classes of the scene parsing benchmark from ``ADEChallengeData2016``. Published sparse labels are found in
+``20clicks``, ``50clicks`` and ``100clicks`` as AGMM's authors have them, or in ``clicks/agmm_cityscapes`` with a folder
+for each number, and in ``blocks/tel_cityscapes`` and ``blocks/tel_ade20k`` with one for each percentage, ``block10`` ….
+Those of Cityscapes may lie in folders of cities; their names begin as those of the images.
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agmm.data.image_files import Pair
@@ -42,21 +45,30 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 """Label ids of the classes; masks hold 0 … 33, and 255 for -1 (license plates)."""
 
 CITYSCAPES_ARCHIVES = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
-_ENDINGS = {"leftImg8bit": "_leftImg8bit.png", "gtFine": "_gtFine_labelIds.png"}
+_IMAGE, _LABEL_IDS, _TRAIN_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
-def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
-    found: set[str] = set()  # <city>/<city>_<sequence>_<frame>
-    for kind, ending in _ENDINGS.items():
+def _cityscapes_pairs(mask_ending: str, root: Path, split: str) -> list[Pair]:
+    endings, found = {"leftImg8bit": _IMAGE, "gtFine": mask_ending}, set[str]()  # <city>/<city>_<sequence>_<frame>
+    for kind, ending in endings.items():
         folder = root / kind / split
         names = {path.relative_to(folder).as_posix().removesuffix(ending) for path in folder.glob(f"*/*{ending}")}
         if not names:
             raise FileNotFoundError(f"no {folder}/<city>/*{ending}")
         found |= names
     images, masks = (
-        [root / kind / split / f"{name}{ending}" for name in sorted(found)] for kind, ending in _ENDINGS.items()
+        [root / kind / split / f"{name}{ending}" for name in sorted(found)] for kind, ending in endings.items()
     )
     return list(zip(images, masks, strict=True))
+
+
+def _cityscapes_as_it_lies(data: DataSet, root: Path) -> DataSet:
+    """Return the data set with masks of label ids, or of train ids where there are no others."""
+    data = replace(data, as_it_lies=None)
+    gt_fine = root / "gtFine"
+    if any(gt_fine.glob(f"*/*/*{_LABEL_IDS}")) or not any(gt_fine.glob(f"*/*/*{_TRAIN_IDS}")):
+        return data
+    return replace(data, codes=codes(range(19), void=[255]), pairs=partial(_cityscapes_pairs, _TRAIN_IDS))
 
 
 def _id(path: Path) -> str:
@@ -66,6 +78,7 @@ def _id(path: Path) -> str:
 
 _AGMM = png(codes(range(19), unlabeled=[19], void=[255]))
 _BY = "published by the authors of AGMM"
+_CLICKS = {n: (f"{n}clicks/**/[!.]*.png",) for n in (20, 50, 100)}
 
 CITYSCAPES = DataSet(
     name="cityscapes",
@@ -73,7 +86,8 @@ CITYSCAPES = DataSet(
     class_names=_CITYSCAPES_CLASSES,
     codes=codes(LABEL_IDS, void=(*range(34), 255)),
     counts={"train": 2975, "val": 500},
-    pairs=_cityscapes_pairs,
+    pairs=partial(_cityscapes_pairs, _LABEL_IDS),
+    as_it_lies=_cityscapes_as_it_lies,
     how_to_get=(
         f"log in at www.cityscapes-dataset.com, download {' and '.join(CITYSCAPES_ARCHIVES)} into {{root}} and extract "
         "them with `agmm download cityscapes --data-root {root}`"
@@ -81,7 +95,7 @@ CITYSCAPES = DataSet(
     key=_id,
     sources=(
         *(
-            Source("clicks", "agmm_cityscapes", f"{n} clicks {_BY}", _AGMM, str(n), drawn={"n": n})
+            Source("clicks", "agmm_cityscapes", f"{n} clicks {_BY}", _AGMM, str(n), ".png", {"n": n}, _CLICKS[n])
             for n in (20, 50, 100)
         ),
         *tel_blocks("tel_cityscapes", codes(LABEL_IDS, unlabeled=range(256))),

@@ -3,9 +3,10 @@
 Below the root lie VOC in ``VOCdevkit/VOC2012`` and SBD in ``benchmark_RELEASE/dataset``, as their archives extract, or
 VOC with a folder ``SegmentationClassAug`` instead of SBD; the root may also be one of VOC's two folders itself. "train"
 is VOC's train and SBD's train and val, without VOC's val. VOC's own mask is taken where there is one, then that of
-``SegmentationClassAug``, then SBD's. Published sparse labels are found beside them: the files `CLICKS`, and folders of
-one file per image (``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.public`). Boxes are those of VOC's
-own ``Annotations``.
+``SegmentationClassAug``, then SBD's. As AGMM's authors lay it out, all masks lie in ``SegmentationClass``, and there is
+no ``ImageSets``: "train" are the images with labels in ``point`` or ``scribble``, "val" the others. Published sparse
+labels are found beside them: the files `CLICKS`, and folders of one file per image (``point``, ``scribble``, or
+``points/agmm_voc``, ``scribbles/scribblesup`` …, see `agmm.data.public`). Boxes are those of VOC's own ``Annotations``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,26 +39,48 @@ CLICKS = ("voc_whats_the_point.json", "voc_whats_the_point_bg_from_scribbles.jso
 
 def _pairs(root: Path, split: str) -> list[Pair]:
     voc, sbd = _voc(root), _sbd(root)
-    augmented = _by_stem(voc / "SegmentationClassAug", ".png")
-    masks = augmented | _by_stem(voc / "SegmentationClass", ".png")
-    names = val = _names(voc / "ImageSets" / "Segmentation" / "val.txt")
+    own, augmented = (_by_stem(voc / name, ".png") for name in ("SegmentationClass", "SegmentationClassAug"))
+    masks, lists = augmented | own, voc / "ImageSets" / "Segmentation"
+    if lists.is_dir():
+        listed = {name: _names(lists / f"{name}.txt") for name in ("train", "val")}
+    else:
+        train = _labeled(root, voc)
+        listed = {"train": train, "val": masks.keys() - train}
+    names = listed[split]
     if split == "train":
-        names = _names(voc / "ImageSets" / "Segmentation" / "train.txt") | augmented.keys()
+        names = names | masks.keys()
         if sbd is not None:
             names |= _names(sbd / "train.txt") | _names(sbd / "val.txt")
             masks = _by_stem(sbd / "cls", ".mat") | masks
-        elif not augmented:
+        elif lists.is_dir() and not masks.keys() - listed["train"] - listed["val"]:
             raise FileNotFoundError(f"no masks of SBD below {root}")
-        names -= val
+        names -= listed["val"]
     expected = voc / "SegmentationClass"
     return [(voc / "JPEGImages" / f"{name}.jpg", masks.get(name, expected / f"{name}.png")) for name in sorted(names)]
 
 
 def _voc(root: Path) -> Path:
-    for folder in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root):
-        if (folder / "ImageSets" / "Segmentation").is_dir():
-            return folder
+    folders = (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root)
+    for name in ("ImageSets/Segmentation", "JPEGImages"):
+        for folder in folders:
+            if (folder / name).is_dir():
+                return folder
     raise FileNotFoundError(f"no folder VOCdevkit/VOC2012 in {root}")
+
+
+def _labeled(root: Path, voc: Path) -> set[str]:
+    """Return the images with labels in the folders of AGMM's authors, which must be the same in both."""
+    found: dict[str, set[str]] = {}
+    for kind in ("point", "scribble"):
+        if stems := {path.stem for folder in {root, voc} for path in (folder / kind).rglob("[!.]*.png")}:
+            found[kind] = stems
+    if not found:
+        raise FileNotFoundError(f"neither ImageSets nor labels in point or scribble below {root}")
+    first, *others = found.values()
+    if others and (different := sorted(first ^ others[0])):
+        problem = f"are of different images ({len(different)}, {different[0]} first)"
+        raise ValueError(f"{root}: the labels in point and scribble {problem}; complete them or add VOC's ImageSets")
+    return first
 
 
 def _sbd(root: Path) -> Path | None:
@@ -142,6 +165,16 @@ _AGMM = png(codes(range(21), unlabeled=[21], void=[255]))
 _RLOSS = png(codes(range(21), unlabeled=[255], void=[254]))
 _SPML = png(codes(range(21), unlabeled=range(21, 256)))  # 255 is the padding of their crops; files hold none
 
+
+def _of_agmm(*folders: str) -> tuple[str, ...]:
+    """Patterns of PNG files in folders beside VOC's own, or beside its devkit."""
+    places = ("", "VOCdevkit/VOC2012/", "VOC2012/")
+    return tuple(f"{place}{folder}/[!.]*.png" for folder in folders for place in places)
+
+
+# Flat as in AGMM's archives, or in a folder as TEL ships them, whose codes are taken to be the same.
+_POINT, _SCRIBBLE = _of_agmm("point", "point/segcls"), _of_agmm("scribble", "scribble/seginst")
+
 VOC = DataSet(
     name="voc",
     title="PASCAL VOC",
@@ -156,10 +189,10 @@ VOC = DataSet(
     ),
     background=0,
     sources=(
-        Source("points", "agmm_voc", "points published by the authors of AGMM", _AGMM),
+        Source("points", "agmm_voc", "points published by the authors of AGMM", _AGMM, also=_POINT),
         Source("points", "spml", "points published by the authors of SPML", _SPML),
         Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", _read_scribbles, suffix=".xml"),
-        Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM),
+        Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM, also=_SCRIBBLE),
         Source("scribbles", "rloss_scribbles", "scribbles of ScribbleSup as drawn by the authors of rloss", _RLOSS),
         Source("scribbles", "spml", "scribbles published by the authors of SPML", _SPML),
     ),

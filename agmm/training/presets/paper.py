@@ -7,6 +7,8 @@ from agmm.evaluation import SCALES
 from agmm.training.presets.preset import SPML_OF_POINTS, Embedding, Kind, Network, Preset
 from agmm.training.run import Run
 
+_PUBLISHED = {"source": "published"}  # labels that their authors published are not simulated unless one asks for it
+
 # AGMM++ prints neither schedules nor test settings; these are ToCo's for transformers and image tags (AdamW, 20,000
 # steps of 4 images on VOC, 80,000 of 8 on COCO, in whole epochs) and TEL's for ADE20K (150,000 steps of 16).
 _TOCO_SCHEDULE: dict[str, Any] = {"crop": 448, "batch_size": 4, "microbatch": 4, "epochs": 8, "warmup": 1500}
@@ -29,7 +31,7 @@ def _further_labels(voc: Run) -> dict[str, Kind]:
         "boxes": Kind("grabcut"),
         "tags": Kind("tags", {}, tags),
         "coco_tags": Kind("tags", late, coco, fixed={"batch_size": 8}),
-        **{f"blocks{n}": Kind("blocks", {"ratio": n / 100}, ade20k) for n in (10, 20, 50)},
+        **{f"blocks{n}": Kind("blocks", {"ratio": n / 100} | _PUBLISHED, ade20k) for n in (10, 20, 50)},
         "blocks_full": Kind("full", run=ade20k),
     }
 
@@ -117,10 +119,10 @@ def _published(released: bool) -> Preset:
     cityscapes = replace(cityscapes, lr=0.005 if released else 0.004, head_factor=1 if released else 10)
     cityscapes = replace(cityscapes, scales=(1.0,), flip=False, tile=side)
     labels = {
-        "points": Kind("points", {"placement": "human", "width": 3}),
-        "scribbles": Kind("scribbles", {"width": 3}),
+        "points": Kind("points", {"placement": "human", "width": 3} | _PUBLISHED),
+        "scribbles": Kind("scribbles", {"width": 3} | _PUBLISHED),
         "full": Kind("full"),
-        **{f"clicks{n}": Kind("clicks", {"n": n}, cityscapes) for n in (20, 50, 100)},
+        **{f"clicks{n}": Kind("clicks", {"n": n} | _PUBLISHED, cityscapes) for n in (20, 50, 100)},
         "clicks_full": Kind("full", run=cityscapes),
         **_further_labels(voc),
         **_spml_labels(voc),
