@@ -97,11 +97,12 @@ def regenerate(args: argparse.Namespace) -> int:
 
 def announce(args: argparse.Namespace, names: list[str], runs: "list[Run]", todo: "list[Run]", jobs: int) -> None:
     """Print how many runs there are, how many of them are cached, and how long the others take."""
+    from agmm.host import machine
     from agmm.training import sweep
 
     seconds = sweep.total(todo, sweep.measured(args.results), jobs)
     processes = f"{jobs} process{'es' if jobs > 1 else ''}" + (" once they start" if args.engine == "slurm" else "")
-    about = f", about {sweep.duration(seconds)} on {processes}" if todo else ""
+    about = f", about {machine.duration(seconds)} on {processes}" if todo else ""
     what = ", ".join(names) if len(names) <= 6 else f"{len(names)} tables and figures"
     say(f"{what}: {len(runs)} runs, {len(runs) - len(todo)} cached{about}")
     for run in [run for run in todo if run.norm_scope == "microbatch" and "norm_microbatch" in run.preset][:1]:
@@ -112,6 +113,7 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
     """Print the papers' trainings by number, then extras and their purpose, with times and published mIoU."""
     from dataclasses import replace
 
+    from agmm.host import machine
     from agmm.papers import tables
     from agmm.training import sweep
 
@@ -122,7 +124,7 @@ def list_runs(names: list[str], preset: str, runs: "list[Run]", todo: "list[Run]
     for run in runs:
         first = replace(run, seed=0).id
         training = known.get(first, "extra:others start from it")
-        state = f"about {sweep.duration(sweep.estimate(run, measured))}" if run in todo else "cached"
+        state = f"about {machine.duration(sweep.estimate(run, measured))}" if run in todo else "cached"
         paper = f"  (published {printed[first]})" if first in printed else ""
         lines.append((training.startswith("extra:"), training, f"{run.id}  {state:12}  {sweep.describe(run)}{paper}"))
     lines.sort(key=lambda line: line[:2])
@@ -156,9 +158,10 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
         return
     for line in label_sources(todo, Where(args.results, args.data_root)):
         say(line)
-    try:
+    try:  # a plan may be for another machine
         device = training.choose_device(args.device if args.engine == "local" else "cpu")
         for run in todo if args.engine == "local" else ():
+            training.check_device(run, args.device)
             training.check_memory(run, len(sets.class_names(run.dataset)), device)
     except ValueError as error:
         if not args.dry_run:

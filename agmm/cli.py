@@ -278,6 +278,7 @@ def _run(args: Arguments) -> int:
     from agmm.training.where import at, label_sources
 
     run = replace(_shared(find(args.training, changed_preset(args))), seed=args.seed)
+    train.check_device(run, args.device)
     where = at(args.results, args.data_root, args.device, args.keep_decoded)
     for line in label_sources([run], where) if os.environ.get("RANK", "0") == "0" else ():
         print(line, flush=True)

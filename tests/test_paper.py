@@ -75,13 +75,13 @@ def test_protocols_are_those_of_the_papers_and_of_the_released_code():
     ],
 )
 def test_hours_follow_from_operations(run):
-    """Forward and twice as much backward, each multiply-add two operations, 60 TFLOP/s."""
+    """Forward and twice as much backward, each multiply-add two operations, 23 TFLOP/s."""
     with torch.device("meta"):
         net = networks.build(run.network, len(sets.class_names(run.dataset)), **dict(run.network_options)).eval()
         with FlopCounterMode(display=False) as counter:
             net(torch.empty(1, 3, run.crop, run.crop))
     images = run.epochs * {"voc": 10_582, "cityscapes": 2_975, "densepose": 26_437}[run.dataset]
-    expected = 3 * counter.get_total_flops() * images / 60e12
+    expected = 3 * counter.get_total_flops() * images / 23e12
     assert sweep.estimate(run, {}) == pytest.approx(expected, rel=0.02)
 
 
@@ -100,7 +100,7 @@ def test_plan_names_every_training_with_time_and_published_number(preset, papers
     printed = capfd.readouterr()
     assert "name it with --data-root" in printed.err  # said after the list, as the trainings themselves would
     lines = printed.out.splitlines()
-    assert "estimated, not measured" in lines[1]
+    assert "not measured" in lines[1]
     ours = {int(line.split()[0][1:]): line for line in lines if re.match(r"  O\d", line)}
     assert RUNS[papers] <= ours.keys()
     assert all("  about " in ours[training] for training in RUNS[papers])
@@ -215,7 +215,7 @@ def test_augmentations_that_cannot_be_are_refused(root, tmp_path):
 
 def test_missing_and_damaged_data_are_named_before_hours_are_spent(tmp_path, capfd):
     arguments = ["--preset", "paper", "--only", "agmm_table1", "--results", str(tmp_path / "results")]
-    rooted = [*arguments, "--data-root", str(tmp_path)]
+    rooted = [*arguments, "--data-root", str(tmp_path), "--labels", "simulated", "--dry-run"]
     assert run_all.main(arguments) == 2
     assert "name it with --data-root" in capfd.readouterr().err
     assert run_all.main(rooted) == 2

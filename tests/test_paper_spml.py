@@ -131,7 +131,7 @@ def test_wrong_regions_are_named_before_training(root, tmp_path, dataset, capfd)
     assert [str(path) in problem for path, problem in zip(paths, problems, strict=True)] == [True, True]
     assert all("\n" not in problem for problem in problems)
     table = "spml_table8" if dataset == "voc" else "spml_table4"
-    arguments = ["--preset", "paper", "--only", table, "--results", str(tmp_path / "r")]
+    arguments = ["--preset", "paper+simulated", "--only", table, "--results", str(tmp_path / "r"), "--dry-run"]
     assert run_all.main([*arguments, "--data-root", str(tmp_path / "data"), "--no-notebooks"]) == 2
     assert padding[:18] in capfd.readouterr().err
     paths[1].unlink()

@@ -7,10 +7,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from agmm.data import sets
-from agmm.host import atomic_files
+from agmm.host import atomic_files, machine
 from agmm.papers import tables
 from agmm.report import numbers, pictures, records
-from agmm.training import presets, sweep
+from agmm.training import presets
 
 
 def write(preset: str, results: str | Path = "results", *, embed: bool = True) -> Path:
@@ -36,7 +36,7 @@ def render(preset: str, results: str | Path = "results", *, embed: bool = True) 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["duration"] = sweep.duration
+    environment.filters["duration"] = machine.duration
     environment.filters["counted"] = lambda number, thing="run": f"{number} {thing}" + ("" if number == 1 else "s")
     return environment.get_template("report.html").render(collect(preset, results, embed))
 

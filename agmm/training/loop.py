@@ -23,12 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agmm import objectives
 from agmm.codes import UNLABELED
-from agmm.host import atomic_files
+from agmm.host import atomic_files, machine
 from agmm.objectives.common import Batch
 from agmm.training.run import Run
 from agmm.training.weights import load_weights, save_weights
 
 LOOK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
+SAY_EVERY = 60.0  # seconds between two lines of the log in long epochs
 
 LOGGER = logging.getLogger("agmm")
 History = list[dict[str, float]]
@@ -85,7 +86,8 @@ def fit(
     start = f"epoch {progress.epoch} of {run.last_epoch}, {_count_processes(progress)}"
     log(folder, f"{run.method} {dict(run.options)} on {run.labels}, seed {run.seed}: {start}")
     while progress.epoch < run.last_epoch:
-        started = time.perf_counter()
+        started = said = time.perf_counter()
+        torch.backends.cudnn.benchmark = True  # crops have one size; test images have many
         net.train()
         torch.manual_seed(mix(run.seed, progress.epoch))
         sums: dict[str, Tensor] = {}
@@ -109,11 +111,16 @@ def fit(
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(passes)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if step % LOOK_EVERY == LOOK_EVERY - 1 or step in (0, steps - 1):
+            if step % LOOK_EVERY == LOOK_EVERY - 1 or step == steps - 1 or not progress.first_step:
                 _check_finite(sums, run, folder, progress.epoch, step)
+                if (now := time.perf_counter()) - said > SAY_EVERY:
+                    said, epoch = now, f"epoch {progress.epoch + 1} of {run.last_epoch}, step {step + 1} of {steps}"
+                    loss_now = sums["loss"].item() / (step + 1)
+                    log(folder, f"{epoch}: loss {loss_now:.4g}{_eta(run, progress, steps, step + 1, now - started)}")
             if not progress.first_step:
                 progress.first_step = time.perf_counter() - started
         progress.train_seconds += time.perf_counter() - started
+        torch.backends.cudnn.benchmark = False
 
         shares = steps * rank_and_world()[1]
         row: dict[str, float] = {"epoch": progress.epoch + 1, "lr": run.lr * rate}
@@ -125,11 +132,18 @@ def fit(
         progress.seconds += time.perf_counter() - started
         if is_main():
             _save_checkpoint(run, checkpoint, net, optimizer, progress, history)
-            log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            log(folder, "  ".join(f"{name} {value:.4g}" for name, value in row.items()) + _eta(run, progress, steps))
     if run.selection == "best":
         wait_for_all()
         load_weights(net, folder / "best.safetensors", run.id)
     return progress
+
+
+def _eta(run: Run, progress: Progress, steps: int, step: int = 0, seconds: float = 0.0) -> str:
+    """Return the time left by what has passed, so many steps and seconds of the present epoch included."""
+    done = progress.epoch * steps + step
+    left = (progress.seconds + seconds) * (run.last_epoch * steps - done) / done
+    return f", ETA {machine.duration(left)}" if left > SAY_EVERY else ""
 
 
 def _count_processes(progress: Progress) -> str:

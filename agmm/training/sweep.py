@@ -85,7 +85,8 @@ def train_all(
                     if (run := sweep.next()) is not None:
                         job = _submit(pools, slot, new, run, replace(where, device=devices[slot]))
                         sweep.running[job] = run, slot
-                for job in wait(sweep.running, return_when=FIRST_COMPLETED).done:
+                sweep.tell_forecasts()
+                for job in wait(sweep.running, timeout=60, return_when=FIRST_COMPLETED).done:
                     slot = sweep.end(job, len(pools))
                     if isinstance(job.exception(), BrokenExecutor):
                         pools[slot] = new()
@@ -111,6 +112,7 @@ class _Sweep:
         self.failed: dict[str, str] = {}
         self.retried: set[str] = set()
         self.total = len(todo)
+        self.told: set[str] = set()
 
     def next(self) -> Run | None:
         """Take the next run that requires nothing unfinished; what others require comes first."""
@@ -119,6 +121,15 @@ class _Sweep:
         required = {need.id for run in self.waiting.values() for need in run.requires}
         ready.sort(key=lambda run: run.id not in required)
         return self.waiting.pop(ready[0].id) if ready else None
+
+    def tell_forecasts(self) -> None:
+        """Report once of every long training what its log says of the time left."""
+        for run, _ in self.running.values():
+            with contextlib.suppress(OSError):
+                lines = (run.folder(self.results) / "log.txt").read_text(encoding="utf-8").splitlines()
+                if run.id not in self.told and lines and ", ETA " in lines[-1]:
+                    self.told.add(run.id)
+                    self.report(f"{describe(run)}: {lines[-1].split('  ', 1)[-1]}")
 
     def end(self, job: "Future[str | None]", jobs: int) -> int:
         """Record how a job has ended; returns its slot."""
@@ -142,8 +153,8 @@ class _Sweep:
         assert result is not None
         self.past.setdefault(work(run), []).append(result.seconds)
         left = [*self.waiting.values(), *(busy for busy, _ in self.running.values())]
-        eta = f" · ETA {duration(total(left, self.past, jobs))}" if left else ""
-        seconds = duration(result.seconds)
+        eta = f" · ETA {machine.duration(total(left, self.past, jobs))}" if left else ""
+        seconds = machine.duration(result.seconds)
         self.report(f"{self._counter()} {describe(run)}: {result.miou:.1f} ({seconds}){eta}")
 
     def _fail(self, run: Run, problem: str) -> None:
@@ -279,9 +290,12 @@ def estimate(run: Run, past: dict[Work, list[float]]) -> float:
         return statistics.median(seconds)
     preset = run.preset.partition("+")[0]
     stated = PRESETS[preset].seconds if preset in PRESETS else {}
-    special = f"{run.dataset}, {_slower(run) or run.network}"
-    whole = stated.get(special, stated.get(run.dataset, 60.0))
-    return whole * (0.1 if run.trained is not None else run.last_epoch / run.epochs)
+    if run.trained is not None:
+        return stated.get(f"{run.dataset}, test", 0.1 * estimate(run.trained, {}))
+    keys = [f"{run.dataset}, {_slower(run)}", f"{run.dataset}, {run.network}", run.dataset]
+    whole = next((stated[key] for key in keys if key in stated), 60.0) * run.last_epoch / run.epochs
+    further = {"TreeEnergy": "trees", "second stage": "pseudo labels"}.get(_slower(run))
+    return whole + stated.get(f"{run.dataset}, {further}", 0.0)
 
 
 def total(runs: Iterable[Run], past: dict[Work, list[float]], jobs: int) -> float:
@@ -301,13 +315,6 @@ def total(runs: Iterable[Run], past: dict[Work, list[float]], jobs: int) -> floa
     return sum(max(sum(values) / jobs, max(values)) for values in seconds.values())
 
 
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that a reader would choose."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def work(run: Run) -> Work:
     """Return what a run does, as far as its time depends on it."""
     if run.trained is not None:
@@ -320,4 +327,6 @@ def _slower(run: Run) -> str:
     """Return what makes the steps of a run longer than those of others; empty if nothing does."""
     if run.method == "SPMLClassifier":
         return "SPMLClassifier, neighbors" if dict(run.options).get("neighbors") else run.method
-    return "tags" if run.from_tags else run.method if run.method == "SPML" else ""
+    if run.teacher is not None:
+        return "second stage"
+    return "tags" if run.from_tags else run.method if run.method in ("SPML", "TreeEnergy") else ""

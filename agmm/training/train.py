@@ -25,6 +25,7 @@ from agmm.objectives.common import Batch
 from agmm.rivals import spml, toco
 from agmm.training import batches, loop, measure, pseudo_labels, weights
 from agmm.training.batches import normalization
+from agmm.training.presets import PRESETS
 from agmm.training.result import MEASURED, Result, load_result
 from agmm.training.run import AnyObjective, LabelObjective, Run, objective_for
 from agmm.training.where import Context, Where, at
@@ -163,6 +164,16 @@ def normalized_images(run: Run, net: nn.Module) -> int:
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
         return 0
     return run.batch_size if run.norm_scope == "effective" else run.microbatch
+
+
+def check_device(run: Run, device: str) -> None:
+    """Raise ValueError where a run of a preset for GPUs would begin on a CPU that nobody has asked for."""
+    preset = run.preset.partition("+")[0]
+    if preset in PRESETS and PRESETS[preset].on_gpu and device == "auto" and not torch.cuda.is_available():
+        hours = f"its times are for {PRESETS[preset].hardware}"
+        raise ValueError(
+            f"the preset {preset} is for GPUs ({hours}) and torch sees none; --device cpu trains here anyway"
+        )
 
 
 def check_memory(run: Run, num_classes: int, device: torch.device) -> None:

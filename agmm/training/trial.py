@@ -32,7 +32,7 @@ class Trial:
     def __str__(self) -> str:
         parts = [(self.step, "a step"), (self.test, "a test image")]
         seconds = "".join(f"{value:.3g} s {what}, " for value, what in parts if value)
-        return f"{seconds}{self.peak_memory_mb / 1024:.1f} GiB at most, {sweep.duration(3600 * self.hours)} in all"
+        return f"{seconds}{self.peak_memory_mb / 1024:.1f} GiB at most, {machine.duration(3600 * self.hours)} in all"
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ CAMVID_R50 = Preset(
     seeds=3,
     needs="--data-root with CamVid; one GPU",
     hardware="one GPU",
+    on_gpu=True,
     # Regions and strokes at this size are those of VOC; the classifier has the paper's share of the steps.
     embedding=replace(
         _CAMVID_EMBEDDING,

@@ -101,12 +101,14 @@ class Preset:
     """Initializations that make sense here, the default first."""
     seconds: dict[str, float]
     """Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
-    ``"voc, tags"`` and ``"shapes, SPML"`` are with another network, from image tags, and of another method."""
+    ``"voc, tags"`` and ``"shapes, SPML"`` are with another network, from image tags, and of another method;
+    ``"voc, trees"`` and ``"voc, pseudo labels"`` come on top of those of TEL and second stages."""
     seeds: int
     """Seeds that ``run_all.py`` trains by default."""
     needs: str
     """What a user must bring."""
     hardware: str = "one core of a laptop"  # what the times are meant for
+    on_gpu: bool = False  # whether a training takes days without one
     networks: dict[str, Network] = field(default_factory=lambda: {"resnet": Network()})
     """``"resnet"``, the template's own or its counterpart, and ``"vit"``, where the preset has a transformer."""
     embedding: Embedding | None = None  # how SPML is trained, where the preset has it
