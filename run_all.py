@@ -140,6 +140,7 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
     from agmm.data import sets
     from agmm.papers import notebooks, tables
     from agmm.training import train as training
+    from agmm.training import weights
     from agmm.training.where import Where, label_sources
 
     for name in names if not args.no_notebooks else ():
@@ -167,6 +168,8 @@ def check(args: argparse.Namespace, names: list[str], seeds: int, todo: "list[Ru
         if not args.dry_run:
             raise
         say(f"not on this machine: {error}")
+    if not (args.dry_run or args.steps):
+        weights.check(todo, args.results)
     for dataset in dict.fromkeys(run.dataset for run in todo):
         if dataset in sets.PUBLIC and args.data_root is not None:
             say(f"checking the files of {sets.PUBLIC[dataset].title}")

@@ -253,7 +253,7 @@ def positive(text: str) -> int:
 def changed_preset(args: Arguments) -> str:
     """Return the name of the preset with the changes that the options ask for, and keep the weights to start from."""
     from agmm.papers import tables
-    from agmm.training import presets
+    from agmm.training import presets, weights
 
     tables.preset(args.preset)
     words = [f"microbatch{args.microbatch}"] if args.microbatch is not None else []
@@ -261,6 +261,7 @@ def changed_preset(args: Arguments) -> str:
     words += [args.precision] if args.precision else []
     words += ["compiled"] if args.compile else []
     words += ["simulated"] if args.labels else []
+    words += [weights.keep_init(args.init_weights, args.results)] if args.init_weights else []
     return presets.composed(args.preset, words)
 
 
@@ -274,11 +275,13 @@ def where_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: Arguments) -> int:
-    from agmm.training import loop, train, trial
+    from agmm.training import loop, train, trial, weights
     from agmm.training.where import at, label_sources
 
     run = replace(_shared(find(args.training, changed_preset(args))), seed=args.seed)
     train.check_device(run, args.device)
+    if not args.steps:
+        weights.check([run], args.results)
     where = at(args.results, args.data_root, args.device, args.keep_decoded)
     for line in label_sources([run], where) if os.environ.get("RANK", "0") == "0" else ():
         print(line, flush=True)
@@ -350,9 +353,9 @@ COMMANDS = {
     ),
     "predict": Command("Predict the masks of a folder of images.", _predict_arguments, _predict, "own"),
     "run": Command("Train a single run of the papers' tables.", _run_arguments, _run, resumed=_RESUMES),
-    "download": _tool("Fetch or extract a public data set.", "agmm.data.public.download", _GOES_ON),
+    "download": _tool("Fetch a public data set or ImageNet weights.", "agmm.data.public.download", _GOES_ON),
     "masks": _tool("Make masks from the annotations of COCO or DensePose.", "agmm.data.public.masks", _GOES_ON),
-    "released": _tool("Test a checkpoint that AGMM's authors published.", "agmm.tools.released"),
+    "released": _tool("Test a checkpoint that the released code of AGMM has trained.", "agmm.tools.released"),
     "compare": _tool("Set a method of your own beside the rows of a table.", "agmm.tools.compare", _RESUMES),
     "report": _tool("Write one page about all results of a preset.", "agmm.report"),
     "bench": _tool("Measure how fast the package is.", "agmm.tools.bench"),

@@ -102,6 +102,22 @@ def voc(root: Path) -> dict[str, np.ndarray]:
     return {name: own.get(name, sbd_masks)(name)[0] for name in TRAIN_AUG + VOC_VAL}
 
 
+def agmm_voc(root: Path, inside: str = "") -> Path:
+    """VOC as AGMM's README draws it: all masks in one folder, labels in ``point`` and ``scribble``, no ``ImageSets``.
+
+    Returns the root. Labels may lie in folders ``inside``, as TEL ships them.
+    """
+    for name in TRAIN_AUG + VOC_VAL:
+        save_noise(root / "JPEGImages" / f"{name}.jpg", size(name), int(name[-4:]))
+        save_index(root / "SegmentationClass" / f"{name}.png", voc_masks(name)[0], palette=True)
+    for name in TRAIN_AUG:
+        label = np.full(size(name), 21)
+        label[6:9, 6:9] = sbd_masks(name)[0].max()
+        for kind, below in (("point", "segcls"), ("scribble", "seginst")):
+            save_index(root / kind / (below if inside else "") / f"{name}.png", label)
+    return root
+
+
 def camvid(root: Path, splits: tuple[str, ...] = ("train", "val")) -> dict[str, np.ndarray]:
     """CamVid's folders with images of 12 x 8 pixels, two in the first and one in the second; returns their masks."""
     written = {}

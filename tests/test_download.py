@@ -224,8 +224,9 @@ def test_other_archives_and_full_disks(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.* images, not")
+@pytest.mark.parametrize("keep", [(), ("--keep-archives",)])
 @pytest.mark.parametrize("name", ["voc", "coco", "ade20k"])
-def test_from_archives(server, tmp_path, monkeypatch, capsys, name):
+def test_from_archives(server, tmp_path, monkeypatch, capsys, name, keep):
     source, root = tmp_path / "source", tmp_path / "root"
     {"voc": layouts.voc, "coco": partial(layouts.coco, masks=False), "ade20k": layouts.ade20k}[name](source)
     archives = []
@@ -236,11 +237,11 @@ def test_from_archives(server, tmp_path, monkeypatch, capsys, name):
         archives.append(replace(one, url=f"{server.url}/{one.name}", md5=md5))
     monkeypatch.setitem(download.ARCHIVES, name, tuple(archives))
     for _ in range(2):
-        assert tool(download, name, "--data-root", root) == 0
+        assert tool(download, name, "--data-root", root, *keep) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "4 training and 2 test images are in place"
     assert len(server.ranges) == len(archives), "what is there is not fetched again"
     expected = {one.below if one.below != "." else one.holds.split("/")[0] for one in archives}
-    expected |= {one.name for one in archives} | ({"SegmentationClass"} if name == "coco" else set())
+    expected |= {one.name for one in archives if keep} | ({"SegmentationClass"} if name == "coco" else set())
     assert names(root) == expected
 
 

@@ -17,9 +17,10 @@ import run_all
 from agmm import evaluation, figures, networks
 from agmm.codes import UNLABELED, VOID
 from agmm.data import image_files, sets
-from agmm.training import sweep
+from agmm.training import sweep, trial
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
+from agmm.training.where import at, label_sources
 from tests import layouts
 from tests.helpers import train_in_two_processes
 
@@ -202,6 +203,20 @@ def test_two_processes_train_from_disk_as_one_does(root, tmp_path):
     ours, theirs = load_history(run, tmp_path), load_history(run, tmp_path / "single")
     for term in ("loss", "seg", "self", "spar", "con", "absent", "labeled_pixels"):
         assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
+
+
+@pytest.mark.parametrize(("labels", "microbatch"), [("points", 2), ("tags", 4)])
+def test_a_trial_on_the_layout_of_agmm_s_readme(tmp_path, labels, microbatch):
+    """With the paper's network and without its weights; published points are found where they lie."""
+    layouts.agmm_voc(tmp_path / "voc")
+    run = replace(PAPER.at(labels, "AGMM"), crop=65, batch_size=4, microbatch=microbatch, scales=(1.0,))
+    (line,) = label_sources([run], at(data_root=tmp_path))
+    said = "published: points published by the authors of AGMM (point/)" if labels == "points" else "image tags"
+    assert said in line
+    found = trial.attempt(run, at(tmp_path / "results", tmp_path, "cpu"), 1)
+    assert found.step > 0
+    assert found.hours > 80 * found.step / 3600 * (labels == "points")
+    assert not (tmp_path / "results").exists()
 
 
 def test_augmentations_that_cannot_be_are_refused(root, tmp_path):

@@ -1,10 +1,14 @@
 """Trainings fitted to a machine: what batch normalization extends over, changed presets, memory, trials."""
 
+import hashlib
+import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -14,7 +18,7 @@ import run_all
 from agmm import cli, networks
 from agmm.host import machine
 from agmm.papers import tables
-from agmm.training import batches, loop, presets, train, trial
+from agmm.training import batches, loop, presets, train, trial, weights
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from agmm.training.where import at
@@ -242,3 +246,112 @@ def test_one_training_is_tried_by_its_number(tmp_path: Path, capfd: pytest.Captu
     assert cli.main(["run", "O005", "--preset", "smoke", "--try", "2", "--results", str(tmp_path)]) == 0
     assert capfd.readouterr().out.endswith("nothing was kept\n")
     assert not list(tmp_path.iterdir())
+
+
+# --- Weights to start from --------------------------------------------------------------------------------------------
+
+
+def state_of(network: str) -> dict[str, torch.Tensor]:
+    """A state dict in the form of PyTorch-Encoding and torchvision: names of the backbone, and a classifier."""
+    state = {f"module.{name}": value for name, value in build(network, 21).backbone.state_dict().items()}
+    return state | {"module.fc.weight": torch.zeros(1000, 2048)}
+
+
+def test_runs_start_from_a_file_and_say_so(tmp_path: Path) -> None:
+    torch.save({"state_dict": state_of("resnet50")}, tmp_path / "resnet50.pth")
+    word = weights.keep_init(tmp_path / "resnet50.pth", tmp_path)
+    digest = hashlib.sha256((tmp_path / "resnet50.pth").read_bytes()).hexdigest()
+    assert word == f"resnet50-{digest[:10]}"
+    preset = presets.named(f"paper+bfloat16+{word}")
+    run = preset.at("clicks20")
+    assert (run.init_weights, preset.at("points").init_weights) == (digest[:10], "")  # the latter is a ResNet-101
+    net = weights.build_network(run, 19)  # fetches nothing: there is no network here
+    weights.load_init(net, run, tmp_path)
+    assert net.provenance == f"resnet50, weights of resnet50.pth, sha256 {digest}"
+    for name, value in build("resnet50", 21).backbone.state_dict().items():
+        assert torch.equal(net.backbone.state_dict()[name], value), name
+    (tmp_path / f"init-{digest[:10]}.safetensors").unlink()
+    with one_sentence(ValueError, "is missing, from which .* starts; name its file with --init-weights again"):
+        weights.load_init(net, run, tmp_path)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    state, file = state_of("resnet50"), tmp_path / "file.pth"
+    del state["module.layer3.1.conv2.weight"]
+    state["module.conv1.0.weight"] = torch.zeros(64, 3, 7, 7)  # a stem that is not deep
+    torch.save(state, file)
+    with one_sentence(ValueError, "file.pth lacks 2 tensors of resnet50's backbone, .* conv1.0.weight first; give"):
+        weights.keep_init(file, tmp_path)
+    file.write_bytes(b"no weights")
+    with one_sentence(ValueError, "file.pth cannot be read as weights .*; get it again"):
+        weights.keep_init(file, tmp_path)
+
+
+def test_other_weights_than_at_the_first_use_are_refused(tmp_path: Path) -> None:
+    weights.remember("timm resnet50s, deep stem, sha256 " + "a" * 64 + ", 64-d embeddings", tmp_path)
+    weights.remember("timm resnet50s, deep stem, sha256 " + "a" * 64, tmp_path)
+    weights.remember("timm resnet50s, deep stem, random weights", tmp_path)
+    assert json.loads((tmp_path / "weights.json").read_text()) == {"timm resnet50s, deep stem": "a" * 64}
+    with one_sentence(
+        ValueError, r"sha256 bbbbbbbbbb…, and .*weights.json knows aaaaaaaaaa… since .*; bring those back"
+    ):
+        weights.remember("timm resnet50s, deep stem, sha256 " + "b" * 64, tmp_path)
+
+
+def test_a_finished_run_opens_without_its_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replace(PAPER.at("clicks20"), network="resnet50", network_options=())
+    run.folder(tmp_path).mkdir(parents=True)
+    weights.save_weights(build("resnet50", 19), run.folder(tmp_path) / "model.safetensors", run.id)
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, pretrained, **more: create(name, **more) if not pretrained else pytest.fail("fetched"),
+    )
+    net = weights.load_network(run, tmp_path, 19, torch.device("cpu"))
+    assert torch.equal(net.backbone.conv1[0].weight, build("resnet50", 19).backbone.conv1[0].weight)
+
+
+@pytest.mark.parametrize("embedding", [0, 64])
+def test_weights_that_follow_freeze_what_imagenet_s_do(embedding: int) -> None:
+    frozen = [
+        [
+            name
+            for name, value in networks.build(name, 7, init=init, embedding=embedding).named_parameters()
+            if not value.requires_grad
+        ]
+        for name, init in (("lite0", "imagenet"), ("lite0", "later"), ("resnet50", "later"), ("resnet50", "scratch"))
+    ]
+    assert frozen[0] == frozen[1]
+    assert bool(frozen[2]) == bool(embedding)
+    assert not frozen[3]
+    assert networks.build("lite0", 7, init="later").backbone.frozen_statistics
+
+
+def test_weights_are_asked_for_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with one_sentence(
+        RuntimeError, "fill timm's cache by `agmm download weights` where it is online, give a file with --in"
+    ):
+        weights.check([PAPER.at("points")], tmp_path)
+
+
+def test_presets_for_gpus_do_not_begin_on_a_cpu_by_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("paper", "paper_official+bfloat16", "camvid_r50"):
+        run = presets.named(name).at("full" if name != "camvid_r50" else "points")
+        with one_sentence(
+            ValueError, "is for GPUs .* and torch sees none; choose another, or --device cpu to train here"
+        ):
+            train.check_device(run, "auto")
+        train.check_device(run, "cpu")
+    train.check_device(RUN, "auto")
+
+
+def test_long_epochs_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
+    agmm.run(replace(RUN, norm_scope="microbatch"), results=tmp_path, device="cpu")
+    log = (replace(RUN, norm_scope="microbatch").folder(tmp_path) / "log.txt").read_text()
+    assert re.search(r"epoch 1 of 2, step \d of \d: loss [\d.]+, ETA \d+ s\n", log)
+    assert re.search(r"  epoch 1 .*  p_miou .*, ETA \d+ s\n", log)
+    assert "labels: simulated from dense masks and objects" in log

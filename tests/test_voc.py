@@ -2,7 +2,6 @@
 
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,22 +271,9 @@ def test_real_animals_and_their_clicks():
 # --- As AGMM's authors lay it out -------------------------------------------------------------------------------------
 
 
-def as_agmm_has_it(root: Path, inside: str = "") -> Path:
-    """``JPEGImages``, all masks in ``SegmentationClass``, labels in ``point`` and ``scribble``, no ``ImageSets``."""
-    for name in layouts.TRAIN_AUG + layouts.VOC_VAL:
-        layouts.save_noise(root / "JPEGImages" / f"{name}.jpg", layouts.size(name), int(name[-4:]))
-        layouts.save_index(root / "SegmentationClass" / f"{name}.png", layouts.voc_masks(name)[0], palette=True)
-    for name in layouts.TRAIN_AUG:
-        label = np.full(layouts.size(name), 21)
-        label[6:9, 6:9] = layouts.sbd_masks(name)[0].max()
-        for kind, below in (("point", "segcls"), ("scribble", "seginst")):
-            layouts.save_index(root / kind / (below if inside else "") / f"{name}.png", label)
-    return root
-
-
 @pytest.mark.parametrize("inside", ["", "as TEL ships them"])
 def test_the_layout_of_agmm_s_readme_is_read_as_it_lies(tmp_path, inside):
-    as_agmm_has_it(tmp_path, inside)
+    layouts.agmm_voc(tmp_path, inside)
     train, val = (VOC.load(tmp_path, split) for split in ("train", "val"))
     assert VOC.check(tmp_path) == []
     assert (train.ids, val.ids) == (layouts.TRAIN_AUG, tuple(sorted(layouts.VOC_VAL)))
@@ -302,7 +288,7 @@ def test_the_layout_of_agmm_s_readme_is_read_as_it_lies(tmp_path, inside):
 
 
 def test_labels_of_different_images_need_lists(tmp_path):
-    (as_agmm_has_it(tmp_path) / "scribble" / f"{layouts.TRAIN_AUG[1]}.png").unlink()
+    (layouts.agmm_voc(tmp_path) / "scribble" / f"{layouts.TRAIN_AUG[1]}.png").unlink()
     with one_sentence(
         ValueError, rf"different images \(1, {layouts.TRAIN_AUG[1]} first\); complete them or add VOC's ImageSets"
     ):
@@ -326,7 +312,7 @@ def test_labels_beside_the_devkit_are_found_and_missing_ones_named(tmp_path):
 
 
 def test_files_that_mean_unlabeled_by_255_are_reported(tmp_path):
-    as_agmm_has_it(tmp_path)
+    layouts.agmm_voc(tmp_path)
     for path in (tmp_path / "point").iterdir():
         label = np.array(Image.open(path))
         layouts.save_index(path, np.where(label == 21, 255, label))

@@ -22,8 +22,8 @@ def from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
         if not pretrained:
             raise
         raise RuntimeError(
-            f"the ImageNet weights {tag} could not be loaded: run once with network access to fill timm's cache, "
-            "or choose init='scratch'"
+            f"the ImageNet weights {tag} could not be loaded: fill timm's cache by `agmm download weights` where it is "
+            "online, give a file with --init-weights, or choose init='scratch'"
         ) from error
 
 
@@ -33,7 +33,17 @@ def resnet(name: str, pretrained: bool) -> tuple[Any, str]:
     # Zero-initialized residual branches are timm's default, not the papers'.
     options = {"features_only": True, "output_stride": 8, "out_indices": (1, 4), "zero_init_last": False}
     backbone = from_timm(tag, pretrained, **options)
-    return backbone, f"timm {tag}, deep stem" if pretrained else f"timm {tag.split('.')[0]}, deep stem, random weights"
+    if pretrained:
+        return backbone, f"timm {tag}, deep stem, sha256 {sha256(backbone.state_dict())}"
+    return backbone, f"timm {tag.split('.')[0]}, deep stem, random weights"
+
+
+def sha256(state: dict[str, Tensor]) -> str:
+    """Return the sha256 of the names and values of tensors, whatever kind of file they came in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 # --- EfficientNet-Lite0 -----------------------------------------------------------------------------------------------

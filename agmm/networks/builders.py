@@ -39,7 +39,8 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
 
     ``init="imagenet"`` (not for "small" and "small_vit") takes classification weights of the backbone from timm's cache
     or downloads them, those of "lite0" also from `backbones.LITE0_PACKAGE`; "scratch" draws a ResNet's convolutions
-    from Kaiming's normal distribution (fan-out). Options:
+    from Kaiming's normal distribution (fan-out); "later" is "imagenet", with what that freezes, without its weights, as
+    others are loaded afterwards. Options:
 
         stem                    int, "small": its width (stages have 1, 2, 4 and 8 times, ASPP branches 4 times as many
                                 channels)
@@ -64,8 +65,8 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NAMES)}")
     if not 1 <= num_classes <= 254:
         raise ValueError(f"num_classes must be between 1 and 254, not {num_classes}")
-    if init not in ("scratch", "imagenet"):
-        raise ValueError(f"unknown init {init!r}: choose scratch or imagenet")
+    if init not in ("scratch", "imagenet", "later"):
+        raise ValueError(f"unknown init {init!r}: choose scratch, imagenet or later")
     values = {option: default for option, (default, _) in OPTIONS.items()}
     for option, value in options.items():
         if option not in OPTIONS:
@@ -76,23 +77,22 @@ def build(name: str, num_classes: int, *, init: str = "scratch", **options: Any)
             raise ValueError(f"the option {option} belongs to {' and '.join(owners)}: leave it out for {name!r}")
     if name.startswith("small") and init != "scratch":
         raise ValueError(f"no ImageNet weights exist for {name!r}: choose init='scratch'")
-    pretrained = init == "imagenet"
     if name == "small" and values["stem"] < 8:
         # Of fewer channels the backward pass of torch's strided 1x1 convolution writes beyond its memory (2.15, AVX2).
         raise ValueError(f"the option stem is {values['stem']}; it must be at least 8")
     if name == "small":
         return _small(num_classes, values["stem"], values["feature_channels"], values["embedding"])
     if name == "lite0":
-        return _lite0(num_classes, pretrained, **{name: values[name] for name in _OF_LITE0})
+        return _lite0(num_classes, init, **{name: values[name] for name in _OF_LITE0})
     if name == "small_vit":
         return Segmenter(*transformers.small(num_classes), "small vision transformer, random weights")
     if name == "vit_base":
-        return _vit_base(num_classes, pretrained, values["weights"])
+        return _vit_base(num_classes, init, values["weights"])
     if values["decoder"] not in ("aspp", "pyramid"):
         raise ValueError(f"unknown decoder {values['decoder']!r}: choose aspp or pyramid")
     if values["embedding"] or values["decoder"] == "pyramid":
-        return _resnet_of_spml(name, num_classes, pretrained, values["embedding"], values["decoder"])
-    return _resnet(name, num_classes, pretrained, values["rates"], values["multi_grid"])
+        return _resnet_of_spml(name, num_classes, init, values["embedding"], values["decoder"])
+    return _resnet(name, num_classes, init, values["rates"], values["multi_grid"])
 
 
 def _small(num_classes: int, stem: int, feature_channels: int, embedding: int) -> Segmenter:
@@ -119,7 +119,7 @@ _OF_LITE0 = ("feature_channels", "output_stride", "frozen_stages", "frozen_stati
 
 def _lite0(
     num_classes: int,
-    pretrained: bool,
+    init: str,
     feature_channels: int,
     output_stride: int,
     frozen_stages: int,
@@ -130,7 +130,7 @@ def _lite0(
         raise ValueError(f"the option output_stride is {output_stride}; it must be 8 or 16")
     if frozen_stages not in range(8):
         raise ValueError(f"the option frozen_stages is {frozen_stages}; it must be between 0 and 7")
-    maps, weights = backbones.lite0(pretrained, output_stride)
+    maps, weights = backbones.lite0(init == "imagenet", output_stride)
     low, high = maps.feature_info.channels()
     decoder = DeepLabHead(
         (low, high),
@@ -142,33 +142,31 @@ def _lite0(
         dropout=0.1,
         align_corners=False,
     )
-    backbone = backbones.Lite0(maps, frozen_stages, frozen_statistics and pretrained)
+    backbone = backbones.Lite0(maps, frozen_stages, frozen_statistics and init != "scratch")
     if not embedding:
         return Segmenter(backbone, decoder, weights)
     head = EmbeddingHead(segmenter.DeepLabEmbedding(decoder), high, embedding, num_classes)
     return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
 
 
-def _resnet(
-    name: str, num_classes: int, pretrained: bool, rates: tuple[int, ...], multi_grid: tuple[int, ...]
-) -> Segmenter:
+def _resnet(name: str, num_classes: int, init: str, rates: tuple[int, ...], multi_grid: tuple[int, ...]) -> Segmenter:
     if len(rates) != 3 or len(multi_grid) != 3 or min(*rates, *multi_grid) < 1:
         raise ValueError(f"rates and multi_grid are three positive integers each, not {rates} and {multi_grid}")
-    backbone, weights = backbones.resnet(name, pretrained)
+    backbone, weights = backbones.resnet(name, init == "imagenet")
     for block, factor in zip(backbone.layer4, multi_grid, strict=True):
         dilation = factor * block.conv2.dilation[0]
         block.conv2.dilation = block.conv2.padding = (dilation, dilation)
     return Segmenter(backbone, DeepLabHead(tuple(backbone.feature_info.channels()), num_classes, rates=rates), weights)
 
 
-def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: int, decoder: str) -> Segmenter:
+def _resnet_of_spml(name: str, num_classes: int, init: str, embedding: int, decoder: str) -> Segmenter:
     """The networks of SPML: embeddings of so many channels, or PSPNet where there are none."""
-    backbone, weights = backbones.resnet(name, pretrained)
+    backbone, weights = backbones.resnet(name, init == "imagenet")
     channels = backbone.feature_info.channels()[-1]
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 3e-4
-    if pretrained:  # as released, the stem and the first stage keep their weights
+    if init != "scratch":  # as released, the stem and the first stage keep their weights
         for module_name, module in backbone.named_children():
             if module_name not in ("layer2", "layer3", "layer4"):
                 module.requires_grad_(False)
@@ -179,15 +177,15 @@ def _resnet_of_spml(name: str, num_classes: int, pretrained: bool, embedding: in
     return Segmenter(backbone, head, f"{weights}, {embedding}-d embeddings")
 
 
-def _vit_base(num_classes: int, pretrained: bool, weights: str) -> Segmenter:
+def _vit_base(num_classes: int, init: str, weights: str) -> Segmenter:
     if weights not in transformers.WEIGHTS:
         raise ValueError(f"unknown weights {weights!r}: choose one of {', '.join(transformers.WEIGHTS)}")
     backbone, head = transformers.base(num_classes)
-    if not pretrained:
+    if init != "imagenet":
         return Segmenter(backbone, head, "ViT-B/16, random weights")
     tag = transformers.WEIGHTS[weights]
     backbone.load_state_dict(transformers.renamed(backbones.from_timm(tag, True, num_classes=0).state_dict()))
-    return Segmenter(backbone, head, f"ViT-B/16, timm {tag}")
+    return Segmenter(backbone, head, f"ViT-B/16, timm {tag}, sha256 {backbones.sha256(backbone.state_dict())}")
 
 
 INTERPOLATION = 4  # multiply-accumulates of one bilinearly interpolated value: it has four neighbors

@@ -1,5 +1,6 @@
-"""Published checkpoints of AGMM under the protocols of their authors, beside the printed numbers.
+"""Checkpoints of AGMM's released code under the protocols of their authors, beside the printed numbers.
 
+None was published by now: it is for files that one has trained or been given.
 The paper prints 69.6 for points on VOC and does not say how it tests; the name of the checkpoint that the released
 script evaluates says 67.80. That script averages seven scales and their mirror images on VOC and uses a sliding window
 on Cityscapes; during training VOC is tested at a single scale. Weights of our own runs are evaluated alike.
@@ -154,7 +155,7 @@ def beside_published(ours: pd.DataFrame, paper: pd.DataFrame) -> str:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``agmm released`` takes."""
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="a published .pth, or the model.safetensors of a run")
+    add("file", type=Path, metavar="FILE", help="a .pth of the released code, or the model.safetensors of a run")
     add("--dataset", choices=author_checkpoints.DILATIONS, required=True)
     add("--data-root", type=Path, required=True, metavar="DIR", help="folder of the data set")
     add("--tile", type=int, help=f"Cityscapes: side of the sliding window (default {TILE}; paper 769)")

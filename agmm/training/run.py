@@ -67,6 +67,8 @@ class Run:
     network_options: Options = ()
     """See `agmm.networks.build`."""
     init: Init = "scratch"  # start of the backbone; ``"tags"`` is a run of its own that others share (`requires`)
+    init_weights: str = ""
+    """Ten digits of the file whose weights stand for those of timm (`agmm.training.weights.keep_init`)."""
     epochs: int = 14
     batch_size: int = 16
     microbatch: int = 16

@@ -170,10 +170,8 @@ def check_device(run: Run, device: str) -> None:
     """Raise ValueError where a run of a preset for GPUs would begin on a CPU that nobody has asked for."""
     preset = run.preset.partition("+")[0]
     if preset in PRESETS and PRESETS[preset].on_gpu and device == "auto" and not torch.cuda.is_available():
-        hours = f"its times are for {PRESETS[preset].hardware}"
-        raise ValueError(
-            f"the preset {preset} is for GPUs ({hours}) and torch sees none; --device cpu trains here anyway"
-        )
+        made_for = f"is for GPUs (its times are for {PRESETS[preset].hardware}) and torch sees none"
+        raise ValueError(f"the preset {preset} {made_for}; choose another, or --device cpu to train here nevertheless")
 
 
 def check_memory(run: Run, num_classes: int, device: torch.device) -> None:
@@ -205,6 +203,9 @@ def _start(context: Context) -> tuple[networks.Segmenter, AnyObjective]:
     """Return the network as a training begins, and its objective, both on the device."""
     run, results, num_classes = context.run, context.where.results, context.data.num_classes
     net = weights.build_network(run, num_classes)
+    if run.init_weights:
+        weights.load_init(net, run, results)
+    weights.remember(net.provenance, results)
     if run.pretraining is not None:
         loop.load_weights(net.backbone, weights.weights(run.pretraining, results), run.pretraining.id)
     if start := dict(run.label_options).get("start"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -15,6 +16,8 @@ from agmm.host import machine
 from agmm.training import loop, measure, pseudo_labels, sweep, train, weights
 from agmm.training.run import Run, objective_for
 from agmm.training.where import Where
+
+_RANDOM = "trial"  # in the place of the digits of a file of weights
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class _Sample(Where):
 def attempt(run: Run, where: Where, steps: int) -> Trial:
     """Train so many steps of a run and test a batch of images, in a temporary folder.
 
-    Networks that the run starts from, or whose predictions it learns, are stood in for by untrained ones. What begins
-    after some steps begins at once. Raise what a training raises.
+    Networks that the run starts from, that of ImageNet too, or whose predictions it learns, are untrained ones. What
+    begins after some steps begins at once. Raise what a training raises.
     """
     device = train.choose_device(where.device)
     loop.join_torchrun(device)
@@ -63,6 +66,7 @@ def attempt(run: Run, where: Where, steps: int) -> Trial:
         short = _shortened(run)
         if loop.is_main():
             short.folder(sample.results).mkdir(parents=True)
+            _stand_in_init(short, sample.results)
             for need in short.requires:
                 _stand_in(need, sample)
         loop.wait_for_all()
@@ -80,16 +84,26 @@ def attempt(run: Run, where: Where, steps: int) -> Trial:
 def _shortened(run: Run) -> Run:
     """Return a run of one epoch in which everything begins at once."""
     changes: dict[str, object] = {"plain_epochs": 0, "stop_after": 1 if run.epochs > 1 else None}
+    changes |= {"init_weights": _RANDOM} if run.init == "imagenet" else {}
     if run.from_tags:
         changes["label_options"] = tuple((dict(run.label_options) | {"warmup_steps": 0, "auxiliary_until": 0}).items())
     return replace(run, **changes)  # type: ignore[arg-type]
+
+
+def _stand_in_init(run: Run, results: Path) -> None:
+    """Write random weights in the place of those of ImageNet."""
+    if run.init_weights:
+        state = weights.build_network(run, 2).backbone.state_dict()
+        whose = {"sha256": "none", "file": "a trial"}
+        path = results / f"init-{run.init_weights}.safetensors"
+        path.write_bytes(safetensors.torch.save({name: value.contiguous() for name, value in state.items()}, whose))
 
 
 def _stand_in(run: Run, where: Where) -> None:
     """Write random weights in the place of a complete run's."""
     folder, num_classes = run.folder(where.results), where.load(run, "test").num_classes
     folder.mkdir(parents=True)
-    net = weights.build_network(run, num_classes)
+    net = weights.build_network(run, num_classes, filled=False)
     tagger = run.method == "ImageTags"
     weights.save_weights(net.backbone if tagger else net, folder / "model.safetensors", run.id)
     if not tagger and isinstance(objective := objective_for(run, net, num_classes), nn.Module):

@@ -56,9 +56,9 @@ def label_sources(runs: Iterable[Run], where: Where) -> list[str]:
         cams = f"class activation maps of run {run.cams_of.id}" if run.cams_of is not None else ""
         options = dict(run.label_options)
         source = sets.label_source(replace(splits[key], cams_from=cams), run.labels, options)
-        drawn = ", ".join(f"{name} {value}" for name, value in options.items() if name != "source")
-        title = f"{sets.PUBLIC[run.dataset].title}{f' ({drawn})' if drawn and run.labels != 'tags' else ''}"
-        lines[f"labels: {run.labels} of {title}: {source}"] = None
+        drawn = [f"{name} {value}" for name, value in options.items() if name != "source" and run.labels != "tags"]
+        how = f" ({', '.join(drawn)})" if drawn and not source.startswith("published") else ""
+        lines[f"labels: {run.labels}{how} of {sets.PUBLIC[run.dataset].title}: {source}"] = None
     return list(lines)
 
 

@@ -2,7 +2,8 @@
 
 ``agmm download voc --data-root DIR`` fetches 3.4 GB from the homes of VOC and SBD, ``coco`` 20 GB from that of COCO, of
 which masks are made, ``ade20k`` 1.0 GB from that of the scene parsing benchmark; ``cityscapes`` extracts what you
-downloaded. A download that broke off goes on where it stopped. What is there already is left alone.
+downloaded. A download that broke off goes on where it stopped. What is there already is left alone; an archive that was
+fetched goes once it is extracted, unless ``--keep-archives`` is given. ``agmm download weights`` fills timm's cache.
 """
 
 import argparse
@@ -74,18 +75,36 @@ ARCHIVES = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``agmm download``."""
-    parser.add_argument("dataset", choices=tuple(ARCHIVES))
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("dataset", choices=(*ARCHIVES, "weights"), help="weights: those of ImageNet")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder to write to; weights need none")
+    parser.add_argument("--keep-archives", action="store_true", help="leave what was fetched beside what it held")
 
 
 def command(args: argparse.Namespace) -> int:
     """Get the data set that ``agmm download`` asks for."""
+    if args.dataset == "weights":
+        get_weights()
+        return 0
+    if args.data_root is None:
+        raise ValueError(f"agmm download {args.dataset} needs --data-root, the folder to write to")
     with atomic_files.writable(args.data_root, "--data-root"):
-        get(args.dataset, args.data_root)
+        get(args.dataset, args.data_root, args.keep_archives)
     return 0
 
 
-def get(dataset: str, root: Path) -> None:
+def get_weights() -> None:
+    """Load the ImageNet weights of every network that has any, which fetches those that timm's cache lacks.
+
+    No revision of them is documented: whoever trains records their sha256 (`agmm.training.weights.remember`).
+    """
+    from agmm import networks  # here, as it loads torch
+
+    for name in ("lite0", *networks.DEEP_STEM, "vit_base"):
+        for options in [{"weights": one} for one in networks.VIT_WEIGHTS] if name == "vit_base" else [{}]:
+            _say(f"{name}: {networks.build(name, 2, init='imagenet', **options).provenance}")
+
+
+def get(dataset: str, root: Path, keep_archives: bool = False) -> None:
     """Fetch and extract what is missing of a data set below ``root``; make the masks of COCO."""
     for archive in ARCHIVES[dataset]:
         target = root / archive.below / archive.holds
@@ -99,6 +118,8 @@ def get(dataset: str, root: Path) -> None:
             raise sets.PUBLIC[dataset].missing(f"no file {file}", root)
         extract(file, root / archive.below, archive.holds)
         _say(f"extracted {target}")
+        if archive.md5 and not keep_archives:
+            file.unlink()
     if dataset == "coco":
         masks.make("coco", root)
     training, test = (len(sets.PUBLIC[dataset].load(root, split)) for split in ("train", "val"))
