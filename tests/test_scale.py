@@ -22,7 +22,7 @@ from agmm.training import batches, loop, presets, train, trial, weights
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from agmm.training.where import at
-from tests.helpers import build, one_sentence, random_images, skeleton, train_in_two_processes
+from tests.helpers import ROOT, build, one_sentence, random_images, run_notebook, skeleton, train_in_two_processes
 
 SMOKE, PAPER = PRESETS["smoke"], PRESETS["paper"]
 RUN = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=2, warmup=2, microbatch=4, norm_scope="effective")
@@ -355,3 +355,10 @@ def test_long_epochs_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     assert re.search(r"epoch 1 of 2, step \d of \d: loss [\d.]+, ETA \d+ s\n", log)
     assert re.search(r"  epoch 1 .*  p_miou .*, ETA \d+ s\n", log)
     assert "labels: simulated from dense masks and objects" in log
+
+
+def test_the_notebook_says_what_a_table_costs(tmp_path: Path) -> None:
+    run_notebook(ROOT / "notebooks/explore/paper_scale.ipynb", {"table": "agmm_figure2", "results": str(tmp_path)})
+    costs = tables.costs("agmm_figure2", "paper")
+    assert costs["GiB"].tolist() == [51.5, 51.5]
+    assert (costs["hours"] > 6).all()
