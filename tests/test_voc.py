@@ -302,7 +302,7 @@ def test_labels_of_different_images_need_lists(tmp_path):
 def test_labels_beside_the_devkit_are_found_and_missing_ones_named(tmp_path):
     layouts.voc(tmp_path)
     train = VOC.load(tmp_path, "train")
-    expected = r"hold no points.*into point or .* or points/agmm_voc \(points published by the authors of AGMM\)"
+    expected = r"hold no points.*into point or points/agmm_voc \(points published by the authors of AGMM\)"
     with one_sentence(ValueError, expected + r".*\(--labels simulated\)"):
         sets.label_source(train, "points", {"source": "published"})
     for name in layouts.TRAIN_AUG:

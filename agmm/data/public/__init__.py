@@ -76,7 +76,7 @@ class Source:
     def places(self) -> str:
         """Folders below a data root in which the labels are looked for, and whose they are."""
         own = (Path(self.form) / self.name / self.folder).as_posix()
-        return f"{' or '.join(dict.fromkeys([*map(_folder, self.also), own]))} ({self.description})"
+        return f"{' or '.join([*map(_folder, self.also[:1]), own])} ({self.description})"
 
 
 def _folder(pattern: str) -> str:

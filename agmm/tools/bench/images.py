@@ -25,8 +25,7 @@ from agmm.data import disk_cache, image_files, sets, synthetic
 from agmm.data.split import Arrays, OnDemand, Split
 from agmm.evaluation import predict
 from agmm.tools.bench.objective import Figure, Setting, compared
-from agmm.training import batches, timing
-from agmm.training.presets import PRESETS
+from agmm.training import batches, presets, timing
 from agmm.training.run import Run
 from agmm.training.timing import Shapes, training_step
 
@@ -65,7 +64,7 @@ def reading(setting: Setting) -> Iterator[Figure]:
 
 
 def _run(source: Source, setting: Setting) -> Run:
-    run = PRESETS["paper_official"].at(source.labels, "Baseline")
+    run = presets.named("paper_official+simulated").at(source.labels, "Baseline")
     run = replace(run, init="scratch", augmentation=source.augmentation, batch_size=run.microbatch)
     if setting.small:
         small = (("stem", 8), ("feature_channels", 8))
