@@ -223,7 +223,6 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def change_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that fit trainings to a machine, and the one that tries them."""
-    add = parser.add_argument
     changes = "they change all runs alike and become part of the preset's name, as in paper+microbatch8+bfloat16"
     add = parser.add_argument_group("to fit trainings to a machine or to the files at hand", changes).add_argument
     add("--microbatch", type=positive, metavar="N", help="images that a loss extends over, at most")
@@ -234,13 +233,8 @@ def change_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", choices=("simulated",), help="simulate labels from dense masks where others were published")
     add("--init-weights", type=Path, metavar="FILE", help="ImageNet weights of a backbone instead of timm's")
     add = parser.add_argument
-    add(
-        "--try",
-        dest="steps",
-        type=positive,
-        metavar="N",
-        help="train N steps, test a batch, say what it costs, keep nothing",
-    )
+    tried = "train N steps, test a batch, say what it costs, keep nothing"
+    add("--try", dest="steps", type=positive, metavar="N", help=tried)
 
 
 def positive(text: str) -> int:
@@ -309,10 +303,9 @@ def _shared(run: "Run") -> "Run":
         raise ValueError(f"{world} processes cannot share a batch of {batch}; start torchrun with a divisor of {batch}")
     smaller = presets.composed(run.preset, [f"microbatch{batch // world}"])
     if os.environ["RANK"] == "0":
-        print(
-            f"{world} processes take {batch // world} images each: the run is that of the preset {smaller}", flush=True
-        )
-    return find(tables.trainings(tables.TABLES, run.preset)[run.id], smaller)
+        print(f"{world} processes take {batch // world} images each: this is a run of the preset {smaller}", flush=True)
+    ours, theirs = (tables.needed(tables.TABLES, preset, 1) for preset in (run.preset, smaller))
+    return next(other for one, other in zip(ours, theirs, strict=True) if one.id == run.id)
 
 
 def find(training: str, preset: str) -> "Run":

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import run_all
 from agmm import cli, networks
 from agmm.host import machine
 from agmm.papers import tables
-from agmm.training import batches, loop, presets, train, trial, weights
+from agmm.training import batches, loop, presets, sweep, train, trial, weights
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from agmm.training.where import at
+from tests import layouts
 from tests.helpers import ROOT, build, one_sentence, random_images, run_notebook, skeleton, train_in_two_processes
 
 SMOKE, PAPER = PRESETS["smoke"], PRESETS["paper"]
@@ -155,7 +157,12 @@ def test_processes_that_cannot_share_a_step_take_smaller_microbatches(
         shared = cli._shared(run)
         assert (shared.microbatch, shared.norm_scope) == (microbatch, "effective")
         assert shared.preset == ("paper" if world == 4 else f"paper+microbatch{microbatch}")
-    assert "8 processes take 8 images each: the run is that of the preset paper+microbatch8" in capfd.readouterr().out
+    assert "8 processes take 8 images each: this is a run of the preset paper+microbatch8" in capfd.readouterr().out
+    extra = next(
+        run for run in tables.needed(["agmm_absent"], "paper", 1) if dict(run.options).get("variant") == "paper"
+    )
+    shared = replace(cli._shared(extra), preset=extra.preset, microbatch=extra.microbatch)
+    assert shared == extra
     monkeypatch.setattr(os, "environ", os.environ | {"WORLD_SIZE": "3"})
     with one_sentence(ValueError, "3 processes cannot share a batch of 64; start torchrun with a divisor of 64"):
         cli._shared(run)
@@ -362,3 +369,38 @@ def test_the_notebook_says_what_a_table_costs(tmp_path: Path) -> None:
     costs = tables.costs("agmm_figure2", "paper")
     assert costs["GiB"].tolist() == [51.5, 51.5]
     assert (costs["hours"] > 6).all()
+
+
+def test_plans_say_where_labels_come_from_and_what_is_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    layouts.agmm_voc(tmp_path / "voc")
+    plan = ["--only", "agmm_figure2", "--dry-run", "--results", str(tmp_path / "results"), "--data-root"]
+    with pytest.warns(UserWarning, match="images, not"):
+        assert run_all.main(["--preset", "paper", *plan, str(tmp_path)]) == 0
+    out = capfd.readouterr().out
+    assert "labels: points of PASCAL VOC: published: points published by the authors of AGMM (point/)" in out
+    for preset in ("quick", "paper"):
+        assert run_all.main(["--preset", preset, *plan, str(tmp_path / "not" / "there")]) == 2
+        assert f"there is no folder {tmp_path}/not/there; --data-root is that" in capfd.readouterr().err
+
+
+def test_forecasts_hold_what_is_not_a_step() -> None:
+    """Trees on the CPU, predictions for a second stage, CRFs; and Cityscapes has two batches."""
+    hours = {name: sweep.estimate(PAPER.at("points", name), {}) / 3600 for name in ("Baseline", "TreeEnergy")}
+    second = sweep.estimate(PAPER.at("points").second_stage(), {}) / 3600
+    assert hours["TreeEnergy"] - hours["Baseline"] == pytest.approx(13_200 * 0.6 / 3600, rel=0.02)
+    assert second - hours["Baseline"] == pytest.approx(0.5)
+    assert sweep.estimate(PAPER.at("coco_tags", network="vit").tested(crf="toco"), {}) > 40_137 * 0.2
+    assert [preset.at("clicks20").batch_size for preset in (PAPER, PRESETS["paper_official"])] == [16, 32]
+
+
+def test_a_sweep_tells_the_first_forecast_of_a_training(tmp_path: Path) -> None:
+    said: list[str] = []
+    going = sweep._Sweep([RUN], tmp_path, said.append)
+    going.running[Future()] = RUN, 0
+    RUN.folder(tmp_path).mkdir(parents=True)
+    for line in ("AGMM on points", "epoch 1 of 2, step 20 of 90: loss 1.2, ETA 3.1 h", "epoch 2  loss 1, ETA 2 h"):
+        (RUN.folder(tmp_path) / "log.txt").write_text(f"2026-01-01 00:00:00  {line}\n")
+        going.tell_forecasts()
+    assert said == [f"{sweep.describe(RUN)}: epoch 1 of 2, step 20 of 90: loss 1.2, ETA 3.1 h"]
