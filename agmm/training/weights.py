@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def remember(provenance: str, results: Path) -> None:
         atomic_files.write_json(path, known)
 
 
-def keep_init(file: Path, results: Path) -> str:
+def keep_init(file: Path, results: Path, report: Callable[[str], object] = print) -> str:
     """Keep the weights of a file below a results folder for runs that start from it, and return the preset's word.
 
     The file is a state dict as PyTorch or safetensors write it, perhaps inside of ``state_dict`` or ``model`` and with
@@ -62,11 +62,11 @@ def keep_init(file: Path, results: Path) -> str:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         of_torch = file.suffix != ".safetensors"
         content: Any = torch.load(file, weights_only=True) if of_torch else safetensors.torch.load_file(file)
+        content = next((content[name] for name in ("state_dict", "model") if name in content), content)
+        stored = {re.sub(r"^(module\.|backbone\.)*", "", name): value for name, value in content.items()}
     except Exception as error:  # a damaged file may fail anywhere in the parser
         problem = atomic_files.one_line(error)
         raise ValueError(f"--init-weights {file} cannot be read as weights ({problem}); get it again") from error
-    content = next((content[name] for name in ("state_dict", "model") if name in content), content)
-    stored = {re.sub(r"^(module\.|backbone\.)*", "", name): value for name, value in content.items()}
     lacking: dict[str, list[str]] = {}
     for network in (*reversed(networks.DEEP_STEM), "vit_base"):
         with torch.device("meta"):
@@ -76,6 +76,7 @@ def keep_init(file: Path, results: Path) -> str:
         lacking[network] = [name for name in own if name not in fit and not name.endswith("num_batches_tracked")]
         if not lacking[network]:
             whose = {"sha256": digest, "file": file.name}
+            report(f"{file}: {len(fit)} tensors are {network}'s backbone, {len(stored) - len(fit)} are left out")
             atomic_files.write(results / f"init-{digest[:10]}.safetensors", safetensors.torch.save(fit, whose))
             return f"{network}-{digest[:10]}"
     network, names = min(lacking.items(), key=lambda pair: len(pair[1]))

@@ -104,9 +104,10 @@ def tel_blocks(name: str, codes: Mapping[int, int]) -> tuple[Source, ...]:
     """Return the blocks of the tree energy loss (Liang et al. 2022): 10, 20 and 50 % of the pixels, a folder each."""
     about = "blocks of {} % published by the authors of the tree energy loss"
     drawn = {percent: {"ratio": percent / 100, "shape": "interior"} for percent in (10, 20, 50)}
+    folders = {percent: f"block{percent}" for percent in drawn}
     return tuple(
-        Source("blocks", name, about.format(percent), png(codes), f"block{percent}", drawn=options)
-        for percent, options in drawn.items()
+        Source("blocks", name, about.format(n), png(codes), folder, ".png", drawn[n], (f"{folder}/**/[!.]*.png",))
+        for n, folder in folders.items()
     )
 
 

@@ -166,14 +166,16 @@ _RLOSS = png(codes(range(21), unlabeled=[255], void=[254]))
 _SPML = png(codes(range(21), unlabeled=range(21, 256)))  # 255 is the padding of their crops; files hold none
 
 
-def _of_agmm(*folders: str) -> tuple[str, ...]:
+def _beside(*folders: str) -> tuple[str, ...]:
     """Patterns of PNG files in folders beside VOC's own, or beside its devkit."""
     places = ("", "VOCdevkit/VOC2012/", "VOC2012/")
     return tuple(f"{place}{folder}/[!.]*.png" for folder in folders for place in places)
 
 
-# Flat as in AGMM's archives, or in a folder as TEL ships them, whose codes are taken to be the same.
-_POINT, _SCRIBBLE = _of_agmm("point", "point/segcls"), _of_agmm("scribble", "scribble/seginst")
+# Flat as in AGMM's archives, or in a folder as TEL ships them, whose codes are taken to be the same; as SPML's lists
+# name its scribbles of width 3. Where its points lie is not known.
+_DILATED = _beside("scribble/dilate_3")
+_POINT, _SCRIBBLE = _beside("point", "point/segcls"), _beside("scribble", "scribble/seginst")
 
 VOC = DataSet(
     name="voc",
@@ -194,7 +196,7 @@ VOC = DataSet(
         Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", _read_scribbles, suffix=".xml"),
         Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM, also=_SCRIBBLE),
         Source("scribbles", "rloss_scribbles", "scribbles of ScribbleSup as drawn by the authors of rloss", _RLOSS),
-        Source("scribbles", "spml", "scribbles published by the authors of SPML", _SPML),
+        Source("scribbles", "spml", "scribbles published by the authors of SPML", _SPML, also=_DILATED),
     ),
     regions=True,
     extend=_extend,
