@@ -102,7 +102,7 @@ def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
 
 
 SCRIPT = """import json, sys, agmm
-agmm.run(agmm.Run.from_dict(json.loads(sys.argv[1])), results=sys.argv[2], data_root=sys.argv[3] or None)
+agmm.run(agmm.Run.from_dict(json.loads(sys.argv[1])), results=sys.argv[2], data_root=sys.argv[3] or None, device="cpu")
 """
 
 

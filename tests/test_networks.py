@@ -189,6 +189,7 @@ def test_provenance_names_stem_and_weights(monkeypatch: pytest.MonkeyPatch) -> N
         return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", without_download)
+    monkeypatch.setattr(backbones, "_reach", lambda repository: None)
     provenance = build("resnet50", init="imagenet").provenance
     assert re.fullmatch("timm resnet50s.gluon_in1k, deep stem, sha256 [0-9a-f]{64}", provenance)
     skeleton("resnet50")

@@ -225,7 +225,9 @@ def test_augmentations_that_cannot_be_are_refused(root, tmp_path):
         "offical": "augmentation is 'offical'; known: dihedral, crop_flip, official",
     }.items():
         with pytest.raises(ValueError, match=sentence):
-            agmm.run(short(PAPER.at("points"), augmentation=augmentation), results=tmp_path, data_root=root)
+            agmm.run(
+                short(PAPER.at("points"), augmentation=augmentation), results=tmp_path, data_root=root, device="cpu"
+            )
 
 
 def test_missing_and_damaged_data_are_named_before_hours_are_spent(tmp_path, capfd):

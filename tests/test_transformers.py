@@ -8,7 +8,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from agmm import networks
-from agmm.networks import transformers
+from agmm.networks import backbones, transformers
 from tests.helpers import build, random_images, skeleton
 
 
@@ -165,6 +165,7 @@ def test_imagenet_weights_are_those_of_timm(monkeypatch: pytest.MonkeyPatch) -> 
         return asked[-1][2]
 
     monkeypatch.setattr(timm, "create_model", without_download)
+    monkeypatch.setattr(backbones, "_reach", lambda repository: None)
     net, images = build("vit_base", 21, init="imagenet"), random_images(1, 3, 224, 224)
     ((name, pretrained, theirs),) = asked
     assert (name, pretrained) == ("deit_base_patch16_224.fb_in1k", True)

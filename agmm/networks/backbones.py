@@ -17,6 +17,8 @@ def from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
     import timm  # takes seconds, and the small networks do without
 
     try:
+        if pretrained:
+            _reach(f"timm/{tag}")
         return timm.create_model(tag, pretrained=pretrained, **options)
     except Exception as error:  # every cause of a failed download has a type of its own
         if not pretrained:
@@ -25,6 +27,15 @@ def from_timm(tag: str, pretrained: bool, **options: Any) -> Any:
             f"the ImageNet weights {tag} could not be loaded: fill timm's cache by `agmm download weights` where it is "
             "online, give a file with --init-weights, or choose init='scratch'"
         ) from error
+
+
+def _reach(repository: str) -> None:
+    """Raise an error at once where weights are neither cached nor in reach, for which timm takes half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+        get_hf_file_metadata(hf_hub_url(repository, names[0]))
 
 
 def resnet(name: str, pretrained: bool) -> tuple[Any, str]:

@@ -34,7 +34,7 @@ from agmm.training import presets, sweep
 from agmm.training.presets import Preset
 from agmm.training.run import STARTS, Run
 from agmm.training.train import step_memory
-from agmm.training.where import at
+from agmm.training.where import at, label_sources
 
 _PAPERS = {
     "agmm": (*agmm.TABLES, *agmm.FIGURES),
@@ -133,7 +133,10 @@ def train(
     if not wanted:
         report(nothing_to_train(preset))
         return
-    failed = sweep.train_all(wanted, at(results, data_root, device), jobs=jobs, engine=engine, report=report)
+    where = at(results, data_root, device)
+    for line in label_sources(sweep.missing(wanted, results), where):
+        report(line)
+    failed = sweep.train_all(wanted, where, jobs=jobs, engine=engine, report=report)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(wanted)} runs failed: {'; '.join(failed.values())}")
     report(f"all {len(wanted)} runs of {name} are complete")

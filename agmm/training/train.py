@@ -96,6 +96,7 @@ def train(run: Run, where: Where) -> Result:
     and, where the objective has parameters of its own, objective.safetensors. A run that tests the weights of another
     one writes log.txt and environment.json. Raise as `agmm.training.loop.fit`.
     """
+    check_device(run, where.device)
     device = choose_device(where.device)
     if device.type == "cpu":
         machine.keep_freed_memory()
