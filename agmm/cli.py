@@ -269,16 +269,18 @@ def where_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: Arguments) -> int:
-    from agmm.training import loop, train, trial, weights
+    from agmm.training import loop, sweep, train, trial, weights
     from agmm.training.where import at, label_sources
 
     run = replace(_shared(find(args.training, changed_preset(args))), seed=args.seed)
-    train.check_device(run, args.device)
-    if not args.steps:
-        weights.check([run], args.results)
     where = at(args.results, args.data_root, args.device, args.keep_decoded)
-    for line in label_sources([run], where) if os.environ.get("RANK", "0") == "0" else ():
+    todo = sweep.distinct([run]) if args.steps else sweep.missing(sweep.distinct([run]), args.results)
+    if todo:  # a complete run needs neither GPU nor data
+        train.check_device(run, args.device)
+    for line in label_sources(todo, where) if os.environ.get("RANK", "0") == "0" else ():
         print(line, flush=True)
+    if not args.steps:  # after labels, as weights that cannot be had take a minute
+        weights.check(todo, args.results)
     if args.steps:
         tried = trial.attempt(run, where, args.steps)
         if loop.is_main():

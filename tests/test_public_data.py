@@ -1,6 +1,8 @@
 """Public data sets by name: which images and masks are read, published labels, what is said of missing files."""
 
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from PIL import Image
 
 from agmm.codes import UNLABELED, VOID
 from agmm.data import sets
-from agmm.data.public import coco, voc
+from agmm.data.public import DataSet, coco, count_pixels, dense_labels, voc
 from agmm.data.public.scenes import CAMVID, CITYSCAPES
+from agmm.data.split import OnDemand, Published
 from tests import layouts
 from tests.helpers import one_sentence, shared
 
@@ -411,6 +414,7 @@ def test_cityscapes_is_read_as_agmm_s_readme_draws_it(tmp_path):
         codes = np.array([CITYSCAPES.codes.get(value, VOID) for value in range(256)])
         layouts.save_index(path.with_name(path.name.replace("labelIds", "labelTrainIds")), codes[ids])
         path.unlink()
+    layouts.save_index(tmp_path / "gtFine/test/bonn/bonn_000000_000019_gtFine_labelIds.png", np.zeros((32, 64)))
     for name in IDS["cityscapes"][0]:
         clicks = np.full((32, 64), 19)
         clicks[0, :20] = 18
@@ -421,6 +425,32 @@ def test_cityscapes_is_read_as_agmm_s_readme_draws_it(tmp_path):
     said = "published: 20 clicks published by the authors of AGMM (20clicks/)"
     assert sets.label_source(train, "clicks", {"n": 20, "source": "published"}) == said
     assert [(label == 18).sum() for label in sets.weak_labels(train, "clicks", {"n": 20}, 0)] == [20, 20]
-    place = r"into 50clicks or clicks/agmm_cityscapes/50 \(50 clicks published by the authors of AGMM\), or ask for .*"
+    place = r"into 50clicks or clicks/agmm_cityscapes/50 \(50 clicks .* of AGMM; linked in .*\), or ask for .*"
     with one_sentence(ValueError, place + r"\(--labels simulated\)"):
         sets.label_source(train, "clicks", {"n": 50, "source": "published"})
+
+
+def test_a_check_keeps_no_label_in_memory(tmp_path, monkeypatch):
+    """Those of Cityscapes are 6 GB."""
+    layouts.ade20k(tmp_path)
+    published = Published("blocks", "large", "", OnDemand(lambda _: np.full((2000, 2000), UNLABELED), [0] * 4))
+    split = sets.load("ade20k", "train", data_root=tmp_path)
+    large = OnDemand(lambda _: np.zeros((2000, 2000), np.uint8), [0] * 4)
+    monkeypatch.setattr(DataSet, "_split", lambda *_: replace(split, published=(published,), instances=large))
+    tracemalloc.start()
+    problems = sets.check("ade20k", tmp_path, ("train",))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert problems == ["4 of 4 labels of 'large' annotate nothing; check codes and folder"]
+    assert peak < 2 * 8 * 2000**2, "one label and a comparison"
+
+
+@pytest.mark.parametrize("form", ["points", "blocks"])
+def test_labels_that_leave_too_little_unlabeled(form):
+    """The interior of an image of one class may be a block; a click that covers an image may not be."""
+    published = Published(form, "some", "", [])
+    sparse, full, void = (np.full((4, 4), code, np.uint8) for code in (UNLABELED, 3, VOID))
+    sparse[0, 0] = void[0, 0] = 3
+    void[0, 1] = UNLABELED
+    said = [dense_labels(published, [count_pixels(x) for x in maps]) for maps in ([sparse] * 3, [sparse, full], [void])]
+    assert [bool(one) for one in said] == [False, form == "points", True]

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import run_all
-from agmm import report
+from agmm import cli, report
 from agmm.papers import notebooks, tables
 from agmm.training import sweep
 from agmm.training.presets import PRESETS
+from tests import layouts
 from tests.helpers import ROOT
 from tests.test_tables import complete, find
 
@@ -48,6 +49,7 @@ def test_dry_run_counts_what_is_cached(tmp_path, capfd):
     runs = tables.needed(["agmm_table1"], "smoke", 1)
     assert printed[0].startswith(f"agmm_table1: {len(runs)} runs, 1 cached, about ")
     assert printed[0].endswith("on 3 processes")
+    assert printed[-1] == "labels of shapes: simulated from dense masks, seed = the run's"
     listed = [line for line in printed[1:] if line.startswith("  ")]
     ids = [run.id for run in runs]
     assert sorted(word for line in listed for word in line.split() if word in ids) == sorted(ids)
@@ -63,6 +65,20 @@ def test_dry_run_tells_the_papers_trainings_from_extras_and_writes_nothing(tmp_p
     assert re.findall(r"^  (O\d{3})  ", paper, re.M) == [f"O{n:03}" for n in range(1, 65)]
     assert not re.search(r"O\d{3}  ", extras)
     assert "without the absent-class loss  " in extras
+
+
+def test_a_complete_run_needs_no_data_and_missing_labels_are_said_first(tmp_path, capfd):
+    """Before ImageNet weights are looked for, which takes a minute without a network."""
+    results = ["--preset", "paper", "--results", str(tmp_path)]
+    complete(tmp_path, cli.find("O005", "paper"), 50.0)
+    assert cli.main(["run", "O005", *results]) == 0
+    layouts.voc(tmp_path / "voc")
+    here = [*results, "--device", "cpu", "--data-root", str(tmp_path)]
+    for call in (lambda: cli.main(["run", "O001", *here]), lambda: run_all.main(["--only", "agmm_table1", *here])):
+        assert call() == 2
+        said = capfd.readouterr().err.splitlines()[-1]
+        assert "hold no points" in said
+        assert "into point or points/agmm_voc (" in said
 
 
 def test_dry_run_refuses_what_a_training_would(tmp_path, capfd):

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,24 +300,50 @@ def test_labels_of_different_images_need_lists(tmp_path):
         VOC.load(tmp_path, "train")
 
 
+def test_what_else_lies_in_the_layout_of_agmm_s_readme(tmp_path):
+    """Labels in our folders, files that a Mac leaves, labels of val, too."""
+    layouts.agmm_voc(tmp_path)
+    shutil.rmtree(tmp_path / "scribble")
+    (tmp_path / "SegmentationClass" / "._2007_000032.png").write_bytes(b"of a Mac")
+    shutil.move(tmp_path / "point", tmp_path / "points" / "agmm_voc")
+    assert [VOC.load(tmp_path, split).ids for split in ("train", "val")] == [layouts.TRAIN_AUG, layouts.VOC_VAL]
+    for name in layouts.VOC_VAL:
+        layouts.save_index(tmp_path / "points" / "agmm_voc" / f"{name}.png", np.full(layouts.size(name), 21))
+    for split in ("train", "val"):
+        with one_sentence(ValueError, "all masks have labels .* remove the labels of val or add VOC's ImageSets"):
+            VOC.load(tmp_path, split)
+
+
 def test_labels_beside_the_devkit_are_found_and_missing_ones_named(tmp_path):
     layouts.voc(tmp_path)
     train = VOC.load(tmp_path, "train")
-    expected = r"hold no points.*into point or points/agmm_voc \(points published by the authors of AGMM\)"
+    expected = (
+        r"hold no points.*into point or points/agmm_voc \(.* of AGMM; linked in the README of AGMM-SASS; clicks in"
+    )
     with one_sentence(ValueError, expected + r".*\(--labels simulated\)"):
         sets.label_source(train, "points", {"source": "published"})
-    for name in layouts.TRAIN_AUG:
-        layouts.save_index(tmp_path / "VOCdevkit/VOC2012/point" / f"{name}.png", np.full(layouts.size(name), 21))
-    train = VOC.load(tmp_path, "train")
-    assert sets.label_source(train, "points", {}).endswith("(VOCdevkit/VOC2012/point/)")
+    layouts.write_clicks(tmp_path)
+    for folder in ("VOCdevkit", "VOCdevkit/VOC2012", "."):
+        for name in layouts.TRAIN_AUG:
+            layouts.save_index(tmp_path / folder / "point" / f"{name}.png", np.full(layouts.size(name), 21))
+        said = sets.label_source(VOC.load(tmp_path, "train"), "points", {})
+        assert said.endswith(f"of AGMM ({Path(folder) / 'point'}/)"), "not drawings of the same clicks"
+        shutil.rmtree(tmp_path / folder / "point")
+    for name in layouts.TRAIN_AUG:  # SPML's lists have such a folder, with other codes
+        label = np.full(layouts.size(name), 255)
+        layouts.save_index(tmp_path / "VOCdevkit/VOC2012/scribble/dilate_3" / f"{name}.png", label)
+    clicks, scribbles = VOC.load(tmp_path, "train").published
+    assert (clicks.name, scribbles.name) == ("whats_the_point", "spml")
+    assert (scribbles.maps[0] == UNLABELED).all()
 
 
 def test_files_that_mean_unlabeled_by_255_are_reported(tmp_path):
     layouts.agmm_voc(tmp_path)
     for path in (tmp_path / "point").iterdir():
         label = np.array(Image.open(path))
-        layouts.save_index(path, np.where(label == 21, 255, label))
-    said = "4 of 4 labels of 'agmm_voc' leave no pixel unlabeled; their files may mean that by another code"
+        label[1:] = np.where(label[1:] == 21, 255, label[1:])
+        layouts.save_index(path, label)
+    said = "4 of 4 labels of 'agmm_voc' leave no pixel unlabeled, or fewer than are void, as if 255 stood for unlabeled"
     assert any(said in problem for problem in VOC.check(tmp_path, ("train",)))
     train = VOC.load(tmp_path, "train")
     with one_sentence(ValueError, said):

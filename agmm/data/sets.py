@@ -11,7 +11,7 @@ import numpy as np
 
 from agmm import labels
 from agmm.data import disk_cache, user_folder
-from agmm.data.public import MOST_REGIONS, REGIONS, DataSet, dense_labels
+from agmm.data.public import MOST_REGIONS, REGIONS, DataSet, count_pixels, dense_labels
 from agmm.data.public.coco import COCO, DENSEPOSE
 from agmm.data.public.scenes import ADE20K, CAMVID, CITYSCAPES
 from agmm.data.public.voc import VOC, VOC_1464, VOC_ANIMALS
@@ -188,7 +188,7 @@ def label_source(split: Split, form: str, options: dict[str, Any]) -> str:
 
 def _with_gaps(published: Published) -> Published:
     """Return sparse labels whose first ones leave pixels unlabeled; ValueError for others."""
-    if problem := dense_labels(published, list(published.maps[:20])):
+    if problem := dense_labels(published, [count_pixels(one) for one in published.maps[:20]]):
         raise ValueError(problem)
     return published
 

@@ -45,21 +45,31 @@ def at(
 
 
 def label_sources(runs: Iterable[Run], where: Where) -> list[str]:
-    """Say where the labels of runs on public data come from, a line for each kind; raise where they cannot be had."""
+    """Say where the labels of runs come from, a line for each kind on public data; raise where they cannot be had."""
     splits: dict[tuple[str, tuple[int, int] | None], Split] = {}
     lines: dict[str, None] = {}
     for run in runs:
-        if run.dataset not in sets.PUBLIC or run.trained is not None:
+        if run.trained is not None:
+            continue
+        if run.dataset not in sets.PUBLIC:
+            lines[f"labels of {run.dataset}: simulated from dense masks, seed = the run's"] = None
             continue
         if (key := (run.dataset, run.image_size)) not in splits:
             splits[key] = where.load(run, "train")
         cams = f"class activation maps of run {run.cams_of.id}" if run.cams_of is not None else ""
-        options = dict(run.label_options)
-        source = sets.label_source(replace(splits[key], cams_from=cams), run.labels, options)
-        drawn = [f"{name} {value}" for name, value in options.items() if name != "source" and run.labels != "tags"]
-        how = f" ({', '.join(drawn)})" if drawn and not source.startswith("published") else ""
-        lines[f"labels: {run.labels}{how} of {sets.PUBLIC[run.dataset].title}: {source}"] = None
+        lines[label_source(run, replace(splits[key], cams_from=cams))] = None
     return list(lines)
+
+
+def label_source(run: Run, split: Split) -> str:
+    """Say where the labels of a run on a split come from, in a line for plans and logs."""
+    options = dict(run.label_options)
+    source = sets.label_source(split, run.labels, options)
+    drawn = [f"{name} {value}" for name, value in options.items() if name != "source" and run.labels != "tags"]
+    how = f" ({', '.join(drawn)})" if drawn and not source.startswith("published") else ""
+    seed = ", seed = the run's" if source.startswith("simulated") else ""
+    title = sets.PUBLIC[run.dataset].title if run.dataset in sets.PUBLIC else run.dataset
+    return f"labels: {source}" if run.dataset == "own" else f"labels: {run.labels}{how} of {title}: {source}{seed}"
 
 
 @dataclass(frozen=True, eq=False)

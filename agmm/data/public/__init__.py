@@ -23,6 +23,7 @@ from agmm.data.split import Arrays, OnDemand, Published, Split
 
 MOST_REGIONS = 255  # of an image; a region fits into eight bits beside a label
 LEAST_ANNOTATED = 0.99  # share of the images for which published labels must say anything
+AT_AGMM = "linked in the README of AGMM-SASS"  # where the labels of AGMM's authors are to be had
 
 
 def codes(classes: Iterable[int], *, unlabeled: Iterable[int] = (), void: Iterable[int] = ()) -> dict[int, int]:
@@ -51,17 +52,21 @@ class Source:
     suffix: str = ".png"  # ending of their files
     drawn: Mapping[str, Any] = field(default_factory=dict)
     also: Sequence[str] = ()  # patterns of the files below a data root, as their authors' archives have them
+    home: str = ""  # where the files are to be had
+
+    def files(self, root: Path) -> tuple[Path, list[Path]] | None:
+        """Return the folder of the labels below a data root, and their files; None where there is no folder."""
+        folder = root / self.form / self.name / self.folder
+        if folder.is_dir():
+            return folder, sorted(folder.rglob(f"[!.]*{self.suffix}"))
+        found = ((root / _folder(pattern), sorted(root.glob(pattern))) for pattern in self.also)
+        return next((there for there in found if there[1]), None)
 
     def find(self, root: Path, images: Sequence[Path], key: Callable[[Path], str]) -> Published | None:
         """Find the labels of the training images below a data root, None where their folder is missing."""
-        folder, files = root / self.form / self.name / self.folder, list[Path]()
-        if folder.is_dir():
-            files = sorted(folder.rglob(f"[!.]*{self.suffix}"))
-        else:
-            found = {pattern: sorted(root.glob(pattern)) for pattern in self.also}
-            if not (there := [pattern for pattern, some in found.items() if some]):
-                return None
-            folder, files = root / _folder(there[0]), found[there[0]]
+        if (there := self.files(root)) is None:
+            return None
+        folder, files = there
         paths: dict[str, Path] = {}
         for path in files:
             if key(path) in paths:
@@ -76,7 +81,8 @@ class Source:
     def places(self) -> str:
         """Folders below a data root in which the labels are looked for, and whose they are."""
         own = (Path(self.form) / self.name / self.folder).as_posix()
-        return f"{' or '.join([*map(_folder, self.also[:1]), own])} ({self.description})"
+        about = f"{self.description}; {self.home}" if self.home else self.description
+        return f"{' or '.join([*map(_folder, self.also[:1]), own])} ({about})"
 
 
 def _folder(pattern: str) -> str:
@@ -131,7 +137,8 @@ class DataSet:
     mirrored: tuple[int, ...] | None = None
     extend: Callable[[Split, Sequence[Path], Path, str], Split] | None = None
     """``extend(data, images, root, split)`` adds to a split what no other field says, such as objects."""
-    as_it_lies: "Callable[[DataSet, Path], DataSet] | None" = None  # the data set whose masks lie below a root
+    other_codes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """Codes of masks whose names end in another way, by that ending; all masks of a split end alike."""
     in_memory: bool = False  # read at once and brought to one size if wanted; else images are read when asked for
     in_papers: bool = True  # whether the papers' numbers were measured on it
 
@@ -145,14 +152,12 @@ class DataSet:
         """
         if size is not None and not self.in_memory:
             raise ValueError(f"{self.title} is read at its own size; leave image_size out and choose a crop")
-        if self.as_it_lies is not None:
-            return self.as_it_lies(self, Path(root)).load(root, split, size)
         pairs, place = self._files(Path(root), split), f"{self.title} {split} in {root}"
         if len(pairs) != self.counts[split]:
             warnings.warn(f"{place} has {len(pairs)} images, not {self.counts[split]}", stacklevel=2)
         data = self._split(Path(root), split, pairs)
         if self.in_memory:
-            images, truth = _read_all(pairs, self.codes, size, place)
+            images, truth = _read_all(pairs, self._codes(pairs), size, place)
             return replace(data, images=images, truth=truth)
         folders = {path.parent for two in pairs for path in two}
         there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
@@ -163,13 +168,11 @@ class DataSet:
 
     def check(self, root: str | Path, splits: Sequence[str] = ("train", "val")) -> list[str]:
         """Read every file of the splits once: one sentence per problem; missing folders raise as in `load`."""
-        if self.as_it_lies is not None:
-            return self.as_it_lies(self, Path(root)).check(root, splits)
         problems: list[str] = []
         for split in splits:
             pairs = self._files(Path(root), split)
             readable = []  # the images whose labels can be looked at
-            for i, (image, _, found) in enumerate(image_files.read_pairs(pairs, self.codes)):
+            for i, (image, _, found) in enumerate(image_files.read_pairs(pairs, self._codes(pairs))):
                 problems += found
                 readable += [i] if image is not None else []
             data = self._split(Path(root), split, pairs)
@@ -194,6 +197,10 @@ class DataSet:
             raise self.missing(f"no images of {split}", root)
         return pairs
 
+    def _codes(self, pairs: Sequence[Pair]) -> Mapping[int, int]:
+        name = pairs[0][1].name
+        return next((codes for ending, codes in self.other_codes.items() if name.endswith(ending)), self.codes)
+
     def _split(self, root: Path, split: str, pairs: Sequence[Pair]) -> Split:
         images, masks = ([two[i] for two in pairs] for i in (0, 1))
         training = split == "train"
@@ -204,7 +211,7 @@ class DataSet:
             class_names=self.class_names,
             ids=tuple(map(self.key, images)),
             images=OnDemand(image_files.read_image, images),
-            truth=OnDemand(partial(image_files.read_mask, codes=self.codes), masks),
+            truth=OnDemand(partial(image_files.read_mask, codes=self._codes(pairs)), masks),
             background=self.background,
             published=tuple(labels for labels in published if labels is not None),
             regions=None if numbered is None else numbered.maps,
@@ -250,12 +257,14 @@ def _read_all(
     return images, truth
 
 
-def _read_each(files: Arrays | Sequence[Any], indices: Sequence[int]) -> tuple[list[Any], list[str]]:
-    """Read labels of some images: what could be read, and one sentence per problem."""
+def _read_each(
+    files: Arrays | Sequence[Any], indices: Sequence[int], summary: Callable[[Any], Any] = lambda _: None
+) -> tuple[list[Any], list[str]]:
+    """Read labels of some images: a summary of each, as all may be too large for memory, and one sentence a problem."""
     read, problems = [], []
     for index in indices:
         try:
-            read.append(files[index])
+            read.append(summary(files[index]))
         except (FileNotFoundError, ValueError) as error:
             problems.append(str(error))
     return read, problems
@@ -263,20 +272,31 @@ def _read_each(files: Arrays | Sequence[Any], indices: Sequence[int]) -> tuple[l
 
 def _check_published(labels: Published, indices: Sequence[int]) -> list[str]:
     """Read labels of some images: one sentence per problem, one more where too many annotate nothing."""
-    maps, problems = _read_each(labels.maps, indices)
-    empty = sum(not (one < UNLABELED).any() for one in maps)
-    if empty > (1 - LEAST_ANNOTATED) * len(maps):
-        what = f"{empty} of {len(maps)} labels of {labels.name!r}"
+    counts, problems = _read_each(labels.maps, indices, count_pixels)
+    empty = sum(not labeled for labeled, _, _ in counts)
+    if empty > (1 - LEAST_ANNOTATED) * len(counts):
+        what = f"{empty} of {len(counts)} labels of {labels.name!r}"
         problems.append(f"{what} annotate nothing; check codes and folder")
-    if problem := dense_labels(labels, maps):
+    if problem := dense_labels(labels, counts):
         problems.append(problem)
     return problems
 
 
-def dense_labels(labels: Published, maps: Sequence[np.ndarray]) -> str:
-    """Return what is wrong with sparse labels of which too many leave no pixel unlabeled; empty where nothing is."""
-    dense = sum(not (one == UNLABELED).any() for one in maps)
-    if labels.form == "boxes" or dense <= (1 - LEAST_ANNOTATED) * len(maps):
+def count_pixels(label: np.ndarray) -> tuple[int, int, int]:
+    """Return the numbers of labeled, unlabeled and void pixels of a label (H, W)."""
+    unlabeled, void = int((label == UNLABELED).sum()), int((label == VOID).sum())
+    return label.size - unlabeled - void, unlabeled, void
+
+
+def dense_labels(labels: Published, counts: Sequence[tuple[int, int, int]]) -> str:
+    """Return what is wrong with sparse labels that leave too little unlabeled, given `count_pixels` of some; else "".
+
+    Their files then mean "unlabeled" by the code of void, which no loss sees. No point, scribble or click covers an
+    image, but blocks may: the interior of an image of one class is the whole image.
+    """
+    dense = sum(unlabeled <= void for _, unlabeled, void in counts)
+    if labels.form == "boxes" or dense <= (len(counts) // 2 if labels.form == "blocks" else 0):
         return ""
-    what = f"{dense} of {len(maps)} labels of {labels.name!r} leave no pixel unlabeled"
-    return f"{what}; their files may mean that by another code, 255 perhaps: see the codes of their publisher"
+    what = f"{dense} of {len(counts)} labels of {labels.name!r} leave no pixel unlabeled, or fewer than are void"
+    remedy = "write their publisher's code of unlabeled pixels there (AGMM's authors have 21 on VOC, 19 on Cityscapes)"
+    return f"{what}, as if 255 stood for unlabeled; {remedy}"

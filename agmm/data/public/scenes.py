@@ -9,12 +9,10 @@ for each number, and in ``blocks/tel_cityscapes`` and ``blocks/tel_ade20k`` with
 Those of Cityscapes may lie in folders of cities; their names begin as those of the images.
 """
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from agmm.data.image_files import Pair
-from agmm.data.public import DataSet, Source, codes, in_folders, png, tel_blocks
+from agmm.data.public import AT_AGMM, DataSet, Source, codes, in_folders, png, tel_blocks
 
 _CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"),
@@ -45,30 +43,21 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 """Label ids of the classes; masks hold 0 … 33, and 255 for -1 (license plates)."""
 
 CITYSCAPES_ARCHIVES = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
-_IMAGE, _LABEL_IDS, _TRAIN_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")  # endings, the one preferred first
 
 
-def _cityscapes_pairs(mask_ending: str, root: Path, split: str) -> list[Pair]:
-    endings, found = {"leftImg8bit": _IMAGE, "gtFine": mask_ending}, set[str]()  # <city>/<city>_<sequence>_<frame>
+def _cityscapes_pairs(root: Path, split: str) -> list[Pair]:
+    masks = [ending for ending in _MASKS if any((root / "gtFine" / split).glob(f"*/*{ending}"))]
+    endings = {"leftImg8bit": "_leftImg8bit.png", "gtFine": (*masks, *_MASKS)[0]}
+    found: set[str] = set()  # <city>/<city>_<sequence>_<frame>
     for kind, ending in endings.items():
         folder = root / kind / split
         names = {path.relative_to(folder).as_posix().removesuffix(ending) for path in folder.glob(f"*/*{ending}")}
         if not names:
             raise FileNotFoundError(f"no {folder}/<city>/*{ending}")
         found |= names
-    images, masks = (
-        [root / kind / split / f"{name}{ending}" for name in sorted(found)] for kind, ending in endings.items()
-    )
-    return list(zip(images, masks, strict=True))
-
-
-def _cityscapes_as_it_lies(data: DataSet, root: Path) -> DataSet:
-    """Return the data set with masks of label ids, or of train ids where there are no others."""
-    data = replace(data, as_it_lies=None)
-    gt_fine = root / "gtFine"
-    if any(gt_fine.glob(f"*/*/*{_LABEL_IDS}")) or not any(gt_fine.glob(f"*/*/*{_TRAIN_IDS}")):
-        return data
-    return replace(data, codes=codes(range(19), void=[255]), pairs=partial(_cityscapes_pairs, _TRAIN_IDS))
+    image, mask = ([root / kind / split / f"{name}{end}" for name in sorted(found)] for kind, end in endings.items())
+    return list(zip(image, mask, strict=True))
 
 
 def _id(path: Path) -> str:
@@ -86,8 +75,8 @@ CITYSCAPES = DataSet(
     class_names=_CITYSCAPES_CLASSES,
     codes=codes(LABEL_IDS, void=(*range(34), 255)),
     counts={"train": 2975, "val": 500},
-    pairs=partial(_cityscapes_pairs, _LABEL_IDS),
-    as_it_lies=_cityscapes_as_it_lies,
+    other_codes={_MASKS[1]: codes(range(19), void=[255])},
+    pairs=_cityscapes_pairs,
     how_to_get=(
         f"log in at www.cityscapes-dataset.com, download {' and '.join(CITYSCAPES_ARCHIVES)} into {{root}} and extract "
         "them with `agmm download cityscapes --data-root {root}`"
@@ -95,7 +84,9 @@ CITYSCAPES = DataSet(
     key=_id,
     sources=(
         *(
-            Source("clicks", "agmm_cityscapes", f"{n} clicks {_BY}", _AGMM, str(n), ".png", {"n": n}, _CLICKS[n])
+            Source(
+                "clicks", "agmm_cityscapes", f"{n} clicks {_BY}", _AGMM, str(n), ".png", {"n": n}, _CLICKS[n], AT_AGMM
+            )
             for n in (20, 50, 100)
         ),
         *tel_blocks("tel_cityscapes", codes(LABEL_IDS, unlabeled=range(256))),

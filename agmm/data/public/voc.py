@@ -21,7 +21,7 @@ import numpy as np
 from agmm.data import drawing, image_files
 from agmm.data.drawing import Shape
 from agmm.data.image_files import Pair
-from agmm.data.public import DataSet, Source, codes, label_files, png
+from agmm.data.public import AT_AGMM, DataSet, Source, codes, label_files, png
 from agmm.data.split import OnDemand, Published, Split
 from agmm.labels import Boxes
 
@@ -44,8 +44,11 @@ def _pairs(root: Path, split: str) -> list[Pair]:
     if lists.is_dir():
         listed = {name: _names(lists / f"{name}.txt") for name in ("train", "val")}
     else:
-        train = _labeled(root, voc)
+        train = _labeled(root)
         listed = {"train": train, "val": masks.keys() - train}
+        if masks and not listed["val"]:
+            problem = "all masks have labels in point or scribble, and val are those without"
+            raise ValueError(f"{root}: {problem}; remove the labels of val or add VOC's ImageSets")
     names = listed[split]
     if split == "train":
         names = names | masks.keys()
@@ -68,15 +71,12 @@ def _voc(root: Path) -> Path:
     raise FileNotFoundError(f"no folder VOCdevkit/VOC2012 in {root}")
 
 
-def _labeled(root: Path, voc: Path) -> set[str]:
-    """Return the images with labels in the folders of AGMM's authors, which must be the same in both."""
-    found: dict[str, set[str]] = {}
-    for kind in ("point", "scribble"):
-        if stems := {path.stem for folder in {root, voc} for path in (folder / kind).rglob("[!.]*.png")}:
-            found[kind] = stems
-    if not found:
+def _labeled(root: Path) -> set[str]:
+    """Return the images with labels of AGMM's authors, which must be the same for points and scribbles."""
+    found = [source.files(root) for source in VOC.sources if source.name == "agmm_voc"]
+    if not (stems := [{path.stem for path in there[1]} for there in found if there is not None]):
         raise FileNotFoundError(f"neither ImageSets nor labels in point or scribble below {root}")
-    first, *others = found.values()
+    first, *others = stems
     if others and (different := sorted(first ^ others[0])):
         problem = f"are of different images ({len(different)}, {different[0]} first)"
         raise ValueError(f"{root}: the labels in point and scribble {problem}; complete them or add VOC's ImageSets")
@@ -101,19 +101,21 @@ def _names(path: Path) -> set[str]:
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir() if path.suffix == suffix} if folder.is_dir() else {}
+    return {path.stem: path for path in image_files.visible(folder, (suffix,))} if folder.is_dir() else {}
 
 
 def _extend(data: Split, images: Sequence[Path], root: Path, split: str) -> Split:
     """Add objects and boxes, where every image has some, and the clicks of "train"."""
     voc, sbd = _voc(root), _sbd(root)
+    published = (*(_clicks(root, images) if split == "train" else ()), *data.published)
     objects = {} if sbd is None else _by_stem(sbd / "inst", ".mat")
     objects |= _by_stem(voc / "SegmentationObject", ".png")
     return replace(
         data,
         instances=_if_all(images, objects, _read_objects),
         boxes=_if_all(images, _by_stem(voc / "Annotations", ".xml"), _read_boxes),
-        published=(*(_clicks(root, images) if split == "train" else ()), *data.published),
+        # Files of AGMM's authors come first: whoever has put them there wants these, not drawings that resemble them.
+        published=tuple(sorted(published, key=lambda labels: labels.name != "agmm_voc")),
     )
 
 
@@ -168,14 +170,16 @@ _SPML = png(codes(range(21), unlabeled=range(21, 256)))  # 255 is the padding of
 
 def _beside(*folders: str) -> tuple[str, ...]:
     """Patterns of PNG files in folders beside VOC's own, or beside its devkit."""
-    places = ("", "VOCdevkit/VOC2012/", "VOC2012/")
+    places = ("", "VOCdevkit/VOC2012/", "VOCdevkit/", "VOC2012/")
     return tuple(f"{place}{folder}/[!.]*.png" for folder in folders for place in places)
 
 
-# Flat as in AGMM's archives, or in a folder as TEL ships them, whose codes are taken to be the same; as SPML's lists
-# name its scribbles of width 3. Where its points lie is not known.
-_DILATED = _beside("scribble/dilate_3")
+# Flat as in AGMM's archives, or in a folder as TEL ships them, whose codes are taken to be the same: no document says
+# them, and TEL's own drawing has 255 for unlabeled, which `agmm.data.public.dense_labels` reports. SPML's lists name
+# its scribbles of width 3; where its points lie is not known.
+_POINTS_AT = f"{AT_AGMM}; clicks in {' and '.join(CLICKS)} do as well"
 _POINT, _SCRIBBLE = _beside("point", "point/segcls"), _beside("scribble", "scribble/seginst")
+_DILATED = _beside("scribble/dilate_3")
 
 VOC = DataSet(
     name="voc",
@@ -186,15 +190,18 @@ VOC = DataSet(
     pairs=_pairs,
     how_to_get=(
         "{root} must hold VOCdevkit/VOC2012 with JPEGImages, ImageSets/Segmentation and SegmentationClass, and for "
-        "training also SBD in benchmark_RELEASE/dataset or the folder SegmentationClassAug in VOC2012; "
+        "training also SBD in benchmark_RELEASE/dataset or the folder SegmentationClassAug in VOC2012; or, as the "
+        "README of AGMM-SASS has it, JPEGImages, SegmentationClass with the masks of both, point and scribble; "
         "`agmm download voc --data-root {root}` fetches them"
     ),
     background=0,
     sources=(
-        Source("points", "agmm_voc", "points published by the authors of AGMM", _AGMM, also=_POINT),
+        Source("points", "agmm_voc", "points published by the authors of AGMM", _AGMM, also=_POINT, home=_POINTS_AT),
         Source("points", "spml", "points published by the authors of SPML", _SPML),
+        Source(
+            "scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM, also=_SCRIBBLE, home=AT_AGMM
+        ),
         Source("scribbles", "scribblesup", "scribbles of ScribbleSup, 3 pixels wide", _read_scribbles, suffix=".xml"),
-        Source("scribbles", "agmm_voc", "scribbles published by the authors of AGMM", _AGMM, also=_SCRIBBLE),
         Source("scribbles", "rloss_scribbles", "scribbles of ScribbleSup as drawn by the authors of rloss", _RLOSS),
         Source("scribbles", "spml", "scribbles published by the authors of SPML", _SPML, also=_DILATED),
     ),
