@@ -20,7 +20,7 @@ from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from agmm.training.run import build_objective
 from agmm.training.where import Where
-from tests.helpers import interrupt, resumes_to_same_bits, same_weights, saved_weights, start, train_in_two_processes
+from tests.helpers import interrupt, resumes_to_same_bits, same_weights, saved_weights, start
 
 SMOKE = PRESETS["smoke"]
 SCRATCH = SMOKE.at("points", "AGMM", init="scratch")
@@ -227,16 +227,6 @@ def test_accumulated_microbatches_average_as_their_scope_says(scope: str) -> Non
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
     else:
         assert abs(parts - whole) > 1e-4 * whole
-
-
-def test_two_processes_of_torchrun_train_one_run(tmp_path: Path) -> None:
-    run = replace(SCRATCH, microbatch=8, epochs=1, loss_scope="effective")
-    train_in_two_processes(run, tmp_path)
-    agmm.run(run, results=tmp_path / "single")
-    # Each process normalizes its own microbatches, as one process does one after the other.
-    ours, theirs = load_history(run, tmp_path), load_history(run, tmp_path / "single")
-    for term in ("loss", "seg", "self", "spar", "con", "absent"):
-        assert ours[term].iloc[0] == pytest.approx(theirs[term].iloc[0], rel=1e-4), term
 
 
 def test_a_single_training_by_its_number(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,13 +21,8 @@ _FURTHER_HOURS = {"voc, vit_base": 0.5, "voc, tags": 7.3, "coco, tags": 109, "co
 _FURTHER_HOURS |= {"ade20k": 46.7}
 # Trees of TEL are built on the CPU, 0.6 s a step; seven views of an image are predicted for a second stage; a DenseCRF
 # takes 0.2 s an image, which is most of a test with one.
-_FURTHER_HOURS |= {
-    "voc, trees": 2.2,
-    "cityscapes, trees": 7.4,
-    "ade20k, trees": 25,
-    "voc, test": 0.2,
-    "coco, test": 2.7,
-}
+_FURTHER_HOURS |= {"voc, trees": 2.2, "cityscapes, trees": 7.4, "ade20k, trees": 25}
+_FURTHER_HOURS |= {"voc, test": 0.2, "coco, test": 2.7}
 _FURTHER_HOURS |= {"voc, pseudo labels": 0.5, "cityscapes, pseudo labels": 0.5, "coco, pseudo labels": 3.9}
 
 
