@@ -279,7 +279,7 @@ def _run(args: Arguments) -> int:
         train.check_device(run, args.device)
     for line in label_sources(todo, where) if os.environ.get("RANK", "0") == "0" else ():
         print(line, flush=True)
-    if not args.steps:  # after labels, as weights that cannot be had take a minute
+    if not args.steps:
         weights.check(todo, args.results)
     if args.steps:
         tried = trial.attempt(run, where, args.steps)

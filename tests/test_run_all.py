@@ -68,7 +68,7 @@ def test_dry_run_tells_the_papers_trainings_from_extras_and_writes_nothing(tmp_p
 
 
 def test_a_complete_run_needs_no_data_and_missing_labels_are_said_first(tmp_path, capfd):
-    """Before ImageNet weights are looked for, which takes a minute without a network."""
+    """Before ImageNet weights are looked for."""
     results = ["--preset", "paper", "--results", str(tmp_path)]
     complete(tmp_path, cli.find("O005", "paper"), 50.0)
     assert cli.main(["run", "O005", *results]) == 0
