@@ -4,27 +4,34 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.backends import cudnn
+from torch.utils.flop_counter import FlopCounterMode
 
 import agmm
 import run_all
 from agmm import cli, networks
+from agmm.data import sets
 from agmm.host import machine
 from agmm.papers import tables
-from agmm.training import batches, loop, presets, sweep, train, trial, weights
+from agmm.training import batches, loop, measure, presets, sweep, train, trial, weights
 from agmm.training.presets import PRESETS
 from agmm.training.result import load_history, load_result
 from agmm.training.where import at
 from tests import layouts
 from tests.helpers import ROOT, build, one_sentence, random_images, run_notebook, skeleton, train_in_two_processes
+from tests.test_tables import complete
 
 SMOKE, PAPER = PRESETS["smoke"], PRESETS["paper"]
 RUN = replace(SMOKE.at("points", "AGMM", init="scratch"), epochs=2, warmup=2, microbatch=4, norm_scope="effective")
@@ -350,7 +357,7 @@ def test_long_epochs_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
     agmm.run(replace(RUN, norm_scope="microbatch"), results=tmp_path, device="cpu")
     log = (replace(RUN, norm_scope="microbatch").folder(tmp_path) / "log.txt").read_text()
-    assert re.search(r"epoch 1 of 2, step \d of \d: loss [\d.]+, ETA \d+ s\n", log)
+    assert re.search(r"epoch 1 of 2, step \d of \d: loss [\d.]+, [\d.e+]+ images/s, ETA \d+ s\n", log)
     assert re.search(r"  epoch 1 .*  p_miou .*, ETA \d+ s\n", log)
     assert re.search(r"labels: .* of shapes: simulated from dense masks and objects, seed = the run's\n", log)
 
@@ -378,12 +385,72 @@ def test_plans_say_where_labels_come_from_and_what_is_missing(
 
 def test_forecasts_hold_what_is_not_a_step() -> None:
     """Trees on the CPU, predictions for a second stage, CRFs; and Cityscapes has two batches."""
-    hours = {name: sweep.estimate(PAPER.at("points", name), {}) / 3600 for name in ("Baseline", "TreeEnergy")}
-    second = sweep.estimate(PAPER.at("points").second_stage(), {}) / 3600
-    assert hours["TreeEnergy"] - hours["Baseline"] == pytest.approx(13_200 * 0.6 / 3600, rel=0.02)
-    assert second - hours["Baseline"] == pytest.approx(0.5)
-    assert sweep.estimate(PAPER.at("coco_tags", network="vit").tested(crf="toco"), {}) > 40_137 * 0.2
+    # Steps, images of a step, and side of the grid, a fourth of the crop.
+    steps = {"points": (13_200, 64, 81), "clicks20": (44_400, 16, 193), "blocks10": (150_297, 16, 129)}
+    for labels, (count, images, side) in steps.items():
+        plain, trees = (sweep.estimate(PAPER.at(labels, name), {}) for name in ("Baseline", "TreeEnergy"))
+        assert trees - plain == pytest.approx(0.6 * count * images * side**2 / (64 * 81**2), rel=0.02), labels
+    voc, coco = ((375, 500), 10_582, 1_449), ((480, 640), 82_783, 40_137)
+    for labels, (size, training, test) in (("points", voc), ("coco_tags", coco)):
+        for network, chosen in PAPER.networks.items():
+            run = PAPER.at(labels, network=network)
+            net = skeleton(run.network, len(sets.class_names(run.dataset)))
+            views = [[int(side * scale) // 16 * 16 for side in size] for scale in run.scales]
+            image = sum(2 * _operations(net, view) for view in views) / 23e12
+            plain = PAPER.seconds.get(f"{run.dataset}, {run.network}", PAPER.seconds[run.dataset])
+            assert sweep.estimate(run.second_stage(), {}) - plain == pytest.approx(training * image, rel=0.05)
+            assert sweep.estimate(run.tested(**chosen.refined), {}) == pytest.approx(test * (image + 0.2), rel=0.05)
     assert [preset.at("clicks20").batch_size for preset in (PAPER, PRESETS["paper_official"])] == [16, 32]
+
+
+def _operations(net: torch.nn.Module, size: list[int]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        net.eval()(torch.empty(1, 3, *size))
+    return counter.get_total_flops()
+
+
+def test_what_was_measured_on_one_data_set_says_nothing_of_another() -> None:
+    """Trainings of the paper from image tags have the same epochs and networks on VOC and on COCO."""
+    for run, other in (
+        [PAPER.at(labels, network="vit") for labels in ("tags", "coco_tags")],
+        [PAPER.at(labels, network="vit").tested(crf="toco") for labels in ("tags", "coco_tags")],
+        [PAPER.at("points"), PAPER.at("points", "TreeEnergy")],
+    ):
+        assert sweep.estimate(other, {sweep.work(run): [1.0]}) == sweep.estimate(other, {})
+    quick = PRESETS["quick"]
+    for run in (quick.at("points", "TreeEnergy"), quick.at("points").second_stage(), quick.at("clicks20")):
+        assert sweep.estimate(run, {sweep.work(quick.at("points")): [90.0]}) == 90
+
+
+def test_a_sweep_counts_what_its_running_trainings_still_take(tmp_path: Path) -> None:
+    said: list[str] = []
+    done, runs = replace(RUN, seed=3), [replace(RUN, seed=seed) for seed in range(3)]
+    going = sweep._Sweep(runs[2:], tmp_path, said.append)
+    complete(tmp_path, done, 50.0)
+    going.past[sweep.work(done)] = [3600.0]
+    going.running = {Future(): (run, 0) for run in runs[:2]}
+    runs[0].folder(tmp_path).mkdir(parents=True)
+    etas = {1: ", ETA 2.0 h", 2: ", ETA 30 min", 3: ""}
+    lines = [f"2026-01-01 00:00:00  epoch {n}  loss 1{eta}\n" for n, eta in etas.items()]
+    (runs[0].folder(tmp_path) / "log.txt").write_text("".join(lines))
+    going._report_success(done, 1)
+    # Two whose progress is not known, and half an hour.
+    whole = sweep.estimate(runs[1], going.past)
+    assert said[-1].endswith(f"ETA {machine.duration(2 * whole + 1800)}")
+
+
+def test_kernels_are_chosen_for_crops_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the authors; images that are tested have too many sizes."""
+    seen: list[bool] = []
+
+    def recorded(function: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        seen.append(cudnn.benchmark)
+        return function(*args, **more)
+
+    monkeypatch.setattr(train, "_loss", partial(recorded, train._loss))
+    monkeypatch.setattr(measure, "confusion", partial(recorded, measure.confusion))
+    agmm.run(replace(RUN, epochs=1, warmup=1), results=tmp_path, device="cpu")
+    assert seen == [True, True, False]
 
 
 def test_a_sweep_tells_the_first_forecast_of_a_training(tmp_path: Path) -> None:

@@ -115,8 +115,9 @@ def fit(
                 _check_finite(sums, run, folder, progress.epoch, step)
                 if (now := time.perf_counter()) - said > SAY_EVERY:
                     said, epoch = now, f"epoch {progress.epoch + 1} of {run.last_epoch}, step {step + 1} of {steps}"
-                    loss_now = sums["loss"].item() / (step + 1)
-                    log(folder, f"{epoch}: loss {loss_now:.4g}{_eta(run, progress, steps, step + 1, now - started)}")
+                    speed = run.batch_size * (step + 1) / (now - started)
+                    means = f"loss {sums['loss'].item() / (step + 1):.4g}, {speed:.3g} images/s"
+                    log(folder, f"{epoch}: {means}{_eta(run, progress, steps, step + 1, now - started)}")
             if not progress.first_step:
                 progress.first_step = time.perf_counter() - started
         progress.train_seconds += time.perf_counter() - started

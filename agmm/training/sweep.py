@@ -4,11 +4,12 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -26,7 +27,8 @@ from agmm.training.run import Run
 from agmm.training.where import Where
 
 Report = Callable[[str], object]
-Work = tuple[str, int, str, str]  # preset, number of epochs, network, and task of a run: they decide how long it takes
+Work = tuple[str, int, str, str, float]
+"""Preset, number of epochs, network, task and forecast of a run: they decide how long it takes."""
 
 _OF_THE_PRESET = ("clusters", "regions", "grid_labels")  # options that a preset sets, which `describe` leaves out
 
@@ -125,11 +127,10 @@ class _Sweep:
     def tell_forecasts(self) -> None:
         """Report once of every long training what its log says of the time left."""
         for run, _ in self.running.values():
-            with contextlib.suppress(OSError):
-                lines = (run.folder(self.results) / "log.txt").read_text(encoding="utf-8").splitlines()
-                if run.id not in self.told and lines and ", ETA " in lines[-1]:
-                    self.told.add(run.id)
-                    self.report(f"{describe(run)}: {lines[-1].split('  ', 1)[-1]}")
+            line, _ = left(run, self.results)
+            if line and run.id not in self.told:
+                self.told.add(run.id)
+                self.report(f"{describe(run)}: {line}")
 
     def end(self, job: "Future[str | None]", jobs: int) -> int:
         """Record how a job has ended; returns its slot."""
@@ -152,8 +153,9 @@ class _Sweep:
         result = load_result(run, self.results)
         assert result is not None
         self.past.setdefault(work(run), []).append(result.seconds)
-        left = [*self.waiting.values(), *(busy for busy, _ in self.running.values())]
-        eta = f" · ETA {machine.duration(total(left, self.past, jobs))}" if left else ""
+        busy = {run.id: left(run, self.results)[1] for run, _ in self.running.values()}
+        todo = [*self.waiting.values(), *(run for run, _ in self.running.values())]
+        eta = f" · ETA {machine.duration(total(todo, self.past, jobs, busy))}" if todo else ""
         seconds = machine.duration(result.seconds)
         self.report(f"{self._counter()} {describe(run)}: {result.miou:.1f} ({seconds}){eta}")
 
@@ -288,18 +290,44 @@ def estimate(run: Run, past: dict[Work, list[float]]) -> float:
     """Return the expected seconds: the median of complete runs that did the same, else what the preset says."""
     if seconds := past.get(work(run)):
         return statistics.median(seconds)
+    return _stated(run)
+
+
+def _stated(run: Run) -> float:
+    """Return the seconds that the preset of a run says: of its steps, and of what comes on top of them."""
     preset = run.preset.partition("+")[0]
     stated = PRESETS[preset].seconds if preset in PRESETS else {}
+
+    def of(what: str, otherwise: float) -> float:
+        return stated.get(f"{run.dataset}, {run.network}, {what}", stated.get(f"{run.dataset}, {what}", otherwise))
+
     if run.trained is not None:
-        return stated.get(f"{run.dataset}, test", 0.1 * estimate(run.trained, {}))
-    keys = [f"{run.dataset}, {_slower(run)}", f"{run.dataset}, {run.network}", run.dataset]
-    whole = next((stated[key] for key in keys if key in stated), 60.0) * run.last_epoch / run.epochs
-    further = {"TreeEnergy": "trees", "second stage": "pseudo labels"}.get(_slower(run))
-    return whole + stated.get(f"{run.dataset}, {further}", 0.0)
+        return of("test", 0.1 * _stated(run.trained))
+    steps = of(_slower(run), of(run.network, stated.get(run.dataset, 60.0))) * run.last_epoch / run.epochs
+    if run.method == "TreeEnergy":
+        return steps + of("trees", 0.0)
+    second_stage = run.teacher is not None and run.method != "SPMLClassifier"
+    return steps + (of("pseudo labels", 0.0) if second_stage else 0.0)
 
 
-def total(runs: Iterable[Run], past: dict[Work, list[float]], jobs: int) -> float:
-    """Return the expected seconds of several runs on ``jobs`` processes: what others require first, then the rest."""
+def left(run: Run, results: str | Path) -> tuple[str, float]:
+    """Return the last line of a run's log that tells the seconds left, and these; no line and 0 without one."""
+    try:
+        log = (run.folder(results) / "log.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", 0.0
+    lines = re.findall(r"  (.*, ETA ([\d.]+) (s|min|h))\n", log) or [("", "0", "s")]
+    line, number, unit = lines[-1]
+    return line, float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
+def total(
+    runs: Iterable[Run], past: dict[Work, list[float]], jobs: int, busy: Mapping[str, float] | None = None
+) -> float:
+    """Return the expected seconds of several runs on ``jobs`` processes: what others require first, then the rest.
+
+    ``busy`` are the seconds that running ones still take, by their identity; 0 where that is not known yet.
+    """
     todo = {run.id: run for run in runs}
     stages: dict[str, int] = {}
 
@@ -311,22 +339,18 @@ def total(runs: Iterable[Run], past: dict[Work, list[float]], jobs: int) -> floa
 
     seconds: dict[int, list[float]] = {}
     for run in todo.values():
-        seconds.setdefault(stage(run), []).append(estimate(run, past))
+        seconds.setdefault(stage(run), []).append((busy or {}).get(run.id) or estimate(run, past))
     return sum(max(sum(values) / jobs, max(values)) for values in seconds.values())
 
 
 def work(run: Run) -> Work:
     """Return what a run does, as far as its time depends on it."""
-    if run.trained is not None:
-        return run.preset, run.last_epoch, run.network, "test"
     task = "pretraining" if run.method == "ImageTags" else _slower(run) or "training"
-    return run.preset, run.last_epoch, run.network, task
+    return run.preset, run.last_epoch, run.network, "test" if run.trained is not None else task, _stated(run)
 
 
 def _slower(run: Run) -> str:
     """Return what makes the steps of a run longer than those of others; empty if nothing does."""
     if run.method == "SPMLClassifier":
         return "SPMLClassifier, neighbors" if dict(run.options).get("neighbors") else run.method
-    if run.teacher is not None:
-        return "second stage"
-    return "tags" if run.from_tags else run.method if run.method in ("SPML", "TreeEnergy") else ""
+    return "tags" if run.from_tags else run.method if run.method == "SPML" else ""

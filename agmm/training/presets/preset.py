@@ -102,7 +102,8 @@ class Preset:
     seconds: dict[str, float]
     """Rough time of one run on each data set, on `hardware`, for estimates made before any run; ``"voc, vit_base"``,
     ``"voc, tags"`` and ``"shapes, SPML"`` are with another network, from image tags, and of another method;
-    ``"voc, trees"`` and ``"voc, pseudo labels"`` come on top of those of TEL and second stages."""
+    ``"voc, trees"`` and ``"voc, pseudo labels"`` come on top of those of TEL and second stages, ``"voc, test"`` is a
+    test with a CRF; ``"voc, vit_base, test"`` is that of another network."""
     seeds: int
     """Seeds that ``run_all.py`` trains by default."""
     needs: str
