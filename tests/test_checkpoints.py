@@ -169,7 +169,7 @@ CUT = [content[: int(share * len(content))] for content in SAVED for share in (0
 def test_damaged_files_and_those_of_another_kind(tmp_path, name):
     for content in (b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n00000000", *(CUT if name == "x.pth" else ())):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torch, or a damaged one; download it again"):
+        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torch, or a damaged one; copy it again"):
             author_checkpoints.read(tmp_path / name)
     for missing in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file; name a checkpoint"):

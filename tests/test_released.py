@@ -1,4 +1,4 @@
-"""Evaluation of published checkpoints: the two protocols, the printed numbers beside them, and mistakes of the user."""
+"""Evaluation of checkpoints: the two protocols, the printed numbers beside them, and mistakes of the user."""
 
 import hashlib
 import math

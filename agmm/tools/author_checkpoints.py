@@ -1,4 +1,4 @@
-"""Networks from files: the checkpoints that the authors of AGMM published, and the weights of our own runs."""
+"""Networks from files: checkpoints of AGMM's released code, and the weights of our own runs."""
 
 import pickle
 import re
@@ -72,7 +72,7 @@ def read(path: Path) -> State:
             remedy = "where you trust it, save the state dict alone with torch.save(model.state_dict(), …)"
             problem = f"holds {code[1]}, and a file that could run code is not opened"
             raise ValueError(f"{path}: {problem}; {remedy}") from None
-        raise ValueError(f"{path}: no checkpoint of torch, or a damaged one; download it again") from error
+        raise ValueError(f"{path}: no checkpoint of torch, or a damaged one; copy it again") from error
     if _is_state(content):
         return content
     states = {name: value for name, value in content.items() if _is_state(value)} if isinstance(content, dict) else {}
