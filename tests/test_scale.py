@@ -430,13 +430,13 @@ def test_a_sweep_counts_what_its_running_trainings_still_take(tmp_path: Path) ->
     going.past[sweep.work(done)] = [3600.0]
     going.running = {Future(): (run, 0) for run in runs[:2]}
     runs[0].folder(tmp_path).mkdir(parents=True)
-    etas = {1: ", ETA 2.0 h", 2: ", ETA 30 min", 3: ""}
+    etas = {1: ", ETA 2.0 h", 2: ", ETA 6 min", 3: ""}
     lines = [f"2026-01-01 00:00:00  epoch {n}  loss 1{eta}\n" for n, eta in etas.items()]
     (runs[0].folder(tmp_path) / "log.txt").write_text("".join(lines))
     going._report_success(done, 1)
-    # Two whose progress is not known, and half an hour.
+    # Two whose progress is not known, and six minutes.
     whole = sweep.estimate(runs[1], going.past)
-    assert said[-1].endswith(f"ETA {machine.duration(2 * whole + 1800)}")
+    assert said[-1].endswith(f"ETA {machine.duration(2 * whole + 360)}")
 
 
 def test_kernels_are_chosen_for_crops_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
