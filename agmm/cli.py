@@ -279,13 +279,12 @@ def _run(args: Arguments) -> int:
         train.check_device(run, args.device)
     for line in label_sources(todo, where) if os.environ.get("RANK", "0") == "0" else ():
         print(line, flush=True)
-    if not args.steps:
-        weights.check(todo, args.results)
     if args.steps:
         tried = trial.attempt(run, where, args.steps)
         if loop.is_main():
             print(f"{args.training}: {tried}; nothing was kept")
         return 0
+    weights.check(todo, args.results)
     with _progress():
         result = train.complete(run, where)
     if loop.is_main():

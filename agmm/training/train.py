@@ -28,7 +28,7 @@ from agmm.training.batches import normalization
 from agmm.training.presets import PRESETS
 from agmm.training.result import MEASURED, Result, load_result
 from agmm.training.run import AnyObjective, LabelObjective, Run, objective_for
-from agmm.training.where import Context, Where, at, label_source
+from agmm.training.where import Context, Where, at, label_line
 
 LATE_EPOCHS = 20  # that can be the best with sliding windows; AGMM's code tests earlier ones by a center crop
 
@@ -124,7 +124,7 @@ def train_segmenter(context: Context) -> loop.Outcome:
     """Train a network on sparse labels, pseudo labels or tags, and test it."""
     run, data, test, device = context.run, context.data, context.test, context.device
     check_memory(run, data.num_classes, device)
-    loop.log(context.folder, label_source(run, data))
+    loop.log(context.folder, label_line(run, data))
     net, objective = _start(context)
     source = _source(context, objective)
 

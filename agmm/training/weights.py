@@ -31,7 +31,8 @@ def check(runs: Iterable[Run], results: Path) -> None:
     """Load all ImageNet weights that runs start from once, from timm's cache or its hub, and compare (`remember`)."""
     needed = {}
     for run in runs:
-        if run.init == "imagenet" and not run.init_weights and run.trained is None:
+        alone = run.trained is None and run.method != "SPMLClassifier"  # not from the weights of another run
+        if alone and run.init == "imagenet" and not run.init_weights:
             needed[run.network, dict(run.network_options).get("weights")] = run
     for run in needed.values():
         remember(build_network(run, 2).provenance, results)
@@ -60,8 +61,7 @@ def keep_init(file: Path, results: Path, report: Callable[[str], object] = print
     """
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        of_torch = file.suffix != ".safetensors"
-        content: Any = torch.load(file, weights_only=True) if of_torch else safetensors.torch.load_file(file)
+        content = _load(file)
         content = next((content[name] for name in ("state_dict", "model") if name in content), content)
         stored = {re.sub(r"^(module\.|backbone\.)*", "", name): value for name, value in content.items()}
     except Exception as error:  # a damaged file may fail anywhere in the parser
@@ -82,6 +82,12 @@ def keep_init(file: Path, results: Path, report: Callable[[str], object] = print
     network, names = min(lacking.items(), key=lambda pair: len(pair[1]))
     problem = f"lacks {len(names)} tensors of {network}'s backbone, or has them in other shapes, {names[0]} first"
     raise ValueError(f"--init-weights {file} {problem}; give weights of a ResNet with a deep stem, or of a ViT-B/16")
+
+
+def _load(file: Path) -> Any:
+    if file.suffix == ".safetensors":
+        return safetensors.torch.load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_init(net: networks.Segmenter, run: Run, results: Path) -> None:

@@ -57,11 +57,11 @@ def label_sources(runs: Iterable[Run], where: Where) -> list[str]:
         if (key := (run.dataset, run.image_size)) not in splits:
             splits[key] = where.load(run, "train")
         cams = f"class activation maps of run {run.cams_of.id}" if run.cams_of is not None else ""
-        lines[label_source(run, replace(splits[key], cams_from=cams))] = None
+        lines[label_line(run, replace(splits[key], cams_from=cams))] = None
     return list(lines)
 
 
-def label_source(run: Run, split: Split) -> str:
+def label_line(run: Run, split: Split) -> str:
     """Say where the labels of a run on a split come from, in a line for plans and logs."""
     options = dict(run.label_options)
     source = sets.label_source(split, run.labels, options)
